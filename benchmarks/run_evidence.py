@@ -218,11 +218,12 @@ def main() -> None:
     if not quick or arguments.jobs < 2:
         run_all(chosen, arguments.jobs)
         return
-    # Quick jobs are shorter than the start of a sweep, so two sweeps run at once, on videos of their own.
-    rendered = [part for part in chosen if part in RENDERED]
-    others = [part for part in chosen if part not in RENDERED]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda parts: run_all(parts, arguments.jobs // 2), (rendered, others)))
+    # Quick jobs are shorter than the start of a sweep, so sweeps on different videos run at once.
+    chains = [
+        [part for part in chosen if SUBFOLDERS.get(part) == folder] for folder in (None, "clips", LVMAE)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda parts: run_all(parts, arguments.jobs // 2), chains))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The windows that a trained tokenizer codes together, and the memory that this takes next to a model.
 
-Windows are independent, so a clip is coded in chunks of a bounded size. A chunk is a part of one clip:
-neither its size nor its content depends on the other clips of a batch.
+Windows are independent, so clips are coded in chunks of a bounded size: a part of one clip, or several clips.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ FLOAT_BYTES: Final = 4
 
 
 def windows_at_once(config: TokenizerConfig, *, window: int, frames: int, size: tuple[int, int]) -> int:
-    """The windows in each chunk of a clip of `frames` frames of `size` (height, width) pixels.
+    """The windows in each chunk of clips of `frames` frames of `size` (height, width) pixels.
 
-    All chunks of a clip have the same number: a divisor of its windows.
+    The number is a divisor of the windows of a clip, or a multiple: then a chunk is several clips.
 
     Args:
         window: frames of a window.
@@ -28,22 +27,27 @@ def windows_at_once(config: TokenizerConfig, *, window: int, frames: int, size: 
     windows = frames // window
     values = config.channels * config.multipliers[0] * prod(config.stem_grid(window, size))
     most = max(1, CHUNK_VALUES // values)
+    if most >= windows:
+        return most // windows * windows
     return max(number for number in range(1, windows + 1) if windows % number == 0 and number <= most)
 
 
 def coding_bytes(
     config: TokenizerConfig, *, window: int, frames: int, size: tuple[int, int], bytes_per_value: int
 ) -> int:
-    """Estimate the bytes that coding and scoring clips takes without gradients, for any number of clips.
+    """Estimate the bytes that coding and scoring many clips takes without gradients, whatever their number.
 
-    The pixels of one clip in float32, and the values of one chunk, in the encoder or in the scorer.
+    The pixels of one clip, or of all clips of a chunk, in float32, and the values of one chunk, in the
+    encoder or in the scorer.
 
     Args:
         window, frames, size: as in `windows_at_once`.
     """
     number = windows_at_once(config, window=window, frames=frames, size=size)
     chunk = number * window, size
-    pixels = FLOAT_BYTES * 3 * frames * size[0] * size[1]
+    # Separating the windows of several clips copies them; if they are made smaller, not for long.
+    copied = number * window if window < frames < number * window and config.input_scale == 1.0 else 0
+    pixels = FLOAT_BYTES * 3 * (max(frames, number * window) + copied) * size[0] * size[1]
     return pixels + max(_encoder_bytes(config, *chunk, bytes_per_value), _scorer_bytes(config, *chunk))
 
 

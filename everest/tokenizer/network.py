@@ -121,6 +121,10 @@ class AdaptiveTokenizer(nn.Module):
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scores(clip))
 
+    def clips_at_once(self, clip: Tensor) -> int:
+        """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
+        return max(1, self._windows_at_once(clip) * self.window // clip.size(2))
+
     def latent(self, clip: Tensor) -> Tensor:
         """Encode clips to vectors before the quantizer: (B, N, D) float32. Windows are encoded separately.
 
@@ -210,14 +214,16 @@ class AdaptiveTokenizer(nn.Module):
         return self._by_window(self.decoder, values.movedim(-1, 1), self.window // self.config.stride[0])
 
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-        """Scale the windows of clips (B, 3, T, H, W), apply `module` a chunk at a time and join the results.
+        """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
+        frames = self._windows_at_once(clip) * self.window
+        clips = clip.split(self.clips_at_once(clip))
+        parts = (part for several in clips for part in several.split(frames, dim=2))
+        done = [module(self.scaled(_split(part, self.window))) for part in parts]
+        return _join(torch.cat(done), len(clip))
 
-        The result of a clip does not depend on the other clips of the batch, not even in the last bit.
-        """
-        frames, *size = clip.shape[2:]
-        number = windows_at_once(self.config, window=self.window, frames=frames, size=(size[0], size[1]))
-        chunks = (chunk for one in clip.split(1) for chunk in _split(one, self.window).split(number))
-        return _join(torch.cat([module(self.scaled(chunk)) for chunk in chunks]), len(clip))
+    def _windows_at_once(self, clip: Tensor) -> int:
+        frames, height, width = clip.shape[2:]
+        return windows_at_once(self.config, window=self.window, frames=frames, size=(height, width))
 
     def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int | None = None) -> Tensor:
         """Apply `module` to each window of `length` steps in time of (B, C, T, H, W) and join the results."""

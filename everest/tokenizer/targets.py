@@ -64,22 +64,18 @@ class FrozenTokenizer:
     @torch.no_grad()
     def scores(self, frames: Tensor) -> Tensor:
         """Score the tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized: high is needed."""
-        return _by_clip(self.on(frames.device).scores, frames, self.pixels).flatten(1)
+        return self._in_parts(self.on(frames.device).scores, frames).flatten(1)
 
     @torch.no_grad()
     def latent(self, frames: Tensor) -> Tensor:
         """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
-        return _by_clip(self.on(frames.device).latent, frames, self.pixels)
+        return self._in_parts(self.on(frames.device).latent, frames)
 
-
-@torch.compiler.disable()  # a graph would repeat the tokenizer for every clip of a batch
-def _by_clip(code: Callable[[Tensor], Tensor], frames: Tensor, pixels: PixelStatistics) -> Tensor:
-    """Apply `code` to the pixels in [0, 1] of one clip at a time; pixels of all clips take much memory.
-
-    Args:
-        frames: (B, C, T, H, W), bytes or normalized.
-    """
-    return torch.cat([code(pixels.to_unit_range(clip)) for clip in frames.split(1)])
+    @torch.compiler.disable()  # a graph would repeat the tokenizer for every part of a batch
+    def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+        """Apply `code` to the pixels in [0, 1] of a few clips at a time; those of all take much memory."""
+        parts = frames.split(self.tokenizer.clips_at_once(frames))
+        return torch.cat([code(self.pixels.to_unit_range(part)) for part in parts])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ class FrozenTokenizer:
 
     @torch.compiler.disable()  # a graph would repeat the tokenizer for every part of a batch
     def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-        """Apply `code` to the pixels in [0, 1] of a few clips at a time; those of all take much memory."""
+        """Apply `code` to the pixels in [0, 1] of a few clips at a time; all at once take much memory."""
         parts = frames.split(self.tokenizer.clips_at_once(frames))
         return torch.cat([code(self.pixels.to_unit_range(part)) for part in parts])
 

@@ -357,7 +357,7 @@ def test_compiled_code_measures_the_same_in_one_graph(align):
 @pytest.mark.parametrize(
     ("align", "optimize"),
     [
-        ("shift", False),
+        pytest.param("shift", False, marks=pytest.mark.slow),
         pytest.param("affine", False, marks=pytest.mark.slow),
         pytest.param("affine", True, marks=pytest.mark.slow),
         pytest.param("shift", True, marks=pytest.mark.slow),

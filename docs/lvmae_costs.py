@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from everest.config.recipe import load_recipe
-from everest.models.cost import count_macs, softmax_bytes, training_bytes
+from everest.models.cost import count_macs
+from everest.models.memory import softmax_bytes, training_bytes
 from everest.profiling.profile import stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")

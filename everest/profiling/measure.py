@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
-from everest.models.cost import tokenizer_bytes, training_bytes
+from everest.models.memory import tokenizer_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec, training_settings

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from everest.config.recipe import load_recipe
-from everest.models.cost import gmacs_of_clip, softmax_bytes
+from everest.models.cost import gmacs_of_clip
+from everest.models.memory import softmax_bytes
 from everest.models.spec import ModelSpec
 from everest.profiling import st_mae
 from everest.profiling.profile import StageName, cost_of, stage_spec

@@ -22,7 +22,8 @@ from everest.data.cache import FrameCache
 from everest.data.sample import Sample
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import CheckpointError, RecipeError
-from everest.models.cost import count_macs, inference_bytes, training_bytes
+from everest.models.cost import count_macs
+from everest.models.memory import inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights_header import read_header

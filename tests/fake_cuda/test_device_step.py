@@ -12,7 +12,7 @@ from device_runs import ROOT, run_command
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.models.cost import training_bytes
+from everest.models.memory import training_bytes
 from everest.profiling.profile import stage_spec
 
 # A step of ViT-B without compilation, in bf16.

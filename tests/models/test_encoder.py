@@ -17,8 +17,9 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
-from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs, training_bytes
+from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs
 from everest.models.encoder import VideoEncoder
+from everest.models.memory import training_bytes
 from everest.models.of_recipe import encoder_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights

@@ -13,7 +13,7 @@ from steps import clips_for, our_pass
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
-from everest.models.cost import training_bytes
+from everest.models.memory import training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.profiling.profile import stage_cost, stage_spec
 

@@ -17,7 +17,8 @@ from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
-from everest.models.cost import count_macs, training_bytes
+from everest.models.cost import count_macs
+from everest.models.memory import training_bytes
 from everest.models.rotary import RotaryPositions, rotary_angles
 from everest.profiling.profile import stage_spec
 

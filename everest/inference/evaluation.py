@@ -25,9 +25,9 @@ from everest.inference.metrics import measure, per_class
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import Predictions, refuse_too_many_skipped, write_predictions
-from everest.inference.report import PAGE, is_figure, share_cost, write_report
 from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
+from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
@@ -67,6 +67,9 @@ class Outputs:
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
+            # Imported here: with a page comes matplotlib, which takes half a second to import.
+            from everest.inference.report import PAGE, is_figure
+
             check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_figure)
 
     def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
@@ -189,6 +192,8 @@ def evaluate_classifier(
         ]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
     if accelerator.is_main_process and outputs.page is not None:
+        from everest.inference.report import PAGE, write_report
+
         with unfinished_folder(outputs.page, PAGE):
             result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
     if accelerator.is_main_process and outputs.predictions is not None:

@@ -5,7 +5,6 @@ C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +21,6 @@ from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep
 from everest.inference.predicted import Predictions
 from everest.inference.report_sections import is_plot, make_section
 from everest.inference.sweep_figure import draw_sweep
-from everest.models.cost import count_tokens, gmacs_of_clip
-from everest.models.spec import ModelSpec
 from everest.system.files import write_text
 from everest.system.names import escape_bytes
 
@@ -89,13 +86,3 @@ def write_report(
     )
     write_text(folder / PAGE, escape_bytes(page))
     return folder / PAGE
-
-
-def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
-    """Return the tokens that a keep ratio leaves, and the GMACs of one view (GFLOPs in the papers; Table 10).
-
-    Raises:
-        RecipeError: the ratio leaves no token.
-    """
-    spec = replace(spec, selection=spec.selection.at_evaluation(keep))
-    return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}

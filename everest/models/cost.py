@@ -11,10 +11,11 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -175,6 +176,16 @@ def count_tokens(spec: ModelSpec) -> Tokens:
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{spec.selection.strategy}: of {grid.num_tokens} tokens none is left to {purpose}")
     return Tokens(total=grid.num_tokens, kept=visible + scored, visible=visible, target=target)
+
+
+def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
+    """Return the tokens that a keep ratio leaves, and the GMACs of one view (GFLOPs in the papers; Table 10).
+
+    Raises:
+        RecipeError: the ratio leaves no token.
+    """
+    spec = replace(spec, selection=spec.selection.at_evaluation(keep))
+    return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ from everest.checkpoints.sample_clips import sample_clips
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import EnvironmentProblem
-from everest.inference.report import share_cost
 from everest.methods.importance import DISTANCES, DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
+from everest.models.cost import share_cost
 from everest.models.norms import Norms
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights, read_weights

@@ -249,7 +249,7 @@ CLIPS_CLAIMS: Final = (  # about each labeled set of real clips
             "PT 0.3, FT 1.0": ("fine-tuning on 15 % of the tokens is not worse than on all", "Table 10"),
         },
     ),
-    *_frame_selection("frame-selection-clips", ""),
+    *_frame_selection("frame-selection-clips", " on clips with long still parts"),
     Claim(
         part="frames-clips",
         arms=("24 frames, equal GMACs", "16 frames"),

@@ -56,11 +56,17 @@ RENDERED: Final = (
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 ON_FIVE_SETS: Final = (
     *("methods-clips", "methods-clips-gmacs", "steps-clips", "order-clips", "distances-clips"),
-    *("keep-ratios-clips", "frame-selection-clips", "other-encoders-clips"),
+    *("keep-ratios-clips", "other-encoders-clips"),
 )
 LONG: Final = {name: LABELED[name] for name in LABELED if name != "cameramotion8"}  # its clips have 24 frames
+RESTS: Final = {name: LABELED[name] for name in ("interaction6",)}  # see frame-selection-clips.yaml
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {"frames-clips": LONG, "camera-clips": LABELED | SHAKEN}
+CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
+    "frame-selection-clips": RESTS,
+    "frames-clips": LONG,
+    "camera-clips": LABELED | SHAKEN,
+}
+OWN_CLIPS: Final = "frame-selection-clips"  # its pre-training reads the clips of one set, not of all
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
@@ -105,7 +111,7 @@ def run(
         runs = runs.with_name(part)
     sweep = sweep_of(part)
     if of_clips:
-        sweep["arms"] = of_every_set(sweep["arms"], sets)
+        sweep["arms"] = of_every_set(sweep["arms"], sets, own_clips=part == OWN_CLIPS)
         sweep["against"] += f", {sets[0]}"
     if quick:
         sweep["arms"] = {arm: shortened(settings) for arm, settings in sweep["arms"].items()}
@@ -116,12 +122,16 @@ def run(
     file = folder / f"{part}.yaml"
     file.write_text(write_yaml(sweep))
     everest("sweep", file, "--data", root, "-o", runs, *options)
-    unlabeled = RESTING if part == "frame-selection" else "pretrain"
     prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}
-    lists = {"unlabeled": f"{unlabeled}.csv"}
+    unlabeled = [RESTING if part == "frame-selection" else "pretrain"]
+    if part == OWN_CLIPS:
+        unlabeled = [f"{name}_train" for name in sets]
+    lists = {"unlabeled": unlabeled}
     for prefix, title in prefixes.items():
-        lists |= {f"{title}{name}": f"{prefix}{name}.csv" for name in ("train", "test")}
-    videos = {name: len(read_rows(root / file)) for name, file in lists.items()}
+        lists |= {f"{title}{name}": [f"{prefix}{name}"] for name in ("train", "test")}
+    videos = {
+        title: sum(len(read_rows(root / f"{name}.csv")) for name in names) for title, names in lists.items()
+    }
     return {
         "part": part,
         "videos": videos,
@@ -142,12 +152,14 @@ def _read(name: str) -> Any:
     return read_yaml((FILES / name).read_text(), name)
 
 
-def of_every_set(arms: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
-    """Each arm for each labeled set; the arms of a method share their pre-training."""
+def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool = False) -> dict[str, Any]:
+    """Each arm for each labeled set; the arms of a method share their pre-training, unless `own_clips`."""
     found = {}
     for name in sets:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
         own: dict[str, Any] = lists | {"data.num_classes": (LABELED | SHAKEN)[name]}
+        if own_clips:
+            own |= {"data.pretrain": f"{name}_train.csv"}
         if name == "cameramotion8":
             own |= {"data.flip": False}  # its classes are directions
         found |= {f"{arm}, {name}": {**settings, **own} for arm, settings in arms.items()}

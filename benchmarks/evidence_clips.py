@@ -15,7 +15,7 @@ CONTENT: Final = {  # of the labeled sets of real clips
     "surveillance2": "fights or none, of cameras that rest",
     "interaction6": "two people shake hands, hug, kick, point, punch or push; the camera rests",
     "tennis7": "tennis strokes, filmed by the audience",
-    "weizmann10": "whole-body actions before a camera that rests; test clips of one person",
+    "weizmann10": "whole-body actions filmed by a camera that rests; test clips of one person",
     "cameramotion8": "a simulated camera over frames of other clips; its motion is the class",
     "surveillance2-shaken": "copies with a simulated hand-held camera",
     "weizmann10-shaken": "copies with a simulated hand-held camera",

@@ -145,7 +145,7 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
         "demo": (demo.demo, "Try everything on rendered videos, without a download."),
-        "recipes": (recipes.app, "List, show, copy and validate the shipped recipes."),
+        "recipes": (recipes.app, "Make a recipe for your videos; list and validate recipes."),
         "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
         "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),

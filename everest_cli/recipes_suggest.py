@@ -29,6 +29,12 @@ def suggest(
         str | None, typer.Option("--val", metavar="LIST", help="Validation list [val.csv].")
     ] = None,
     test: Annotated[str | None, typer.Option("--test", metavar="LIST", help="Test list [test.csv].")] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrain", metavar="SOURCE", help="Videos to pre-train on first: a folder or a list."
+        ),
+    ] = None,
     group: Annotated[
         str | None,
         typer.Option("--group", metavar="G", help="Of class folders: as in `everest prepare split`."),
@@ -61,18 +67,21 @@ def suggest(
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
-    if unlabeled and task is not None:
-        raise RecipeError("--task: has no effect with --unlabeled")
+    for option, given in (("--task", task), ("--pretrain", pretrain)):
+        if unlabeled and given is not None:
+            raise RecipeError(f"{option}: has no effect with --unlabeled")
     device = check_device(device or this_device())
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
+        if pretrain is not None and _below(data, pretrain):
+            raise RecipeError(f"--pretrain {pretrain}: is in {data}, whose folders are classes; move it")
         divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
         lists = divided.lists
     elif group is not None:
         raise RecipeError("--group: has no effect on lists; it goes with a folder of class folders")
     try:
-        section = data_section(data, **lists, labeled=not unlabeled)
+        section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
         if not unlabeled:
             section, found = with_task(section, task_of(task))
             if found is not None:
@@ -80,7 +89,8 @@ def suggest(
         facts = examine_data(DataSettings(**section), labeled=not unlabeled)
         if divided is not None:
             section = divided.in_place(section)
-        choices = choose_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
+        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
+        choices = choose_values(facts, device, hours=hours, purpose=purpose)
         if divided is not None:
             choices = [replace(choice, value=divided.in_place(choice.value)) for choice in choices]
         text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
@@ -97,9 +107,18 @@ def suggest(
     if without:
         say(f"warning: no {' or '.join(without)} list; `everest prepare split LIST` divides a list first")
     if not quiet:
-        commands = training_commands(output, labeled=not unlabeled, tested="test" not in without)
+        commands = training_commands(
+            output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
+        )
         say("\n  ".join(["next:", *commands]))
     typer.echo(output)
+
+
+def _below(folder: str, name: str) -> bool:
+    """Whether a name, relative to `folder` or to the working directory, is of a folder in `folder`."""
+    root = Path(folder).resolve()
+    path = root / name if (root / name).exists() else Path(name)
+    return path.is_dir() and path.resolve().is_relative_to(root)
 
 
 class _DividedFolder:

@@ -42,7 +42,7 @@ DATA_SETS = {
 SMALL = [
     *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),
     *("train.workers=0", "pretrain.epochs=1", "pretrain.batch_size=4", "finetune.epochs=1"),
-    *("finetune.batch_size=4", "data.num_classes=2"),
+    "finetune.batch_size=4",
 ]
 # The tokenizer's tokens are those of its recipe, so the clips stay as they are.
 SMALL_LVMAE = [
@@ -54,7 +54,7 @@ SMALL_LVMAE = [
         "pretrain.epochs=1",
         "pretrain.batch_size=4",
     ),
-    *("finetune.epochs=1", "finetune.batch_size=4", "data.num_classes=2"),
+    *("finetune.epochs=1", "finetune.batch_size=4"),
 ]
 
 
@@ -112,6 +112,7 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):
         lines = [f"{path},{label}\n" for path, label in zip(videos, labels, strict=False)]
         (tmp_path / "VIDEOS" / f"{name}.csv").write_text("".join(["path,label\n", *lines]))
+    shutil.copytree(tmp_path / "ACTIONS", tmp_path / "UNLABELED")
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
     for page in PAGES:  # files that a page shows with their names
         for text in blocks(page, "(?:python|yaml)"):
@@ -127,8 +128,8 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def run(arguments: list[str]) -> None:
     if arguments[0] in STAGES or arguments[:2] == TOKENS:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
-        if {"tags.yaml", "speeds.yaml"} & set(arguments):  # the labels are no two classes
-            small = [value for value in small if not value.startswith("data.num_classes")]
+        if set(DATA_SETS.values()) & set(arguments):  # imitations, which have few of the classes
+            small = [*small, "data.num_classes=null"]
         arguments = [*arguments, *(f"--set={value}" for value in small)]
     if arguments[0] == "sweep" and not {"report", "--dry-run"} & set(arguments):
         arguments = [*arguments, *FEW_SEEDS, *(f"--set={value}" for value in SMALL)]

@@ -58,6 +58,7 @@ def auto_recipe(
         section, _ = with_task(section, given.task if chosen else None)
     facts = examine_data(replace(given, **section), labeled=labeled)
     device = "cpu" if cpu else this_device()
-    choices = choose_values(facts, device, hours=HOURS, purpose=purpose)
+    hours = HOURS / 2 if purpose == "finetune" else HOURS
+    choices = choose_values(facts, device, hours=hours, purpose=purpose)
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)

@@ -41,6 +41,7 @@ class DataFacts:
     """The properties of a data set on which the rules depend."""
 
     videos: int  # for training
+    pretrain_videos: int = 0  # of `data.pretrain`; 0: those for training
     classes: int  # 0: the videos have no labels, or numbers
     class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
     frames: float  # of the median video; at `data.fps`, if it is set
@@ -69,6 +70,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     frames, height, width = zip(*found, strict=True)
     return DataFacts(
         videos=len(clips),
+        pretrain_videos=len(pretrain_clips(recipe)) if data.pretrain else 0,
         classes=classes,
         class_names=names or (),
         frames=median(frames),
@@ -148,14 +150,16 @@ def data_section(
     train: str | None = None,
     val: str | None = None,
     test: str | None = None,
+    pretrain: str | None = None,
     labeled: bool = True,
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
 
-    Given lists are relative to `root` or to the working directory. The class names in `classes.txt` next to
-    `train.csv` are used, too, or those in `X_classes.txt` next to `X_train.csv`.
+    Given lists and folders are relative to `root` or to the working directory. The class names in
+    `classes.txt` next to `train.csv` are used, too, or those in `X_classes.txt` next to `X_train.csv`.
 
     Args:
+        pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
         labeled: False lets the training list be missing: all videos below the folder are read then.
     Raises:
         DataError: there is no folder `root`, or no training list.
@@ -163,11 +167,9 @@ def data_section(
     location = _folder(root)
     found: dict[str, Any] = {}
     for key, given in (("train", train), ("val", val), ("test", test)):
-        if given and not (location / given).exists() and Path(given).is_file():
-            given = str(Path(given).absolute())  # relative to the working directory
-        if given and not (location / given).exists():
-            raise DataError(f"--{key} {given}: no such list in {root} or here")
-        found[key] = given or _find_list(location, key, labeled=labeled)
+        found[key] = _given(location, key, given) if given else _find_list(location, key, labeled=labeled)
+    if pretrain is not None:
+        found["pretrain"] = _given(location, "pretrain", pretrain)
     if found["train"] in (None, "train"):
         folders = split_folders(location, labeled=labeled)
         found |= {key: name for key, name in folders.items() if found[key] is None}
@@ -196,6 +198,15 @@ def _folder(root: str) -> Location:
     raise DataError(
         f"{root}: not a folder; name the folder of the videos. `{command}` makes lists of a sheet"
     )
+
+
+def _given(root: Location, key: str, name: str) -> str:
+    """The list or folder that an option names, relative to `root` or to the working directory."""
+    if (root / name).exists():
+        return name
+    if Path(name).exists():
+        return str(Path(name).absolute())
+    raise DataError(f"--{key} {name}: no such list in {root} or here")
 
 
 def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:

@@ -10,13 +10,18 @@ from everest.config.heads import Task
 from everest.data.sample import Sample
 
 
-def training_commands(recipe: Path, *, labeled: bool, tested: bool = True) -> list[str]:
-    """The commands that train with a recipe, and evaluate if there is a test list."""
-    name, file = shlex.quote(recipe.stem), shlex.quote(str(recipe))
+def training_commands(
+    recipe: Path, *, labeled: bool, tested: bool = True, pretrained: bool = False
+) -> list[str]:
+    """The commands that train with a recipe, after pre-training or not, and evaluate on a test list."""
+    run, file = f"runs/{shlex.quote(recipe.stem)}", shlex.quote(str(recipe))
+    encoder = f"{run}-pretrain" if labeled else run
+    pretrain = f"everest pretrain --recipe {file} --output {encoder}"
     if not labeled:
-        return [f"everest pretrain --recipe {file} --output runs/{name}"]
-    finetune = f"everest finetune --recipe {file} --init none --output runs/{name}"
-    return [finetune, f"everest eval --checkpoint runs/{name}"] if tested else [finetune]
+        return [pretrain]
+    finetune = f"everest finetune --recipe {file} --init {encoder if pretrained else 'none'} --output {run}"
+    evaluate = f"everest eval --checkpoint {run}"
+    return [*([pretrain] if pretrained else []), finetune, *([evaluate] if tested else [])]
 
 
 def commands_for_lists(

@@ -74,7 +74,7 @@ def choose_values(
     """Choose the values that depend on the data set and the device.
 
     Args:
-        hours: for all stages of the purpose together.
+        hours: for each stage.
     Raises:
         RecipeError: there is no such device.
     """
@@ -85,7 +85,8 @@ def choose_values(
         Choice.of("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice.of("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice.of("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *_budgets(facts, device, hours=hours / 2 if purpose == "finetune" else hours),
+        *_budgets("pretrain", facts.pretrain_videos or facts.videos, device, hours=hours),
+        *_budgets("finetune", facts.videos, device, hours=hours),
         Choice.of("pretrain.batch_size", device.batch, f"fits {on}"),
         Choice.of("finetune.batch_size", device.batch, f"fits {on}"),
         Choice.of(
@@ -126,17 +127,16 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     ]
 
 
-def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
-    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(facts.videos))))
+def _budgets(stage: str, videos: int, device: Device, *, hours: float) -> list[Choice]:
+    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(videos))))
     in_time = int(hours * 3600 * min(device.speed / device.batch, STEPS_A_SECOND))
     steps = max(1, min(by_data, in_time))
-    limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"in {hours:g} h"
+    limit = f"{STEPS_OF_ROOT} x sqrt({videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
     return [
-        Choice.of(f"{stage}.{key}", value, reason)
-        for stage in ("pretrain", "finetune")
-        for key, value, reason in (("steps", steps, limit), ("warmup_steps", steps // 10, "a tenth"))
+        Choice.of(f"{stage}.steps", steps, limit),
+        Choice.of(f"{stage}.warmup_steps", steps // 10, "a tenth"),
     ]
 
 
@@ -170,7 +170,7 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[C
     """The probes of pre-training, if they are cheap."""
     steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
     for probed in (facts.probed, facts.probed.without_labels(MOST_VIDEOS)):
-        found = choose_every(probed, steps=steps, batch=batch, videos=facts.videos)
+        found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
         if found is not None:
             every, share = found
             named = {} if probed.name is None else {"list": probed.name}
@@ -198,8 +198,9 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
     of_classes = f"{facts.classes} classes" if facts.classes else "no labels"
     if facts.task == "regression":
         of_classes = "numbers as labels"
+    more = f", and {facts.pretrain_videos} for pre-training" if facts.pretrain_videos else ""
     lines = [
-        f"# {facts.videos} training videos with {of_classes}. Each value states its reason.",
+        f"# {facts.videos} training videos with {of_classes}{more}. Each value states its reason.",
         f"base: {base}",
         *(write_yaml({"data": data}).splitlines() if data else ["data:"]),
     ]

@@ -223,6 +223,49 @@ def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_fo
     called("pretrain", "--recipe", recipe, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run")
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_recipe_for_both_stages_counts_the_videos_of_each(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, as_list: bool
+):
+    monkeypatch.chdir(tmp_path)
+    for number in range(40):
+        folder = tmp_path / "unlabeled" / str(number % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(class_folders / "run" / "0.mp4", folder / f"{number}.mp4")
+    source = "unlabeled"
+    if as_list:
+        source = "unlabeled.csv"
+        lines = [f"{path}\n" for path in sorted((tmp_path / "unlabeled").rglob("*.mp4"))]
+        (tmp_path / source).write_text("".join(lines))
+    options = ["--pretrain", source, "--hours", "10", "--device", "cpu", "-o", "both.yaml"]
+    shown = called("recipes", "suggest", class_folders, *options)
+    assert "everest pretrain --recipe both.yaml --output runs/both-pretrain\n" in shown.stderr
+    assert "--init runs/both-pretrain --output runs/both\n" in shown.stderr
+    text = (tmp_path / "both.yaml").read_text()
+    assert "# 6 training videos with 2 classes, and 40 for pre-training." in text
+    recipe = load_recipe(tmp_path / "both.yaml")
+    assert recipe.data.pretrain == str(tmp_path / source)
+    assert (recipe.pretrain.steps, recipe.finetune.steps) == (round(120 * 40**0.5), 600)
+    assert (recipe.model.input, recipe.finetune.layer_decay) == (
+        "frames",
+        load_recipe("small").finetune.layer_decay,
+    )
+    run = ["--recipe", "both.yaml", "--dry-run", "--gpus", "cpu", "--set", "train.workers=0", "-o", "run"]
+    assert "40" in called("pretrain", *run).stdout
+
+
+@pytest.mark.parametrize("name", ["run", "videos/run", "videos"])
+def test_a_class_folder_is_not_for_pre_training(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    message = refused("recipes", "suggest", class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
+    assert f"--pretrain {name}: is in {class_folders}, whose folders are classes; move it" in message
+    message = refused("recipes", "suggest", class_folders, "--pretrain", "none", "-o", "both.yaml", code=4)
+    assert "--pretrain none: no such list" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+
+
 def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):
     mine = tmp_path / "mine.yaml"
     called("recipes", "suggest", clip_files, "--device", "cpu", "-o", mine, "-q")

@@ -15,6 +15,7 @@ from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, Refused, identify
 from everest.errors import CheckpointError, shown
+from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
 
 FEW = 4  # names that a message lists one by one
@@ -71,7 +72,7 @@ def convert(
         tensors=_tensors(foreign, identity),
         origin={
             "family": identity.family,
-            "file": str(foreign.path.resolve()),
+            "file": str(absolute(foreign.path)),
             "licence": foreign.licence,
             "fresh": grouped(identity.missing),
         },

@@ -11,6 +11,7 @@ from everest.checkpoints.timm_images import is_timm_name, open_image_weights
 from everest.errors import RecipeError
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
+from everest.system.files import absolute
 from everest.system.hub import is_hub_name
 from everest.system.run_folder import ENVIRONMENT, RunFolder
 from everest.system.run_init import INIT, INIT_NAME, ORIGIN, Decoder, Init
@@ -32,7 +33,7 @@ def find_init(
     if name == "":
         raise RecipeError("--init: empty; name a checkpoint, or none")
     is_elsewhere = is_hub_name(name) or is_timm_name(name)
-    name = str(name) if is_elsewhere else str(Path(name).resolve())
+    name = str(name) if is_elsewhere else str(absolute(Path(name)))
     run = RunFolder(output) if output is not None and not overwrite else None
     if run is not None and run.read_env(INIT_NAME) == name:
         file = run.read_env(INIT)
@@ -41,8 +42,8 @@ def find_init(
         return Init(name=name, file=file, decoder=decoder)
     if is_timm_name(name):
         return Init(name=name, file=name, decoder=decoder)
-    file = find_weights(name).resolve()
-    if output is not None and file.parent == output.resolve():
+    file = absolute(find_weights(name))
+    if output is not None and output.resolve() in (file.parent, file.resolve().parent):
         raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
     return Init(name=name, file=str(file), decoder=decoder)
 

@@ -69,6 +69,14 @@ def check_writable(path: Path) -> None:
                 folder.rmdir()
 
 
+def absolute(path: Path) -> Path:
+    """Return the absolute path of a file or folder; a file that is a link keeps its own name and folder.
+
+    Hugging Face caches link each file of a checkpoint to a blob, which has no suffix and no neighbors.
+    """
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
 def refuse_inputs(
     output: Path, inputs: Iterable[object], *, option: str = "", fix: str = "choose another name"
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_cache import cached
 from safetensors.torch import load_file, save_file
 from small_runs import RECIPE, refused, run, weights
 from torch import Tensor
@@ -329,12 +330,7 @@ def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str)
 
 @pytest.mark.slow
 def test_a_name_of_the_hub_is_a_checkpoint(folder: Path, tmp_path: Path, clip_files: Path):
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "models--someone--vjepa2-tiny"
-    (repository / "snapshots").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
-    (repository / "snapshots" / revision).symlink_to(folder)
+    cached(tmp_path / "hub", "someone/vjepa2-tiny", folder)
     out = tmp_path / "f.npz"
     command = ["extract", clip_files / "clip0.mp4", "-c", "hf:someone/vjepa2-tiny", "-o", out, "--cpu"]
     place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}

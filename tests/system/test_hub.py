@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from foreign import tiny
+from hub_cache import REVISION, cached
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from everest.system.hub import license_of
 from everest_cli.main import app
 
-REVISION = "0123456789abcdef0123456789abcdef01234567"
 NAME = "hf:someone/videomae-tiny"
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
@@ -24,14 +24,12 @@ CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A cache in the format of huggingface_hub, with one classifier of transformers."""
-    repository = tmp_path / "hub" / "models--someone--videomae-tiny"
-    snapshot = repository / "snapshots" / REVISION
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(REVISION)
-    save_file(tiny("hf_videomae_classification_base"), snapshot / "model.safetensors")
-    (snapshot / "config.json").write_text(json.dumps(CONFIG))
-    (snapshot / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
+    folder = tmp_path / "videomae-tiny"
+    folder.mkdir()
+    save_file(tiny("hf_videomae_classification_base"), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
+    cached(tmp_path / "hub", NAME.removeprefix("hf:"), folder)
     return tmp_path
 
 

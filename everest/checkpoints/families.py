@@ -28,6 +28,7 @@ class Family:
     translate: Callable[[Collection[str]], Translation]
     positions: Positions = "flat"
     kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
+    has_config: bool = False  # whether files of transformers next to the weights describe them
     left_out: str | None = None  # why tensors have no place in our model
     # Why checkpoints with such names cannot be used, or None.
     refusal: Callable[[Collection[str]], str | None] = lambda names: None
@@ -211,6 +212,7 @@ FAMILIES = {  # the first one that recognizes a checkpoint is used
         title="VideoMAE of the transformers library",
         recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         translate=_transformers,
+        has_config=True,
     ),
     "vjepa2": Family(
         title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
@@ -220,6 +222,7 @@ FAMILIES = {  # the first one that recognizes a checkpoint is used
         translate=vjepa2.translate,
         positions="rotary",
         kind="encoder",
+        has_config=True,
         left_out="everest has no attentive pooler of several blocks, and so not the head behind it",
     ),
     "st-mae": Family(
@@ -268,3 +271,8 @@ ALIASES: dict[str, Positions] = {
     "mme": "flat",
     "mvd": "separable",  # its classifier builds the same table and does not store it
 }
+
+
+def family_of(names: Collection[str]) -> str | None:
+    """Return the family of a checkpoint with these parameter names; None if there is none."""
+    return next((name for name, family in FAMILIES.items() if family.recognize(names)), None)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from everest.checkpoints.families import FAMILIES, family_of
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
 from everest.system.hub import fetch, is_hub_name, license_of
@@ -74,10 +76,13 @@ def read_foreign(path: Path) -> Foreign:
             hint = f"name the file itself: {path / weights[0]}" if weights else "and no other weights"
             raise CheckpointError(f"{path}: {lacks} in it; {hint}")
     tensors, args, notes = _load(file)
+    tensors = unwrapped(tensors)
+    family = FAMILIES.get(family_of(tensors) or "")
+    has_config = family is not None and family.has_config  # else the files next to it may be of another one
     return Foreign(
         path=path,
-        tensors=unwrapped(tensors),
-        config=_json(config) if config.is_file() else {},
+        tensors=tensors,
+        config=_json(config) if has_config and config.is_file() else {},
         args=args,
         licence=license_of(folder),
         notes=tuple(notes),
@@ -128,6 +133,12 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
         if not tensors:
             continue
+        for key, tensor in tensors.items():
+            if tensor.layout is not torch.strided:
+                raise CheckpointError(
+                    f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it "
+                    "with to_dense()"
+                )
         args = content.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()

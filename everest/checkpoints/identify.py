@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.facts import ForeignFacts, Hints, Stage
-from everest.checkpoints.families import ALIASES, FAMILIES
+from everest.checkpoints.families import ALIASES, FAMILIES, family_of
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.sizes import model_spec
 from everest.checkpoints.translation import Translation
@@ -55,7 +55,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
         RecipeError: a hint that names no family.
     """
     names = foreign.tensors.keys()
-    name = next((name for name, family in FAMILIES.items() if family.recognize(names)), None)
+    name = family_of(names)
     if name is None:
         examples = ", ".join(shown(name) for name in sorted(names)[:3])
         raise CheckpointError(

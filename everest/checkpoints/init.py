@@ -114,6 +114,6 @@ def _origin(file: str, weights: Weights) -> dict[str, Any]:
         "settings": weights.settings,
         "clip": weights.clip,
     }
-    if before is not None and before["file"] in (file, str(Path(file).parent)):  # of another program
+    if before is not None and before.get("file") in (file, str(Path(file).parent)):  # of another program
         return {**before, **described, "step": None, "origin": None}
     return {**described, "origin": before}

@@ -307,6 +307,17 @@ def test_an_encoder_may_have_an_mlp_of_any_width_and_a_decoder_may_not():
         convert(foreign(state), NARROW)
 
 
+@pytest.mark.parametrize("config", ['{"num_frames": 4, "image_size": 64, "num_attention_heads": 6}', "[]"])
+def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
+    file = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"), num_frames=8)
+    before = convert(read_foreign(file), NARROW).weights
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "preprocessor_config.json").write_text(config)
+    after = convert(read_foreign(file), NARROW).weights
+    assert (before.settings, before.clip) == (after.settings, after.clip)
+    assert before.settings["frames"] == 8
+
+
 def test_no_two_foreign_tensors_become_one():
     for name in RELEASED:
         found = identify(foreign(on_meta(name)), Hints())

@@ -85,6 +85,16 @@ def test_converted_weights_name_the_tensor_of_the_original(suffix: str, tmp_path
     assert "has 1 value that is no finite number" in message
 
 
+@pytest.mark.parametrize("name", ["head.weight", "pos_embed"])
+def test_sparse_weights_are_refused(name: str, tmp_path: Path):
+    file, tensors = tmp_path / "x.pth", tiny("videomae_finetune_base")
+    values = tensors.get(name, torch.ones(1, 1568, 48))
+    torch.save({"model": tensors | {name: values.to_sparse()}}, file)
+    message = refused("convert", file, "-o", tmp_path / "out.safetensors", "--heads", 3, code=6)
+    assert message.count("\n") == 1
+    assert f"{name} is stored as torch.sparse_coo, not as a dense tensor" in message
+
+
 def test_a_value_beyond_float32_is_no_finite_number(tmp_path: Path):
     file = tmp_path / "x.safetensors"
     tensors = {"w": torch.tensor([1.0, 1e300], dtype=torch.float64)}

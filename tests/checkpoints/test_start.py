@@ -248,6 +248,14 @@ def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path
     assert f"{file}: damaged (origin)" in message
 
 
+@pytest.mark.parametrize("origin", [{}, {"licence": "mit"}])
+def test_weights_of_an_unknown_origin_start_a_run(autoencoder_run: Path, tmp_path: Path, origin: Any):
+    file = tmp_path / "model.safetensors"
+    replace(read_weights(autoencoder_run / "model.safetensors"), origin=origin).save(file)
+    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+    assert (start.origin["file"], start.origin["origin"]) == (str(file), origin)
+
+
 def test_a_run_that_replaced_the_start_of_its_own_start(
     first: Path, pretrain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

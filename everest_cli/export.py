@@ -99,6 +99,7 @@ def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | No
 def _graph(
     opened: LoadedModel, out: Path, *, to: ExportFormat, keep: float | None, uint8: bool
 ) -> dict[str, Any]:
+    from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph import exportable
     from everest.checkpoints.graph_files import write_onnx, write_program
 
@@ -110,9 +111,6 @@ def _graph(
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
-    elif clip["sampling"] == "dense":
-        counted = "frames of the video" if clip["fps"] is None else f"frames at {clip['fps']:g} per second"
-        notes.append(f"the frames of a clip are {clip['stride']} {counted} apart")
     else:
-        notes.append(f"a clip spans the whole video ({clip['sampling']} sampling)")
+        notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
     return {"written": [str(out)], "difference": difference, "clip": clip, "notes": notes}

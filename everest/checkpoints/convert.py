@@ -70,6 +70,7 @@ def convert(
         recipe=identity.family,
         step=0,
         tensors=_tensors(foreign, identity),
+        clip=None if identity.stride is None else {"stride": identity.stride, "sampling": "dense"},
         origin={
             "family": identity.family,
             "file": str(absolute(foreign.path)),

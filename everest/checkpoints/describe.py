@@ -51,6 +51,14 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     return opened.transformer.clip
 
 
+def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
+    """State in words how the frames of a clip are chosen; see `ClipFormat`."""
+    if sampling != "dense":
+        return f"a clip spans the whole video ({sampling} sampling)"
+    counted = "frames of the video" if fps is None else f"frames at {fps:g} per second"
+    return f"the frames of a clip are {stride} {counted} apart"
+
+
 def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> Recipe:
     """Return the recipe of a transformer's run, with the clip size of the weights.
 

@@ -9,10 +9,12 @@ from typing import Literal
 
 from everest.checkpoints import vjepa2
 from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.preprocessor import preprocessor_pixels
 from everest.checkpoints.translation import Translation
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, shown
 from everest.models.norms import Norms
+from everest.video.pixels import PixelStatistics
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
@@ -67,6 +69,14 @@ class ForeignFacts:
             return Norms(eps=float(eps), last_eps=float(eps))
         after_encoder = self.stage == "classifier" or "encoder.norm.weight" in self.shapes
         return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """The mean and std of the preprocessor; without one ImageNet's, as in all released programs."""
+        try:
+            return preprocessor_pixels(self.foreign.preprocessor)
+        except ValueError as error:
+            raise self.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
 
     @property
     def pooling(self) -> Literal["mean", "first"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from everest.checkpoints.families import FAMILIES, family_of
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
+from everest.checkpoints.preprocessor import PREPROCESSORS
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.json_text import read_json
@@ -21,6 +22,7 @@ from everest.system.weights_header import FORMAT, read_metadata
 
 CONFIG = "config.json"
 MULTI_LABEL_PROBLEM = "multi_label_classification"  # problem_type of transformers
+FRAME_SAMPLE_RATE = "frame_sample_rate"  # the stride, as examples of transformers call it
 SHARDS = "model.safetensors.index.json"
 # File names of transformers, the safe ones first; an index names the parts of a large one.
 _WEIGHT_FILES = (
@@ -47,6 +49,7 @@ class Foreign:
     path: Path
     tensors: Mapping[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)  # transformers' config.json
+    preprocessor: dict[str, Any] = field(default_factory=dict)  # transformers' preprocessor_config.json
     args: dict[str, Any] = field(default_factory=dict)  # the command line that a released program saved
     licence: str | None = None  # of the README next to it
     notes: tuple[str, ...] = ()
@@ -79,10 +82,12 @@ def read_foreign(path: Path) -> Foreign:
     tensors = unwrapped(tensors)
     family = FAMILIES.get(family_of(tensors) or "")
     has_config = family is not None and family.has_config  # else the files next to it may be of another one
+    preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
     return Foreign(
         path=path,
         tensors=tensors,
         config=_json(config) if has_config and config.is_file() else {},
+        preprocessor=_json(preprocessor) if has_config and preprocessor is not None else {},
         args=args,
         licence=license_of(folder),
         notes=tuple(notes),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from everest.checkpoints.facts import ForeignFacts, Hints, Stage
 from everest.checkpoints.families import ALIASES, FAMILIES, family_of
-from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.foreign import FRAME_SAMPLE_RATE, Foreign
+from everest.checkpoints.preprocessor import preprocessor_notes
 from everest.checkpoints.sizes import model_spec
 from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
@@ -34,6 +35,7 @@ class Identity:
     zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
     missing: tuple[str, ...]  # our tensors that the file lacks, or has in another shape
     unexpected: tuple[str, ...]  # foreign tensors without a place in our model
+    stride: int | None  # of the clips that it was trained on, if the file states it
     notes: tuple[str, ...]
 
 
@@ -98,7 +100,8 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
         zero=frozenset(zero),
         missing=tuple(sorted(own.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
-        notes=(*foreign.notes, *_notes(facts)),
+        stride=facts.number(FRAME_SAMPLE_RATE, None, None),
+        notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
     )
 
 

@@ -109,7 +109,10 @@ def open_weights(path: Path) -> Weights:
         CheckpointError: damaged, or of a program that needs `everest convert`.
     """
     if own_file(path) is None and (path.parent / CONFIG).is_file():
-        return convert(read_foreign(path), Hints()).weights
+        converted = convert(read_foreign(path), Hints())
+        for note in converted.identity.notes:
+            warn_on_main(f"{path}: {note}")
+        return converted.weights
     return read_weights(path)
 
 

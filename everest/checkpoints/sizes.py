@@ -61,6 +61,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         selection=_selection(facts),
         target=_target(facts) if facts.kind == "pretrain" and not classifier else None,
         norms=facts.norms,
+        pixels=facts.pixels,
         num_classes=outputs,
         task="single-label" if outputs is None else _task(facts, outputs),
     )

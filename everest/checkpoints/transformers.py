@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
-from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.facts import TORCH_EPS, Hints
 from everest.checkpoints.families import FAMILIES
-from everest.checkpoints.foreign import CONFIG, MULTI_LABEL_PROBLEM, Foreign
+from everest.checkpoints.foreign import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
+from everest.checkpoints.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
 from everest.checkpoints.sample_clips import sample_clips
 from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
@@ -37,8 +38,6 @@ from everest.system.tensor_file import write_tensors
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET
 
-PREPROCESSOR: Final = "preprocessor_config.json"
-BILINEAR: Final = 2  # PIL's number, which transformers writes
 LEAVES: Final = ("weight", "bias")
 BIASED: Final = (  # modules of a layer with a weight and a bias
     "attention.attention.query",
@@ -85,39 +84,24 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     for our_name, names in FAMILIES["transformers"].translate(list(_names(spec))).take.items():
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
-    config = model_config(weights, spec)
-    back = convert(Foreign(path=opened.file, tensors=tensors, config=config), Hints())
+    config, processing = model_config(weights, spec), preprocessor(spec)
+    foreign = Foreign(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
+    back = convert(foreign, Hints())
     assert back.weights.tensors.keys() == weights.tensors.keys()
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
     module = build_model(back.identity.spec, back.weights, source=opened.file)
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
-    clip, notes = trained_clip(opened), list(_notes(spec))
+    clip, notes = trained_clip(opened), [*_notes(spec), *preprocessor_notes(processing, spec.size)]
     if clip is not None and clip.sampling == "dense" and clip.fps is None:
-        config["frame_sample_rate"] = clip.stride  # as examples of transformers call it
-    elif clip is not None and clip.fps is not None:
-        notes.append(
-            f"it knows no frame rate: give it frames at {clip.fps:g} per second, {clip.stride} apart"
-        )
+        config[FRAME_SAMPLE_RATE] = clip.stride
+    elif clip is not None:
+        frames = sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
+        notes.append(f"{frames}, which its config.json cannot state")
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
-    height, width = spec.size
-    preprocessor = {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "video_processor_type": "VideoMAEVideoProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": max(height, width)},
-        "resample": BILINEAR,
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.pixels.mean),
-        "image_std": list(spec.pixels.std),
-    }
     with unfinished_folder(folder, CONFIG):
         write_tensors(files[0], tensors, metadata={"format": "pt"})
-        for path, content in zip(files[1:], (preprocessor, config), strict=True):
+        for path, content in zip(files[1:], (processing, config), strict=True):
             write_text(path, json.dumps(content, indent=2) + "\n")
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 

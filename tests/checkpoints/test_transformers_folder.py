@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,29 @@ from foreign import tiny
 from hub_cache import cached
 from safetensors.torch import save_file
 
+from everest.checkpoints.convert import convert
+from everest.checkpoints.facts import Hints
+from everest.checkpoints.foreign import read_foreign
 from everest.checkpoints.init import find_init, read_start
-from everest.errors import RecipeError
+from everest.checkpoints.load import open_model
+from everest.checkpoints.sample_clips import sample_pixels
+from everest.checkpoints.transformers import write_folder
+from everest.config.settings import ModelSettings
+from everest.errors import CheckpointError, RecipeError
+from everest.methods.strategies import AllTokens
+from everest.models.spec import ModelSpec
+from everest.system.weights import Weights
+from everest.video.pixels import IMAGENET, PixelStatistics
 
+HALF = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
+SMALL = ModelSpec(
+    kind="classifier",
+    frames=4,
+    size=(32, 32),
+    model=ModelSettings(backbone="vit-tiny", width=24, depth=1, heads=2, tubelet=(2, 8, 8)),
+    selection=AllTokens(),
+    num_classes=3,
+)
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
 
@@ -59,3 +81,133 @@ def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_pat
     (tmp_path / "link.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         find_init(tmp_path / "link.safetensors", output=folder, overwrite=True)
+
+
+# --- the preprocessor ---------------------------------------------------------------------------------------
+
+
+def saved(path: Path, spec: ModelSpec, *, clip: dict[str, Any] | None = None) -> Path:
+    """Save a checkpoint of everest with random weights."""
+    generator, built = torch.Generator().manual_seed(0), spec.build().state_dict()
+    tensors = {name: t + 0.2 * torch.randn(t.shape, generator=generator) for name, t in built.items()}
+    Weights(
+        kind=spec.kind, settings=spec.dump(), classes=None, recipe="here", step=3, tensors=tensors, clip=clip
+    ).save(path)
+    return path
+
+
+@torch.no_grad()
+def test_a_written_folder_is_read_with_the_same_pixels_and_logits(tmp_path: Path):
+    clip = {"stride": 3, "sampling": "dense"}
+    given = open_model(saved(tmp_path / "model.safetensors", replace(SMALL, pixels=HALF), clip=clip))
+    write_folder(tmp_path / "hf", given)
+    back = open_model(tmp_path / "hf")
+    assert isinstance(back.spec, ModelSpec)
+    assert (back.spec.pixels, back.weights.clip) == (HALF, clip)
+    frames = sample_pixels(SMALL, 2)
+    logits, expected = (
+        opened.transformer(opened.transformer.pixels.normalize(frames)) for opened in (back, given)
+    )
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(expected, given.transformer(IMAGENET.normalize(frames)), atol=1e-2)
+
+
+HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.25, 0.5]}
+BYTES = {"image_mean": [127.5] * 3, "image_std": [127.5, 63.75, 127.5]}
+READ = {
+    "rescaled": (HALVES | {"do_rescale": True, "rescale_factor": 1 / 255}, HALF),
+    "few digits": (HALVES | {"rescale_factor": 0.00392157}, HALF),
+    "bytes": (BYTES | {"do_rescale": False}, HALF),
+    "from -1 to 1": ({"image_mean": 1, "image_std": [1, 0.5, 1], "rescale_factor": 1 / 127.5}, HALF),
+    "not normalized": ({"do_normalize": False}, PixelStatistics(mean=(0,) * 3, std=(1,) * 3)),
+    "ImageNet": ({"image_mean": list(IMAGENET.mean), "image_std": list(IMAGENET.std)}, IMAGENET),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_pixels_of_a_preprocessor_are_read(name: str, folder: Path):
+    content, expected = READ[name]
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    identity = convert(read_foreign(folder), Hints()).identity
+    assert identity.spec.pixels.mean == pytest.approx(expected.mean)
+    assert identity.spec.pixels.std == pytest.approx(expected.std)
+    assert identity.notes == ()
+    frames = torch.arange(256, dtype=torch.uint8).expand(3, 1, 1, -1)
+    scale = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1
+    theirs = frames * scale
+    if content.get("do_normalize", True):
+        mean, std = (torch.tensor(content[key]).view(-1, 1, 1, 1) for key in ("image_mean", "image_std"))
+        theirs = (theirs - mean) / std
+    torch.testing.assert_close(identity.spec.pixels.normalize(frames), theirs, atol=1e-4, rtol=1e-5)
+
+
+def test_the_preprocessor_of_videos_comes_first(folder: Path):
+    (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(HALVES))
+    assert convert(read_foreign(folder), Hints()).identity.spec.pixels == HALF
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"image_mean": [0.5, 0.5]}, "image_mean has 2 values, not one for each of 3 colors"),
+        ({"image_mean": "half"}, "image_mean is half, not a number"),
+        ({"image_std": [0, 0, 0]}, "a std must be from 1e-06"),
+        ({"image_mean": [123.7, 116.3, 103.5]}, "a mean must be from 0 to 1"),
+        ({"do_normalize": "no"}, "do_normalize is no, not true or false"),
+        ({"rescale_factor": 0}, "rescale_factor is 0, not above 0"),
+        ({"rescale_factor": 10**400}, "rescale_factor is 1000"),
+        ([], "not a configuration"),
+    ],
+)
+def test_pixels_that_no_frames_have_are_refused(content: Any, message: str, folder: Path):
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message) as error:
+        convert(read_foreign(folder), Hints())
+    assert "\n" not in str(error.value)
+
+
+def test_other_frames_of_a_preprocessor_are_reported(folder: Path, caplog: pytest.LogCaptureFixture):
+    content: dict[str, Any] = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    open_model(folder)
+    assert "states no mean and std: frames are normalized by ImageNet's" in caplog.text
+    assert "a shorter side of 36 pixels, everest to the smallest size that covers 32 x 32" in caplog.text
+    caplog.clear()
+    for size in (32, {"shortest_edge": 32}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(HALVES | {"size": size}))
+        open_model(folder)
+    assert caplog.text == ""
+
+
+def test_a_stride_must_be_a_number(folder: Path):
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"frame_sample_rate": "2"}))
+    with pytest.raises(CheckpointError, match="frame_sample_rate is 2, not a positive integer"):
+        open_model(folder)
+
+
+def test_frames_that_are_not_square_are_noted(tmp_path: Path):
+    opened = open_model(saved(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48))))
+    (note,) = [note for note in write_folder(tmp_path / "hf", opened).notes if "preprocessor" in note]
+    assert "a shorter side of 48 pixels, everest to the smallest size that covers 32 x 48" in note
+    assert "everest.read_clip" in note
+
+
+@pytest.mark.parametrize(
+    ("clip", "text"),
+    [
+        ({"stride": 4, "sampling": "segment"}, "a clip spans the whole video (segment sampling)"),
+        (
+            {"stride": 1, "sampling": "segment", "fps": 10.0},
+            "a clip spans the whole video (segment sampling)",
+        ),
+        (
+            {"stride": 2, "sampling": "dense", "fps": 10.0},
+            "the frames of a clip are 2 frames at 10 per second apart",
+        ),
+    ],
+)
+def test_frames_that_a_config_cannot_state_are_noted(tmp_path: Path, clip: dict[str, Any], text: str):
+    opened = open_model(saved(tmp_path / "model.safetensors", SMALL, clip=clip))
+    assert f"{text}, which its config.json cannot state" in write_folder(tmp_path / "hf", opened).notes
+    assert "frame_sample_rate" not in json.loads((tmp_path / "hf" / "config.json").read_text())

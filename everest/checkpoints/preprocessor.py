@@ -1,0 +1,103 @@
+"""The preprocessor of a transformers folder: how it resizes, crops and normalizes frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from everest.errors import shown
+from everest.models.spec import ModelSpec
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
+
+PREPROCESSOR: Final = "preprocessor_config.json"
+PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR)  # the first one is read
+BILINEAR: Final = 2  # PIL's number, which transformers writes
+BYTE: Final = 255  # the largest value of a pixel before it is rescaled
+ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
+
+
+def preprocessor(spec: ModelSpec) -> dict[str, Any]:
+    """Return the content of preprocessor_config.json; `preprocessor_notes` states where frames differ."""
+    height, width = spec.size
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "video_processor_type": "VideoMAEVideoProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": max(height, width)},
+        "resample": BILINEAR,
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / BYTE,
+        "do_normalize": True,
+        "image_mean": list(spec.pixels.mean),
+        "image_std": list(spec.pixels.std),
+    }
+
+
+def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
+    """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
+
+    It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
+
+    Raises:
+        ValueError: a value of another type, or a mean or std that no frames have.
+    """
+    factor = content.get("rescale_factor", 1 / BYTE) if _is_set(content, "do_rescale") else 1.0
+    scale = BYTE * _number("rescale_factor", factor)
+    if scale <= 0:
+        raise ValueError(f"rescale_factor is {shown(factor)}, not above 0")
+    if math.isclose(scale, 1, rel_tol=ROUNDING):
+        scale = 1.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if _is_set(content, "do_normalize"):
+        mean, std = _colors(content, "image_mean", IMAGENET_MEAN), _colors(content, "image_std", IMAGENET_STD)
+    return PixelStatistics(
+        mean=tuple(value / scale for value in mean), std=tuple(value / scale for value in std)
+    )
+
+
+def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[str]:
+    """Yield where a preprocessor prepares other frames than everest for clips of `size` (height, width)."""
+    if not content:
+        return
+    named = content.get("image_mean") is not None and content.get("image_std") is not None
+    if _is_set(content, "do_normalize") and not named:
+        yield "its preprocessor states no mean and std: frames are normalized by ImageNet's"
+    edge = content.get("size")
+    edge = edge.get("shortest_edge", edge) if isinstance(edge, dict) else edge
+    height, width = size
+    if edge is not None and not height == width == edge:
+        yield (
+            f"its preprocessor resizes frames to {_text(edge)}, everest to the smallest size that covers "
+            f"{height} x {width}; everest.read_clip reads the frames of everest"
+        )
+
+
+def _text(edge: Any) -> str:
+    return f"a shorter side of {edge} pixels" if type(edge) is int else shown(edge)
+
+
+def _is_set(content: Mapping[str, Any], name: str) -> bool:
+    value = content.get(name, True)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {shown(value)}, not true or false")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ValueError(f"{name} is {shown(value)}, not a number for pixels")
+    return float(value)
+
+
+def _colors(content: Mapping[str, Any], name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    """Return three numbers of `content`, which may be given as one."""
+    value = content.get(name)
+    if value is None:
+        return default
+    values = value if isinstance(value, list) else [value] * 3
+    if len(values) != 3:
+        raise ValueError(f"{name} has {len(values)} values, not one for each of 3 colors")
+    return tuple(_number(name, each) for each in values)

@@ -5,6 +5,7 @@ C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from everest.inference.confusion import LONGEST_NAME, NUMBERED
 from everest.inference.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep_table
 from everest.inference.predicted import Predictions
-from everest.inference.report_sections import is_plot, make_section
+from everest.inference.report_sections import Section, is_plot, make_section
 from everest.inference.sweep_figure import draw_sweep
 from everest.system.files import write_text
 from everest.system.names import escape_bytes
@@ -65,11 +66,27 @@ def write_report(
         draw_sweep(folder / SWEEP, result["sweep"], predictions.heads)
         columns, rows = sweep_table(result["sweep"])
         sweep = {"columns": columns, "rows": rows, "image": png_uri(folder / SWEEP)}
+    write_text(folder / PAGE, escape_bytes(render_page(result, sections, predictions, sweep)))
+    return folder / PAGE
+
+
+def render_page(
+    result: dict[str, Any],
+    sections: Sequence[Section],
+    predictions: Predictions,
+    sweep: Mapping[str, Any] | None,
+) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        sections: of the heads.
+        sweep: the table of several keep ratios and its image.
+    """
     # Names of classes and paths come from a user: everything is escaped.
     templates = Environment(
         loader=PackageLoader("everest.inference", ""), autoescape=True, undefined=StrictUndefined
     )
-    page = templates.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         title=f"Evaluation of {result['checkpoint']}",
         metrics=metric_rows(result),
         drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
@@ -84,5 +101,3 @@ def write_report(
         longest_name=LONGEST_NAME,
         percent=percent,
     )
-    write_text(folder / PAGE, escape_bytes(page))
-    return folder / PAGE

@@ -24,8 +24,11 @@ from everest.inference.confusion import (
     shorten_names,
     surest_mistakes,
 )
+from everest.inference.metrics import measure, per_class
 from everest.inference.multi_view import evaluate_views
-from everest.inference.predicted import HeadPredictions
+from everest.inference.predicted import HeadPredictions, Predictions
+from everest.inference.report import render_page
+from everest.inference.report_sections import SingleLabelSection
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
 from everest.system.accelerator import make_accelerator
@@ -122,6 +125,35 @@ def test_a_confusion_matrix_grows_with_its_classes(tmp_path: Path, count: int):
     )
     with Image.open(tmp_path / "m.png") as picture:
         assert picture.width > 300 + 9 * count
+
+
+def test_each_head_of_many_classes_has_a_switch_to_full_size():
+    heads = tuple(Head(name=name, outputs=31) for name in ("verb", "noun"))
+    outputs = np.random.default_rng(0).random((2, 1, 62), dtype=np.float32)
+    predictions = Predictions(
+        videos=["a", "b"], labels=[(0, 1), (0, 2)], outputs=outputs, skipped=[], heads=heads
+    )
+    names = [f"class {i}" for i in range(31)]
+    sections = [
+        SingleLabelSection(
+            name=name,
+            classes=class_results(count_confusions(head), names),
+            scores=per_class(head, names),
+            matrix="data:,",
+            file="confusion.png",
+            confusions=[],
+            mistakes=[],
+            reliability="data:,",
+        )
+        for name, head in predictions.by_head().items()
+    ]
+    shape = {"videos": 2, "groups": 2, "skipped": 0, "views": {"clips": 1, "crops": 1}, "seconds": 1.0}
+    result = {"checkpoint": "run", "recipe": "tiny", **shape, **measure(predictions, intervals=False)}
+    text = render_page(result, sections, predictions, sweep=None)
+    assert re.findall(r'<input type="checkbox" id="(\w+)"><label for="(\w+)">', text) == [
+        ("full1", "full1"),
+        ("full2", "full2"),
+    ]
 
 
 def test_a_sweep_equals_evaluations_with_these_keep_ratios(trained: Path):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from everest.config.metrics import METRICS
 from everest.errors import RecipeError
+from everest.figures.fonts import name_entries
 from everest.figures.run_curves import AxisName, Curve, RunCurves
 from everest.system.files import check_new_file, write_atomically
-from everest.system.names import escape_bytes
 
 LABELS: dict[AxisName, str] = {
     "steps": "steps (updates of the weights)",
@@ -202,7 +202,4 @@ def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -
         frameon=False,
         fontsize="small",
     )
-    # Set afterwards: matplotlib omits labels that begin with "_" and reads dollars as formulas.
-    for text, name in zip(legend.get_texts(), shown, strict=True):
-        text.set_parse_math(False)
-        text.set_text(escape_bytes(name))
+    name_entries(legend, shown)

@@ -1,17 +1,19 @@
-"""Fonts for names in any script: figures show names of classes, files and runs, which a user chooses."""
+"""Names in figures, of classes, heads, files and runs: a user chooses them, in any script."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import matplotlib as mpl
 from matplotlib import font_manager
+from matplotlib.legend import Legend
 
 from everest.system.hub import warn_on_main
+from everest.system.names import escape_bytes
 
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
 FALLBACK: Final = (
@@ -36,3 +38,14 @@ def any_script() -> Iterator[None]:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if len(others) < len(caught):
         warn_on_main("figures show boxes for letters that no font has; install one, such as fonts-noto-cjk")
+
+
+def name_entries(legend: Legend, names: Sequence[str]) -> None:
+    """Give the entries of a legend their names, unchanged.
+
+    matplotlib omits labels that begin with "_" and reads dollars as formulas: make the legend with other
+    labels.
+    """
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(escape_bytes(name))

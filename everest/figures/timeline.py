@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from everest.figures.curves import COLORS
-from everest.figures.fonts import any_script
+from everest.figures.fonts import any_script, name_entries
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 from everest.system.plural import counted
@@ -36,6 +36,10 @@ BACKGROUND: Final = "#BBBBBB"
 SHORTEST: Final = 1e-3  # seconds that are drawn of a video
 LONGEST_NAME: Final = 40  # letters
 LEGEND_COLUMNS: Final = 3
+ROW: Final = 0.75  # inches
+LEGEND_LINE: Final = 0.22
+OTHER_WORDS: Final = 1.3  # inches of the title, the axis of seconds and the legend's title
+STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 Bouts = Sequence[Mapping[str, Any]]
 
@@ -72,47 +76,55 @@ def draw_timeline(
         heads: bouts by the name of a head, which is empty for a single one; at least one bout.
         background: drawn as a line: windows whose highest probability is below this have no class.
     """
+    with matplotlib.rc_context(STYLE):
+        figure = timeline_figure(heads, title=title, background=background)
+        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+
+
+def timeline_figure(heads: Mapping[str, Bouts], *, title: str, background: float | None) -> Figure:
+    """Return the figure of `draw_timeline`."""
     every = [bout for bouts in heads.values() for bout in bouts]
     begin, end = min(bout["start"] for bout in every), max(bout["end"] for bout in every)
     end = max(end, begin + SHORTEST)
     length = row_seconds(end - begin)
     starts = [begin + row * length for row in range(max(1, round((end - begin) / length + 0.499)))]
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        size = (15, 0.75 * len(starts) * len(heads) + 1.5)
-        figure = Figure(figsize=size, dpi=100, layout="constrained")
-        panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
-        entries: list[tuple[Patch, str]] = []
-        for number, (head, bouts) in enumerate(heads.items()):
-            colors, parts = _legend(bouts)
-            entries += [(patch, f"{head} {text}" if head else text) for patch, text in parts]
-            for row, start in enumerate(starts):
-                panel = panels[row * len(heads) + number]
-                _draw_row(panel, bouts, colors, start, start + length)
-                if background is not None:
-                    panel.axhline(background, color="black", linestyle=":", linewidth=1)
-                label = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
-                panel.set_ylabel("\n".join(filter(None, [label, head])), rotation=0, ha="right", va="center")
-        legend = figure.legend(
-            handles=[patch for patch, _ in entries],
-            labels=["class"] * len(entries),
-            loc="outside lower left",
-            ncols=LEGEND_COLUMNS,
-            frameon=False,
-            fontsize="small",
-            title="class: seconds, share of the time",
-            alignment="left",
-        )
-        # Set afterwards: matplotlib omits labels that begin with "_" and reads dollars as formulas.
-        for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
-            text.set_parse_math(False)
-            text.set_text(escape_bytes(name))
-        panels[-1].set_xlabel("seconds")
-        figure.suptitle(
-            escape_bytes(f"{title}: bouts; the height of a bar is its mean probability"),
-            fontsize=11,
-            parse_math=False,
-        )
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+    legends = {head: _legend(bouts) for head, bouts in heads.items()}
+    entries = [
+        (patch, f"{head} {text}" if head else text)
+        for head, (_, parts) in legends.items()
+        for patch, text in parts
+    ]
+    lines = -(-len(entries) // LEGEND_COLUMNS)
+    size = (15, ROW * len(starts) * len(heads) + LEGEND_LINE * lines + OTHER_WORDS)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
+    for number, (head, bouts) in enumerate(heads.items()):
+        for row, start in enumerate(starts):
+            panel = panels[row * len(heads) + number]
+            _draw_row(panel, bouts, legends[head][0], start, start + length)
+            if background is not None:
+                panel.axhline(background, color="black", linestyle=":", linewidth=1)
+            label = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
+            label = "\n".join(filter(None, [label, escape_bytes(head)]))
+            panel.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
+    legend = figure.legend(
+        handles=[patch for patch, _ in entries],
+        labels=["class"] * len(entries),
+        loc="outside lower left",
+        ncols=LEGEND_COLUMNS,
+        frameon=False,
+        fontsize="small",
+        title="class: seconds, share of the time",
+        alignment="left",
+    )
+    name_entries(legend, [name for _, name in entries])
+    panels[-1].set_xlabel("seconds")
+    figure.suptitle(
+        escape_bytes(f"{title}: bouts; the height of a bar is its mean probability"),
+        fontsize=11,
+        parse_math=False,
+    )
+    return figure
 
 
 def _draw_row(panel: Axes, bouts: Bouts, colors: Mapping[int | None, str], start: float, end: float) -> None:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from everest.config.heads import Heads
 from everest.config.metrics import MEASURED_BY, METRICS
 from everest.figures.curves import COLORS, LINES
+from everest.figures.fonts import name_entries
 from everest.system.files import write_atomically
+from everest.system.names import escape_bytes
 
 HEIGHT: Final = 5.0  # inches of a panel
 
@@ -40,18 +42,24 @@ def draw_sweep(path: Path, rows: Rows, heads: Heads) -> None:
     Args:
         rows: `sweep` of `everest eval --json`.
     """
+    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = sweep_figure(rows, heads)
+        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+
+
+def sweep_figure(rows: Rows, heads: Heads) -> Figure:
+    """Return the figure of `draw_sweep`."""
     rows = sorted(rows, key=lambda row: row["gmacs"])
     panels = _panels(rows, heads)
-    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, HEIGHT * len(panels)), dpi=120, layout="constrained")
-        axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
-        for panel, lines in zip(axes, panels, strict=True):
-            _draw_panel(panel, rows, lines)
-        title = "top-1" if axes[0].get_ylabel() == "top-1 (%)" else "metrics"
-        # Not a panel's title: the names of the points may be above a panel.
-        figure.suptitle(f"{title} by keep ratio (bars: 95 % intervals, dotted: chance)\n", fontsize=12)
-        axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+    figure = Figure(figsize=(8, HEIGHT * len(panels)), dpi=120, layout="constrained")
+    axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+    for panel, lines in zip(axes, panels, strict=True):
+        _draw_panel(panel, rows, lines)
+    title = "top-1" if [panel.get_ylabel() for panel in axes] == ["top-1 (%)"] else "metrics"
+    # Not a panel's title: the names of the points may be above a panel.
+    figure.suptitle(f"{title} by keep ratio (bars: 95 % intervals, dotted: chance)\n", fontsize=12)
+    axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
+    return figure
 
 
 def _panels(rows: Rows, heads: Heads) -> list[list[MetricLine]]:
@@ -69,8 +77,8 @@ def _panels(rows: Rows, heads: Heads) -> list[list[MetricLine]]:
 
 def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
     gmacs = [row["gmacs"] for row in rows]
-    highest = np.full(len(rows), -np.inf)
-    for number, (name, metric, results) in enumerate(lines):
+    highest, drawn = np.full(len(rows), -np.inf), []
+    for number, (_, metric, results) in enumerate(lines):
         values = _values([result[metric] for result in results])
         low, high = _values([result["intervals"][metric] for result in results]).T
         style: dict[str, Any] = {
@@ -78,7 +86,7 @@ def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
             "linestyle": LINES[number % len(LINES)],
         }
         bars = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
-        panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, label=name, **style)
+        drawn.append(panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, **style))
         if (chance := METRICS[metric].chance) is not None:
             panel.axhline(results[0][chance], linestyle=":", color=style["color"])
         highest = np.fmax(highest, np.fmax(values, high))  # few videos of a class give no interval
@@ -93,12 +101,14 @@ def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
     else:
         panel.set_ylim(bottom=0)
         title = METRICS[lines[0].metric].title
-        panel.set_ylabel(title if lines[0].name == title else f"{title}, {lines[0].name}", parse_math=False)
+        name = escape_bytes(lines[0].name)
+        panel.set_ylabel(title if name == title else f"{title}, {name}", parse_math=False)
     panel.margins(x=0.08)
     panel.set_xlim(left=0)
     panel.grid(alpha=0.3)
     if len(lines) > 1:
-        panel.legend(frameon=False)
+        legend = panel.legend(drawn, ["head"] * len(drawn), frameon=False)
+        name_entries(legend, [line.name for line in lines])
 
 
 def _values(values: Sequence[Any]) -> NDArray[np.float64]:

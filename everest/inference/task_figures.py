@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from everest.figures.curves import COLORS, LINES
+from everest.figures.fonts import name_entries
 from everest.inference.metric_text import percent
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
@@ -74,10 +75,7 @@ def draw_precision_recall(path: Path, curves: Mapping[str, PrecisionRecall]) -> 
             title="average precision",
             alignment="left",
         )
-        # Set afterwards: matplotlib omits labels that begin with "_" and reads dollars as formulas.
-        for text, (_, name) in zip(legend.get_texts(), lines, strict=True):
-            text.set_parse_math(False)
-            text.set_text(escape_bytes(name))
+        name_entries(legend, [name for _, name in lines])
         mean = percent(100 * float(np.mean([curve[2] for curve in curves.values()])))
         panel.set_title(f"{len(curves)} classes, mean average precision (mAP) {mean}", fontsize=12)
         panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))

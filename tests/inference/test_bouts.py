@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from small_runs import called
 
-from everest.figures.timeline import colors_of, draw_timeline, row_seconds
+from everest.figures.timeline import ROW, STYLE, colors_of, draw_timeline, row_seconds, timeline_figure
 from everest.inference.bouts import Window, merge_windows
 
 LENGTH = 8  # of a window, in eighths of a second
@@ -176,6 +179,25 @@ def test_no_label_of_a_timeline_is_cut(tmp_path: Path, seconds: float, count: in
     with Image.open(tmp_path / "t.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+
+
+@pytest.mark.parametrize(("names", "classes"), [([""], 22), (["_verb $a$ x$", "noun"], 18)])
+def test_the_legend_of_a_timeline_is_below_the_bars(names: list[str], classes: int):
+    bouts = [
+        {"start": i, "end": i + 1, "label": f"class {i}", "index": i, "probability": 0.5}
+        for i in range(classes)
+    ]
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
+        figure = timeline_figure(dict.fromkeys(names, bouts), title="a.mp4", background=None)
+        FigureCanvasAgg(figure).draw()
+    heights = [panel.get_window_extent().height / figure.dpi for panel in figure.axes]
+    assert min(heights) > 0.7 * ROW
+    assert [panel.get_ylabel() for panel in figure.axes] == names
+    assert not any(panel.yaxis.label.get_parse_math() for panel in figure.axes)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(names) * min(classes, 21)
+    assert legend.get_window_extent().y1 < min(panel.get_tightbbox().y0 for panel in figure.axes)
 
 
 def test_a_video_of_no_length_is_drawn(tmp_path: Path):

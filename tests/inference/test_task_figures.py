@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +17,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from everest.config.heads import Head
 from everest.inference.calibration import ClassTask, apply_temperature, expected_calibration_error
 from everest.inference.reliability import draw_reliability
-from everest.inference.sweep_figure import draw_sweep
+from everest.inference.sweep_figure import draw_sweep, sweep_figure
 from everest.inference.task_figures import PrecisionRecall, draw_precision_recall, draw_scatter
 
 
@@ -109,3 +110,24 @@ def test_keep_ratios_are_named_above_values_without_an_interval(
     draw_sweep(tmp_path / "sweep.png", rows, (Head(task="multi-label", outputs=5),))
     assert places == [("keep 0.3", 40), ("keep 0.6", 55)]
     assert min(size_of(tmp_path / "sweep.png")) > 500
+
+
+def test_a_sweep_names_all_heads_and_states_its_metrics():
+    share = {"top1": 50.0, "chance_top1": 10.0, "intervals": {"top1": [40.0, 60.0]}}
+    number = {"mae": 2.0, "chance_mae": 3.0, "intervals": {"mae": [1.0, 3.0]}}
+    both = (Head(name="_verb $a$ x$", outputs=10), Head(name="noun\udce9", outputs=10))
+    score = Head(name="_$s$", task="regression", outputs=1)
+
+    def figure_of(*heads: Head) -> Figure:
+        values = {head.name: number if head is score else share for head in heads}
+        return sweep_figure([{"keep": 0.3, "gmacs": 1.0, "heads": values}], heads)
+
+    figure = figure_of(*both, score)
+    shares, numbers = figure.axes
+    legend = shares.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["_verb $a$ x$", "noun\\xe9"]
+    assert not any(text.get_parse_math() for text in legend.get_texts())
+    assert numbers.get_ylabel().endswith(", _$s$")
+    assert figure.get_suptitle().startswith("metrics by keep ratio")
+    assert figure_of(*both).get_suptitle().startswith("top-1 by keep ratio")

@@ -17,8 +17,8 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.figures.camera import CameraView, view_camera
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
-from everest.methods.ranked import ByChange, LearnedImportance
+from everest.methods.importance import NO_CHANGE, Embedding, RawPixels, ScoredEmbedding
+from everest.methods.ranked import ByChange, LearnedImportance, RedundancyRobust
 from everest.methods.selector import Selector
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
@@ -70,6 +70,11 @@ class MaskView:
         if self.importance is None:
             return None
         return self.selector.ranked(self.importance[None])[0]
+
+    @property
+    def no_change(self) -> float:
+        """The importance of a token that did not change."""
+        return NO_CHANGE[self.selector.distance] if isinstance(self.selector, RedundancyRobust) else 0.0
 
     def heat(self) -> Tensor:
         """Return the importance of each pixel's token, (T, H, W) float32."""

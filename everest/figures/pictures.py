@@ -58,7 +58,8 @@ class FigureRow(NamedTuple):
     frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
     note: str = ""
     captions: Sequence[str] = ()  # of each time slice
-    highest: float | None = None  # importance at the upper end of the color scale; None: that of the row
+    lowest: float = 0.0  # importance at the lower end of the color scale: no change
+    highest: float | None = None  # at its upper end; None: that of the row
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
@@ -99,8 +100,8 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
             if name == quantity and (alike.camera is None) == (view.camera is None)
         )
         note = quantity if len(heats) == 1 else f"{view.title}:\n{quantity}"
-        note += "" if highest > 0 else "\n(there is none)"
-        rows.append(FigureRow("importance", heat, note, highest=highest))
+        note += "" if highest > view.no_change else "\n(there is none)"
+        rows.append(FigureRow("importance", heat, note, lowest=view.no_change, highest=highest))
     return rows
 
 
@@ -200,7 +201,7 @@ def rows_figure(
 def scale_of(row: FigureRow) -> Normalize:
     """The color scale of the importance of all frames."""
     highest = float(row.frames.max()) if row.highest is None else row.highest
-    return Normalize(0, highest if highest > 0 else 1.0)
+    return Normalize(row.lowest, highest if highest > row.lowest else row.lowest + 1)
 
 
 def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesImage:

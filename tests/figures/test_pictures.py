@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import everest
 from everest.config.recipe import load_recipe
 from everest.figures.masks import GRAY, view_masks, view_model
-from everest.figures.pictures import draw_views, rows_of
+from everest.figures.pictures import FigureRow, draw_views, rows_of, scale_of
 from everest.methods.grid import patchify
+from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.masks import Tube
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.of_recipe import pretrain_spec
@@ -105,6 +106,22 @@ def test_several_strategies_have_a_row_for_each_importance(rows):
     assert [row.note.split(":")[0] for row in (first, second)] == ["robust", "difference"]
     assert torch.equal(first.frames, views[0].heat())
     assert torch.equal(second.frames, views[-1].heat())
+
+
+@pytest.mark.parametrize("distance", ["l2", "neg-cosine", "neg-cka"])
+def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceName):
+    def importance_of(clip: torch.Tensor) -> FigureRow:
+        selector = RedundancyRobust(distance=distance)
+        (*_, row) = rows_of(view_masks(clip, [("", selector)], model=None, tubelet=(2, 8, 8), seed=0))
+        return row
+
+    moving, still = importance_of(rows[0]), importance_of(rows[0][:, :1].expand(-1, 8, -1, -1))
+    scale = scale_of(moving)
+    assert (scale.vmin, scale.vmax) == (NO_CHANGE[distance], moving.frames.max())
+    assert 0 < scale(float(moving.frames.median())) < 1
+    assert moving.note == "change since the previous time slice"
+    assert still.note.endswith("(there is none)")
+    assert scale_of(still)(NO_CHANGE[distance]) == 0
 
 
 def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):

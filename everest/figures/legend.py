@@ -32,8 +32,10 @@ class ShownFrames:
     """The frames of a video that a figure shows."""
 
     video: str
-    numbers: tuple[int, ...]  # T frame numbers of the video, from 0, ascending; the last one may repeat
+    numbers: tuple[int, ...]  # T frame numbers of the video, from 0, ascending; numbers may repeat
     total: int  # frames of the video
+    missing: int = 0  # frames that a short video lacks: the last one is repeated
+    fps: float | None = None  # frames per second that are shown; None: as the file
 
     def __str__(self) -> str:
         shown = sorted(set(self.numbers))
@@ -41,7 +43,9 @@ class ShownFrames:
         steps = {later - former for former, later in pairwise(shown)}
         if len(steps) == 1 and steps != {1}:
             text += f" in steps of {steps.pop()}"
-        if len(shown) < len(self.numbers):
+        if len(shown) < len(self.numbers) - self.missing:
+            text += f"; frames are repeated because the video has fewer than {self.fps:g} per second"
+        if self.missing:
             text += f"; the video is too short for {len(self.numbers)} such frames: the last is repeated"
         return text
 

@@ -69,10 +69,12 @@ class MaskRequest(FigureRequest):
         )
         sample = Sample(path=str(video))
         clips = views(sample, np.random.default_rng(0), "auto").frames
-        windows = views.windows(footage_of(sample, self.fps)).tolist()
+        footage = footage_of(sample, self.fps)
+        missing = max(frames - -(-footage.num_frames // self.stride), 0)
+        shown = {"video": video.name, "total": info.frames, "missing": missing, "fps": self.fps}
         return [
-            (clip, ShownFrames(video=video.name, numbers=tuple(numbers), total=info.frames))
-            for clip, numbers in zip(clips, windows, strict=True)
+            (clip, ShownFrames(numbers=tuple(numbers), **shown))
+            for clip, numbers in zip(clips, views.windows(footage).tolist(), strict=True)
         ]
 
     @property

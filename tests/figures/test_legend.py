@@ -79,14 +79,29 @@ def test_frame_numbers_are_the_numbers_in_the_video(video: Path, windows: int, s
 
 
 def test_a_source_states_its_frames():
-    def text(*numbers: int) -> str:
-        return str(ShownFrames(video="a.mp4", numbers=numbers, total=84))
+    def text(*numbers: int, missing: int = 0) -> str:
+        return str(ShownFrames(video="a.mp4", numbers=numbers, total=84, missing=missing))
 
     assert text(8, 12, 16) == "a.mp4: 3 of 84 frames, 8 to 16 in steps of 4"
     assert text(8, 9, 10) == "a.mp4: 3 of 84 frames, 8 to 10"
     assert text(3) == "a.mp4: 1 of 84 frames, 3"
     repeated = "a.mp4: 3 of 84 frames, 0 to 80 in steps of 40; the video is too short for 5 such frames: "
-    assert text(0, 40, 80, 80, 80) == repeated + "the last is repeated"
+    assert text(0, 40, 80, 80, 80, missing=2) == repeated + "the last is repeated"
+
+
+def test_a_source_states_why_frames_are_repeated(video: Path):
+    def reasons(**options: Any) -> list[str]:
+        ((_, source),) = request(size=16, **options).clips(video)
+        return str(source).split("; ")[1:]
+
+    slow = "frames are repeated because the video has fewer than 60 per second"
+    short = "the video is too short for %d such frames: the last is repeated"
+    assert reasons(stride=7) == reasons(stride=1, fps=24) == []
+    assert reasons(stride=8) == [short % 8]
+    assert reasons(stride=40, fps=60) == [short % 8]
+    assert reasons(stride=1, fps=60) == [slow]
+    assert reasons(stride=1, fps=1000, frames=2) == [slow.replace("60", "1000")]  # one number, twice
+    assert reasons(stride=1, fps=60, frames=140) == [slow, short % 140]
 
 
 def test_columns_name_the_frames_of_their_time_slice():

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from everest.figures.fonts import any_script
 from everest.figures.legend import LegendLine, ShownFrames, legend_of
 from everest.figures.masks import MaskView
 from everest.figures.pictures import FigureRow, add_words, rows_of, scale_of, show_frame
@@ -48,6 +49,7 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
     write_atomically(path, write)
 
 
+@any_script()
 def draw_frames(
     rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: ShownFrames
 ) -> Tensor:

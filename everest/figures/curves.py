@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everest.config.metrics import METRICS
 from everest.errors import RecipeError
-from everest.figures.fonts import name_entries
+from everest.figures.fonts import any_script, name_entries
 from everest.figures.run_curves import AxisName, Curve, RunCurves
 from everest.system.files import check_new_file, write_atomically
 
@@ -79,6 +79,7 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
     check_new_file(path, option=option, overwrite=overwrite)
 
 
+@any_script()
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
     """Draw a PNG of 1200 x 800 pixels: losses, metrics of validation and probes (if any), learning rate."""
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):

@@ -24,6 +24,7 @@ from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.data.sample import Sample
 from everest.errors import DataError
+from everest.figures.fonts import any_script
 from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.masks import TUBELET, FigureRequest, in_colors
 from everest.figures.pictures import SMALL, add_words
@@ -156,6 +157,7 @@ DRAWN, NOT_DRAWN, DOT = "#0072B2", "#BBBBBB", "#D55E00"  # of color-blind-safe p
 UNDRAWN_TEXT: Final = "#666666"
 
 
+@any_script()
 def draw_selection(path: Path, view: FrameView) -> None:
     """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
     figure = selection_figure(view)

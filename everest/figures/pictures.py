@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
+from everest.figures.fonts import any_script
 from everest.figures.legend import (
     DROPPED,
     LegendLine,
@@ -140,6 +141,7 @@ def draw_views(
     )
 
 
+@any_script()
 def draw_rows(
     path: Path,
     rows: Sequence[FigureRow],

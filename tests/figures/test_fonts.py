@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image, ImageChops
 
+from everest.figures.animation import draw_frames
+from everest.figures.curves import draw_curves
+from everest.figures.frame_selection import FrameView, draw_selection
+from everest.figures.legend import ShownFrames
+from everest.figures.pictures import FigureRow, draw_rows
+from everest.figures.run_curves import Curve, RunCurves
 from everest.figures.timeline import draw_timeline
+from everest.methods.strategies import RedundancyRobust
 
+NOTICE = "figures show boxes for letters that no font has; install one, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
 BOUT = {
     "start": 0.0,
@@ -25,11 +36,74 @@ BOUT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
+    manager = font_manager.fontManager
+    own = [font for font in manager.ttflist if font.name.startswith(("DejaVu", "STIX", "cm"))]
+    monkeypatch.setattr(manager, "ttflist", own)
+
+
 def drawn(path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_timeline(path, {"": [BOUT]}, title=NAME, background=None)
     return path
+
+
+FRAMES = torch.zeros(2, 16, 16, 3)
+NO_CURVE = Curve(np.zeros(0), np.zeros(0))
+CURVE = Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))
+RUN = RunCurves(
+    name=NAME,
+    loss=CURVE,
+    lr=CURVE,
+    validation_loss=CURVE,
+    metric=None,
+    validation=CURVE,
+    chance=None,
+    probe=NO_CURVE,
+    probe_chance=None,
+    held_out_loss=NO_CURVE,
+    mean_loss=NO_CURVE,
+    rank_me=NO_CURVE,
+)
+SELECTION = FrameView(
+    video=Path(f"{NAME}.mp4"),
+    frames_total=2,
+    alpha=1.0,
+    seed=0,
+    numbers=[(0, 1)],
+    frames=FRAMES.byte(),
+    counts=torch.tensor([1]),
+    num_tokens=1,
+    drawn=torch.tensor([0]),
+    inclusion=None,
+    selector=RedundancyRobust(),
+)
+
+
+def draw_animation(path: Path) -> None:
+    source = ShownFrames(video=NAME, numbers=(0, 1), total=2)
+    draw_frames([FigureRow("original", FRAMES)], title=str(source), legend=[], source=source)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME, legend=[]),
+        lambda path: draw_curves(path, [RUN], x="steps"),
+        lambda path: draw_selection(path, SELECTION),
+        draw_animation,
+    ],
+    ids=["masks", "curves", "selection", "animation"],
+)
+def test_every_figure_with_names_of_files_and_runs_draws_any_letter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, draw: Callable[[Path], None]
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(tmp_path / "figure.png")
+    assert caplog.messages == [NOTICE]
 
 
 def write_font(path: Path) -> None:
@@ -51,16 +125,10 @@ def write_font(path: Path) -> None:
     font.save(path)
 
 
-def test_letters_that_no_font_has_are_boxes_with_one_notice(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+def test_letters_that_no_font_has_are_boxes_with_one_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     manager = font_manager.fontManager
-    own = [font for font in manager.ttflist if font.name.startswith(("DejaVu", "STIX", "cm"))]
-    monkeypatch.setattr(manager, "ttflist", own)
     boxes = drawn(tmp_path / "boxes.png")
-    assert caplog.messages == [
-        "figures show boxes for letters that no font has; install one, such as fonts-noto-cjk"
-    ]
+    assert caplog.messages == [NOTICE]
     caplog.clear()
     write_font(tmp_path / "font.ttf")
     manager.addfont(tmp_path / "font.ttf")

@@ -24,6 +24,7 @@ from everest.figures.masks import GRAY, MaskView
 from everest.figures.pictures import jpeg_uri
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
+from everest.system.hub import warn_on_main
 from everest.system.names import escape_bytes
 
 
@@ -53,7 +54,9 @@ def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) 
 def write_page(
     path: Path, views: Sequence[MaskView], frames: Tensor, *, measured: str, source: ShownFrames, seed: int
 ) -> None:
-    """Write the page; it opens with the strategy and the keep ratio of the first view.
+    """Write the page; it opens with the first view that measures, and its keep ratio.
+
+    Strategies that do not rank the tokens, such as running cells, are named in a notice.
 
     Args:
         frames: (T, H, W, 3) uint8.
@@ -66,8 +69,14 @@ def write_page(
     orders = {view.title: view.order for view in views if view.order is not None}
     if not orders:
         raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
-    first, grid = views[0], views[0].grid
+    first = next(view for view in views if view.order is not None)
+    grid = first.grid
+    # In steps of the slider, rounded up: the page rounds the number of tokens down.
+    keep = -(-1000 * len(first.kept) // grid.num_tokens) / 10
     ranks = strategy_ranks(orders, grid, seed=seed)
+    if missing := dict.fromkeys(view.title for view in views if view.title not in ranks):
+        names = ", ".join(missing)
+        warn_on_main(f"{path}: no {names}, which does not rank the tokens; --format png shows it")
     choices = {name: CHOICES[name] for name in ranks if name in CHOICES}
     choices |= {view.title: choice_text(view) for view in views if view.title in orders}
     data = {
@@ -84,7 +93,8 @@ def write_page(
         "TOKEN": token_text(first.tubelet, numbered=True),
         "OPTIONS": "".join(f'<option value="{name}">{name}</option>' for name in ranks),
         "LAST": str(frames.size(0) - 1),
-        "KEEP": str(round(len(first.kept) / grid.num_tokens * 100)),
+        "KEEP": f"{keep:g}",
+        "LEAST": f"{min(keep, 1):g}",
         "GRAY": f"rgb({', '.join([str(round(GRAY * 255))] * 3)})",
         "FPS": str(FPS),
         "DATA": json.dumps(data).replace("</", "<\\/"),

@@ -14,7 +14,7 @@ const context = view => ({
 });
 function element(id) {
   return elements[id] ??= {
-    id, textContent: "", value: (page.match(new RegExp(`id="${id}"[^>]*value="(\\d+)"`)) ?? [])[1],
+    id, textContent: "", value: (page.match(new RegExp(`id="${id}"[^>]*value="([\\d.]+)"`)) ?? [])[1],
     addEventListener: (kind, call) => { listeners[`${id} ${kind}`] = call; },
     getContext: () => context(id),
   };

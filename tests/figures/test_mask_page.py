@@ -15,6 +15,10 @@ import pytest
 import torch
 from small_runs import run
 
+from everest.figures.legend import ShownFrames
+from everest.figures.mask_choice import requested_selectors
+from everest.figures.mask_page import write_page
+from everest.figures.masks import view_masks
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
@@ -93,6 +97,28 @@ def test_the_data_are_the_frames_of_the_video(made: tuple[Path, Path]):
     assert set(data["choices"]) == set(data["ranks"]) == {"redundancy-robust", "tube", "random"}
     assert data["choices"]["redundancy-robust"].startswith("keeps the tokens that changed most")
     assert page.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(("share", "value", "least"), [(0.125, "12.5", "1"), (0.005, "0.5", "0.5")])
+def test_a_page_of_several_strategies_opens_with_the_share_of_the_one_that_measures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float, value: str, least: str
+):
+    clip = torch.randint(0, 256, (3, 4, 160, 160), generator=torch.Generator().manual_seed(0)).byte()
+    compared = requested_selectors(None, (share,), {}, compared=True, has_tokenizer=False)
+    views = view_masks(clip, compared, model=None, tubelet=(2, 16, 16), seed=0)
+    source = ShownFrames(video="a.mp4", numbers=(0, 1, 2, 3), total=4)
+    pixels = clip.movedim(0, -1)
+    write_page(tmp_path / "a.html", views, pixels, measured="on pixels", source=source, seed=0)
+    page = Elements((tmp_path / "a.html").read_text())
+    (slider,) = (attrs for _, attrs in page.found if attrs.get("id") == "keep")
+    assert (slider["value"], slider["min"], slider["step"]) == (value, least, "0.1")
+    shown = [attrs["value"] for name, attrs in page.found if name == "option"]
+    assert shown == ["redundancy-robust", "tube", "random"]
+    limit = int(200 * float(value) / 100 + 1e-9)
+    ranks = data_of(tmp_path / "a.html")["ranks"]["redundancy-robust"]
+    assert [token for token, rank in enumerate(ranks) if rank < limit] == views[-1].kept.tolist()
+    (notice,) = caplog.messages
+    assert "a.html: no running-cell, which does not rank the tokens" in notice
 
 
 def luminance(color: str) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +20,16 @@ from torch import Tensor
 from everest.figures.fonts import any_script
 from everest.figures.legend import LegendLine, ShownFrames, legend_of
 from everest.figures.masks import MaskView
-from everest.figures.pictures import FigureRow, add_words, rows_of, scale_of, show_frame
+from everest.figures.pictures import (
+    LEGEND_LINE,
+    SMALL,
+    FigureRow,
+    add_words,
+    height_of_words,
+    rows_of,
+    scale_of,
+    show_frame,
+)
 from everest.system.files import write_atomically
 from everest.video.writer import write_video
 
@@ -28,6 +37,7 @@ FPS: Final = 8  # slow enough to follow the tokens
 WIDTH: Final = 10.5  # inches, at most
 PANEL: Final = 2.4  # inches, the shorter side of a panel
 DPI: Final = 100
+STYLE: Final[Any] = {"font.size": 9}
 
 
 def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source: ShownFrames) -> None:
@@ -54,29 +64,39 @@ def draw_frames(
     rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: ShownFrames
 ) -> Tensor:
     """Return (T, H, W, 3) uint8, of even height and width: all rows as panels, with the frame number."""
-    height, width = rows[0].frames.shape[1:3]
-    scale = min(PANEL / min(height, width), WIDTH / 2 / width)
-    lines = -(-len(rows) // max(int(WIDTH / (width * scale)), 2))
-    columns = -(-len(rows) // lines)
-    size = (max(width * scale * columns, 6), (height * scale + 0.55) * lines + 0.5 + 0.18 * len(legend))
     frames = []
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=size, dpi=DPI, layout="compressed")
+    with mpl.rc_context(STYLE):
+        figure = animation_figure(rows, title=title, legend=legend)
         canvas = FigureCanvasAgg(figure)
-        axes = figure.subplots(lines, columns, squeeze=False).flatten()
-        for ax in axes[len(rows) :]:
-            ax.axis("off")
-        images = [show_frame(ax, row, 0, scale_of(row)) for ax, row in zip(axes, rows, strict=False)]
-        for ax, row in zip(axes, rows, strict=False):
-            ax.set_title(row.label, parse_math=False)
-            ax.set_xlabel(row.note, parse_math=False, fontsize=8)
-        add_words(figure, title, legend)
+        panels = figure.axes[: len(rows)]
         for frame, number in enumerate(source.numbers):
-            axes[0].set_xlabel(f"frame {number} of the video")
-            for image, row in zip(images, rows, strict=True):
-                image.set_data(row.frames[frame].numpy())
+            panels[0].set_xlabel(f"frame {number} of the video")
+            for panel, row in zip(panels, rows, strict=True):
+                panel.images[0].set_data(row.frames[frame].numpy())
             canvas.draw()
             figure.set_layout_engine("none")  # after the first frame: nothing may move
             pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
             frames.append(pixels[: pixels.size(0) // 2 * 2, : pixels.size(1) // 2 * 2])  # as H.264 requires
     return torch.stack(frames)
+
+
+def animation_figure(rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine]) -> Figure:
+    """Return a figure of the first frame: a panel for each row, with its name and its note."""
+    height, width = rows[0].frames.shape[1:3]
+    scale = min(PANEL / min(height, width), WIDTH / 2 / width)
+    lines = -(-len(rows) // max(int(WIDTH / (width * scale)), 2))
+    columns = -(-len(rows) // lines)
+    figure_width = max(width * scale * columns, 6)
+    notes = max(1, *(len(row.note.splitlines()) for row in rows))
+    panel_height = height * scale + 0.4 + LEGEND_LINE * notes
+    size = (figure_width, panel_height * lines + height_of_words(title, legend, figure_width) + 0.45)
+    figure = Figure(figsize=size, dpi=DPI, layout="compressed")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for ax in axes[len(rows) :]:
+        ax.axis("off")
+    for ax, row in zip(axes, rows, strict=False):
+        show_frame(ax, row, 0, scale_of(row))
+        ax.set_title(row.label, parse_math=False)
+        ax.set_xlabel(row.note, parse_math=False, fontsize=SMALL)
+    add_words(figure, title, legend)
+    return figure

@@ -9,6 +9,7 @@ import base64
 import io
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,6 +48,8 @@ COLUMNS: Final = 8  # frames in a row, at most
 COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
 SMALL: Final = 8  # points, of explanations
+TITLE_LINE: Final = 0.17  # inches
+LEGEND_LINE: Final = 0.16
 LONGEST_NAME: Final = 24  # letters of a file's name next to its frames
 PREDICTED: Final = "predicted"
 PREDICTED_WITH_TRUTH: Final = "predicted*"
@@ -215,18 +218,26 @@ def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesIm
 
 def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
     """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
-    columns = int(figure.get_figwidth() * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
-    lines = [textwrap.fill(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
-    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    title_lines, texts = _wrapped(title, legend, figure.get_figwidth())
+    figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
     handles = [
-        Patch(
-            facecolor=entry.color or "none",
-            edgecolor="black" if entry.color else "none",
-            label=textwrap.fill(entry.text, columns - 8),
-        )
-        for entry in legend
+        Patch(facecolor=entry.color or "none", edgecolor="black" if entry.color else "none", label=text)
+        for entry, text in zip(legend, texts, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
+
+
+def height_of_words(title: str, legend: Sequence[LegendLine], width: float) -> float:
+    """Inches of a title and a legend as `add_words` adds them to a figure of `width` inches."""
+    title_lines, texts = _wrapped(title, legend, width)
+    return TITLE_LINE * len(title_lines) + LEGEND_LINE * sum(len(text.splitlines()) for text in texts)
+
+
+def _wrapped(title: str, legend: Sequence[LegendLine], width: float) -> tuple[list[str], list[str]]:
+    """Return the lines of a title, and the text of each line of a legend, wrapped to `width` inches."""
+    columns = int(width * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
+    lines = [textwrap.wrap(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
+    return list(chain(*lines)), [textwrap.fill(entry.text, columns - 8) for entry in legend]
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:

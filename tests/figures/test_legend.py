@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,7 +16,7 @@ from matplotlib.text import Text
 import everest
 from everest.config.selectors import make_selector
 from everest.data.crops import resize
-from everest.figures.animation import draw_frames
+from everest.figures.animation import STYLE, animation_figure, draw_frames
 from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, title_of
 from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
@@ -195,3 +197,27 @@ def test_an_animation_has_panels_of_readable_size(size: tuple[int, int]):
     rows = changed.any(dim=1).nonzero().flatten()
     assert rows[0] > 20  # the title rests
     assert rows[-1] < height - 60  # and so does the legend
+
+
+@pytest.mark.parametrize("strategies", [["redundancy-robust"], ["random", "tube", "redundancy-robust"]])
+@pytest.mark.parametrize("size", [(48, 64), (32, 48)])
+def test_no_words_of_an_animation_are_on_others(size: tuple[int, int], strategies: list[str]):
+    views = views_of(*strategies, size=size, frames=2)
+    source = source_of(2, "a name of a video that is rather long, as many are.mp4")
+    title = f"{source}\n{title_of(views[0])}; change measured on pixels (no checkpoint)"
+    with matplotlib.rc_context(STYLE):
+        figure = animation_figure(rows_of(views), title=title, legend=legend_of(views, numbered=True))
+        FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in texts_of(figure)]
+    boxes += [ax.get_window_extent() for ax in figure.axes if ax.images]
+    # A pixel: lines of a legend may touch.
+    overlaps = [
+        (one, other)
+        for one, other in combinations(boxes, 2)
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > 1
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+    ]
+    assert overlaps == []
+    whole = figure.bbox
+    assert all(whole.x0 <= box.x0 and whole.y0 <= box.y0 for box in boxes)
+    assert all(box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)

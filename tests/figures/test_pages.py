@@ -104,7 +104,7 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, traine
     assert len(pictures) == 1 + 2 + len(mistakes)  # sweep, a confusion matrix a head
     assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
     assert [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")] == [
-        "Accuracy and computation",
+        "Metrics and computation",
         "verb",
         "noun",
     ]

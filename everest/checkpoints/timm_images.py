@@ -81,7 +81,8 @@ def _create(name: str, file: Path | None = None) -> nn.Module:
 
     name = name.removeprefix(PREFIX)
     if file is not None:
-        overlay = {"file": str(file)}
+        # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
+        overlay = {"file": str(file), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0)

@@ -168,6 +168,20 @@ def test_names_that_do_not_exist():
         open_image_weights("timm:vit_base_patch16_224.nobody")
 
 
+def test_weights_that_were_released_in_another_format_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """These are released as .npz, which timm below 1.0.31 also expects of a file that it is given."""
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    with torch.device("meta"):
+        shapes = {key: t.shape for key, t in timm.create_model(name, num_classes=0).state_dict().items()}
+    stored = {key: torch.full(shape, 0.5) for key, shape in shapes.items()}
+    save_file(stored, tmp_path / "model.safetensors")
+    monkeypatch.setattr("everest.checkpoints.timm_images.fetch", lambda *arguments, **options: tmp_path)
+    tensors = open_image_weights(f"timm:{name}").tensors
+    assert torch.equal(tensors["encoder.norm.weight"], stored["norm.weight"])
+
+
 @pytest.mark.slow
 def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from everest.system.weights import Weights, require_finite
 
 FEW = 4  # names that a message lists one by one
 FRESH_SEED = 0  # of the tensors that a checkpoint lacks, with --partial
+# Where the programs have their encoder: under its name, or at the top.
+_ENCODER = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,29 +39,20 @@ def convert(
     """Map a checkpoint to our model.
 
     Args:
-        partial: take the tensors that fit; missing ones start fresh and unexpected ones are left out.
+        partial: take the tensors that fit; missing ones start fresh and unexpected ones are left out, unless
+            they are part of the encoder.
         classes: names of a classifier's classes, instead of those in the checkpoint.
     Raises:
-        CheckpointError: an unknown program, tensors that are missing or unexpected (without `partial`), or
-            values that are not finite.
+        CheckpointError: an unknown program, tensors that are missing or unexpected (without `partial`),
+            parts of an encoder that everest's lacks, or values that are not finite.
     """
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
-    if not partial and (identity.missing or identity.unexpected):
-        gaps = "; ".join(
-            f"{problem} {', '.join(grouped(names))}"
-            for problem, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
-            if names
-        )
-        whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
-        part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
-        reason = FAMILIES[identity.family].left_out if identity.family in FAMILIES else None
-        reason = f" ({reason})" if reason and identity.unexpected else ""
-        raise CheckpointError(
-            f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}{reason}; "
-            f"`everest convert --partial` takes {part}"
-        )
+    parts = _of_encoder(identity.unexpected)
+    if parts or (not partial and (identity.missing or identity.unexpected)):
+        gaps, fix = _gaps(identity), _fix(identity, parts)
+        raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -76,9 +70,41 @@ def convert(
             "file": str(absolute(foreign.path)),
             "licence": foreign.licence,
             "fresh": grouped(identity.missing),
+            "left_out": grouped(identity.unexpected),
         },
     )
     return Converted(weights=weights, identity=identity)
+
+
+def _of_encoder(names: Collection[str]) -> list[str]:
+    """Return the foreign names that belong to an encoder, one for a tensor that all its blocks have."""
+    return sorted({re.sub(r"\.\d+\.", ".N.", name) for name in names if _ENCODER.match(name)})
+
+
+def _gaps(identity: Identity) -> str:
+    """Return the names of the missing and the unexpected tensors."""
+    gaps = "; ".join(
+        f"{problem} {', '.join(grouped(names))}"
+        for problem, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
+        if names
+    )
+    reason = FAMILIES[identity.family].left_out if identity.family in FAMILIES else None
+    others = any(not _ENCODER.match(name) for name in identity.unexpected)
+    return f"{gaps} ({reason})" if reason and others else gaps
+
+
+def _fix(identity: Identity, parts: list[str]) -> str:
+    """Return the remedy for a checkpoint that cannot be mapped fully.
+
+    Args:
+        parts: of its encoder, without a place in everest's.
+    """
+    if parts:
+        named = ", ".join(map(shown, parts[:FEW])) + (", …" if len(parts) > FEW else "")
+        return f"its encoder would compute other features without {named}; take another checkpoint"
+    whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
+    part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
+    return f"`everest convert --partial` takes {part}"
 
 
 def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:

@@ -29,7 +29,8 @@ class WeightsHeader:
     classes: tuple[str, ...] | None
     recipe: str  # its name
     step: int
-    origin: dict[str, Any] | None = None  # of converted weights: family, file, license, what started fresh
+    # The weights that these started from. Converted ones: family, file, license, names fresh and left out.
+    origin: dict[str, Any] | None = None
     # `stride`, `sampling` and, if it was set, `fps` of the training; None: not known
     clip: dict[str, Any] | None = None
 

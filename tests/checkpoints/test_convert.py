@@ -265,6 +265,42 @@ def test_invalid_weights_are_refused(case: str):
     assert "\n" not in str(error.value)
 
 
+PARTS_OF_AN_ENCODER = {
+    "LayerScale": ("videomae_pretrain_base", "encoder.blocks.{}.gamma_1", "encoder.blocks.N.gamma_1"),
+    "norms of keys": ("mme_pretrain_base", "encoder.blocks.{}.attn.k_norm.weight", "encoder.blocks.N.attn"),
+    "of a classifier": ("videomae_finetune_base", "blocks.{}.gamma_1", "blocks.N.gamma_1"),
+    "of MVD": ("mvd_pretrain_base", "blocks.{}.gamma_1", "blocks.N.gamma_1"),
+    "of transformers": (
+        "hf_videomae_classification_base",
+        "videomae.encoder.layer.{}.lambda_1",
+        "videomae.encoder.layer.N.lambda_1",
+    ),
+    "a norm before the mean": ("videomae_finetune_base", "norm.weight", "norm.weight"),
+}
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("case", PARTS_OF_AN_ENCODER)
+def test_an_encoder_with_parts_that_ours_lacks_is_refused(case: str, partial: bool):
+    """Without them it computes other features."""
+    name, part, group = PARTS_OF_AN_ENCODER[case]
+    state = tiny(name) | {part.format(block): torch.ones(48) for block in range(2)}
+    state.pop("pos_embed", None)
+    with pytest.raises(CheckpointError, match="take another checkpoint") as error:
+        convert(foreign(state), NARROW, partial=partial)
+    assert f"would compute other features without {group}" in str(error.value)
+    assert "--partial" not in str(error.value)
+
+
+def test_parts_outside_of_the_encoder_are_left_out_on_request_and_recorded():
+    state = tiny("videomae_pretrain_base") | {"decoder.blocks.1.gamma_1": torch.ones(24)}
+    with pytest.raises(CheckpointError, match=r"`everest convert --partial` takes the encoder"):
+        convert(foreign(state), NARROW)
+    origin = convert(foreign(state), NARROW, partial=True).weights.origin
+    assert origin is not None
+    assert (origin["fresh"], origin["left_out"]) == ([], ["decoder.blocks.1.gamma_1"])
+
+
 def test_heads_of_an_unknown_width_must_be_given():
     state = tiny("videomae_pretrain_base")
     with pytest.raises(CheckpointError, match=r"48 wide.*--heads N"):

@@ -13,7 +13,7 @@ from everest.checkpoints.load import fitted
 from everest.checkpoints.same_pixels import require_same_channels
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, shown
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
@@ -28,19 +28,29 @@ _DECODER = ("decoder.", "encoder_to_decoder.", "mask_token")
 
 
 def start_model(
-    model: nn.Module, spec: ModelSpec | TokenizerSpec, start: Start, *, notify: Callable[[str], None]
+    model: nn.Module,
+    spec: ModelSpec | TokenizerSpec,
+    start: Start,
+    *,
+    classes: tuple[str, ...] | None,
+    notify: Callable[[str], None],
 ) -> None:
     """Put the weights into the new model of a stage; see `start_classifier` and `start_autoencoder`."""
     assert isinstance(spec, ModelSpec)
     if isinstance(model, VideoClassifier):
-        start_classifier(model, spec, start, notify=notify)
+        start_classifier(model, spec, start, classes=classes, notify=notify)
     else:
         assert isinstance(model, MaskedAutoencoder)
         start_autoencoder(model, spec, start, notify=notify)
 
 
 def start_classifier(
-    classifier: VideoClassifier, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
+    classifier: VideoClassifier,
+    spec: ModelSpec,
+    start: Start,
+    *,
+    classes: tuple[str, ...] | None,
+    notify: Callable[[str], None],
 ) -> None:
     """Start a classifier from a trained encoder.
 
@@ -49,6 +59,8 @@ def start_classifier(
     layer also starts fresh. A classifier with the same pooling also gives its pooling, and its head if the
     classes fit.
 
+    Args:
+        classes: names of the classes in the data of the run; None if they have none.
     Raises:
         CheckpointError: see `_encoder_tensors`.
     """
@@ -70,20 +82,36 @@ def start_classifier(
         if missing:
             raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
         given |= {name: weights.tensors[name] for name in pooling}
-        before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
-        if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
-            notify("the checkpoint has other label heads than the recipe: they start fresh")
-        elif spec.task != saved.task:
-            notify(f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh")
-        elif before != now:
-            notify(
-                f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
-            )
-        else:
+        problem = _head_problem(own, weights, saved, spec, classes)
+        if problem is None:
             given |= {name: weights.tensors[name] for name in _HEAD}
+        else:
+            notify(problem)
     elif spec.model.pooling == "first":
         given |= norm
     load_tensors(classifier, own | given, source=source)
+
+
+def _head_problem(
+    own: Mapping[str, Tensor],
+    weights: Weights,
+    saved: ModelSpec,
+    spec: ModelSpec,
+    classes: tuple[str, ...] | None,
+) -> str | None:
+    """Why the head of a classifier does not fit a model, and what follows; None if it does."""
+    if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
+        return "the checkpoint has other label heads than the recipe: they start fresh"
+    if spec.task != saved.task:
+        return f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh"
+    before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
+    if before != now:
+        return f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
+    for label, (old, new) in enumerate(zip(weights.classes or (), classes or (), strict=False)):
+        if old != new:
+            names = f"'{shown(old)}' for the checkpoint's head, '{shown(new)}' for the data"
+            return f"class {label} is {names}: the head starts fresh"
+    return None
 
 
 def start_autoencoder(

@@ -68,7 +68,7 @@ def set_up_training(
     """Build the model and all else that a stage trains with.
 
     Args:
-        classes: names for the header of `model.safetensors`.
+        classes: names for the header of `model.safetensors`; a head of `start` for others is not kept.
         start: weights that the model starts from; None: the stage starts from scratch.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
@@ -102,7 +102,7 @@ def set_up_training(
     if isinstance(spec, ModelSpec):
         state_bytes += tokenizer_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
-    network = _network(recipe, stage, spec, start, context)
+    network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
         recipe,
@@ -132,13 +132,15 @@ def _network(
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     context: RunContext,
+    *,
+    classes: tuple[str, ...] | None,
 ) -> Network:
     """The model on its device, new or with the weights of `start`, and its optimizer."""
     accelerator = context.accelerator
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
-        start_model(model, spec, start, notify=lambda text: context.report(notice(text)))
+        start_model(model, spec, start, classes=classes, notify=lambda text: context.report(notice(text)))
         rate = start.other_rate(recipe.data.fps)
         if rate is not None and not context.resumed:
             context.report(notice(rate))

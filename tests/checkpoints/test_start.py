@@ -16,12 +16,14 @@ from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import start_autoencoder
+from everest.checkpoints.start import start_autoencoder, start_classifier
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
+from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec
-from everest.system.weights import read_weights
+from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.system.weights import Weights, read_weights
 from everest.system.weights_header import read_header
 from everest.train.optim import stage_optimizer
 
@@ -123,6 +125,56 @@ def test_a_classifier_gives_its_encoder(recipe: Path, tmp_path: Path):
     ]
     name, best = "encoder.blocks.1.mlp.fc2.weight", load_file(tmp_path / "classifier" / "best.safetensors")
     assert torch.equal(model.state_dict()[name], best[name])
+
+
+def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) -> None:
+    """Save a classifier of two classes with random weights."""
+    spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
+    tensors = {name: torch.rand(t.shape) for name, t in spec.build().state_dict().items()}
+    header = {"kind": "classifier", "settings": spec.dump(), "recipe": "tiny", "step": 1}
+    Weights(**header, classes=classes, tensors=tensors).save(file)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "notices"),
+    [
+        (("fight", "normal"), ("fight", "normal"), []),
+        (("fight", "normal"), None, []),
+        (None, ("fight", "normal"), []),
+        (("fight", "normal"), ("fall", "normal"), ["class 0 is 'fight' for the checkpoint's head, 'fall'"]),
+        (
+            ("fight", "normal"),
+            ("normal", "fight"),
+            ["class 0 is 'fight' for the checkpoint's head, 'normal'"],
+        ),
+    ],
+)
+def test_a_head_is_kept_for_the_same_classes_only(
+    recipe: Path,
+    tmp_path: Path,
+    before: tuple[str, ...] | None,
+    now: tuple[str, ...] | None,
+    notices: list[str],
+):
+    saved_classifier(recipe, file := tmp_path / "before.safetensors", before)
+    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+    spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
+    model, given = spec.build(), []
+    assert isinstance(model, VideoClassifier)
+    start_classifier(model, spec, start, classes=now, notify=given.append)
+    old, new = load_file(file), model.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == ({"head.weight", "head.bias"} if notices else set())
+    ending = " for the data: the head starts fresh"
+    assert given == [notice + ending for notice in notices]
+
+
+def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp_path: Path):
+    saved_classifier(recipe, file := tmp_path / "before.safetensors", ("fight", "normal"))
+    (tmp_path / "names.txt").write_text("fall\nnormal\n")
+    command = ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run", "--dry-run"]
+    result = called(*command, "--set", f"data.classes={tmp_path / 'names.txt'}")
+    assert "'fight' for the checkpoint's head, 'fall' for the data: the head starts fresh" in result.stderr
 
 
 def kernels(frames: int) -> Tensor:

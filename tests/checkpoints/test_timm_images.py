@@ -106,7 +106,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
         started = spec.build()
         assert isinstance(started, VideoClassifier)
-        start_classifier(started, spec, start, notify=notices.append)
+        start_classifier(started, spec, start, classes=None, notify=notices.append)
     clip = images()[:, :, None].expand(-1, -1, 8, -1, -1)  # (B, 3, T, H, W)
     slices, places = 8 // frames, 16
     encoder = started.encoder

@@ -106,7 +106,7 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     weights.save(file := tmp_path / "model.safetensors")
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
     with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
-        start_classifier(classifier, changed, start, notify=print)
+        start_classifier(classifier, changed, start, classes=None, notify=print)
 
 
 def test_settings_of_weights_name_the_input_only_if_it_is_not_the_frames(tmp_path: Path):

@@ -1,15 +1,11 @@
-"""PNG figures of masks and of a tokenizer's reconstructions (LVMAE Figure 3), and images as data URIs.
+"""PNG figures of masks and of a tokenizer's reconstructions (LVMAE Figure 3).
 
 T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,8 +16,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch
-from PIL import Image
 from torch import Tensor
 
 from everest.figures.fonts import any_script
@@ -39,7 +33,8 @@ from everest.figures.legend import (
     token_text,
     tokens_text,
 )
-from everest.figures.masks import GRAY, MaskView, in_colors, spread
+from everest.figures.masks import GRAY, MaskView, spread
+from everest.figures.words import SMALL, add_words
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 from everest.tokenizer.report import Example
@@ -47,9 +42,6 @@ from everest.tokenizer.report import Example
 COLUMNS: Final = 8  # frames in a row, at most
 COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
-SMALL: Final = 8  # points, of explanations
-TITLE_LINE: Final = 0.17  # inches
-LEGEND_LINE: Final = 0.16
 LONGEST_NAME: Final = 24  # letters of a file's name next to its frames
 PREDICTED: Final = "predicted"
 PREDICTED_WITH_TRUTH: Final = "predicted*"
@@ -216,30 +208,6 @@ def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesIm
     return ax.imshow(row.frames[frame].numpy(), interpolation="antialiased", **colors)
 
 
-def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
-    """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
-    title_lines, texts = _wrapped(title, legend, figure.get_figwidth())
-    figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
-    handles = [
-        Patch(facecolor=entry.color or "none", edgecolor="black" if entry.color else "none", label=text)
-        for entry, text in zip(legend, texts, strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
-
-
-def height_of_words(title: str, legend: Sequence[LegendLine], width: float) -> float:
-    """Inches of a title and a legend as `add_words` adds them to a figure of `width` inches."""
-    title_lines, texts = _wrapped(title, legend, width)
-    return TITLE_LINE * len(title_lines) + LEGEND_LINE * sum(len(text.splitlines()) for text in texts)
-
-
-def _wrapped(title: str, legend: Sequence[LegendLine], width: float) -> tuple[list[str], list[str]]:
-    """Return the lines of a title, and the text of each line of a legend, wrapped to `width` inches."""
-    columns = int(width * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
-    lines = [textwrap.wrap(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
-    return list(chain(*lines)), [textwrap.fill(entry.text, columns - 8) for entry in legend]
-
-
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     """Draw for each clip its frames, the kept tokens, the clip rebuilt from them, and the scores."""
     rows: list[FigureRow] = []
@@ -269,21 +237,3 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
             LegendLine(token_text((length // t, height // h, width // w), numbered=False)),
         ],
     )
-
-
-def jpeg_uri(image_pixels: Tensor, *, longest: int | None = None) -> str:
-    """Return (H, W, C) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(in_colors(image_pixels).contiguous().numpy()), io.BytesIO()
-    if longest is not None:
-        image.thumbnail((longest, longest))
-    image.save(buffer, format="JPEG", quality=88)
-    return _uri("jpeg", buffer.getvalue())
-
-
-def png_uri(file: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return _uri("png", file.read_bytes())
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
+from everest.figures.data_uris import jpeg_uri, png_uri
 from everest.figures.fonts import any_script
-from everest.figures.pictures import jpeg_uri, png_uri
 from everest.inference.confusion import LONGEST_NAME, NUMBERED
 from everest.inference.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep_table

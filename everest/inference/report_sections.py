@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from everest.config.heads import MULTI_LABEL
-from everest.figures.pictures import png_uri
+from everest.figures.data_uris import png_uri
 from everest.inference.calibration import apply_temperature, expected_calibration_error
 from everest.inference.confusion import (
     ClassResult,

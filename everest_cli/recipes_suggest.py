@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from everest.errors import RecipeError
+from everest.system.plural import counted
 from everest_cli import options as o
 from everest_cli.option_values import task_of
 from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.settings import DataSettings
 
 SHARES: Final = "70/15/15"  # of the videos in class folders; our choice: enough to test on in small sets
 
@@ -67,6 +71,9 @@ def suggest(
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
+    for option, given in (("--train", train), ("--val", val), ("--test", test), ("--pretrain", pretrain)):
+        if given == "":
+            raise RecipeError(f"{option}: empty; name a list or a folder")
     for option, given in (("--task", task), ("--pretrain", pretrain)):
         if unlabeled and given is not None:
             raise RecipeError(f"{option}: has no effect with --unlabeled")
@@ -74,8 +81,6 @@ def suggest(
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
-        if pretrain is not None and _below(data, pretrain):
-            raise RecipeError(f"--pretrain {pretrain}: is in {data}, whose folders are classes; move it")
         divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
         lists = divided.lists
     elif group is not None:
@@ -86,7 +91,10 @@ def suggest(
             section, found = with_task(section, task_of(task))
             if found is not None:
                 say(found)
-        facts = examine_data(DataSettings(**section), labeled=not unlabeled)
+        settings = DataSettings(**section)
+        if pretrain is not None:
+            _check_pretrain(pretrain, settings, data, divided=divided is not None)
+        facts = examine_data(settings, labeled=not unlabeled)
         if divided is not None:
             section = divided.in_place(section)
         purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
@@ -114,11 +122,17 @@ def suggest(
     typer.echo(output)
 
 
-def _below(folder: str, name: str) -> bool:
-    """Whether a name, relative to `folder` or to the working directory, is of a folder in `folder`."""
-    root = Path(folder).resolve()
-    path = root / name if (root / name).exists() else Path(name)
-    return path.is_dir() and path.resolve().is_relative_to(root)
+def _check_pretrain(source: str, settings: DataSettings, data: str, *, divided: bool) -> None:
+    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
+    from everest.prepare.overlap import shared_videos
+
+    if divided and (count := shared_videos(settings, ("train", "val", "test"))):
+        raise RecipeError(
+            f"--pretrain {source}: has {counted(count, 'video')} of {data}, whose folders are classes; name "
+            "another folder"
+        )
+    if count := shared_videos(settings, ("val", "test")):
+        say(f"warning: --pretrain {source} has {counted(count, 'video')} of the validation or test list")
 
 
 class _DividedFolder:
@@ -162,6 +176,8 @@ class _DividedFolder:
         from everest_cli.split_text import print_split
 
         self._folder.mkdir(exist_ok=True)
+        for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe
+            (self._folder / name).unlink(missing_ok=True)
         for file in self._part.iterdir():
             file.replace(self._folder / file.name)
         if not quiet:

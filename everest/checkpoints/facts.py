@@ -64,7 +64,7 @@ class ForeignFacts:
         default = TRANSFORMERS_EPS if self.family == "transformers" else Norms().eps
         eps = self.foreign.config.get("layer_norm_eps", default)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
-            raise self.error(f"layer_norm_eps is {shown(eps)}, not a small number; fix its config.json")
+            raise self.error(f"layer_norm_eps is {shown(repr(eps))}, not a small number; fix its config.json")
         if self.family == "vjepa2":
             return Norms(eps=float(eps), last_eps=float(eps))
         after_encoder = self.stage == "classifier" or "encoder.norm.weight" in self.shapes
@@ -114,7 +114,7 @@ class ForeignFacts:
         """Return a value of transformers' config.json or of a saved command line."""
         value = self.foreign.config.get(config) or (argument and self.foreign.args.get(argument)) or default
         if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_COUNT):
-            raise self.error(f"{config} is {shown(value)}, not a positive integer; fix its config.json")
+            raise self.error(f"{config} is {shown(repr(value))}, not a positive integer; fix its config.json")
         return value
 
     def error(self, text: str) -> CheckpointError:

@@ -60,6 +60,15 @@ def locate(name: str, *, notify: Callable[[str], None]) -> Path:
     return fetch(name, notify=notify) if is_hub_name(name) else Path(name)
 
 
+def refuse_broken_links(*paths: Path) -> None:
+    """Raise CheckpointError if one of the paths is a link to a file that does not exist."""
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(
+                f"{path}: a link to {path.readlink()}, which does not exist; download the checkpoint again"
+            )
+
+
 def read_foreign(path: Path) -> Foreign:
     """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a folder of transformers or DeepSpeed.
 
@@ -67,6 +76,7 @@ def read_foreign(path: Path) -> Foreign:
         CheckpointError: a missing or damaged file, a pickle with code in it, or no weights inside.
     """
     if not path.exists():
+        refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
     folder = path if path.is_dir() else path.parent
     config, file = folder / CONFIG, path
@@ -74,6 +84,7 @@ def read_foreign(path: Path) -> Foreign:
         known = (_DEEPSPEED, *(_WEIGHT_FILES if config.is_file() else ()))
         file = next((path / name for name in known if (path / name).is_file()), path)
         if file == path:
+            refuse_broken_links(config, *(path / name for name in _WEIGHT_FILES))
             weights = sorted(p.name for p in path.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
             lacks = f"none of {', '.join(_WEIGHT_FILES)}" if config.is_file() else f"no {CONFIG}"
             hint = f"name the file itself: {path / weights[0]}" if weights else "and no other weights"

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from everest.checkpoints.convert import convert
 from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
+from everest.checkpoints.foreign import (
+    CONFIG,
+    PICKLED,
+    SHARDS,
+    locate,
+    own_file,
+    read_foreign,
+    refuse_broken_links,
+)
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
@@ -80,11 +88,13 @@ def find_weights(
             raise CheckpointError(f"{path}: no {file.name} in it (no data.val, so no best)")
         if (path / SHARDS).is_file():
             return path / SHARDS
+        refuse_broken_links(file)
         if not any((path / name).is_file() for name in PICKLED):
             raise CheckpointError(
                 f"{path}: no {file.name} in it (the run has not saved yet, or it is no run folder)"
             )
     elif not path.exists():
+        refuse_broken_links(path)
         raise CheckpointError(
             f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
         )

@@ -82,13 +82,13 @@ def _text(edge: Any) -> str:
 def _is_set(content: Mapping[str, Any], name: str) -> bool:
     value = content.get(name, True)
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {shown(value)}, not true or false")
+        raise ValueError(f"{name} is {shown(repr(value))}, not true or false")
     return value
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise ValueError(f"{name} is {shown(value)}, not a number for pixels")
+        raise ValueError(f"{name} is {shown(repr(value))}, not a number for pixels")
     return float(value)
 
 

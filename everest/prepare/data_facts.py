@@ -41,10 +41,11 @@ class DataFacts:
     """The properties of a data set on which the rules depend."""
 
     videos: int  # for training
-    pretrain_videos: int = 0  # of `data.pretrain`; 0: those for training
+    pretrain_videos: int = 0  # of `data.pretrain`; 0: the same as for training
     classes: int  # 0: the videos have no labels, or numbers
     class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
     frames: float  # of the median video; at `data.fps`, if it is set
+    pretrain_frames: float = 0.0  # the same of `data.pretrain`; 0: the same as for training
     height: float
     width: float
     task: Task = "single-label"
@@ -56,7 +57,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     """Count the training videos and classes, and read the length and size of some videos.
 
     Raises:
-        DataError: the list cannot be read, or none of the videos.
+        DataError: a list cannot be read, or none of its videos.
     """
     recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
     if labeled:
@@ -64,18 +65,17 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         classes, names, ratio = _classes(known), known.names, _imbalance(clips.samples)
     else:
         clips = pretrain_clips(recipe)
-    found, problems = _probe_some(clips.samples, data.fps)
-    if not found:
-        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
-    frames, height, width = zip(*found, strict=True)
+    frames, height, width = _median_size(clips.samples, data.fps)
+    more = pretrain_clips(recipe).samples if data.pretrain else ()
     return DataFacts(
         videos=len(clips),
-        pretrain_videos=len(pretrain_clips(recipe)) if data.pretrain else 0,
+        pretrain_videos=len(more),
         classes=classes,
         class_names=names or (),
-        frames=median(frames),
-        height=median(height),
-        width=median(width),
+        frames=frames,
+        pretrain_frames=_median_size(more, data.fps)[0] if more else 0.0,
+        height=height,
+        width=width,
         task=data.task if labeled else "single-label",
         imbalance=ratio,
         probed=_probed(data, len(clips), labeled=labeled),
@@ -131,8 +131,12 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
     return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)
 
 
-def _probe_some(samples: Sequence[Sample], fps: float | None) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """The frames, height and width of some of the videos or segments, and the problems of the others."""
+def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
+    """The median frames, height and width of some of the videos or segments.
+
+    Raises:
+        DataError: none of them can be read.
+    """
     found, problems = [], []
     for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
         try:
@@ -141,7 +145,10 @@ def _probe_some(samples: Sequence[Sample], fps: float | None) -> tuple[list[tupl
             problems.append(str(error))
         else:
             found.append((frames, info.height, info.width))
-    return found, problems
+    if not found:
+        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
+    frames, height, width = map(median, zip(*found, strict=True))
+    return frames, height, width
 
 
 def data_section(

@@ -108,8 +108,6 @@ def choose_values(
 
 def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     size = _frame_size(facts, device)
-    stride = min(MOST_STRIDE, max(1, round(COVERED * facts.frames / FRAMES)))
-    covered = f"{min(1.0, stride * FRAMES / facts.frames):.0%}"
     return [
         Choice.of("data.frames", FRAMES, "as in the papers"),
         Choice.of(
@@ -118,13 +116,17 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
             f"about {device.side} x {device.side} pixels in the shape of the median video, "
             f"{facts.height:g} x {facts.width:g}",
         ),
-        Choice.of("pretrain.stride", stride, "as in fine-tuning"),
-        Choice.of(
-            "finetune.stride",
-            stride,
-            f"a clip covers {covered} of the median video ({facts.frames:g} frames)",
-        ),
+        _stride("pretrain", facts.pretrain_frames or facts.frames),
+        _stride("finetune", facts.frames),
     ]
+
+
+def _stride(stage: str, frames: float) -> Choice:
+    stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
+    covered = f"{min(1.0, stride * FRAMES / frames):.0%}"
+    return Choice.of(
+        f"{stage}.stride", stride, f"a clip covers {covered} of the median video ({frames:g} frames)"
+    )
 
 
 def _budgets(stage: str, videos: int, device: Device, *, hours: float) -> list[Choice]:

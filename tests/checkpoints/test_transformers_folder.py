@@ -151,10 +151,10 @@ def test_the_preprocessor_of_videos_comes_first(folder: Path):
     ("content", "message"),
     [
         ({"image_mean": [0.5, 0.5]}, "image_mean has 2 values, not one for each of 3 colors"),
-        ({"image_mean": "half"}, "image_mean is half, not a number"),
+        ({"image_mean": "half"}, "image_mean is 'half', not a number"),
         ({"image_std": [0, 0, 0]}, "a std must be from 1e-06"),
         ({"image_mean": [123.7, 116.3, 103.5]}, "a mean must be from 0 to 1"),
-        ({"do_normalize": "no"}, "do_normalize is no, not true or false"),
+        ({"do_normalize": "no"}, "do_normalize is 'no', not true or false"),
         ({"rescale_factor": 0}, "rescale_factor is 0, not above 0"),
         ({"rescale_factor": 10**400}, "rescale_factor is 1000"),
         ([], "not a configuration"),
@@ -182,7 +182,7 @@ def test_other_frames_of_a_preprocessor_are_reported(folder: Path, caplog: pytes
 
 def test_a_stride_must_be_a_number(folder: Path):
     (folder / "config.json").write_text(json.dumps(CONFIG | {"frame_sample_rate": "2"}))
-    with pytest.raises(CheckpointError, match="frame_sample_rate is 2, not a positive integer"):
+    with pytest.raises(CheckpointError, match="frame_sample_rate is '2', not a positive integer"):
         open_model(folder)
 
 
@@ -211,3 +211,16 @@ def test_frames_that_a_config_cannot_state_are_noted(tmp_path: Path, clip: dict[
     opened = open_model(saved(tmp_path / "model.safetensors", SMALL, clip=clip))
     assert f"{text}, which its config.json cannot state" in write_folder(tmp_path / "hf", opened).notes
     assert "frame_sample_rate" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_broken_links_of_a_cache_are_named(folder: Path, name: str):
+    (folder / name).unlink()
+    (folder / name).symlink_to("../blobs/gone")
+    message = rf"{name}: a link to \.\./blobs/gone, which does not exist; download"
+    with pytest.raises(CheckpointError, match=message):
+        read_foreign(folder)
+    if name != "config.json":
+        for path in (folder, folder / name):
+            with pytest.raises(CheckpointError, match=message):
+                find_init(path, output=None, overwrite=False)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from everest.prepare.suggest_augmentation import side_words
 from everest.prepare.suggest_probes import ProbeList, choose_every, probe_list
 from everest.train.plan import plan_stage
 from everest.train.probes import probed_steps
+from everest.video.writer import write_video
 
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
@@ -254,16 +256,51 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
     assert "40" in called("pretrain", *run).stdout
 
 
-@pytest.mark.parametrize("name", ["run", "videos/run", "videos"])
+@pytest.mark.parametrize("name", ["run", "videos/run", "videos", "linked"])
 def test_a_class_folder_is_not_for_pre_training(
     tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to(class_folders / "run")
     message = refused("recipes", "suggest", class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
-    assert f"--pretrain {name}: is in {class_folders}, whose folders are classes; move it" in message
+    assert f" of {class_folders}, whose folders are classes; name another folder" in message
     message = refused("recipes", "suggest", class_folders, "--pretrain", "none", "-o", "both.yaml", code=4)
     assert "--pretrain none: no such list" in message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", "videos"]
+
+
+def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: Path, clip_files: Path):
+    data = shutil.copytree(clip_files, tmp_path / "data")
+    (data / "test.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
+    mine = tmp_path / "mine.yaml"
+    shown = called("recipes", "suggest", data, "--pretrain", data, "-o", mine)
+    assert f"warning: --pretrain {data} has 2 videos of the validation or test list" in shown.stderr
+    (tmp_path / "short").mkdir()
+    frames = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
+    write_video(tmp_path / "short" / "a.mp4", frames, fps=16)
+    options = ["recipes", "suggest", data, "--overwrite", "-q", "-o", mine]
+    shown = called(*options, "--pretrain", tmp_path / "short")
+    assert "of the validation" not in shown.stderr
+    recipe = load_recipe(mine)
+    assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 2)  # of 16 frames, and of 32
+    (tmp_path / "short" / "a.mp4").write_bytes(b"")
+    before = mine.read_text()
+    message = refused(*options, "--pretrain", tmp_path / "short", code=4)
+    assert "none of the videos can be read; the first: " in message
+    assert mine.read_text() == before
+    for option in ("--pretrain", "--train"):
+        assert f"{option}: empty; name a list or a folder" in refused(*options, option, "", code=2)
+
+
+def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path):
+    options = ["recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "-q", "--overwrite"]
+    called(*options)
+    assert (tmp_path / "mine-lists" / "test.csv").exists()
+    for number in range(2, 10):
+        (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
+    called(*options)
+    assert load_recipe(tmp_path / "mine.yaml").data.test is None
+    assert not (tmp_path / "mine-lists" / "test.csv").exists()
 
 
 def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):

@@ -207,8 +207,8 @@ def test_a_classifier_is_an_encoder_with_partial(tmp_path: Path):
         ({"num_attention_heads": 5}, "5 heads do not divide a width of 48"),
         ({"num_attention_heads": 16}, "16 heads of 3 channels; rotary positions need an even number"),
         ({"crop_size": 36}, "set --frames and --size of its training"),
-        ({"frames_per_clip": "4"}, "frames_per_clip is 4, not a positive integer"),
-        ({"layer_norm_eps": "x"}, "layer_norm_eps is x, not a small number"),
+        ({"frames_per_clip": "4"}, "frames_per_clip is '4', not a positive integer"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a small number"),
     ],
 )
 def test_configurations_of_other_models_are_refused(folder: Path, changes: dict[str, Any], message: str):

@@ -349,7 +349,7 @@ def test_a_config_that_is_damaged_or_of_another_model_is_reported(folder: Path, 
     out = tmp_path / "out.safetensors"
     for text, message in (
         ("{", "not readable as JSON"),
-        ('{"num_frames": "many"}', "num_frames is many, not a positive integer"),
+        ('{"num_frames": "many"}', "num_frames is 'many', not a positive integer"),
         ('{"num_frames": 3}', "must be a multiple of the tubelet's"),
         ('{"hidden_act": "relu"}', "its activation is relu"),
         ('{"num_attention_heads": 5}', "5 heads do not divide"),

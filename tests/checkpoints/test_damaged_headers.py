@@ -188,7 +188,7 @@ def test_a_header_of_any_length_is_refused(tmp_path: Path):
 
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 CONFIGS = {
-    "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is x, not a small number"),
+    "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a small number"),
     "large eps": ({"layer_norm_eps": 1e308}, "not a small number"),
     "no eps": ({"layer_norm_eps": None}, "not a small number"),
     "heads": ({"num_attention_heads": True}, "num_attention_heads is True, not a positive integer"),

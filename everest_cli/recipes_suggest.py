@@ -126,13 +126,14 @@ def _check_pretrain(source: str, settings: DataSettings, data: str, *, divided: 
     """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
     from everest.prepare.overlap import shared_videos
 
-    if divided and (count := shared_videos(settings, ("train", "val", "test"))):
+    count = shared_videos(settings, ("train", "val", "test") if divided else ("val", "test"))
+    videos = counted(count, "video")
+    if count and divided:
         raise RecipeError(
-            f"--pretrain {source}: has {counted(count, 'video')} of {data}, whose folders are classes; name "
-            "another folder"
+            f"--pretrain {source}: has {videos} of {data}, whose folders are classes; name another folder"
         )
-    if count := shared_videos(settings, ("val", "test")):
-        say(f"warning: --pretrain {source} has {counted(count, 'video')} of the validation or test list")
+    if count:
+        say(f"warning: --pretrain {source} has {videos} of the validation or test list")
 
 
 class _DividedFolder:

@@ -66,7 +66,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     else:
         clips = pretrain_clips(recipe)
     frames, height, width = _median_size(clips.samples, data.fps)
-    more = pretrain_clips(recipe).samples if data.pretrain else ()
+    more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
     return DataFacts(
         videos=len(clips),
         pretrain_videos=len(more),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from foreign import tiny
-from hub_cache import cached
+from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
 
 from everest.checkpoints.convert import convert
@@ -36,17 +36,12 @@ SMALL = ModelSpec(
     selection=AllTokens(),
     num_classes=3,
 )
-CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As transformers saves a classifier."""
-    path = tmp_path / "videomae-tiny"
-    path.mkdir()
-    save_file(tiny("hf_videomae_classification_base"), path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(CONFIG))
-    return path
+    return transformers_folder(tmp_path / "videomae-tiny")
 
 
 def in_parts(folder: Path) -> None:

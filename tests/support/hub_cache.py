@@ -1,11 +1,25 @@
-"""A cache in the format of huggingface_hub, whose files are links."""
+"""A small transformers folder, and a cache in the format of huggingface_hub, whose files are links."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+from foreign import tiny
+from safetensors.torch import save_file
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
+
+
+def transformers_folder(path: Path) -> Path:
+    """A folder as transformers saves a small VideoMAE classifier."""
+    path.mkdir()
+    save_file(tiny("hf_videomae_classification_base"), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    return path
 
 
 def cached(cache: Path, name: str, folder: Path) -> Path:

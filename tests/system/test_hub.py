@@ -9,25 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from foreign import tiny
-from hub_cache import REVISION, cached
-from safetensors.torch import save_file
+from hub_cache import REVISION, cached, transformers_folder
 from typer.testing import CliRunner
 
 from everest.system.hub import license_of
 from everest_cli.main import app
 
 NAME = "hf:someone/videomae-tiny"
-CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A cache in the format of huggingface_hub, with one classifier of transformers."""
-    folder = tmp_path / "videomae-tiny"
-    folder.mkdir()
-    save_file(tiny("hf_videomae_classification_base"), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    folder = transformers_folder(tmp_path / "videomae-tiny")
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
     cached(tmp_path / "hub", NAME.removeprefix("hf:"), folder)
     return tmp_path

@@ -133,6 +133,8 @@ def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int
 def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
     """Return transformers' names of the classes, unless they are its placeholders."""
     names = foreign.config.get("id2label")
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
     if spec.num_classes is None or not isinstance(names, dict):
         return None
     if not all(key.isdecimal() and len(key) < 10 for key in names) or not all(

@@ -65,6 +65,12 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
     named = content.get("image_mean") is not None and content.get("image_std") is not None
     if _is_set(content, "do_normalize") and not named:
         yield "its preprocessor states no mean and std: frames are normalized by ImageNet's"
+    if False in (content.get("do_resize"), content.get("do_center_crop")):
+        yield "its preprocessor does not resize and crop all frames, everest does; see everest.read_clip"
+        return
+    resample = content.get("resample", BILINEAR)
+    if resample != BILINEAR:
+        yield f"its preprocessor has PIL's filter {shown(resample)}, everest {BILINEAR} (bilinear)"
     edge = content.get("size")
     edge = edge.get("shortest_edge", edge) if isinstance(edge, dict) else edge
     height, width = size

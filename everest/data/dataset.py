@@ -160,7 +160,11 @@ class VideoClips(Dataset[Clip]):
                 copies=[],
             )
         path, reason = failed[0]
-        raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
+        distinct = len({path for path, _ in failed})
+        raise DataError(
+            f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
+            f"first {path}: {reason}"
+        )
 
     def _blank(self, out: Tensor | None) -> Views:
         """Views in place of an unreadable sample."""

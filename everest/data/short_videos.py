@@ -1,7 +1,7 @@
-"""Videos that are shorter than a clip: how many there are, and which stride would fit.
+"""A look at the videos before a run starts: which are shorter than a clip, and whether any can be read.
 
-The last frame of such a video is repeated to fill the clip (everest.data.frames), so that a part of each clip
-shows nothing new.
+The last frame of a short video is repeated to fill the clip (everest.data.frames), so that a part of each
+clip shows nothing new.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of
 from everest.data.sample import Sample
+from everest.errors import DataError
 from everest.system.storage import RemotePath
 from everest.video.source import Member
 from everest.video.stream import VideoError
@@ -47,6 +48,8 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
 
     Args:
         key: the section of the recipe with the stride, for the message.
+    Raises:
+        DataError: none of the videos examined can be read.
     """
     views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
@@ -75,8 +78,11 @@ def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
 
     Args:
         fps: frames per second to count; None: as the file.
+    Raises:
+        DataError: none of the videos examined can be read.
     """
     lengths: list[int] = []
+    failed: list[VideoError] = []
     end = time.monotonic() + SECONDS
     for sample in _spread(samples):
         video = sample.video
@@ -86,10 +92,15 @@ def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
             continue
         try:
             lengths.append(footage_of(sample, fps).num_frames)
-        except VideoError:
-            continue  # training names unreadable videos
+        except VideoError as error:
+            failed.append(error)  # training names them, if others can be read
         if time.monotonic() > end:
             break
+    if failed and not lengths:
+        of_what = (
+            "none of the videos" if len(failed) == len(samples) else f"none of {len(failed)} videos examined"
+        )
+        raise DataError(f"{of_what} can be read, first {failed[0].path}: {failed[0].reason}")
     return lengths
 
 

@@ -23,7 +23,7 @@ from everest.system.run_folder import (
 )
 from everest.system.run_init import INIT, ORIGIN
 from everest.system.run_lock import is_running, last_written
-from everest.system.weights_header import read_header
+from everest.system.weights_header import WeightsHeader, read_header
 
 Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
@@ -148,14 +148,18 @@ def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], c
     weights = RunFolder(run).weights
     last, steps = _newest(rows, "step"), environment.get(PLAN, {}).get("steps")
     logged_all = last == steps or _newest(rows, ENDED) is not None
-    if last is not None and logged_all and weights.is_file() and read_header(weights).step == last:
-        measured = environment.get(ONE_BATCH) or _is_measured(run, rows, last, command)
-        return "finished" if measured else "resumable"
+    if last is not None and logged_all and weights.is_file():
+        header = read_header(weights)
+        if header.step == last:
+            measured = environment.get(ONE_BATCH) or _is_measured(run, rows, header, command)
+            return "finished" if measured else "resumable"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
 
-def _is_measured(run: Path, rows: list[dict[str, Any]], last: int, command: str | None) -> bool:
-    """Whether the validation or the probe after the last step is there, if the run has one."""
+def _is_measured(run: Path, rows: list[dict[str, Any]], header: WeightsHeader, command: str | None) -> bool:
+    """Whether the validation, the probe or the report after the last step is there, if the run has one."""
+    if header.kind == "tokenizer":
+        return RunFolder(run).report.is_file()
     recipe = find_recipe(run / RECIPE).values()
     if command == "finetune":
         key, expected = "val_", recipe.get("data", {}).get("val") is not None
@@ -163,7 +167,7 @@ def _is_measured(run: Path, rows: list[dict[str, Any]], last: int, command: str 
         probe = recipe.get("pretrain", {}).get("probe", {})
         key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
     return not expected or any(
-        row.get("step") == last and any(name.startswith(key) for name in row) for row in rows
+        row.get("step") == header.step and any(name.startswith(key) for name in row) for row in rows
     )
 
 

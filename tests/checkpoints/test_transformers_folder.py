@@ -175,6 +175,23 @@ def test_other_frames_of_a_preprocessor_are_reported(folder: Path, caplog: pytes
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ({"resample": 3}, "has PIL's filter 3, everest 2 (bilinear)"),
+        ({"do_resize": False}, "does not resize and crop all frames, everest does"),
+        ({"do_center_crop": False}, "does not resize and crop all frames, everest does"),
+        ({"do_resize": "no", "resample": [2]}, "has PIL's filter [2]"),
+        ({"do_resize": True, "do_center_crop": True, "resample": 2}, None),
+    ],
+)
+def test_another_way_to_resize_is_reported(folder: Path, content: dict[str, Any], note: str | None):
+    (folder / "preprocessor_config.json").write_text(json.dumps(HALVES | content))
+    notes = convert(read_foreign(folder), Hints()).identity.notes
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
+
+
 def test_a_stride_must_be_a_number(folder: Path):
     (folder / "config.json").write_text(json.dumps(CONFIG | {"frame_sample_rate": "2"}))
     with pytest.raises(CheckpointError, match="frame_sample_rate is '2', not a positive integer"):

@@ -56,3 +56,19 @@ def test_videos_that_no_stride_fits_are_reported_with_their_frames(tmp_path: Pat
     options = ["--recipe", recipe, "--dry-run", "--init", "none", "--set", "data.frames=40"]
     shown = called("finetune", *options, "--set", "data.size=16").stderr
     assert "lower data.frames: most videos have 32 frames or more" in shown
+
+
+@pytest.mark.parametrize("number", [3, 70])
+def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(
+    tmp_path: Path, clip_files: Path, number: int
+):
+    recipe = small_recipe(tmp_path, clip_files)
+    for i in range(number):
+        (tmp_path / f"{i}.mp4").write_text("no video")
+    (tmp_path / "broken.csv").write_text("".join(f"{tmp_path / f'{i}.mp4'}\n" for i in range(number)))
+    options = ["--recipe", recipe, "--set", f"data.train={tmp_path / 'broken.csv'}", "-o", tmp_path / "run"]
+    shown = called("pretrain", *options, code=4).stderr
+    of_what = "none of the videos" if number == 3 else "none of 64 videos examined"
+    assert f"{of_what} can be read, first {tmp_path}/" in shown
+    assert "not a video file" in shown
+    assert not (tmp_path / "run").exists()

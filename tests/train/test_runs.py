@@ -16,7 +16,8 @@ from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
 from everest.system import run_lock
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import WEIGHTS, RunFolder
+from everest.system.weights import Weights
 from everest_cli.main import app
 
 
@@ -66,6 +67,15 @@ def test_a_run_killed_before_its_last_measurement_is_not_finished(
     append(run, json.dumps({"step": STEPS - 2, **row}) + "\n")
     assert summary(run)["state"] == "resumable"
     append(run, json.dumps({"step": STEPS, **row}) + "\n")
+    assert summary(run)["state"] == "finished"
+
+
+def test_a_tokenizer_is_finished_by_its_report_and_has_no_probe(tmp_path: Path):
+    run = make_run(tmp_path / "run" / "tokenizer", logged=STEPS, saved=STEPS, command=("pretrain",))
+    (run / "recipe.yaml").write_text("name: my-recipe\npretrain: {probe: {every: 1}}\n")
+    Weights(kind="tokenizer", settings={}, classes=None, recipe="r", step=STEPS).save(run / WEIGHTS)
+    assert summary(run)["state"] == "resumable"
+    (run / "report.json").write_text("{}")
     assert summary(run)["state"] == "finished"
 
 

@@ -103,11 +103,9 @@ def setup_table(results: Results) -> str:
     rows = []
     for part, document in results.items():
         sizes = document["videos"]
-        if part in CLIPS:
-            sizes = {
-                "unlabeled": sizes["unlabeled"],
-                "labeled sets": sum(name.endswith(" train") for name in sizes),
-            }
+        labeled_sets = sum(name.endswith(" train") for name in sizes)
+        if part in CLIPS and labeled_sets > 1:
+            sizes = {"unlabeled": sizes["unlabeled"], "labeled sets": labeled_sets}
         videos = ", ".join(f"{count} {name}" for name, count in sizes.items())
         done, machine = document["jobs"], document["machine"]
         jobs = f"{done['finished']} of {done['all']}"

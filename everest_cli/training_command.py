@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
+from everest.system.devices import Devices, read_devices, visible_gpus
+from everest.system.launch import run_processes
+from everest.system.ranks import is_launched, is_main
 from everest.system.run_init import Decoder, Init
 from everest_cli import options as o
 from everest_cli.option_values import TrackerChoice, read_recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.masks import in_colors
+from everest.figures.mask_view import in_colors
 
 
 def jpeg_uri(image_pixels: Tensor, *, longest: int | None = None) -> str:

@@ -26,7 +26,8 @@ from everest.data.sample import Sample
 from everest.errors import DataError
 from everest.figures.fonts import any_script
 from everest.figures.legend import LegendLine, range_text, share_text
-from everest.figures.masks import TUBELET, FigureRequest, in_colors
+from everest.figures.mask_view import in_colors
+from everest.figures.request import TUBELET, FigureRequest
 from everest.figures.words import SMALL, add_words
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from everest.figures.camera import CameraView
-from everest.figures.masks import GRAY, RED, TINT, MaskView
+from everest.figures.mask_view import GRAY, RED, TINT, MaskView
 from everest.methods.ranked import ByChange, ByImportance, LearnedImportance, RedundancyRobust
 
 RGB = tuple[float, float, float]

@@ -22,8 +22,10 @@ from everest.errors import RecipeError
 from everest.figures.animation import write_animation
 from everest.figures.legend import ShownFrames, title_of
 from everest.figures.mask_page import write_page
-from everest.figures.masks import TUBELET, FigureRequest, MaskView, in_colors, view_masks
+from everest.figures.mask_view import MaskView, in_colors
+from everest.figures.masks import view_masks
 from everest.figures.pictures import draw_views
+from everest.figures.request import TUBELET, FigureRequest
 from everest.methods.selector import Selector
 from everest.models.video_model import VideoModel
 from everest.system.files import check_new_file, refuse_inputs

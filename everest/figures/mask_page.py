@@ -21,7 +21,7 @@ from everest.errors import RecipeError
 from everest.figures.animation import FPS
 from everest.figures.data_uris import jpeg_uri
 from everest.figures.legend import CHOICES, ShownFrames, choice_text, token_text
-from everest.figures.masks import GRAY, MaskView
+from everest.figures.mask_view import GRAY, MaskView
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
 from everest.system.hub import warn_on_main

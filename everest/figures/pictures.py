@@ -33,7 +33,7 @@ from everest.figures.legend import (
     token_text,
     tokens_text,
 )
-from everest.figures.masks import GRAY, MaskView, spread
+from everest.figures.mask_view import GRAY, MaskView, spread
 from everest.figures.words import SMALL, add_words
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes

@@ -88,13 +88,8 @@ class ModelSpec:
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        for added_later in (
-            "heads",
-            "scales",
-            "calibration",
-            "tokenizer",
-            "position_grid",
-        ):  # older files have none
+        # Older files have none of these.
+        for added_later in ("heads", "scales", "calibration", "tokenizer", "position_grid"):
             if values[added_later] is None:
                 del values[added_later]
         if self.task == "single-label":

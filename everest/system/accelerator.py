@@ -18,8 +18,8 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import configure_cpu
-from everest.system.launch import is_launched
 from everest.system.precision import auto_precision
+from everest.system.ranks import is_launched
 from everest.system.signals import Stopped
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
-"""The processes of a run: one per device, started here unless torchrun, accelerate or Slurm has done so.
+"""Start the processes of a run, one per device, and stop them together.
 
 A run of several processes is the same command several times; each process reads its rank from the environment
-variables of torch.distributed and Accelerate. The first process, `everest` itself, only watches.
+(everest.system.ranks). The first process, `everest` itself, only watches.
 """
 
 from __future__ import annotations
@@ -15,137 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem
+from everest.system.devices import Devices, visible_gpus
 from everest.system.terminal import leave_closed_terminal
 
 GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
 LOST = 69  # exit code of a process that exits because another one has
 # Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
-LAUNCHER = (*NUMBERS, "MASTER_ADDR")
 PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Devices:
-    """The devices that --gpus and --processes select on this machine."""
-
-    kind: str  # cuda, mps or cpu
-    processes: int = 1
-    ids: tuple[int, ...] = ()  # of the GPUs; empty: all, in their order
-
-
-def read_devices(gpus: str, processes: int | None) -> Devices:
-    """Parse `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
-
-    Raises:
-        RecipeError: anything else, or --processes without --gpus cpu.
-        EnvironmentProblem: GPUs that this machine does not have.
-    """
-    if gpus == "cpu":
-        return Devices(kind="cpu", processes=processes or 1)
-    if processes is not None:
-        raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
-    parts = gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
-    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in parts):
-        raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2 or 1, or cpu or mps")
-
-    import torch
-
-    available = torch.cuda.device_count()
-    if gpus == "mps" or (gpus == "auto" and not available):
-        if torch.backends.mps.is_available():
-            return Devices(kind="mps")
-        if gpus == "mps":
-            raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
-        return Devices(kind="cpu")
-    if gpus == "auto":
-        return Devices(kind="cuda", processes=available)
-    ids = tuple(int(part) for part in parts)
-    if len(ids) == 1 and "," not in gpus:
-        ids = tuple(range(ids[0]))
-    if not ids or len(set(ids)) < len(ids):
-        raise RecipeError(f"--gpus {gpus}: give a number from 1, or ids that differ")
-    missing = [i for i in ids if i >= available]
-    if missing:
-        raise EnvironmentProblem(
-            f"--gpus {gpus}: no GPU {missing[0]}, this machine has {available}; try --gpus cpu"
-        )
-    return Devices(kind="cuda", processes=len(ids), ids=ids)
-
-
-def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several.
-
-    Raises:
-        EnvironmentProblem: some of the launcher's variables are missing or no numbers.
-    """
-    adopt_slurm(os.environ)
-    # torch takes LOCAL_RANK=-1 for no rank.
-    present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]
-    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(present):
-        return False
-    missing = [name for name in LAUNCHER if name not in present]
-    if missing:
-        raise EnvironmentProblem(
-            f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
-            f"torchrun sets all of them; without one, unset {' '.join(present)}"
-        )
-    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
-        value = os.environ.get(name, "1")
-        if not (value.isascii() and value.isdecimal()):
-            raise EnvironmentProblem(f"{name}={value} in the environment is no number; unset it")
-    return True
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes files and messages."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def local_processes() -> int:
-    """The number of processes of the run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether torch.distributed reports by `error` that another process of the run has ended.
-
-    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
-    """
-    text = str(error)
-    by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return isinstance(error, RuntimeError) and by_torch and "onnection" in text
-
-
-def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
-    """Give a task of `srun` the variables that torch.distributed reads."""
-    # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
-        return
-    nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
-    environment["RANK"] = environment["SLURM_PROCID"]
-    environment["WORLD_SIZE"] = tasks
-    environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
-    tasks_here = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # such as 8(x2)
-    environment["LOCAL_WORLD_SIZE"] = tasks_here.split("(")[0].split(",")[0]
-    environment.setdefault("MASTER_ADDR", first_host(nodes))
-    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
-
-
-def first_host(nodes: str) -> str:
-    """The first of Slurm's compressed host names: node03 of node[03-05,9]."""
-    head, bracket, rest = nodes.partition("[")
-    if not bracket or "," in head:
-        return head.split(",")[0]
-    return head + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
 class RunEnd(NamedTuple):
@@ -219,15 +101,6 @@ def end_with_parent() -> None:
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
-
-
-def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
-    """The variable that shows a process only these GPUs, numbered among those visible to this process."""
-    if not ids:
-        return {}
-    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
 
 
 def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

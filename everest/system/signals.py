@@ -7,7 +7,8 @@ import signal
 from types import FrameType
 
 from everest.errors import UserError
-from everest.system.launch import PARENT, catch_stop_signals, is_main
+from everest.system.launch import PARENT, catch_stop_signals
+from everest.system.ranks import is_main
 from everest.system.terminal import leave_closed_terminal
 
 

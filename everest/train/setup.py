@@ -32,8 +32,8 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, precision_text
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
-from everest.system.launch import local_processes
 from everest.system.randomness import Purpose, seed_at
+from everest.system.ranks import local_processes
 from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.shared_memory import require_shared_memory
 from everest.system.storage import parse_location

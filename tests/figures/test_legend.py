@@ -20,7 +20,8 @@ from everest.figures.animation import STYLE, animation_figure, draw_frames
 from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, title_of
 from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
-from everest.figures.masks import GRAY, MaskView, view_masks
+from everest.figures.mask_view import GRAY, MaskView
+from everest.figures.masks import view_masks
 from everest.figures.pictures import rows_figure, rows_of
 from everest.methods.strategies import STRATEGIES
 from everest.video.writer import write_video

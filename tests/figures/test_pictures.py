@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.figures.masks import GRAY, view_masks, view_model
+from everest.figures.mask_view import GRAY
+from everest.figures.masks import view_masks, view_model
 from everest.figures.pictures import FigureRow, draw_views, rows_of, scale_of
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName

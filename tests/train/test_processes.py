@@ -18,16 +18,9 @@ from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from small_runs import RECIPE, equal, metrics, run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.launch import (
-    PARENT,
-    Devices,
-    _wait,
-    adopt_slurm,
-    first_host,
-    is_launched,
-    is_lost_peer,
-    read_devices,
-)
+from everest.system.devices import Devices, read_devices
+from everest.system.launch import PARENT, _wait
+from everest.system.ranks import adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
 
 
@@ -180,7 +173,7 @@ def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.system.launch import is_lost_peer
+from everest.system.ranks import is_lost_peer
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))

@@ -91,7 +91,8 @@ def _summarize(training: Training) -> None:
     loss = sum(losses) / len(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
     if isinstance(model.targets, PixelTargets) and model.targets.normalize:
-        text += "; predicting the mean of each tubelet would give about 1"
+        if training.prober is None or not training.prober.num_held_out:  # else probes compare with a mean
+            text += "; predicting the mean of each tubelet would give about 1"
         if loss > NEAR_MEAN:
             advice = learning_rate_advice(training.plan) or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"

@@ -36,7 +36,7 @@ from everest.system.accelerator import decide_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.sharding import full_tensor
 from everest.train.probe_loop import announce_probes
-from everest.train.probes import probed_steps
+from everest.train.probes import far_below_chance, probed_steps
 from everest.train.training import Training
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
@@ -106,9 +106,12 @@ class Prober:
         """The largest RankMe that the features can have."""
         return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
 
-    def impossible(self, row: Row) -> dict[str, str]:
-        """A warning for each probe of labels that a list does not allow, by a name for it."""
+    def list_warnings(self, row: Row) -> dict[str, str]:
+        """Warnings of a list that is not fit for the probes of labels, by a name for each."""
         found = {}
+        below = None if self.clips.classes is None else far_below_chance(row, self.num_videos)
+        if below is not None:
+            found["probe chance"] = below
         if self.clips.classes is not None and row["probe_knn"] is None:
             found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
         if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:

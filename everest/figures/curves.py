@@ -32,7 +32,6 @@ EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss a
 TRAINING: Any = {"linewidth": 2, "markersize": 4}
 VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
 HELD_OUT: Any = {"linewidth": 1, "marker": "s", "markersize": 5, "linestyle": "--"}
-MEAN: Any = {"linewidth": 1.5, "linestyle": ":"}  # the loss of predicting the mean
 TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
 LEGEND_LETTERS = 150  # letters that fit in a row above the panels
@@ -95,7 +94,8 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     metrics = list(dict.fromkeys(run.metric for run in runs if run.metric is not None))
     probed = any(_is_drawn(run.probe) for run in runs)
     ranked = any(_is_drawn(run.rank_me) for run in runs)
-    heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * ranked), 1.3]
+    compared = any(_is_drawn(run.loss_ratio) for run in runs)
+    heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * (compared + ranked)), 1.3]
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     styles: list[Any] = [
@@ -113,6 +113,8 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
         for run, style in zip(runs, styles, strict=True):
             panel.plot(*run.probe, **VALIDATION, **style)
         _finish(panel, "top1", "of simple classifiers of the features", [run.probe_chance for run in runs])
+    if compared:
+        _draw_ratios(panels[-2 - ranked], runs, styles)
     if ranked:
         panel = panels[-2]
         for run, style in zip(runs, styles, strict=True):
@@ -150,18 +152,31 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
         lines += panel.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
         panel.plot(*run.validation_loss, **VALIDATION, **style)
         panel.plot(*run.held_out_loss, **HELD_OUT, color=style["color"])
-        panel.plot(*run.mean_loss, **MEAN, color=style["color"])
         trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
-        drawn += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
+        drawn += [smoothed, run.validation_loss.y, trained]
     panel.set_ylabel("loss")
     panel.set_ylim(*_loss_limits(np.concatenate(drawn)))
     kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
     kinds |= {"validation": VALIDATION} if any(_is_drawn(run.validation_loss) for run in runs) else {}
     kinds |= {"held-out videos": HELD_OUT} if any(_is_drawn(run.held_out_loss) for run in runs) else {}
-    kinds |= {"of predicting their mean": MEAN} if any(_is_drawn(run.mean_loss) for run in runs) else {}
     samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
     panel.legend(handles=samples, **KINDS, ncols=len(samples))
     return lines
+
+
+def _draw_ratios(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) -> None:
+    """Draw the ratios of the held-out losses. The limits are of the probes after the first step."""
+    trained = [1.0]
+    for run, style in zip(runs, styles, strict=True):
+        panel.plot(*run.loss_ratio, **VALIDATION, **style)
+        trained += run.loss_ratio.y[run.loss_ratio.x > 0].tolist()
+    panel.axhline(1, color="black", linestyle=":", linewidth=1.5)
+    panel.set_title(
+        "held-out loss over that of predicting the mean (dotted): above 1, nothing is learned", **TITLE
+    )
+    panel.set_ylabel("ratio")
+    low, high = np.nanmin(trained), np.nanmax(trained)
+    panel.set_ylim(low - 0.2 * (high - low) - 0.02, high + 0.2 * (high - low) + 0.02)
 
 
 def _finish(panel: Axes, metric: str, of_what: str, chances: Sequence[float | None]) -> None:

@@ -47,7 +47,7 @@ class RunCurves:
     probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
     probe_chance: float | None  # percent, of the most frequent class
     held_out_loss: Curve  # (P,) empty without data.val
-    mean_loss: Curve  # (P,) the loss of predicting the mean of the same targets
+    loss_ratio: Curve  # (P,) that loss over the loss of predicting the mean of the same targets
     rank_me: Curve  # (P,) the effective dimensions of the features
 
 
@@ -87,7 +87,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 probe=_curve(x_of_step, probes, _probe_metric(probes)),
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
                 held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
-                mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
+                loss_ratio=_loss_ratio(x_of_step, probes),
                 rank_me=_curve(x_of_step, probes, "rank_me"),
             )
         )
@@ -134,6 +134,15 @@ def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) ->
     points = [(x_of_step[step], value) for step, value in values.items()]
     both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
     return Curve(both[:, 0], both[:, 1])
+
+
+def _loss_ratio(x_of_step: dict[int, float], probes: list[dict[str, Any]]) -> Curve:
+    rows = []
+    for row in probes:
+        loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
+        if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
+            rows.append({"step": row["step"], "ratio": loss / mean})
+    return _curve(x_of_step, rows, "ratio")
 
 
 def _positions(

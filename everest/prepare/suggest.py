@@ -20,6 +20,7 @@ from everest.prepare.data_facts import DataFacts
 from everest.prepare.label_facts import IMBALANCED
 from everest.prepare.suggest_augmentation import augmentation
 from everest.prepare.suggest_probes import choose_every
+from everest.train.probes import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip
@@ -169,7 +170,7 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
 
 
 def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
-    """The probes of pre-training, if they are cheap."""
+    """The probes of pre-training; none if they are not cheap."""
     steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
     for probed in (facts.probed, facts.probed.without_labels(MOST_VIDEOS)):
         found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
@@ -178,7 +179,8 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[C
             named = {} if probed.name is None else {"list": probed.name}
             reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
             return [Choice.of("pretrain.probe", {"every": every, **named}, reason)]
-    return []
+    reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; 1 has them anyway"
+    return [Choice.of("pretrain.probe", {"every": 0}, reason)]
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:

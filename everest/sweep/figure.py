@@ -20,7 +20,7 @@ from everest.system.names import escape_bytes
 FIGURE: Final = "report.png"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used
 SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "zorder": 3}
-LINE: Any = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 1, "relpos": (0, 0.5)}  # to a label
+LINE: Any = {"arrowstyle": "-", "linestyle": ":", "alpha": 0.5, "relpos": (0, 0.5)}  # to a label
 HEIGHT: Final = 5.0  # inches, for up to FITTING labels
 FITTING: Final = 16
 NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other

@@ -58,6 +58,8 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
             "too narrow, so they are in --json only"
         )
     for arm in arms:
+        if len(arm["values"]) > 1 and arm["interval"] is None:
+            yield f"{arm['arm']}: all seeds have the same value, which gives no interval"
         difference = arm["difference"] or {"values": [], "interval": None}
         if len(difference["values"]) > 1 and difference["interval"] is None:
             yield f"{arm['arm']}: all differences are equal, which gives no interval"

@@ -16,12 +16,12 @@ from scipy import stats
 
 LEVEL: Final = 0.95
 DRAWS: Final = 10_000
-ROUNDING: Final = 1e-9  # of the values; differences that vary by less are equal
+ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 SEED: Final = 0  # the same numbers have the same interval
 
 
 class Spread(NamedTuple):
-    """A mean over seeds. The others are None for a single seed."""
+    """A mean over seeds. The others are None for a single seed, the interval also if all values are equal."""
 
     mean: float
     std: float | None
@@ -35,6 +35,8 @@ def spread(values: Sequence[float]) -> Spread:
     if len(array) < 2:
         return Spread(mean, None, None)
     std = float(array.std(ddof=1))
+    if std <= ROUNDING * float(np.abs(array).max()):
+        return Spread(mean, std, None)
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / len(array) ** 0.5
     return Spread(mean, std, (mean - reach, mean + reach))
 

@@ -9,7 +9,8 @@ import torch
 from everest.models.cost import count_macs, stack_macs, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
-from everest.train.probes import MOST_SHARE, Row, new_warnings, probe_rows, sentence
+from everest.system.plural import counted
+from everest.train.probes import FEWEST_HELD_OUT, MOST_SHARE, Row, new_warnings, probe_rows, sentence
 from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
@@ -20,7 +21,7 @@ MOST_VISIBLE: Final = 0.5
 def announce_probes(
     training: Training, spec: ModelSpec, *, probes: int, every: int, videos: int, held_out: int
 ) -> None:
-    """Warn of a mask that hides little, and of probes that cost much.
+    """Warn of a mask that hides little, of probes that cost much, and of too few held-out videos for a check.
 
     Args:
         probes: of the whole run.
@@ -34,11 +35,17 @@ def announce_probes(
     read = (videos + held_out) / plan.videos_per_step
     forward = count_macs(spec).total / training_macs(spec)
     computed = (videos * feature_cost(spec) + held_out * forward) / plan.batch_size
-    share = probes * max(read, computed) / plan.steps
+    share = probes * max(read, computed) / plan.steps  # of the training
     if share > MOST_SHARE:
         training.notice(
-            f"{probes} probes of {videos + held_out} videos cost about {share:.0%} of the training; a larger "
-            f"pretrain.probe.every (now {every}) or a shorter list saves time"
+            f"{probes} probes of {videos + held_out} videos cost about {share / (1 + share):.0%} of the run; "
+            f"a larger pretrain.probe.every (now {every}) or a shorter list saves time"
+        )
+    if held_out < FEWEST_HELD_OUT:
+        having = f"data.val has {counted(held_out, 'video')}" if held_out else "there is no data.val"
+        training.notice(
+            f"{having}: the held-out loss, the surest measure, is not checked; "
+            f"that needs {FEWEST_HELD_OUT} videos"
         )
 
 
@@ -93,7 +100,7 @@ def probe_if_due(training: Training) -> None:
         "first": rows[0],
     }
     training.report({**event, **row})
-    for kind, warning in prober.impossible(row).items():
+    for kind, warning in prober.list_warnings(row).items():
         training.warn_once(kind, warning)
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
     for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():

@@ -256,10 +256,14 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     assert curves.probe.x.tolist() == curves.held_out_loss.x.tolist() == [0, 4]
     assert curves.probe.y.tolist() == [10, 40]
     assert curves.probe_chance == 10
-    assert curves.mean_loss.y.tolist() == [0.9, 0.9]
-    losses, probes, ranks, _ = figure_of([curves], x="steps").axes
+    assert curves.loss_ratio.y == pytest.approx([9.5 / 0.9, 0.5 / 0.9])
+    losses, probes, ratios, ranks, _ = figure_of([curves], x="steps").axes
     assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
-    assert [line.get_linestyle() for line in losses.lines][-2:] == ["--", ":"]
+    assert losses.lines[-1].get_linestyle() == "--"
+    assert ratios.lines[-1].get_linestyle() == ":"
+    assert ratios.lines[-1].get_ydata() == [1, 1]
+    assert 0.4 < ratios.get_ylim()[0] < 0.5 / 0.9
+    assert 1 < ratios.get_ylim()[1] < 1.2  # not of the model before the first step either
     assert "dotted: chance, 10 %" in probes.get_title(loc="left")
     assert probes.get_ylim() == (0, 100)
     assert ranks.lines[0].get_ydata() == pytest.approx(5)

@@ -507,6 +507,19 @@ def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
     assert "list" not in probe.value
 
 
+def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
+    probed = ProbeList(name="train.csv", videos=50, held_out=10)
+    facts = DataFacts(videos=50, classes=10, frames=60, height=144, width=180, probed=probed)
+    for hours, probes in ((0.01, {"every": 0}), (1.0, {"every": 39, "list": "train.csv"})):
+        (probe,) = (
+            choice
+            for choice in choose_values(facts, "cpu", hours=hours)
+            if choice.key == ("pretrain", "probe")
+        )
+        assert probe.value == probes
+        assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
+
+
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     lists = {"train": "train.csv", "val": "val.csv"}
     sizes = {"train_videos": 500, "most_unlabeled": 256, "most_held_out": 64}

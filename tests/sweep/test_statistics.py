@@ -66,6 +66,12 @@ def test_one_seed_has_no_interval():
     assert (found.spread.mean, found.spread.interval, found.bootstrap, found.p) == (2.0, None, None, None)
 
 
+@pytest.mark.parametrize("value", [20.0, 0.0, 0.1])
+def test_equal_values_have_no_interval(value: float):
+    found = spread([value] * 3)
+    assert (found.mean, found.interval) == (pytest.approx(value), None)
+
+
 def test_arms_without_a_common_seed_have_no_difference():
     assert paired({0: 1.0}, {1: 1.0}) is None
 

@@ -106,6 +106,14 @@ def test_an_arm_without_results_does_not_count_as_no_seeds():
     assert not [note for note in said if note.startswith("0 seeds")]
 
 
+def test_equal_values_are_named_instead_of_an_interval_without_width():
+    document = make_report(results({"a": {0: 20.0, 1: 20.0}, "b": {0: 20.0, 1: 30.0}}))
+    assert document["arms"][0]["interval"] is None
+    said = list(notes(document))
+    assert "a: all seeds have the same value, which gives no interval" in said
+    assert not [note for note in said if note.startswith("b: ")]
+
+
 def test_equal_differences_are_named_instead_of_an_interval_without_width():
     document = make_report(results({"a": {0: 55.4, 1: 61.1345}, "b": {0: 55.5, 1: 61.2345}}))
     assert document["arms"][1]["difference"]["interval"] is None

@@ -19,6 +19,7 @@ from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_loop import probe_if_due, probe_summary, read_probes
+from everest.train.probes import FEWEST_HELD_OUT
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
@@ -83,7 +84,7 @@ def pretrain(training: Training) -> None:
 
 
 def _summarize(training: Training) -> None:
-    """Compare the loss with that of predicting the mean: normalized targets have a variance of about 1."""
+    """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
     model, losses = training.state.trained_model, training.step_log.losses.finite
     assert isinstance(model, MaskedAutoencoder)
     if not losses:
@@ -91,9 +92,9 @@ def _summarize(training: Training) -> None:
     loss = sum(losses) / len(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
     if isinstance(model.targets, PixelTargets) and model.targets.normalize:
-        if training.prober is None or not training.prober.num_held_out:  # else probes compare with a mean
-            text += "; predicting the mean of each tubelet would give about 1"
-        if loss > NEAR_MEAN:
+        text += "; tubelets of one color would give about 1"
+        checked = training.prober is not None and training.prober.num_held_out >= FEWEST_HELD_OUT
+        if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
             advice = learning_rate_advice(training.plan) or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)

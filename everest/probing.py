@@ -27,7 +27,7 @@ from everest.data.loader import batches, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
 from everest.errors import DivergedError
 from everest.inference.feature_measures import feature_std, rank_me
-from everest.inference.list_probe import chance, cross_validated, leave_one_out, numbered
+from everest.inference.list_probe import chance, cross_validated, leave_one_out, nearest_of_class, numbered
 from everest.inference.model import encode
 from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder
@@ -36,9 +36,10 @@ from everest.system.accelerator import decide_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.sharding import full_tensor
 from everest.train.probe_loop import announce_probes
-from everest.train.probes import far_below_chance, probed_steps
+from everest.train.probes import mixed_classes, probed_steps
 from everest.train.training import Training
 
+MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 
 Value = TypeVar("Value")
@@ -106,12 +107,9 @@ class Prober:
         """The largest RankMe that the features can have."""
         return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
 
-    def list_warnings(self, row: Row) -> dict[str, str]:
-        """Warnings of a list that is not fit for the probes of labels, by a name for each."""
+    def impossible(self, row: Row) -> dict[str, str]:
+        """A warning for each probe of labels that a list does not allow, by a name for it."""
         found = {}
-        below = None if self.clips.classes is None else far_below_chance(row, self.num_videos)
-        if below is not None:
-            found["probe chance"] = below
         if self.clips.classes is not None and row["probe_knn"] is None:
             found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
         if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:
@@ -182,6 +180,10 @@ class Prober:
             return {"probe_knn": None, "probe_linear": None, "probe_chance": None}
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = numbered([samples[place].source for place in places])
+        if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
+            some = list(spaced(range(len(labels)), MOST_COMPARED))
+            nearest = nearest_of_class(features[some], labels[some])
+            self._training.warn_once("probe groups", mixed_classes(*nearest))
         fitted = None
         if self._metric == "linear":
             seed = self._training.settings.seed

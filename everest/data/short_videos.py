@@ -96,7 +96,7 @@ def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
             failed.append(error)  # training names them, if others can be read
         if time.monotonic() > end:
             break
-    if failed and not lengths:
+    if failed and len(failed) == min(MOST, len(samples)):
         of_what = (
             "none of the videos" if len(failed) == len(samples) else f"none of {len(failed)} videos examined"
         )

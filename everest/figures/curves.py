@@ -166,16 +166,17 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
 
 def _draw_ratios(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) -> None:
     """Draw the ratios of the held-out losses. The limits are of the probes after the first step."""
-    trained = [1.0]
     for run, style in zip(runs, styles, strict=True):
         panel.plot(*run.loss_ratio, **VALIDATION, **style)
-        trained += run.loss_ratio.y[run.loss_ratio.x > 0].tolist()
+    drawn = np.concatenate([run.loss_ratio.y for run in runs])
+    later = np.concatenate([run.loss_ratio.y[run.loss_ratio.x > 0] for run in runs])
+    limited = np.append(later if np.isfinite(later).any() else drawn, 1.0)
     panel.axhline(1, color="black", linestyle=":", linewidth=1.5)
     panel.set_title(
         "held-out loss over that of predicting the mean (dotted): above 1, nothing is learned", **TITLE
     )
     panel.set_ylabel("ratio")
-    low, high = np.nanmin(trained), np.nanmax(trained)
+    low, high = np.nanmin(limited), np.nanmax(limited)
     panel.set_ylim(low - 0.2 * (high - low) - 0.02, high + 0.2 * (high - low) + 0.02)
 
 

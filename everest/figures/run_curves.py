@@ -140,8 +140,10 @@ def _loss_ratio(x_of_step: dict[int, float], probes: list[dict[str, Any]]) -> Cu
     rows = []
     for row in probes:
         loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
+        ratio = None
         if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
-            rows.append({"step": row["step"], "ratio": loss / mean})
+            ratio = loss / mean
+        rows.append({"step": row["step"], "ratio": ratio})
     return _curve(x_of_step, rows, "ratio")
 
 

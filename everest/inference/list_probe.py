@@ -16,6 +16,8 @@ from everest.inference.feature_measures import unit_rows
 from everest.inference.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
 
 FOLDS: Final = 5  # our choice
+NEAREST: Final = 5  # our choice: videos that are compared with each video
+DRAWS: Final = 199  # our choice: of random labels
 ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
 Sources = NDArray[np.int64]  # (N,)
@@ -56,6 +58,26 @@ def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classe
         answered = votes.any(axis=1)
         correct += int((answered & (votes.argmax(axis=1) == labels[rows])).sum())
     return 100 * correct / len(units)
+
+
+def nearest_of_class(features: Floats, labels: Labels) -> tuple[float, list[float]]:
+    """The percentage of the nearest videos that are of the class of a video, and with random labels.
+
+    Args:
+        features: (N, D).
+    Returns:
+        The percentage, and `DRAWS` others with the labels in random orders.
+    """
+    units = unit_rows(features)
+    similarity = units @ units.T  # (N, N)
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEAREST, len(units) - 1)]
+
+    def percentage(labels: Labels) -> float:
+        return 100 * float((labels[nearest] == labels[:, None]).mean()) if nearest.size else 100.0
+
+    rng = np.random.default_rng(0)
+    return percentage(labels), [percentage(rng.permutation(labels)) for _ in range(DRAWS)]
 
 
 def cross_validated(

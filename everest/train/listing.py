@@ -46,8 +46,8 @@ class RunSummary:
     """One run in a line. Values that are not known (yet) are None.
 
     running: a process trains it. finished: the last step is logged and saved, and validated or probed if the
-    run does that. resumable: stopped, with a state to resume from. started: stopped before anything was
-    saved. damaged: see `problem`.
+    run does that; the report of a tokenizer is written. resumable: stopped, with a state to resume from.
+    started: stopped before anything was saved. damaged: see `problem`.
     """
 
     path: str

@@ -100,7 +100,7 @@ def probe_if_due(training: Training) -> None:
         "first": rows[0],
     }
     training.report({**event, **row})
-    for kind, warning in prober.list_warnings(row).items():
+    for kind, warning in prober.impossible(row).items():
         training.warn_once(kind, warning)
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
     for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():

@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from scipy import stats
-
 from everest.train.health import FEWEST_STEPS
 
 MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
@@ -64,8 +62,8 @@ class Probing(Protocol):
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         ...
 
-    def list_warnings(self, row: Row) -> dict[str, str]:
-        """Warnings of a list that is not fit for the probes of labels, by a name for each."""
+    def impossible(self, row: Row) -> dict[str, str]:
+        """A warning for each probe of labels that a list does not allow, by a name for it."""
         ...
 
 
@@ -79,7 +77,7 @@ PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
 LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
 FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
-GUESSED: Final = 0.01  # our choice: probability that guesses are right as rarely as this
+MIXED: Final = 0.75  # our choice: of the share of equal classes among random neighbors
 STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
 
@@ -171,24 +169,21 @@ def _worse(first: Row, last: Row, videos: int) -> str | None:
     )
 
 
-def far_below_chance(row: Row, videos: int) -> str | None:
-    """A warning if an accuracy is lower than guesses would be: the list works against the right answer.
+def mixed_classes(share: float, at_random: Sequence[float]) -> str | None:
+    """A warning if the nearest videos have the same class far more rarely than with labels in random orders.
 
     Args:
-        videos: whose classes are probed.
+        share: percentage of the nearest videos that have the class of a video.
+        at_random: the same for random orders.
     """
-    share = (row["probe_chance"] or 0) / 100
-    low = [
-        f"{title} {row[key]:.1f} %"
-        for key, title in ACCURACIES.items()
-        if row[key] is not None and stats.binom.cdf(round(row[key] / 100 * videos), videos, share) < GUESSED
-    ]
-    if not low:
+    mean = sum(at_random) / len(at_random)
+    if share >= min(*at_random, MIXED * mean):
         return None
     return (
-        f"far below chance ({row['probe_chance']:.1f} %): {', '.join(low)}. Videos that look alike have "
-        "different classes, such as all videos of a person who shows every class; give them one name in a "
-        "column group of pretrain.probe.list, so that they do not classify each other"
+        f"of the videos nearest to each other, {share:.1f} % have the same class, and {mean:.1f} % if the "
+        "classes were random: videos that look alike may have different classes, for example all videos of a "
+        "person who shows every class. If so, name the persons in a column group of pretrain.probe.list; "
+        "without it, the accuracies are too low"
     )
 
 

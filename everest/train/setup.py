@@ -75,6 +75,7 @@ def set_up_training(
     Raises:
         RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
             adapters or frozen blocks and no weights to start from.
+        DataError: none of the videos examined can be read.
         EnvironmentProblem: too little shared memory for the batches of the workers.
     """
     accelerator = context.accelerator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, small_recipe
 
-from everest.data.short_videos import FITTING, largest_stride
+from everest.data.samples import read_samples
+from everest.data.short_videos import FITTING, largest_stride, read_lengths
+from everest.errors import DataError
 
 
 @given(
@@ -56,6 +59,20 @@ def test_videos_that_no_stride_fits_are_reported_with_their_frames(tmp_path: Pat
     options = ["--recipe", recipe, "--dry-run", "--init", "none", "--set", "data.frames=40"]
     shown = called("finetune", *options, "--set", "data.size=16").stderr
     assert "lower data.frames: most videos have 32 frames or more" in shown
+
+
+def test_one_video_that_is_slow_to_fail_ends_no_run(
+    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("everest.data.short_videos.SECONDS", 0.0)
+    (tmp_path / "broken.mp4").write_text("no video")
+    samples = read_samples(clip_files / "train.csv", root=clip_files, labeled=True).samples
+    broken = replace(samples[0], path=str(tmp_path / "broken.mp4"))
+    for place in range(4):
+        mixed = [*samples[:place], broken, *samples[place + 1 :]]
+        assert set(read_lengths(mixed, None)) <= {32}
+    with pytest.raises(DataError, match="none of the videos can be read"):
+        read_lengths([broken], None)
 
 
 @pytest.mark.parametrize("number", [3, 70])

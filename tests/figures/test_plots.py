@@ -270,6 +270,19 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     assert ranks.get_ylim()[0] == 0
 
 
+def test_the_ratio_of_the_first_probe_is_seen_and_a_loss_that_is_not_finite_is_a_gap(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=4)
+    row = '{"step": %d, "probe_knn": null, "rank_me": 5.0, "heldout_loss": %s, "heldout_mean_loss": 1.0}\n'
+    append(run, row % (0, "14.9"))
+    *_, ratios, _, _ = figure_of(read_curves([run], x="steps"), x="steps").axes
+    assert ratios.get_ylim()[1] > 14.9
+    append(run, row % (2, "null") + row % (4, "0.5"))
+    (curves,) = read_curves([run], x="steps")
+    assert curves.loss_ratio.y == pytest.approx([14.9, np.nan, 0.5], nan_ok=True)
+    *_, ratios, _, _ = figure_of([curves], x="steps").axes
+    assert ratios.get_ylim()[1] < 1.2
+
+
 def test_the_linear_probe_is_drawn_if_there_is_one(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     append(

@@ -12,7 +12,7 @@ from everest.config.recipe import load_recipe
 from everest.models.of_recipe import pretrain_spec
 from everest.train.plan import learning_rate_advice, plan_stage
 from everest.train.probe_loop import feature_cost, too_little_hidden
-from everest.train.probes import far_below_chance, new_warnings, probe_rows, probed_steps, sentence, warnings
+from everest.train.probes import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS, HELD_OUT = 1500, 240, 64
@@ -106,27 +106,6 @@ def test_an_accuracy_clearly_below_the_start_is_named_and_a_small_fall_is_not():
         assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == expected
     rows[1]["probe_linear"], rows[0]["probe_linear"] = 60.0, 50.0  # the better probe has not fallen
     assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
-
-
-@pytest.mark.parametrize(
-    ("videos", "chance", "knn", "linear", "named"),
-    [
-        (50, 10.0, 0.0, 0.0, ["linear probe 0.0 %", "k-NN 0.0 %"]),
-        (50, 10.0, 0.0, 8.0, ["k-NN 0.0 %"]),
-        (50, 10.0, 2.0, None, []),  # one of 50: 3.4 % of guesses are as rarely right
-        (30, 10.0, 0.0, 0.0, []),
-        (240, 50.0, 41.0, 55.0, ["k-NN 41.0 %"]),
-        (240, 50.0, 43.5, 43.5, []),
-    ],
-)
-def test_accuracies_far_below_chance_ask_for_groups(
-    videos: int, chance: float, knn: float, linear: float | None, named: list[str]
-):
-    text = far_below_chance({"probe_knn": knn, "probe_linear": linear, "probe_chance": chance}, videos)
-    assert (text is not None) == bool(named)
-    if text is not None:
-        assert text.startswith(f"far below chance ({chance} %): {', '.join(named)}. ")
-        assert "in a column group of pretrain.probe.list" in text
 
 
 def test_the_sentence_at_the_end_is_of_the_numbers():

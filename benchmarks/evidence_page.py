@@ -110,9 +110,8 @@ def setup_table(results: Results) -> str:
         done, machine = document["jobs"], document["machine"]
         jobs = f"{done['finished']} of {done['all']}"
         made_by = [f"{machine['cpu']}, torch {machine['torch']}", f"`{machine['commit']}`"]
-        hours = sum(row["hours"] or 0 for arm in document["arms"] for row in arm["seeds"])
-        rows.append([f"`{part}`", videos, jobs, f"{hours:.1f}", *made_by])
-    return markdown(["part", "videos", "jobs", "hours", "machine", "commit"], rows)
+        rows.append([f"`{part}`", videos, jobs, *made_by])
+    return markdown(["part", "videos", "jobs", "machine", "commit"], rows)
 
 
 def part_table(document: dict[str, Any]) -> str:

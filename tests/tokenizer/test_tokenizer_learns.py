@@ -38,10 +38,15 @@ class RandomScores(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def features(self, frames: Tensor) -> Tensor:
         time, space = self.stride
-        batch, _, length, height, width = frames.shape
-        return torch.rand(batch, length // time, height // space, width // space)
+        return frames[:, :1, ::time, ::space, ::space]  # (B, 1, t, h, w)
+
+    def distances(self, features: Tensor) -> Tensor:
+        return torch.rand(features[:, 0].shape)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.distances(self.features(frames))
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
         return
     resample = content.get("resample", BILINEAR)
     if resample != BILINEAR:
-        yield f"its preprocessor has PIL's filter {shown(resample)}, everest {BILINEAR} (bilinear)"
+        yield f"its preprocessor resizes by PIL's filter {shown(resample)}, everest by {BILINEAR} (bilinear)"
     edge = content.get("size")
     edge = edge.get("shortest_edge", edge) if isinstance(edge, dict) else edge
     height, width = size

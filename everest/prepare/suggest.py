@@ -179,7 +179,7 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[C
             named = {} if probed.name is None else {"list": probed.name}
             reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
             return [Choice.of("pretrain.probe", {"every": every, **named}, reason)]
-    reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; 1 has them anyway"
+    reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
     return [Choice.of("pretrain.probe", {"every": 0}, reason)]
 
 

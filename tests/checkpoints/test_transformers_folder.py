@@ -178,10 +178,10 @@ def test_other_frames_of_a_preprocessor_are_reported(folder: Path, caplog: pytes
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        ({"resample": 3}, "has PIL's filter 3, everest 2 (bilinear)"),
+        ({"resample": 3}, "resizes by PIL's filter 3, everest by 2 (bilinear)"),
         ({"do_resize": False}, "does not resize and crop all frames, everest does"),
         ({"do_center_crop": False}, "does not resize and crop all frames, everest does"),
-        ({"do_resize": "no", "resample": [2]}, "has PIL's filter [2]"),
+        ({"do_resize": "no", "resample": [2]}, "resizes by PIL's filter [2]"),
         ({"do_resize": True, "do_center_crop": True, "resample": 2}, None),
     ],
 )

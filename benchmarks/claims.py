@@ -249,6 +249,16 @@ CLIPS_CLAIMS: Final = (  # about each labeled set of real clips
             "PT 0.3, FT 1.0": ("fine-tuning on 15 % of the tokens is not worse than on all", "Table 10"),
         },
     ),
+    *_ratios(
+        "finetune-steps-clips",
+        "15 %, 900 steps",
+        {
+            "all tokens, 900 steps": (
+                "fine-tuning on 15 % of the tokens is not worse than on all, with three times as many steps",
+                "Table 10",
+            ),
+        },
+    ),
     *_frame_selection("frame-selection-clips", " on clips with long still parts"),
     Claim(
         part="frames-clips",

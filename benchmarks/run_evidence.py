@@ -39,6 +39,7 @@ FILES: Final = HERE / "evidence"
 SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a frame
 QUICK: Final = ("pretrain.steps=8", "pretrain.warmup_steps=0", "finetune.steps=4", "finetune.warmup_steps=1")
 QUICK_FACTOR: Final = 320  # by which the steps of arms with steps of their own are divided
+STEPS: Final = ("pretrain.steps", "finetune.steps")
 QUICK_SIZES: Final = {"pretrain": 64, "test_per_class": 2}
 QUICK_TOKENIZER: Final = ("tokenizer.steps=8", "tokenizer.warmup_steps=0")
 LABELED: Final = {  # sets of real clips, with their number of classes
@@ -60,8 +61,10 @@ ON_FIVE_SETS: Final = (
 )
 LONG: Final = {name: LABELED[name] for name in LABELED if name != "cameramotion8"}  # its clips have 24 frames
 RESTS: Final = {name: LABELED[name] for name in ("interaction6",)}  # see frame-selection-clips.yaml
+FEW_IS_BETTER: Final = {name: LABELED[name] for name in ("weizmann10", "cameramotion8")}  # with few steps
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
+    "finetune-steps-clips": FEW_IS_BETTER,
     "frame-selection-clips": RESTS,
     "frames-clips": LONG,
     "camera-clips": LABELED | SHAKEN,
@@ -167,10 +170,9 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool =
 
 
 def shortened(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an arm with fewer steps of pre-training, if it has steps of its own."""
-    if "pretrain.steps" not in settings:
-        return settings
-    return settings | {"pretrain.steps": settings["pretrain.steps"] // QUICK_FACTOR}
+    """The settings of an arm with fewer steps, if it has steps of its own."""
+    own = {name: settings[name] // QUICK_FACTOR for name in STEPS if name in settings}
+    return settings | own
 
 
 def everest(*arguments: object) -> None:

@@ -251,10 +251,10 @@ CLIPS_CLAIMS: Final = (  # about each labeled set of real clips
     ),
     *_ratios(
         "finetune-steps-clips",
-        "15 %, 900 steps",
+        "15 %, 600 steps",
         {
-            "all tokens, 900 steps": (
-                "fine-tuning on 15 % of the tokens is not worse than on all, with three times as many steps",
+            "all tokens, 600 steps": (
+                "fine-tuning on 15 % of the tokens is not worse than on all, with twice as many steps",
                 "Table 10",
             ),
         },

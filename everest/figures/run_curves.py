@@ -153,12 +153,13 @@ def _positions(
     """Return the position of each step's row on the x axis."""
     if x == "steps":
         return [row["step"] for row in rows]
-    try:
-        batch_size = environment["plan"]["batch_size"]
-    except (KeyError, TypeError) as error:
+    plan = environment.get("plan")
+    batch_size = plan.get("batch_size") if isinstance(plan, dict) else None
+    if type(batch_size) is not int or batch_size < 1:  # bool is a subclass of int
         raise RecipeError(
-            f"{run / ENVIRONMENT}: no plan.batch_size in it; only --x steps works for this run"
-        ) from error
+            f"{run / ENVIRONMENT}: no plan.batch_size in it that is a positive number; only --x steps works "
+            "for this run"
+        )
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
         if any(row.get("clips_per_second") is None for row in rows):
             raise RecipeError(f"{run / METRICS}: a step without clips_per_second; only --x steps works")

@@ -156,6 +156,8 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
     empty = make_run(tmp_path / "empty")
     no_plan = make_run(tmp_path / "no_plan", logged=2)
     (no_plan / "env.json").write_text('{"command": []}')
+    list_in_plan = make_run(tmp_path / "list_in_plan", logged=2)
+    (list_in_plan / "env.json").write_text('{"command": [], "plan": {"batch_size": [1, 2]}}')
     damaged = make_run(tmp_path / "damaged", logged=2)
     append(damaged, "no row\n")
     for run, x, message in (
@@ -163,6 +165,8 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
         (tmp_path / "missing", "steps", "no run folder"),
         (empty, "steps", "no step in metrics.jsonl"),
         (no_plan, "hours", "plan.batch_size"),
+        (list_in_plan, "hours", "plan.batch_size"),
+        (list_in_plan, "gflops", "plan.batch_size"),
         (make_run(tmp_path / "unsaved", logged=2), "gflops", "no model.safetensors yet"),
         (damaged, "steps", "metrics.jsonl:3"),
     ):

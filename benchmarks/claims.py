@@ -259,6 +259,12 @@ CLIPS_CLAIMS: Final = (  # about each labeled set of real clips
             ),
         },
     ),
+    Claim(
+        part="finetune-steps-clips",
+        arms=("all tokens, 600 steps", "all tokens, 300 steps"),
+        text="fine-tuning on all tokens is better with twice as many steps",
+        origin="ours",
+    ),
     *_frame_selection("frame-selection-clips", " on clips with long still parts"),
     Claim(
         part="frames-clips",

@@ -157,8 +157,8 @@ def _positions(
     batch_size = plan.get("batch_size") if isinstance(plan, dict) else None
     if type(batch_size) is not int or batch_size < 1:  # bool is a subclass of int
         raise RecipeError(
-            f"{run / ENVIRONMENT}: no plan.batch_size in it that is a positive number; only --x steps works "
-            "for this run"
+            f"{run / ENVIRONMENT}: plan.batch_size is missing or not a positive integer; only --x steps "
+            "works for this run"
         )
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
         if any(row.get("clips_per_second") is None for row in rows):

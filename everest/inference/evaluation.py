@@ -21,6 +21,7 @@ from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.intervals import FEW_GROUPS
+from everest.inference.metric_text import metric_values
 from everest.inference.metrics import measure, per_class
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
@@ -105,7 +106,7 @@ def evaluate(
         saved_selection: use the token selection that is stored in the weights, not that of the recipe.
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` it
-        has a row for each keep ratio under `sweep`.
+        has a row for each keep ratio under `sweep`; with several heads, one for each metric under `rows`.
     Raises:
         CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
@@ -190,6 +191,9 @@ def evaluate_classifier(
             {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
             for cost in costs
         ]
+    if "heads" in result:  # of different tasks: each has other metrics
+        for document in (result, *result.get("sweep", ())):
+            document["rows"] = [found._asdict() for found in metric_values(document)]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
     if accelerator.is_main_process and outputs.page is not None:
         from everest.inference.report import PAGE, write_report

@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from everest.config.metrics import MEASURED_BY, METRICS, Metric
 
+ALL_HEADS = "action_top1"  # the one metric of several heads together
 
-def metric_rows(
+
+class MetricValue(NamedTuple):
+    """A metric of a head, with its 95 % interval and the value of a model that has learned nothing."""
+
+    head: str  # empty: the only head, or all heads together
+    metric: str
+    value: float
+    interval: tuple[float | None, float | None] | None
+    chance: float | None
+
+    @property
+    def title(self) -> str:
+        title = METRICS[self.metric].title
+        return f"{self.head} {title}" if self.head else title
+
+    def texts(self) -> tuple[str, str, str]:
+        """The value, the interval and chance, as cells of a table."""
+        metric = METRICS[self.metric]
+        shown = "" if self.interval is None else _range(metric, *self.interval)
+        return as_text(metric, self.value), shown, as_text(metric, self.chance)
+
+
+def metric_values(
     result: dict[str, Any], head: str = "", *, names: Container[str] = METRICS
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, value, 95 % interval and chance of the metrics in the document of `everest eval --json`.
+) -> Iterator[MetricValue]:
+    """Yield the metrics in the document of `everest eval --json`, head by head.
 
     Args:
-        head: begins the names.
         names: of the metrics. One that a model cannot miss is left out.
     """
     for name, of_head in result.get("heads", {}).items():
-        yield from metric_rows(of_head, f"{name} ", names=names)
+        yield from metric_values(of_head, name, names=names)
     for name, metric in METRICS.items():
         if name in names and result.get(name) is not None:
-            interval = result.get("intervals", {}).get(name)
             chance = None if metric.chance is None else result.get(metric.chance)
             if metric.percent and chance == 100:  # any model reaches it: top-5 of five classes
                 continue
-            shown = "" if interval is None else _range(metric, *interval)
-            yield head + metric.title, as_text(metric, result[name]), shown, as_text(metric, chance)
+            yield MetricValue(head, name, result[name], result.get("intervals", {}).get(name), chance)
+
+
+def metric_rows(result: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the title, value, 95 % interval and chance of each metric of `everest eval --json`."""
+    return ((found.title, *found.texts()) for found in metric_values(result))
 
 
 def as_text(metric: Metric, value: float | None) -> str:
@@ -65,16 +90,19 @@ def _digits(value: float) -> str:
 def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of `sweep` in the document of `everest eval --json`.
 
-    Of several heads only the metric that a head is measured by: a table of all is wider than a terminal.
+    There is a row for each metric and keep ratio, the ratios of a metric next to each other, which fits a
+    terminal of 80 columns. Of several heads it has only the metric that a head is measured by.
     """
     several = "heads" in rows[0]
-    names = (
-        {*MEASURED_BY.values(), "action_top1"} if several else METRICS.keys() - {"clip_top1", "majority_top1"}
-    )
-    texts = []
+    names = {*MEASURED_BY.values(), ALL_HEADS} if several else METRICS.keys() - {"clip_top1", "majority_top1"}
+    metrics: dict[str, list[list[str]]] = {}
     for row in rows:
-        cells = {"keep ratio": str(row["keep"]), "tokens": str(row["tokens"]), "GMACs": str(row["gmacs"])}
-        for name, value, interval, _ in metric_rows(row, names=names):
-            cells[name] = f"{value} ({interval})" if interval else value
-        texts.append(cells)
-    return list(texts[0]), [list(cells.values()) for cells in texts]
+        cost = [f"{row['keep']:g}", str(row["tokens"]), str(row["gmacs"])]
+        for found in metric_values(row, names=names):
+            metrics.setdefault(found.title, []).append([*cost, *found.texts()[:2]])
+    texts = [
+        ["" if number else title, *cells]
+        for title, of_metric in metrics.items()
+        for number, cells in enumerate(of_metric)
+    ]
+    return ["metric", "keep", "tokens", "GMACs", "value", "95 % interval"], texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from head_runs import recipe, root, trained
 from small_runs import run
+from task_runs import mixed_run, scores_run, tags_run
 
-# Fixtures of another file: a classifier with two heads.
-__all__ = ["recipe", "root", "trained"]
+# Fixtures of other files: classifiers with two heads, and with heads of each task.
+__all__ = ["mixed_run", "recipe", "root", "scores_run", "tags_run", "trained"]
 
 selenium = pytest.importorskip("selenium", reason="no selenium to drive a browser with")
 from selenium import webdriver  # noqa: E402
@@ -25,7 +27,14 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 SWITCHES = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1200,1600"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--window-size=1200,1600",
+        "--hide-scrollbars",
+    ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
@@ -33,7 +42,8 @@ SWITCHES = (
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with its driver to open a page in")
+        missing = "no chromium with its driver to open a page in"
+        pytest.fail(missing) if os.environ.get("EVEREST_BROWSER") == "required" else pytest.skip(missing)
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
@@ -57,6 +67,25 @@ def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
     urls = [r["request"]["url"] for r in requests if r["documentURL"].startswith("file:")]
     assert browser.current_url in urls
     assert all(url == browser.current_url or url.startswith("data:") for url in urls)
+
+
+@pytest.fixture(scope="module")
+def written(
+    trained: Path,
+    tags_run: Path,
+    scores_run: Path,
+    mixed_run: Path,
+    clip_files: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Every kind of page that a command writes."""
+    folder = tmp_path_factory.mktemp("written")
+    runs = {"report": trained, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
+    for name, classifier in runs.items():
+        run("eval", "-c", classifier, "-q", "--report", folder / name, "--keep", "0.5,1")
+    mask = ["--size", "48", "--frames", "8", "--stride", "2", "--format", "html", "--out", folder]
+    run("visualize-mask", clip_files / "clip0.mp4", *mask)
+    return {**{name: folder / name / "index.html" for name in runs}, "mask": folder / "clip0-mask.html"}
 
 
 def picture(browser: WebDriver) -> str:
@@ -101,10 +130,38 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, traine
     quiet_browser.get((page / "index.html").as_uri())
     pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
-    assert len(pictures) == 1 + 2 + len(mistakes)  # sweep, a confusion matrix a head
+    assert len(pictures) == 1 + 2 * 2 + len(mistakes)  # sweep; confusions and calibration of each head
     assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
     assert [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")] == [
         "Metrics and computation",
         "verb",
         "noun",
     ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "mask"])
+def test_a_page_fits_its_window_and_the_color_scheme(
+    quiet_browser: WebDriver, written: dict[str, Path], pages: str, width: int, scheme: str
+):
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    quiet_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    quiet_browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    quiet_browser.get(written[pages].as_uri())
+    assert quiet_browser.execute_script("return document.documentElement.scrollWidth") == width
+    # Wider than the window only where a frame scrolls, and in a narrow window.
+    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert quiet_browser.execute_script(cut) == 0 or width == 500
+    paper, ink = (
+        [
+            int(part)
+            for part in re.findall(
+                r"\d+", quiet_browser.execute_script(f"return getComputedStyle(document.body).{name}")
+            )
+        ]
+        for name in ("backgroundColor", "color")
+    )
+    assert (sum(paper) > sum(ink)) == (scheme == "light")
+    assert abs(sum(paper) - sum(ink)) > 500

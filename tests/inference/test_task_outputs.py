@@ -299,6 +299,34 @@ def test_metrics_that_every_model_reaches_are_no_rows():
     assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
 
 
+def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
+    mixed_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
+    assert max(map(len, lines)) <= 80
+    table = lines[[number for number, line in enumerate(lines) if "95 % interval" in line][1] :]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "│" in line]
+    assert [row[:2] for row in cells if row[1]] == [
+        *(["verb top-1", "0.25"], ["", "1"], ["tags mean average", "0.25"], ["", "1"]),
+        *(["score mean absolute", "0.25"], ["", "1"]),
+    ]
+    intervals = [row[-1] for row in cells if row[-1]]
+    assert len(intervals) == 4  # few videos of a class give none
+    assert all(re.fullmatch(r"-?[\d.]+ to [\d.]+(\s%)?", interval) for interval in intervals)
+
+
+def test_the_rows_of_several_heads_are_the_metrics_of_each(mixed_run: Path):
+    result = json.loads(run("eval", "-c", mixed_run, "-q", "--json", "--keep", "0.25"))
+    for document in (result, *result["sweep"]):
+        by_name = {(row["head"], row["metric"]): row for row in document["rows"]}
+        for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
+            of_head = document["heads"][head]
+            expected = (of_head[metric], of_head["intervals"][metric], of_head[f"chance_{metric}"])
+            row = by_name[head, metric]
+            assert (row["value"], row["interval"], row["chance"]) == expected
+
+
 def test_subtitles_show_the_present_classes_only():
     windows = [
         several(0, True, False, True),

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import pickle
+import sys
 from fractions import Fraction
 
 import av
@@ -190,11 +191,13 @@ def test_torchcodec_gives_the_bits_of_pyav_on_real_odd_files(shared):
     assert compared > 10
 
 
-def test_torchcodec_that_is_not_installed_is_an_error_of_the_environment(kinds):
-    if backends.torchcodec_works():
-        pytest.skip("torchcodec is installed and works")
-    with pytest.raises(EnvironmentProblem, match=r"torchcodec .*use 'auto'"):
+def test_torchcodec_that_is_not_installed_is_an_error_of_the_environment(kinds, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    backends.torchcodec_works.cache_clear()
+    with pytest.raises(EnvironmentProblem, match=r"torchcodec is not installed; use 'auto'"):
         read_frames(kinds["closed_gop.mp4"], [0], decoder="torchcodec")
+    assert numbers_shown(read_frames(kinds["closed_gop.mp4"], [5], decoder="auto")) == [5]
+    backends.torchcodec_works.cache_clear()
 
 
 def test_unknown_decoder_is_named(kinds):

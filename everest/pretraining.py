@@ -95,7 +95,8 @@ def _summarize(training: Training) -> None:
         text += "; tubelets of one color would give about 1"
         checked = training.prober is not None and training.prober.num_held_out >= FEWEST_HELD_OUT
         if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
-            advice = learning_rate_advice(training.plan) or "try more steps or another base_lr"
+            advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
+            advice = advice or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +11,8 @@ from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.output import print_json, print_rich
 from everest_cli.recipes_suggest import suggest
+
+TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, validate, suggest.", no_args_is_help=True)
 app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")(suggest)
@@ -85,6 +87,8 @@ def copy(
         raise RecipeError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
         raise write_error(path, error) from error
+    if recipe.name in TEMPLATES:
+        typer.echo("`everest recipes suggest VIDEOS` fits a recipe to your videos and your machine", err=True)
     typer.echo(path)
 
 

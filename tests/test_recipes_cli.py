@@ -57,6 +57,8 @@ def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
     path = tmp_path / "mine.yaml"
     assert run("copy", "custom", path).stdout.strip() == str(path)
     assert load_recipe(path).name == "mine"
+    assert "`everest recipes suggest VIDEOS` fits a recipe" in run("copy", "small", tmp_path).stderr
+    assert run("copy", "ucf101", tmp_path).stderr == ""
     assert run("copy", "custom", tmp_path).stdout.strip() == str(tmp_path / "custom.yaml")
     with pytest.raises(RecipeError, match="exists already"):
         run("copy", "custom", path)

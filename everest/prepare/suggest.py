@@ -20,6 +20,7 @@ from everest.prepare.data_facts import DataFacts
 from everest.prepare.label_facts import IMBALANCED
 from everest.prepare.suggest_augmentation import augmentation
 from everest.prepare.suggest_probes import choose_every
+from everest.train.plan import PEAK_LR
 from everest.train.probes import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
@@ -29,7 +30,6 @@ FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
-PEAK: Final = 1e-3  # learning rate
 STEPS_A_SECOND: Final = 10  # at most, assumed
 
 
@@ -90,8 +90,13 @@ def choose_values(
         *_budgets("finetune", facts.videos, device, hours=hours),
         Choice.of("pretrain.batch_size", device.batch, f"fits {on}"),
         Choice.of("finetune.batch_size", device.batch, f"fits {on}"),
-        Choice.of(
-            "finetune.base_lr", PEAK * 256 / device.batch, f"a peak of {PEAK:g}: base_lr * batch_size / 256"
+        *(
+            Choice.of(
+                f"{stage}.base_lr",
+                PEAK_LR * 256 / device.batch,
+                f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256",
+            )
+            for stage in ("pretrain", "finetune")
         ),
         *_layer_decay(purpose),
         Choice.of(

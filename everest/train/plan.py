@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
+from everest.train.health import FEWEST_STEPS
 from everest.train.optim import cosine_lr, scaled_lr
 
 BF16_BYTES = 2  # of a value
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
 USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
+PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
+LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are above it
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
 BytesPerClip = Callable[[bool, int], int]
@@ -124,13 +127,39 @@ def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int)
     return max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
 
 
-def learning_rate_advice(plan: StagePlan) -> str | None:
-    """Advice about a peak learning rate outside of the usual range; None inside."""
+def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
+    """Yields a warning about a learning rate, and one about a number of steps, with which little is learned.
+
+    Args:
+        new_weights: the model does not start from trained weights.
+    """
+    advice = learning_rate_advice(plan, new_weights=new_weights)
+    if advice is not None:
+        yield advice
+    if plan.steps < FEWEST_STEPS:
+        yield (
+            f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns; raise its "
+            "epochs or its steps (`everest recipes suggest VIDEOS` fits a recipe to your videos)"
+        )
+
+
+def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
+    """Advice about a peak learning rate outside of the usual range; None inside.
+
+    Args:
+        new_weights: the model does not start from trained weights.
+    """
     (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     if plan.peak_lr > most:
         return (
             f"the peak learning rate of {plan.peak_lr:.2g} is {plan.peak_lr / most:.2g} times the highest "
             f"usual one ({most:g}); if little is learned, lower {key} before you add steps"
+        )
+    if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
+        return (
+            f"the peak learning rate of {plan.peak_lr:.2g} (base_lr {plan.base_lr:g} x batch "
+            f"{plan.batch_size} / 256) is far below the usual {PEAK_LR:g} of new weights, so that little is learned; "
+            f"base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
         )
     if plan.peak_lr < least:
         return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"

@@ -40,10 +40,9 @@ from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS
 from everest.train.network import Network
 from everest.train.optim import stage_optimizer
-from everest.train.plan import StagePlan, learning_rate_advice, memory_advice, plan_stage
+from everest.train.plan import StagePlan, memory_advice, plan_stage, plan_warnings
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
@@ -103,6 +102,9 @@ def set_up_training(
     if isinstance(spec, ModelSpec):
         state_bytes += tokenizer_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
+    if accelerator.is_main_process and not context.resumed and not context.one_batch:
+        for text in plan_warnings(plan, new_weights=start is None):
+            context.report(notice(f"warning: {text}"))
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
@@ -256,12 +258,6 @@ def start_run(training: Training, recipe_text: str) -> None:
         shared = shared_bytes(training.clips, training.order(), workers=workers)
         line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
     context.report(notice(line))
-    advice = learning_rate_advice(plan)
-    if advice is not None:
-        context.report(notice(f"warning: {advice}"))
-    if plan.steps < FEWEST_STEPS and not context.one_batch:
-        few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
-        context.report(notice(f"warning: {few}; raise its epochs or its steps"))
     training.resume()
     if main:
         training.tracker = make_tracker(

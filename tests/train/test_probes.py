@@ -186,7 +186,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
             1.6,
             "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base_lr",
         ),
-        (1e-6, "is below the usual 1e-05; raise base_lr"),
+        (1e-3, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 of new weights, so that"),
         (0.016, None),
     ],
 )
@@ -194,8 +194,19 @@ def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr: float, advice: 
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
     stage = load_recipe("small", overrides=overrides).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
-    found = learning_rate_advice(plan)
+    found = learning_rate_advice(plan, new_weights=True)
     assert found is None if advice is None else found is not None and advice in found
+    if base_lr < 0.016:  # trained weights need less
+        assert learning_rate_advice(plan, new_weights=False) is None
+
+
+def test_trained_weights_have_a_lowest_usual_learning_rate_as_well():
+    overrides = ["pretrain.batch_size=8", "pretrain.base_lr=1e-6", "pretrain.min_lr=0"]
+    stage = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
+    advice = learning_rate_advice(plan, new_weights=False)
+    assert advice is not None
+    assert "is below the usual 1e-05; raise base_lr" in advice
 
 
 @pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])

@@ -23,7 +23,7 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips, tries
-from everest.data.loader import batches, make_loader, on_device
+from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
 from everest.errors import DivergedError
 from everest.inference.feature_measures import feature_std, rank_me
@@ -203,7 +203,7 @@ class Prober:
         if mine:
             order = [[(0, place) for place in passes[number]] for number in mine]
             settings = training.settings
-            workers = min(settings.num_workers, len(order) - 1)
+            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
             loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
             for number, clip in zip(mine, batches(loader), strict=True):
                 failed = tries(clip)

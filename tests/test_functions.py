@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,18 @@ def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
+
+
+def test_training_runs_in_a_thread_of_a_notebook(tmp_path: Path, clip_files: Path):
+    recipe = small_recipe(tmp_path, clip_files)
+
+    def train(output: Path) -> Path:
+        encoder = everest.pretrain(recipe, output=output / "encoder", seed=3, cpu=True)
+        return everest.finetune(recipe, init=encoder, output=output / "classifier", seed=3, cpu=True)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        in_thread = thread.submit(train, tmp_path / "thread").result()
+    assert equal(weights(in_thread), weights(train(tmp_path / "main")))
 
 
 def test_functions_stay_functions_when_their_modules_are_imported():

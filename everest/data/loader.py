@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,11 @@ from everest.data.groups import Division, Group, SampleKey, divide
 from everest.data.ring import Ring, ring_bytes
 from everest.data.workers import WorkerCrash, Workers
 from everest.errors import DataError
-from everest.system.shared_memory import require_shared_memory
+from everest.system.cores import num_readers
+from everest.system.ranks import local_processes
+from everest.system.shared_memory import free_shared_memory, require_shared_memory
+
+SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
 
 Order = StepSampler | Sequence[list[SampleKey]]
 
@@ -66,6 +70,18 @@ def make_loader(dataset: VideoClips, order: Order, *, workers: int, timeout: flo
     """
     require_shared_memory(shared_bytes(dataset, order, workers=workers))
     return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout)
+
+
+def choose_workers(dataset: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
+    """Returns the number of workers; for `auto` as many as the cores and the free shared memory allow."""
+    if workers != "auto":
+        return workers
+    free, processes = free_shared_memory(), local_processes()
+    for number in range(num_readers(), 0, -1):
+        needed = shared_bytes(dataset, order, workers=number) * processes
+        if free is None or needed <= SHARED_PART * free:
+            return number
+    return 0
 
 
 def shared_bytes(dataset: VideoClips, order: Order, *, workers: int) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
-from everest.data.loader import batches, make_loader, on_device
+from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.inference.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
@@ -79,7 +79,8 @@ def evaluate_views(
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
-    loader = make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout)
+    workers = choose_workers(clips, order, settings.workers)
+    loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):

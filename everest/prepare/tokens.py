@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
@@ -175,7 +175,7 @@ class _ClipEncoder:
         """The tokens of a part; the rows of unreadable samples are meaningless."""
         starts = range(0, len(part.samples), self.batch)
         order = [[(part.variant, i) for i in part.samples[at : at + self.batch]] for at in starts]
-        workers = min(self.settings.num_workers, len(order))
+        workers = min(choose_workers(self.clips, order, self.settings.workers), len(order))
         loader = make_loader(self.clips, order, workers=workers, timeout=self.settings.data_timeout)
         rows, failed = [], []
         for clip in batches(loader):

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stage_source import find_source
 from everest.data.stages import finetune_clips, pretrain_clips, pretrain_key
 from everest.errors import DataError, RecipeError
@@ -39,11 +39,11 @@ def measure_loading(
         DataError: the stage's videos cannot be read.
     """
     clips = stage_clips(recipe, stage)
-    loaded = _loader_speed(clips, recipe, batch)
+    loaded, workers = _loader_speed(clips, recipe, batch)
     alone = _item_speed(lambda epoch: clips.read((epoch, epoch % len(clips))), clips.make_views.num_views)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     return {
-        "workers": recipe.train.num_workers,
+        "workers": workers,
         "clips_per_second": loaded,
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
@@ -95,9 +95,9 @@ def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
     return plan.steps * settings.batch_size
 
 
-def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
-    """Return clips/s after the batches that are read ahead."""
-    views, workers = clips.make_views.num_views, recipe.train.num_workers
+def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float, int]:
+    """Return clips/s after the batches that are read ahead, and the number of workers."""
+    views = clips.make_views.num_views
     samples = max(1, batch // views)
     order = StepSampler(
         num_samples=len(clips),
@@ -107,12 +107,13 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
         seed=recipe.train.seed,
         weights=clips.sample_weights,
     )
+    workers = choose_workers(clips, order, recipe.train.workers)
     loader = make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout)
     loaded = batches(loader)
     try:
         for _ in range(loader.division().slots):  # batches that are read ahead would distort the rate
             next(loaded)
-        return _speed(lambda _: next(loaded), SECONDS) * samples * views
+        return _speed(lambda _: next(loaded), SECONDS) * samples * views, workers
     finally:
         loaded.close()
 

@@ -106,8 +106,11 @@ def end_with_parent() -> None:
 def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Install a handler for STOP_SIGNALS; returns those before, by signal.
 
-    A SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
+    Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
+    SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     caught = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in caught}
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Clip, VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.probe_clips import spaced
 from everest.data.stages import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
@@ -64,4 +64,5 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
     """
     keys = [(0, place) for place in spaced(range(len(clips)), most)]
     order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
-    yield from batches(make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout))
+    workers = choose_workers(clips, order, settings.workers)
+    yield from batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout))

@@ -36,6 +36,21 @@ class Network:
     ema: ModelEmaV3 | None = None
     grad_norm: str = GRAD_NORM
 
+    @torch.no_grad()
+    def update_average(self, skipped: Tensor | None) -> None:
+        """Move the average toward the weights, unless their update was left out.
+
+        timm's own update takes no decision of the device. Buffers are constants, which need no average.
+
+        Args:
+            skipped: () float32 on the device: 1 if the update was left out, else 0; None: it was not.
+        """
+        if self.ema is None:
+            return
+        share = torch.tensor(1 - self.ema.decay) if skipped is None else (1 - self.ema.decay) * (1 - skipped)
+        for average, weight in zip(self.ema.module.parameters(), self.module.parameters(), strict=True):
+            average.lerp_(weight, share)
+
     def gradients(self) -> list[Tensor]:
         """The gradients of the parameters that have one."""
         return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]

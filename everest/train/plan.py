@@ -158,8 +158,8 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
         return (
             f"the peak learning rate of {plan.peak_lr:.2g} (base_lr {plan.base_lr:g} x batch "
-            f"{plan.batch_size} / 256) is far below the usual {PEAK_LR:g} of new weights, so that little is learned; "
-            f"base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
+            f"{plan.batch_size} / 256) is far below the usual {PEAK_LR:g} of new weights, so that little is "
+            f"learned; base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
         )
     if plan.peak_lr < least:
         return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"

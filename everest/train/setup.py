@@ -30,12 +30,13 @@ from everest.models.memory import tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, precision_text
+from everest.system.cores import num_readers
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.randomness import Purpose, seed_at
 from everest.system.ranks import local_processes
 from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
-from everest.system.shared_memory import require_shared_memory
+from everest.system.shared_memory import few_workers_notice, require_shared_memory
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
@@ -124,8 +125,10 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
-    needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
+    needed = shared_bytes(clips, training.order(), workers=training.workers)
     require_shared_memory(needed * local_processes())  # before anything is written
+    if recipe.train.workers == "auto" and training.workers < num_readers() and accelerator.is_main_process:
+        context.report(notice(few_workers_notice(training.workers, possible=num_readers())))
     return training
 
 
@@ -253,7 +256,7 @@ def start_run(training: Training, recipe_text: str) -> None:
     if trained < total:
         line += f"; trains {trained:,} of {total:,} parameters"
     line += f"; {precision_text(context.accelerator, training.settings.precision)}"
-    workers = training.settings.num_workers
+    workers = training.workers
     if workers:
         shared = shared_bytes(training.clips, training.order(), workers=workers)
         line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"

@@ -26,8 +26,9 @@ from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.device_copy import DeviceCopy
-from everest.data.loader import ClipLoader, batches, make_loader
+from everest.data.loader import ClipLoader, batches, choose_workers, make_loader
 from everest.errors import EnvironmentProblem
+from everest.models.drop_path import drop_noise, drop_paths
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import ENDED
@@ -83,6 +84,7 @@ class Training:
         self.prober: Probing | None = None  # of pre-training, see everest.train.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
+        self.workers = choose_workers(clips, self.order(), recipe.train.workers)
         self._waits = WaitWatch()
         self.state = TrainState(
             self.accelerator,
@@ -98,6 +100,7 @@ class Training:
         self._signal = StopSignal()
         self._batches: Iterator[Clip] = iter(())
         self._copy = DeviceCopy(self.accelerator.device)
+        self._drop_paths = drop_paths(networks[0].module)
         self._pass = 0
         self._has_ended = False
         self._warned: set[str] = set()
@@ -178,8 +181,8 @@ class Training:
 
     def loader(self) -> ClipLoader:
         """The clips of `order`."""
-        workers, timeout = self.settings.num_workers, self.settings.data_timeout
-        return make_loader(self.clips, self.order(), workers=workers, timeout=timeout)
+        timeout = self.settings.data_timeout
+        return make_loader(self.clips, self.order(), workers=self.workers, timeout=timeout)
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
@@ -190,10 +193,20 @@ class Training:
             self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
-            # Drop path uses torch's global generator; seeded before every pass, a resumed run is identical.
+            # Dropout uses torch's global generator; seeded before every pass, a resumed run is identical.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, self.steps_done, self.rank, number))
-            with self.updater.one_pass(last=number == self.plan.accumulation - 1):
+            last = number == self.plan.accumulation - 1
+            with self.updater.one_pass(last=last), drop_noise(self._drop_paths, self._drop_noise()):
                 yield self._copy(clip)
+
+    def _drop_noise(self) -> Tensor:
+        """(P, B) for the clips of this pass: its part of the noise of the whole step."""
+        plan, device = self.plan, self.accelerator.device
+        seed = seed_at(self.settings.seed, Purpose.DROP_PATH, self.steps_done)
+        generator = torch.Generator(device).manual_seed(seed)
+        noise = torch.rand(len(self._drop_paths), plan.batch_size, device=device, generator=generator)
+        first = (self.rank * plan.accumulation + self._pass) * plan.micro_batch
+        return noise[:, first : first + plan.micro_batch]
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
@@ -233,8 +246,8 @@ class Training:
         record.close()
         share = self._waits.add(record.waited)
         if share is not None:
-            workers, views = self.settings.num_workers, self.clips.make_views
-            self.warn_once("waiting", waiting_advice(share, workers=workers, views=views))
+            advice = waiting_advice(share, workers=self.workers, views=self.clips.make_views)
+            self.warn_once("waiting", advice)
         return rows
 
     def end(self, reason: str) -> None:

@@ -128,15 +128,14 @@ class Updater:
 
         The device itself leaves out an update whose `numbers` are not finite, so the host need not wait for
         them. With `train.nonfinite: stop` it leaves out all later ones, too: the host learns of the first a
-        step late, and ends the run. An average of the weights counts the updates that are left out.
+        step late, and ends the run. An average of the weights leaves out the same updates.
         """
         skipped = self._skipped(numbers) if numbers is not None else None
         for network in self._networks:
             vars(network.optimizer)["found_inf"] = skipped  # read by torch's fused AdamW
             network.optimizer.step()
             network.optimizer.zero_grad()
-            if network.ema is not None:
-                network.ema.update(network.module)
+            network.update_average(skipped)
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
 

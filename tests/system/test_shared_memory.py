@@ -54,6 +54,17 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
         assert with_shared(64, *arguments, "-q").returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("megabytes", "fewer"), [(5, "starts 0 of"), (256, "")])
+def test_auto_starts_the_workers_whose_batches_fit(megabytes: int, fewer: str, recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu", "--set", "train.workers=auto"]
+    ended = with_shared(megabytes, "-m", "everest_cli", "pretrain", *options, "--set", "pretrain.epochs=1")
+    assert ended.returncode == 0, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if "--shm-size=8g" in line] or [""]
+    assert fewer in line
+    assert bool(line) == bool(fewer)
+
+
 FILL = """
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@ from torch._functorch import config as functorch_config
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.models.block import Block
-from everest.models.drop_path import DropPath
+from everest.models.drop_path import DropPath, drop_noise
 from everest.models.partial import choose_trained
 from everest.train.update import compile_model
 
@@ -122,12 +122,15 @@ def test_a_larger_limit_of_graphs_stays(backend: Backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_drop_path_draws_as_timm_does(dtype: torch.dtype):
+def test_drop_path_scales_the_clips_that_its_noise_keeps_as_timm_does(dtype: torch.dtype):
     x, layer = torch.randn(64, 5, 7, dtype=dtype), DropPath(0.3)
-    torch.manual_seed(3)
-    expected = drop_path(x, 0.3, training=True)
-    torch.manual_seed(3)
-    assert torch.equal(layer(x), expected)
+    noise = torch.arange(64) / 64
+    with drop_noise([layer], noise[None]):
+        found = layer(x)
+    scale = drop_path(torch.ones(64, 1, 1, dtype=dtype), 0.3, training=True).max()
+    expected = torch.where((noise < 0.7)[:, None, None], x * scale, torch.zeros_like(x))
+    assert torch.equal(found, expected)
+    assert layer.noise is None
     assert torch.equal(layer.eval()(x), x)
 
 

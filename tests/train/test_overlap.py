@@ -101,6 +101,20 @@ def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, over
     assert [steps for _, steps in after[:6]] == [1, 2, 2, 2, 3, 4]  # AdamW's count of updates
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_the_average_leaves_out_the_same_updates(recipe: Path, tmp_path: Path, overlaps: bool):
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
+    network = training.state.networks[0]
+    assert network.ema is not None
+    average = network.ema.module
+    expected = {name: weight.clone() for name, weight in average.named_parameters()}
+    for step, _ in enumerate(loop(training, {2, 3})):
+        if step not in {2, 3}:
+            for name, weight in network.module.named_parameters():
+                expected[name].lerp_(weight.detach(), 0.5)
+        assert equal(dict(average.named_parameters()), expected)
+
+
 def moments(training: Training) -> Iterator[float]:
     for state in training.state.networks[0].optimizer.state.values():
         yield state["step"].item()

@@ -48,6 +48,21 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
     assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
 
 
+def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_path: Path):
+    # Mixing pairs clips of a pass.
+    plain = ["finetune.mixup=0", "finetune.cutmix=0", "finetune.erasing=0", "finetune.epochs=20"]
+    options = ["--recipe", recipe, "--init", "none", *(part for key in plain for part in ("--set", key))]
+    passes = {"one": 4, "four": 1}
+    for name, clips in passes.items():
+        micro_batch = ["--set", f"train.micro_batch={clips}"]
+        run("finetune", *options, "-o", tmp_path / name, "--gpus", "cpu", *micro_batch)
+    everest("finetune", *options, "-o", tmp_path / "two", *TWO)
+    run("finetune", *options, "-o", tmp_path / "none", "--set", "finetune.drop_path=0", "--gpus", "cpu")
+    for name in ("four", "two"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "none") != pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("several", [2, 3])
 def test_evaluation_does_not_depend_on_the_number_of_processes(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Final, NamedTuple
 
 import psutil
@@ -20,21 +21,43 @@ from everest.system.locks import sole_writer
 
 RUNNING: Final = "running.json"
 MOST_PIDS: Final = 2**31 - 1
-QUIET_SECONDS: Final = 600.0  # our choice: a run on another host that has not written for this long is dead
+BEAT_SECONDS: Final = 20.0  # our choice: between two signs of life of a run, the times of its running.json
+QUIET_SECONDS: Final = 120.0  # our choice: a run on another host without a sign for this long is dead
+
+
+class Trainer(NamedTuple):
+    """The process that trains a run: the contents of running.json."""
+
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid}" + ("" if self.host == socket.gethostname() else f" of host {self.host}")
 
 
 def claim(run: Path) -> None:
     """Write running.json: from now until `release`, this process trains the run.
 
     Raises:
-        RecipeError: another process of this host trains the run, or claims it at this moment.
+        RecipeError: another process trains the run, or claims it at this moment.
         EnvironmentProblem: the folder cannot be written.
     """
     busy = f"--output {run}: another process trains it now; wait for it, or stop it first"
     with sole_writer(run / RUNNING, busy=busy):
-        if running_here(run) not in (None, os.getpid()):
-            raise RecipeError(busy)
-        write_text(run / RUNNING, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        refuse_trained(run)
+        own = Trainer(os.getpid(), socket.gethostname())
+        write_text(run / RUNNING, json.dumps(own._asdict()))
+
+
+def refuse_trained(run: Path) -> None:
+    """Raise RecipeError if another process trains the run; the message names it."""
+    trainer = trainer_of(run)
+    if trainer is None or trainer == (os.getpid(), socket.gethostname()):
+        return
+    text = f"--output {run}: {trainer} trains it now; wait for it, or stop it first"
+    if trainer.host != socket.gethostname():
+        text += f" (a process that was killed counts as running for {QUIET_SECONDS:.0f} s)"
+    raise RecipeError(text)
 
 
 def release(run: Path) -> None:
@@ -44,30 +67,57 @@ def release(run: Path) -> None:
 
 @contextmanager
 def claimed(run: Path) -> Iterator[None]:
-    """Claim a run, and release it when the block ends, however it ends.
+    """Claim a run, give signs of life, and release it when the block ends, however it ends.
 
     Raises:
         UserError: see `claim`.
     """
     claim(run)
+    ended = Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            with suppress(
+                OSError
+            ):  # the folder may be gone for a moment: the training notices it if it stays
+                os.utime(run / RUNNING)
+
+    thread = Thread(target=beat, daemon=True, name="everest signs of life")
+    thread.start()
     try:
         yield
     finally:
+        ended.set()
+        thread.join()
         release(run)
+
+
+def trainer_of(run: Path) -> Trainer | None:
+    """The process that trains the run; None if there is none.
+
+    Processes of another host cannot be looked up; they give signs of life.
+    """
+    try:
+        marker = _read_marker(run)
+        if marker is None:
+            return None
+        if marker.host != socket.gethostname():
+            age = time.time() - (run / RUNNING).stat().st_mtime
+            return marker if age < QUIET_SECONDS else None
+    except (RecipeError, FileNotFoundError):  # damaged, as after a power failure, or just released
+        return None
+    pid = running_here(run)
+    return None if pid is None else Trainer(pid, marker.host)
 
 
 def is_running(run: Path) -> bool:
     """Whether a process trains the run.
 
-    Processes of another host cannot be looked up; there, the run counts as running while it writes files.
-
     Raises:
         RecipeError: running.json is damaged.
     """
-    marker = _read_marker(run)
-    if marker is not None and marker.host != socket.gethostname():
-        return time.time() - last_written(run) < QUIET_SECONDS
-    return running_here(run) is not None
+    _read_marker(run)
+    return trainer_of(run) is not None
 
 
 def running_here(run: Path) -> int | None:
@@ -92,14 +142,7 @@ def running_here(run: Path) -> int | None:
     return marker.pid if is_alive else None
 
 
-class _Marker(NamedTuple):
-    """The contents of running.json."""
-
-    pid: int
-    host: str
-
-
-def _read_marker(run: Path) -> _Marker | None:
+def _read_marker(run: Path) -> Trainer | None:
     """Read running.json; None if there is none.
 
     Raises:
@@ -114,7 +157,7 @@ def _read_marker(run: Path) -> _Marker | None:
         raise RecipeError(f"{path}: damaged ({error})") from error
     match values:
         case {"pid": int(pid), "host": str(host)} if 0 < pid <= MOST_PIDS:
-            return _Marker(pid, host)
+            return Trainer(pid, host)
     raise RecipeError(f"{path}: damaged (it names no process)")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.run_init import DECODER, INIT, Init
-from everest.system.run_lock import running_here
+from everest.system.run_lock import refuse_trained
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.own_settings import tokenizer_depends_on
@@ -75,9 +74,7 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
         return False
     if not path.is_dir():
         raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
-    process = running_here(path)
-    if process not in (None, os.getpid()):
-        raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
+    refuse_trained(path)
     if has_not_started(path):
         return False
     if overwrite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -281,7 +282,7 @@ with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
 
 
 def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):
-    (tmp_path / "running.json").write_text(json.dumps({"pid": 2**22 - 1, "host": "here"}))
+    (tmp_path / "running.json").write_text(json.dumps({"pid": 2**22 - 1, "host": socket.gethostname()}))
     claim(tmp_path)
     assert running_here(tmp_path) is not None
     release(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
+from everest.errors import RecipeError
 from everest.system import run_lock
 from everest.system.run_folder import WEIGHTS, RunFolder
 from everest.system.weights import Weights
@@ -146,7 +147,7 @@ def test_a_lock_older_than_its_process_is_ignored(tmp_path: Path):
     assert summary(run)["state"] == "resumable"
 
 
-def test_on_another_host_a_run_must_have_written_recently(tmp_path: Path):
+def test_on_another_host_a_run_must_have_given_a_sign_of_life(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, 1, host="elsewhere")
     assert summary(run)["state"] == "running"
@@ -155,6 +156,27 @@ def test_on_another_host_a_run_must_have_written_recently(tmp_path: Path):
         os.utime(path, (long_ago, long_ago))
     assert summary(run)["state"] == "resumable"
     assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
+
+
+def test_a_run_of_another_host_is_refused_until_it_gives_no_sign_of_life(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    mark_running(run, os.getpid(), host="elsewhere")  # a process of that number runs here
+    with pytest.raises(RecipeError, match=f"process {os.getpid()} of host elsewhere trains it now"):
+        run_lock.claim(run)
+    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
+    os.utime(run / "running.json", (long_ago, long_ago))
+    run_lock.claim(run)
+    assert run_lock.trainer_of(run) == (os.getpid(), socket.gethostname())
+
+
+def test_a_run_gives_signs_of_life_while_it_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    marker = tmp_path / "running.json"
+    with run_lock.claimed(tmp_path):
+        os.utime(marker, (0, 0))
+        while marker.stat().st_mtime == 0:  # until the sign
+            time.sleep(0.01)
+    assert not marker.exists()
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.load import find_weights
+from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
-from everest.system.run_folder import TOKENIZER, RunFolder, default_folder, is_own_tokenizer, own_tokenizer
+from everest.system.run_folder import (
+    RECIPE,
+    TOKENIZER,
+    RunFolder,
+    default_folder,
+    is_own_tokenizer,
+    own_tokenizer,
+)
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
 from everest.train.run_options import RunOptions
@@ -92,6 +102,10 @@ def _train_tokenizer(
         options = replace(options, output=output)
     own = output / TOKENIZER
     stage_options = replace(options, command="train-tokenizer", output=own, resume="auto", init=None)
+    users = decide_on_main(accelerator, lambda: _users(output)) if options.overwrite else []
+    if users:
+        stage_options = replace(stage_options, overwrite=False)
+        notify(f"{own} is kept, because {users[0]} uses it")
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
@@ -102,12 +116,31 @@ def _train_tokenizer(
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
     try:
         train(recipe, stage_options)
+    except RecipeError as error:
+        if users:
+            raise RecipeError(
+                f"{own}: used by {users[0]}, so it is not replaced; choose another --output"
+            ) from error
+        raise
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
             f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
         ) from stopped
     return with_path, options
+
+
+def _users(output: Path) -> list[Path]:
+    """The runs next to `output` whose recipes name its tokenizer."""
+    own, users = str(own_tokenizer(output).resolve()), []
+    for file in sorted(output.resolve().parent.glob(f"*/{RECIPE}")):
+        if file.parent == output.resolve():
+            continue
+        with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
+            tokenizer = load_recipe(file, imports=False).tokenizer
+            if tokenizer is not None and tokenizer.checkpoint == own:
+                users.append(file.parent)
+    return users
 
 
 def _is_finished(tokenizer: Path) -> bool:

@@ -80,6 +80,21 @@ def test_mistakes_with_overwrite_remove_nothing(trained: Path, clip_files: Path)
     assert contents(trained) == before
 
 
+def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_files: Path, tmp_path: Path):
+    first, second = Path(shutil.copytree(trained, tmp_path / "first")), tmp_path / "second"
+    own = first / "tokenizer" / "model.safetensors"
+    called(*command(clip_files, second, f"tokenizer.checkpoint={own}"))
+    before = contents(first / "tokenizer")
+    shown = called(*command(clip_files, first, "pretrain.batch_size=2"), "--overwrite").stderr
+    assert f"{first / 'tokenizer'} is kept, because {second} uses it" in shown
+    assert contents(first / "tokenizer") == before
+    refusal = refused(*command(clip_files, first, "train.seed=5"), "--overwrite", code=2)
+    assert f"{first / 'tokenizer'}: used by {second}, so it is not replaced" in refusal
+    shutil.rmtree(second)
+    called(*command(clip_files, first), "--overwrite")
+    assert contents(first / "tokenizer") != before
+
+
 def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
     shown = called(*command(clip_files, tmp_path / "run", "pretrain.probe.every=1")).stderr
     assert shown.count("is trained first") == 1

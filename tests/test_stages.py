@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from processes import stop_after, wait_for_rows
@@ -201,6 +203,25 @@ def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: 
     assert stop_after(recipe, command, folder, how, rows=5, group=True) == 128 + how
     assert list((folder / "state").glob("*.safetensors"))
     assert not (folder / "running.json").exists()
+
+
+def test_a_stop_signal_does_not_wait_for_a_batch_that_hangs(recipe: Path, tmp_path: Path):
+    folder, longer = tmp_path / "run", ["--set", "pretrain.epochs=200", "--set", "train.workers=1"]
+    command = ["pretrain", *longer, "--recipe", str(recipe), "-q", "--gpus", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command, "-o", str(folder)])
+    wait_for_rows(folder, 3, process)
+    (reader,) = psutil.Process(process.pid).children()
+    reader.suspend()  # as in a read of a dead network mount
+    time.sleep(1)  # until the batches that were read ahead are used up
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
+    assert not psutil.pid_exists(reader.pid)
+    done = RunFolder(folder).rows()[-1]["step"]
+    assert done < 200
+    assert (folder / "state" / f"step-{done:09d}.safetensors").is_file()
+    run(*command, "-o", folder)
+    run(*command, "-o", tmp_path / "whole")
+    assert equal(weights(folder), weights(tmp_path / "whole"))
 
 
 def test_a_run_killed_before_its_first_save_starts_again(recipe: Path, tmp_path: Path):

@@ -7,8 +7,10 @@ consumer that copies by other asynchronous means waits itself.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -25,9 +27,15 @@ from everest.system.cores import num_readers
 from everest.system.ranks import local_processes
 from everest.system.shared_memory import free_shared_memory, require_shared_memory
 
+STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
+MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
 
 Order = StepSampler | Sequence[list[SampleKey]]
+
+
+class StoppedWaiting(Exception):
+    """The wait for a batch was given up, because its loader should stop."""
 
 
 class Names(NamedTuple):
@@ -45,6 +53,7 @@ class ClipLoader:
     order: Order
     workers: int
     timeout: float
+    should_stop: Callable[[], bool] = lambda: False  # asked while a batch does not come
 
     @property
     def largest(self) -> int:
@@ -59,17 +68,25 @@ class ClipLoader:
         return divide(batch=self.largest, views=views, workers=self.workers, batches=len(self.order))
 
 
-def make_loader(dataset: VideoClips, order: Order, *, workers: int, timeout: float) -> ClipLoader:
+def make_loader(
+    dataset: VideoClips,
+    order: Order,
+    *,
+    workers: int,
+    timeout: float,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> ClipLoader:
     """Returns a loader of batches of clips; iterate over it with `batches`.
 
     Args:
         workers: processes that read; 0: this process reads.
         timeout: seconds to wait for a group of clips of a worker.
+        should_stop: whether to give up the wait for a group that does not come.
     Raises:
         EnvironmentProblem: too little shared memory for the batches.
     """
     require_shared_memory(shared_bytes(dataset, order, workers=workers))
-    return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout)
+    return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout, should_stop=should_stop)
 
 
 def choose_workers(dataset: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
@@ -98,6 +115,7 @@ def batches(loader: ClipLoader) -> Generator[Clip]:
     Raises:
         DataError: videos cannot be read, or a worker hangs: the error names the videos of its group.
         EnvironmentProblem: a worker was killed, or shared memory is full.
+        StoppedWaiting: a batch does not come, and the loader should stop.
     """
     division = loader.division()
     ring = Ring(
@@ -169,14 +187,23 @@ class _Reading:
 
         Raises:
             DataError: it did not come in time.
+            StoppedWaiting: it does not come, and the loader should stop.
         """
         limit, samples = self._loader.timeout, self._loader.dataset.samples
         self._begin()
+        deadline = time.monotonic() + limit if limit else math.inf
         try:
-            return self._workers.take(group.number, limit=limit)
-        except TimeoutError:
-            names = ", ".join(samples[index].path for _, index in group.keys)
-            raise DataError(f"no clip within {limit:g} s (train.data_timeout) from one of: {names}") from None
+            while True:
+                try:
+                    left = deadline - time.monotonic()
+                    return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), MOMENT))
+                except TimeoutError:
+                    if self._loader.should_stop():
+                        raise StoppedWaiting from None
+                    if time.monotonic() >= deadline:
+                        names = ", ".join(samples[index].path for _, index in group.keys)
+                        message = f"no clip within {limit:g} s (train.data_timeout) from one of: {names}"
+                        raise DataError(message) from None
         except WorkerCrash as crash:
             groups = (group for batch in self._begun for group in batch if group.number in crash.tasks)
             names = ", ".join(samples[index].path for group in groups for _, index in group.keys)

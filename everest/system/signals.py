@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
 from everest.errors import UserError
@@ -25,12 +26,12 @@ class StopSignal:
     """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
 
     def __enter__(self) -> StopSignal:
-        self._received = 0
+        self._received, self._at = 0, 0.0
         self._before = catch_stop_signals(self._record)
         return self
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
+        self._received, self._at = number, time.monotonic()
         signal.signal(number, self._before[number])
         if number == signal.SIGHUP:
             leave_closed_terminal()
@@ -49,3 +50,8 @@ class StopSignal:
         if not self._received and PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
             return signal.SIGTERM
         return self._received
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the signal; unlimited after the end of the parent process."""
+        return time.monotonic() - self._at

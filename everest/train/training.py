@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Final, Never
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.device_copy import DeviceCopy
-from everest.data.loader import ClipLoader, batches, choose_workers, make_loader
+from everest.data.loader import ClipLoader, StoppedWaiting, batches, choose_workers, make_loader
 from everest.errors import EnvironmentProblem
 from everest.models.drop_path import drop_noise, drop_paths
 from everest.system.events import notice
@@ -45,6 +45,10 @@ from everest.train.step_record import StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
 from everest.train.waiting import WaitWatch, waiting_advice
+
+# Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
+# can end, and be saved.
+SHARED_STEP_SECONDS: Final = 10.0
 
 
 class Training:
@@ -153,9 +157,7 @@ class Training:
                 if number and self.steps_done < self.plan.steps:
                     self.state.finish()
                     self.accelerator.wait_for_everyone()  # a process that has ended would end the others
-                    saved = f"saved after step {self.steps_done} of {self.plan.steps}"
-                    resume = f"the same command with --output {self.run.path} resumes from there"
-                    raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
+                    self._raise_stopped(number)
 
     @property
     def _saves_here(self) -> bool:
@@ -182,14 +184,24 @@ class Training:
     def loader(self) -> ClipLoader:
         """The clips of `order`."""
         timeout = self.settings.data_timeout
-        return make_loader(self.clips, self.order(), workers=self.workers, timeout=timeout)
+        return make_loader(
+            self.clips, self.order(), workers=self.workers, timeout=timeout, should_stop=self._gives_up
+        )
+
+    def _gives_up(self) -> bool:
+        """Whether to stop while a batch does not come. Processes first wait for a step that they share."""
+        waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
+        return bool(self._signal.number) and self._signal.seconds >= waits
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
         for number in range(self.plan.accumulation):
             self._pass = number
             started = time.monotonic()
-            clip = next(self._batches)
+            try:
+                clip = next(self._batches)
+            except StoppedWaiting:
+                self._stop_without_batch()
             self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
@@ -198,6 +210,27 @@ class Training:
             last = number == self.plan.accumulation - 1
             with self.updater.one_pass(last=last), drop_noise(self._drop_paths, self._drop_noise()):
                 yield self._copy(clip)
+
+    def _stop_without_batch(self) -> Never:
+        """Leave a step whose batch does not come. A run of one process saves the steps before it.
+
+        Raises:
+            Stopped: always.
+        """
+        if self.plan.processes == 1:
+            self.save()
+            self.state.finish()
+            self._raise_stopped(self._signal.number)
+        raise Stopped(
+            self._signal.number,
+            f"{signal.Signals(self._signal.number).name}: a batch does not come, so this step is not saved; "
+            f"the same command with --output {self.run.path} resumes from the last saved step",
+        )
+
+    def _raise_stopped(self, number: int) -> Never:
+        saved = f"saved after step {self.steps_done} of {self.plan.steps}"
+        resume = f"the same command with --output {self.run.path} resumes from there"
+        raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
 
     def _drop_noise(self) -> Tensor:
         """(P, B) for the clips of this pass: its part of the noise of the whole step."""

@@ -34,6 +34,7 @@ _WEIGHT_FILES = (
 PICKLED = _WEIGHT_FILES[2:]
 LONGEST_FILE_NAME = 255  # of Linux
 _DEEPSPEED = "mp_rank_00_model_states.pt"
+HALVED = (torch.bfloat16, torch.float16)
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
 _CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "model_state")
@@ -91,6 +92,9 @@ def read_foreign(path: Path) -> Foreign:
             raise CheckpointError(f"{path}: {lacks} in it; {hint}")
     tensors, args, notes = _load(file)
     tensors = unwrapped(tensors)
+    halved = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.dtype in HALVED})
+    if halved:
+        notes.append(f"weights of {' and '.join(halved)} become float32, with the same values")
     family = FAMILIES.get(family_of(tensors) or "")
     has_config = family is not None and family.has_config  # else the files next to it may be of another one
     preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)

@@ -53,7 +53,7 @@ class ClipLoader:
     order: Order
     workers: int
     timeout: float
-    should_stop: Callable[[], bool] = lambda: False  # asked while a batch does not come
+    should_stop: Callable[[], bool] = lambda: False  # called while a batch does not come
 
     @property
     def largest(self) -> int:

@@ -72,6 +72,23 @@ def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path, pa
         assert Path(start.origin["file"]).parent == snapshot
 
 
+@torch.no_grad()
+def test_shards_of_bfloat16_in_a_cache_are_read(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        **{"image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 24, "num_hidden_layers": 2},
+        **{"num_attention_heads": 3, "intermediate_size": 96, "num_labels": 3},
+    )
+    reference = transformers.VideoMAEForVideoClassification(config).eval().to(torch.bfloat16)
+    reference.save_pretrained(tmp_path / "written", max_shard_size="20KB")
+    assert len(list((tmp_path / "written").glob("model-*-of-*.safetensors"))) > 1
+    snapshot = cached(tmp_path / "cache", "owner/videomae", tmp_path / "written")
+    model, clips = open_model(snapshot).module, torch.randn(2, 3, 4, 32, 32)
+    expected = reference.float()(clips.transpose(1, 2)).logits
+    torch.testing.assert_close(model(clips), expected, atol=1e-5, rtol=0)
+
+
 def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_path: Path):
     (tmp_path / "link.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(RecipeError, match="holds the weights of --init"):

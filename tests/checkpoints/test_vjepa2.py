@@ -109,6 +109,21 @@ def test_the_encoder_computes_what_transformers_computes(size: str, tmp_path: Pa
 
 
 @torch.no_grad()
+def test_shards_of_bfloat16_are_read(tmp_path: Path):
+    reference = foreign_model("heads of 12").to(torch.bfloat16)
+    reference.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    assert "weights of bfloat16 become float32, with the same values" in read_foreign(tmp_path).notes
+    reference, clips = reference.float(), clips_for(reference)
+    expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
+    torch.testing.assert_close(encode(opened(tmp_path), clips, None).tokens, expected, atol=1e-5, rtol=0)
+    missing = sorted(tmp_path.glob("model-*-of-*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(CheckpointError, match=f"{missing.name}: missing; download the checkpoint again"):
+        open_model(tmp_path)
+
+
+@torch.no_grad()
 def test_keys_have_a_bias_with_an_effect(folder: Path):
     model, clips = opened(folder), torch.randn(1, 3, 4, 32, 32)
     before = model(clips)

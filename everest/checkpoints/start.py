@@ -245,7 +245,7 @@ def changed_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
         yield f"model.tubelet={_as_yaml((frames if fits else before.tubelet[0], *patch))}"
     if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
         yield f"model.positions={before.positions}"
-    for key in ("class_token", "input", "embedding_layers"):
+    for key in ("class_token", "registers", "gelu", "input", "embedding_layers"):
         if getattr(before, key) != getattr(now, key):
             yield f"model.{key}={_as_yaml(getattr(before, key))}"
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
+from timm.layers.activations import GELUTanh
 from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
 from timm.layers.patch_embed import PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -97,15 +99,14 @@ def require_plain(model: nn.Module, *, source: str) -> None:
 
 def _foreign_parts(model: nn.Module) -> Iterator[str]:
     """Yield the parts of an image model that an encoder of everest does not have."""
-    if type(model) is not VisionTransformer:
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         yield f"the architecture {type(model).__name__}"
         return
+    assert isinstance(model, VisionTransformer)
     if type(model.patch_embed) is not PatchEmbed or not isinstance(model.patch_embed.norm, nn.Identity):
         yield "another patch embedding than one convolution"
     if model.pos_embed is None:
         yield "no learned positions"
-    if model.reg_token is not None:
-        yield "register tokens"
     if not isinstance(model.norm_pre, nn.Identity):
         yield "a norm before its blocks"
     block = model.blocks[0]
@@ -128,7 +129,7 @@ def _foreign_parts_of_block(block: Block) -> Iterator[str]:
     if type(mlp) is not Mlp or not isinstance(mlp.norm, nn.Identity):
         yield f"an MLP of the kind {type(mlp).__name__}"
         return
-    if type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+    if not isinstance(mlp.act, nn.GELU | GELUTanh):
         yield f"the activation {mlp.act}"
 
 
@@ -159,6 +160,8 @@ def image_weights(
             tubelet=(1, *model.patch_embed.patch_size),
             positions="learned-separable",
             class_token=model.cls_token is not None,
+            registers=model.num_prefix_tokens - (model.cls_token is not None),
+            gelu="tanh" if isinstance(block.mlp.act, GELUTanh) else "exact",
         ),
         selection=AllTokens(),
         norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=cast(nn.LayerNorm, block.norm1).eps),
@@ -194,14 +197,22 @@ def _embedding(model: VisionTransformer, mean: Tensor, std: Tensor) -> dict[str,
 
 
 def _positions(model: VisionTransformer) -> dict[str, Tensor]:
-    """The positions of places; there is one slice, whose position is zero."""
-    positions, token = model.pos_embed, model.cls_token  # (1, [1 +] h*w, D), (1, 1, D)
+    """The positions of places, and the learned tokens; there is one slice, whose position is zero.
+
+    Registers, and DeiT's distillation token, get their position added: here they have none.
+    """
+    positions, token = model.pos_embed, model.cls_token  # (1, [P +] h*w, D), (1, 1, D)
     assert isinstance(positions, Tensor)
-    has_own = token is not None and not model.no_embed_class  # the class token has a position
-    tensors = {SPATIAL: positions[:, int(has_own) :], TEMPORAL: torch.zeros_like(positions[:, :1])}
+    prefix = model.num_prefix_tokens  # P
+    places = positions if model.no_embed_class else positions[:, prefix:]
+    own = torch.zeros_like(positions[:, :prefix]) if model.no_embed_class else positions[:, :prefix]
+    tensors = {SPATIAL: places, TEMPORAL: torch.zeros_like(places[:, :1])}
     if token is not None:
-        own = positions[:, :1] if has_own else torch.zeros_like(token)
-        tensors |= {"class_token": token, "position.class_token": own}
+        tensors |= {"class_token": token, "position.class_token": own[:, :1]}
+        own = own[:, 1:]
+    registers = model.dist_token if isinstance(model, VisionTransformerDistilled) else model.reg_token
+    if registers is not None:
+        tensors["registers"] = registers + own
     return tensors
 
 

@@ -170,6 +170,10 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield f"{spec.model.input} as input (it takes the frames)"
     if spec.model.class_token:
         yield "a class token (it has none)"
+    if spec.model.registers:
+        yield "registers (it has none)"
+    if spec.model.gelu != "exact":
+        yield "the approximated GELU (it has the exact one)"
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         yield "class-attention pooling (it averages the tokens or takes the first)"
     if spec.task == "regression" and not spec.heads:

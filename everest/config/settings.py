@@ -24,6 +24,7 @@ from everest.config.values import (
     Depth,
     Fps,
     Frames,
+    Gelu,
     Input,
     MicroBatch,
     NumClasses,
@@ -105,6 +106,8 @@ class ModelSettings:
     tubelet: tuple[Frames, Side, Side] = (2, 16, 16)  # EVEREST Table 15
     positions: Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
+    registers: Annotated[int, Field(ge=0, le=64)] = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
+    gelu: Gelu = "exact"  # of the encoder's blocks; tanh: its approximation, as in SigLIP
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts
@@ -114,6 +117,11 @@ class ModelSettings:
     mlp_width: Width | None = None  # of the encoder's blocks; without a backbone's own: four times the width
     decoder_width: Width | None = None
     decoder_heads: Width | None = None
+
+    @property
+    def num_prefix(self) -> int:
+        """The number of learned tokens in front of the encoded ones."""
+        return self.class_token + self.registers
 
     @property
     def backbone_size(self) -> BackboneSize:

@@ -162,6 +162,7 @@ Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
+Gelu = Literal["exact", "tanh"]
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 # embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
 Freeze = Annotated[str, BeforeValidator(_check_freeze)]

@@ -18,6 +18,7 @@ from timm.models.beit import Attention
 from torch import Tensor, nn
 
 from everest.config.sizes import MLP_RATIO
+from everest.config.values import Gelu
 from everest.models.drop_path import DropPath
 from everest.models.rotary import Rotation
 
@@ -35,26 +36,28 @@ class GeluLinear(torch.autograd.Function):
     """`linear(gelu(x))` that recomputes gelu(x) in the backward pass instead of saving it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.weight_dtype = weight.dtype
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+        ctx.weight_dtype, ctx.approximate = weight.dtype, approximate
         weight = _autocast_weight(x, weight)
         ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
+        return F.linear(F.gelu(x, approximate=approximate), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors  # (B, K, F), (D, F)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad  # frozen weights need none
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
         grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
         rows = grad.flatten(0, -2)  # (B * K, D)
         grad_x = grad_weight = grad_bias = None
         if needs_x:
-            grad_x = torch.ops.aten.gelu_backward(grad @ weight, x)  # (B, K, F)
+            grad_x = torch.ops.aten.gelu_backward(grad @ weight, x, approximate=ctx.approximate)  # (B, K, F)
         if needs_weight:
-            grad_weight = (rows.T @ F.gelu(x).flatten(0, -2)).to(ctx.weight_dtype)
+            grad_weight = (rows.T @ F.gelu(x, approximate=ctx.approximate).flatten(0, -2)).to(
+                ctx.weight_dtype
+            )
         if needs_bias:
             grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
-        return grad_x, grad_weight, grad_bias
+        return grad_x, grad_weight, grad_bias, None
 
 
 class NormLinear(torch.autograd.Function):
@@ -107,6 +110,7 @@ class Block(nn.Module):
     Args:
         mlp_width: F; None: four times the width.
         rotary: keys are turned, after which a key bias has an effect: it is learned.
+        gelu: of the MLP, exact or the approximation by tanh.
     """
 
     def __init__(
@@ -117,8 +121,10 @@ class Block(nn.Module):
         *,
         mlp_width: int | None = None,
         rotary: bool = False,
+        gelu: Gelu = "exact",
     ) -> None:
         super().__init__()
+        self.approximate = "tanh" if gelu == "tanh" else "none"
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads=heads, qkv_bias=True)
         if rotary:
@@ -156,7 +162,7 @@ class Block(nn.Module):
         x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))
         fc1, fc2 = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
         hidden = _norm_linear(x, self.norm2, fc1.weight, fc1.bias)  # (B, K, F)
-        return x + self.drop_path2(GeluLinear.apply(hidden, fc2.weight, fc2.bias))
+        return x + self.drop_path2(GeluLinear.apply(hidden, fc2.weight, fc2.bias, self.approximate))
 
 
 class Stack(NamedTuple):

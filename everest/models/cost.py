@@ -87,7 +87,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     embedding = embedding_macs(spec.model, offered, spec.channels)
     macs = sum((stack_macs(stack) for stack in stacks), start=embedding)
-    tokens, width = stacks[0].tokens - spec.model.class_token, stacks[0].width  # the outputs of the encoder
+    tokens, width = stacks[0].tokens - spec.model.num_prefix, stacks[0].width  # the outputs of the encoder
     if spec.kind == "pretrain":
         decoder_tokens, decoder_width = stacks[1].tokens, stacks[1].width
         predicted = decoder_tokens - tokens

@@ -104,7 +104,7 @@ def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     if spec.kind != "pretrain":
         return 0
     encoder, decoder = spec.stacks
-    predicted = decoder.tokens - encoder.tokens + spec.model.class_token
+    predicted = decoder.tokens - encoder.tokens + spec.model.num_prefix
     return predicted * spec.target_width * (bytes_per_value + 3 * 4)
 
 

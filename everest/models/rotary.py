@@ -33,9 +33,10 @@ class Rotation(NamedTuple):
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
         return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
 
-    def after_class_token(self) -> Rotation:
-        """The rotation of tokens (B, 1 + K) whose first one is not turned."""
-        return Rotation(F.pad(self.cos, (0, 0, 1, 0), value=1.0), F.pad(self.sin, (0, 0, 1, 0)))
+    def after_prefix(self, tokens: int) -> Rotation:
+        """The rotation of tokens (B, tokens + K) whose first ones are not turned."""
+        front = (0, 0, tokens, 0)
+        return Rotation(F.pad(self.cos, front, value=1.0), F.pad(self.sin, front))
 
 
 class RotaryPositions(nn.Module):

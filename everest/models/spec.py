@@ -96,7 +96,8 @@ class ModelSpec:
             del values["task"]
         if self.pixels == IMAGENET:
             del values["pixels"]
-        for added_later, default in (("class_token", False), ("input", "frames"), ("mlp_width", None)):
+        later = {"class_token": False, "registers": 0, "gelu": "exact", "input": "frames", "mlp_width": None}
+        for added_later, default in later.items():
             if values["model"][added_later] == default:
                 del values["model"][added_later]
         return values
@@ -181,6 +182,8 @@ class ModelSpec:
             positions=self.model.positions,
             trained_grid=self.trained_grid,
             class_token=self.model.class_token,
+            registers=self.model.registers,
+            gelu=self.model.gelu,
             input=self.model.input,
             checkpointing=self.checkpointing,
             pixels=self.pixels,
@@ -265,11 +268,11 @@ class ModelSpec:
 
     @property
     def stacks(self) -> list[Stack]:
-        """The blocks of the encoder, then of any decoder, with the tokens of one clip and its class token."""
+        """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
         size, noise = self.model.backbone_size, torch.zeros(1, self.grid.num_tokens, device="meta")
         selection = self.selection(self.grid, importance=noise, noise=noise)
         visible, target = selection.visible.size(1), selection.target.size(1)
-        encoder = Stack(size.depth, visible + self.model.class_token, size.width, size.heads, size.mlp)
+        encoder = Stack(size.depth, visible + self.model.num_prefix, size.width, size.heads, size.mlp)
         if self.kind != "pretrain":
             return [encoder]
         width, heads = size.decoder_width, size.decoder_heads

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Input, Positions
+from everest.config.values import Gelu, Input, Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
@@ -32,10 +32,13 @@ def make_blocks(
     *,
     mlp_width: int | None = None,
     rotary: bool = False,
+    gelu: Gelu = "exact",
 ) -> nn.ModuleList:
     """Make `depth` pre-norm blocks; stochastic depth grows linearly to `drop_path` (Huang et al. 2016)."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary) for rate in rates)
+    return nn.ModuleList(
+        Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary, gelu=gelu) for rate in rates
+    )
 
 
 def run_blocks(
@@ -62,6 +65,11 @@ def run_blocks(
     return x
 
 
+def _learned_tokens(number: int, width: int) -> nn.Parameter | None:
+    """New tokens (1, number, width), as a class token starts; None for 0."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, number, width), std=0.02)) if number else None
+
+
 def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) -> None:
     """Apply `init` to the weight of every Linear inside the modules, and set the biases to zero."""
     for module in modules:
@@ -83,6 +91,8 @@ class Architecture:
         trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
         class_token: put a learned token in front of the embedded ones. It attends with them in every block
             and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
+        registers: more such tokens, which have no position (Darcet et al. 2024).
+        gelu: of the encoder's blocks.
         input: what encoder and selector take, made from the normalized frames.
         checkpointing: recompute each block in the backward pass.
         pixels: normalize clips of bytes, and fix the number of channels.
@@ -95,6 +105,8 @@ class Architecture:
     positions: Positions = "flat"
     trained_grid: TokenGrid | None = None
     class_token: bool = False
+    registers: int = 0
+    gelu: Gelu = "exact"
     input: Input = "frames"
     checkpointing: bool = False
     pixels: PixelStatistics = IMAGENET
@@ -146,12 +158,12 @@ class Encoder(nn.Module):
             drop_path,
             mlp_width=size.mlp_width,
             rotary=architecture.positions == "rotary",
+            gelu=architecture.gelu,
         )
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.position = architecture.encoder_positions()
-        self.class_token = None
-        if architecture.class_token:
-            self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, size.width), std=0.02))
+        self.class_token = _learned_tokens(int(architecture.class_token), size.width)
+        self.registers = _learned_tokens(architecture.registers, size.width)
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
@@ -186,13 +198,23 @@ class Encoder(nn.Module):
             token = token + self.position.class_token
         return token.expand(batch, -1, -1)
 
+    def prefix(self, batch: int) -> list[Tensor]:
+        """The class token (B, 1, D) and the registers (B, R, D) in front of the tokens of each clip."""
+        parts = []
+        if self.class_token is not None:
+            parts.append(self.embed_class_token(batch))
+        if self.registers is not None:
+            parts.append(self.registers.expand(batch, -1, -1))
+        return parts
+
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
         x, last = self.embed(frames, ids), None
         rotation = self.position(ids) if isinstance(self.position, RotaryPositions) else None
-        if self.class_token is not None:
-            last = x.size(1)  # the output of the class token is not needed
-            x = torch.cat([self.embed_class_token(x.size(0)), x], dim=1)  # (B, 1 + K, D)
-            rotation = None if rotation is None else rotation.after_class_token()
+        prefix = self.prefix(x.size(0))
+        if prefix:
+            last = x.size(1)  # the outputs of the learned tokens are not needed
+            x = torch.cat([*prefix, x], dim=1)  # (B, P + K, D)
+            rotation = None if rotation is None else rotation.after_prefix(x.size(1) - last)
         x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
         return self.norm(x)

@@ -20,7 +20,7 @@ from everest.models.video_model import VideoModel
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
-NO_DECAY: Final = (".bias", "mask_token", "class_token", SPATIAL, TEMPORAL)
+NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> float:

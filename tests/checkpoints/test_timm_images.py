@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -39,6 +40,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no biases of query, key and value": {"qkv_bias": False},
     "a norm after the mean": {"global_pool": "avg"},
     "an MLP of another width": {"mlp_ratio": 2.5},
+    "registers (DINOv2)": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.3},
+    "registers with positions": {"reg_tokens": 4},
+    "registers alone": {"reg_tokens": 4, "class_token": False, "global_pool": "avg"},
+    "tanh GELU and attention pooling (SigLIP)": {
+        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"},
+    },
+    "distillation token (DeiT)": {"distilled": True},
 }
 
 
@@ -46,7 +54,8 @@ def image_model(**options: Any) -> VisionTransformer:
     """A small ViT of timm, with all its parameters random."""
     torch.manual_seed(0)
     values = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
-    model = VisionTransformer(**values | options).eval()
+    kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
+    model = kind(**values | options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -123,12 +132,10 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
     ("name", "part"),
     [
         ("eva02_tiny_patch14_224", "the architecture Eva"),
-        ("vit_small_patch14_reg4_dinov2", "register tokens"),
         ("vit_base_patch16_clip_224", "a norm before its blocks"),
         ("vit_giant_patch14_dinov2", "an MLP of the kind GluMlp"),
-        ("vit_base_patch32_siglip_256", "the activation GELUTanh"),
         ("beit_base_patch16_224", "the architecture Beit"),
-        ("vit_dwee_patch16_reg1_gap_256", "register tokens, attention of the kind DiffAttention"),
+        ("vit_dwee_patch16_reg1_gap_256", "attention of the kind DiffAttention"),
         ("vit_relpos_base_patch16_224", "the architecture VisionTransformerRelPos"),
         ("vit_base_patch16_rpn_224", "blocks of the kind ResPostBlock"),
         ("resnet18", "the architecture ResNet"),
@@ -151,6 +158,9 @@ def test_what_an_encoder_lacks_is_named(name: str, part: str):
         "eva_large_patch14_196",
         "vit_intern300m_patch14_448",
         "flexivit_small",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_base_patch32_siglip_256",
+        "deit_tiny_distilled_patch16_224",
     ],
 )
 def test_families_that_load(name: str):

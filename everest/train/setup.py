@@ -103,9 +103,6 @@ def set_up_training(
     if isinstance(spec, ModelSpec):
         state_bytes += tokenizer_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
-    if accelerator.is_main_process and not context.resumed and not context.one_batch:
-        for text in plan_warnings(plan, new_weights=start is None):
-            context.report(notice(f"warning: {text}"))
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
@@ -129,6 +126,9 @@ def set_up_training(
     require_shared_memory(needed * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers() and accelerator.is_main_process:
         context.report(notice(few_workers_notice(training.workers, possible=num_readers())))
+    if accelerator.is_main_process and not context.resumed and not context.one_batch:
+        for text in plan_warnings(plan, new_weights=start is None):
+            context.report(notice(f"warning: {text}"))
     return training
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,7 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
     for path in (*kept, *left):
         path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
     (run / "running.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    os.utime(run / "running.json", (0, 0))  # it has not given a sign of life since
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept

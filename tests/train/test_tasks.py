@@ -209,7 +209,7 @@ def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
         options = ("--set", f"finetune.class_weights={setting}", "--set", "data.val=null")
         run("finetune", "--recipe", recipe, "--init", "none", "-o", folder, "-q", *options)
         losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the weighted mean rounds otherwise
     assert losses[2][0] > losses[1][0]
 
 

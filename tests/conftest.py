@@ -21,6 +21,8 @@ settings.load_profile("any machine")
 # One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# The tests that run at the same time share the cores, as the jobs of a sweep do, and know it.
+os.environ.setdefault("EVEREST_JOBS", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -135,7 +135,7 @@ def test_missing_data_is_named(recipe: Path, tmp_path: Path):
     gone = refused(
         "pretrain", "--recipe", recipe, "--data", tmp_path / "gone", "-o", tmp_path / "run", code=4
     )
-    assert "data.root: no folder" in gone
+    assert "gone: no such folder" in gone
     shown = refused(
         "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", code=4
     )

@@ -41,6 +41,8 @@ METRICS: Final[dict[str, Metric]] = {
     "spearman": Metric(title="rank correlation (Spearman)", percent=False),
     "loss": Metric(title="loss", percent=False, higher=False),
 }
+# The names of the values of chance.
+CHANCES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
 # In metrics.jsonl.
 LOGGED: Final = (
     *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),

@@ -10,7 +10,7 @@ from everest.config.settings import DataSettings
 from everest.data.split_folders import list_folder, split_folders
 from everest.errors import DataError, RecipeError
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, no_list, subfolders, videos_under
+from everest.video.folders import as_data_error, missing, no_list, subfolders, videos_under
 
 LISTS: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # as `everest prepare` writes them
 
@@ -41,7 +41,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
-            raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
+            raise DataError(f"data.root: {missing(root, 'folder')}; set it by --data DIR")
         location = join_location(root, source)
         if source != LISTS.get(key) or location.exists():
             return StageSource(root=root, location=location)

@@ -36,7 +36,7 @@ from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.file import keep_indexes
-from everest.video.folders import as_data_error
+from everest.video.folders import as_data_error, missing
 
 OF_CLASSES: Final = ("map", "macro_f1")  # metrics that need a video with a class
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
@@ -203,7 +203,7 @@ def labeled_list(data: DataSettings, key: str, classes: Classes | None = None) -
         if exists:
             names = read_class_names(path)
         elif not trained:  # else the test set may be elsewhere, without this file
-            raise DataError(f"data.classes: no file '{path}'")
+            raise DataError(f"data.classes: {missing(path, 'file of class names')}")
     if trained and names not in (None, trained):
         raise DataError(
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "

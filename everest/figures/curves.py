@@ -31,6 +31,7 @@ SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on e
 EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged
 TRAINING: Any = {"linewidth": 2, "markersize": 4}
 VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
+OF_MEAN: Any = {"linewidth": 1.5, "linestyle": ":"}
 HELD_OUT: Any = {"linewidth": 1, "marker": "s", "markersize": 5, "linestyle": "--"}
 TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
@@ -151,14 +152,16 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
         panel.plot(run.loss.x, run.loss.y, **EACH_STEP, color=style["color"])
         lines += panel.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
         panel.plot(*run.validation_loss, **VALIDATION, **style)
+        panel.plot(*run.mean_loss, **OF_MEAN, color=style["color"])
         panel.plot(*run.held_out_loss, **HELD_OUT, color=style["color"])
         trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
-        drawn += [smoothed, run.validation_loss.y, trained]
+        drawn += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
     panel.set_ylabel("loss")
     panel.set_ylim(*_loss_limits(np.concatenate(drawn)))
     kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
     kinds |= {"validation": VALIDATION} if any(_is_drawn(run.validation_loss) for run in runs) else {}
     kinds |= {"held-out videos": HELD_OUT} if any(_is_drawn(run.held_out_loss) for run in runs) else {}
+    kinds |= {"predicting their mean": OF_MEAN} if any(_is_drawn(run.mean_loss) for run in runs) else {}
     samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
     panel.legend(handles=samples, **KINDS, ncols=len(samples))
     return lines

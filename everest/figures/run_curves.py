@@ -47,7 +47,8 @@ class RunCurves:
     probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
     probe_chance: float | None  # percent, of the most frequent class
     held_out_loss: Curve  # (P,) empty without data.val
-    loss_ratio: Curve  # (P,) that loss over the loss of predicting the mean of the same targets
+    mean_loss: Curve  # (P,) of predicting the mean of the same targets
+    loss_ratio: Curve  # (P,) the former loss over the latter
     rank_me: Curve  # (P,) the effective dimensions of the features
 
 
@@ -83,10 +84,11 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 validation_loss=_curve(x_of_step, validations, "val_loss"),
                 metric=None if metric == "loss" else metric,
                 validation=_curve(x_of_step, validations, f"val_{metric}"),
-                chance=_chance(run, metric),
+                chance=chance_of_run(run, metric),
                 probe=_curve(x_of_step, probes, _probe_metric(probes)),
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
                 held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
+                mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
                 loss_ratio=_loss_ratio(x_of_step, probes),
                 rank_me=_curve(x_of_step, probes, "rank_me"),
             )
@@ -118,8 +120,12 @@ def _is_validated(key: str) -> bool:
     return key.startswith("val_")
 
 
-def _chance(run: Path, metric: str | None) -> float | None:
-    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
+def chance_of_run(run: Path, metric: str | None) -> float | None:
+    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these.
+
+    Raises:
+        CheckpointError: the header of the weights cannot be read.
+    """
     if metric not in ("top1", "mean_class_accuracy"):
         return None
     spec = _spec(run)

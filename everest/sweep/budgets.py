@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -13,6 +14,29 @@ from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_spec
 from everest.sweep.choices import StageName
 from everest.train.tokenizer_first import with_absolute_paths
+
+
+class Budget(NamedTuple):
+    """The steps of a stage before and after they are scaled."""
+
+    steps_before: int
+    steps: int
+    warmup_before: int | None  # None: a share of the steps
+    warmup: int | None
+    batch_size: int
+    gmacs_of_clip: float
+
+    def text(self) -> str:
+        """The change in a few words."""
+        ratio = f", x {self.steps / self.steps_before:.3g}" if self.steps != self.steps_before else ""
+        warmup = "" if self.warmup is None else f", warm-up {self.warmup_before} -> {self.warmup}"
+        return (
+            f"{self.steps_before} -> {self.steps} steps{ratio} ({self.gmacs_of_clip:.4g} GMACs a clip, batch "
+            f"{self.batch_size}){warmup}"
+        )
+
+
+Budgets = dict[str, Budget]  # of an arm, by the stages that are scaled
 
 
 def macs_of_clip(spec: ModelSpec) -> int:
@@ -26,8 +50,8 @@ def equalize(
     *,
     against: str,
     notify: Callable[[str], None],
-) -> dict[str, Recipe]:
-    """Return the recipes of the arms with scaled steps of pre-training and fine-tuning.
+) -> tuple[dict[str, Recipe], dict[str, Budgets]]:
+    """Return the recipes of the arms with scaled steps of pre-training and fine-tuning, and the changes.
 
     Steps of a given warm-up are scaled alike. The arm `against` keeps its steps, or the first arm with that
     stage if `against` has none. If all arms cost the same, nothing is changed.
@@ -38,6 +62,7 @@ def equalize(
         RecipeError: arms of other costs whose budget is in epochs.
     """
     changed = dict(recipes)
+    budgets: dict[str, Budgets] = {name: {} for name in recipes}
     for stage in ("pretrain", "finetune"):
         names = [name for name in recipes if stage in stages[name]]
         if not names:
@@ -51,6 +76,8 @@ def equalize(
                 f"{name}: costs fewer GMACs, because it has no {stage} and its other stages get no more steps"
             )
         if all(_is_equal(sections[name], kept) and costs[name] == costs[first] for name in names):
+            cost = f"{costs[first] / 1e9:.4g} GMACs a clip, and train on as many clips"
+            notify(f"{stage}: all arms cost {cost}; equal: gmacs changes nothing")
             continue
         for name in names:
             if sections[name].steps is None:
@@ -62,10 +89,16 @@ def equalize(
             section = sections[name]
             steps = max(1, round(budget / (section.batch_size * costs[name])))
             scaled = section if name == first else _with_steps(section, steps)
+            assert section.steps is not None
+            assert scaled.steps is not None
             changed[name] = replace(changed[name], **{stage: scaled})
-            cost = f"{costs[name] / 1e9:.4g} GMACs a clip, batch {scaled.batch_size}"
-            notify(f"{name}: {scaled.steps} steps of {stage}, {cost}")
-    return changed
+            budgets[name][stage] = Budget(
+                *(section.steps, scaled.steps, section.warmup_steps, scaled.warmup_steps),
+                batch_size=scaled.batch_size,
+                gmacs_of_clip=costs[name] / 1e9,
+            )
+            notify(f"{name}: {stage} {budgets[name][stage].text()}")
+    return changed, budgets
 
 
 def _is_equal(

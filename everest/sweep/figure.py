@@ -20,6 +20,7 @@ from everest.system.names import escape_bytes
 FIGURE: Final = "report.png"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used
 SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "zorder": 3}
+LEVELS: Final = {"chance": (":", "dotted: chance"), "majority": ("--", "dashed: the most frequent class")}
 LINE: Any = {"arrowstyle": "-", "linestyle": ":", "alpha": 0.5, "relpos": (0, 0.5)}  # to a label
 HEIGHT: Final = 5.0  # inches, for up to FITTING labels
 FITTING: Final = 16
@@ -47,11 +48,12 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
         panel = figure.subplots()
         _draw_arms(panel, arms, percent=document["percent"])
+        levels = _draw_levels(panel, arms)
         unit = " (%)" if document["percent"] else ""
         panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
         panel.set_xlabel("GMACs of training (forward passes of all steps)")
         panel.set_title(
-            "bars: 95 % intervals over seeds; small dots: seeds; equal costs are side by side",
+            f"bars: 95 % intervals over seeds; small dots: seeds; equal costs are side by side{levels}",
             fontsize="small",
             loc="left",
         )
@@ -99,6 +101,19 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool)
             annotation_clip=False,
             arrowprops={**LINE, "color": color},
         )
+
+
+def _draw_levels(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> str:
+    """Draw what a model reaches that has learned nothing, where it is in the limits; returns their legend."""
+    text, (low, high) = "", panel.get_ylim()
+    for key, (style, word) in LEVELS.items():
+        levels = {arm[key] for arm in arms if arm[key] is not None}
+        for level in levels:
+            panel.axhline(level, linestyle=style, color="black", linewidth=1, zorder=0)
+        text += f"; {word}" if levels else ""
+        low, high = min([low, *(level - 1 for level in levels)]), max([high, *levels])
+    panel.set_ylim(low, high)
+    return text
 
 
 def _side_by_side(values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stage_source import find_source
 from everest.data.stages import pretrain_key
-from everest.errors import CheckpointError, DataError, RecipeError, UserError, one_per_line
-from everest.sweep.budgets import equalize
+from everest.errors import DataError, RecipeError, UserError, one_per_line
+from everest.sweep.budgets import Budgets, equalize
 from everest.sweep.choices import AFTER, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
@@ -34,6 +35,7 @@ class PlannedArm:
     init: str  # of the first stage: an absolute path, the name of public weights, or none
     recipe: Recipe  # with the seed of the recipe
     works: dict[int, tuple[Work, ...]]  # by seed, in the order of the stages
+    budgets: Budgets  # of arms with equal GMACs
 
     @property
     def settings(self) -> Settings:
@@ -97,15 +99,18 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
     base = _resolve(request, None, data, {})
     recipes = resolve_arms(request, data=data, notify=notify)
     stages = {arm.name: _stages(request, arm) for arm in request.arms}
-    for name, recipe in recipes.items():
-        _check_data(name, recipe, stages[name])
-    if request.equal == "gmacs":
-        recipes = equalize(recipes, stages, against=request.against, notify=notify)
-    arms = tuple(
-        _plan_arm(request, arm, recipes[arm.name], own_root=recipes[arm.name].data.root != base.data.root)
-        for arm in request.arms
-    )
-    _refuse_same_jobs(arms, equal=request.equal)
+    with _named(request.label):
+        for name, recipe in recipes.items():
+            with _named(f"{name}: "):
+                _check_data(recipe, stages[name])
+        budgets: dict[str, Budgets] = {name: {} for name in recipes}
+        if request.equal == "gmacs":
+            recipes, budgets = equalize(recipes, stages, against=request.against, notify=notify)
+        arms = tuple(
+            _plan_arm(request, arm, recipes[arm.name], base=base, budgets=budgets[arm.name])
+            for arm in request.arms
+        )
+        _refuse_same_jobs(arms, equal=request.equal)
     plan = SweepPlan(
         recipe=request.recipe.name,
         summary=request.summary,
@@ -121,6 +126,15 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
             "the stage eval"
         )
     return plan
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Put the sweep file or the arm before the errors of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}{error}") from error
 
 
 def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> dict[str, Recipe]:
@@ -159,7 +173,7 @@ def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: 
     )
 
 
-def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> None:
+def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
     """Raise DataError if there is no list or folder of videos for a stage."""
     reads: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(recipe.data),),
@@ -175,14 +189,11 @@ def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> Non
     for stage in stages:
         for file in further.get(stage, ()):
             if file is not None and not (location := join_location(root, file)).exists():
-                raise DataError(f"{name}: {no_list(location)}; {stage} reads it")
+                raise DataError(f"{no_list(location)}; {stage} reads it")
         for key in reads[stage]:
-            try:
-                location = find_source(recipe.data, key, labeled=stage != "pretrain").location
-                if not location.exists():
-                    raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
-            except UserError as error:
-                raise type(error)(f"{name}: {error}") from error
+            location = find_source(recipe.data, key, labeled=stage != "pretrain").location
+            if not location.exists():
+                raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
 
 
 def _refuse_same_jobs(arms: tuple[PlannedArm, ...], *, equal: Equal) -> None:
@@ -203,13 +214,14 @@ def _stages(request: SweepRequest, arm: Arm) -> tuple[StageName, ...]:
     return request.stages if arm.stages is None else arm.stages
 
 
-def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe, *, own_root: bool) -> PlannedArm:
+def _plan_arm(
+    request: SweepRequest, arm: Arm, recipe: Recipe, *, base: Recipe, budgets: Budgets
+) -> PlannedArm:
     stages, init = _stages(request, arm), request.init_of(arm)
     if init != NO_INIT:
-        try:
+        with _named(f"{arm.name}: "):
             init = find_init(init, output=None, overwrite=False).name
-        except CheckpointError as error:
-            raise CheckpointError(f"{arm.name}: {error}") from error
+    own_root = recipe.data.root != base.data.root
     works: dict[int, tuple[Work, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
@@ -219,5 +231,11 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe, *, own_root: bool
             made[stage] = make_work(stage, seeded, needs=needs, init=init, own_root=own_root)
         works[seed] = tuple(made.values())
     return PlannedArm(
-        name=arm.name, overrides=arm.overrides, stages=stages, init=init, recipe=recipe, works=works
+        name=arm.name,
+        overrides=arm.overrides,
+        stages=stages,
+        init=init,
+        recipe=recipe,
+        works=works,
+        budgets=budgets,
     )

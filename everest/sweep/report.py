@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from everest.config.metrics import METRICS
 from everest.errors import RecipeError, shown, unknown_name
 from everest.sweep.metric_names import metric_of, title_of
 from everest.sweep.statistics import DRAWS, LEVEL, paired, spread
@@ -69,6 +70,14 @@ def _values(rows: Sequence[Row], metric: str) -> dict[int, float]:
 def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     found = spread(list(values.values())) if values else None
+    kind = metric_of(metric)
+
+    def level(name: str | None) -> float | None:
+        """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
+        known = next(key for key, each in METRICS.items() if each is kind) if name else ""
+        place = f"{metric.removesuffix(known)}{name}"
+        return _mean([value for row in measured if (value := row["metrics"].get(place)) is not None])
+
     return {
         "arm": arm["arm"],
         "overrides": arm["overrides"],
@@ -77,19 +86,13 @@ def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, f
         "mean": None if found is None else found.mean,
         "std": None if found is None else found.std,
         "interval": None if found is None or found.interval is None else list(found.interval),
-        "chance": _mean(
-            [value for row in measured if (value := row["metrics"].get(_chance(metric))) is not None]
-        ),
+        "chance": level(None if kind is None else kind.chance),
+        "majority": level("majority_top1" if kind is METRICS["top1"] else None),
+        "budgets": arm.get("budgets", {}),  # results of older versions have none
         "difference": None if reference is None else _difference(values, reference),
         "gmacs": _mean([row["gmacs"] for row in measured]),
         "hours": _mean([row["hours"] for row in measured]),
     }
-
-
-def _chance(metric: str) -> str | None:
-    """The metric of the most frequent class as the answer to every video."""
-    head, dot, name = metric.rpartition(".")
-    return f"{head}{dot}majority_top1" if name == "top1" else None
 
 
 def _difference(values: dict[int, float], reference: dict[int, float]) -> Row | None:

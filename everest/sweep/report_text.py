@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from everest.sweep.budgets import Budget
 from everest.sweep.metric_names import value_text
 
+LEVELS: Final = {"chance": "chance", "majority": "always the most frequent class"}  # keys of an arm, words
 FEW_SEEDS: Final = 5  # our choice: with fewer, the t quantile is above 3
 
 
@@ -63,14 +65,20 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
         difference = arm["difference"] or {"values": [], "interval": None}
         if len(difference["values"]) > 1 and difference["interval"] is None:
             yield f"{arm['arm']}: all differences are equal, which gives no interval"
-    shares = {arm["arm"]: round(arm["chance"], 6) for arm in arms if arm["chance"] is not None}
-    chances = set(shares.values())
-    for chance in sorted(chances):
-        of_arms = [name for name, share in shares.items() if share == chance]
-        text = f"the most frequent class is {value_text(document['metric'], chance)} of the test videos"
-        yield text if len(chances) == 1 else f"{', '.join(of_arms)}: {text}"
+    for key, words in LEVELS.items():
+        levels = {arm["arm"]: round(arm[key], 6) for arm in arms if arm[key] is not None}
+        for level in sorted(set(levels.values())):
+            of_arms = "" if len(set(levels.values())) == 1 else _listed(levels, level)
+            yield f"{of_arms}{words}: {value_text(document['metric'], level)}"
+    for arm in arms:
+        for stage, budget in arm["budgets"].items():
+            yield f"{arm['arm']}: {stage} {Budget(**budget).text()}"
     if not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
+
+
+def _listed(levels: Mapping[str, float], level: float) -> str:
+    return f"{', '.join(name for name, each in levels.items() if each == level)}: "
 
 
 def _interval(document: Mapping[str, Any], ends: Sequence[float] | None, *, signed: bool = False) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from everest.config.metrics import METRICS
+from everest.config.metrics import CHANCES, METRICS
+from everest.figures.run_curves import chance_of_run
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
 from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION
@@ -55,9 +56,13 @@ def metrics_of(work: Work, folder: Path) -> Metrics:
 
 def _numbers(document: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     """The metrics of an evaluation, or of every probe."""
-    found = [(name, document[name]) for name in METRICS if name in document]
+    found = [(name, document[name]) for name in (*METRICS, *CHANCES) if name in document]
     for probe, values in document.get("probes", {}).items():
-        found += [(f"{PROBE}.{probe}.{name}", values[name]) for name in METRICS if name in values]
+        first = next(METRICS[name] for name in METRICS if name in values)  # has the chance of the document
+        values = {**values, first.chance: document["chance"], "majority_top1": document.get("majority")}
+        found += [
+            (f"{PROBE}.{probe}.{name}", values[name]) for name in (*METRICS, *CHANCES) if name in values
+        ]
     return found
 
 
@@ -73,7 +78,9 @@ def _of_run(work: Work, folder: Path) -> Metrics:
         return {}  # without data.val
     metric = METRICS[chosen_by]
     best = Validations(rows, chosen_by, higher=metric.higher, percent=metric.percent).best or {}
-    return {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
+    found = {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
+    chance = chance_of_run(run, chosen_by)
+    return found if chance is None else found | {f"{VALIDATION}{metric.chance}": chance}
 
 
 def cost_of_training(work: Work, folder: Path) -> tuple[float, float]:
@@ -138,4 +145,10 @@ def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[
                 "jobs": names,
             }
         )
-    return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": rows}
+    return {
+        "arm": arm.name,
+        "overrides": arm.overrides,
+        "stages": list(arm.stages),
+        "budgets": {stage: budget._asdict() for stage, budget in arm.budgets.items()},
+        "seeds": rows,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,8 @@ QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of
 JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
+SHORTEST: Final = 0.2  # seconds, our choice: the system counts in ticks of 0.01 s
+CROWDED: Final = 0.75  # our choice: of the cores that this run leaves, used by others
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
 
 
@@ -28,6 +31,54 @@ def num_cores() -> int:
 def num_trainers() -> int:
     """Returns how many processes train on this machine: of all jobs of a sweep that run at once."""
     return local_processes() * int(os.environ.get(JOBS) or 1)
+
+
+class BusyCores:
+    """Measures how many cores the other processes of this machine use, from its creation on."""
+
+    def __init__(self) -> None:
+        self._used, self._started = _processor_seconds(), time.monotonic()
+
+    def measure(self) -> tuple[float, float]:
+        """Return the mean numbers of cores of this run and of others, over at least SHORTEST seconds."""
+        time.sleep(max(0.0, self._started + SHORTEST - time.monotonic()))
+        now, seconds = _processor_seconds(), time.monotonic() - self._started
+        own, others = (
+            sum(after[pid] - before[pid] for pid in after.keys() & before.keys()) / seconds
+            for before, after in zip(self._used, now, strict=True)
+        )
+        return own, others
+
+
+def _processor_seconds() -> tuple[dict[int, float], dict[int, float]]:
+    """The processor times of the processes of this run, and of the other visible ones, by their ids."""
+    import psutil  # here: `everest doctor` counts cores even if this package is broken
+
+    this = psutil.Process()
+    launcher = this.parent() if local_processes() > 1 else None  # of all processes of this run
+    ids = {process.pid for process in (this, *(launcher or this).children(recursive=True))}
+    own, others = {}, {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has ended, or belongs to another user
+            times = process.cpu_times()
+            (own if process.pid in ids else others)[process.pid] = times.user + times.system
+    return own, others
+
+
+def crowded_cores(own: float, others: float) -> str | None:
+    """A warning if other processes use most of the cores; a step that shares them may be ten times slower.
+
+    Args:
+        own: cores that this run uses.
+        others: cores that other processes use.
+    """
+    cores = num_cores()
+    if others < CROWDED * max(cores - own, cores / 2):
+        return None
+    return (
+        f"other processes use {others:.1f} of the {cores} cores of this machine; runs that share cores may "
+        "be ten times slower than one after the other; wait, or divide the cores by OMP_NUM_THREADS"
+    )
 
 
 def num_readers() -> int:

@@ -30,7 +30,7 @@ from everest.models.memory import tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, precision_text
-from everest.system.cores import num_readers
+from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.randomness import Purpose, seed_at
@@ -78,7 +78,7 @@ def set_up_training(
         DataError: none of the videos examined can be read.
         EnvironmentProblem: too little shared memory for the batches of the workers.
     """
-    accelerator = context.accelerator
+    accelerator, others = context.accelerator, BusyCores()
     if start is None:
         require_start(stage)
     if accelerator.is_main_process and not context.resumed:
@@ -126,8 +126,10 @@ def set_up_training(
     require_shared_memory(needed * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers() and accelerator.is_main_process:
         context.report(notice(few_workers_notice(training.workers, possible=num_readers())))
-    if accelerator.is_main_process and not context.resumed and not context.one_batch:
-        for text in plan_warnings(plan, new_weights=start is None):
+    if accelerator.is_main_process and not context.one_batch:
+        warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
+        crowded = crowded_cores(*others.measure()) if num_trainers() == local_processes() else None
+        for text in (*warnings, *([] if crowded is None else [crowded])):  # the jobs of a sweep share cores
             context.report(notice(f"warning: {text}"))
     return training
 

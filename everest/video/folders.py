@@ -36,14 +36,23 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def no_list(location: Location) -> str:
-    """The problem of a list or folder that does not exist, with a similar name next to it."""
+    """The problem of a list or folder of videos that does not exist; see `missing`."""
+    return missing(location, "list or folder")
+
+
+def missing(location: Location, kind: str) -> str:
+    """The problem of a file or folder that does not exist, with a similar name next to it.
+
+    Args:
+        kind: what is expected there.
+    """
     folder = location.parent
     with as_data_error(folder):
         names = sorted(path.name for path in _children(folder)) if folder.is_dir() else []
     # By their stems: train.csv is not similar to val.csv.
     lists = {Path(name).stem: name for name in names if Path(name).suffix.lower() not in VIDEO_SUFFIXES}
     near = similar(location.stem, list(lists))
-    return f"{location}: no such list or folder" + (f"; did you mean '{lists[near]}'?" if near else "")
+    return f"{location}: no such {kind}" + (f"; did you mean '{lists[near]}'?" if near else "")
 
 
 def subfolders(folder: Location) -> list[str]:

@@ -104,7 +104,7 @@ def test_file_of_classes_may_have_a_byte_order_mark(root):
         ("café\n".encode("latin-1"), r"classes\.txt: not a text file in UTF-8 \(byte 3\)"),
         (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' is in line 1 already"),
         (b"\n", r"classes\.txt: no class names"),
-        (None, r"data\.classes: no file '.*classes\.txt'"),
+        (None, r"data\.classes: .*classes\.txt: no such file of class names"),
     ],
 )
 def test_wrong_files_of_classes_are_refused_with_the_reason(root, content, message):

@@ -64,6 +64,7 @@ RUN = RunCurves(
     probe=NO_CURVE,
     probe_chance=None,
     held_out_loss=NO_CURVE,
+    mean_loss=NO_CURVE,
     loss_ratio=NO_CURVE,
     rank_me=NO_CURVE,
 )

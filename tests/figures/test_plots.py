@@ -263,7 +263,8 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     assert curves.loss_ratio.y == pytest.approx([9.5 / 0.9, 0.5 / 0.9])
     losses, probes, ratios, ranks, _ = figure_of([curves], x="steps").axes
     assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
-    assert losses.lines[-1].get_linestyle() == "--"
+    assert [line.get_linestyle() for line in losses.lines[-2:]] == [":", "--"]
+    assert losses.lines[-2].get_ydata() == pytest.approx([0.9, 0.9])
     assert ratios.lines[-1].get_linestyle() == ":"
     assert ratios.lines[-1].get_ydata() == [1, 1]
     assert 0.4 < ratios.get_ylim()[0] < 0.5 / 0.9

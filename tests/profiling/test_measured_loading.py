@@ -91,4 +91,4 @@ def test_unlabeled_videos_are_measured_for_pre_training_alone(clip_files: Path, 
 def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"train\.csv"):
         measure_loading(recipe_on(tmp_path), "pretrain", batch=2, step_clips_per_second=1)
-    assert "no folder" in refused("profile", "--recipe", "custom", "--data", tmp_path / "none", code=4)
+    assert "no such folder" in refused("profile", "--recipe", "custom", "--data", tmp_path / "none", code=4)

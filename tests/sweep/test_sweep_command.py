@@ -109,7 +109,7 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
         (["--set", "train.seed=1"], 2, "train.seed: a sweep sets it; give --seeds"),
         (["--init", "gone"], 6, "no such checkpoint"),
         (["--gpus", "many"], 2, "--gpus many: give auto"),
-        (["--data", "gone"], 4, "data.root: no folder"),
+        (["--data", "gone"], 4, "gone: no such folder"),
         (["--set", "data.test=gone.csv"], 4, "gone.csv: no such list or folder"),
         (
             ["--equal", "gmacs", "--over", "pretrain.selection.keep_ratio=0.3,0.6"],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from small_runs import small_recipe
 
 from everest.config.recipe import load_recipe
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError, RecipeError, UserError
 from everest.models.of_recipe import pretrain_spec
 from everest.sweep.budgets import macs_of_clip
 from everest.sweep.plan import SweepPlan, make_plan
@@ -209,13 +210,20 @@ def test_equal_gmacs_scale_the_steps_of_both_stages(recipe: Path):
     assert finetune[1].steps is not None
     assert finetune[1].steps > 200
     assert finetune[1].warmup_steps == round(20 * finetune[1].steps / 200)
-    assert len([line for line in notices if "steps of pretrain" in line]) == 4
+    assert len([line for line in notices if ": pretrain 400 -> " in line]) == 4
+    scaled = plan.arms[1].budgets["finetune"]
+    assert (scaled.steps_before, scaled.steps) == (200, finetune[1].steps)
+    text = rf"finetune 200 -> {scaled.steps} steps, x [\d.]+ \(.*, batch \d+\), warm-up 20 -> \d+$"
+    assert [line for line in notices if re.search(text, line)]
     # The same cost: the two arms share their pre-training.
     assert counts(plan)["pretrain"] == 2
 
 
 def test_equal_gmacs_need_steps_only_if_costs_differ(recipe: Path):
-    assert planned(recipe, over=["pretrain.base_lr=0.1,0.2"], equal="gmacs").equal == "gmacs"
+    notices: list[str] = []
+    over = ["pretrain.base_lr=0.1,0.2"]
+    assert planned(recipe, over=over, equal="gmacs", notify=notices.append).equal == "gmacs"
+    assert [line for line in notices if "equal: gmacs changes nothing" in line]
     with pytest.raises(RecipeError, match=r"pretrain.epochs: arms of equal GMACs need steps"):
         planned(recipe, over=["pretrain.selection.keep_ratio=0.3,0.6"], equal="gmacs")
 
@@ -231,7 +239,7 @@ def test_equal_gmacs_name_the_arms_that_they_do_not_scale(recipe: Path):
     file.write_text(file.read_text().replace("many: {pretrain.selection.keep_ratio: 0.9}, ", ""))
     notices.clear()
     planned(file, notify=notices.append)
-    assert notices == [f"scratch: {text}"]
+    assert f"scratch: {text}" in notices
 
 
 def test_equal_gmacs_are_named_where_they_make_two_arms_equal(recipe: Path):
@@ -243,6 +251,21 @@ def test_problems_of_an_arm_name_the_file(recipe: Path):
     file = recipe.with_name("sweep.yaml")
     file.write_text(f"recipe: {recipe.name}\narms: {{wrong: {{pretrain.stepps: 4}}}}\n")
     with pytest.raises(RecipeError, match=rf"^{file}: wrong: pretrain.stepps: unknown key"):
+        planned(file)
+
+
+@pytest.mark.parametrize(
+    ("arm", "problem"),
+    [
+        ("{data.train: cllips.csv}", "lost: .*cllips.csv: no such list or folder"),
+        ("{init: nowhere.safetensors}", "lost: .*nowhere.safetensors"),
+        ("{pretrain.selection.keep_ratio: 0.9}", "here: pretrain.epochs: arms of equal GMACs need steps"),
+    ],
+)
+def test_data_weights_and_budgets_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
+    file = recipe.with_name("sweep.yaml")
+    file.write_text(f"recipe: {recipe.name}\nequal: gmacs\narms: {{here: {{}}, lost: {arm}}}\n")
+    with pytest.raises(UserError, match=rf"^{file}: {problem}"):
         planned(file)
 
 

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
+from everest.sweep.budgets import Budget
 from everest.sweep.figure import _apart, _draw_arms, draw_report
 from everest.sweep.metric_names import headline, metric_text, title_of
 from everest.sweep.report import make_report
@@ -141,24 +142,43 @@ def test_an_arm_without_results_has_an_empty_row():
 @pytest.mark.parametrize(
     ("metric", "shares", "expected"),
     [
-        ("top1", (50.0, 50.0), ["the most frequent class is 50.0 % of the test videos"]),
+        ("top1", (50.0, 50.0), ["chance: 10.0 %", "always the most frequent class: 50.0 %"]),
         (
             "verb.top1",
             (50.0, 20.0),
             [
-                "b: the most frequent class is 20.0 % of the test videos",
-                "a: the most frequent class is 50.0 % of the test videos",
+                "chance: 10.0 %",
+                "b: always the most frequent class: 20.0 %",
+                "a: always the most frequent class: 50.0 %",
             ],
         ),
         ("macro_f1", (50.0, 50.0), []),
     ],
 )
-def test_the_report_names_the_share_of_the_most_frequent_class(metric: str, shares, expected: list[str]):
+def test_the_report_names_what_needs_no_learning(metric: str, shares, expected: list[str]):
     document = results(BOTH, metric=metric)
     for arm, share in zip(document["arms"], shares, strict=True):
         for row in arm["seeds"]:
             row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
-    assert [note for note in notes(make_report(document)) if "frequent" in note] == expected
+            row["metrics"] |= {"chance_top1": 10.0, "verb.chance_top1": 10.0, "chance_mae": 3.0}
+    report = make_report(document)
+    assert [note for note in notes(report) if "frequent" in note or "chance" in note] == expected
+    assert [arm["chance"] for arm in report["arms"]] == [10.0 if expected else None] * 2
+
+
+def test_a_metric_of_validation_and_of_a_probe_has_its_chance():
+    for metric, chance in (("val_top1", "val_chance_top1"), ("v.probe.knn.top1", "v.probe.knn.chance_top1")):
+        document = results(BOTH, metric=metric)
+        for row in (row for arm in document["arms"] for row in arm["seeds"]):
+            row["metrics"][chance] = 25.0
+        assert {arm["chance"] for arm in make_report(document)["arms"]} == {25.0}
+
+
+def test_the_report_names_the_steps_of_equal_compute():
+    document = results(BOTH)
+    document["arms"][1]["budgets"] = {"finetune": Budget(300, 150, 30, 15, 8, 2.5)._asdict()}
+    text = "b: finetune 300 -> 150 steps, x 0.5 (2.5 GMACs a clip, batch 8), warm-up 30 -> 15"
+    assert text in list(notes(make_report(document)))
 
 
 def test_the_share_is_one_for_arms_with_other_numbers_of_seeds():
@@ -167,7 +187,7 @@ def test_the_share_is_one_for_arms_with_other_numbers_of_seeds():
         for row in arm["seeds"]:
             row["metrics"]["majority_top1"] = 90.9091
     frequent = [note for note in notes(make_report(document)) if "frequent" in note]
-    assert frequent == ["the most frequent class is 90.9 % of the test videos"]
+    assert frequent == ["always the most frequent class: 90.9 %"]
 
 
 def test_unknown_names_and_missing_results_are_refused():

@@ -12,13 +12,25 @@ import pytest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.system import cores
-from everest.system.cores import JOBS, num_cores, num_readers
+from everest.system.cores import JOBS, crowded_cores, num_cores, num_readers
 
 ONE_CORE = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from everest.system.cores import num_cores, num_readers
 print(num_cores(), num_readers())
+"""
+
+
+CROWDED_BY_OTHERS = """
+import time
+from everest.system.cores import BusyCores, crowded_cores
+for _ in range(20):  # the tests that run at the same time come and go
+    others = BusyCores()
+    time.sleep(0.5)
+    if crowded := crowded_cores(*others.measure()):
+        break
+print(crowded)
 """
 
 
@@ -60,6 +72,28 @@ def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(
     if jobs is not None:
         monkeypatch.setenv(JOBS, jobs)
     assert num_readers() == readers
+
+
+def test_a_run_is_warned_of_processes_that_use_the_cores():
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
+    try:
+        outside = subprocess.run(
+            [sys.executable, "-c", CROWDED_BY_OTHERS], capture_output=True, text=True, check=True
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert f"of the {num_cores()} cores of this machine; runs that share cores" in outside.stdout
+
+
+def test_a_machine_with_free_cores_gives_no_warning():
+    assert crowded_cores(0, num_cores() / 2) is None
+    assert crowded_cores(num_cores(), num_cores() / 4) is None
+
+
+def test_a_run_that_shares_the_cores_evenly_is_warned():
+    assert crowded_cores(num_cores() / 2, num_cores() / 2) is not None
 
 
 @pytest.mark.parametrize(("value", "number"), [("auto", None), ("0", 0), ("3", 3)])

@@ -297,5 +297,5 @@ def test_a_run_without_the_storage_ends_with_code_4_and_one_line(bucket: str, tm
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 4
     assert result.stderr.splitlines() == [
-        f"error: data.root: no folder '{bucket}/none'; set it by --data DIR"
+        f"error: data.root: {bucket}/none: no such folder; set it by --data DIR"
     ]

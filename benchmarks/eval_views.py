@@ -17,8 +17,8 @@ import torch
 
 from everest.data.crops import covering_size, view_boxes
 from everest.data.frames import view_windows
-from everest.data.sample import Sample
 from everest.data.views import EvalViews
+from everest.lists.sample import Sample
 from everest.video.pixels import normalize
 from everest.video.reader import probe
 

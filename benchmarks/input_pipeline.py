@@ -16,8 +16,8 @@ import plain_input
 import torch
 
 from everest.data.frames import pretrain_window
-from everest.data.sample import Sample
 from everest.data.views import PretrainViews
+from everest.lists.sample import Sample
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 from everest.video import file
 

@@ -31,7 +31,7 @@ from rendered_set import RESTING, write_events, write_set
 from shaken_set import SUFFIX, write_shaken
 
 from everest.config.yaml import read_yaml, write_yaml
-from everest.data.list_text import read_rows
+from everest.lists.text import read_rows
 from everest_demo.motions import DEMO_SET
 
 HERE: Final = Path(__file__).parent

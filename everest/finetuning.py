@@ -13,7 +13,6 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
 from everest.data.class_weights import class_weights
-from everest.data.classes import empty_classes, empty_classes_notice
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
@@ -23,6 +22,7 @@ from everest.inference.metric_text import as_text
 from everest.inference.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import Predictions, refuse_too_many_skipped
+from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.models.answers import soft_targets, supervised_loss
 from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec

@@ -68,7 +68,7 @@ def convert(
     from everest.checkpoints.facts import Hints
     from everest.checkpoints.foreign import locate, read_foreign
     from everest.checkpoints.identify import identify
-    from everest.data.list_text import read_lines
+    from everest.lists.text import read_lines
     from everest.system.files import refuse_inputs
 
     path = locate(checkpoint, notify=say)

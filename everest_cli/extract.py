@@ -46,9 +46,9 @@ def extract(
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.checkpoints.load import find_weights
-    from everest.data.inputs import named_samples
     from everest.inference.features import extract
     from everest.inference.model import OpenedModel
+    from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
 
     model = OpenedModel.open(

@@ -91,8 +91,8 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.data.inputs import named_samples
     from everest.errors import RecipeError
+    from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
     from everest_cli.prediction_text import TEXTS, by_head, with_bouts
 

@@ -16,7 +16,7 @@ from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
     from everest.config.heads import Task
-    from everest.data.labels import LabelRules
+    from everest.lists.labels import LabelRules
 
 SHOWN = 20  # problems of each kind on the screen
 SAME = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
@@ -61,11 +61,11 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.data.list_writing import refuse_existing
+    from everest.lists.sources import read_sources
+    from everest.lists.tasks import found_notice
+    from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists
-    from everest.prepare.sources import read_sources
-    from everest.prepare.tasks import found_notice
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
@@ -134,9 +134,9 @@ def _choose_sources(
     task: Task | None,
 ) -> _Chosen:
     from everest.config.heads import named_heads
-    from everest.data.labels import LabelRules
     from everest.errors import RecipeError
-    from everest.prepare.class_folders import read_names
+    from everest.lists.class_folders import read_names
+    from everest.lists.labels import LabelRules
 
     if recipe is None:
         if not sources:

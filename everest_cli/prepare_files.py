@@ -54,8 +54,8 @@ def encode(
     """
     import os
 
+    from everest.lists.originals import read_originals
     from everest.prepare.encode import JobShare, encode_videos, measure_gain, poor_gain
-    from everest.prepare.originals import read_originals
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
     with Display(quiet=quiet) as display:
@@ -107,8 +107,8 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
-    from everest.prepare.class_folders import refuse_split_folders
-    from everest.prepare.originals import read_originals
+    from everest.lists.class_folders import refuse_split_folders
+    from everest.lists.originals import read_originals
     from everest.prepare.shard import write_shards
 
     (videos,) = read_originals([source], data)

@@ -15,7 +15,7 @@ from everest_cli.split_text import print_split
 
 if TYPE_CHECKING:
     from everest.config.heads import Task
-    from everest.data.sample import Sample
+    from everest.lists.sample import Sample
 
 TEXTS = ("notices", "advice")  # of a summary, for people
 NO_GROUPS = (
@@ -128,9 +128,9 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.prepare.groups import COLUMN, FOLDER, Listed, grouping, with_groups
+    from everest.lists.groups import COLUMN, FOLDER, Listed, grouping, with_groups
+    from everest.lists.sources import read_labeled
     from everest.prepare.next_commands import commands_for_lists
-    from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
@@ -181,7 +181,7 @@ def split_source(
 
 def _label_counts(samples: Sequence[Sample], names: Sequence[str], task: Task) -> dict[str, Any]:
     """The samples of each class, and facts about the numbers if labels are numbers."""
-    from everest.prepare.label_facts import count_classes, number_facts
+    from everest.lists.label_facts import count_classes, number_facts
 
     labels = [sample.labels[0] for sample in samples if sample.labels]
     counts = {names[i] if names else str(i): count for i, count in sorted(count_classes(labels).items())}
@@ -192,10 +192,10 @@ def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *,
     """Print groups that are in several lists; exit code 4 if there are any."""
     from dataclasses import asdict
 
-    from everest.data.samples import read_samples
     from everest.errors import RecipeError
-    from everest.prepare.groups import COLUMN, Listed, find_leaks, grouping
-    from everest.prepare.sources import read_list
+    from everest.lists.groups import COLUMN, Listed, find_leaks, grouping
+    from everest.lists.samples import read_samples
+    from everest.lists.sources import read_list
 
     if len({path.resolve() for path in lists}) < len(lists):
         raise RecipeError("--check: a list is given twice; leave it out once")

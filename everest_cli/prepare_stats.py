@@ -56,8 +56,8 @@ def stats(
     """
     from everest.errors import RecipeError
     from everest.figures.curves import check_target
+    from everest.lists.sources import read_labeled
     from everest.prepare.pixel_recipe import check_base, pixel_settings, recipe_text
-    from everest.prepare.sources import read_labeled
     from everest.prepare.stats import take_stats
     from everest.system.files import check_new_file, write_text
 
@@ -125,7 +125,7 @@ def _print_stats(document: dict[str, Any]) -> None:
 
 
 def _print_labels(document: dict[str, Any]) -> None:
-    from everest.prepare.label_facts import IMBALANCED
+    from everest.lists.label_facts import IMBALANCED
 
     if (numbers := document["numbers"]) is not None:
         typer.echo("labels: " + ", ".join(f"{name} {value:g}" for name, value in numbers.items()))

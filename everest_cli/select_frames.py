@@ -52,9 +52,9 @@ def select_frames(
     """
     from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
-    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw, write_frame_figures
+    from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:

@@ -79,10 +79,10 @@ def visualize_mask(
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
     from everest.checkpoints.load import open_model
-    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
     from everest.figures.mask_choice import DEFAULT_STRIDE, own_choices, requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
+    from everest.lists.inputs import named_videos, refuse_same_stems
 
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)

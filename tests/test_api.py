@@ -12,9 +12,9 @@ import torch
 
 import everest
 from everest.config.heads import named_heads
-from everest.data.sample import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
+from everest.lists.sample import Sample
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier

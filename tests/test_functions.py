@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from small_runs import called, equal, metrics, small_recipe, weights
 
 import everest
-from everest.data.sample import Sample
 from everest.data.views import ValidationViews
 from everest.errors import CheckpointError, DataError, RecipeError
+from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
 
 UNTIMED = {"seconds": 0}

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top. A file imports its own room and rooms to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
-    *("errors", "system", "video", "methods", "config", "data", "tokenizer", "models", "checkpoints"),
-    *("train", "figures", "inference", "profiling", "prepare", "sweep", "root", "demo", "cli"),
+    *("errors", "system", "video", "methods", "config", "lists", "data", "tokenizer", "models"),
+    *("checkpoints", "train", "figures", "inference", "profiling", "prepare", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord", "torchcodec"}

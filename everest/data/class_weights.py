@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.data.classes import indices
-from everest.data.sample import Sample
 from everest.errors import RecipeError, did_you_mean
+from everest.lists.classes import indices
+from everest.lists.sample import Sample
 
 # Our choice: at most, of a positive video of a multi-label class. A class of one in a thousand videos would
 # have 999, and its few positives would be all that the head learns.

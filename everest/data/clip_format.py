@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from everest.config.values import MOST_FPS
-from everest.data.sample import Sample
 from everest.data.views import ValidationViews
+from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 

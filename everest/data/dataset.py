@@ -24,11 +24,11 @@ from torch.utils.data import Dataset, Sampler
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.groups import SampleKey
-from everest.data.labels import label_values
 from everest.data.ring import Layout
-from everest.data.sample import Sample
 from everest.data.views import MakeViews, Views
 from everest.errors import DataError
+from everest.lists.labels import label_values
+from everest.lists.sample import Sample
 from everest.system.randomness import Purpose, generator_at
 from everest.video.reader import VideoError
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from everest.data.cache import frame_bytes
 from everest.data.frames import FrameIds
-from everest.data.sample import Sample
+from everest.lists.sample import Sample
 from everest.video.reader import VideoError, frames_between, probe
 from everest.video.source import Video
 from everest.video.timeline import Timeline

@@ -12,11 +12,11 @@ from typing import Final, TypeVar
 import numpy as np
 
 from everest.config.settings import Recipe
-from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
-from everest.data.samples import SampleList
 from everest.data.stages import center_views, clips_of, labeled_list, unlabeled_clips
 from everest.data.views import PretrainViews
+from everest.lists.classes import Classes
+from everest.lists.samples import SampleList
 
 MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
 MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
@@ -37,7 +37,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
     """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training.
 
     Raises:
-        UserError: a list cannot be used; see everest.data.samples.
+        UserError: a list cannot be used; see everest.lists.samples.
     """
     views, settings = training.make_views, recipe.pretrain.probe
     assert isinstance(views, PretrainViews)

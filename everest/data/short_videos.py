@@ -14,8 +14,8 @@ import numpy as np
 
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of
-from everest.data.sample import Sample
 from everest.errors import DataError
+from everest.lists.sample import Sample
 from everest.system.storage import RemotePath
 from everest.video.source import Member
 from everest.video.stream import VideoError

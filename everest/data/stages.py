@@ -16,14 +16,9 @@ from everest.config.metrics import METRICS, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
-from everest.data.classes import Classes, certain_classes_notice, indices
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
-from everest.data.labels import read_class_names
-from everest.data.sample import Sample
-from everest.data.samples import SampleList, read_samples
 from everest.data.sampling import sample_weights
-from everest.data.stage_source import find_source, unused_validation
 from everest.data.views import (
     EvalViews,
     FinetuneViews,
@@ -32,6 +27,11 @@ from everest.data.views import (
     ValidationViews,
 )
 from everest.errors import DataError, RecipeError
+from everest.lists.classes import Classes, certain_classes_notice, indices
+from everest.lists.labels import read_class_names
+from everest.lists.sample import Sample
+from everest.lists.samples import SampleList, read_samples
+from everest.lists.stage_source import find_source, unused_validation
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, join_location, parse_location

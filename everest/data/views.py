@@ -32,7 +32,7 @@ from everest.data.crops import (
 )
 from everest.data.footage import Footage, footage_of
 from everest.data.frames import FrameIds, sampling
-from everest.data.sample import Sample
+from everest.lists.sample import Sample
 from everest.video.reader import frames_in_order, read_frames
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from torch import Tensor
 from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
-from everest.data.sample import Sample
 from everest.errors import DataError
 from everest.figures.fonts import any_script
 from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.mask_view import in_colors
 from everest.figures.request import TUBELET, FigureRequest
 from everest.figures.words import SMALL, add_words
+from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels

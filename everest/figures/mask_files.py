@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from everest.data.footage import footage_of
-from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation
@@ -26,6 +25,7 @@ from everest.figures.mask_view import MaskView, in_colors
 from everest.figures.masks import view_masks
 from everest.figures.pictures import draw_views
 from everest.figures.request import TUBELET, FigureRequest
+from everest.lists.sample import Sample
 from everest.methods.selector import Selector
 from everest.models.video_model import VideoModel
 from everest.system.files import check_new_file, refuse_inputs

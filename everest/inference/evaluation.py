@@ -16,7 +16,6 @@ from everest.checkpoints.describe import as_trained
 from everest.checkpoints.load import all_weights, open_model
 from everest.config.heads import MULTI_LABEL, HeadSetting
 from everest.config.settings import Recipe
-from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
@@ -26,6 +25,7 @@ from everest.inference.metrics import measure, per_class
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.lists.classes import Classes
 from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.load import all_weights
-from everest.data.sample import Sample
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, over_videos
+from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
 from everest.system.row_store import RowStore, open_row_store, saved_plan

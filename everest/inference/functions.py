@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.data.inputs import named_samples
-from everest.data.sample import Sample
 from everest.errors import DataError, unknown_name
 from everest.inference import predictions
 from everest.inference.evaluation import Outputs, evaluate_classifier
 from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
+from everest.lists.inputs import named_samples
+from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec
 from everest.models.spec import Transformer

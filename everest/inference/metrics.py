@@ -17,7 +17,6 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.data.labels import Label
 from everest.inference.head_metrics import (
     Values,
     mae_of_constant,
@@ -29,6 +28,7 @@ from everest.inference.head_metrics import (
 )
 from everest.inference.intervals import bootstrap_intervals
 from everest.inference.predicted import HeadPredictions, Predictions, label_array
+from everest.lists.labels import Label
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:

@@ -17,12 +17,12 @@ from torch import Tensor
 from everest.checkpoints.describe import as_trained, recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
-from everest.data.classes import Classes
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.calibrate import calibrate_answers, calibrated_heads
 from everest.inference.top_classes import check_options
+from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens

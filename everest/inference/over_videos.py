@@ -12,9 +12,9 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.sample import Sample
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
+from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
 Values = dict[str, Tensor]  # (V, …) each

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.bad_videos import refuse_too_many
-from everest.data.classes import Classes
-from everest.data.labels import JOINED_BY, Label
+from everest.lists.classes import Classes
+from everest.lists.labels import JOINED_BY, Label
 from everest.system.files import write_atomically
 
 

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
-from everest.data.classes import Classes
 from everest.data.footage import footages, segment
-from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch, over_videos
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
+from everest.lists.classes import Classes
+from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video

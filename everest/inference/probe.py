@@ -21,8 +21,6 @@ from torch import Tensor
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.metrics import METRICS
 from everest.data.bad_videos import refuse_too_many
-from everest.data.labels import Label
-from everest.data.sample import Sample
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
@@ -32,6 +30,8 @@ from everest.inference.over_videos import Values
 from everest.inference.predicted import Predictions, label_array
 from everest.inference.probe_heads import Output, attentive, linear, nearest_neighbors
 from everest.inference.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
+from everest.lists.labels import Label
+from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.row_store import open_row_store
 

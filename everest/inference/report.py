@@ -12,7 +12,6 @@ from typing import Any, Final
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.data_uris import jpeg_uri, png_uri
 from everest.figures.fonts import any_script
@@ -22,6 +21,7 @@ from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep
 from everest.inference.predicted import Predictions
 from everest.inference.report_sections import Section, is_plot, make_section
 from everest.inference.sweep_figure import draw_sweep
+from everest.lists.classes import Classes
 from everest.system.files import write_text
 from everest.system.names import escape_bytes
 

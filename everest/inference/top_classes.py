@@ -7,8 +7,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.data.classes import Classes
 from everest.errors import RecipeError
+from everest.lists.classes import Classes
 
 TOP: Final = 5  # classes, unless another number is requested
 

@@ -1,6 +1,6 @@
 """From the logits of a classifier's heads to what they answer, and the losses that train them.
 
-B clips, C outputs of all heads together, L values of a label (everest.data.labels.label_values).
+B clips, C outputs of all heads together, L values of a label (everest.lists.labels.label_values).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import torch
 
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile
-from everest.data.stage_source import LISTS
 from everest.errors import RecipeError
+from everest.lists.stage_source import LISTS
 from everest.prepare.choice import Purpose
 from everest.prepare.data_facts import data_section, examine_data, with_task
 from everest.prepare.suggest import DEVICES, choose_values, recipe_text

@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 
 from everest.config.heads import Task
-from everest.data.labels import LabelRules
-from everest.data.sample import Sample
+from everest.lists.labels import LabelRules
+from everest.lists.sample import Sample
+from everest.lists.sources import ListedSample, Source
 from everest.prepare.examine import Inspection, examine
 from everest.prepare.label_checks import (
     check_labels,
@@ -24,7 +25,6 @@ from everest.prepare.label_checks import (
     training_source,
 )
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import num_frames, spread
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from everest.data.list_text import read_lines
-from everest.data.list_writing import write_lines, write_list
+from everest.lists.sources import Source
+from everest.lists.text import read_lines
+from everest.lists.writing import write_lines, write_list
 from everest.prepare.check import Check, Copy
-from everest.prepare.sources import Source
 
 
 def clean_path(source: Source) -> Path:

@@ -12,22 +12,22 @@ from typing import Any, Final
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
-from everest.data.classes import Classes
 from everest.data.footage import footage_of
-from everest.data.labels import read_class_names
-from everest.data.list_text import read_rows
 from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
-from everest.data.shards import find_index, read_index
-from everest.data.split_folders import holds_list, split_folders
-from everest.data.stage_source import LISTS, find_source
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
+from everest.lists.classes import Classes
+from everest.lists.label_facts import count_classes, imbalance
+from everest.lists.labels import read_class_names
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
+from everest.lists.shards import find_index, read_index
+from everest.lists.split_folders import holds_list, split_folders
+from everest.lists.stage_source import LISTS, find_source
+from everest.lists.tasks import find_task, found_notice
+from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
-from everest.prepare.label_facts import count_classes, imbalance
 from everest.prepare.suggest_probes import ProbeList, probe_list
-from everest.prepare.tasks import find_task, found_notice
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_under
 from everest.video.reader import probe

@@ -13,14 +13,14 @@ from statistics import median
 from typing import Any, Final
 
 from everest.data.dataset import VideoClips
-from everest.data.list_header import COLUMNS
 from everest.data.loader import batches, make_loader
-from everest.data.sample import Sample
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
+from everest.lists.header import COLUMNS
+from everest.lists.originals import SourceList
+from everest.lists.sample import Sample
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
-from everest.prepare.originals import SourceList
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import refuse_inputs, write_table, write_text

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL, Task
-from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_lines, write_list
-from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError
-from everest.prepare.class_folders import deeper_folders_notice, folder_samples, join_copies
+from everest.lists.class_folders import deeper_folders_notice, folder_samples, join_copies
+from everest.lists.sample import Sample
+from everest.lists.writing import names_needed, refuse_existing, unlistable, write_lines, write_list
 from everest.prepare.layout import AnnotatedSample, Annotations
 from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
-from everest.data.classes import indices
-from everest.data.labels import Label, LabelRules, columns_of
-from everest.data.split_folders import SPLITS
-from everest.prepare.class_folders import alike_names
-from everest.prepare.label_facts import are_equal, count_classes, number_facts
-from everest.prepare.sources import ListedSample, Source
+from everest.lists.class_folders import alike_names
+from everest.lists.classes import indices
+from everest.lists.label_facts import are_equal, count_classes, number_facts
+from everest.lists.labels import Label, LabelRules, columns_of
+from everest.lists.sources import ListedSample, Source
+from everest.lists.split_folders import SPLITS
 
 SHOWN: Final = 10  # labels that a line lists
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named

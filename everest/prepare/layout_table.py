@@ -17,7 +17,7 @@ LAYOUTS: Final = {
     layout.name: layout
     for layout in (UCF101, HMDB51, SSV2, KINETICS, OSCC, DIVING48, EPIC, FINEGYM288, FINEGYM99)
 }
-FOLDERS: Final = "folders"  # no annotations: everest.prepare.class_folders
+FOLDERS: Final = "folders"  # no annotations: everest.lists.class_folders
 EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects
     [
         *(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()),

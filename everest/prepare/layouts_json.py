@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from everest.data.list_text import read_lines, shown
 from everest.errors import DataError, did_you_mean
+from everest.lists.text import read_lines, shown
 from everest.prepare.layout import (
     AnnotatedSample,
     Annotations,

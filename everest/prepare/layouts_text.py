@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from everest.data.list_text import read_lines, shown
 from everest.errors import DataError
+from everest.lists.text import read_lines, shown
 from everest.prepare.layout import (
     AnnotatedSample,
     Annotations,

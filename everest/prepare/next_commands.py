@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from everest.config.heads import Task
-from everest.data.sample import Sample
+from everest.lists.sample import Sample
 
 
 def training_commands(

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 
 from everest.config.settings import DataSettings
-from everest.data.samples import read_samples
-from everest.data.stage_source import find_source
+from everest.lists.samples import read_samples
+from everest.lists.stage_source import find_source
 
 
 def shared_videos(data: DataSettings, keys: Iterable[str]) -> int:

@@ -1,4 +1,4 @@
-"""Write the videos of a list to tar files in WebDataset's layout, with an index (everest.data.shards).
+"""Write the videos of a list to tar files in WebDataset's layout, with an index (everest.lists.shards).
 
 A video is a member `000000012.mp4` with its bytes unchanged, next to `000000012.json` with its line of the
 list. All shards are planned before the first is written. The same list and videos give the same bytes,
@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.prepare.originals import SourceList
+from everest.lists.originals import SourceList
+from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
 from everest.system.files import refuse_inputs, write_atomically, write_text
 from everest.system.json_text import parse_json

@@ -1,6 +1,6 @@
 """Divide a data set into lists: whole groups of videos, each class in the same shares, reproducible by seed.
 
-everest.prepare.groups forms the groups, everest.prepare.assignment chooses the list of each.
+everest.lists.groups forms the groups, everest.prepare.assignment chooses the list of each.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.classes import indices
-from everest.data.labels import Label, read_class_names
-from everest.data.list_writing import (
+from everest.errors import DataError, RecipeError
+from everest.lists.classes import indices
+from everest.lists.groups import GroupOf
+from everest.lists.labels import Label, read_class_names
+from everest.lists.sample import Sample
+from everest.lists.writing import (
     names_to_write,
     refuse_existing,
     refuse_unlistable,
     write_lines,
     write_list,
 )
-from everest.data.sample import Sample
-from everest.errors import DataError, RecipeError
 from everest.prepare.assignment import NO_CLASS, assign
-from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES
 
 NAMES: Final = ("train", "val", "test")

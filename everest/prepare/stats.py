@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
-from everest.data.classes import indices
-from everest.data.sample import Sample
 from everest.data.short_videos import largest_stride
+from everest.lists.classes import indices
+from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
+from everest.lists.sample import Sample
 from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
-from everest.prepare.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache

@@ -15,9 +15,9 @@ from typing import Any, Final
 from everest.config.yaml import write_yaml
 from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
+from everest.lists.label_facts import IMBALANCED
 from everest.prepare.choice import Choice, Purpose
 from everest.prepare.data_facts import DataFacts
-from everest.prepare.label_facts import IMBALANCED
 from everest.prepare.suggest_augmentation import augmentation
 from everest.prepare.suggest_probes import choose_every
 from everest.train.plan import PEAK_LR

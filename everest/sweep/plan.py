@@ -11,9 +11,9 @@ from everest.checkpoints.init import find_init
 from everest.config.layers import SET
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
-from everest.data.stage_source import find_source
 from everest.data.stages import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
+from everest.lists.stage_source import find_source
 from everest.sweep.budgets import Budgets, equalize
 from everest.sweep.choices import AFTER, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline

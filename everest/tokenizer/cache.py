@@ -31,10 +31,10 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.data.dataset import VideoClips
-from everest.data.sample import Sample
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing
+from everest.lists.sample import Sample
 from everest.system.json_text import parse_json, validated
 from everest.system.storage import parse_location
 from everest.tokenizer.cache_index import PARTS, TokenIndex

@@ -14,7 +14,7 @@ import torch
 from small_runs import RECIPE, refused, run
 
 from everest.data.footage import segment
-from everest.data.sample import Sample
+from everest.lists.sample import Sample
 from everest.video.file import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video

@@ -19,9 +19,9 @@ from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
-from everest.data.sample import Sample
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
+from everest.lists.sample import Sample
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 

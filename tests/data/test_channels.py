@@ -19,9 +19,9 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.data.augment import OPERATIONS, RandAugment
 from everest.data.cache import FrameCache
-from everest.data.sample import Sample
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import CheckpointError, RecipeError
+from everest.lists.sample import Sample
 from everest.models.cost import count_macs
 from everest.models.memory import inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec, pretrain_spec

@@ -11,8 +11,8 @@ from everest.config.heads import Head
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FrameSelectionSettings, PretrainSettings
 from everest.data import stages
-from everest.data.classes import Classes, empty_classes
 from everest.errors import DataError
+from everest.lists.classes import Classes, empty_classes
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import everest
 from everest.data.cache import FrameCache
 from everest.data.footage import footage_of
 from everest.data.frames import sampling
-from everest.data.sample import Sample
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
+from everest.lists.sample import Sample
 from everest.video.backends import torchcodec_works
 from everest.video.reader import VideoError, probe
 from everest.video.source import Member

@@ -20,10 +20,10 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
-from everest.data.classes import Classes, empty_classes
 from everest.data.stages import finetune_clips
 from everest.inference.metrics import measure
 from everest.inference.predicted import Predictions
+from everest.lists.classes import Classes, empty_classes
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, small_recipe
 
-from everest.data.samples import read_samples
 from everest.data.short_videos import FITTING, largest_stride, read_lengths
 from everest.errors import DataError
+from everest.lists.samples import read_samples
 
 
 @given(

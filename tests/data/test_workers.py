@@ -19,10 +19,10 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.sample import Sample
 from everest.data.views import Views
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem
+from everest.lists.sample import Sample
 
 
 def die(number: signal.Signals) -> None:

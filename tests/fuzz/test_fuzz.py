@@ -65,9 +65,9 @@ def test_a_traceback_is_known_by_its_innermost_own_line():
     stderr = (
         "Traceback (most recent call last):\n"
         '  File "/x/everest_cli/main.py", line 160, in main\n    app()\n'
-        '  File "/x/everest/data/shards.py", line 68, in read_index\n    sample.items()\n'
+        '  File "/x/everest/lists/shards.py", line 68, in read_index\n    sample.items()\n'
         '  File "/usr/lib/python3/json.py", line 5, in loads\n    raise\n'
         "AttributeError: 'int' object has no attribute 'items' 17\n"
     )
-    assert traceback_end(stderr) == "everest/data/shards.py:68 in read_index: AttributeError"
+    assert traceback_end(stderr) == "everest/lists/shards.py:68 in read_index: AttributeError"
     assert traceback_end("error: my.yaml: unknown key") == ""

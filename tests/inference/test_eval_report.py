@@ -14,7 +14,6 @@ from small_runs import RECIPE, refused, run
 
 import everest
 from everest.config.heads import Head
-from everest.data.classes import Classes
 from everest.inference.confusion import (
     Mistake,
     class_results,
@@ -29,6 +28,7 @@ from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import HeadPredictions, Predictions
 from everest.inference.report import render_page
 from everest.inference.report_sections import SingleLabelSection
+from everest.lists.classes import Classes
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
 from everest.system.accelerator import make_accelerator

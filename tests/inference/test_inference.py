@@ -17,8 +17,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import everest
-from everest.data.sample import Sample
 from everest.data.views import EvalViews
+from everest.lists.sample import Sample
 from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]

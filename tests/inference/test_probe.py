@@ -18,7 +18,6 @@ from task_runs import SCORES, mixed_run, write_list
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.data.sample import Sample
 from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (
@@ -31,6 +30,7 @@ from everest.inference.probe_heads import (
     nearest_neighbors,
 )
 from everest.inference.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
+from everest.lists.sample import Sample
 from everest.system.events import silent
 
 __all__ = ["mixed_run"]  # a fixture

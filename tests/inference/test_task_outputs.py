@@ -21,7 +21,6 @@ from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, writ
 
 import everest
 from everest.config.heads import Calibration, Head, named_heads
-from everest.data.classes import Classes
 from everest.figures.task_timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.metric_text import metric_rows
@@ -29,6 +28,7 @@ from everest.inference.metrics import multi_label, per_class
 from everest.inference.predicted import HeadPredictions
 from everest.inference.top_classes import answers_of_head
 from everest.inference.worst_videos import largest_errors, wrong_classes
+from everest.lists.classes import Classes
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
 __all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import called
 
-from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.inference.predictions import window_clips, windows_of
+from everest.lists.sample import Sample
 from everest.video import backends
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import everest
-from everest.data.sample import Sample
 from everest.data.views import PretrainViews
+from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, change_importance
 from everest.methods.masks import Tube

@@ -10,9 +10,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from everest.config.heads import Head, named_heads
 from everest.data.class_weights import class_weights
-from everest.data.labels import label_values
-from everest.data.sample import Sample
 from everest.errors import RecipeError
+from everest.lists.labels import label_values
+from everest.lists.sample import Sample
 from everest.models.answers import answers, soft_targets, supervised_loss
 
 HEADS = (

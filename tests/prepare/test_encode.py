@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from everest.data.samples import read_samples
+from everest.lists.samples import read_samples
 from everest.prepare.encode import JobShare, poor_gain
 from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video

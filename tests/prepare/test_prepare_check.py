@@ -15,7 +15,7 @@ import pytest
 from misbehaving import fail, misbehave
 from prepare_commands import everest
 
-from everest.data.samples import read_samples
+from everest.lists.samples import read_samples
 from everest.prepare.examine import examine
 from everest.prepare.processes import Failure, map_apart
 

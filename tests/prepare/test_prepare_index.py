@@ -12,9 +12,9 @@ import yaml
 from archives import ARCHIVES, MISSING
 from prepare_commands import everest, rows_of, touch
 
-from everest.data.list_text import read_rows
-from everest.data.samples import read_samples
 from everest.errors import DataError
+from everest.lists.samples import read_samples
+from everest.lists.text import read_rows
 from everest.prepare.layout import unique_names
 from everest.prepare.layout_table import LAYOUTS
 from everest.prepare.layouts_csv import seconds_of

@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, touch
 
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
+from everest.lists.groups import grouping
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
 from everest.prepare.assignment import assign
 from everest.prepare.data_facts import data_section
-from everest.prepare.groups import grouping
 from everest.prepare.split import read_shares, split_samples
 from everest_cli.split_text import few_videos
 

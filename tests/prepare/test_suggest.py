@@ -15,7 +15,7 @@ from small_runs import called, refused
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
-from everest.data.samples import read_samples
+from everest.lists.samples import read_samples
 from everest.prepare.choice import Purpose
 from everest.prepare.data_facts import DataFacts, data_section, examine_data
 from everest.prepare.suggest import DEVICES, choose_values, recipe_text

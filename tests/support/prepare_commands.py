@@ -7,7 +7,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from everest.config.heads import named_heads
-from everest.data.samples import read_samples
+from everest.lists.samples import read_samples
 from everest_cli.main import app
 
 

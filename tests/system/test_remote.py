@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 from everest.config.recipe import load_recipe
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.samples import SampleList, read_samples
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
+from everest.lists.samples import SampleList, read_samples
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.tokenizer.clips import held_out_key
 from everest.video.reader import VideoError, probe, read_frames

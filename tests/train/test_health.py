@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from everest.config.stage_settings import PretrainSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.sample import Sample
 from everest.data.views import PretrainViews, ValidationViews, Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
+from everest.lists.sample import Sample
 from everest.system.run_folder import RunFolder
 from everest.train.health import (
     SCALER_LIMIT,

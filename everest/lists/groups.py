@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from everest.data.list_text import ListRow
-from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError, did_you_mean
+from everest.lists.sample import Sample
+from everest.lists.text import ListRow
 from everest.system.names import escape_bytes
 
 FOLDER: Final = "folder"

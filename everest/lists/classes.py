@@ -10,11 +10,11 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
-from everest.data.labels import Label
-from everest.data.list_samples import SHOWN
-from everest.data.sample import Sample
-from everest.data.samples import SampleList
 from everest.errors import DataError
+from everest.lists.labels import Label
+from everest.lists.rows import SHOWN
+from everest.lists.sample import Sample
+from everest.lists.samples import SampleList
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100

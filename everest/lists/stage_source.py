@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.config.settings import DataSettings
-from everest.data.split_folders import list_folder, split_folders
 from everest.errors import DataError, RecipeError
+from everest.lists.split_folders import list_folder, split_folders
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, missing, no_list, subfolders, videos_under
 
@@ -28,7 +28,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
     """Returns the list or folder that `data.KEY` names.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
-    one with another name of everest.data.split_folders. A recipe that does not fix the classes reads all
+    one with another name of everest.lists.split_folders. A recipe that does not fix the classes reads all
     videos below `data.root` if no labels are needed.
 
     Raises:

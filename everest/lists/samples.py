@@ -1,8 +1,8 @@
 """The videos of a data set and their labels, from a list or from folders, checked before a run starts.
 
-The text of a list is described in everest.data.list_text; the index of shards, which is a list too, in
-everest.data.shards. A folder has a subfolder for every class; without labels, any folder of videos will do. A
-folder of images counts as a video.
+The text of a list is described in everest.lists.text; the index of shards, which is a list too, in
+everest.lists.shards. A folder has a subfolder for every class; without labels, any folder of videos will do.
+A folder of images counts as a video.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
-from everest.data.labels import JOINED_BY, SEPARATED, SEVERAL, LabelRules, columns_of, names_used
-from everest.data.list_samples import SHOWN, refuse, samples_of_list
-from everest.data.list_text import ListRow, read_rows, shown
-from everest.data.sample import Sample
-from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
+from everest.lists.labels import JOINED_BY, SEPARATED, SEVERAL, LabelRules, columns_of, names_used
+from everest.lists.rows import SHOWN, refuse, samples_of_list
+from everest.lists.sample import Sample
+from everest.lists.shards import find_index, read_index
+from everest.lists.text import ListRow, read_rows, shown
 from everest.system.storage import Location
 from everest.video.folders import as_data_error, no_list, subfolders, videos_by_subfolder, videos_under
 

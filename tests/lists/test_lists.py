@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.heads import named_heads
-from everest.data.labels import read_class_names
-from everest.data.list_header import read_header
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
 from everest.errors import DataError, RecipeError
+from everest.lists.header import read_header
+from everest.lists.labels import read_class_names
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
 
 NAMES = ("jump", "run", "walk")
 

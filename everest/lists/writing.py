@@ -1,4 +1,4 @@
-"""Write lists that everest.data.samples reads back to the same samples."""
+"""Write lists that everest.lists.samples reads back to the same samples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.classes import indices
-from everest.data.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
-from everest.data.list_header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError
+from everest.lists.classes import indices
+from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
+from everest.lists.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
+from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_atomically
 from everest.system.names import is_file_name, is_unicode
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Final, TypeVar
 
-from everest.data.labels import Label, LabelRules
-from everest.data.list_header import GROUP_COLUMN
-from everest.data.list_text import ListRow
-from everest.data.sample import Sample
 from everest.errors import DataError
+from everest.lists.header import GROUP_COLUMN
+from everest.lists.labels import Label, LabelRules
+from everest.lists.sample import Sample
+from everest.lists.text import ListRow
 from everest.system.names import is_unicode
 from everest.system.storage import Location, RemotePath, join_location, parse_location
 

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from everest.data.classes import indices
-from everest.data.labels import read_class_names
-from everest.data.list_samples import SHOWN
-from everest.data.sample import Sample
-from everest.data.split_folders import split_folders
 from everest.errors import DataError
+from everest.lists.classes import indices
+from everest.lists.labels import read_class_names
+from everest.lists.rows import SHOWN
+from everest.lists.sample import Sample
+from everest.lists.split_folders import split_folders
 from everest.system.storage import Location
 from everest.video.folders import videos_by_subfolder, videos_under
 

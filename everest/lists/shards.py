@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
 
-from everest.data.list_header import is_known
-from everest.data.list_text import ListRow
 from everest.errors import DataError
+from everest.lists.header import is_known
+from everest.lists.text import ListRow
 from everest.system.json_text import parse_json, validated
 from everest.system.names import is_file_name, is_plain, is_unicode
 from everest.system.storage import Location

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everest.data.list_writing import is_listable_group, write_list
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
 from everest.data.stages import fingerprint
 from everest.errors import DataError
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
+from everest.lists.writing import is_listable_group, write_list
 
 
 @pytest.fixture(scope="module")

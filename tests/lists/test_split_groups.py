@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from prepare_commands import everest, rows_of, touch
 
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
-from everest.prepare.groups import grouping, with_groups
+from everest.lists.groups import grouping, with_groups
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
 
 
 @pytest.fixture

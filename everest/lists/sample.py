@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from everest.data.labels import Label
+from everest.lists.labels import Label
 from everest.system.storage import parse_location
 from everest.video.source import Member, Video
 

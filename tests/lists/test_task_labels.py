@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from prepare_commands import everest, touch
 
 from everest.config.heads import Head
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
+from everest.lists.groups import grouping
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
 from everest.prepare.assignment import NO_CLASS, assign
-from everest.prepare.groups import grouping
 from everest.prepare.split import read_shares, split_samples
 
 PARTS = ("train", "val", "test")

@@ -9,10 +9,10 @@ from math import isfinite
 from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.data.list_header import HEAD_PREFIX
-from everest.data.list_text import ListRow, read_lines, shown
 from everest.errors import DataError, did_you_mean
 from everest.errors import shown as printable
+from everest.lists.header import HEAD_PREFIX
+from everest.lists.text import ListRow, read_lines, shown
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.

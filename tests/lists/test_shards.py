@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.config.heads import named_heads
-from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
-from everest.prepare.originals import SourceList
+from everest.lists.originals import SourceList
+from everest.lists.samples import SampleList, read_samples
 from everest.prepare.shard import plan_shards
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from everest.config.heads import Heads, Task
-from everest.data.labels import LabelRules, columns_of, names_used
-from everest.data.list_samples import samples_of_rows
-from everest.data.list_text import ListRow, read_rows
-from everest.data.sample import Sample
-from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError, RecipeError
-from everest.prepare.class_folders import deeper_folders_notice, read_names, refuse_split_folders
-from everest.prepare.tasks import (
+from everest.lists.class_folders import deeper_folders_notice, read_names, refuse_split_folders
+from everest.lists.labels import LabelRules, columns_of, names_used
+from everest.lists.rows import samples_of_rows
+from everest.lists.sample import Sample
+from everest.lists.samples import SampleList, read_samples
+from everest.lists.tasks import (
     TwoKinds,
     empty_columns,
     find_task,
@@ -26,6 +25,7 @@ from everest.prepare.tasks import (
     missing_columns,
     open_heads,
 )
+from everest.lists.text import ListRow, read_rows
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 

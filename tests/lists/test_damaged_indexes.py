@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import called, refused, small_recipe
 
-from everest.data.samples import read_samples
-from everest.data.shards import read_index
 from everest.errors import DataError
+from everest.lists.samples import read_samples
+from everest.lists.shards import read_index
 from everest.system.files import write_text
 from everest.video.source import video_bytes
 

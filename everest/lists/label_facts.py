@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.classes import indices
-from everest.data.labels import Label
+from everest.lists.classes import indices
+from everest.lists.labels import Label
 
 # Our choice: the ratio of the most frequent class to the rarest from which a remedy is suggested.
 IMBALANCED: Final = 10.0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
 from everest.errors import DataError, RecipeError
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
 from everest.video.folders import videos_under
 
 LISTS: Final = frozenset({".csv", ".tsv", ".txt"})

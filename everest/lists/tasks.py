@@ -8,10 +8,10 @@ from math import isfinite
 from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.data.labels import JOINED_BY, columns_of, is_integer, is_number_like
-from everest.data.list_header import HEAD_PREFIX
-from everest.data.list_text import ListRow
 from everest.errors import shown
+from everest.lists.header import HEAD_PREFIX
+from everest.lists.labels import JOINED_BY, columns_of, is_integer, is_number_like
+from everest.lists.text import ListRow
 
 _FOUND: Final = {
     MULTI_LABEL: f"labels contain '{JOINED_BY}', so each may name several classes (multi-label); "

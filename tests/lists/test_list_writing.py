@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.data.list_text import read_rows
-from everest.data.list_writing import names_needed, unlistable, write_lines, write_list
-from everest.data.sample import Sample
-from everest.data.samples import read_samples
 from everest.errors import DataError
+from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
+from everest.lists.text import read_rows
+from everest.lists.writing import names_needed, unlistable, write_lines, write_list
 
 # All that a file system accepts, the hardest more often.
 SIGNS = st.one_of(

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from everest.data.list_header import is_known
-from everest.data.list_text import read_rows
-from everest.data.samples import read_samples
-from everest.data.shards import find_index
 from everest.errors import DataError
+from everest.lists.header import is_known
+from everest.lists.samples import read_samples
+from everest.lists.shards import find_index
+from everest.lists.text import read_rows
 from everest.system.storage import Location, join_location, parse_location
 
 
@@ -21,7 +21,7 @@ class SourceList:
     location: Location
     root: Location  # that its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_text; `path` as written
+    rows: tuple[dict[str, str], ...]  # by column of everest.lists.text; `path` as written
 
     @property
     def stem(self) -> str:

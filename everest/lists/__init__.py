@@ -1,0 +1,1 @@
+"""Which videos and labels there are: lists, folders, classes, groups, shards."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.describe import load_model
     from everest.config.recipe import load_recipe
     from everest.data import augment, crops
-    from everest.inference.functions import evaluate, extract, predict, predict_timeline
+    from everest.functions import evaluate, extract, predict, predict_timeline
     from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
     from everest.stages import finetune, pretrain
@@ -47,16 +47,16 @@ __all__ = [
 _HOMES = {
     "TokenSelection": "everest.methods.grid",
     "create_model": "everest.api",
-    "evaluate": "everest.inference.functions",
-    "extract": "everest.inference.functions",
+    "evaluate": "everest.functions",
+    "extract": "everest.functions",
     "finetune": "everest.stages",
     "load_model": "everest.checkpoints.describe",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
     "parameter_groups": "everest.train.optim",
-    "predict": "everest.inference.functions",
-    "predict_timeline": "everest.inference.functions",
+    "predict": "everest.functions",
+    "predict_timeline": "everest.functions",
     "pretrain": "everest.stages",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",

@@ -17,12 +17,12 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
-from everest.inference.calibrate import calibrate
-from everest.inference.metric_text import as_text
-from everest.inference.metrics import chance_of, loss_of_guessing, mean_loss, measure
-from everest.inference.multi_view import evaluate_views
-from everest.inference.predicted import Predictions, refuse_too_many_skipped
+from everest.evaluation.metric_text import as_text
+from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
+from everest.metrics.calibrate import calibrate
+from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.answers import soft_targets, supervised_loss
 from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec

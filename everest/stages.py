@@ -12,8 +12,8 @@ from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
-from everest.prepare.auto import auto_recipe
-from everest.prepare.choice import Purpose
+from everest.suggest.auto import auto_recipe
+from everest.suggest.choice import Purpose
 from everest.system.events import Report, notice, silent
 from everest.system.run_init import Decoder, Init
 from everest.train.run_options import RunOptions, start_or_resume

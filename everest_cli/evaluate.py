@@ -66,7 +66,7 @@ def evaluate(
 
     devices = training_command.launch(gpus, processes)
 
-    from everest.inference.evaluation import Outputs, evaluate
+    from everest.evaluation.evaluation import Outputs, evaluate
     from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(
@@ -93,7 +93,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.inference.metric_text import fact_rows, metric_rows, sweep_table
+    from everest.evaluation.metric_text import fact_rows, metric_rows, sweep_table
 
     tables = [
         (("", "value", "95 % interval", "chance"), metric_rows(result)),

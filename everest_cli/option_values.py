@@ -12,7 +12,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.heads import Task
     from everest.config.settings import Recipe
-    from everest.prepare.choice import Purpose
+    from everest.suggest.choice import Purpose
 
 
 class Precision(StrEnum):
@@ -62,12 +62,12 @@ def read_recipe(
     """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
 
     Args:
-        cpu, purpose: of the recipe `auto`; see everest.prepare.auto.
+        cpu, purpose: of the recipe `auto`; see everest.suggest.auto.
     """
     from everest.config.recipe_files import AUTO, find_recipe, with_bases
 
     if name == AUTO:
-        from everest.prepare.auto import auto_recipe
+        from everest.suggest.auto import auto_recipe
 
         source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
     else:

@@ -130,8 +130,8 @@ def split_source(
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
     from everest.lists.groups import COLUMN, FOLDER, Listed, grouping, with_groups
     from everest.lists.sources import read_labeled
-    from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.split import read_shares, split_samples, write_split
+    from everest.suggest.next_commands import commands_for_lists
 
     parts = read_shares(shares)
     grouped_by = group.removeprefix(COLUMN) if group is not None and group.startswith(COLUMN) else None

@@ -57,8 +57,8 @@ def stats(
     from everest.errors import RecipeError
     from everest.figures.curves import check_target
     from everest.lists.sources import read_labeled
-    from everest.prepare.pixel_recipe import check_base, pixel_settings, recipe_text
     from everest.prepare.stats import take_stats
+    from everest.suggest.pixel_recipe import check_base, pixel_settings, recipe_text
     from everest.system.files import check_new_file, write_text
 
     if channels not in (1, 3):

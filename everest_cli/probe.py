@@ -50,7 +50,7 @@ def probe(
     )
 
     from everest.inference.model import OpenedModel
-    from everest.inference.probe import probe
+    from everest.probes.probe import probe
 
     model = OpenedModel.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
     with Display(quiet=quiet) as display:
@@ -63,7 +63,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from everest.config.metrics import METRICS
-    from everest.inference.metric_text import as_text
+    from everest.evaluation.metric_text import as_text
 
     console, tables = Console(soft_wrap=True), {}
     for head, of_head in result.get("heads", {"": result}).items():

@@ -64,10 +64,10 @@ def suggest(
     from everest.config.recipe import load_recipe
     from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
-    from everest.prepare.auto import this_device
-    from everest.prepare.data_facts import data_section, examine_data, has_class_folders, with_task
-    from everest.prepare.next_commands import training_commands
-    from everest.prepare.suggest import DEVICES, check_device, choose_values, recipe_text
+    from everest.suggest.auto import this_device
+    from everest.suggest.data_facts import data_section, examine_data, has_class_folders, with_task
+    from everest.suggest.next_commands import training_commands
+    from everest.suggest.suggest import DEVICES, check_device, choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -124,7 +124,7 @@ def suggest(
 
 def _check_pretrain(source: str, settings: DataSettings, data: str, *, divided: bool) -> None:
     """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
-    from everest.prepare.overlap import shared_videos
+    from everest.suggest.overlap import shared_videos
 
     count = shared_videos(settings, ("train", "val", "test") if divided else ("val", "test"))
     videos = counted(count, "video")

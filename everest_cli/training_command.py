@@ -24,7 +24,7 @@ from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.prepare.choice import Purpose
+    from everest.suggest.choice import Purpose
     from everest.train.context import RunContext
     from everest.train.run_options import RunOptions
     from everest.train.training import Training

@@ -16,8 +16,8 @@ from everest.checkpoints.init import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
+from everest.evaluation.evaluation import evaluate
 from everest.finetuning import finetune, set_up_finetuning
-from everest.inference.evaluation import evaluate
 from everest.prepare.tokens import write_tokens
 from everest.pretraining import pretrain, set_up_pretraining
 from everest.system.accelerator import make_accelerator

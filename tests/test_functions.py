@@ -267,8 +267,8 @@ def test_training_runs_in_a_thread_of_a_notebook(tmp_path: Path, clip_files: Pat
 
 
 def test_functions_stay_functions_when_their_modules_are_imported():
+    import everest.evaluation.evaluation
     import everest.finetuning
-    import everest.inference.evaluation
     import everest.pretraining
 
     assert all(callable(getattr(everest, name)) for name in ("pretrain", "finetune", "evaluate"))

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
     *("errors", "system", "video", "methods", "config", "lists", "data", "tokenizer", "models"),
-    *("checkpoints", "train", "figures", "inference", "profiling", "prepare", "sweep", "root", "demo", "cli"),
+    *("checkpoints", "train", "figures", "metrics", "inference", "probes", "evaluation", "profiling"),
+    *("prepare", "suggest", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord", "torchcodec"}

@@ -37,7 +37,7 @@ HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How the probabilities of a head are read, chosen on data.val (everest.inference.calibration)."""
+    """How the probabilities of a head are read, chosen on data.val (everest.metrics.calibration)."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     temperature: Positive = 1.0  # logits are divided by it, where calibrated probabilities are wanted

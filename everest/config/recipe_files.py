@@ -18,7 +18,7 @@ from typing import Any, Final
 from everest.config.yaml import MOST_BYTES, read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
 
-AUTO: Final = "auto"  # in place of a name: the recipe that everest.prepare.auto makes
+AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.auto makes
 MOST_BASES: Final = 16  # our choice: of one recipe, each the base of the one before
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 

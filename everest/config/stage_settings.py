@@ -119,7 +119,7 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """Measurements of the encoder while pre-training runs (everest.probing); they change no weights."""
+    """Measurements of the encoder during pre-training (everest.probes.probing); they change no weights."""
 
     __pydantic_config__ = _STRICT
     every: CountOrZero = 0  # epochs from one probe to the next; 0: none

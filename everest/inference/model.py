@@ -20,12 +20,12 @@ from everest.config.settings import Recipe
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
-from everest.inference.calibrate import calibrate_answers, calibrated_heads
 from everest.inference.top_classes import check_options
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
+from everest.metrics.calibrate import calibrate_answers, calibrated_heads
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer

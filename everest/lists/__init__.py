@@ -1,1 +1,1 @@
-"""Which videos and labels there are: lists, folders, classes, groups, shards."""
+"""The videos and labels of a data set: lists, folders, classes, groups, shards."""

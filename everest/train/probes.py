@@ -38,7 +38,7 @@ def _checked_from(steps: int) -> float:
 
 
 class Probing(Protocol):
-    """Measures the model of a run (everest.probing.Prober)."""
+    """Measures the model of a run (everest.probes.probing.Prober)."""
 
     steps: Collection[int]  # after which the run is probed
     rows: list[Row]  # of the probes so far, over all resumes

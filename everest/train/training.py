@@ -85,7 +85,7 @@ class Training:
         self.plan = plan
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
-        self.prober: Probing | None = None  # of pre-training, see everest.train.probe_loop
+        self.prober: Probing | None = None  # of pre-training, see everest.probes.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self.workers = choose_workers(clips, self.order(), recipe.train.workers)

@@ -21,11 +21,11 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
 from everest.data.stages import finetune_clips
-from everest.inference.metrics import measure
-from everest.inference.predicted import Predictions
 from everest.lists.classes import Classes, empty_classes
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
+from everest.metrics.metrics import measure
+from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Architecture
 

@@ -13,8 +13,8 @@ from everest.lists.groups import grouping
 from everest.lists.sample import Sample
 from everest.lists.samples import read_samples
 from everest.prepare.assignment import assign
-from everest.prepare.data_facts import data_section
 from everest.prepare.split import read_shares, split_samples
+from everest.suggest.data_facts import data_section
 from everest_cli.split_text import few_videos
 
 

@@ -15,8 +15,8 @@ from processes import stop_after
 from small_runs import called, equal, metrics, small_recipe, weights
 
 from everest.config.heads import Head, named_heads
-from everest.inference.metrics import chance_top1, mean_loss
-from everest.inference.predicted import Predictions
+from everest.metrics.metrics import chance_top1, mean_loss
+from everest.metrics.predicted import Predictions
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 from everest.train.listing import summarize

@@ -1,0 +1,1 @@
+"""The accuracy of a classifier, and its report."""

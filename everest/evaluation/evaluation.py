@@ -1,0 +1,253 @@
+"""Multi-view evaluation: clips x crops views of every video; its class is that of their mean probability."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from everest.checkpoints.describe import as_trained
+from everest.checkpoints.load import all_weights, open_model
+from everest.config.heads import MULTI_LABEL, HeadSetting
+from everest.config.settings import Recipe
+from everest.data.dataset import VideoClips
+from everest.data.stages import evaluation_clips
+from everest.errors import CheckpointError
+from everest.evaluation.metric_text import metric_values
+from everest.evaluation.multi_view import evaluate_views
+from everest.inference.model import require_finite_outputs
+from everest.lists.classes import Classes
+from everest.methods.strategies import Strategy
+from everest.metrics.intervals import FEW_GROUPS
+from everest.metrics.metrics import measure, per_class
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.models.classifier import VideoClassifier
+from everest.models.cost import share_cost
+from everest.models.spec import ModelSpec
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
+from everest.system.storage import parse_location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The outputs of an evaluation in addition to its accuracies.
+
+    Args:
+        predictions: a CSV file, one row a video.
+        page: a folder for a page with figures.
+        keeps: further keep ratios to evaluate with.
+        overwrite: replace existing files.
+        intervals: whether the metrics have 95 % intervals; a page always has them.
+    """
+
+    predictions: Path | None = None
+    page: Path | None = None
+    keeps: tuple[float, ...] = ()
+    overwrite: bool = False
+    intervals: bool = True
+
+    def check(self, weights: Path | None) -> None:
+        """Check before the evaluation, which may take hours, that its files can be written.
+
+        Args:
+            weights: the checkpoint, if the model is from one.
+
+        Raises:
+            RecipeError: a file exists, and `overwrite` is not set; or it is the checkpoint.
+            EnvironmentProblem: the disk does not allow it.
+        """
+        for option, path in self._by_option():
+            refuse_inputs(path, [] if weights is None else all_weights(weights), option=option)
+        if self.predictions is not None:
+            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
+        if self.page is not None:
+            # Imported here: with a page comes matplotlib, which takes half a second to import.
+            from everest.evaluation.report import PAGE, is_figure
+
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_figure)
+
+    def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
+        """Raise RecipeError if an output is a list or video of the evaluation, or a folder that has one."""
+        root = parse_location(recipe.data.root)
+        lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
+        inputs = [*lists, *(sample.video for sample in clips.samples)]
+        for option, path in self._by_option():
+            refuse_inputs(path, inputs, option=option)
+
+    def _by_option(self) -> list[tuple[str, Path]]:
+        paths = {"--predictions": self.predictions, "--report": self.page}
+        return [(option, path) for option, path in paths.items() if path is not None]
+
+
+NO_FILES = Outputs()
+
+
+def evaluate(
+    recipe: Recipe,
+    weights_file: Path,
+    accelerator: Accelerator,
+    *,
+    report: Report,
+    outputs: Outputs = NO_FILES,
+    saved_selection: bool = False,
+) -> dict[str, Any]:
+    """Evaluate the classifier of a checkpoint on the recipe's `data.test`.
+
+    The recipe sets the clips and the token selection; it is the run's recipe unless another is given.
+
+    Args:
+        saved_selection: use the token selection that is stored in the weights, not that of the recipe.
+    Returns:
+        The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` it
+        has a row for each keep ratio under `sweep`; with several heads, one for each metric under `rows`.
+    Raises:
+        CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
+        DataError: more videos are unreadable than `data.max_bad` allows.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
+    """
+    if accelerator.is_main_process:
+        outputs.check(weights_file)
+    opened = open_model(
+        weights_file,
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=None if saved_selection else recipe.finetune.selection,
+        check=partial(_check_recipe, recipe, source=weights_file),
+    )
+    spec, model = opened.spec, opened.module
+    assert isinstance(spec, ModelSpec)
+    assert isinstance(model, VideoClassifier)
+    others, own = recipe.finetune.selection, spec.selection
+    if others.at_evaluation() != own.at_evaluation():
+        text = f"{_settings(own)}; recipe {recipe.name} has {_settings(others)}"
+        report(
+            notice(f"tokens are selected as in the weights: {text}; --set finetune.selection.* changes it")
+        )
+    recipe = as_trained(recipe, spec, source=weights_file)
+    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=own))
+    model.describe(recipe, file=weights_file, class_names=opened.weights.classes)
+    return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
+
+
+def evaluate_classifier(
+    model: VideoClassifier,
+    spec: ModelSpec,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    report: Report,
+    outputs: Outputs,
+) -> dict[str, Any]:
+    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`.
+
+    Args:
+        spec: of the model; the costs of `outputs.keeps` follow from it.
+        recipe: the videos and their views; its clips and classes are the model's.
+    """
+    started = time.monotonic()
+    intervals = outputs.intervals or outputs.page is not None
+    model.to(accelerator.device)
+    classes = Classes(heads=model.heads, names=model.class_names)
+    source = str(model.file or type(model).__name__)
+    clips = evaluation_clips(recipe, classes)
+    outputs.refuse_inputs(recipe, clips)
+    costs = [share_cost(spec, keep) for keep in outputs.keeps]
+    selector = model.selector
+    as_trained = selector.at_evaluation()
+    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != as_trained)]
+    measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
+    predictions_by_keep = dict(zip(keeps, measured, strict=True))
+    predictions = predictions_by_keep[None]  # as trained
+    for each in measured:
+        require_finite_outputs(torch.from_numpy(each.outputs), source=source)
+    for path, reason in predictions.skipped:
+        report(notice(f"skipped {path}: {reason}"))
+    refuse_too_many_skipped(predictions, recipe.data.max_bad)
+    groups = len(set(predictions.groups))
+    if intervals and groups < FEW_GROUPS:
+        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
+    result = {
+        **_with_classes(measure(predictions, intervals=intervals), predictions, classes),
+        "videos": len(predictions.videos),
+        "groups": groups,
+        "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
+        "skipped": len(predictions.skipped),
+        "seconds": round(time.monotonic() - started, 2),
+        "checkpoint": source,
+        "recipe": recipe.name,
+    }
+    if costs:
+        result["sweep"] = [
+            {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
+            for cost in costs
+        ]
+    if "heads" in result:  # of different tasks: each has other metrics
+        for document in (result, *result.get("sweep", ())):
+            document["rows"] = [found._asdict() for found in metric_values(document)]
+    # The page first, which takes longer: after a kill, a file of predictions would be in the way.
+    if accelerator.is_main_process and outputs.page is not None:
+        from everest.evaluation.report import PAGE, write_report
+
+        with unfinished_folder(outputs.page, PAGE):
+            result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
+    if accelerator.is_main_process and outputs.predictions is not None:
+        write_predictions(outputs.predictions, predictions, classes)
+    return result
+
+
+def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: Classes) -> dict[str, Any]:
+    """Return the metrics of `measure` with `per_class` of each head of classes."""
+    added = {
+        name: {"per_class": per_class(head, classes.of_head(head.head))}
+        for name, head in predictions.by_head().items()
+        if head.head.task != "regression"
+    }
+    if "heads" not in measured:
+        return {**measured, **added.get("", {})}
+    heads = {name: {**of_head, **added.get(name, {})} for name, of_head in measured["heads"].items()}
+    return {**measured, "heads": heads}
+
+
+def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
+    """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
+    tubelet, heads, num_classes = recipe.model.tubelet, recipe.data.heads, recipe.data.num_classes
+    if spec.model.tubelet != tubelet:
+        raise CheckpointError(
+            f"{source}: trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
+        )
+    if heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
+        raise CheckpointError(
+            f"{source}: its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
+        )
+    if heads is None and spec.heads is None and num_classes not in (None, spec.num_classes):
+        raise CheckpointError(
+            f"{source}: distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
+        )
+    if heads is None and spec.heads is None and recipe.data.task != spec.task:
+        raise CheckpointError(
+            f"{source}: trained for data.task {spec.task}, the recipe has {recipe.data.task}"
+        )
+
+
+def _settings(selection: Strategy) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
+
+
+def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:
+    if not heads:
+        return "one without a name"
+    shown = {
+        name: f"multi-label: {setting[MULTI_LABEL]}" if isinstance(setting, dict) else setting
+        for name, setting in heads.items()
+    }
+    return ", ".join(f"{name} ({setting})" for name, setting in shown.items())

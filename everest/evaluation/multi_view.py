@@ -1,0 +1,114 @@
+"""Runs a classifier over the views of videos, shared among the processes of an evaluation.
+
+R keep ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everest.config.settings import TrainSettings
+from everest.data.dataset import SampleKey, VideoClips, tries
+from everest.data.loader import batches, choose_workers, make_loader, on_device
+from everest.metrics.predicted import Predictions
+from everest.models.classifier import VideoClassifier
+from everest.system.events import Report
+from everest.system.host_copy import HostCopy
+
+CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
+
+
+class VideoScore(NamedTuple):
+    """The result of one video in one process."""
+
+    number: int  # in the list
+    video: str
+    problem: str | None  # why the video is unreadable
+    outputs: list[NDArray[np.float32]]  # R of (views, outputs); without meaning if there is a problem
+
+
+class _Pass(NamedTuple):
+    """A forward pass whose results are not yet read."""
+
+    numbers: range
+    videos: list[str]
+    problems: list[str | None]
+    outputs: HostCopy  # R of (videos, views, outputs), by their number
+
+    def read(self) -> list[VideoScore]:
+        by_ratio = [tensor.numpy() for tensor in self.outputs.read().values()]
+        by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
+        parts = (self.numbers, self.videos, self.problems, by_video)
+        return [VideoScore(*video) for video in zip(*parts, strict=True)]
+
+
+@torch.inference_mode()
+def evaluate_views(
+    model: VideoClassifier,
+    clips: VideoClips,
+    accelerator: Accelerator,
+    *,
+    settings: TrainSettings,
+    report: Report,
+    keeps: Sequence[float | None] = (None,),
+) -> list[Predictions]:
+    """Run a classifier over all views of all videos, once for each keep ratio.
+
+    A video is decoded once for all ratios. A forward pass is of the same videos on any number of processes,
+    so the predictions are the same to the bit. All processes run the same number of passes, as a sharded
+    model needs; a video that several processes ran counts once. Unreadable videos are not replaced: they are
+    in `skipped`. A GPU computes the next pass while the host reads the results of the last.
+
+    Args:
+        keeps: ratios of the tokens to encode; None: as trained.
+    Returns:
+        The predictions for each of `keeps`, with the videos in the order of the list.
+    """
+    model.eval()
+    size = max(1, CLIPS // clips.make_views.num_views)
+    passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
+    order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
+    workers = choose_workers(clips, order, settings.workers)
+    loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+    rows: list[VideoScore] = []
+    unread: _Pass | None = None
+    for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
+        frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
+        outputs = {}
+        for i, keep in enumerate(keeps):
+            with accelerator.autocast():
+                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, outputs)
+            outputs[str(i)] = model.answers(logits).unflatten(0, frames.shape[:2])
+        rows += unread.read() if unread else []
+        problems = [failed[0][1] if failed else None for failed in tries(clip)]
+        unread = _Pass(numbers, list(clip.video_id), problems, HostCopy(outputs))
+        videos_done = min(done * size * processes, len(clips))
+        report({"event": "video", "done": videos_done, "videos": len(clips)})
+    rows += unread.read() if unread else []
+    by_number = {row.number: row for row in gather_object(rows)}
+    ordered = [by_number[number] for number in sorted(by_number)]
+    readable = [row for row in ordered if row.problem is None]
+    samples = [clips.samples[row.number] for row in readable]
+    nothing = np.zeros((0, 1, model.num_classes), np.float32)
+    return [
+        Predictions(
+            videos=[row.video for row in readable],
+            labels=[sample.labels for sample in samples],
+            outputs=np.stack([row.outputs[i] for row in readable]) if readable else nothing,
+            skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
+            heads=model.heads,
+            groups=[sample.source for sample in samples],
+        )
+        for i in range(len(keeps))
+    ]

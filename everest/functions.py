@@ -1,0 +1,249 @@
+"""The commands as functions for notebooks and programs, with equal results.
+
+A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
+and is left in evaluation mode.
+
+V views, K encoded tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everest.errors import DataError, unknown_name
+from everest.evaluation.evaluation import Outputs, evaluate_classifier
+from everest.inference import predictions
+from everest.inference.features import LEVELS
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import over_videos
+from everest.lists.inputs import named_samples
+from everest.lists.sample import Sample
+from everest.models.classifier import VideoClassifier
+from everest.models.of_recipe import classifier_spec
+from everest.models.spec import Transformer
+from everest.system.events import Report, silent
+from everest.system.storage import parse_location
+
+Videos = str | Path | Sequence[str | Path]
+
+
+def predict(
+    model: VideoClassifier,
+    videos: Videos,
+    *,
+    top: int | None = None,
+    data: str | Path | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: float | None = None,
+    batch: int = 1,
+    workers: int = 0,
+    precision: str | None = None,
+    calibrated: bool = False,
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
+
+    Args:
+        videos: a video, a folder of videos, a list (.csv, .tsv, .txt), or several of them.
+        top: number of classes; None: 5.
+        data: the folder that paths in a list are relative to; None: the folder of the list.
+        clips, crops: views of a video; None: as in the evaluation of the model's recipe.
+        keep: the ratio of the tokens to encode; None: as trained.
+        batch: videos in one forward pass.
+        workers: processes that read videos.
+        precision: auto, fp32, bf16 or fp16; None: as trained.
+        calibrated: divide the logits by the temperature that fine-tuning chose on data.val.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
+        also has `present`, whether its probability is above its threshold; a number is `[{"value"}]`. With
+        several heads `heads` has such a list for each head. An unreadable video has `error` instead.
+    Raises:
+        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        DataError: a list cannot be used, or a folder has no video.
+        RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only;
+            `top` or `batch` is below 1.
+    """
+    opened = OpenedModel.of(
+        model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
+    )
+    return predictions.predict(
+        opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
+    )
+
+
+def predict_timeline(
+    model: VideoClassifier,
+    videos: Videos,
+    *,
+    window: float | None = None,
+    step: float | None = None,
+    top: int | None = None,
+    background: float | None = None,
+    data: str | Path | None = None,
+    clips: int = 1,
+    crops: int = 1,
+    keep: float | None = None,
+    batch: int = 1,
+    precision: str | None = None,
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Predict the classes of windows that slide over videos, as `everest predict --timeline --json`.
+
+    Args:
+        window: seconds; None: the length of a clip at the model's stride.
+        step: seconds from the start of one window to the start of the next; None: `window`.
+        background: windows whose highest probability is below this have no class in `bouts`; of single-label
+            heads.
+        batch: windows in one forward pass. For the others see `predict`.
+    Returns:
+        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each video,
+        in seconds. Bouts are neighboring windows of one class: `{"start", "end", "start_frame", "end_frame",
+        "label", "index", "probability"}`; bouts of multi-label classes overlap, and numbers have none. With
+        several heads `bouts` has such a list for each head. A video that is unreadable, or damaged at some
+        frame, also has `error`.
+    Raises:
+        CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
+            no default window; or `window` or `step` is below 0.001 or not finite; or `background` is not from
+            0 to 1, or no head is single-label.
+    """
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    return predictions.predict_timeline(
+        opened,
+        _samples(videos, data),
+        window=window,
+        step=step,
+        top=top,
+        batch=batch,
+        report=report,
+        background=background,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFeatures:
+    """The features of R readable videos."""
+
+    videos: list[str]
+    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
+    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+
+
+def extract(
+    model: Transformer,
+    videos: Videos,
+    *,
+    level: str = "video",
+    data: str | Path | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: float | None = None,
+    batch: int = 1,
+    workers: int = 0,
+    precision: str | None = None,
+    report: Report = silent,
+) -> VideoFeatures:
+    """Compute the features of videos in memory, as `everest extract` writes them.
+
+    Args:
+        level: `video`, the mean over the views of a video; `views`; or `tokens`.
+        keep: None: all tokens of an autoencoder or of a converted encoder. For the others see `predict`.
+    Raises:
+        CheckpointError: the features are no finite numbers.
+        DataError: no video can be read, a list cannot be used, or a folder has no video.
+        RecipeError: an unknown level, `keep` is no ratio that leaves a token, or `batch` is below 1.
+    """
+    if level not in LEVELS:
+        raise unknown_name("level", level, LEVELS)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    samples = _samples(videos, data)
+    pairs = [
+        pair
+        for pairs in over_videos(
+            opened,
+            samples,
+            lambda frames: opened.encode(frames)._asdict(),
+            batch=batch,
+            workers=workers,
+            report=report,
+        )
+        for pair in pairs
+    ]
+    skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
+    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
+    if not read:
+        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
+    ids = [row["token_ids"] for _, row in read if "token_ids" in row]
+    return VideoFeatures(
+        videos=[sample.video_id for sample, _ in read],
+        features=torch.stack([row["features"] for _, row in read]),
+        token_ids=torch.stack(ids) if ids else None,
+        skipped=skipped,
+    )
+
+
+def evaluate(
+    model: VideoClassifier,
+    *,
+    data: str | Path | None = None,
+    test: str | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: Sequence[float] = (),
+    predictions: str | Path | None = None,
+    page: str | Path | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    precision: str | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Evaluate a classifier on a labeled set of videos, as `everest eval --json`.
+
+    Args:
+        data: the folder of the list and the videos; None: that of the model's recipe.
+        test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
+        clips, crops: views of a video; None: as in the recipe.
+        keep: further keep ratios to evaluate with; the result has a row for each under `sweep`.
+        predictions: a CSV file to write, one row a video.
+        page: a folder to write a page with figures to.
+        overwrite: replace these files.
+        workers: processes that read videos; None: as in the recipe.
+        precision, report: see `predict`.
+    Returns:
+        The document of `everest eval --json`: the metrics, of classes in percent, and how they were measured.
+    Raises:
+        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        DataError: the videos or labels cannot be used, or too many videos are unreadable.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
+    """
+    opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
+    model, recipe = opened.classifier, opened.recipe
+    root = recipe.data.root if data is None else str(data)
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, root=str(parse_location(root).resolve()), test=test or recipe.data.test),
+        train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
+    )
+    spec = classifier_spec(recipe, model.heads)
+    outputs = Outputs(
+        predictions=None if predictions is None else Path(predictions),
+        page=None if page is None else Path(page),
+        keeps=tuple(keep),
+        overwrite=overwrite,
+    )
+    if opened.accelerator.is_main_process:
+        outputs.check(model.file)
+    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, outputs=outputs)
+
+
+def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:
+    paths = [videos] if isinstance(videos, str | Path) else videos
+    return named_samples([Path(path) for path in paths], root=None if data is None else Path(data))

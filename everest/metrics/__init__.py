@@ -1,0 +1,1 @@
+"""Numbers from answers and truths, with intervals."""

@@ -1,0 +1,1 @@
+"""Tests of a frozen encoder: k-NN, linear and attentive probes, effective rank."""

@@ -1,0 +1,112 @@
+"""Probes of one labeled list, without a second one: each video is classified by the videos of other sources.
+
+N videos, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from everest.probes.feature_measures import unit_rows
+from everest.probes.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
+
+FOLDS: Final = 5  # our choice
+NEAREST: Final = 5  # our choice: videos that are compared with each video
+DRAWS: Final = 199  # our choice: of random labels
+ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
+
+Sources = NDArray[np.int64]  # (N,)
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # the numbers of the videos for fitting and for testing
+
+
+def numbered(names: Sequence[str]) -> Sources:
+    """A number (N,) for each name; equal names have equal numbers."""
+    return np.unique(np.array(names), return_inverse=True)[1]
+
+
+def chance(labels: Labels) -> float:
+    """The percentage of the most frequent class, which is the accuracy of always answering it."""
+    return 100 * float(np.bincount(labels).max()) / len(labels)
+
+
+def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classes: int) -> float | None:
+    """The accuracy in percent of k-NN for each video, as `everest probe` votes.
+
+    A video of the same source does not vote. A video without any voter counts as wrong.
+
+    Args:
+        features: (N, D).
+    Returns:
+        None if no class has videos of two sources: every answer would be wrong.
+    """
+    if not any(len(np.unique(sources[labels == label])) > 1 for label in np.unique(labels)):
+        return None
+    units, correct = unit_rows(features), 0
+    for first in range(0, len(units), ROWS):
+        rows = slice(first, first + ROWS)
+        similarity = units[rows] @ units.T  # (rows, N)
+        similarity[sources[rows, None] == sources] = -np.inf
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
+        weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE)  # 0 if not allowed
+        votes = np.zeros((len(similarity), num_classes))
+        np.add.at(votes, (np.arange(len(similarity))[:, None], labels[nearest]), weights)
+        answered = votes.any(axis=1)
+        correct += int((answered & (votes.argmax(axis=1) == labels[rows])).sum())
+    return 100 * correct / len(units)
+
+
+def nearest_of_class(features: Floats, labels: Labels) -> tuple[float, list[float]]:
+    """The percentage of the nearest videos that are of the class of a video, and with random labels.
+
+    Args:
+        features: (N, D).
+    Returns:
+        The percentage, and `DRAWS` others with the labels in random orders.
+    """
+    units = unit_rows(features)
+    similarity = units @ units.T  # (N, N)
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEAREST, len(units) - 1)]
+
+    def percentage(labels: Labels) -> float:
+        return 100 * float((labels[nearest] == labels[:, None]).mean()) if nearest.size else 100.0
+
+    rng = np.random.default_rng(0)
+    return percentage(labels), [percentage(rng.permutation(labels)) for _ in range(DRAWS)]
+
+
+def cross_validated(
+    features: Floats, labels: Labels, sources: Sources, num_classes: int, *, seed: int
+) -> float | None:
+    """The accuracy in percent of logistic regression, in up to five folds that divide no source.
+
+    Args:
+        features: (N, D).
+        seed: of the draw of the folds.
+    Returns:
+        None if a class has a single source, or the videos for fitting have one class.
+    """
+    correct = 0
+    for fitted, tested in _folds(labels, sources, seed):
+        if len(np.unique(labels[fitted])) < 2:
+            return None
+        probabilities, _ = linear(features[fitted], labels[fitted], features[tested], num_classes, seed=seed)
+        correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
+    return 100 * correct / len(labels) if num_folds(labels, sources) > 1 else None
+
+
+def num_folds(labels: Labels, sources: Sources) -> int:
+    """Five, or the number of sources of the class that has the fewest."""
+    return min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
+
+
+def _folds(labels: Labels, sources: Sources, seed: int) -> Iterator[Fold]:
+    folds = num_folds(labels, sources)
+    if folds > 1:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        yield from splitter.split(np.zeros((len(labels), 1)), labels, sources)

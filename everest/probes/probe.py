@@ -1,0 +1,222 @@
+"""Probes: how well simple classifiers of a frozen encoder's features work on a labeled set of videos.
+
+N videos, V views, K encoded tokens per view, D width.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everest.config.heads import MULTI_LABEL, Head
+from everest.config.metrics import METRICS
+from everest.data.bad_videos import refuse_too_many
+from everest.data.stages import labeled_samples
+from everest.errors import DataError, EnvironmentProblem, unknown_name
+from everest.inference.features import add_rows
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import Values
+from everest.lists.labels import Label
+from everest.lists.sample import Sample
+from everest.metrics.metrics import measure
+from everest.metrics.predicted import Predictions, label_array
+from everest.probes.probe_heads import Output, attentive, linear, nearest_neighbors
+from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
+from everest.system.events import Report, notice
+from everest.system.row_store import open_row_store
+
+PROBES: Final = ("knn", "linear", "attentive")
+SHOWN: Final = {  # metrics by task; the first has a chance level
+    "single-label": ("top1", "top5", "mean_class_accuracy"),
+    MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
+    "regression": ("mae", "rmse", "r2", "spearman"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedSet:
+    """The readable videos of a list."""
+
+    videos: list[str]
+    labels: list[tuple[Label, ...]]  # of each video, one per head
+    features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
+    tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
+    num_skipped: int
+
+
+def encode_set(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    with_tokens: bool,
+    batch: int,
+    report: Report,
+) -> EncodedSet:
+    """Encode the views of every video once, without augmentation.
+
+    Args:
+        folder: holds the rows as long as the set is used.
+        with_tokens: keep each token, too.
+        batch: videos in one forward pass.
+    Raises:
+        DataError: more videos than `data.max_bad` allows are unreadable.
+        EnvironmentProblem: not enough disk space for the tokens.
+    """
+    if with_tokens:
+        views, disk = model.views, folder.parent
+        blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
+        needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
+        free = psutil.disk_usage(str(disk)).free
+        if needed > free:
+            raise EnvironmentProblem(
+                f"the tokens of {len(samples)} videos need {needed / 2**30:.3g} GiB, {disk} has "
+                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, lower --keep, or leave the "
+                "attentive probe out: --probes knn,linear"
+            )
+
+    def row_of(views: Values) -> dict[str, Tensor]:
+        tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
+        return {"features": views["pooled"].mean(dim=0), **tokens}
+
+    recipe = model.recipe
+    with open_row_store(folder, {}, batch=batch) as store:
+        add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.num_workers, report=report)
+        skipped = [(video, problem) for video, problem in store.samples if problem is not None]
+        refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
+        readable = [
+            sample for sample, (_, problem) in zip(samples, store.samples, strict=True) if problem is None
+        ]
+        arrays = store.arrays()
+    return EncodedSet(
+        videos=[sample.video_id for sample in readable],
+        labels=[sample.labels for sample in readable],
+        features=np.array(arrays["features"]),
+        tokens=arrays.get("tokens"),
+        num_skipped=len(skipped),
+    )
+
+
+def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
+    """Evaluate an encoder on the labeled videos of its recipe's `data.train` and `data.test`.
+
+    Args:
+        names: of PROBES.
+        batch: videos in one forward pass.
+    Returns:
+        `probes` with the metrics of each probe (SHOWN), `chance` of the first of them, and of a single-label
+        head `majority` (always answering the most frequent class of the test set). Metrics of classes are in
+        percent. Several heads have these under `heads`, by name.
+    Raises:
+        DataError: too many videos are unreadable, or all videos for training have the same label.
+        RecipeError: an unknown probe.
+        EnvironmentProblem: not enough disk space for the tokens of the attentive probe.
+    """
+    for name in names:
+        if name not in PROBES:
+            raise unknown_name("--probes", name, PROBES)
+    started = time.monotonic()
+    train_samples, test_samples, classes = labeled_samples(model.recipe)
+    with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
+        train, test = (
+            encode_set(
+                model,
+                samples,
+                Path(folder) / part,
+                with_tokens="attentive" in names,
+                batch=batch,
+                report=report,
+            )
+            for part, samples in (("train", train_samples), ("test", test_samples))
+        )
+        results = {
+            head.name: _probe_head(model, names, train, test, position, head, report)
+            for position, head in enumerate(classes.heads)
+        }
+    views = model.recipe.eval
+    return {
+        **results.get("", {"heads": results}),
+        "train": len(train.videos),
+        "test": len(test.videos),
+        "skipped": train.num_skipped + test.num_skipped,
+        "views": {"clips": views.clips, "crops": views.crops},
+        "seed": model.recipe.train.seed,
+        "seconds": round(time.monotonic() - started, 2),
+        "checkpoint": str(model.file),
+        "recipe": model.recipe.name,
+    }
+
+
+def _probe_head(
+    model: OpenedModel,
+    names: Sequence[str],
+    train: EncodedSet,
+    test: EncodedSet,
+    position: int,
+    head: Head,
+    report: Report,
+) -> dict[str, Any]:
+    """Return the results of all probes for one head."""
+    labels = label_array([row[position] for row in train.labels], head)
+    _require_difference(labels, head)
+    results, measured = {}, {}
+    for name in names:
+        report(notice(f"{name} probe of {len(train.videos)} videos"))
+        outputs, settings = _fit(model, name, train, test, labels, head)
+        predictions = Predictions(
+            videos=test.videos,
+            labels=[(row[position],) for row in test.labels],
+            outputs=outputs[:, None],  # (videos, one view, outputs)
+            skipped=[],
+            heads=(replace(head, name=""),),
+        )
+        measured = measure(predictions)
+        results[name] = {**{key: measured[key] for key in SHOWN[head.task]}, **settings}
+    chance = METRICS[SHOWN[head.task][0]].chance
+    assert chance is not None
+    majority = {"majority": measured["majority_top1"]} if head.task == "single-label" else {}
+    return {"probes": results, "chance": measured[chance], **majority}
+
+
+def _fit(
+    model: OpenedModel, name: str, train: EncodedSet, test: EncodedSet, labels: NDArray[Any], head: Head
+) -> Output:
+    """Return the answers of a probe about the test videos, and its settings."""
+    seed, one = model.recipe.train.seed, head.task == "single-label"
+    if name == "knn" and one:
+        return nearest_neighbors(train.features, labels, test.features, head.outputs)
+    if name == "knn":
+        return mean_of_neighbors(train.features, labels, test.features)
+    if name == "linear" and one:
+        return linear(train.features, labels, test.features, head.outputs, seed=seed)
+    if name == "linear":
+        fit = one_vs_rest if head.task == MULTI_LABEL else ridge
+        return fit(train.features, labels, test.features, seed=seed)
+    assert train.tokens is not None
+    assert test.tokens is not None
+    attention, device = model.module.encoder.num_heads, model.module.device
+    if one:
+        return attentive(
+            train.tokens, labels, test.tokens, head.outputs, heads=attention, seed=seed, device=device
+        )
+    return attentive_of(head, train.tokens, labels, test.tokens, heads=attention, seed=seed, device=device)
+
+
+def _require_difference(labels: NDArray[Any], head: Head) -> None:
+    """Raise DataError if there is nothing to learn."""
+    if head.task == MULTI_LABEL:
+        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
+            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
+    elif len(np.unique(labels)) < 2:
+        same = "of one class" if head.task == "single-label" else "of one number"
+        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")

@@ -1,0 +1,274 @@
+"""Probes while pre-training runs: measures of the encoder's features, and the loss on held-out videos.
+
+A probe changes nothing in the training: it draws from no generator of it, and leaves the model as it was. All
+processes share the videos, in passes of the same videos on any number of processes, and the main process
+computes the measures.
+
+R videos of a pass, N videos, D width, C channels, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everest.config.settings import Recipe
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips, tries
+from everest.data.loader import batches, choose_workers, make_loader, on_device
+from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
+from everest.errors import DivergedError
+from everest.inference.model import encode
+from everest.models.lora import merged
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
+from everest.probes.feature_measures import feature_std, rank_me
+from everest.probes.list_probe import chance, cross_validated, leave_one_out, nearest_of_class, numbered
+from everest.probes.probe_loop import announce_probes
+from everest.system.accelerator import decide_on_main
+from everest.system.randomness import Purpose, seed_at
+from everest.system.sharding import full_tensor
+from everest.train.probes import mixed_classes, probed_steps
+from everest.train.training import Training
+
+MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
+PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+
+Value = TypeVar("Value")
+TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
+Row = dict[str, Any]  # of metrics.jsonl
+
+
+class _PassResult(NamedTuple):
+    """The result of a pass of one process."""
+
+    number: int
+    videos: list[int]  # the readable ones, by their place in the list
+    value: Any  # of the readable videos; None without any
+    failed: list[tuple[str, str]]  # path and reason of the others
+
+
+def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
+    """Let a pre-training run be probed as `pretrain.probe` states.
+
+    Raises:
+        UserError: a list of videos cannot be used.
+    """
+    settings, clips = recipe.pretrain.probe, probe_clips(recipe, training.clips)
+    plan = training.plan
+    steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
+    prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
+    training.prober = prober
+    sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
+    announce_probes(training, spec, probes=len(steps), every=settings.every, **sizes)
+
+
+class Prober:
+    """Measures the model of a run; each process has one.
+
+    Args:
+        metric: knn, or linear for both probes.
+        spec: of the model, to build a whole copy of a sharded one.
+        steps: after which the run is probed.
+    Attributes:
+        rows: of the probes so far, over all resumes.
+    """
+
+    def __init__(
+        self, training: Training, clips: ProbeClips, *, metric: str, spec: ModelSpec, steps: Collection[int]
+    ) -> None:
+        self.clips = clips
+        self.steps = steps
+        self.rows: list[Row] = []
+        self._training = training
+        self._metric = metric
+        self._spec = spec
+
+    @property
+    def num_videos(self) -> int:
+        """The videos whose features are measured."""
+        return len(self.clips.features)
+
+    @property
+    def num_held_out(self) -> int:
+        """The videos whose loss is measured."""
+        return 0 if self.clips.held_out is None else len(self.clips.held_out)
+
+    @property
+    def rank_most(self) -> int:
+        """The largest RankMe that the features can have."""
+        return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
+
+    def impossible(self, row: Row) -> dict[str, str]:
+        """A warning for each probe of labels that a list does not allow, by a name for it."""
+        found = {}
+        if self.clips.classes is not None and row["probe_knn"] is None:
+            found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
+        if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:
+            found["probe linear"] = (
+                "probe_linear: a class of pretrain.probe.list has a single video or source; it needs two"
+            )
+        return found
+
+    def measure(self) -> Row:
+        """The values of a row of metrics.jsonl. All processes must call it, at the same step.
+
+        Raises:
+            DataError: more videos than `data.max_bad` allows are unreadable.
+            DivergedError: the features are not finite.
+        """
+        started = time.monotonic()
+        with self._evaluating() as model:
+            encoded = self._over(self.clips.features, lambda clip: _features(model, clip))
+            held_out: Row = {"heldout_loss": None, "heldout_mean_loss": None}
+            if self.clips.held_out is not None:
+                held_out = self._of_held_out(model, self.clips.held_out)
+        features = np.concatenate([part.value for part in encoded])  # (N, D)
+        if not np.isfinite(features).all():
+            raise DivergedError(
+                f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
+                "or set train.clip_grad"
+            )
+        places = [place for part in encoded for place in part.videos]
+
+        def of_features() -> Row:
+            some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+            return {
+                **self._accuracies(features, places),
+                "rank_me": rank_me(some),
+                "feature_std": feature_std(some),
+            }
+
+        row = decide_on_main(self._training.accelerator, of_features)
+        row |= held_out
+        return row | {"probe_seconds": round(time.monotonic() - started, 3)}
+
+    def _of_held_out(self, model: MaskedAutoencoder, clips: VideoClips) -> Row:
+        """The loss of pre-training, and that of predicting the mean of all targets; None for classes.
+
+        Targets may need gigabytes, so that each process keeps its own.
+        """
+        targets: list[Tensor] = []  # (M, P) of the M scored tokens of each pass of this process
+
+        def loss(clip: Clip) -> float:
+            out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
+            if out.prediction.shape == out.target.shape:  # no classification
+                targets.append(out.target[out.selection.scored()].float().cpu())
+            return out.loss.item()
+
+        passes = self._over(clips, loss)
+        if not passes:
+            return {"heldout_loss": None, "heldout_mean_loss": None}
+        counts = [len(part.videos) for part in passes]
+        return {
+            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
+            "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss),
+        }
+
+    def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
+        """The probes of the readable videos; None without labels, or where a probe is impossible."""
+        classes, samples = self.clips.classes, self.clips.features.samples
+        if classes is None:
+            return {"probe_knn": None, "probe_linear": None, "probe_chance": None}
+        labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
+        sources = numbered([samples[place].source for place in places])
+        if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
+            some = list(spaced(range(len(labels)), MOST_COMPARED))
+            nearest = nearest_of_class(features[some], labels[some])
+            self._training.warn_once("probe groups", mixed_classes(*nearest))
+        fitted = None
+        if self._metric == "linear":
+            seed = self._training.settings.seed
+            fitted = cross_validated(features, labels, sources, classes.count, seed=seed)
+        return {
+            "probe_knn": leave_one_out(features, labels, sources, classes.count),
+            "probe_linear": fitted,
+            "probe_chance": chance(labels),
+        }
+
+    def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
+        """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
+        training, accelerator = self._training, self._training.accelerator
+        passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
+        mine = list(range(len(passes)))[accelerator.process_index :: accelerator.num_processes]
+        done: list[_PassResult] = []
+        if mine:
+            order = [[(0, place) for place in passes[number]] for number in mine]
+            settings = training.settings
+            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
+            loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+            for number, clip in zip(mine, batches(loader), strict=True):
+                failed = tries(clip)
+                rows = [row for row, reasons in enumerate(failed) if not reasons]
+                value = compute(_rows(on_device(clip, accelerator.device), rows)) if rows else None
+                reasons = [first for first, *_ in filter(None, failed)]
+                done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
+        every = sorted(gather_object(done), key=lambda part: part.number)
+        skipped = [reason for part in every for reason in part.failed]
+        for path, reason in skipped:
+            training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
+        refuse_too_many(skipped, requested=len(clips), max_bad=training.bad_videos.max_bad)
+        return [part for part in every if part.videos]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[MaskedAutoencoder]:
+        """The trained model in evaluation mode, and whole; afterwards the training finds all as it was."""
+        training = self._training
+        trained, device = training.state.trained_model, training.accelerator.device
+        modes = {module: module.training for module in trained.modules()}
+        devices = [device] if device.type == "cuda" else []
+        # Compiled blocks would be compiled again for other numbers of tokens.
+        eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
+        with torch.random.fork_rng(devices), torch.no_grad(), training.accelerator.autocast(), eager:
+            torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
+            whole = self._whole(trained) if training.settings.shard == "full" else trained
+            assert isinstance(whole, MaskedAutoencoder)
+            try:
+                yield whole.eval()
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+
+    def _whole(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """A copy of a sharded model with all of its weights: its parts cannot run alone."""
+        tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+        model = self._spec.build()
+        model.load_state_dict(merged(trained, tensors))
+        return model.to(self._training.accelerator.device)
+
+
+def _rows(clip: Clip, rows: list[int]) -> Clip:
+    """The readable clips of a pass."""
+    return clip._replace(frames=clip.frames[rows], noise=clip.noise[rows])
+
+
+def _features(model: MaskedAutoencoder, clip: Clip) -> NDArray[np.float32]:
+    """(R, D): the mean of all encoded tokens of clips (R, 1, C, T, H, W)."""
+    frames = model.pixels.normalize(clip.frames.flatten(0, 1))
+    return encode(model, frames, None).pooled.float().cpu().numpy()
+
+
+def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
+    """The loss of predicting the mean of all targets for each token; None without targets.
+
+    Args:
+        targets: (M, P) of the M tokens of each pass of this process.
+    """
+    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+    if not sums:
+        return None
+    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+    parts = []
+    for values in targets:
+        scored = torch.ones(1, len(values), dtype=torch.bool)
+        parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
+    losses, counts = zip(*gather_object(parts), strict=True)
+    return float(np.average(losses, weights=counts))

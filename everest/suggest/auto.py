@@ -1,0 +1,64 @@
+"""The recipe `auto`: what `everest recipes suggest` writes, made in place for the data of a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from everest.config.recipe import load_recipe
+from everest.config.recipe_files import AUTO, RecipeFile
+from everest.errors import RecipeError
+from everest.lists.stage_source import LISTS
+from everest.suggest.choice import Purpose
+from everest.suggest.data_facts import data_section, examine_data, with_task
+from everest.suggest.suggest import DEVICES, choose_values, recipe_text
+
+BASE: Final = "custom"  # has the lists that `everest prepare` writes
+OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
+HOURS: Final = 1.0  # for both stages
+
+
+def this_device() -> str:
+    """The name of the largest of `DEVICES` that this machine has."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    gpus = [name for name in DEVICES if name != "cpu"]
+    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
+    return fitting[-1] if fitting else gpus[0]
+
+
+def auto_recipe(
+    data: str | None, *, purpose: Purpose, overrides: Sequence[str] = (), cpu: bool = False
+) -> RecipeFile:
+    """Suggest a recipe for the lists in the folder `data`.
+
+    Args:
+        data: the folder of the lists; None: there is none.
+        overrides: `section.key=value` texts, which may name other lists.
+        cpu: suggest for the CPU even if there is a GPU.
+    Raises:
+        RecipeError: no folder is given.
+        DataError: see `examine_data` and `data_section`.
+    """
+    if data is None:
+        raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
+    labeled = purpose != "pretrain"
+    root = f"data.root={json.dumps(data)}"
+    of_lists = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
+    given = load_recipe(BASE, overrides=[*of_lists, root]).data
+    lists = {key: name for key, default in LISTS.items() if (name := getattr(given, key)) != default}
+    section = data_section(data, **lists, labeled=labeled)
+    if labeled and given.heads is None:
+        chosen = any(text.startswith("data.task=") for text in of_lists)
+        section, _ = with_task(section, given.task if chosen else None)
+    facts = examine_data(replace(given, **section), labeled=labeled)
+    device = "cpu" if cpu else this_device()
+    hours = HOURS / 2 if purpose == "finetune" else HOURS
+    choices = choose_values(facts, device, hours=hours, purpose=purpose)
+    text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
+    return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)

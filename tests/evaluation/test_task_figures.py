@@ -1,0 +1,133 @@
+"""The figures of evaluations are PNGs on which nothing is cut, for few and many videos and classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from everest.config.heads import Head
+from everest.evaluation.reliability import draw_reliability
+from everest.evaluation.sweep_figure import draw_sweep, sweep_figure
+from everest.evaluation.task_figures import PrecisionRecall, draw_precision_recall, draw_scatter
+from everest.metrics.calibration import ClassTask, apply_temperature, expected_calibration_error
+
+
+def predictions(task: ClassTask) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Probabilities of 200 videos and 5 classes, and their labels."""
+    rng = np.random.default_rng(0)
+    if task == "multi-label":
+        return rng.random((200, 5)), rng.random((200, 5)) < 0.3
+    return rng.dirichlet(np.ones(5) / 3, size=200), rng.integers(5, size=200)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG that has something on it and is white all around."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+    assert pixels.min() < 50
+    return pixels.shape[1], pixels.shape[0]
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_a_reliability_diagram_has_one_or_two_panels(tmp_path: Path, task: ClassTask):
+    probabilities, labels = predictions(task)
+    _, before = expected_calibration_error(probabilities, labels)
+    _, after = expected_calibration_error(apply_temperature(probabilities, 3, task), labels)
+    draw_reliability(tmp_path / "one.png", before, None)
+    draw_reliability(tmp_path / "two.png", before, after)
+    one, two = size_of(tmp_path / "one.png"), size_of(tmp_path / "two.png")
+    assert 600 < one[0] < 900 < two[0] < 1500
+    assert 800 < one[1] < 1000
+    assert 800 < two[1] < 1000
+
+
+def test_a_single_video_has_a_reliability_diagram(tmp_path: Path):
+    _, bins = expected_calibration_error(np.array([[0.2, 0.8]]), np.array([1]))
+    draw_reliability(tmp_path / "a.png", bins, bins)
+    size_of(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("count", [1, 10, 157])
+def test_precision_and_recall_of_any_number_of_classes_fit_the_figure(tmp_path: Path, count: int):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((60, count)), rng.random((60, count)) < 0.3
+    labels[0] = True
+    curves = {}
+    for i in range(count):
+        precision, recall, _ = precision_recall_curve(labels[:, i], scores[:, i])
+        ap = float(average_precision_score(labels[:, i], scores[:, i]))
+        curves[f"_{i} $putting something similar to other things\udce9 {'x' * i}"] = PrecisionRecall(
+            recall, precision, ap
+        )
+    draw_precision_recall(tmp_path / "curves.png", curves)
+    width, height = size_of(tmp_path / "curves.png")
+    assert 1000 < width < 1200
+    assert 600 < height < 750
+
+
+@pytest.mark.parametrize(("videos", "unit"), [(1, ""), (3, "$ per \udce9"), (500, "seconds")])
+def test_a_scatter_plot_has_equal_axes_for_any_number_of_videos(tmp_path: Path, videos: int, unit: str):
+    rng = np.random.default_rng(0)
+    truth = rng.gamma(3, 20, size=videos).astype(np.float32)
+    draw_scatter(tmp_path / "s.png", truth, truth + 9 * rng.normal(size=videos), unit)
+    width, height = size_of(tmp_path / "s.png")
+    assert 650 < width < 800
+    assert 650 < height < 800
+
+
+def test_equal_true_values_are_drawn_without_r2(tmp_path: Path):
+    draw_scatter(tmp_path / "s.png", np.ones(4), np.array([1e6, 2, 3, -4.0]), "m")
+    assert size_of(tmp_path / "s.png")[0] < 900
+
+
+def test_keep_ratios_are_named_above_values_without_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    places = []
+    annotate = Axes.annotate
+
+    def placed(axes: Axes, text: str, xy: tuple[float, float], **options: Any) -> Annotation:
+        places.append((text, xy[1]))
+        return annotate(axes, text, xy, **options)
+
+    monkeypatch.setattr(Axes, "annotate", placed)
+    values = [(0.3, 40.0, [None, None]), (0.6, 50.0, [45.0, 55.0]), (1.0, None, [None, None])]
+    rows = [
+        {"keep": keep, "gmacs": 100 * keep, "map": value, "chance_map": 20.0, "intervals": {"map": interval}}
+        for keep, value, interval in values
+    ]
+    draw_sweep(tmp_path / "sweep.png", rows, (Head(task="multi-label", outputs=5),))
+    assert places == [("keep 0.3", 40), ("keep 0.6", 55)]
+    assert min(size_of(tmp_path / "sweep.png")) > 500
+
+
+def test_a_sweep_names_all_heads_and_states_its_metrics():
+    share = {"top1": 50.0, "chance_top1": 10.0, "intervals": {"top1": [40.0, 60.0]}}
+    number = {"mae": 2.0, "chance_mae": 3.0, "intervals": {"mae": [1.0, 3.0]}}
+    both = (Head(name="_verb $a$ x$", outputs=10), Head(name="noun\udce9", outputs=10))
+    score = Head(name="_$s$", task="regression", outputs=1)
+
+    def figure_of(*heads: Head) -> Figure:
+        values = {head.name: number if head is score else share for head in heads}
+        return sweep_figure([{"keep": 0.3, "gmacs": 1.0, "heads": values}], heads)
+
+    figure = figure_of(*both, score)
+    shares, numbers = figure.axes
+    legend = shares.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["_verb $a$ x$", "noun\\xe9"]
+    assert not any(text.get_parse_math() for text in legend.get_texts())
+    assert numbers.get_ylabel().endswith(", _$s$")
+    assert figure.get_suptitle().startswith("metrics by keep ratio")
+    assert figure_of(*both).get_suptitle().startswith("top-1 by keep ratio")

@@ -1,0 +1,356 @@
+"""Several classes per video, and numbers: evaluation, its page, and predictions in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from processes import everest as everest_process
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from small_runs import called, refused, run
+from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
+
+import everest
+from everest.config.heads import Calibration, Head, named_heads
+from everest.evaluation.metric_text import metric_rows
+from everest.evaluation.worst_videos import largest_errors, wrong_classes
+from everest.figures.task_timeline import draw_task_timeline
+from everest.inference.bouts import Window, bouts_of_classes, merge_windows
+from everest.inference.top_classes import answers_of_head
+from everest.lists.classes import Classes
+from everest.metrics.metrics import multi_label, per_class
+from everest.metrics.predicted import HeadPredictions
+from everest_cli.prediction_text import as_csv, as_srt, as_table
+
+__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
+
+FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
+SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
+SEVERAL = HeadPredictions(
+    head=Head(task="multi-label", outputs=3), labels=FLAGS, outputs=SHARES[:, None]
+)  # one view a video
+
+
+# --- metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_each_class_are_those_of_scikit_learn():
+    rows = per_class(SEVERAL, NAMES)
+    expected = precision_recall_fscore_support(FLAGS, SHARES >= 0.5, average=None, zero_division=0)
+    for i, name in enumerate(NAMES):
+        found = [rows[i][key] for key in ("precision", "recall", "f1", "videos")]
+        assert found == pytest.approx([*(100 * expected[k][i] for k in range(3)), expected[3][i]], abs=1e-4)
+        assert rows[i]["name"] == name
+    assert rows[0]["ap"] == pytest.approx(100 * average_precision_score(FLAGS[:, 0], SHARES[:, 0]), abs=1e-4)
+    assert rows[2]["ap"] is None  # no video has it
+
+
+def test_a_single_class_is_measured_like_the_same_class_among_others():
+    alone = HeadPredictions(
+        head=Head(task="multi-label", outputs=1), labels=FLAGS[:, :1], outputs=SHARES[:, None, :1]
+    )
+    assert per_class(alone, NAMES[:1]) == per_class(SEVERAL, NAMES)[:1]
+    assert multi_label(alone, None)["macro_f1"] == multi_label(alone, None)["micro_f1"] == 80
+
+
+def test_without_a_positive_video_there_is_no_mean_average_precision():
+    empty = HeadPredictions(head=SEVERAL.head, labels=np.zeros_like(FLAGS), outputs=SEVERAL.outputs)
+    found = multi_label(empty, None)
+    assert (found["map"], found["macro_f1"], found["micro_f1"]) == (None, None, 0)
+
+
+def test_classes_of_single_label_videos_are_measured_one_against_the_rest():
+    head = HeadPredictions(
+        head=Head(outputs=3),
+        labels=np.array([0, 0, 1, 2]),
+        outputs=np.array(
+            [[[0.6, 0.4, 0]], [[0.2, 0.7, 0.1]], [[0, 0.9, 0.1]], [[0.5, 0.3, 0.2]]], np.float32
+        ),
+    )
+    rows = per_class(head, NAMES)
+    assert [(row["precision"], row["recall"], row["videos"]) for row in rows] == [
+        (50, 50, 2),
+        (50, 100, 1),
+        (0, 0, 1),
+    ]
+
+
+# --- worst videos -------------------------------------------------------------------------------------------
+
+
+def test_the_worst_videos_have_missing_and_wrong_classes():
+    found = wrong_classes(SEVERAL, list("abcd"), NAMES, most=9)
+    assert [row.video for row in found] == ["b", "a", "c"]  # all classes of d are right
+    assert [name for name, _ in found[0].wrong] == ["walk", "sit"]
+    assert [name for name, _ in found[1].missing] == ["sit"]
+    losses = -np.log(np.where(FLAGS, SHARES, 1 - SHARES)).mean(axis=1)
+    assert [row.loss for row in found] == pytest.approx([losses[i] for i in (1, 0, 2)], rel=1e-5)
+    assert wrong_classes(SEVERAL, list("abcd"), NAMES, most=1) == found[:1]
+
+
+def test_the_largest_errors_come_first():
+    head = HeadPredictions(
+        head=Head(task="regression", outputs=1),
+        labels=np.array([1.0, 5.0, -2.0]),
+        outputs=np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32),
+    )
+    found = largest_errors(head, list("abc"), most=2)
+    assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
+
+
+# --- evaluation and its page --------------------------------------------------------------------------------
+
+
+def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Path, tmp_path: Path):
+    page = tmp_path / "page"
+    result = json.loads(run("eval", "-c", tags_run, "--json", "-q", "--report", page))
+    assert [(row["name"], row["videos"]) for row in result["per_class"]] == [(name, 2) for name in NAMES]
+    assert sorted(path.name for path in page.iterdir()) == [
+        "index.html",
+        "precision-recall.png",
+        "reliability.png",
+    ]
+    text = (page / "index.html").read_text()
+    assert "a random order of the videos" in text
+    assert "accuracy of random guesses" not in text
+    assert "Confusion" not in text
+    wrong = {f"clip{i}.mp4" for i, cell in enumerate(TAGS) if f"clip{i}.mp4</span>" in text}
+    assert text.count('class="mistake"') == len(wrong) >= 1
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+
+
+def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_path: Path):
+    page = tmp_path / "page"
+    options = ["--report", page, "--keep", "0.3,1"]
+    result = json.loads(run("eval", "-c", mixed_run, "--json", "-q", *options))
+    assert {name: "per_class" in head for name, head in result["heads"].items()} == {
+        **{"verb": True, "tags": True, "score": False}
+    }
+    plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png", "sweep.png"}
+    plots |= {"reliability-verb.png", "reliability-tags.png"}
+    assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
+    text = (page / "index.html").read_text()
+    for words in (
+        "accuracy of random guesses",
+        "a random order",
+        "the median of these videos",
+        "Largest errors",
+    ):
+        assert words in text
+    assert text.split("Largest errors")[1].count("<td>") == len(SCORES)
+    table = run("eval", "-c", mixed_run, "-q")
+    assert "value" in table
+    assert "average precision" in table
+
+
+def test_groups_of_videos_are_counted_and_few_are_a_notice(
+    scores_run: Path, clip_files: Path, tmp_path: Path
+):
+    listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
+    options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
+    ended = called("eval", "-c", scores_run, *options)
+    assert "4, from 2 groups" in ended.stdout
+    assert (
+        "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow" in ended.stderr
+    )
+    assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
+    columns = {"label_verb": (0, 1, 0, 1), "label_tags": ("0|2", "", "1", "0|1|2"), "label_score": SCORES}
+    listed = write_list(tmp_path / "test.csv", clip_files, **columns)
+    listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
+    found = []
+    for processes in (1, 2):
+        options = ["--set", f"data.test={listed}", "--gpus", "cpu", "--processes", processes]
+        result = json.loads(everest_process("eval", "-c", mixed_run, "--json", "-q", *options).stdout)
+        found.append({**result, "seconds": None})
+    assert found[0]["videos"] == 5
+    assert found[0] == found[1]
+
+
+# --- predictions --------------------------------------------------------------------------------------------
+
+
+def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, clip_files: Path):
+    video = clip_files / "clip0.mp4"
+    (row,) = json.loads(run("predict", video, "-c", tags_run, "--json", "-q"))
+    found = row["predictions"]
+    assert {each["label"] for each in found} == set(NAMES)
+    assert all(each["present"] == (each["probability"] >= 0.5) for each in found)
+    assert [row] == everest.predict(everest.load_model(tags_run), video)
+    lines = list(csv.DictReader(io.StringIO(run("predict", video, "-c", tags_run, "-q", "--format", "csv"))))
+    assert [line["present"] for line in lines] == [str(int(each["present"])) for each in found]
+    table = run("predict", video, "-c", tags_run, "-q", "--top", 2)
+    assert table.count("%") == 2
+    assert table.count("(present)") == sum(each["present"] for each in found[:2])
+
+
+def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_files: Path, tmp_path: Path):
+    video, plot = clip_files / "clip0.mp4", tmp_path / "t.png"
+    ((row,),) = [json.loads(run("predict", video, "-c", scores_run, "--json", "-q"))]
+    (answer,) = row["predictions"]
+    model = everest.load_model(scores_run)
+    assert list(answer) == ["value"]
+    assert abs(answer["value"] - np.mean(SCORES)) < 3 * np.std(SCORES)
+    assert f"{answer['value']:.6g}" in run("predict", video, "-c", scores_run, "-q")
+    options = ["--timeline", "--window", 0.5, "-q"]
+    windows = json.loads(run("predict", video, "-c", scores_run, *options, "--json", "--plot", plot))[0]
+    assert windows["bouts"] == []
+    assert everest.predict_timeline(model, video, window=0.5) == [windows]
+    subtitles = run("predict", video, "-c", scores_run, *options, "--format", "srt").splitlines()
+    assert subtitles[2::4] == [f"{each['predictions'][0]['value']:.3g}" for each in windows["windows"]]
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top", 2], "--top: goes with classes"),
+        (["--calibrated"], "--calibrated: goes with classes, and this model predicts numbers; leave it out"),
+        (["--timeline", "--bouts"], "--bouts: goes with classes"),
+        (["--timeline", "--background", 0.5, "--json"], "--background: goes with classes"),
+    ],
+)
+def test_options_of_classes_are_refused_for_numbers(
+    scores_run: Path, clip_files: Path, options: list[object], message: str
+):
+    text = refused("predict", clip_files / "clip0.mp4", "-c", scores_run, "-q", *options, code=2)
+    assert message in text
+
+
+def test_a_background_is_refused_for_several_classes(tags_run: Path, clip_files: Path):
+    options = ["--timeline", "--background", 0.5, "--json"]
+    text = refused("predict", clip_files / "clip0.mp4", "-c", tags_run, "-q", *options, code=2)
+    assert "--background: goes with one class per window" in text
+
+
+def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
+    options = ["--timeline", "--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
+    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", mixed_run, *options))
+    assert list(row["bouts"]) == ["verb", "tags", "score"]
+    assert row["bouts"]["verb"]
+    assert row["bouts"]["score"] == []
+    assert (tmp_path / "t.png").is_file()
+
+
+# --- timelines of several classes ---------------------------------------------------------------------------
+
+
+@given(present=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=9), step=st.integers(1, 12))
+@settings(max_examples=40)
+def test_the_bouts_of_a_class_are_those_of_a_timeline_of_this_class(present: list[list[bool]], step: int):
+    windows = [
+        Window(start=i * step / 8, end=i * step / 8 + 1, first=2 * i * step, length=16)
+        for i in range(len(present))
+    ]
+    times = np.arange(300) / 16
+    flags = torch.tensor(present).reshape(-1, 3)
+    shares = torch.rand(flags.shape, generator=torch.Generator().manual_seed(0))
+    found = bouts_of_classes(windows, shares, flags, NAMES, times)
+    assert [(b["start"], b["index"]) for b in found] == sorted((b["start"], b["index"]) for b in found)
+    for index, name in enumerate(NAMES):
+        best = [
+            {"label": name, "index": index if flag else None, "probability": share}
+            for flag, share in zip(flags[:, index].tolist(), shares[:, index].tolist(), strict=True)
+        ]
+        best = [each if each["index"] is not None else {**each, "label": None} for each in best]
+        alone = merge_windows(windows, best, times, background=None)
+        assert [b for b in found if b["index"] == index] == [b for b in alone if b["index"] is not None]
+
+
+def several(start: float, *flags: bool) -> dict:
+    classes = [
+        {"label": name, "index": i, "probability": 0.9 if flag else 0.1, "present": flag}
+        for i, (name, flag) in enumerate(zip(NAMES, flags, strict=True))
+    ]
+    return {"start": start, "end": start + 1, "predictions": classes}
+
+
+def test_every_class_that_is_present_is_among_the_predictions():
+    head = Head(task="multi-label", outputs=7, calibration=Calibration(thresholds=(0.1, *[0.9] * 6)))
+    answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    found = answers_of_head(answers, head, Classes(heads=(head,)), None)
+    assert [(part["index"], part["present"]) for part in found] == [
+        *((index, False) for index in (6, 5, 4, 3, 2)),
+        (0, True),
+    ]
+    assert [part["index"] for part in answers_of_head(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
+
+
+def test_metrics_that_every_model_reaches_are_no_rows():
+    result = {"top1": 40.0, "chance_top1": 50.0, "top5": 100.0, "chance_top5": 100.0}
+    assert [row[0] for row in metric_rows(result)] == ["top-1"]
+    assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
+
+
+def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
+    mixed_run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
+    assert max(map(len, lines)) <= 80
+    table = lines[[number for number, line in enumerate(lines) if "95 % interval" in line][1] :]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "│" in line]
+    assert [row[:2] for row in cells if row[1]] == [
+        *(["verb top-1", "0.25"], ["", "1"], ["tags mean average", "0.25"], ["", "1"]),
+        *(["score mean absolute", "0.25"], ["", "1"]),
+    ]
+    intervals = [row[-1] for row in cells if row[-1]]
+    assert len(intervals) == 4  # few videos of a class give none
+    assert all(re.fullmatch(r"-?[\d.]+ to [\d.]+(\s%)?", interval) for interval in intervals)
+
+
+def test_the_rows_of_several_heads_are_the_metrics_of_each(mixed_run: Path):
+    result = json.loads(run("eval", "-c", mixed_run, "-q", "--json", "--keep", "0.25"))
+    for document in (result, *result["sweep"]):
+        by_name = {(row["head"], row["metric"]): row for row in document["rows"]}
+        for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
+            of_head = document["heads"][head]
+            expected = (of_head[metric], of_head["intervals"][metric], of_head[f"chance_{metric}"])
+            row = by_name[head, metric]
+            assert (row["value"], row["interval"], row["chance"]) == expected
+
+
+def test_subtitles_show_the_present_classes_only():
+    windows = [
+        several(0, True, False, True),
+        several(0.5, False, False, False),
+        several(1, False, True, False),
+    ]
+    row = {"video": "a.mp4", "windows": windows, "bouts": []}
+    assert as_srt([row]).split("\n\n") == [
+        "1\n00:00:00,000 --> 00:00:00,500\nrun 90%\nwalk 90%",
+        "2\n00:00:01,000 --> 00:00:02,000\nsit 90%\n",
+    ]
+    assert as_table([row]).count("(present)") == 3
+    assert len(as_csv([row]).splitlines()) == 1 + 9
+
+
+def test_nothing_is_cut_on_the_figure_of_a_timeline(tmp_path: Path):
+    heads = named_heads({"tags": {"multi-label": 30}, "score": "regression"})
+    windows = [{"start": i, "end": i + 1, "heads": {"score": [{"value": i**2}]}} for i in range(40)]
+    bouts = [
+        {"start": i, "end": i + 2, "label": f"$class_{i} {'x' * i}", "index": i, "probability": 0.5}
+        for i in range(30)
+    ]
+    for shown in (bouts, []):
+        draw_task_timeline(tmp_path / "t.png", windows, {"tags": shown, "score": []}, heads, title="$a.mp4")
+        with Image.open(tmp_path / "t.png") as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255

@@ -1,0 +1,219 @@
+"""The metrics of each task equal scikit-learn's, also of drawn videos; what guesses reach."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from everest.config.heads import Calibration, Head, named_heads
+from everest.metrics.head_metrics import map_of_random_order, weighted_multi_label
+from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
+from everest.metrics.predicted import HeadPredictions, Predictions
+
+VIDEOS = 60
+
+
+def single_label(seed: int, classes: int = 5) -> Predictions:
+    rng = np.random.default_rng(seed)
+    return Predictions(
+        videos=[str(i) for i in range(VIDEOS)],
+        labels=[(int(label),) for label in rng.integers(classes, size=VIDEOS)],
+        outputs=rng.dirichlet(np.ones(classes), size=(VIDEOS, 2)).astype(np.float32),
+        skipped=[],
+        heads=(Head(outputs=classes),),
+    )
+
+
+def multi_label(seed: int, classes: int = 4, thresholds: tuple[float, ...] = ()) -> Predictions:
+    rng = np.random.default_rng(seed)
+    present = rng.random((VIDEOS, classes)) < 0.3
+    scores = np.round(rng.random((VIDEOS, 2, classes)), 1)  # with ties
+    calibration = Calibration(thresholds=thresholds) if thresholds else None
+    return Predictions(
+        videos=[str(i) for i in range(VIDEOS)],
+        labels=[(tuple(np.flatnonzero(row).tolist()),) for row in present],
+        outputs=scores.astype(np.float32),
+        skipped=[],
+        heads=(Head(task="multi-label", outputs=classes, calibration=calibration),),
+    )
+
+
+def numbers(seed: int) -> Predictions:
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(5, 2, size=VIDEOS)
+    answers = truth[:, None, None] + rng.normal(size=(VIDEOS, 3, 1))
+    return Predictions(
+        videos=[str(i) for i in range(VIDEOS)],
+        labels=[(float(value),) for value in truth],
+        outputs=answers.astype(np.float32),
+        skipped=[],
+        heads=(Head(task="regression", outputs=1, mean=5.0, std=2.0),),
+    )
+
+
+def only_head(predictions: Predictions) -> HeadPredictions:
+    return predictions.by_head()[""]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_of_one_class_are_those_of_scikit_learn(seed: int):
+    predictions = single_label(seed)
+    head, found = only_head(predictions), measure(predictions)
+    predicted = head.means.argmax(axis=1)
+    expected = {
+        "top1": sk.accuracy_score(head.labels, predicted),
+        "mean_class_accuracy": sk.balanced_accuracy_score(head.labels, predicted),
+        "macro_f1": sk.f1_score(head.labels, predicted, average="macro"),
+    }
+    assert {name: found[name] / 100 for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert mean_loss(predictions) == pytest.approx(sk.log_loss(head.labels, head.means, labels=range(5)))
+
+
+@pytest.mark.parametrize("thresholds", [(), (0.2, 0.4, 0.6, 0.8)])
+def test_metrics_of_several_classes_are_those_of_scikit_learn(thresholds: tuple[float, ...]):
+    predictions = multi_label(0, thresholds=thresholds)
+    head, found = only_head(predictions), measure(predictions)
+    chosen = head.means >= np.array(thresholds or (0.5,) * 4)
+    expected = {
+        "map": sk.average_precision_score(head.labels, head.means, average="macro"),
+        "micro_f1": sk.f1_score(head.labels, chosen, average="micro"),
+        "macro_f1": sk.f1_score(head.labels, chosen, average="macro"),
+        "exact_match": sk.accuracy_score(head.labels, chosen),
+    }
+    assert {name: found[name] / 100 for name in expected} == pytest.approx(expected, abs=1e-6)
+    clipped = np.clip(head.means.astype(np.float64), np.finfo(np.float32).tiny, 1)
+    losses = -np.log(np.where(head.labels, clipped, np.maximum(1 - clipped, np.finfo(np.float32).tiny)))
+    assert mean_loss(predictions) == pytest.approx(losses.mean(), rel=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed: int):
+    head = only_head(multi_label(seed, thresholds=(0.3, 0.5, 0.5, 0.9)))
+    weights = np.random.default_rng(seed).multinomial(VIDEOS, np.ones(VIDEOS) / VIDEOS).astype(np.float64)
+    found = weighted_multi_label(head)(weights)
+    drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
+    labels, means, chosen = head.labels[drawn], head.means[drawn], head.chosen[drawn]
+    complete = labels.any(axis=0).all()  # else there is no mean over the classes
+    assert found == pytest.approx(
+        {
+            "map": sk.average_precision_score(labels, means) if complete else np.nan,
+            "micro_f1": sk.f1_score(labels, chosen, average="micro"),
+            "macro_f1": sk.f1_score(labels, chosen, average="macro", zero_division=0) if complete else np.nan,
+        },
+        nan_ok=True,
+    )
+
+
+def test_metrics_of_numbers_are_those_of_scikit_learn():
+    predictions = numbers(0)
+    truth, answer = only_head(predictions).labels, only_head(predictions).means[:, 0]
+    found = measure(predictions, intervals=True)
+    expected = {
+        "mae": sk.mean_absolute_error(truth, answer),
+        "rmse": sk.root_mean_squared_error(truth, answer),
+        "r2": sk.r2_score(truth, answer),
+        "spearman": spearmanr(truth, answer)[0],
+        "chance_mae": min(np.abs(truth - value).mean() for value in truth),  # of a constant answer
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert all(low < found[name] < high for name, (low, high) in found["intervals"].items())
+
+
+def test_numbers_that_are_all_alike_have_no_share_of_the_variance():
+    alike = Predictions(
+        videos=["a", "b"],
+        labels=[(1.0,), (1.0,)],
+        outputs=np.ones((2, 1, 1), np.float32),
+        skipped=[],
+        heads=(Head(task="regression", outputs=1),),
+    )
+    found = measure(alike, intervals=True)
+    assert (found["mae"], found["r2"], found["spearman"]) == (0, None, None)
+    assert found["intervals"]["r2"] == [None, None]
+
+
+def test_each_class_has_the_values_of_scikit_learn():
+    head = only_head(single_label(1))
+    report = sk.classification_report(head.labels, head.means.argmax(axis=1), output_dict=True)
+    for number, row in enumerate(per_class(head, list("abcde"))):
+        expected = report[str(number)]
+        assert row["videos"] == expected["support"]
+        assert [row[name] / 100 for name in ("precision", "recall", "f1")] == pytest.approx(
+            [expected["precision"], expected["recall"], expected["f1-score"]], abs=1e-6
+        )
+        ap = sk.average_precision_score(head.labels == number, head.means[:, number])
+        assert row["ap"] / 100 == pytest.approx(ap, abs=1e-6)
+
+
+def test_a_class_without_a_video_has_no_average_precision():
+    predictions = multi_label(0, classes=3)
+    none_of_last = [(tuple(i for i in classes if i != 2),) for (classes,) in predictions.labels]
+    fewer = Predictions(**{**vars(predictions), "labels": none_of_last})
+    assert [row["ap"] is None for row in per_class(only_head(fewer), list("abc"))] == [False, False, True]
+    two = only_head(fewer)
+    expected = sk.average_precision_score(two.labels[:, :2], two.means[:, :2])
+    assert measure(fewer)["map"] / 100 == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_chance_levels_are_of_models_that_have_learned_nothing():
+    rng = np.random.default_rng(0)
+    several = multi_label(0)
+    orders = []
+    for _ in range(300):  # answers that know nothing
+        outputs = rng.random((VIDEOS, 1, 4)).astype(np.float32)
+        orders.append(measure(Predictions(**{**vars(several), "outputs": outputs}))["map"])
+    chance = chance_of("map", several.heads, several.labels)
+    assert np.mean(orders) == pytest.approx(chance, abs=1)
+    of_numbers = numbers(0)
+    median = np.median(only_head(of_numbers).labels)
+    always = Predictions(**{**vars(of_numbers), "outputs": np.full((VIDEOS, 1, 1), median, np.float32)})
+    assert chance_of("mae", always.heads, always.labels) == pytest.approx(measure(always)["mae"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "positive", [[True], [False, True], [True, False, True, False], [False] * 4 + [True]]
+)
+def test_the_chance_of_average_precision_is_the_mean_over_all_orders(positive: list[bool]):
+    labels = np.array(positive)[:, None]  # (V, one class)
+    orders = permutations(np.arange(len(positive), dtype=float))
+    of_orders = [sk.average_precision_score(positive, order) for order in orders]
+    assert map_of_random_order(labels) == pytest.approx(100 * np.mean(of_orders), abs=1e-3)
+
+
+@pytest.mark.parametrize("predictions", [single_label(0), multi_label(0), numbers(0)])
+def test_the_loss_of_guessing_is_that_of_answers_that_do_not_see_the_video(predictions: Predictions):
+    (head,), labels = predictions.heads, only_head(predictions).labels
+    constant = {
+        "single-label": np.full(head.outputs, 1 / head.outputs),
+        "multi-label": labels.mean(axis=0),
+        "regression": np.array([head.mean]),
+    }[head.task]
+    outputs = np.tile(constant, (VIDEOS, 1, 1)).astype(np.float32)
+    blind = Predictions(**{**vars(predictions), "outputs": outputs})
+    assert loss_of_guessing(predictions.heads, predictions.labels) == pytest.approx(
+        mean_loss(blind), rel=1e-5
+    )
+
+
+def test_mixed_heads_are_measured_each_on_its_own():
+    one, several, value = single_label(0), multi_label(0), numbers(0)
+    heads = named_heads({"verb": 5, "tags": {"multi-label": 4}, "speed": "regression"})
+    mixed = Predictions(
+        videos=one.videos,
+        labels=[(*a, *b, *c) for a, b, c in zip(one.labels, several.labels, value.labels, strict=True)],
+        outputs=np.concatenate([one.outputs, several.outputs, value.outputs[:, :2]], axis=-1),
+        skipped=[],
+        heads=heads,
+    )
+    found = measure(mixed)
+    assert set(found) == {"heads"}
+    assert found["heads"]["verb"] == measure(one)
+    assert found["heads"]["tags"] == measure(several)
+    assert set(found["heads"]["speed"]) == set(measure(value))

@@ -1,0 +1,278 @@
+"""Probes of frozen encoders: each by itself on made features, and the command on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from small_runs import called
+from task_runs import SCORES, mixed_run, write_list
+
+import everest
+from everest.config.heads import Head
+from everest.config.recipe import load_recipe
+from everest.inference.model import OpenedModel
+from everest.lists.sample import Sample
+from everest.probes.probe import encode_set
+from everest.probes.probe_heads import (
+    NEIGHBORS,
+    STRENGTHS,
+    TEMPERATURE,
+    attentive,
+    held_out,
+    linear,
+    nearest_neighbors,
+)
+from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
+from everest.system.events import silent
+
+__all__ = ["mixed_run"]  # a fixture
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runs(classifier_run: Path, autoencoder_run: Path) -> dict[str, Path]:
+    return {"finetune": classifier_run, "pretrain": autoencoder_run}
+
+
+def probed(*arguments: object) -> dict[str, Any]:
+    return json.loads(called("probe", *arguments, "--json", "-q").stdout)
+
+
+def test_neighbors_vote_by_their_cosine():
+    rng = np.random.default_rng(0)
+    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
+    labels = rng.integers(0, 3, size=60)
+    found, report = nearest_neighbors(features, labels, test, 4)
+    assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
+    for row, one in zip(found, test, strict=True):
+        cosine = features @ one / np.linalg.norm(features, axis=1) / np.linalg.norm(one)
+        votes = np.zeros(4)
+        for place in np.argsort(-cosine)[:NEIGHBORS]:
+            votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
+        np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
+
+
+def test_fewer_videos_than_neighbors_all_vote():
+    features = np.eye(3, dtype=np.float32)
+    found, report = nearest_neighbors(features, np.array([0, 1, 1]), features[:1], 2)
+    assert report["neighbours"] == 3
+    assert found[0, 0] > 0.999
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))
+@settings(max_examples=60)
+def test_a_part_of_each_class_is_held_out_and_none_loses_all(labels: list[int], seed: int):
+    held = held_out(np.array(labels), seed)
+    assert np.array_equal(held, held_out(np.array(labels), seed))
+    for label in set(labels):
+        chosen = held[np.array(labels) == label]
+        assert chosen.sum() == (0 if len(chosen) == 1 else max(len(chosen) // 5, 1))
+
+
+def test_a_linear_probe_separates_what_a_plane_does_and_knows_absent_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, size=80) * 2  # class 1 has no training video
+    features = rng.normal(size=(80, 16)).astype(np.float32) * np.linspace(1, 1000, 16, dtype=np.float32)
+    features[:, 0] += 6 * (labels - 1)
+    found, report = linear(features[:60], labels[:60], features[60:], 3, seed=0)
+    assert report["converged"]
+    assert report["held_out"] == sum(sum(labels[:60] == label) // 5 for label in (0, 2))
+    assert found.shape == (20, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    assert (found[:, 1] == 0).all()
+    assert (found.argmax(axis=1) == labels[60:]).all()
+
+
+def marked_tokens(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (count, 12, 16); one, anywhere, is marked: its sign is the class, the others' are noise."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(count, 12, 16)).astype(np.float32)
+    labels, places = rng.integers(0, 2, size=count), rng.integers(0, 12, size=count)
+    tokens[..., 0] = 0
+    tokens[np.arange(count), places, 0] = 5
+    tokens[..., 1] = 3 * rng.choice([-1, 1], size=(count, 12))
+    tokens[np.arange(count), places, 1] = 3 * (2 * labels - 1)
+    return tokens, labels
+
+
+def test_an_attentive_probe_finds_the_token_that_counts_and_repeats_itself():
+    tokens, labels = marked_tokens(400)
+    found = [
+        attentive(tokens[:300], labels[:300], tokens[300:], 2, heads=2, seed=seed, device=CPU)[0]
+        for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert (found[0].argmax(axis=1) == labels[300:]).mean() > 0.9
+    pooled, _ = linear(tokens[:300].mean(axis=1), labels[:300], tokens[300:].mean(axis=1), 2, seed=0)
+    assert (pooled.argmax(axis=1) == labels[300:]).mean() < 0.75
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path, kind: str
+):
+    (tmp_path / "test.csv").write_text("".join(f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in (1, 2, 3)))
+    command = ["-c", runs[kind], "--set", f"data.test={tmp_path}/test.csv"]
+    result = probed(*command)
+    assert set(result["probes"]) == {"knn", "linear", "attentive"}
+    for found in result["probes"].values():
+        assert {"top1", "top5", "mean_class_accuracy"} <= found.keys()
+        assert found["top5"] == 100
+        assert found["top1"] in (0.0, 33.3333, 66.6667, 100.0)
+    assert (result["chance"], result["majority"]) == (50, 66.6667)
+    assert (result["train"], result["test"], result["skipped"], result["seed"]) == (4, 3, 0, 0)
+    if kind == "finetune":
+        assert {**probed(*command), "seconds": 0} == {**result, "seconds": 0}
+    some = probed(*command, "--probes", "linear,knn", "--seed", 3)
+    assert list(some["probes"]) == ["linear", "knn"]
+    assert some["seed"] == 3
+    assert some["probes"]["knn"] == result["probes"]["knn"]
+
+
+def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    one = {"clips": 1, "crops": 1}
+    options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "-q"]
+    samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
+    recipe = load_recipe(runs["finetune"] / "recipe.yaml")
+    model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, **one)
+    found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
+    for level, encoded in (("video", found.features), ("tokens", found.tokens)):
+        called("extract", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
+        extracted = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
+        assert np.array_equal(encoded, extracted.reshape(encoded.shape))
+    assert found.labels == [(0,), (1,), (0,), (1,)]
+    classifier = everest.load_model(runs["finetune"])
+    logits = classifier.head(torch.from_numpy(found.features)).softmax(dim=-1)
+    predicted = called(
+        "predict", clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "--json"
+    )
+    for row, expected in zip(json.loads(predicted.stdout), logits.tolist(), strict=True):
+        for one_class in row["predictions"]:
+            assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)
+
+
+def test_several_heads_are_judged_one_by_one(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{i // 2}" for i in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label.verb,label.noun", *rows]))
+    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
+    heads = ["--set", "data.heads={verb: 2, noun: 3}", "--set", "data.num_classes=null"]
+    command = ["-c", runs["pretrain"], *lists, *heads, "--probes", "knn,linear"]
+    result = probed(*command)
+    assert list(result["heads"]) == ["verb", "noun"]
+    assert [result["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
+    assert "verb knn" in called("probe", *command).stdout
+
+
+def test_unreadable_videos_are_skipped_up_to_a_limit(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    for name in "abcde":
+        (tmp_path / f"{name}.mp4").write_text("no video")
+    good = [f"{clip_files}/clip{i}.mp4 {i % 2}" for i in range(4)]
+    (tmp_path / "one.csv").write_text("\n".join([*good, f"{tmp_path}/a.mp4 0"]))
+    (tmp_path / "many.csv").write_text("\n".join([*good, *(f"{tmp_path}/{name}.mp4 0" for name in "abcde")]))
+    command = ["-c", runs["pretrain"], "--probes", "knn"]
+    result = probed(*command, "--set", f"data.train={tmp_path}/one.csv")
+    assert (result["train"], result["skipped"]) == (4, 1)
+    refused = called("probe", *command, "--set", f"data.train={tmp_path}/many.csv", code=4)
+    assert "5 of 9 videos could not be read, more than data.max_bad=0.01 allows" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--probes", "knn,liner"], 2, "--probes: unknown name 'liner'; did you mean 'linear'?"),
+        (["--set", "data.train=HERE/one.csv"], 4, "data.train: its videos are of one class"),
+        (["--set", "data.train=gone.csv"], 4, "gone.csv: no such list or folder"),
+        (["--set", "data.size=36"], 2, "no multiple of the tubelet's 8"),
+        (["--keep", "0"], 2, "--keep 0: must be more than 0"),
+    ],
+)
+def test_errors_are_one_line(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path, options: list[str], code: int, message: str
+):
+    (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 0\n")
+    named = [part.replace("HERE", str(tmp_path)) for part in options]
+    assert message in called("probe", "-c", runs["pretrain"], *named, code=code).stderr
+
+
+def test_neighbors_have_a_mean_label():
+    rng = np.random.default_rng(0)
+    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
+    classes = rng.integers(0, 3, size=60)
+    votes, _ = nearest_neighbors(features, classes, test, 3)
+    means, _ = mean_of_neighbors(features, np.eye(3)[classes], test)
+    np.testing.assert_allclose(means, votes, rtol=1e-5)
+    numbers, report = mean_of_neighbors(features, classes.astype(np.float64), test)
+    np.testing.assert_allclose(numbers[:, 0], votes @ [0, 1, 2], rtol=1e-5)
+    assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
+
+
+def test_a_linear_probe_finds_each_of_several_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.random((80, 3)) < 0.4
+    labels[:, 1] = True  # all videos have it
+    features = rng.normal(size=(80, 16)).astype(np.float32)
+    features[:, 0] += 8 * labels[:, 0]
+    features[:, 1] += 8 * labels[:, 2]
+    found, report = one_vs_rest(features[:60], labels[:60], features[60:], seed=0)
+    assert ((found >= 0.5) == labels[60:]).mean() > 0.95
+    assert (found[:, 1] == 1).all()
+    assert (report["held_out"], report["converged"]) == (12, True)
+
+
+def test_ridge_regression_finds_numbers_that_are_linear_in_the_features():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 4)).astype(np.float32)
+    numbers = 100 + 20 * features[:, 0].astype(np.float64)
+    found, report = ridge(features[:60], numbers[:60], features[60:], seed=0)
+    assert np.abs(found[:, 0] - numbers[60:]).max() < 1
+    assert (report["strength"], report["held_out"]) == (max(STRENGTHS), 12)
+
+
+def test_an_attentive_probe_finds_several_classes_and_numbers():
+    tokens, labels = marked_tokens(400)
+    flags = np.stack([labels == 1, labels == 0], axis=1)
+    options = {"heads": 2, "seed": 0, "device": CPU}
+    several = Head(task="multi-label", outputs=2)
+    found, _ = attentive_of(several, tokens[:300], flags[:300], tokens[300:], **options)
+    assert ((found >= 0.5) == flags[300:]).mean() > 0.9
+    numbers = 50 + 10.0 * labels
+    head = Head(task="regression", outputs=1, mean=float(numbers.mean()), std=float(numbers.std()))
+    found, _ = attentive_of(head, tokens[:300], numbers[:300], tokens[300:], **options)
+    assert np.abs(found[:, 0] - numbers[300:]).mean() < 3
+
+
+def test_heads_of_every_task_are_probed(mixed_run: Path):
+    result = probed("-c", mixed_run, "--probes", "knn,linear")
+    shown = {name: set(head["probes"]["knn"]) for name, head in result["heads"].items()}
+    settings = {"neighbours", "temperature"}
+    assert shown == {
+        "verb": {"top1", "top5", "mean_class_accuracy"} | settings,
+        "tags": {"map", "micro_f1", "macro_f1"} | settings,
+        "score": {"mae", "rmse", "r2", "spearman"} | settings,
+    }
+    # Two of four videos have each tag: 1/4 (25/12 + 1/3 (4 - 25/12)).
+    assert [result["heads"][name]["chance"] for name in ("verb", "tags")] == [50, 68.0556]
+    assert result["heads"]["score"]["chance"] == pytest.approx(
+        np.abs(np.subtract(SCORES, np.mean(SCORES))).mean()
+    )
+    assert "majority" not in result["heads"]["tags"]
+
+
+def test_labels_that_are_the_same_for_all_videos_are_refused(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path
+):
+    write_list(tmp_path / "list.csv", clip_files, label=("run", "run", "run", "run"))
+    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
+    labels = ["--set", "data.task=multi-label", "--set", "data.num_classes=null"]
+    message = called("probe", "-c", runs["pretrain"], *lists, *labels, "--probes", "knn", code=4).stderr
+    assert "each class is that of all videos or of none" in message

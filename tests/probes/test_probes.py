@@ -1,0 +1,215 @@
+"""The warnings of probes on measured runs, broken and healthy, and the sentence at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.config.recipe import load_recipe
+from everest.models.of_recipe import pretrain_spec
+from everest.probes.probe_loop import feature_cost, too_little_hidden
+from everest.train.plan import learning_rate_advice, plan_stage
+from everest.train.probes import new_warnings, probe_rows, probed_steps, sentence, warnings
+from everest_cli.output import probe_line
+
+STEPS, VIDEOS, HELD_OUT = 1500, 240, 64
+# k-NN, RankMe, feature std, held-out loss and the loss of the mean target, before the first step, after a
+# fifth of the run and at its end: docs/pretraining-works.md has the settings.
+HEALTHY = {
+    "rendered": (
+        [10.0, 7.69, 0.244, 0.3676, 0.0247],
+        [12.1, 8.60, 0.504, 0.0228, 0.0246],
+        [10.8, 7.59, 0.382, 0.0214, 0.0245],
+    ),
+    "surveillance": (
+        [56.3, 11.24, 0.416, 0.5696, 0.0587],
+        [58.3, 5.63, 0.410, 0.0472, 0.0561],
+        [56.3, 5.09, 0.208, 0.0412, 0.0579],
+    ),
+    "surveillance, normalized targets": (  # nothing is predicted after a fifth; the last row is of step 912
+        [56.3, 11.24, 0.416, 1.2199, 0.9813],
+        [47.9, 9.26, 0.625, 0.9851, 0.9849],
+        [48.6, 7.32, 0.270, 0.9283, 0.9844],
+    ),
+}
+BROKEN = {
+    "rendered, base_lr x 100": (
+        [10.0, 7.69, 0.244, 0.3676, 0.0247],
+        [11.3, 2.53, 0.119, 0.0267, 0.0247],
+        {"held-out loss"},
+    ),
+    "surveillance, base_lr x 100": (
+        [63.2, 13.08, 0.378, 1.2109, 0.9905],
+        [56.9, 1.25, 0.025, 1.0063, 0.9860],
+        {"collapse", "held-out loss"},
+    ),
+    "surveillance, targets of other clips": (
+        [56.3, 11.24, 0.416, 0.5695, 0.0622],
+        [56.9, 3.34, 0.167, 0.0683, 0.0619],
+        {"held-out loss"},
+    ),
+    "surveillance, frozen": (
+        [56.3, 11.24, 0.416, 0.5696, 0.0587],
+        [56.3, 11.24, 0.416, 0.5696, 0.0587],
+        {"held-out loss"},
+    ),
+}
+
+
+def row(step: int, values: list[float | None]) -> dict[str, Any]:
+    names = ("probe_knn", "rank_me", "feature_std", "heldout_loss", "heldout_mean_loss")
+    measured = dict(zip(names, values, strict=True))
+    return {"step": step, "probe_linear": None, "probe_chance": 10.0, "probe_seconds": 1.0, **measured}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_is_not_called_broken(name: str):
+    rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
+    for number in range(1, 4):
+        assert warnings(rows[:number], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
+    first, last, kinds = BROKEN[name]
+    rows = [row(0, first), row(304, last)]
+    assert warnings(rows[:1], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert set(new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
+    rows.append(row(600, last))
+    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
+    assert new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+
+
+def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
+    too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
+    rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]
+    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    rows.append(row(750, too_little_hidden[1]))
+    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == {"held-out loss"}
+
+
+def test_nothing_is_called_broken_before_a_fifth_of_the_run():
+    first, last, _ = BROKEN["surveillance, frozen"]
+    assert warnings([row(0, first), row(299, last)], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert warnings([row(0, first), row(299, last)], steps=10_000, videos=VIDEOS, held_out=HELD_OUT) == {}
+    at_end = [row(0, first), row(50, last)]
+    assert warnings(at_end, steps=50, videos=VIDEOS, held_out=HELD_OUT)  # the end of a short run
+
+
+def test_an_accuracy_clearly_below_the_start_is_named_and_a_small_fall_is_not():
+    good = [8.0, 0.4, 0.02, 0.03]
+    for after, expected in ((45.0, set()), (20.0, {"accuracy"})):
+        rows = [row(0, [50.0, *good]), row(304, [after, 8.0, 0.4, 0.01, 0.03])]
+        assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == expected
+    rows[1]["probe_linear"], rows[0]["probe_linear"] = 60.0, 50.0  # the better probe has not fallen
+    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+
+
+def test_the_sentence_at_the_end_is_of_the_numbers():
+    options = {"steps": STEPS, "videos": VIDEOS, "rank_most": 128}
+    rows = [row(step, [value, 60.0, 0.4, 1.0, 1.0]) for step, value in ((0, 21.0), (300, 30.0), (1500, 47.0))]
+    rows[-1] |= {"heldout_loss": 0.5, "rank_me": 61.0}
+    said = sentence(rows, **options)
+    assert (
+        said
+        == "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising; held-out loss fell from 1 to 0.5 "
+        "(predicting the mean gives 1); RankMe rose from 60 to 61 of 128"
+    )
+    rows[-1] |= {"rank_me": 3.0, "probe_knn": 21.0}
+    said = sentence(rows, **options)
+    assert said == (
+        "k-NN stayed at 21 % (chance 10 %); held-out loss fell from 1 to 0.5 (predicting the mean gives 1); "
+        "RankMe fell from 60 to 3 of 128: the features collapsed"
+    )
+    for values in rows:
+        values["probe_knn"] = None
+    assert sentence(rows, **options).startswith(
+        "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
+    )
+
+
+def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
+    for every, expected in (
+        (3, [0, 24, 48, 72, 96, 100]),
+        (12, [0, 96, 100]),
+        (1000, [0, 100]),
+    ):
+        assert probed_steps(100, every=every, checkpoint_steps=8) == expected
+
+
+@given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
+def test_a_run_is_probed_as_soon_as_it_may_be_called_broken(steps: int, every: int, checkpoint: int):
+    probed = probed_steps(steps, every=every, checkpoint_steps=checkpoint)
+    checked = min(step for step in probed if step >= min(steps, max(0.2 * steps, 300)))
+    assert checked < min(steps, max(0.2 * steps, 300)) + checkpoint
+    assert all(step % checkpoint == 0 for step in probed[:-1])
+    assert set(probed) >= {0, steps, *range(0, steps, every * checkpoint)}
+    assert len(probed) <= -(-steps // (every * checkpoint)) + 2
+
+
+def test_weights_that_predicted_before_the_first_step_need_not_improve_by_much():
+    """As in a pre-training that continues another one."""
+    good = row(0, [50.0, 40.0, 0.4, 0.50, 0.98])
+    for step, loss in ((304, 0.485), (STEPS, 0.478)):
+        rows = [good, row(step, [50.0, 38.0, 0.4, loss, 0.98])]
+        assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+
+
+def test_a_mask_that_hides_little_is_named_before_the_first_step():
+    shown = "pretrain.selection.visible_ratio=0.97"
+    recipe = load_recipe("small", overrides=["pretrain.selection.keep_ratio=1.0", shown])
+    warning = too_little_hidden(pretrain_spec(recipe, tokenizer=None))
+    assert warning is not None
+    assert "sees 97% of the tokens" in warning
+    for name in ("small", "demo", "ucf101", "videomae-k400"):
+        assert too_little_hidden(pretrain_spec(load_recipe(name), tokenizer=None)) is None
+
+
+def test_the_line_of_a_probe_has_its_measures_and_the_start():
+    rows = [{**row(0, [21.0, 60.0, 0.4, 1.2, 1.0]), "loss": None}, {"step": 3, "loss": 1.0}]
+    first = probe_rows(rows)[0]
+    now = row(8, [33.0, 61.0, 0.5, None, None])
+    event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
+    assert probe_line(event) == (
+        "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %), chance 10.0 %, RankMe 61.0 of 64, "
+        "feature std 0.500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base_lr", "advice"),
+    [
+        (
+            1.6,
+            "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base_lr",
+        ),
+        (1e-3, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 of new weights, so that"),
+        (0.016, None),
+    ],
+)
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr: float, advice: str | None):
+    overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
+    stage = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
+    found = learning_rate_advice(plan, new_weights=True)
+    assert found is None if advice is None else found is not None and advice in found
+    if base_lr < 0.016:  # trained weights need less
+        assert learning_rate_advice(plan, new_weights=False) is None
+
+
+def test_trained_weights_have_a_lowest_usual_learning_rate_as_well():
+    overrides = ["pretrain.batch_size=8", "pretrain.base_lr=1e-6", "pretrain.min_lr=0"]
+    stage = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
+    advice = learning_rate_advice(plan, new_weights=False)
+    assert advice is not None
+    assert "is below the usual 1e-05; raise base_lr" in advice
+
+
+@pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])
+def test_the_features_of_a_video_cost_more_than_a_training_clip(recipe: str, cost: float):
+    spec = pretrain_spec(load_recipe(recipe), tokenizer=None)
+    assert feature_cost(spec) == pytest.approx(cost, abs=0.06)

@@ -1,0 +1,198 @@
+"""Probes while pre-training runs: they change nothing, and are the same however the run is divided."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import TWO, everest
+from small_runs import called, equal, refused, small_recipe, weights
+
+from everest.checkpoints.describe import load_model
+from everest.data.probe_clips import spaced
+from everest.inference.model import OpenedModel
+from everest.probes.feature_measures import feature_std, rank_me
+from everest.probes.list_probe import (
+    chance,
+    cross_validated,
+    leave_one_out,
+    nearest_of_class,
+    num_folds,
+    numbered,
+)
+from everest.system.run_folder import RunFolder
+from everest.train.probes import mixed_classes
+
+PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
+KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")
+
+
+def probes(run: Path) -> list[dict]:
+    return [{key: row[key] for key in KEYS} for row in RunFolder(run).rows() if "rank_me" in row]
+
+
+def losses(run: Path) -> list[dict]:
+    names = ("step", "loss", "lr", "grad_norm")
+    return [{name: row[name] for name in names} for row in RunFolder(run).rows() if "loss" in row]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    return small_recipe(tmp_path, clip_files)
+
+
+def pretrain(recipe: Path, run: Path, *settings: str, options: tuple = ()) -> str:
+    sets = [word for text in settings for word in ("--set", text)]
+    return called("pretrain", "--recipe", recipe, "-o", run, "--gpus", "cpu", *sets, *options).stderr
+
+
+@pytest.mark.parametrize("settings", [(), ("train.ema=0.5", "train.workers=1")])
+def test_a_run_with_probes_has_the_weights_and_losses_of_one_without(recipe, tmp_path, settings):
+    pretrain(recipe, tmp_path / "plain", *settings)
+    pretrain(recipe, tmp_path / "probed", *settings, options=tuple(PROBED))
+    assert losses(tmp_path / "probed") == losses(tmp_path / "plain")
+    assert equal(weights(tmp_path / "probed"), weights(tmp_path / "plain"))
+    assert [row["step"] for row in probes(tmp_path / "probed")] == [0, 1, 2, 3]
+    assert probes(tmp_path / "plain") == []
+
+
+def test_a_probe_that_a_kill_prevented_is_made_on_resume(recipe, tmp_path):
+    pretrain(recipe, tmp_path / "whole", options=tuple(PROBED))
+    run = RunFolder(tmp_path / "parts")
+    pretrain(recipe, run.path, options=tuple(PROBED))
+    for step in (3, 2):  # killed after the save and before the probe: after the last step, and before it
+        kept = [row for row in run.rows() if row["step"] < step or (row["step"] == step and "loss" in row)]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        for state in sorted((run.path / "state").glob("step-*"))[step - 3 :] if step < 3 else []:
+            state.unlink()
+        pretrain(recipe, run.path, options=tuple(PROBED))
+        assert probes(run.path) == probes(tmp_path / "whole")
+        assert losses(run.path) == losses(tmp_path / "whole")
+    assert equal(weights(run.path), weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_probe_as_one(recipe, tmp_path, shard):
+    options = ["--recipe", recipe, *PROBED, "--set", "pretrain.probe.metric=linear"]
+    called("pretrain", *options, "-o", tmp_path / "one", "-q", "--gpus", "cpu")
+    everest("pretrain", *options, "-o", tmp_path / "two", "-q", *TWO, "--set", f"train.shard={shard}")
+    one, two = probes(tmp_path / "one"), probes(tmp_path / "two")
+    assert two[0] == pytest.approx(one[0], rel=1e-6)  # later weights differ by the order of sums
+    assert [row["step"] for row in two] == [0, 1, 2, 3]
+    for row, other in zip(one, two, strict=True):
+        assert other["heldout_loss"] == pytest.approx(row["heldout_loss"], abs=1e-4)
+
+
+def test_the_last_probe_measures_the_features_that_the_weights_give(recipe, tmp_path, clip_files):
+    pretrain(recipe, tmp_path / "run", "data.fps=null", options=tuple(PROBED))
+    opened = OpenedModel.of(load_model(tmp_path / "run"), clips=1, crops=1)
+    clips = [opened.module.clip.read(clip_files / f"clip{i}.mp4") for i in range(4)]
+    features = np.concatenate([opened.encode(clip[None]).pooled.numpy() for clip in clips])
+    last = probes(tmp_path / "run")[-1]
+    assert last["rank_me"] == pytest.approx(rank_me(features), rel=1e-4)
+    assert last["feature_std"] == pytest.approx(feature_std(features), rel=1e-4)
+
+
+def test_without_labels_and_held_out_videos_the_measures_are_of_the_training_videos(recipe, tmp_path):
+    shown = pretrain(recipe, tmp_path / "run", "pretrain.probe.every=2", "data.val=null")
+    rows = probes(tmp_path / "run")
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    assert all(row[key] is None for row in rows for key in ("probe_knn", "probe_linear", "heldout_loss"))
+    assert all(1 <= row["rank_me"] <= 4 for row in rows)
+    assert "3 probes took" in shown
+    assert "3 probes of 4 videos cost about 50% of the run" in shown
+    assert "there is no data.val: the held-out loss, the surest measure, is not checked" in shown
+
+
+def test_the_held_out_loss_is_of_the_same_clips_and_masks_at_every_probe(recipe, tmp_path):
+    frozen = ("pretrain.base_lr=1.0e-20", "pretrain.min_lr=0", "pretrain.selection.strategy=random")
+    frozen += ("pretrain.selection.visible_ratio=0.5", "pretrain.weight_decay=0")
+    pretrain(recipe, tmp_path / "run", *frozen, options=tuple(PROBED))
+    assert len({row["heldout_loss"] for row in probes(tmp_path / "run")}) == 1
+
+
+def test_probes_need_one_class_for_each_video(recipe, tmp_path):
+    options = ["--recipe", recipe, "-o", tmp_path / "run", *PROBED]
+    shown = refused("pretrain", *options, "--set", "data.task=multi-label", code=2)
+    assert "pretrain.probe.list: needs one class for each video" in shown
+    shown = refused("pretrain", *options, "--set", "pretrain.probe.list=missing.csv", code=4)
+    assert "missing.csv: no such list or folder" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_neighbors_of_the_same_source_do_not_vote():
+    features = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
+    labels = np.array([0, 0, 1, 1])
+    assert leave_one_out(features, labels, np.arange(4), 2) == 100
+    assert leave_one_out(features, labels, np.array([0, 1, 1, 1]), 2) == 50  # the last two: the other class
+    assert leave_one_out(features, labels, np.array([0, 0, 1, 1]), 2) is None  # of each class one source
+    assert leave_one_out(features, labels, np.zeros(4, dtype=np.int64), 2) is None
+    assert leave_one_out(features, labels, np.array([0, 0, 0, 1]), 2) == 50  # the first three: the last
+
+
+@pytest.mark.parametrize("sizes", [(10, 10), (5,) * 5, (100, *(50,) * 8), (300, 200)])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_features_without_a_structure_ask_for_no_groups(sizes, offset):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(5):
+        features = np.random.default_rng(seed).normal(offset, size=(len(labels), 8)).astype(np.float32)
+        assert mixed_classes(*nearest_of_class(features, labels)) is None
+
+
+def test_features_of_persons_who_show_every_class_ask_for_groups():
+    rng = np.random.default_rng(0)
+    labels, persons = np.divmod(np.arange(50), 5)
+    features = (3 * rng.normal(size=(5, 8))[persons] + rng.normal(size=(50, 8))).astype(np.float32)
+    assert mixed_classes(*nearest_of_class(features, labels)) is not None
+    by_class = (3 * rng.normal(size=(10, 8))[labels] + rng.normal(size=(50, 8))).astype(np.float32)
+    assert mixed_classes(*nearest_of_class(by_class, labels)) is None
+
+
+def test_a_list_whose_classes_look_alike_asks_for_groups_once(recipe, tmp_path, clip_files):
+    rows = [
+        (shutil.copy(clip_files / f"clip{i}.mp4", tmp_path / f"{i}-{label}.mp4"), label, f"clip{i}")
+        for i in range(4)
+        for label in range(10)
+    ]
+    plain, grouped = tmp_path / "plain.csv", tmp_path / "grouped.csv"
+    plain.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label, _ in rows))
+    grouped.write_text("path,label,group\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
+    shown = {}
+    for source in (plain, grouped):
+        probed = (f"pretrain.probe.list={source}", "pretrain.probe.every=1", "data.num_classes=10")
+        shown[source] = pretrain(recipe, tmp_path / source.stem, *probed)
+    text = "of the videos nearest to each other, 0.0 % have the same class, and "
+    assert shown[plain].count(text) == 1
+    assert text not in shown[grouped]
+
+
+def test_folds_divide_no_source_and_every_video_is_tested_once():
+    rng = np.random.default_rng(0)
+    labels, sources = np.repeat([0, 1], 30), numbered([f"{i // 3}" for i in range(60)])
+    features = (rng.normal(size=(60, 4)) + 4 * labels[:, None]).astype(np.float32)
+    assert num_folds(labels, sources) == 5
+    assert cross_validated(features, labels, sources, 2, seed=0) == 100
+    assert cross_validated(features, labels, sources, 2, seed=0) == 100
+    few = np.where(labels == 1, 99, sources)
+    assert cross_validated(features, labels, few, 2, seed=0) is None
+    assert chance(np.array([0, 0, 0, 1])) == 75
+
+
+def test_rank_and_std_have_their_known_values():
+    eye = np.eye(8, dtype=np.float32)
+    assert rank_me(eye) == pytest.approx(8, rel=1e-5)
+    assert rank_me(np.ones((8, 5), dtype=np.float32)) == pytest.approx(1, abs=1e-3)
+    assert rank_me(np.zeros((3, 5), dtype=np.float32)) == 1
+    assert feature_std(np.ones((8, 5), dtype=np.float32)) == pytest.approx(0, abs=1e-7)
+    drawn = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
+    assert feature_std(drawn) == pytest.approx(1, rel=0.01)
+    assert rank_me(drawn) == pytest.approx(16, rel=0.01)
+
+
+def test_spaced_items_include_both_ends():
+    assert spaced(range(5), 10) == (0, 1, 2, 3, 4)
+    assert spaced(range(101), 3) == (0, 50, 100)

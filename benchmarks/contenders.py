@@ -17,8 +17,8 @@ from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass
 from torch import Tensor, nn
 
 from everest.profiling.profile import StageName
-from everest.system.cpu import configure_cpu
-from everest.train.optim import make_optimizer, parameter_groups, set_lr
+from everest.system.compute import configure_cpu
+from everest.train.network import make_optimizer, parameter_groups, set_lr
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -18,7 +18,7 @@ import torch
 from everest.data.frames import pretrain_window
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
-from everest.system.cpu import READER_KEEPS, keep_freed_memory
+from everest.system.compute import READER_KEEPS, keep_freed_memory
 from everest.video import file
 
 T, STRIDE, SIZE = 16, 4, 224

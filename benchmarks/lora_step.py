@@ -23,8 +23,8 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_weights
 from everest.models.partial import choose_trained
 from everest.profiling.profile import stage_spec
-from everest.system.cpu import configure_cpu
-from everest.train.optim import set_lr, stage_optimizer
+from everest.system.compute import configure_cpu
+from everest.train.network import set_lr, stage_optimizer
 
 BATCH = 2
 FULL = "all weights"

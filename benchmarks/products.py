@@ -2,7 +2,7 @@
 
     python benchmarks/products.py [--rounds 9]
 
-One thread, in turns, on any processor: which of the two everest takes follows from it (`system.cpu`). The
+One thread, in turns, on any processor: which of the two everest takes follows from it (`system.compute`). The
 product has the size of ViT-B's MLP for 470 tokens.
 """
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from measuring import alternate, by_machine, markdown, publish, ratio, shown, with_earlier
 from torch import Tensor
 
-from everest.system.cpu import matmul_stays_float32
+from everest.system.compute import matmul_stays_float32
 
 ROWS, INNER, COLUMNS = 470, 768, 3072
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from measuring import HERE, markdown, publish
 from steps import Case, clips_for, our_pass
 
-from everest.system.cpu import configure_cpu
+from everest.system.compute import configure_cpu
 
 FRAMES = (16, 32, 64, 96, 128)
 KEPT = (0.15, 0.3, 0.5, 0.7, 1.0)

@@ -8,7 +8,7 @@ everest against the plain implementation on the same weights, and against the Vi
 thread, CPU seconds, in turns. The losses of everest and the plain implementation are compared first, in the
 timed configuration. Clips are noise: the work does not depend on the pixels.
 
-Each contender has its default settings: everest its CPU settings (`system.cpu`), the others
+Each contender has its default settings: everest its CPU settings (`system.compute`), the others
 PyTorch defaults. "On equal terms": all have the settings of everest; the plain one still updates in a loop.
 """
 

@@ -15,9 +15,8 @@ from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_loss
 from everest.profiling.profile import stage_spec
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network
-from everest.train.optim import set_lr, stage_optimizer
-from everest.train.step_record import StepNumbers, StepRecord
+from everest.train.network import Network, set_lr, stage_optimizer
+from everest.train.step_log import StepNumbers, StepRecord
 from everest.train.update import Updater
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
     from everest.stages import finetune, pretrain
-    from everest.train.optim import parameter_groups
+    from everest.train.network import parameter_groups
     from everest.video.pixels import normalise, normalize
     from everest.video.reader import read_frames
 
@@ -54,7 +54,7 @@ _HOMES = {
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
-    "parameter_groups": "everest.train.optim",
+    "parameter_groups": "everest.train.network",
     "predict": "everest.functions",
     "predict_timeline": "everest.functions",
     "pretrain": "everest.stages",

@@ -12,7 +12,7 @@ from everest.config.metrics import LOGGED, MEASURED_BY, METRICS, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
-from everest.data.class_weights import class_weights
+from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips

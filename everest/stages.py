@@ -13,7 +13,7 @@ from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
-from everest.suggest.choice import Purpose
+from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
 from everest.system.run_init import Decoder, Init
 from everest.train.run_options import RunOptions, start_or_resume

@@ -14,22 +14,21 @@ from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
+from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
-from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import REPORT_IMAGE
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
-from everest.train.adversary import first_step
 from everest.train.context import RunContext
 from everest.train.setup import set_up_training
-from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
+from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
 from everest.train.tracking import image_is_due
 from everest.train.training import Training
 from everest.video.pixels import in_unit_range

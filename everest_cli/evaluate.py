@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.system.ranks import is_main
+from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_values import read_recipe, read_shares

@@ -12,7 +12,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.heads import Task
     from everest.config.settings import Recipe
-    from everest.suggest.choice import Purpose
+    from everest.suggest.choices import Purpose
 
 
 class Precision(StrEnum):

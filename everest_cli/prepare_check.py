@@ -178,7 +178,7 @@ def _choose_sources(
 
 def _print_check(document: dict[str, Any], span: int | None, fps: float | None) -> None:
     from everest.prepare.label_checks import RARE
-    from everest.system.plural import counted
+    from everest.system.text import counted
 
     checked = counted(document["checked"], "video")
     typer.echo(f"{checked} checked, {document['ok']} can be decoded whole")

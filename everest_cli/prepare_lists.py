@@ -44,7 +44,7 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.prepare.index import read_index, recipe_lines, write_index
-    from everest.system.plural import counted
+    from everest.system.text import counted
 
     result = read_index(folder, annotations=annotations, layout=layout, split=split, task=task_of(task))
     target = output or folder

@@ -150,7 +150,7 @@ def _print_labels(document: dict[str, Any]) -> None:
 def _print_motion(document: dict[str, Any]) -> None:
     """The videos and the motion of each class; without classes the motion of all videos."""
     from everest.prepare.stats import MOTION
-    from everest.system.plural import counted
+    from everest.system.text import counted
 
     rows = document["classes"]
     motions = ["-" if row["motion"] is None else f"{row['motion']:.4f}" for row in rows]

@@ -34,7 +34,7 @@ def tokens(
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
-    from everest.prepare.tokens import write_tokens
+    from everest.tokenizer.cache_writing import write_tokens
     from everest.train.tokenizer_first import with_absolute_paths
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from everest.errors import RecipeError
-from everest.system.plural import counted
+from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.option_values import task_of
 from everest_cli.output import say
@@ -124,7 +124,7 @@ def suggest(
 
 def _check_pretrain(source: str, settings: DataSettings, data: str, *, divided: bool) -> None:
     """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
-    from everest.suggest.overlap import shared_videos
+    from everest.suggest.next_commands import shared_videos
 
     count = shared_videos(settings, ("train", "val", "test") if divided else ("val", "test"))
     videos = counted(count, "video")

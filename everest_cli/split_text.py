@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from everest.system.plural import counted
+from everest.system.text import counted
 from everest_cli.output import say
 
 FEW_VIDEOS: Final = 20  # our choice: one video more or less is 5 %

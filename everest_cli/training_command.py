@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from everest.system.devices import Devices, read_devices, visible_gpus
-from everest.system.launch import run_processes
-from everest.system.ranks import is_launched, is_main
+from everest.system.processes import is_launched, is_main, run_processes
 from everest.system.run_init import Decoder, Init
 from everest_cli import options as o
 from everest_cli.option_values import TrackerChoice, read_recipe
@@ -24,11 +23,11 @@ from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.suggest.choice import Purpose
+    from everest.profiling.dry_run import LossesOf
+    from everest.suggest.choices import Purpose
     from everest.train.context import RunContext
     from everest.train.run_options import RunOptions
     from everest.train.training import Training
-    from everest.train.trial import LossesOf
 
 
 class DecoderChoice(StrEnum):
@@ -194,7 +193,7 @@ def this_program() -> list[str]:
 
 def print_trial(training: Training, losses_of: LossesOf) -> None:
     """Run two forward and backward passes and print the estimates for the whole run, for --dry-run."""
-    from everest.train.trial import try_one_pass
+    from everest.profiling.dry_run import try_one_pass
 
     estimates = try_one_pass(training, losses_of)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"

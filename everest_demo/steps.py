@@ -18,7 +18,6 @@ from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import evaluate
 from everest.finetuning import finetune, set_up_finetuning
-from everest.prepare.tokens import write_tokens
 from everest.pretraining import pretrain, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
@@ -26,6 +25,7 @@ from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
+from everest.tokenizer.cache_writing import write_tokens
 from everest.train.context import RunContext
 from everest.train.run_options import start_or_resume
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer

@@ -110,12 +110,12 @@ MUTATIONS = {
         PARITY,
     ),
     "decay of the mask token": (
-        "train/optim.py",
+        "train/network.py",
         '"mask_token"',
         '"mask"',
         "tests/train/test_optim.py",
     ),
-    "peak once": ("train/optim.py", "max(warmup - 1, 1)", "warmup", PARITY),
+    "peak once": ("train/network.py", "max(warmup - 1, 1)", "warmup", PARITY),
     "embedding in the last layer": (
         "models/video_model.py",
         '"stem": r"encoder',

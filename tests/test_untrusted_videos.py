@@ -15,8 +15,8 @@ import pytest
 from safetensors import safe_open
 from small_runs import called, refused, small_recipe
 
-from everest.system.names import escape_bytes
 from everest.system.run_folder import RunFolder
+from everest.system.text import escape_bytes
 
 TITLE = b"title of eighteen."
 

@@ -14,9 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.describe import sample_pixels, trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.checkpoints.sample_clips import sample_pixels
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.config.values import Input
 from everest.errors import RecipeError

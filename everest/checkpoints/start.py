@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
-from everest.checkpoints.same_pixels import require_same_channels
+from everest.checkpoints.preprocessor import require_same_channels
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError, shown

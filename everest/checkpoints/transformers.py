@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
-from everest.checkpoints.describe import sampled_frames, trained_clip
+from everest.checkpoints.describe import sample_clips, sampled_frames, trained_clip
 from everest.checkpoints.facts import TORCH_EPS, Hints
 from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.checkpoints.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
-from everest.checkpoints.sample_clips import sample_clips
 from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
@@ -34,8 +33,7 @@ from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
 from everest.system.files import unfinished_folder, write_text
 from everest.system.run_folder import WEIGHTS
-from everest.system.tensor_file import write_tensors
-from everest.system.weights import Weights
+from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
 LEAVES: Final = ("weight", "bias")

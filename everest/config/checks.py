@@ -8,10 +8,7 @@ from typing import Final
 
 import torch
 
-from everest.config.labels import label_problems
 from everest.config.layers import STAGES, KeyPath
-from everest.config.partial import partial_problems
-from everest.config.probes import probe_problems
 from everest.config.settings import ModelSettings, Recipe
 from everest.config.sizes import (
     LEAST_PLACES,
@@ -19,6 +16,7 @@ from everest.config.sizes import (
     discriminator_halvings,
     rotary_channels,
 )
+from everest.config.stage_checks import label_problems, partial_problems, probe_problems
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown

@@ -6,11 +6,9 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from everest.config.checks import trained_stages
-from everest.config.labels import label_notices
 from everest.config.layers import STAGES, KeyPath
-from everest.config.partial import partial_notices
-from everest.config.probes import probe_notices
 from everest.config.settings import Recipe
+from everest.config.stage_checks import label_notices, partial_notices, probe_notices
 from everest.config.stage_settings import TARGET_KEYS
 from everest.methods.alignment import FEWEST_SLICES
 from everest.methods.frame_selection import num_candidates

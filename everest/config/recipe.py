@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from everest.config.budgets import choose_budgets
 from everest.config.checks import contradictions
 from everest.config.layers import (
     BY_BACKBONE,
@@ -33,8 +32,28 @@ from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
 from everest.methods.external import import_named, is_import_path
-from everest.system.names import is_unicode
 from everest.system.storage import parse_location
+from everest.system.text import is_unicode
+
+
+def choose_budgets(merged: Merged) -> Iterator[tuple[KeyPath, str]]:
+    """Drop the epochs below a layer with steps, and the steps below a layer with epochs.
+
+    Yields:
+        The key and the problem of each stage for which one layer gives both.
+    """
+    for stage in ("pretrain", "finetune", "tokenizer"):
+        section = merged.values.get(stage)
+        if not isinstance(section, dict) or section.get("steps") is None:
+            continue
+        steps, epochs = (merged.origins.get((stage, unit)) for unit in ("steps", "epochs"))
+        if steps and epochs and section.get("epochs") is not None and epochs.layer >= steps.layer:
+            if epochs.layer == steps.layer:
+                yield (stage, "steps"), "a stage has epochs or steps, not both; remove one of them"
+            section["steps"] = None
+        else:
+            section["epochs"] = None
+
 
 _ADAPTER = TypeAdapter(Recipe)
 _CLASSES = (  # the keys that may name a class of another package

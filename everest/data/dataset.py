@@ -23,13 +23,13 @@ from torch.utils.data import Dataset, Sampler
 
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
-from everest.data.groups import SampleKey
+from everest.data.randomness import Purpose, generator_at
 from everest.data.ring import Layout
 from everest.data.views import MakeViews, Views
+from everest.data.workers import SampleKey
 from everest.errors import DataError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample
-from everest.system.randomness import Purpose, generator_at
 from everest.video.reader import VideoError
 
 NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read

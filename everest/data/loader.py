@@ -1,4 +1,4 @@
-"""Batches of clips, read by worker processes into a ring of slots.
+"""Batches of clips, read by worker processes into a ring of slots, and copied to the device.
 
 A batch that `batches` yields is valid until the next one is requested: its slot is then written again. A
 consumer that keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a
@@ -19,13 +19,11 @@ import torch
 from torch import Tensor
 
 from everest.data.dataset import Clip, StepSampler, VideoClips
-from everest.data.groups import Division, Group, SampleKey, divide
-from everest.data.ring import Ring, ring_bytes
-from everest.data.workers import WorkerCrash, Workers
+from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
+from everest.data.workers import Division, Group, SampleKey, WorkerCrash, Workers, divide
 from everest.errors import DataError
 from everest.system.cores import num_readers
-from everest.system.ranks import local_processes
-from everest.system.shared_memory import free_shared_memory, require_shared_memory
+from everest.system.processes import local_processes
 
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
 MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
@@ -235,3 +233,23 @@ def on_device(batch: Clip, device: torch.device) -> Clip:
         copied.record(torch.cuda.current_stream(device))
         batch.copies.append(copied)
     return batch._replace(**moved, tokens=tokens)
+
+
+class DeviceCopy:
+    """Copies the tensors of batches by a stream of their own: the next batch is copied during a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: Clip) -> Clip:
+        """The batch on the device. On a GPU the host waits for nothing; later kernels wait for the copy."""
+        if self._stream is None:
+            return on_device(batch, self._device)
+        with torch.cuda.stream(self._stream):
+            moved = on_device(batch, self._device)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        for tensor in (moved.frames, moved.label, moved.noise, moved.erase, *moved.tokens.values()):
+            tensor.record_stream(computing)  # the memory is free again only when the step has used it
+        return moved

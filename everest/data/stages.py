@@ -16,9 +16,9 @@ from everest.config.metrics import METRICS, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
+from everest.data.class_balance import sample_weights
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
-from everest.data.sampling import sample_weights
 from everest.data.views import (
     EvalViews,
     FinetuneViews,

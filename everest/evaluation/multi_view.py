@@ -21,8 +21,8 @@ from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
+from everest.system.compute import HostCopy
 from everest.system.events import Report
-from everest.system.host_copy import HostCopy
 
 CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
 

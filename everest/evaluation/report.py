@@ -23,7 +23,7 @@ from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.metrics.predicted import Predictions
 from everest.system.files import write_text
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"

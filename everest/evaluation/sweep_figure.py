@@ -17,7 +17,7 @@ from everest.config.metrics import MEASURED_BY, METRICS
 from everest.figures.curves import COLORS, LINES
 from everest.figures.fonts import name_entries
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 HEIGHT: Final = 5.0  # inches of a panel
 

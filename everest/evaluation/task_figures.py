@@ -21,8 +21,7 @@ from everest.evaluation.metric_text import percent
 from everest.figures.curves import COLORS, LINES
 from everest.figures.fonts import name_entries
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
-from everest.system.plural import counted
+from everest.system.text import counted, escape_bytes
 
 NAMED: Final = 10  # our choice: classes with a color of their own
 LONGEST_NAME: Final = 32  # letters

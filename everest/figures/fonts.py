@@ -13,7 +13,7 @@ from matplotlib import font_manager
 from matplotlib.legend import Legend
 
 from everest.system.hub import warn_on_main
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
 FALLBACK: Final = (

@@ -25,7 +25,7 @@ from everest.figures.mask_view import GRAY, MaskView
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
 from everest.system.hub import warn_on_main
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 
 def ranks_of(order: Tensor) -> list[int]:

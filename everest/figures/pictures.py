@@ -36,7 +36,7 @@ from everest.figures.legend import (
 from everest.figures.mask_view import GRAY, MaskView, spread
 from everest.figures.words import SMALL, add_words
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most

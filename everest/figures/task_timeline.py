@@ -19,8 +19,7 @@ from everest.figures.curves import COLORS
 from everest.figures.fonts import any_script
 from everest.figures.timeline import LONGEST_NAME, SHORTEST, Bouts, colors_of
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
-from everest.system.plural import counted
+from everest.system.text import counted, escape_bytes
 
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LANE: Final = 0.35  # inches

@@ -19,8 +19,7 @@ from matplotlib.patches import Patch
 from everest.figures.curves import COLORS
 from everest.figures.fonts import any_script, name_entries
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
-from everest.system.plural import counted
+from everest.system.text import counted, escape_bytes
 
 MOST_ROWS: Final = 12
 ONE_ROW: Final = 120.0  # seconds that are not divided

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from everest.figures.legend import LegendLine
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 SMALL: Final = 8  # points, of explanations
 TITLE_LINE: Final = 0.17  # inches

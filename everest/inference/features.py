@@ -20,11 +20,11 @@ from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, over_videos
+from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
-from everest.system.row_store import RowStore, open_row_store, saved_plan
-from everest.system.tensor_file import write_tensors
+from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
 RowOf = Callable[[Values], dict[str, Tensor]]

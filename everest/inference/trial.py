@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from everest.checkpoints.describe import sample_clips
 from everest.checkpoints.load import build_model, find_weights, open_encoder
-from everest.checkpoints.sample_clips import sample_clips
 from everest.checkpoints.timm_images import is_timm_name, open_image_weights
 from everest.inference.model import encode, require_finite_outputs
 from everest.models.spec import ModelSpec

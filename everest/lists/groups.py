@@ -17,7 +17,7 @@ from typing import Final
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.lists.sample import Sample
 from everest.lists.text import ListRow
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 FOLDER: Final = "folder"
 PATH: Final = "path:"

@@ -11,8 +11,8 @@ from everest.lists.header import GROUP_COLUMN
 from everest.lists.labels import Label, LabelRules
 from everest.lists.sample import Sample
 from everest.lists.text import ListRow
-from everest.system.names import is_unicode
 from everest.system.storage import Location, RemotePath, join_location, parse_location
+from everest.system.text import is_unicode
 
 SHOWN: Final = 5  # problems, or names, that a message shows
 

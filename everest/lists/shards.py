@@ -16,8 +16,8 @@ from everest.errors import DataError
 from everest.lists.header import is_known
 from everest.lists.text import ListRow
 from everest.system.json_text import parse_json, validated
-from everest.system.names import is_file_name, is_plain, is_unicode
 from everest.system.storage import Location
+from everest.system.text import is_file_name, is_plain, is_unicode
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
 

@@ -3,7 +3,7 @@
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, a column
 `label.NAME` for each of several heads, and others, which are ignored (everest.lists.header); semicolons
-may separate it, too. The text is UTF-8; a path may be any bytes (everest.system.names).
+may separate it, too. The text is UTF-8; a path may be any bytes (everest.system.text).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 
 from everest.errors import DataError
 from everest.lists.header import COLUMNS, Header, is_header, read_header
-from everest.system.names import is_unicode
 from everest.system.storage import Location
+from everest.system.text import is_unicode
 from everest.video.folders import as_data_error
 from everest.video.source import Member
 

@@ -15,7 +15,7 @@ from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_atomically
-from everest.system.names import is_file_name, is_unicode
+from everest.system.text import is_file_name, is_unicode
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.camera import Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
-from everest.system.fusion import fusable
+from everest.system.compute import fusable
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
 from everest.methods.grid import patchify
-from everest.system.fusion import fusable
-from everest.system.precision import computes_bf16
+from everest.system.compute import computes_bf16, fusable
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]

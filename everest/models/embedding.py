@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.errors import RecipeError
-from everest.system.precision import computes_bf16
+from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 
 from everest.config.heads import Task
+from everest.inference.journal import open_journal
 from everest.lists.labels import LabelRules
 from everest.lists.sample import Sample
 from everest.lists.sources import ListedSample, Source
@@ -24,10 +25,9 @@ from everest.prepare.label_checks import (
     rare_classes,
     training_source,
 )
-from everest.prepare.processes import Failure, map_apart
 from everest.prepare.stats import num_frames, spread
 from everest.system.events import Report, notice
-from everest.system.journal import open_journal
+from everest.video.file_processes import Failure, map_apart
 
 JOURNAL: Final = "checked_videos.jsonl"
 _INSPECTION: Final = TypeAdapter(Inspection)

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from everest.figures.fonts import any_script
 from everest.prepare.stats import MOTION, Stats
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
-from everest.system.plural import counted
+from everest.system.text import counted, escape_bytes
 
 COLUMNS: Final = 6
 MOST: Final = 60  # thumbnails; if there are more classes, the first are shown

@@ -21,11 +21,11 @@ from everest.lists.originals import SourceList
 from everest.lists.sample import Sample
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
-from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import refuse_inputs, write_table, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
+from everest.video.file_processes import Failure, map_apart
 from everest.video.stream import VideoError
 
 MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings and the job share

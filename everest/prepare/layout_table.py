@@ -9,9 +9,8 @@ from typing import Final
 
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.prepare.layout import Layout, Sources
-from everest.prepare.layouts_csv import EPIC, KINETICS
-from everest.prepare.layouts_json import DIVING48, OSCC, SSV2
-from everest.prepare.layouts_text import FINEGYM99, FINEGYM288, HMDB51, UCF101
+from everest.prepare.layouts_clips import DIVING48, HMDB51, OSCC, SSV2, UCF101
+from everest.prepare.layouts_segments import EPIC, FINEGYM99, FINEGYM288, KINETICS
 
 LAYOUTS: Final = {
     layout.name: layout

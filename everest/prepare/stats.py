@@ -20,9 +20,9 @@ from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.lists.sample import Sample
 from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
-from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
+from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
 from everest.video.timeline import Timeline, num_timeline_frames

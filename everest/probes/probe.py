@@ -26,6 +26,7 @@ from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values
+from everest.inference.row_store import open_row_store
 from everest.lists.labels import Label
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
@@ -33,7 +34,6 @@ from everest.metrics.predicted import Predictions, label_array
 from everest.probes.probe_heads import Output, attentive, linear, nearest_neighbors
 from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
-from everest.system.row_store import open_row_store
 
 PROBES: Final = ("knn", "linear", "attentive")
 SHOWN: Final = {  # metrics by task; the first has a chance level

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
-from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.train.optim import cosine_lr
+from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.train.network import cosine_lr
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]  # (N,)

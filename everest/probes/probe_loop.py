@@ -9,7 +9,7 @@ import torch
 from everest.models.cost import count_macs, stack_macs, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
-from everest.system.plural import counted
+from everest.system.text import counted
 from everest.train.probes import FEWEST_HELD_OUT, MOST_SHARE, Row, new_warnings, probe_rows, sentence
 from everest.train.training import Training
 

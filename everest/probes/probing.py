@@ -25,6 +25,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
+from everest.data.randomness import Purpose, seed_at
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.models.lora import merged
@@ -34,8 +35,7 @@ from everest.probes.feature_measures import feature_std, rank_me
 from everest.probes.list_probe import chance, cross_validated, leave_one_out, nearest_of_class, numbered
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main
-from everest.system.randomness import Purpose, seed_at
-from everest.system.sharding import full_tensor
+from everest.system.weights import full_tensor
 from everest.train.probes import mixed_classes, probed_steps
 from everest.train.training import Training
 

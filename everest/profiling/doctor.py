@@ -167,7 +167,7 @@ def _check_gpu(torch: ModuleType, number: int) -> CheckResult:
     except RuntimeError as error:
         fix = "install a torch built for this GPU, or exclude it by --gpus"
         return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
-    from everest.system.precision import computes_bf16
+    from everest.system.compute import computes_bf16
 
     fast = computes_bf16(torch.device("cuda", number))
     return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: train.precision auto is fp16'}")

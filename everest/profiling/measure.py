@@ -24,7 +24,7 @@ from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec, training_settings
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
-from everest.train.optim import stage_optimizer
+from everest.train.network import stage_optimizer
 from everest.train.update import compile_model
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation

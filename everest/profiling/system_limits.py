@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from everest.data.groups import divide
+from everest.data.ring import REMEDY, free_shared_memory
+from everest.data.workers import divide
 from everest.profiling.check_result import GIB, CheckResult, at_least
 from everest.system.cores import num_readers
-from everest.system.shared_memory import REMEDY, free_shared_memory
 
 USUAL_CLIP: Final = 3 * 16 * 224 * 224  # bytes; most recipes
 USUAL_PASS: Final = 16  # clips; our choice: of a ViT-B on a CPU

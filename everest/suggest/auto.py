@@ -13,7 +13,7 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile
 from everest.errors import RecipeError
 from everest.lists.stage_source import LISTS
-from everest.suggest.choice import Purpose
+from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import data_section, examine_data, with_task
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text
 

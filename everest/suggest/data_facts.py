@@ -27,7 +27,7 @@ from everest.lists.stage_source import LISTS, find_source
 from everest.lists.tasks import find_task, found_notice
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
-from everest.suggest.suggest_probes import ProbeList, probe_list
+from everest.suggest.choices import ProbeList, probe_list
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_under
 from everest.video.reader import probe

@@ -1,13 +1,33 @@
-"""The commands that follow after lists or a recipe were made."""
+"""The commands that follow after lists or a recipe were made, and videos that stages read for two uses."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from everest.config.heads import Task
+from everest.config.settings import DataSettings
 from everest.lists.sample import Sample
+from everest.lists.samples import read_samples
+from everest.lists.stage_source import find_source
+
+
+def shared_videos(data: DataSettings, keys: Iterable[str]) -> int:
+    """Count the videos of `data.pretrain` that the lists `keys` have, too; a link counts as its target.
+
+    Raises:
+        DataError: a list cannot be read.
+    """
+    others = [_paths(data, key) for key in keys if getattr(data, key) is not None]
+    return len(_paths(data, "pretrain").intersection(set().union(*others)))
+
+
+def _paths(data: DataSettings, key: str) -> set[str]:
+    source = find_source(data, key, labeled=False)
+    samples = read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
+    return {os.path.realpath(sample.path) for sample in samples}
 
 
 def training_commands(

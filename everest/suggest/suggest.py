@@ -16,10 +16,9 @@ from everest.config.yaml import write_yaml
 from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
 from everest.lists.label_facts import IMBALANCED
-from everest.suggest.choice import Choice, Purpose
+from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.suggest_augmentation import augmentation
-from everest.suggest.suggest_probes import choose_every
 from everest.train.plan import PEAK_LR
 from everest.train.probes import MOST_SHARE
 

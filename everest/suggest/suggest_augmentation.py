@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from everest.suggest.choice import Choice, Purpose
+from everest.suggest.choices import Choice, Purpose
 from everest.suggest.data_facts import DataFacts
 
 FEW_VIDEOS: Final = 500  # up to here a model sees differences

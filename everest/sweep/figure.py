@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from everest.figures.curves import COLORS, LONGEST_NAME
 from everest.figures.fonts import any_script
 from everest.system.files import write_atomically
-from everest.system.names import escape_bytes
+from everest.system.text import escape_bytes
 
 FIGURE: Final = "report.png"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used

@@ -20,9 +20,8 @@ from everest.sweep.works import RUNS, Work
 from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.json_text import parse_json
-from everest.system.locks import sole_writer
+from everest.system.locks import running_here, sole_writer
 from everest.system.run_folder import TOKENIZER
-from everest.system.run_lock import running_here
 
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
 

@@ -17,9 +17,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
-from everest.system.cpu import configure_cpu
-from everest.system.precision import auto_precision
-from everest.system.ranks import is_launched
+from everest.system.compute import auto_precision, configure_cpu
+from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
 T = TypeVar("T")
@@ -33,7 +32,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     """Set up the process group and the precision; see `auto_precision` for `auto`.
 
     Also sets the precision of float32 products, and on a CPU the options that make it fast
-    (everest.system.cpu).
+    (everest.system.compute).
 
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from everest.system.ranks import local_processes
+from everest.system.processes import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
 JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from everest.errors import CheckpointError
 from everest.system.files import write_error
-from everest.system.ranks import is_main
+from everest.system.processes import is_main
 
 PREFIX = "hf:"
 _TEXTS = ["*.json", "README.md", "LICENSE*"]

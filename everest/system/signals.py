@@ -8,8 +8,7 @@ import time
 from types import FrameType
 
 from everest.errors import UserError
-from everest.system.launch import PARENT, catch_stop_signals
-from everest.system.ranks import is_main
+from everest.system.processes import PARENT, catch_stop_signals, is_main
 from everest.system.terminal import leave_closed_terminal
 
 

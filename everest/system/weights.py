@@ -1,22 +1,84 @@
-"""Weights files: tensors with a header that describes them (everest.system.weights_header)."""
+"""Weights files: tensors with a header that describes them (everest.system.weights_header).
+
+The bytes of a file follow from its content alone. The writers of the safetensors package take the texts of
+the header from a hash map, so equal content has other bytes, and another checksum, at every call. This writer
+sorts them. It follows the published format: 8 bytes with the length of the header, the header as JSON, the
+tensors.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from everest.errors import CheckpointError, shown
+from everest.system.files import write_atomically
 from everest.system.json_text import validated
-from everest.system.sharding import like_sharded
-from everest.system.tensor_file import write_tensors
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
+
+TYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+}
+ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically: the same names, tensors and texts give the same bytes.
+
+    Tensors are written from their own memory. One that is not contiguous or not on the CPU is copied while it
+    is written.
+
+    Raises:
+        EnvironmentProblem: the disk refuses the file; an earlier one at `path` is still there.
+    """
+    # The widest types first, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    start = 0
+    for name, tensor in ordered:
+        end = start + tensor.nbytes
+        header[name] = {
+            "dtype": TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for _, tensor in ordered:
+                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+    write_atomically(path, write)
+
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 
@@ -137,3 +199,22 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     ]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+
+
+def set_gradient_exchange(model: nn.Module, *, on: bool) -> None:
+    """Set whether the next backward pass exchanges gradients; only sharded models need it."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(on)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor. All processes must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like_sharded(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of `value` on the device of `like`, and sharded in the same way."""
+    value = value.to(like.device, copy=True)
+    if isinstance(like, DTensor) and value.dim() == like.dim():
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    return value

@@ -1,4 +1,4 @@
-"""The context of a run, which all of its stages share."""
+"""The context of a run, which all of its stages share; run_options needs set-up, which needs this file."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 from everest.config.metrics import METRICS, metric_of_rows
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
+from everest.system.locks import is_running, last_written
 from everest.system.run_folder import (
     ENDED,
     ENVIRONMENT,
@@ -22,7 +23,6 @@ from everest.system.run_folder import (
     RunFolder,
 )
 from everest.system.run_init import INIT, ORIGIN
-from everest.system.run_lock import is_running, last_written
 from everest.system.weights_header import WeightsHeader, read_header
 
 Value = TypeVar("Value")

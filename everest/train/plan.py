@@ -10,7 +10,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.health import FEWEST_STEPS
-from everest.train.optim import cosine_lr, scaled_lr
+from everest.train.network import cosine_lr, scaled_lr
 
 BF16_BYTES = 2  # of a value
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps

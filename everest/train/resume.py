@@ -1,7 +1,11 @@
-"""Checks whether a folder may hold a run: a new one, the one that is there and is resumed, or none."""
+"""Checks whether a folder may hold a run: a new one, the one that is there and is resumed, or none.
+
+Traces of killed processes count as no run: a run that has not started, and unfinished files.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,22 +15,66 @@ from typing import Any, Final
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError, differing
-from everest.system.interrupted import has_not_started
-from everest.system.names import is_unicode
+from everest.system.files import UNFINISHED, is_unfinished
+from everest.system.locks import RUNNING, refuse_trained
 from everest.system.run_folder import (
+    ENVIRONMENT,
     ONE_BATCH,
     OWN_FILES,
     PLAN,
     RECIPE,
+    STATE,
+    TOKENIZER,
     RunFolder,
     is_own_tokenizer,
     own_tokenizer,
 )
 from everest.system.run_init import DECODER, INIT, Init
-from everest.system.run_lock import refuse_trained
+from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.own_settings import tokenizer_depends_on
+
+HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
+_STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
+_SAFETENSORS: Final = re.compile(r"\.tmp\w{6}")
+
+
+def has_not_started(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a run writes before its recipe; true for an empty folder.
+
+    The tokenizer's run inside the folder may be at any step, because it is trained first.
+    """
+    run = RunFolder(folder)
+    names = {file.name for file in folder.iterdir() if not is_unfinished(file.name)} - {TOKENIZER, RUNNING}
+    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+        names.discard(STATE)
+    if run.read_env(PLAN) is not None:  # otherwise another program has written it
+        names.discard(ENVIRONMENT)
+    return not names
+
+
+def remove_leftovers(run: RunFolder) -> None:
+    """Remove the unfinished files of killed processes from a run folder; one may be as large as a state.
+
+    Only the process that has claimed the run may call it.
+    """
+    own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
+    for file in run.path.iterdir():
+        if file.name in own or _is_of_safetensors(file):
+            file.unlink()
+    for file in run.state.iterdir() if run.state.is_dir() else ():
+        if _STATE.fullmatch(file.name) or _is_of_safetensors(file):
+            file.unlink()
+
+
+def _is_of_safetensors(file: Path) -> bool:
+    """Whether safetensors made the file for everest; earlier versions of everest left it there."""
+    if not _SAFETENSORS.fullmatch(file.name) or not file.is_file() or file.is_symlink():
+        return False
+    with file.open("rb") as opened:
+        return b'"format":"everest' in opened.read(HEADER_BYTES)
+
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 MAY_CHANGE: Final = {

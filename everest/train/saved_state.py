@@ -24,8 +24,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.errors import CheckpointError, EnvironmentProblem, UserError
 from everest.system.accelerator import decide_on_main
 from everest.system.json_text import json_text, parse_json
-from everest.system.tensor_file import write_tensors
-from everest.system.weights import read_tensors, state_hash
+from everest.system.weights import read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside

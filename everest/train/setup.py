@@ -21,6 +21,8 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
+from everest.data.randomness import Purpose, seed_at
+from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
@@ -32,18 +34,15 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, precision_text
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.events import notice
-from everest.system.interrupted import remove_leftovers
-from everest.system.randomness import Purpose, seed_at
-from everest.system.ranks import local_processes
+from everest.system.processes import local_processes
 from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
-from everest.system.shared_memory import few_workers_notice, require_shared_memory
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
-from everest.train.network import Network
-from everest.train.optim import stage_optimizer
+from everest.train.network import Network, stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage, plan_warnings
+from everest.train.resume import remove_leftovers
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
 

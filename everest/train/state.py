@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from everest.errors import CheckpointError
 from everest.models.lora import merged
-from everest.system.host_copy import HostCopy
+from everest.system.compute import HostCopy
 from everest.system.run_folder import ENDED, RunFolder
-from everest.system.sharding import full_tensor
-from everest.system.weights import Weights
+from everest.system.weights import Weights, full_tensor
 from everest.system.weights_header import read_header
 from everest.train.network import EMA, MODEL, Network, part_of
 from everest.train.saved_state import SavedState, newest_state, set_aside, states_in

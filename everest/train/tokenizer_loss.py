@@ -1,10 +1,13 @@
 """The loss of a tokenizer: rebuilt pixels and, where their weights are not 0, two terms of MAGVIT's.
 
-As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perceptual term. The perceptual one
-is the mean squared difference between the logits of an ImageNet network on rebuilt and on real frames: a
-ResNet-50, with frames in the size that it was trained on, because its logits mean little for other sizes.
-Ours: a few frames of a clip, drawn again in every pass. On average their mean is that of all frames; all
-sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
+As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perceptual term. The adversary is a
+discriminator that learns to distinguish rebuilt clips from real ones, with the non-saturating loss, R1 on the
+real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
+Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
+and on real frames: a ResNet-50, with frames in the size that it was trained on, because its logits mean
+little for other sizes. Ours: a few frames of a clip, drawn again in every pass. On average their mean is that
+of all frames; all sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its
+time.
 
 B batch, T frames, H W pixels.
 """
@@ -24,15 +27,85 @@ from torch import Tensor, nn
 from everest.checkpoints.foreign import locate, read_foreign
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
+from everest.data.randomness import Purpose, seed_at
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.hub import Unreachable, warn_on_main
-from everest.system.randomness import Purpose, seed_at
 from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
-from everest.train.adversary import Adversary
+from everest.train.network import Network, make_optimizer
 from everest.video.pixels import IMAGENET
+
+START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
+BETAS: Final = (0.0, 0.99)  # MAGVIT
+
+
+def first_step(steps: int) -> int:
+    """Returns the step, from 0, at which the adversary starts in a run of `steps` steps."""
+    return int(START * steps)
+
+
+class DiscriminatorLosses(NamedTuple):
+    """The scalars of one pass."""
+
+    total: Tensor  # the loss of the discriminator
+    logistic: Tensor  # low if it distinguishes real and rebuilt clips
+    r1: Tensor  # without its weight
+
+
+class Adversary:
+    """A discriminator, (B, 3, T, H, W) to (B,), and its optimizer.
+
+    Everything is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
+
+    Args:
+        r1_weight: of the penalty.
+        lr_scale: its learning rate over the tokenizer's, in every step.
+    """
+
+    def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
+        self.discriminator = discriminator
+        self._r1_weight = r1_weight
+        group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
+        self.network = Network(
+            module=discriminator,
+            optimizer=make_optimizer([group], betas=BETAS),
+            name="adversary",
+            grad_norm="discriminator_grad_norm",
+        )
+
+    def generator_loss(self, rebuilt: Tensor) -> Tensor:
+        """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
+        self.discriminator.requires_grad_(False)
+        try:
+            with torch.autocast(rebuilt.device.type, enabled=False):
+                return F.softplus(-self.discriminator(rebuilt.float())).mean()
+        finally:
+            self.discriminator.requires_grad_(True)
+
+    def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
+        """The losses of the discriminator; neither real nor rebuilt clips get a gradient."""
+        real = real.detach().float().requires_grad_()
+        # Autocast would also reach the operations of a gradient's own graph.
+        with torch.autocast(real.device.type, enabled=False):
+            on_real = self.discriminator(real)  # (B,)
+            on_rebuilt = self.discriminator(rebuilt.detach().float())
+            logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
+            r1 = r1_penalty(on_real, real, learns=self._r1_weight > 0)
+            return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
+
+
+def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
+    """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
+
+    Args:
+        logits: (B,) of the clips `real`, which need a gradient.
+        learns: whether the penalty itself needs a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"

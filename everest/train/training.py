@@ -25,26 +25,23 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.device_copy import DeviceCopy
-from everest.data.loader import ClipLoader, StoppedWaiting, batches, choose_workers, make_loader
+from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
+from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.errors import EnvironmentProblem
 from everest.models.drop_path import drop_noise, drop_paths
 from everest.system.events import notice
-from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.context import RunContext
-from everest.train.health import Nonfinite
+from everest.train.health import Nonfinite, WaitWatch, waiting_advice
 from everest.train.network import Network
 from everest.train.plan import StagePlan
 from everest.train.probes import Probing
 from everest.train.state import TrainState
-from everest.train.step_log import Row, StepLog
-from everest.train.step_record import StepNumbers, StepRecord
+from everest.train.step_log import Row, StepLog, StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
-from everest.train.waiting import WaitWatch, waiting_advice
 
 # Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
 # can end, and be saved.

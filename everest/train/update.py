@@ -15,11 +15,10 @@ from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
 from everest.models.block import Block
-from everest.system.fusion import fuse_functions
-from everest.system.sharding import full_tensor, set_gradient_exchange
-from everest.train.network import Network
-from everest.train.optim import set_lr
-from everest.train.step_record import StepNumbers
+from everest.system.compute import fuse_functions
+from everest.system.weights import full_tensor, set_gradient_exchange
+from everest.train.network import Network, set_lr
+from everest.train.step_log import StepNumbers
 
 MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
 # Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
@@ -31,7 +30,7 @@ MOST_GRAPHS: Final = 64
 def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     """Compile the model as `train.compile` requires, with a graph for each batch size.
 
-    `auto` compiles each block on a GPU, and the functions of everest.system.fusion, where Triton is
+    `auto` compiles each block on a GPU, and the functions of everest.system.compute, where Triton is
     installed: that takes seconds, while a whole model takes minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from everest.errors import DataError, similar
-from everest.system.names import is_unicode
 from everest.system.storage import Location
+from everest.system.text import is_unicode
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 VIDEO_SUFFIXES: Final = frozenset(

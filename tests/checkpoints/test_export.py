@@ -14,10 +14,10 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints import graph_files
+from everest.checkpoints.describe import sample_clips
 from everest.checkpoints.graph import exportable
 from everest.checkpoints.graph_files import compare
 from everest.checkpoints.load import open_model
-from everest.checkpoints.sample_clips import sample_clips
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import EnvironmentProblem

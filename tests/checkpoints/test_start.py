@@ -25,7 +25,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.system.weights import Weights, read_weights
 from everest.system.weights_header import read_header
-from everest.train.optim import stage_optimizer
+from everest.train.network import stage_optimizer
 
 LARGER = ("--set", "data.size=48")
 

@@ -14,11 +14,11 @@ from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
 
 from everest.checkpoints.convert import convert
+from everest.checkpoints.describe import sample_pixels
 from everest.checkpoints.facts import Hints
 from everest.checkpoints.foreign import read_foreign
 from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
-from everest.checkpoints.sample_clips import sample_pixels
 from everest.checkpoints.transformers import write_folder
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from everest.config.heads import named_heads
 from everest.data.dataset import Clip, VideoClips
-from everest.data.groups import GROUP, MOST_AHEAD, SampleKey, divide
 from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
 from everest.data.views import Views
+from everest.data.workers import GROUP, MOST_AHEAD, SampleKey, divide
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError

@@ -15,13 +15,13 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
+from everest.data.class_balance import sample_weights
 from everest.data.dataset import StepSampler
-from everest.data.sampling import sample_weights
+from everest.data.randomness import Purpose, generator_at
 from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
 from everest.errors import RecipeError
 from everest.lists.classes import Classes, empty_classes_notice
 from everest.lists.sample import Sample
-from everest.system.randomness import Purpose, generator_at
 
 KINDS = ("balanced", "sqrt")
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)

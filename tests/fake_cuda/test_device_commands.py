@@ -16,7 +16,7 @@ from everest.train.saved_state import read_state
 Train = Callable[..., Ended]
 
 # Where the host waits for the device in a training step, in order. A shorter list is a faster step.
-STEP_WAITS = ["system.host_copy HostCopy.read"]  # for the numbers of the step before
+STEP_WAITS = ["system.compute HostCopy.read"]  # for the numbers of the step before
 
 
 def assert_all_waits_are_named(process: Process) -> None:

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everest.system.run_lock import RUNNING
+from everest.system.locks import RUNNING
 
 from .case import Case, CaseId
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.errors import RecipeError
-from everest.system.row_store import RowStore, open_row_store
+from everest.inference.row_store import RowStore, open_row_store
 from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
@@ -99,7 +99,7 @@ def test_equal_calls_write_equal_files(classifier_run: Path, clip_files: Path, t
 
 KILLED_AFTER_23 = """
 import os, signal
-from everest.system.row_store import RowStore
+from everest.inference.row_store import RowStore
 from everest_cli.main import main
 add = RowStore.add
 def add_or_die(self, video, found):

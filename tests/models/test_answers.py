@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from everest.config.heads import Head, named_heads
-from everest.data.class_weights import class_weights
+from everest.data.class_balance import class_weights
 from everest.errors import RecipeError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample

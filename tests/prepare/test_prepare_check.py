@@ -17,7 +17,7 @@ from prepare_commands import everest
 
 from everest.lists.samples import read_samples
 from everest.prepare.examine import examine
-from everest.prepare.processes import Failure, map_apart
+from everest.video.file_processes import Failure, map_apart
 
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
     "audio_only.mp4": "no video stream",

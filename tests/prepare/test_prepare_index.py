@@ -17,7 +17,7 @@ from everest.lists.samples import read_samples
 from everest.lists.text import read_rows
 from everest.prepare.layout import unique_names
 from everest.prepare.layout_table import LAYOUTS
-from everest.prepare.layouts_csv import seconds_of
+from everest.prepare.layouts_segments import seconds_of
 
 # Every row of every list, as (file, labels, its segment).
 ROWS = {

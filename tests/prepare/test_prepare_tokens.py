@@ -28,10 +28,10 @@ from everest.data.stages import pretrain_clips
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import LearnedImportance
-from everest.prepare.tokens import dense_ranks
 from everest.system.weights import Weights
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.cache_index import INDEX
+from everest.tokenizer.cache_writing import dense_ranks
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import everest
-from everest.train.optim import parameter_groups
+from everest.train.network import parameter_groups
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 

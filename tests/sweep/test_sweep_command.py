@@ -18,7 +18,7 @@ from processes import everest, start
 from small_runs import called, refused, small_recipe
 
 from everest.system.files import is_unfinished
-from everest.system.run_lock import running_here
+from everest.system.locks import running_here
 
 TIMES = ("hours",)
 
@@ -139,7 +139,7 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path):
     """Also before its first step, where no loop looks after the parent."""
     code = (
         "import sys, time; sys.argv = ['everest']\n"
-        "from everest.system.launch import end_with_parent\n"
+        "from everest.system.processes import end_with_parent\n"
         "end_with_parent(); print('ready', flush=True); time.sleep(60)"
     )
     parent = (

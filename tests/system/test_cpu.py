@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from everest.system import cpu
+from everest.system import compute as cpu
 from everest.system.accelerator import make_accelerator
-from everest.system.cpu import configure_cpu, matmul_stays_float32
+from everest.system.compute import configure_cpu, matmul_stays_float32
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory
+from everest.system.compute import TRAINER_KEEPS, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

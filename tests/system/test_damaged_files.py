@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 from small_runs import called, refused, small_recipe
 
 from everest.errors import DataError, RecipeError
+from everest.inference.journal import open_journal
+from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
-from everest.system.journal import open_journal
 from everest.system.json_text import parse_json, validated
-from everest.system.row_store import open_row_store
+from everest.system.locks import running_here
 from everest.system.run_folder import RunFolder
-from everest.system.run_lock import running_here
 
 EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VIDEOS = ["a.mp4", "b.mp4", "c\udce9.mp4"]

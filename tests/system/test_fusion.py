@@ -9,7 +9,7 @@ from torch import Tensor
 from everest.methods.alignment import previous_frames
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
-from everest.system.fusion import fuse_functions
+from everest.system.compute import fuse_functions
 from everest.video.pixels import IMAGENET
 
 

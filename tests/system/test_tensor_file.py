@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.system.tensor_file import TYPES, write_tensors
-from everest.system.weights import Weights
+from everest.system.weights import TYPES, Weights, write_tensors
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter("__metadata__".__ne__)
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

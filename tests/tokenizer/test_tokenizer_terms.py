@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
+from everest.profiling.dry_run import try_one_pass
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
-from everest.train.adversary import BETAS, first_step
 from everest.train.saved_state import SavedState, newest_state
-from everest.train.trial import try_one_pass
+from everest.train.tokenizer_loss import BETAS, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 

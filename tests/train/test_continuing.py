@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
-from everest.system.locks import sole_writer
+from everest.system.locks import claim, release, running_here, sole_writer
 from everest.system.run_folder import RunFolder, default_folder
-from everest.system.run_lock import claim, release, running_here
 from everest_cli.main import app
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -230,7 +229,7 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
     monkeypatch.setattr(
-        "everest.system.run_lock.running_here", lambda run: -1 if (run / "running.json").exists() else None
+        "everest.system.locks.running_here", lambda run: -1 if (run / "running.json").exists() else None
     )
     refused: list[RecipeError] = []
     begin = threading.Barrier(8)

@@ -18,8 +18,8 @@ from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
+from everest.system.locks import claim
 from everest.system.run_folder import RunFolder
-from everest.system.run_lock import claim
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
 from everest.train.setup import start_run

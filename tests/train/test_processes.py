@@ -19,8 +19,7 @@ from small_runs import RECIPE, equal, metrics, run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.devices import Devices, read_devices
-from everest.system.launch import PARENT, _wait
-from everest.system.ranks import adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.processes import PARENT, _wait, adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
 
 
@@ -152,7 +151,7 @@ def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
 
 
 def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("everest.system.processes.GRACE_SECONDS", 0.1)
     began = time.monotonic()
     with (
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as main,
@@ -188,7 +187,7 @@ def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.system.ranks import is_lost_peer
+from everest.system.processes import is_lost_peer
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))

@@ -16,7 +16,7 @@ from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError
-from everest.system import run_lock
+from everest.system import locks as run_lock
 from everest.system.run_folder import WEIGHTS, RunFolder
 from everest.system.weights import Weights
 from everest_cli.main import app

@@ -9,7 +9,7 @@ import pytest
 from small_runs import called, metrics, small_recipe
 
 from everest.system.run_folder import RunFolder
-from everest.train.mlflow_tracking import MLflowRun
+from everest.train.tracking import MLflowRun
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 

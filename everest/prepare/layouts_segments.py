@@ -1,14 +1,16 @@
-"""Data sets whose annotations are tables: Kinetics, EPIC-Kitchens-100."""
+"""Data sets whose videos are segments of longer ones: Kinetics, EPIC-Kitchens-100, FineGym."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
+from everest.lists.text import read_lines, shown
 from everest.prepare.layout import (
     AnnotatedSample,
     Annotations,
@@ -16,13 +18,20 @@ from everest.prepare.layout import (
     Sources,
     VideoRef,
     naming_entry,
+    needed,
     only,
     read_table,
+    unique_names,
 )
 from everest.video.folders import as_data_error
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
+# The name of an element: video, seconds of the event in the video, seconds of the element in the event
+# (sdolivia.github.io/FineGym; YouTube ids may contain underscores).
+_ELEMENT: Final = re.compile(
+    r"(?P<video>.+)_E_(?P<event>\d+)_(?P<event_end>\d+)_A_(?P<start>\d+)_(?P<end>\d+)"
+)
 
 
 def _is_kinetics(file: Path) -> bool:
@@ -104,6 +113,56 @@ def seconds_of(stamp: str) -> float:
     return round(whole + float(match["seconds"]), 6)
 
 
+def _read_finegym(sources: Sources, *, classes: int) -> Annotations:
+    """Lines `VIDEO_E_start_end_A_start_end label`, in seconds; files are elements, events or whole videos."""
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "val": []}
+    for role, samples in lists.items():
+        file = needed(sources, role)
+        for number, line in read_lines(file):
+            name, _, label = line.strip().partition(" ")
+            match = _ELEMENT.fullmatch(name)
+            if match is None or not label.strip().isdecimal():
+                raise DataError(
+                    f"{file}:{number}: a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}"
+                )
+            video, event = match["video"], int(match["event"])
+            start = int(match["start"])
+            end = max(int(match["end"]), start + 1)  # of elements shorter than a second, both are equal
+            refs = (
+                VideoRef(name),
+                VideoRef(f"{video}_E_{match['event']}_{match['event_end']}", start=start, end=end),
+                VideoRef(video, start=event + start, end=event + end),
+            )
+            samples.append(AnnotatedSample(refs, (int(label),)))
+    names: list[str] = []  # from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`
+    categories = only(sources, "classes")
+    for number, line in read_lines(categories) if categories else ():
+        fields = line.split(";", maxsplit=3)
+        if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
+            raise DataError(
+                f"{categories}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
+                f"this is {shown(line)}"
+            )
+        names.append(fields[3].strip())
+    settings = {"num_classes": len(names) or classes}
+    return Annotations(lists=lists, class_names=unique_names(names), settings=settings)
+
+
+def _finegym(classes: int) -> Layout:
+    return Layout(
+        name=f"finegym{classes}",
+        title=f"FineGym{classes}",
+        expects=f"gym{classes}_train_element*.txt, gym{classes}_val_element*.txt (names: "
+        f"gym{classes}_categories.txt); videos ID.mp4, ID_E_start_end.mp4 or ID_E_start_end_A_start_end.mp4",
+        needs={
+            "train": rf"gym{classes}_train_element.*\.txt",
+            "val": rf"gym{classes}_val_element.*\.txt",
+        },
+        may_have={"classes": rf"gym{classes}_categories\.txt"},
+        read=partial(_read_finegym, classes=classes),
+    )
+
+
 KINETICS: Final = Layout(
     name="kinetics",
     title="Kinetics-400/600/700",
@@ -121,3 +180,5 @@ EPIC: Final = Layout(
     may_have={"test": r"EPIC_100_test_timestamps\.csv"},
     read=_read_epic,
 )
+FINEGYM288: Final = _finegym(288)
+FINEGYM99: Final = _finegym(99)

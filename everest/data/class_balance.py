@@ -1,9 +1,11 @@
-"""The weights of the classes in the loss, against rare classes (`finetune.class_weights`)."""
+"""Rare classes: how often each sample is drawn, and the weights of the classes in the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,32 @@ from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError, did_you_mean
 from everest.lists.classes import indices
 from everest.lists.sample import Sample
+
+# A sample of a class of n samples has the weight n^-POWER, so its class has n^(1 - POWER).
+POWERS: Final = {"balanced": 1.0, "sqrt": 0.5}
+
+
+def sample_weights(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
+    """Returns weights (samples,) for `StepSampler`, of which only the ratios count.
+
+    Args:
+        labels: the class of each sample, or the tuple of its classes. A sample of several classes has the
+            largest of their weights. Samples without a class count as one class.
+        kind: balanced: equal sums of the weights of each class; sqrt: sums in proportion to the square root
+            of its number of samples. Both hold exactly if every sample has one class at most.
+    """
+    classes = [_classes(label) for label in labels]
+    counts = Counter(chain.from_iterable(classes))
+    weights = {name: count ** -POWERS[kind] for name, count in counts.items()}
+    return np.array([max(weights[name] for name in names) for names in classes], dtype=np.float64)
+
+
+def _classes(label: Hashable) -> set[Hashable]:
+    """The classes of a sample; {None} if it has none."""
+    if not isinstance(label, tuple):
+        return {label}
+    return set(label) or {None}
+
 
 # Our choice: at most, of a positive video of a multi-label class. A class of one in a thousand videos would
 # have 999, and its few positives would be all that the head learns.

@@ -1,12 +1,30 @@
-"""The probes of a suggested recipe: often enough to see a curve, and cheap."""
+"""A value of a suggested recipe with its reason, and the probes: often enough to see a curve, and cheap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Literal
 
 from everest.train.plan import steps_between_checkpoints
 from everest.train.probes import MOST_SHARE, probed_steps
+
+# The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
+Purpose = Literal["pretrain", "finetune", "scratch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A value of the recipe, and why."""
+
+    key: tuple[str, ...]
+    value: Any
+    reason: str
+
+    @classmethod
+    def of(cls, key: str, value: Any, reason: str) -> Choice:
+        """A value for the key `section.key`."""
+        return cls(key=tuple(key.split(".")), value=value, reason=reason)
+
 
 MOST_PROBES: Final = 20  # our choice
 COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all

@@ -30,7 +30,7 @@ from everest.system.events import Report, notice
 from everest.system.files import refuse_inputs, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
-from everest.system.tensor_file import write_tensors
+from everest.system.weights import write_tensors
 from everest.tokenizer.cache import clip_facts, read_problems
 from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
 from everest.tokenizer.network import AdaptiveTokenizer

@@ -1,13 +1,22 @@
-"""File names that are not UTF-8, whose bytes Python keeps as lone surrogates (PEP 383).
+"""Texts for people: counts of things, and file names that are not UTF-8.
 
-Such a name is a name like any other: lists, CSV files and stdout keep its bytes (`surrogateescape`), and JSON
-has them as `\\udcXX`, which Python reads back. Figures, pages and messages need text; they show `\\xXX`.
+The bytes of such a name are kept by Python as lone surrogates (PEP 383). Lists, CSV files and stdout keep the
+bytes (`surrogateescape`), and JSON has them as `\\udcXX`, which Python reads back. Figures, pages and
+messages need text; they show `\\xXX`.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 video`, `2 videos`, `1 class`, `2 classes`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 

@@ -1,11 +1,11 @@
-"""Checks of the settings about labels: tasks, heads, and how fine-tuning learns them."""
+"""Checks of the settings of the stages: labels, partial training, the probes of pre-training."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
 from everest.config.heads import Heads, named_heads
-from everest.config.layers import KeyPath
+from everest.config.layers import STAGES, KeyPath
 from everest.config.metrics import ALLOWED
 from everest.config.settings import Recipe
 
@@ -59,3 +59,49 @@ def label_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         and recipe.finetune.label_smoothing
     ):
         yield "finetune.label_smoothing has no effect on numbers"
+
+
+def partial_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yields the key of each setting of partial training that contradicts another setting, and the reason."""
+    size, finetune = recipe.model.backbone_size, recipe.finetune
+    if finetune.frozen_layers(size.depth) > 1 + size.depth:
+        yield ("finetune", "freeze"), f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
+    if finetune.lora.rank and finetune.freeze != "none":
+        text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
+        yield ("finetune", "freeze"), text
+    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+        lora = settings.lora
+        if lora.rank > size.width:
+            text = f"{lora.rank} is more than the encoder's width of {size.width}"
+            yield (stage, "lora", "rank"), text
+        twice = next((layer for layer in lora.layers if lora.layers.count(layer) > 1), None)
+        if twice is not None:
+            yield (stage, "lora", "layers"), f"names {twice} twice"
+
+
+def partial_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
+    """Yields a line for each key of adapters in `given` without effect."""
+    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+        for key in ("alpha", "dropout", "layers"):
+            if not settings.lora.rank and (stage, "lora", key) in given:
+                yield f"{stage}.lora.{key} has no effect if {stage}.lora.rank is 0"
+
+
+def probe_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Yields the key of each setting of the probes that contradicts another setting, and the reason."""
+    data, probe = recipe.data, recipe.pretrain.probe
+    if probe.list is not None and (data.heads or data.task != "single-label"):
+        text = (
+            "needs one class for each video, and data has other labels (data.task, data.heads); leave it out"
+        )
+        yield ("pretrain", "probe", "list"), text
+
+
+def probe_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
+    """Yields a line for each key of the probes in `given` without effect."""
+    probe = recipe.pretrain.probe
+    for key in ("list", "metric"):
+        if not probe.every and ("pretrain", "probe", key) in given:
+            yield f"pretrain.probe.{key} has no effect if pretrain.probe.every is 0"
+    if probe.every and probe.list is None and ("pretrain", "probe", "metric") in given:
+        yield "pretrain.probe.metric has no effect without pretrain.probe.list"

@@ -19,10 +19,10 @@ from pydantic import InstanceOf, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from everest.errors import RecipeError
+from everest.inference.journal import Journal, open_journal, write_all
 from everest.system.files import LOCK, write_error, write_text
-from everest.system.journal import Journal, open_journal, write_all
 from everest.system.json_text import read_json, validated
-from everest.system.names import is_plain
+from everest.system.text import is_plain
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"

@@ -1,8 +1,9 @@
-"""Data sets whose annotations are JSON: Something-Something V2, Ego4D OSCC, Diving48."""
+"""Data sets with a file for each sample: UCF101, HMDB51, Something-Something V2, Ego4D OSCC, Diving48."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,55 @@ from everest.prepare.layout import (
     read_json,
     unique_names,
 )
+
+
+def _read_ucf101(sources: Sources) -> Annotations:
+    """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, test lists no number.
+
+    The class is therefore taken from the folder.
+    """
+    classes = needed(sources, "classes")
+    numbers = {}
+    for number, line in read_lines(classes):
+        first, _, name = line.strip().partition(" ")
+        if not (first.isdecimal() and name):
+            raise DataError(f"{classes}:{number}: a line is `number name`, this is {shown(line)}")
+        numbers[name.strip()] = int(first)
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if sorted(numbers.values()) != list(range(1, len(names) + 1)):
+        raise DataError(f"{classes}: its numbers are not 1 to {len(names)}")
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    for role, samples in lists.items():
+        file = needed(sources, role)
+        for number, line in read_lines(file):
+            folder, slash, name = re.sub(r"\s+\d+\s*$", "", line.strip()).rpartition("/")
+            if not slash or folder not in numbers:
+                raise DataError(f"{file}:{number}: no class of the data set in {shown(line)}")
+            ref = VideoRef(Path(name).stem)
+            samples.append(AnnotatedSample((ref,), (numbers[folder] - 1,), frozenset({folder})))
+    return Annotations(lists=lists, class_names=tuple(names))
+
+
+def _read_hmdb51(sources: Sources) -> Annotations:
+    """A file per class, lines `file.avi N`: 1 is training, 2 is test, 0 is unused (split_readme.txt)."""
+    class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
+    names = sorted(set(class_of.values()))
+    if len(names) < len(class_of):
+        raise DataError(
+            f"{sources['splits'][0].parent}: several files of a class are below it; name the folder of one "
+            "set of lists by --annotations"
+        )
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
+        for number, line in read_lines(file):
+            video, _, use = line.strip().rpartition(" ")
+            if use not in ("0", "1", "2") or not video:
+                raise DataError(f"{file}:{number}: a line is `file.avi 0|1|2`, this is {shown(line)}")
+            if use != "0":
+                ref = VideoRef(Path(video.strip()).stem)
+                sample = AnnotatedSample((ref,), (names.index(name),), frozenset({name}))
+                lists["train" if use == "1" else "test"].append(sample)
+    return Annotations(lists=lists, class_names=tuple(names))
 
 
 def _records(file: Path, document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -118,6 +168,21 @@ def _read_diving48(sources: Sources) -> Annotations:
 
 
 _SSV2 = r"(something-something-v2-)?"  # the files that Qualcomm publishes since 2022 have no prefix
+UCF101: Final = Layout(
+    name="ucf101",
+    title="UCF101",
+    expects="classInd.txt, trainlist01.txt, testlist01.txt (of ucfTrainTestlist); videos "
+    "Class/v_Class_g01_c01.avi",
+    needs={"classes": r"classInd\.txt", "train": r"trainlist0{split}\.txt", "test": r"testlist0{split}\.txt"},
+    read=_read_ucf101,
+)
+HMDB51: Final = Layout(
+    name="hmdb51",
+    title="HMDB51",
+    expects="CLASS_test_split1.txt of every class (of testTrainMulti_7030_splits); videos CLASS/NAME.avi",
+    needs={"splits": r".+_test_split{split}\.txt"},
+    read=_read_hmdb51,
+)
 SSV2: Final = Layout(
     name="ssv2",
     title="Something-Something V2",

@@ -1,7 +1,8 @@
-"""Start the processes of a run, one per device, and stop them together.
+"""The processes of a run, one per device: their ranks, and how `everest` starts and stops them.
 
-A run of several processes is the same command several times; each process reads its rank from the environment
-(everest.system.ranks). The first process, `everest` itself, only watches.
+A run of several processes is the same command several times; each process reads its rank from the
+environment variables of torch.distributed and Accelerate, which everest, torchrun, accelerate or Slurm has
+set. If everest starts the processes, the first one only watches.
 """
 
 from __future__ import annotations
@@ -16,11 +17,83 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from everest.errors import EnvironmentProblem
 from everest.system.devices import Devices, visible_gpus
 from everest.system.terminal import leave_closed_terminal
+
+NUMBERS: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
+LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several.
+
+    Raises:
+        EnvironmentProblem: some of the launcher's variables are missing or no numbers.
+    """
+    adopt_slurm(os.environ)
+    # torch takes LOCAL_RANK=-1 for no rank.
+    present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(present):
+        return False
+    missing = [name for name in LAUNCHER if name not in present]
+    if missing:
+        raise EnvironmentProblem(
+            f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
+            f"torchrun sets all of them; without one, unset {' '.join(present)}"
+        )
+    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "1")
+        if not (value.isascii() and value.isdecimal()):
+            raise EnvironmentProblem(f"{name}={value} in the environment is no number; unset it")
+    return True
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and messages."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_processes() -> int:
+    """The number of processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether torch.distributed reports by `error` that another process of the run has ended.
+
+    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
+    """
+    text = str(error)
+    by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return isinstance(error, RuntimeError) and by_torch and "onnection" in text
+
+
+def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
+    """Give a task of `srun` the variables that torch.distributed reads."""
+    # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
+        return
+    nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = tasks
+    environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+    tasks_here = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # such as 8(x2)
+    environment["LOCAL_WORLD_SIZE"] = tasks_here.split("(")[0].split(",")[0]
+    environment.setdefault("MASTER_ADDR", first_host(nodes))
+    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's compressed host names: node03 of node[03-05,9]."""
+    head, bracket, rest = nodes.partition("[")
+    if not bracket or "," in head:
+        return head.split(",")[0]
+    return head + rest.split("]")[0].split(",")[0].split("-")[0]
+
 
 GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
 LOST = 69  # exit code of a process that exits because another one has

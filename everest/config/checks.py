@@ -133,9 +133,9 @@ def model_problems(model: ModelSettings) -> Problems:
         if model.positions == "rotary" and (channels % 2 or not rotary_channels(channels)):
             text = f"{heads} heads of {channels} channels; rotary positions need an even number, 6 at least"
             yield ("model", key), text
-    if model.rotary != "none" and size.width // size.heads % 4:
-        text = f"{size.heads} heads of {size.width // size.heads} channels; model.rotary needs a multiple of 4"
-        yield ("model", "heads"), text
+    channels = size.width // size.heads
+    if model.rotary != "none" and channels % 4:
+        yield ("model", "heads"), f"{size.heads} heads of {channels} channels; rotary needs a multiple of 4"
     if model.rotary != "none" and model.positions == "rotary":
         yield ("model", "rotary"), "turns by places, and so does model.positions=rotary; set one of them"
     if model.mlp != "plain" and model.gelu != "exact":

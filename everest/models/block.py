@@ -134,8 +134,8 @@ def activation_bytes(
 
     A block with fused attention saves 7 values per token and channel: the inputs of both norms, which are
     float32 in any precision, q, k, v and the attention's output; one is for small tensors. Its MLP saves the
-    input of its activation and of its norm. The outputs of norms and activations are recomputed. With checkpointing every block saves its
-    input only, and one block at a time saves all values.
+    inputs of its activation and of its norm. The outputs of norms and activations are recomputed. With
+    checkpointing every block saves its input only, and one block at a time saves all values.
 
     Args:
         other_bytes: of a clip outside of the blocks.

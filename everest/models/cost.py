@@ -2,9 +2,9 @@
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
-biases, rotations, softmax, GELU, SwiGLU's gates, additions, loss, or selection of tokens. As in the released programs, the
-tubelet embedding counts for all tokens, including those that are left out, and every block counts for all its
-tokens; what this program saves beyond that is not subtracted.
+biases, rotations, softmax, GELU, gates, additions, loss, or selection of tokens. As in the released programs,
+the tubelet embedding counts for all tokens, including those that are left out, and every block counts for all
+its tokens; what this program saves beyond that is not subtracted.
 
 n tokens, D width, F width of the MLP.
 """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings, PretrainSettings
 from everest.models.block import Block
-from everest.models.recomputed import ActivationLinear, NormLinear
 from everest.models.lora import LowRank, merged
 from everest.models.partial import choose_trained
+from everest.models.recomputed import ActivationLinear, NormLinear
 
 ALL = ("qkv", "proj", "fc1", "fc2")
 PRECISIONS = [torch.float32, torch.bfloat16]

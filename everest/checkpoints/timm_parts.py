@@ -23,6 +23,7 @@ from everest.errors import CheckpointError, shown
 from everest.models.rotary import BASE, LOWER_BASE
 
 ImageModel = VisionTransformer | Eva
+AnyAttention = Attention | AttentionRope | EvaAttention
 ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 
@@ -58,6 +59,20 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
         yield "norms that differ in eps"
 
 
+def first_block(model: ImageModel) -> Block | EvaBlock:
+    """The first block: all are of one kind."""
+    block = model.blocks[0]
+    assert isinstance(block, Block | EvaBlock)
+    return block
+
+
+def first_attention(model: ImageModel) -> AnyAttention:
+    """The attention of the first block."""
+    attention = first_block(model).attn
+    assert isinstance(attention, AnyAttention)
+    return attention
+
+
 def _foreign_parts_of_block(block: nn.Module) -> Iterator[str]:
     if not isinstance(block, Block | EvaBlock) or type(block) not in (Block, EvaBlock):
         yield f"blocks of the kind {type(block).__name__}"
@@ -75,7 +90,7 @@ def _foreign_parts_of_attention(attention: nn.Module) -> Iterator[str]:
     if type(attention) not in (Attention, AttentionRope, EvaAttention):
         yield f"attention of the kind {type(attention).__name__}"
         return
-    assert isinstance(attention, Attention | AttentionRope | EvaAttention)
+    assert isinstance(attention, AnyAttention)
     inner = (attention.q_norm, attention.k_norm, attention.norm)
     if not all(isinstance(norm, nn.Identity) for norm in inner):
         yield "norms inside its attention"

@@ -6,14 +6,23 @@ D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 import torch
 from timm.layers.mlp import Mlp
+from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from everest.checkpoints.timm_parts import GELUS, ImageModel, mlp_kind, require_plain, rotary_of
+from everest.checkpoints.timm_parts import (
+    GELUS,
+    ImageModel,
+    first_attention,
+    first_block,
+    mlp_kind,
+    require_plain,
+    rotary_of,
+)
 from everest.config.settings import ModelSettings
 from everest.config.sizes import backbone_settings
 from everest.methods.strategies import AllTokens
@@ -45,14 +54,14 @@ def image_weights(
     norm = image_model.norm if isinstance(image_model.norm, nn.LayerNorm) else image_model.fc_norm
     embed = image_model.patch_embed
     rows, columns = (n * side for n, side in zip(embed.grid_size, embed.patch_size, strict=True))
-    norms = Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=image_model.blocks[0].norm1.eps)
+    eps = cast(nn.LayerNorm, first_block(image_model).norm1).eps
     spec = ModelSpec(
         kind="encoder",
         frames=1,
         size=(rows, columns),  # timm leaves out pixels that fill no patch
         model=_settings(image_model),
         selection=AllTokens(),
-        norms=norms,
+        norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=eps),
     )
     tensors = {
         **_embedding(image_model, torch.tensor(mean), torch.tensor(std)),
@@ -74,23 +83,22 @@ def image_weights(
 
 
 def _settings(model: ImageModel) -> ModelSettings:
-    block, width = model.blocks[0], model.embed_dim
-    kind, rotary, heads = mlp_kind(block.mlp), rotary_of(model), block.attn.num_heads
+    mlp, heads = cast(nn.Module, first_block(model).mlp), first_attention(model).num_heads
+    kind, rotary = mlp_kind(mlp), rotary_of(model)
     assert kind is not None
     assert rotary is not None
-    sizes = backbone_settings(
-        width=width, mlp=block.mlp.fc2.in_features, depth=len(model.blocks), heads=heads
-    )
+    mlp_width, depth = cast(nn.Linear, mlp.fc2).in_features, len(model.blocks)
+    rows, columns = model.patch_embed.patch_size
     return ModelSettings(
-        **sizes,
-        tubelet=(1, *model.patch_embed.patch_size),
+        **backbone_settings(width=model.embed_dim, mlp=mlp_width, depth=depth, heads=heads),
+        tubelet=(1, int(rows), int(columns)),
         positions="learned-separable",
         class_token=model.cls_token is not None,
         registers=model.num_prefix_tokens - (model.cls_token is not None),
         rotary=rotary,
         norm_before=isinstance(model.norm_pre, nn.LayerNorm),
         mlp=kind,
-        gelu=GELUS[type(block.mlp.act)] if isinstance(block.mlp, Mlp) else "exact",
+        gelu=GELUS[type(mlp.act)] if isinstance(mlp, Mlp) else "exact",
     )
 
 
@@ -178,10 +186,10 @@ def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
     DINOv3 turns channel i and i + E / 2 as a point, here 2i and 2i + 1. PE has the columns before the rows.
     The scores of queries and keys do not change.
     """
-    attention = model.blocks[0].attn
+    attention, rope = first_attention(model), cast(RotaryEmbeddingCat, getattr(model, "rope", None))
     of_heads = rows.unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
     if getattr(attention, "rotate_half", False):
         of_heads = of_heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    if model.rope.grid_indexing == "xy":
+    if rope.grid_indexing == "xy":
         of_heads = of_heads.roll(of_heads.size(1) // 2, dims=1)
     return of_heads.flatten(0, 1)

@@ -101,4 +101,5 @@ class RecomputedSwiglu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        return activation_gradient(grad_outputs[0], *ctx.saved_tensors, "swiglu")
+        (x,) = ctx.saved_tensors
+        return activation_gradient(grad_outputs[0], x, "swiglu")

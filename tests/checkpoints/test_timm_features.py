@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from image_models import as_timm, image_model, images, weights_of
+from image_models import COARSE_NORM, DINOV3, EVA02, PE, as_timm, image_model, images, weights_of
 from timm.layers.mlp import SwiGLUPacked
-from timm.layers.norm import LayerNorm
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from torch import nn
@@ -20,22 +18,6 @@ from everest.checkpoints.load import build_model
 from everest.models.encoder import VideoEncoder
 from everest.models.spec import ModelSpec
 
-COARSE_NORM = partial(LayerNorm, eps=1e-5)
-DINOV3: dict[str, Any] = {
-    **{"kind": Eva, "use_rot_pos_emb": True, "rope_type": "dinov3", "rope_temperature": 100.0},
-    **{"use_abs_pos_emb": False, "num_reg_tokens": 4, "no_embed_class": True, "rope_rotate_half": True},
-    **{"init_values": 0.3, "use_fc_norm": False, "qkv_bias": False, "norm_layer": COARSE_NORM},
-    **{"dynamic_img_size": True},
-}
-EVA02: dict[str, Any] = {
-    **{"kind": Eva, "use_rot_pos_emb": True, "ref_feat_shape": (3, 3), "swiglu_mlp": True},
-    "mlp_ratio": 4 * 2 / 3,
-}
-PE: dict[str, Any] = {
-    **{"kind": Eva, "use_rot_pos_emb": True, "ref_feat_shape": (3, 3), "rope_grid_offset": 1.0},
-    **{"rope_grid_indexing": "xy", "attn_type": "rope", "use_pre_transformer_norm": True},
-    **{"global_pool": "map", "norm_layer": COARSE_NORM},
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "class token": {},
     "no class token": {"class_token": False, "global_pool": "avg"},

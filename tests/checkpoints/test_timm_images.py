@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import timm
 import torch
-from image_models import MEAN, STD, as_timm, image_model, images, weights_of
+from image_models import DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
 from safetensors.torch import save_file
+from torch import nn
 
 from everest.checkpoints.init import Start
-from everest.checkpoints.start import start_autoencoder, start_classifier
+from everest.checkpoints.start import changed_settings, start_autoencoder, start_classifier
 from everest.checkpoints.timm_images import open_image_weights
 from everest.checkpoints.timm_parts import require_plain
 from everest.checkpoints.timm_tensors import image_weights
@@ -62,6 +63,29 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
     own = model.pos_embed[:, 1:] if model.pos_embed is not None else None
     assert own is not None
     assert torch.equal(encoder.position(ids[:1, :places]), own)  # the first slice of places
+
+
+@pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
+@torch.inference_mode()
+def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_of_timm(
+    options: dict[str, Any],
+):
+    model = image_model(**options)
+    weights = weights_of(model)
+    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
+    named = changed_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
+    recipe = load_recipe("demo", overrides=[*settings, *named])
+    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
+    spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
+    started = spec.build()
+    assert isinstance(started, MaskedAutoencoder)
+    start_autoencoder(started, spec, start, notify=lambda text: None)
+    ids = torch.arange(16).expand(2, -1)
+    tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
+    expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]
+    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else nn.Identity()
+    assert (tokens - norm(expected)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

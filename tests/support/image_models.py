@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from timm.layers.norm import LayerNorm
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -12,6 +15,22 @@ from everest.checkpoints.timm_parts import ImageModel
 from everest.checkpoints.timm_tensors import image_weights
 from everest.system.weights import Weights
 
+COARSE_NORM = partial(LayerNorm, eps=1e-5)
+DINOV3: dict[str, Any] = {
+    **{"kind": Eva, "use_rot_pos_emb": True, "rope_type": "dinov3", "rope_temperature": 100.0},
+    **{"use_abs_pos_emb": False, "num_reg_tokens": 4, "no_embed_class": True, "rope_rotate_half": True},
+    **{"init_values": 0.3, "use_fc_norm": False, "qkv_bias": False, "norm_layer": COARSE_NORM},
+    **{"dynamic_img_size": True},
+}
+EVA02: dict[str, Any] = {
+    **{"kind": Eva, "use_rot_pos_emb": True, "ref_feat_shape": (3, 3), "swiglu_mlp": True},
+    "mlp_ratio": 4 * 2 / 3,
+}
+PE: dict[str, Any] = {
+    **{"kind": Eva, "use_rot_pos_emb": True, "ref_feat_shape": (3, 3), "rope_grid_offset": 1.0},
+    **{"rope_grid_indexing": "xy", "attn_type": "rope", "use_pre_transformer_norm": True},
+    **{"global_pool": "map", "norm_layer": COARSE_NORM},
+}
 MEAN, STD = (0.5, 0.4, 0.6), (0.5, 0.3, 0.2)
 
 

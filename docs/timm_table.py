@@ -24,7 +24,7 @@ PAGE = Path(__file__).with_name("starting.md")
 BEGIN, END = "<!-- docs/timm_table.py -->\n", "<!-- end of timm_table -->"
 GRAY = (0.5, 0.5, 0.5)
 NOT_ON_THE_HUB = "no weights on the hub"
-HEAD = f"""# The image models of timm {timm.__version__} that everest reads, by family: a table of `everest weights list`.
+HEAD = f"""# The image models of timm {timm.__version__} by family: a table of `everest weights list`.
 # docs/timm_table.py writes this file.
 #
 # pattern: of names, ARCHITECTURE or ARCHITECTURE.TAG. A name is of the first family that has a pattern of it.

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from everest.checkpoints.init import Start
+from everest.checkpoints.load import build_model
 from everest.checkpoints.start import changed_settings, start_autoencoder, start_classifier
 from everest.checkpoints.timm_images import open_image_weights
 from everest.checkpoints.timm_parts import require_plain
@@ -147,18 +148,26 @@ def test_names_that_do_not_exist():
         open_image_weights("timm:vit_base_patch16_224.nobody")
 
 
-def test_weights_that_were_released_in_another_format_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """These are released as .npz, which timm below 1.0.31 also expects of a file that it is given."""
-    name = "vit_tiny_patch16_224.augreg_in21k"
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224.augreg_in21k",  # released as .npz, which timm below 1.0.31 also expects here
+        "vit_small_patch16_dinov3.lvd1689m",
+        "eva02_tiny_patch14_224.mim_in22k",
+        "vit_pe_core_tiny_patch16_384.fb",
+        "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m",
+    ],
+)
+def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with torch.device("meta"):
-        shapes = {key: t.shape for key, t in timm.create_model(name, num_classes=0).state_dict().items()}
+        shapes = {key: tensor.shape for key, tensor in timm.create_model(name).state_dict().items()}
     stored = {key: torch.full(shape, 0.5) for key, shape in shapes.items()}
     save_file(stored, tmp_path / "model.safetensors")
     monkeypatch.setattr("everest.checkpoints.timm_images.fetch", lambda *arguments, **options: tmp_path)
-    tensors = open_image_weights(f"timm:{name}").tensors
-    assert torch.equal(tensors["encoder.norm.weight"], stored["norm.weight"])
+    weights = open_image_weights(f"timm:{name}")
+    spec = ModelSpec.from_settings(weights.settings, source=Path(name))
+    build_model(spec, weights, source=Path(name))
+    assert torch.equal(weights.tensors["encoder.blocks.0.norm1.weight"], stored["blocks.0.norm1.weight"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The parts of timm's image models: which of them an encoder of everest has.
 
-It has those of ViT, CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE; docs/starting.md has a table.
+It is a ViT with the parts of CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE; docs/starting.md has a table.
 """
 
 from __future__ import annotations

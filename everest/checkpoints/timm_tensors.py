@@ -1,4 +1,4 @@
-"""The weights of timm's image models as those of an encoder of single frames.
+"""The weights of timm's image models as weights of an encoder of single frames.
 
 D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and columns of a patch.
 """

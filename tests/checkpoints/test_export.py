@@ -46,6 +46,10 @@ ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
     CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
 )
+LIKE_IMAGE_MODELS = replace(
+    LIKE_ST_MAE,
+    model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
+)
 AUTOENCODER = ModelSpec(
     kind="pretrain",
     frames=8,
@@ -207,8 +211,9 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
         ),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
         pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
+        pytest.param(LIKE_IMAGE_MODELS, None, marks=pytest.mark.slow),
     ],
-    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae"],
+    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None

@@ -68,3 +68,15 @@ def test_an_encoder_of_one_tubelet_of_equal_frames_computes_as_timm(options: dic
     if isinstance(model.norm, nn.Identity):
         expected = model.fc_norm(expected)
     assert (tokens - expected).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
+    model, frames = image_model(**DINOV3), torch.randint(256, (2, 3, 40, 64)).byte()
+    weights = weights_of(model)
+    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    encoder = build_model(replace(saved, size=(40, 64)), weights, source=Path("small"))
+    assert isinstance(encoder, VideoEncoder)
+    tokens = encoder.encode(frames[:, :, None], torch.arange(40).expand(2, -1))  # (B, N, D)
+    expected = model.forward_features(as_timm(frames))[:, model.num_prefix_tokens :]
+    assert (tokens - expected).abs().max() < 1e-5

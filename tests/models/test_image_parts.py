@@ -100,6 +100,17 @@ def test_checkpointing_changes_no_gradient(kind: str):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
+def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
+    torch.manual_seed(0)
+    model = tiny("classifier", num_classes=3, **{**PARTS, **changes})
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    clips, parameters = torch.randn(2, 3, 8, 32, 32), list(model.parameters())
+    found = [torch.autograd.grad(run(clips).square().sum(), parameters) for run in (compiled, model)]
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
 def test_autocast_keeps_the_sum_of_blocks_in_float32():
     model, seen = tiny("pretrain", **PARTS), []
     model.encoder.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))

@@ -170,6 +170,12 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a class token (it has none)"
     if spec.model.registers:
         yield "registers (it has none)"
+    if spec.model.rotary != "none":
+        yield "rotary positions of places (it has none)"
+    if spec.model.norm_before:
+        yield "a norm before the blocks (it has none)"
+    if spec.model.mlp != "plain":
+        yield "SwiGLU (its MLPs have GELU)"
     if spec.model.gelu != "exact":
         yield "the approximated GELU (it has the exact one)"
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":

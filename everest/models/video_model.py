@@ -57,7 +57,7 @@ class VideoModel(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
         return {
-            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers)",
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers|norm_before\.)",
             "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
         }
 

@@ -46,6 +46,10 @@ ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
     CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
 )
+LIKE_IMAGE_MODELS = replace(
+    LIKE_ST_MAE,
+    model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
+)
 AUTOENCODER = ModelSpec(
     kind="pretrain",
     frames=8,
@@ -164,6 +168,9 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
             "learned-separable positions",
         ),
         (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
+        (replace(CLASSIFIER, model=replace(SMALL, rotary="dinov3")), "rotary positions of places"),
+        (replace(CLASSIFIER, model=replace(SMALL, norm_before=True)), "a norm before the blocks"),
+        (replace(CLASSIFIER, model=replace(SMALL, mlp="swiglu")), "SwiGLU (its MLPs have GELU)"),
         (OF_DIFFERENCES, "differences as input"),
         (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "2 label heads"),
         (ATTENTIVE, "class-attention pooling"),
@@ -204,8 +211,9 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
         ),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
         pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
+        pytest.param(LIKE_IMAGE_MODELS, None, marks=pytest.mark.slow),
     ],
-    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae"],
+    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None

@@ -19,7 +19,7 @@ from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, identify
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.checkpoints.start import changed_settings
-from everest.checkpoints.timm_images import image_weights
+from everest.checkpoints.timm_tensors import image_weights
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES

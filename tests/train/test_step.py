@@ -12,7 +12,8 @@ import everest
 from everest.methods.grid import TokenSelection
 from everest.methods.masks import RandomSpaceTime, RunningCell, Tube
 from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust
-from everest.models.block import Block, GeluLinear, NormLinear
+from everest.models.block import Block
+from everest.models.recomputed import ActivationLinear, NormLinear
 
 SIZE = {"width": 48, "depth": 3, "heads": 4, "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 2}
 
@@ -79,7 +80,7 @@ def test_gelu_that_is_computed_again_has_its_gradients():
     x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(GeluLinear.apply, (x, weight, bias))
+    assert torch.autograd.gradcheck(ActivationLinear.apply, (x, weight, bias))
 
 
 def test_norm_that_is_computed_again_has_its_gradients():
@@ -100,7 +101,7 @@ def test_gelu_that_is_computed_again_obeys_autocast(dtype: torch.dtype):
         with torch.autocast("cpu", dtype=dtype):
             hidden = leaf.to(dtype)
             out = (
-                GeluLinear.apply(hidden, layer.weight, layer.bias)
+                ActivationLinear.apply(hidden, layer.weight, layer.bias)
                 if again
                 else layer(nn.functional.gelu(hidden))
             )

@@ -1,7 +1,7 @@
 """The image models of timm that everest reads: python docs/timm_table.py [--check]
 
 It creates every architecture of timm that has weights, on the meta device, and converts it. The result is the
-table of `everest weights list`, everest/checkpoints/timm_families.yaml, and its summary in docs/starting.md.
+table of `everest weights list`, everest/foreign/timm_families.yaml, and its summary in docs/starting.md.
 With --check nothing is written: the exit code is 1 if one of them is stale. It takes a few minutes.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import timm
 import torch
 
-from everest.checkpoints.timm_families import NOT_VIT, TABLE, TimmFamily, is_of
-from everest.checkpoints.timm_parts import foreign_parts
-from everest.checkpoints.timm_tensors import image_weights
+from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of
+from everest.foreign.timm_parts import foreign_parts
+from everest.foreign.timm_tensors import image_weights
 from everest.models.spec import ModelSpec
 
 PAGE = Path(__file__).with_name("starting.md")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
-from everest.checkpoints.preprocessor import require_same_channels
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError, shown
+from everest.foreign.preprocessor import require_same_channels
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec

@@ -11,8 +11,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from everest.checkpoints.timm_parts import ImageModel
-from everest.checkpoints.timm_tensors import image_weights
+from everest.foreign.timm_parts import ImageModel
+from everest.foreign.timm_tensors import image_weights
 from everest.system.weights import Weights
 
 COARSE_NORM = partial(LayerNorm, eps=1e-5)

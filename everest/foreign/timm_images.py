@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
-from everest.checkpoints.timm_parts import require_plain
-from everest.checkpoints.timm_tensors import image_weights
+from everest.config.yaml import read_yaml
 from everest.errors import CheckpointError, RecipeError, did_you_mean
+from everest.foreign.timm_parts import require_plain
+from everest.foreign.timm_tensors import image_weights
 from everest.system.hub import PREFIX as HUB
 from everest.system.hub import fetch, warn_on_main
 from everest.system.weights import Weights, require_finite
@@ -72,3 +76,38 @@ def _create(name: str, file: Path | None = None) -> nn.Module:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     with torch.device("meta"):
         return timm.create_model(name, num_classes=0)
+
+
+TABLE: Final = Path(__file__).with_name("timm_families.yaml")
+NOT_VIT: Final = "all others"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmFamily:
+    """Names of timm with weights; the table itself explains its keys."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    family: str
+    pattern: str
+    names: int
+    because: str | None = None
+
+    @property
+    def loads(self) -> bool:
+        """Whether `--init timm:NAME` reads its names."""
+        return self.because is None
+
+
+def timm_families() -> list[TimmFamily]:
+    """The whole table, which docs/timm_table.py makes."""
+    return TypeAdapter(list[TimmFamily]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+
+
+def is_of(name: str, patterns: str) -> bool:
+    """Whether one of the patterns, ARCHITECTURE or ARCHITECTURE.TAG, is of a name."""
+    architecture, _, tag = name.partition(".")
+    for pattern in patterns.split():
+        of_architecture, _, of_tag = pattern.partition(".")
+        if fnmatchcase(architecture, of_architecture) and fnmatchcase(tag, of_tag or "*"):
+            return True
+    return False

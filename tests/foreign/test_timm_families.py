@@ -12,8 +12,8 @@ import timm
 import torch
 from small_runs import run
 
-from everest.checkpoints.timm_families import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
-from everest.checkpoints.timm_parts import foreign_parts
+from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
+from everest.foreign.timm_parts import foreign_parts
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "timm_table.py"
 TRIED = [family for family in timm_families() if family.family not in (NOT_VIT, "I-JEPA")]

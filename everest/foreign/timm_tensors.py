@@ -14,7 +14,9 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from everest.checkpoints.timm_parts import (
+from everest.config.settings import ModelSettings
+from everest.config.sizes import backbone_settings
+from everest.foreign.timm_parts import (
     GELUS,
     ImageModel,
     first_attention,
@@ -23,8 +25,6 @@ from everest.checkpoints.timm_parts import (
     require_plain,
     rotary_of,
 )
-from everest.config.settings import ModelSettings
-from everest.config.sizes import backbone_settings
 from everest.methods.strategies import AllTokens
 from everest.models.norms import Norms
 from everest.models.positions import SPATIAL, TEMPORAL

@@ -18,12 +18,12 @@ from torch import nn
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
 from everest.checkpoints.start import changed_settings, start_autoencoder, start_classifier
-from everest.checkpoints.timm_images import open_image_weights
-from everest.checkpoints.timm_parts import require_plain
-from everest.checkpoints.timm_tensors import image_weights
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
+from everest.foreign.timm_images import open_image_weights
+from everest.foreign.timm_parts import require_plain
+from everest.foreign.timm_tensors import image_weights
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
@@ -163,7 +163,7 @@ def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytes
         shapes = {key: tensor.shape for key, tensor in timm.create_model(name).state_dict().items()}
     stored = {key: torch.full(shape, 0.5) for key, shape in shapes.items()}
     save_file(stored, tmp_path / "model.safetensors")
-    monkeypatch.setattr("everest.checkpoints.timm_images.fetch", lambda *arguments, **options: tmp_path)
+    monkeypatch.setattr("everest.foreign.timm_images.fetch", lambda *arguments, **options: tmp_path)
     weights = open_image_weights(f"timm:{name}")
     spec = ModelSpec.from_settings(weights.settings, source=Path(name))
     build_model(spec, weights, source=Path(name))
@@ -174,7 +174,7 @@ def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytes
 def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     code = (
-        "from everest.checkpoints.timm_images import open_image_weights as o;"
+        "from everest.foreign.timm_images import open_image_weights as o;"
         "w = o('timm:vit_tiny_patch16_224.augreg_in21k'); print(len(w.tensors), w.settings['model'])"
     )
     place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}

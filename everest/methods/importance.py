@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
 from everest.methods.grid import patchify
 from everest.system.fusion import fusable
+from everest.system.parts import in_parts
 from everest.system.precision import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -180,7 +182,8 @@ def _changes(
     step = tubelet[0]
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if distance in NORMS and frames.dtype == torch.uint8:
-        return NORMS[distance](embed.of_byte_changes(_byte_changes(frames, before, tubelet)))
+        measured = partial(_byte_distance, embed=embed, tubelet=tubelet, distance=distance)
+        return in_parts(measured, frames) if before is None else in_parts(measured, frames, before)
     if distance in NORMS:
         x = frames.float()
         earlier = x[:, :, :-step] if before is None else before.float()
@@ -197,6 +200,18 @@ def _changes(
     still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
     # Rounding can raise a similarity above 1.
     return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
+
+
+def _byte_distance(
+    frames: Tensor,
+    before: Tensor | None = None,
+    *,
+    embed: Embedding,
+    tubelet: tuple[int, int, int],
+    distance: DistanceName,
+) -> Tensor:
+    """A norm (B, N - h*w) of the embedded changes of bytes; arguments as of `_changes`."""
+    return NORMS[distance](embed.of_byte_changes(_byte_changes(frames, before, tubelet)))
 
 
 @fusable

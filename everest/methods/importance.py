@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -182,8 +181,11 @@ def _changes(
     step = tubelet[0]
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if distance in NORMS and frames.dtype == torch.uint8:
-        measured = partial(_byte_distance, embed=embed, tubelet=tubelet, distance=distance)
-        return in_parts(measured, frames) if before is None else in_parts(measured, frames, before)
+
+        def of_bytes(clips: Tensor, *earlier: Tensor) -> Tensor:
+            return NORMS[distance](embed.of_byte_changes(_byte_changes(clips, *earlier, tubelet=tubelet)))
+
+        return in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
     if distance in NORMS:
         x = frames.float()
         earlier = x[:, :, :-step] if before is None else before.float()
@@ -202,20 +204,8 @@ def _changes(
     return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
 
 
-def _byte_distance(
-    frames: Tensor,
-    before: Tensor | None = None,
-    *,
-    embed: Embedding,
-    tubelet: tuple[int, int, int],
-    distance: DistanceName,
-) -> Tensor:
-    """A norm (B, N - h*w) of the embedded changes of bytes; arguments as of `_changes`."""
-    return NORMS[distance](embed.of_byte_changes(_byte_changes(frames, before, tubelet)))
-
-
 @fusable
-def _byte_changes(frames: Tensor, before: Tensor | None, tubelet: tuple[int, int, int]) -> Tensor:
+def _byte_changes(frames: Tensor, before: Tensor | None = None, *, tubelet: tuple[int, int, int]) -> Tensor:
     """The changes (B, N - h*w, C, t, p, q) of bytes, from -255 to 255, in a type that is exact for them."""
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.system import parts
-from everest.system.parts import in_parts
+from everest.system.parts import in_parts, is_eager_on_cpu
 
 
 def rows_of_each_call(rows: int, largest: int, monkeypatch, device: str = "cpu") -> list[int]:
@@ -37,5 +38,7 @@ def test_a_part_has_at_least_a_row_and_at_most_its_values(largest: int, calls: l
 
 def test_other_devices_and_graphs_get_all_rows_at_once(monkeypatch):
     assert rows_of_each_call(5, 6, monkeypatch, device="meta") == [5]
+    with FakeTensorMode():
+        assert not is_eager_on_cpu(torch.zeros(5, 2))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert rows_of_each_call(5, 6, monkeypatch) == [5]

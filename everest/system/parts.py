@@ -14,7 +14,7 @@ PART: Final = 2**21  # values: one clip of 16 x 224 x 224 pixels, whose floats s
 def is_eager_on_cpu(tensor: Tensor) -> bool:
     """Whether the values of a tensor can be looked at without a wait and without a break in a graph.
 
-    Not those of a subclass, which may have none, as fake tensors.
+    A subclass may have no values, as a fake tensor.
     """
     return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
 

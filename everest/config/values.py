@@ -168,7 +168,7 @@ Rotary = Annotated[str, BeforeValidator(_check_rotary)]
 # plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
 MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], BeforeValidator(with_hyphens)]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
-# frames: normalized pixels; differences: their change since the frame before (everest.models.input).
+# frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from everest.config.sizes import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
-from everest.models.activations import Activation
 from everest.models.drop_path import DropPath
-from everest.models.recomputed import ActivationLinear, NormLinear, RecomputedSwiglu
+from everest.models.recomputed import Activation, ActivationLinear, NormLinear, RecomputedSwiglu
 from everest.models.rotary import Rotation
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
-from everest.models.input import model_input
+from everest.models.embedding import model_input
 from everest.models.vit import Encoder
 from everest.video.pixels import PixelStatistics
 

@@ -25,7 +25,7 @@ from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
-from everest.metrics.calibrate import calibrate_answers, calibrated_heads
+from everest.metrics.calibration import calibrate_answers, calibrated_heads
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer

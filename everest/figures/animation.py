@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.figures.legend import LegendLine, ShownFrames, legend_of
 from everest.figures.mask_view import MaskView
 from everest.figures.pictures import FigureRow, rows_of, scale_of, show_frame

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everest.config.metrics import METRICS
 from everest.errors import RecipeError
-from everest.figures.fonts import any_script, name_entries
+from everest.figures.drawing import any_script, name_entries
 from everest.figures.run_curves import AxisName, Curve, RunCurves
 from everest.system.files import check_new_file, write_atomically
 

@@ -23,7 +23,7 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.mask_view import in_colors
 from everest.figures.request import TUBELET, FigureRequest

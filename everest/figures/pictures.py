@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.figures.legend import (
     DROPPED,
     LegendLine,

@@ -98,11 +98,14 @@ def draw_timeline(
         for number, (head, bouts) in enumerate(heads.items()):
             for row, start in enumerate(starts):
                 panel = panels[row * len(heads) + number]
-                shown = [bout for bout in bouts if bout["start"] < start + length and bout["end"] > start]
+                end_of_row = start + length
+                shown = [
+                    {**bout, "start": max(bout["start"], start), "end": min(bout["end"], end_of_row)}
+                    for bout in bouts
+                    if bout["start"] < end_of_row and bout["end"] > start
+                ]
                 _draw_bars(panel, shown, [legends[head][0][bout["index"]] for bout in shown])
-                panel.set(
-                    xlim=(start, start + length), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"]
-                )
+                panel.set(xlim=(start, end_of_row), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
                 panel.tick_params(axis="y", labelsize="x-small")
                 if background is not None:
                     panel.axhline(background, color="black", linestyle=":", linewidth=1)
@@ -154,9 +157,8 @@ def draw_task_timeline(
                     others = f"not shown: {counted(num_others, 'other class')}"
             else:
                 centers = [(window["start"] + window["end"]) / 2 for window in windows]
-                answers = [
-                    window["heads"][head.name] if head.name else window["predictions"] for window in windows
-                ]
+                name = head.name
+                answers = [window["heads"][name] if name else window["predictions"] for window in windows]
                 values = [answer[0]["value"] for answer in answers]
                 panel.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
                 panel.set_ylabel("predicted value")
@@ -206,17 +208,19 @@ def _by_class(bouts: Bouts) -> dict[int, Bouts]:
 
 def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
     """Return the colors of the classes of a head, and the legend's entries, the longest class first."""
-    by_class = _by_class(bouts)
-    colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(by_class)}
-    parts = [(each[-1]["label"], colors[index], _seconds(each)) for index, each in by_class.items()]
-    if others := parts[len(PALETTE) :]:
-        parts = [
-            *parts[: len(PALETTE)],
-            (counted(len(others), "other class"), OTHERS, sum(part[2] for part in others)),
-        ]
-    if background := [bout for bout in bouts if bout["index"] is None]:
-        parts.append(("background", BACKGROUND, _seconds(background)))
-    whole = max(_seconds(bouts), SHORTEST)
+    seconds: dict[int | None, float] = {}
+    names = {}
+    for bout in bouts:
+        names[bout["index"]] = bout["label"]
+        seconds[bout["index"]] = seconds.get(bout["index"], 0) + bout["end"] - bout["start"]
+    whole = max(sum(seconds.values()), SHORTEST)
+    ranked = sorted((index for index in seconds if index is not None), key=lambda index: -seconds[index])
+    colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
+    parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]
+    if others := ranked[len(PALETTE) :]:
+        parts.append((counted(len(others), "other class"), OTHERS, sum(seconds[index] for index in others)))
+    if None in seconds:
+        parts.append(("background", BACKGROUND, seconds[None]))
     return colors, [(Patch(color=color), _entry(name, time, whole)) for name, color, time in parts]
 
 

@@ -23,7 +23,7 @@ import everest
 from everest.config.heads import Calibration, Head, named_heads
 from everest.evaluation.metric_text import metric_rows
 from everest.evaluation.sections import largest_errors, wrong_classes
-from everest.figures.task_timeline import draw_task_timeline
+from everest.figures.timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.top_classes import answers_of_head
 from everest.lists.classes import Classes

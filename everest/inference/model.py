@@ -141,11 +141,8 @@ class OpenedModel:
         precision: str | None = None,
         calibrated: bool = False,
     ) -> OpenedModel:
-        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode.
+        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
 
-        Args:
-            clips, crops, precision: see `open`; None: as the model's recipe.
-            calibrated: see `open`.
         Raises:
             CheckpointError: the module is a tokenizer.
             RecipeError: `keep` is no ratio that leaves a token.
@@ -194,11 +191,7 @@ class OpenedModel:
 
     @property
     def classifier(self) -> VideoClassifier:
-        """The module.
-
-        Raises:
-            CheckpointError: the model is no classifier.
-        """
+        """The module; raises CheckpointError if the model is no classifier."""
         if not isinstance(self.module, VideoClassifier):
             found = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
             raise wrong_kind(found, "classifier", source=self.source)
@@ -206,16 +199,11 @@ class OpenedModel:
 
     @property
     def views(self) -> EvalViews:
-        """The views of a video, as in an evaluation."""
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
     def answers(self, clips: Tensor) -> Tensor:
-        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers.
-
-        Raises:
-            CheckpointError: see `require_finite_outputs`.
-        """
+        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
@@ -230,11 +218,7 @@ class OpenedModel:
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
-        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU.
-
-        Raises:
-            CheckpointError: see `require_finite_outputs`.
-        """
+        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU, all finite."""
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())

@@ -134,17 +134,6 @@ def camera_text(camera: CameraView) -> str:
     return f"{text}; {cuts}" if camera.scenes else text
 
 
-def _camera_marks(camera: CameraView) -> str:
-    border = "red border: a new scene begins in this time slice"
-    if not camera.sees_motion:
-        return border
-    since = "the frame before" if camera.lag == 1 else f"{camera.lag} frames of the clip before"
-    return (
-        f"a yellow line leads from where a place was {since} to a dot where it is (first frame of each time "
-        f"slice); {border}"
-    )
-
-
 def hides(view: MaskView) -> bool:
     """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
     return 0 < len(view.visible) < len(view.kept)
@@ -195,7 +184,12 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         entries.append(LegendLine(text))
     cameras = [view.camera for view in views if view.camera is not None]
     if cameras:
-        entries.append(LegendLine(f"camera: {_camera_marks(cameras[0])}"))
+        lag, marks = cameras[0].lag, "red border: a new scene begins in this time slice"
+        if cameras[0].sees_motion:
+            since = "the frame before" if lag == 1 else f"{lag} frames of the clip before"
+            place = f"from where a place was {since} to a dot where it is (first frame of each time slice)"
+            marks = f"a yellow line leads {place}; {marks}"
+        entries.append(LegendLine(f"camera: {marks}"))
     if first.rebuilt is not None:
         entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
     if first.with_truth:

@@ -79,6 +79,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         metric = metric_of_run(run, validations)
         # The better probe that the run has.
         measured = (key for key in ACCURACIES if any(row.get(key) is not None for row in probes))
+        ratios = [{"step": row["step"], "ratio": _ratio(row)} for row in probes]
         curves.append(
             RunCurves(
                 name=name,
@@ -92,7 +93,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
                 held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
                 mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
-                loss_ratio=_loss_ratio(x_of_step, probes),
+                loss_ratio=_curve(x_of_step, ratios, "ratio"),
                 rank_me=_curve(x_of_step, probes, "rank_me"),
             )
         )
@@ -136,15 +137,12 @@ def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) ->
     return Curve(both[:, 0], both[:, 1])
 
 
-def _loss_ratio(x_of_step: dict[int, float], probes: list[dict[str, Any]]) -> Curve:
-    rows = []
-    for row in probes:
-        loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
-        ratio = None
-        if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
-            ratio = loss / mean
-        rows.append({"step": row["step"], "ratio": ratio})
-    return _curve(x_of_step, rows, "ratio")
+def _ratio(row: dict[str, Any]) -> float | None:
+    """The held-out loss over that of predicting the mean."""
+    loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
+    if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
+        return loss / mean
+    return None
 
 
 def _positions(

@@ -118,11 +118,9 @@ class OpenedModel:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
         module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
-        precision = precision or recipe.train.precision
-        accelerator = make_accelerator(precision, tf32=recipe.train.tf32, cpu=cpu)
-        module.to(accelerator.device)
+        accelerator = make_accelerator(precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
         return cls(
-            module=module,
+            module=module.to(accelerator.device),
             recipe=_with_views(recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
@@ -153,13 +151,11 @@ class OpenedModel:
         if not isinstance(module, VideoModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
-        recipe = module.recipe
-        accelerator = make_accelerator(
-            precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=module.device.type == "cpu"
-        )
+        train, on_cpu = module.recipe.train, module.device.type == "cpu"
+        accelerator = make_accelerator(precision or train.precision, tf32=train.tf32, cpu=on_cpu)
         return cls(
             module=module.eval(),
-            recipe=_with_views(recipe, clips, crops),
+            recipe=_with_views(module.recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
             calibrated=calibrated,
@@ -246,7 +242,6 @@ def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
 
 
 def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
-    """Return the recipe with other views in evaluation."""
     for name, count in (("clips", clips), ("crops", crops)):
         if count is not None and count < 1:
             raise RecipeError(f"{name}={count}: must be at least 1")

@@ -4,7 +4,7 @@ A probe changes nothing in the training: it draws from no generator of it, and l
 processes share the videos, in passes of the same videos on any number of processes, and the main process
 computes the measures.
 
-R videos of a pass, N videos, D width, C channels, T frames, H W pixels.
+R videos of a pass, N videos, D width.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class Prober(Probing):
         with self._evaluating() as model:
 
             def pooled(clip: Clip) -> NDArray[np.float32]:  # (R, D): the mean of all encoded tokens
-                frames = model.pixels.normalize(clip.frames.flatten(0, 1))
-                return encode(model, frames, None).pooled.float().cpu().numpy()
+                pixels = model.pixels.normalize(clip.frames.flatten(0, 1))
+                return encode(model, pixels, None).pooled.float().cpu().numpy()
 
             encoded = self._over(self.clips.features, pooled)
             held_out = self._of_held_out(model)
@@ -141,8 +141,8 @@ class Prober(Probing):
             measures = {"rank_me": list_probe.rank_me(some), "feature_std": list_probe.feature_std(some)}
             return self._accuracies(features, [place for part in encoded for place in part.videos]) | measures
 
-        row = decide_on_main(self._training.accelerator, of_features) | held_out
-        return row | {"probe_seconds": round(time.monotonic() - started, 3)}
+        row = decide_on_main(self._training.accelerator, of_features)
+        return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _of_held_out(self, model: MaskedAutoencoder) -> Row:
         """The loss of pre-training, and that of predicting the mean of all targets; None for classes.
@@ -161,16 +161,14 @@ class Prober(Probing):
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
-        return {
-            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
-            "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss),
-        }
+        mean = float(np.average([part.value for part in passes], weights=counts))
+        return {"heldout_loss": mean, "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss)}
 
     def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
         classes, samples = self.clips.classes, self.clips.features.samples
         if classes is None:
-            return {"probe_knn": None, "probe_linear": None, "probe_chance": None}
+            return dict.fromkeys(("probe_knn", "probe_linear", "probe_chance"))
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = list_probe.numbered([samples[place].source for place in places])
         if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
@@ -190,9 +188,8 @@ class Prober(Probing):
         done: list[_PassResult] = []
         if mine:
             order = [[(0, place) for place in passes[number]] for number in mine]
-            settings = training.settings
-            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
-            loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+            workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
+            loader = make_loader(clips, order, workers=workers, timeout=training.settings.data_timeout)
             for number, clip in zip(mine, batches(loader), strict=True):
                 failed = tries(clip)
                 rows = [row for row, reasons in enumerate(failed) if not reasons]
@@ -215,10 +212,10 @@ class Prober(Probing):
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
-        devices = [device] if device.type == "cuda" else []
         # Compiled blocks would be compiled again for other numbers of tokens.
         eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
-        with torch.random.fork_rng(devices), torch.no_grad(), training.accelerator.autocast(), eager:
+        fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with fork, torch.no_grad(), training.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
             whole = trained
             if training.settings.shard == "full":  # the parts of a sharded model cannot run alone

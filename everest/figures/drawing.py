@@ -1,4 +1,4 @@
-"""What all figures share: how they are written, names in any script, and images inside pages."""
+"""The code that all figures share: writing them, names in any script, and images inside pages."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ Columns = Sequence[tuple[str, Sequence[str]]]  # their names, and a text for eac
 
 
 class TaskFunctions(NamedTuple):
-    """What is computed from the answers of a head, by its task."""
+    """The functions of the answers of a head that differ from task to task."""
 
     metrics: Callable[[HeadPredictions, Sequence[Any] | None], Values]  # intervals with groups of videos
     loss: Callable[[HeadPredictions], float]  # of the mean answers
@@ -47,7 +47,7 @@ class TaskFunctions(NamedTuple):
 
 
 def _cross_entropy(right: NDArray[np.floating[Any]]) -> float:
-    """The mean over the probabilities of what is right."""
+    """The mean over probabilities of the right answers."""
     return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
 
 

@@ -1,4 +1,4 @@
-"""The probes of pooled features: nearest neighbors, and linear models. Those of a probe answer alike.
+"""The probes of pooled features: nearest neighbors, and a linear model for each task.
 
 All take features (N, D) of the training videos, their labels and features (M, D) of the test videos. Labels
 are (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task of the head.

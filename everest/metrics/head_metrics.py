@@ -32,7 +32,6 @@ Values = dict[str, Any]
 
 OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
-EACH: Final[Any] = None  # no average: a value for each class
 
 
 def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:

@@ -20,7 +20,7 @@ from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
-from everest.metrics.calibrate import calibrate
+from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from everest.figures.curves import COLORS, LONGEST_NAME
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.system.files import write_atomically
 from everest.system.text import escape_bytes
 

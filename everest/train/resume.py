@@ -33,7 +33,7 @@ from everest.system.run_init import DECODER, INIT, Init
 from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
-from everest.tokenizer.own_settings import tokenizer_depends_on
+from everest.tokenizer.clips import tokenizer_depends_on
 
 HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")

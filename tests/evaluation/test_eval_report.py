@@ -14,18 +14,16 @@ from small_runs import RECIPE, refused, run
 
 import everest
 from everest.config.heads import Head
-from everest.evaluation.confusion import (
+from everest.evaluation.multi_view import evaluate_views
+from everest.evaluation.plots import draw_confusion, shorten_names
+from everest.evaluation.report import render_page
+from everest.evaluation.sections import (
     Mistake,
     class_results,
     count_confusions,
-    draw_confusion,
     most_frequent_confusions,
-    shorten_names,
     surest_mistakes,
 )
-from everest.evaluation.multi_view import evaluate_views
-from everest.evaluation.report import render_page
-from everest.evaluation.report_sections import SingleLabelSection
 from everest.lists.classes import Classes
 from everest.metrics.metrics import measure, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
@@ -135,16 +133,17 @@ def test_each_head_of_many_classes_has_a_switch_to_full_size():
     )
     names = [f"class {i}" for i in range(31)]
     sections = [
-        SingleLabelSection(
-            name=name,
-            classes=class_results(count_confusions(head), names),
-            scores=per_class(head, names),
-            matrix="data:,",
-            file="confusion.png",
-            confusions=[],
-            mistakes=[],
-            reliability="data:,",
-        )
+        {
+            "template": "page_single_label.html",
+            "name": name,
+            "classes": class_results(count_confusions(head), names),
+            "scores": per_class(head, names),
+            "plot": "data:,",
+            "file": "confusion.png",
+            "confusions": [],
+            "mistakes": [],
+            "reliability": "data:,",
+        }
         for name, head in predictions.by_head().items()
     ]
     shape = {"videos": 2, "groups": 2, "skipped": 0, "views": {"clips": 1, "crops": 1}, "seconds": 1.0}

@@ -14,14 +14,15 @@ from small_runs import called, equal, refused, small_recipe, weights
 from everest.checkpoints.describe import load_model
 from everest.data.probe_clips import spaced
 from everest.inference.model import OpenedModel
-from everest.probes.feature_measures import feature_std, rank_me
 from everest.probes.list_probe import (
     chance,
     cross_validated,
+    feature_std,
     leave_one_out,
     nearest_of_class,
     num_folds,
     numbered,
+    rank_me,
 )
 from everest.system.run_folder import RunFolder
 from everest.train.probes import mixed_classes

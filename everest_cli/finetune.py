@@ -20,7 +20,7 @@ def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
     devices = options.launch()
 
     from everest.finetuning import finetune, set_up_finetuning
-    from everest.train.run_options import start_or_resume
+    from everest.train.start import start_or_resume
 
     with options.context(recipe, options.of_run(devices)) as context:
         stage = set_up_finetuning(recipe, context)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.dry_run import LossesOf
     from everest.suggest.choices import Purpose
-    from everest.train.context import RunContext
-    from everest.train.run_options import RunOptions
+    from everest.train.context import RunContext, RunOptions
     from everest.train.training import Training
 
 
@@ -88,7 +87,7 @@ class TrainOptions:
 
     def of_run(self, devices: Devices) -> RunOptions:
         """Return the options of the run itself, without the display's."""
-        from everest.train.run_options import RunOptions
+        from everest.train.context import RunOptions
 
         return RunOptions(
             command=self.command,
@@ -105,9 +104,11 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
+        from everest.train.start import run_context
+
         with (
             Display(quiet=self.quiet or not is_main()) as display,
-            run.context(recipe, display.report) as context,
+            run_context(run, recipe, display.report) as context,
         ):
             yield context
 

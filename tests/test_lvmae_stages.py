@@ -21,8 +21,8 @@ from everest.pretraining import set_up_pretraining
 from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.train.context import RunOptions
 from everest.train.resume import has_not_started
-from everest.train.run_options import RunOptions
 from everest.train.tokenizer_first import with_tokenizer
 from everest_cli.main import app
 

@@ -10,10 +10,9 @@ from typing import Any, Final, Literal, cast, get_args
 
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.errors import RecipeError, did_you_mean, shown, unknown_name
-from everest.sweep.choices import MOST_ARMS, Arm, StageName, arms_of, read_seeds, read_stages
+from everest.sweep.choices import MOST_ARMS, NO_INIT, Arm, StageName, arms_of, read_seeds, read_stages
 
 Equal = Literal["steps", "gmacs"]
-NO_INIT: Final = "none"
 FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "equal", "init", "summary")
 OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
@@ -32,10 +31,6 @@ class SweepRequest:
     against: str  # the arm that the others are compared with
     equal: Equal = "steps"
     summary: str = ""
-
-    def init_of(self, arm: Arm) -> str:
-        """The weights that the first stage of an arm starts from, or none."""
-        return self.init if arm.init is None else arm.init
 
 
 def is_sweep(file: RecipeFile) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -31,19 +31,16 @@ from everest.models.cost import count_weights
 from everest.models.memory import tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, precision_text
+from everest.system.accelerator import bytes_per_value
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.events import notice
 from everest.system.processes import local_processes
-from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
 from everest.train.network import Network, stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage, plan_warnings
-from everest.train.resume import remove_leftovers
-from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
@@ -227,55 +224,3 @@ def _plan(
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([max(1, budget // bytes_per_clip)]))
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
-
-
-def start_run(training: Training, recipe_text: str) -> None:
-    """Write the first files of a new run, or resume the run that is there. All processes must call it.
-
-    Raises:
-        CheckpointError: the run cannot be resumed.
-    """
-    context, plan = training.context, training.plan
-    main = context.accelerator.is_main_process
-    if main:
-        remove_leftovers(context.run)
-    if main and not context.resumed:
-        derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
-        facts = {**asdict(plan), **derived, **training.videos}
-        context.run.start(recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training))
-    context.accelerator.wait_for_everyone()
-    line = (
-        f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
-        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
-        f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
-    )
-    if plan.base_lr is not None:
-        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
-    parameters = list(training.state.networks[0].module.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
-    if trained < total:
-        line += f"; trains {trained:,} of {total:,} parameters"
-    line += f"; {precision_text(context.accelerator, training.settings.precision)}"
-    workers = training.workers
-    if workers:
-        shared = shared_bytes(training.clips, training.order(), workers=workers)
-        line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
-    context.report(notice(line))
-    training.resume()
-    if main:
-        training.tracker = make_tracker(
-            context.tracker,
-            context.run,
-            notify=training.notice,
-            steps_done=training.steps_done,
-            resumed=context.resumed,
-        )
-
-
-def _start_facts(training: Training) -> dict[str, Any]:
-    """The weights that a run starts from, for env.json."""
-    init = training.context.init
-    if init is None:
-        return {}
-    return {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}

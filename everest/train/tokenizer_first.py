@@ -24,8 +24,8 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.signals import Stopped
-from everest.train.context import RunContext
-from everest.train.run_options import RunOptions
+from everest.train.context import RunContext, RunOptions
+from everest.train.start import run_context
 
 SetUp = Callable[[Recipe, RunContext], object]
 
@@ -155,6 +155,6 @@ def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, s
     Args:
         with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
     """
-    with options.context(with_path, silent) as context:
+    with run_context(options, with_path, silent) as context:
         set_up(recipe, context)
     clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

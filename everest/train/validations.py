@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any, Final
 
+from everest.config.metrics import METRICS
 from everest.train.health import NEAR_CHANCE, NEAR_GUESSING, is_near_chance
 
 Row = dict[str, Any]  # of metrics.jsonl
@@ -20,14 +21,12 @@ class Validations:
 
     Args:
         rows: of metrics.jsonl.
-        metric: by which validations are compared.
-        higher: whether more of it is better.
-        percent: whether it is from 0 to 100.
+        metric: by which validations are compared, of everest.config.metrics.METRICS.
     """
 
-    def __init__(self, rows: Iterable[Row], metric: str, *, higher: bool, percent: bool) -> None:
+    def __init__(self, rows: Iterable[Row], metric: str) -> None:
         self.metric = metric  # `val_METRIC` of a row decides
-        self._higher, self._percent = higher, percent
+        self._higher, self._percent = METRICS[metric].higher, METRICS[metric].percent
         self.rows: list[Row] = []
         self._losses: list[float] = []  # of training, since the last validation
         self._train_losses: list[float | None] = []  # the mean of those before each validation

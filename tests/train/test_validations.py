@@ -26,7 +26,7 @@ STEPS = ["--set", "finetune.steps=30", "--set", "finetune.patience=2", "--set", 
 
 
 def by_top1(rows: list[dict[str, Any]]) -> Validations:
-    return Validations(rows, "top1", higher=True, percent=True)
+    return Validations(rows, "top1")
 
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:

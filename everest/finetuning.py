@@ -26,12 +26,11 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.answers import soft_targets, supervised_loss
 from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec
-from everest.system.events import notice, silent
+from everest.system.events import silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, stays_at_chance
+from everest.train.health import FEWEST_STEPS, Validations, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
-from everest.train.validations import Validations
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,14 +72,14 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
-        context.report(notice(f"data.train has no video of class '{name}'"))
+        context.notice(f"data.train has no video of class '{name}'")
     validation = validation_clips(recipe, classes)
     if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
-        context.report(notice(text))
+        context.notice(text)
     idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
     if validation is None and idle:
         names = " and ".join(f"finetune.{name}" for name in idle)
-        context.report(notice(f"warning: {names}: no effect without a list of videos in data.val"))
+        context.notice(f"warning: {names}: no effect without a list of videos in data.val")
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:

@@ -21,8 +21,8 @@ from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
+from everest.train.health import Validations
 from everest.train.listing import metric_of_run, read_run, summarize
-from everest.train.validations import Validations
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 SECONDS_PER_HOUR: Final = 3600

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from everest.checkpoints.init import Start, read_start
 from everest.errors import RecipeError
-from everest.system.events import Report
+from everest.system.events import Report, notice
 from everest.system.run_folder import RunFolder
 from everest.system.run_init import Init
 
@@ -55,6 +55,10 @@ class RunContext:
     tracker: str = "none"
     init: Init | None = None
     one_batch: bool = False
+
+    def notice(self, text: str) -> None:
+        """Show a line of text to the user."""
+        self.report(notice(text))
 
     def read_start(self) -> Start | None:
         """Read the weights that the run starts from, if any.

@@ -33,7 +33,6 @@ from everest.models.partial import Stage, choose_trained, frozen_layers, require
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
-from everest.system.events import notice
 from everest.system.processes import local_processes
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
@@ -81,7 +80,7 @@ def set_up_training(
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
         for text in (*clips.notices, padding_notice(clips, section)):
             if text is not None:
-                context.report(notice(text))
+                context.notice(text)
     root = parse_location(recipe.data.root)
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
     value_bytes = bytes_per_value(accelerator)
@@ -118,15 +117,16 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
-    needed = shared_bytes(clips, training.order(), workers=training.workers)
+    workers = training.passes.workers
+    needed = shared_bytes(clips, training.passes.order(), workers=workers)
     require_shared_memory(needed * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and training.workers < num_readers() and accelerator.is_main_process:
-        context.report(notice(few_workers_notice(training.workers, possible=num_readers())))
+    if recipe.train.workers == "auto" and workers < num_readers() and accelerator.is_main_process:
+        context.notice(few_workers_notice(workers, possible=num_readers()))
     if accelerator.is_main_process and not context.one_batch:
         warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
         crowded = crowded_cores(*others.measure()) if num_trainers() == local_processes() else None
         for text in (*warnings, *([] if crowded is None else [crowded])):  # the jobs of a sweep share cores
-            context.report(notice(f"warning: {text}"))
+            context.notice(f"warning: {text}")
     return training
 
 
@@ -144,10 +144,10 @@ def _network(
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
-        start_model(model, spec, start, classes=classes, notify=lambda text: context.report(notice(text)))
+        start_model(model, spec, start, classes=classes, notify=context.notice)
         rate = start.other_rate(recipe.data.fps)
         if rate is not None and not context.resumed:
-            context.report(notice(rate))
+            context.notice(rate)
     choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:

@@ -110,7 +110,7 @@ def start_run(training: Training, recipe: Recipe) -> None:
 
 def _summary(training: Training) -> str:
     """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
-    plan, workers = training.plan, training.workers
+    plan, passes = training.plan, training.passes
     text = (
         f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
@@ -124,7 +124,7 @@ def _summary(training: Training) -> str:
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
     text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    if workers:
-        shared = shared_bytes(training.clips, training.order(), workers=workers)
-        text += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
+    if passes.workers:
+        shared = shared_bytes(training.clips, passes.order(), workers=passes.workers)
+        text += f"; {passes.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
     return text

@@ -109,7 +109,9 @@ def _train_tokenizer(
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
-    if options.overwrite or not decide_on_main(accelerator, lambda: _is_finished(own)):
+    run = RunFolder(own)
+    is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
+    if options.overwrite or not is_finished:
         _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
@@ -141,12 +143,6 @@ def _users(output: Path) -> list[Path]:
             if tokenizer is not None and tokenizer.checkpoint == own:
                 users.append(file.parent)
     return users
-
-
-def _is_finished(tokenizer: Path) -> bool:
-    """Whether the run of a tokenizer is finished, so that nothing is trained."""
-    run = RunFolder(tokenizer)
-    return run.weights.is_file() and run.report.is_file()
 
 
 def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:

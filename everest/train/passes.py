@@ -58,6 +58,7 @@ class Passes:
         self._plan = plan
         self._signal = signal
         self._drop_paths = drop_paths(model)
+        self._waits = WaitWatch()
         self._number = 0  # of the current pass in its step
         self.workers = choose_workers(clips, self.order(), settings.workers)
 
@@ -87,6 +88,13 @@ class Passes:
             timeout=self._settings.data_timeout,
             should_stop=lambda: bool(self._signal.number) and self._signal.seconds >= waits,
         )
+
+    def advice(self, waited: float) -> str | None:
+        """Once, when enough steps were watched: a warning if they waited long (seconds) for their clips."""
+        share = self._waits.add(waited)
+        if share is None:
+            return None
+        return waiting_advice(share, workers=self.workers, views=self._clips.make_views)
 
     @contextmanager
     def seeded(self, step: int, number: int) -> Iterator[None]:

@@ -33,7 +33,7 @@ from everest.system.weights import Weights
 from everest.train.context import RunContext
 from everest.train.health import Nonfinite
 from everest.train.network import Network
-from everest.train.passes import Passes, WaitWatch, waiting_advice
+from everest.train.passes import Passes
 from everest.train.plan import StagePlan
 from everest.train.probes import Probing
 from everest.train.state import TrainState
@@ -81,8 +81,7 @@ class Training:
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self._signal = StopSignal()
         self.passes = Passes(context, recipe.train, clips, plan, networks[0].module, self._signal)
-        self._waits = WaitWatch()
-        keep, background = recipe.train.keep_states, context.overlaps
+        keep, background = self.settings.keep_states, context.overlaps
         self.state = TrainState(
             self.accelerator, self.run, networks, weights, keep=keep, background=background
         )
@@ -94,13 +93,8 @@ class Training:
         self._has_ended = False
         self._warned: set[str] = set()
         self._record = StepRecord(self.accelerator.device)
-        self.step_log = StepLog(
-            context,
-            plan,
-            nonfinite=Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None),
-            bad_videos=self.bad_videos,
-            log=self.log,
-        )
+        nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
+        self.step_log = StepLog(context, plan, nonfinite=nonfinite, bad_videos=self.bad_videos, log=self.log)
 
     @property
     def at_checkpoint(self) -> bool:
@@ -141,9 +135,7 @@ class Training:
                 if number or self.step_log.is_save_due or self._saves_here:
                     self.save()
                 if number and self.steps_done < self.plan.steps:
-                    self.state.finish()
-                    self.accelerator.wait_for_everyone()  # a process that has ended would end the others
-                    self._raise_stopped(number)
+                    self._stop(number, saved=True)
 
     @property
     def _saves_here(self) -> bool:
@@ -158,7 +150,7 @@ class Training:
             try:
                 clip = next(self._batches)
             except StoppedWaiting:
-                self._stop_without_batch()
+                self._stop(self._signal.number, saved=self.plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
@@ -166,26 +158,24 @@ class Training:
             with self.updater.one_pass(last=last), self.passes.seeded(self.steps_done, number):
                 yield self._copy(clip)
 
-    def _stop_without_batch(self) -> Never:
-        """Leave a step whose batch does not come. A run of one process saves the steps before it.
+    def _stop(self, number: int, *, saved: bool) -> Never:
+        """Leave the loop on a signal.
 
+        Args:
+            saved: whether the steps before can be saved; not by one of several processes in a step.
         Raises:
             Stopped: always.
         """
-        if self.plan.processes == 1:
+        if saved:
             self.save()
             self.state.finish()
-            self._raise_stopped(self._signal.number)
-        raise Stopped(
-            self._signal.number,
-            f"{signal.Signals(self._signal.number).name}: a batch does not come, so this step is not saved; "
-            f"the same command with --output {self.run.path} resumes from the last saved step",
-        )
-
-    def _raise_stopped(self, number: int) -> Never:
-        saved = f"saved after step {self.steps_done} of {self.plan.steps}"
-        resume = f"the same command with --output {self.run.path} resumes from there"
-        raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
+            self.accelerator.wait_for_everyone()  # a process that has ended would end the others
+            text = f"saved after step {self.steps_done} of {self.plan.steps}"
+        else:
+            text = "a batch does not come, so this step is not saved"
+        place = "there" if saved else "the last saved step"
+        resume = f"the same command with --output {self.run.path} resumes from {place}"
+        raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
@@ -223,10 +213,7 @@ class Training:
         self.steps_done += 1
         rows = self.step_log.add(self.steps_done, record, numbers, all_now=self._saves_here)
         record.close()
-        share = self._waits.add(record.waited)
-        if share is not None:
-            advice = waiting_advice(share, workers=self.passes.workers, views=self.clips.make_views)
-            self.warn_once("waiting", advice)
+        self.warn_once("waiting", self.passes.advice(record.waited))
         return rows
 
     def end(self, reason: str) -> None:

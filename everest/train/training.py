@@ -159,13 +159,7 @@ class Training:
                 yield self._copy(clip)
 
     def _stop(self, number: int, *, saved: bool) -> Never:
-        """Leave the loop on a signal.
-
-        Args:
-            saved: whether the steps before can be saved; not by one of several processes in a step.
-        Raises:
-            Stopped: always.
-        """
+        """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
         if saved:
             self.save()
             self.state.finish()

@@ -172,7 +172,7 @@ def test_costs_are_known_with_the_folder_of_a_tokenizer(trained: Path, clip_file
     options = [part for value in small for part in ("--set", value)]
     over = ["--over", "model.decoder_depth=1,2", "--stages", "pretrain", "--equal", "gmacs"]
     sweep = ["sweep", "lvmae-demo", "--data", clip_files, *options, *over, "-o", tmp_path / "s", "--dry-run"]
-    assert "steps of pretrain" in called(*sweep).stderr
+    assert "pretrain 10 -> 10 steps" in called(*sweep).stderr
     profiled = called("profile", "--recipe", "lvmae-demo", *options, "--json").stdout
     assert json.loads(profiled)["stages"]["pretrain"]["tokenizer_gmacs"] > 0
 

@@ -40,7 +40,7 @@ def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
 
 
 def write_plan(folder: Path, plan: SweepPlan) -> None:
-    """Write `sweep.yaml`: the settings that all arms share, and those of each arm."""
+    """Write `sweep.yaml`: the settings that all arms share, and each arm with its own settings."""
     first, *others = (arm.settings for arm in plan.arms)
     shared = {
         key: value

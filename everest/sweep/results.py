@@ -61,7 +61,7 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
 
 
 def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
-    """The metrics of an evaluation, or of every probe, with those of its heads."""
+    """The metrics of an evaluation, or of every probe, for each head."""
     names = (*METRICS, *CHANCES)
     found = {f"{place}{name}": document[name] for name in names if name in document}
     for probe, values in document.get("probes", {}).items():

@@ -45,7 +45,7 @@ class Paired(NamedTuple):
     """The differences of two arms on the same seeds.
 
     The intervals and p are None for a single seed, and if all differences are equal: these show no spread.
-    The names are those of `everest sweep report --json`.
+    `everest sweep report --json` has the same names.
     """
 
     seeds: list[int]

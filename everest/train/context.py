@@ -1,4 +1,4 @@
-"""A run besides its recipe: what its user chooses, and what all of its stages share."""
+"""The parts of a run that are not in its recipe: the choices of its user, and what all of its stages share."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The processes, the folder and the display of a run; the last three are those of `RunOptions`."""
+    """The processes, the folder and the display of a run."""
 
     accelerator: Accelerator
     run: RunFolder
@@ -52,7 +52,7 @@ class RunContext:
     report: Report
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
-    tracker: str = "none"
+    tracker: str = "none"  # this and the next two: see `RunOptions`
     init: Init | None = None
     one_batch: bool = False
 

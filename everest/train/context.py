@@ -1,4 +1,4 @@
-"""The parts of a run that are not in its recipe: the choices of its user, and what all of its stages share."""
+"""The parts of a run that no recipe has: the choices of its user, and what all of its stages share."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.dry_run import LossesOf
     from everest.suggest.choices import Purpose
-    from everest.train.context import RunContext
-    from everest.train.run_options import RunOptions
+    from everest.train.context import RunContext, RunOptions
     from everest.train.training import Training
 
 
@@ -99,7 +98,7 @@ class TrainOptions:
             found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
         devices = launch(self.gpus, self.processes)
 
-        from everest.train.run_options import RunOptions
+        from everest.train.context import RunOptions
 
         return RunOptions(
             command=command,
@@ -116,9 +115,11 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
+        from everest.train.start import run_context
+
         with (
             Display(quiet=self.quiet or not is_main()) as display,
-            run.context(recipe, display.report) as context,
+            run_context(run, recipe, display.report) as context,
         ):
             yield context
 

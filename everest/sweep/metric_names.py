@@ -60,8 +60,3 @@ def value_text(name: str, value: float | None) -> str:
         return "none"
     metric = metric_of(name)
     return f"{value:.1f} %" if metric is not None and metric.percent else f"{value:.4g}"
-
-
-def metric_text(name: str, value: float | None) -> str:
-    """A metric with its value, in a few words."""
-    return f"{title_of(name)} {value_text(name, value)}"

@@ -101,19 +101,13 @@ GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A network that learns, and its optimizer: both as built, before anything wraps them.
-
-    Args:
-        name: of its tensors in a state.
-        ema: an average of its weights.
-        grad_norm: the name of its gradient norm in metrics.jsonl.
-    """
+    """A network that learns, and its optimizer: both as built, before anything wraps them."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    name: str = MODEL
-    ema: ModelEmaV3 | None = None
-    grad_norm: str = GRAD_NORM
+    name: str = MODEL  # of its tensors in a state
+    ema: ModelEmaV3 | None = None  # an average of its weights
+    grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
 
     @torch.no_grad()
     def update_average(self, skipped: Tensor | None) -> None:

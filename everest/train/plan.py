@@ -60,11 +60,7 @@ class StagePlan:
     def lr(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""
         return cosine_lr(
-            step,
-            steps=self.steps,
-            warmup=self.warmup_steps,
-            peak=self.peak_lr,
-            minimum=self.min_lr,
+            step, steps=self.steps, warmup=self.warmup_steps, peak=self.peak_lr, minimum=self.min_lr
         )
 
 
@@ -144,11 +140,7 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
 
 
 def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
-    """Advice about a peak learning rate outside of the usual range; None inside.
-
-    Args:
-        new_weights: the model does not start from trained weights.
-    """
+    """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
     (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     if plan.peak_lr > most:
         return (

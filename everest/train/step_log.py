@@ -186,16 +186,13 @@ class StepLog:
         jump = self.losses.spike(metrics.loss)
         if jump:
             report(notice(f"step {step}: {jump}"))
-        self._count_bad_videos(record, totals)
-        return row
-
-    def _count_bad_videos(self, record: StepRecord, totals: StepTotals) -> None:
         failed = list(gather_object(record.failed)) if totals.any_failed else []
-        for text in self._bad_videos.add(requested=self._plan.videos_per_step, failed=failed):
-            self._context.report(notice(text))
+        for text in self._bad_videos.add(requested=plan.videos_per_step, failed=failed):
+            report(notice(text))
         if failed and self._context.accelerator.is_main_process:
             self._context.run.write_bad_videos(self._bad_videos.reasons)
         self._bad_videos.check(any_failed=totals.any_failed)
+        return row
 
     def _write_videos(self, step: int, record: StepRecord, metrics: StepMetrics) -> str:
         """Write the videos of a step, gathered over all processes; returns where they are."""

@@ -6,7 +6,7 @@ import pytest
 
 from everest.errors import RecipeError
 from everest.sweep.choices import arms_of, read_seeds, read_stages, split_values
-from everest.sweep.commands import Processes
+from everest.sweep.jobs import Processes
 from everest.system.cores import num_cores
 from everest.system.devices import Devices
 

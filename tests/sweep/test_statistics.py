@@ -34,14 +34,14 @@ def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: li
     found = paired(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
     assert found is not None
     assert found.seeds == list(first)
-    assert found.differences == [first[seed] - second[seed] for seed in first]
+    assert found.values == [first[seed] - second[seed] for seed in first]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly equal differences
         test = stats.ttest_rel(sample, others)
-    if np.std(found.differences, ddof=1) > 1e-6:
+    if np.std(found.values, ddof=1) > 1e-6:
         assert found.p == pytest.approx(test.pvalue, rel=1e-6)
         interval = test.confidence_interval(0.95)
-        assert found.spread.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+        assert found.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
 
 
 def test_the_bootstrap_is_scipys_percentile_interval_within_the_error_of_its_draws():
@@ -63,7 +63,7 @@ def test_one_seed_has_no_interval():
     assert spread([3.0]) == (3.0, None, None)
     found = paired({0: 3.0}, {0: 1.0})
     assert found is not None
-    assert (found.spread.mean, found.spread.interval, found.bootstrap, found.p) == (2.0, None, None, None)
+    assert (found.mean, found.interval, found.bootstrap, found.p) == (2.0, None, None, None)
 
 
 @pytest.mark.parametrize("value", [20.0, 0.0, 0.1])
@@ -81,4 +81,4 @@ def test_equal_differences_have_neither_intervals_nor_p_whatever_their_rounding(
     for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
         found = paired(others, first)
         assert found is not None
-        assert (found.spread.interval, found.bootstrap, found.p) == (None, None, None)
+        assert (found.interval, found.bootstrap, found.p) == (None, None, None)

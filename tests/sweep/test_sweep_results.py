@@ -1,18 +1,14 @@
 """The numbers that a sweep reads from its runs."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.sweep.report import make_report
-from everest.sweep.results import metrics_of
-from everest.sweep.results_file import read_results, write_results
-from everest.sweep.works import make_work
+from everest.sweep.results import metrics_of_run, read_results, write_results
 
 DOCUMENT: dict[str, Any] = {
     **{"recipe": "r", "summary": "", "stages": ["pretrain"], "against": "a", "equal": "steps"},
@@ -35,16 +31,12 @@ VALIDATIONS = [
 
 @pytest.mark.parametrize(("best", "step"), [("top1", 6), ("macro_f1", 2), ("loss", 8)])
 def test_all_validation_metrics_are_those_of_the_weights_that_were_kept(tmp_path: Path, best: str, step: int):
-    recipe = load_recipe("small", overrides=[f"finetune.best={best}"])
-    work = make_work("finetune", recipe, needs=None, init="none")
-    run = work.run(tmp_path)
-    run.mkdir(parents=True)
-    (run / "recipe.yaml").write_text(f"finetune: {{best: {best}}}\n")
-    (run / "env.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text(f"finetune: {{best: {best}}}\n")
     rows = [{"step": 1, "loss": 1.0}, *VALIDATIONS]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept = next(row for row in VALIDATIONS if row["step"] == step)
-    assert metrics_of(work, tmp_path) == {name: value for name, value in kept.items() if name != "step"}
+    assert metrics_of_run("finetune", tmp_path, rows) == {
+        name: value for name, value in kept.items() if name != "step"
+    }
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):

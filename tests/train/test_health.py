@@ -33,11 +33,10 @@ from everest.train.health import (
     LossWatch,
     Nonfinite,
     StepMetrics,
-    WaitWatch,
     is_near_chance,
     stays_at_chance,
-    waiting_advice,
 )
+from everest.train.passes import WaitWatch, waiting_advice
 from everest.train.plan import memory_advice, plan_stage
 from everest_cli.main import app
 

@@ -51,7 +51,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         (["pretrain.probe.every=1", "pretrain.probe.list=nope.csv"], 4, "no such list or folder"),
         (["pretrain.views_per_decode=3"], 2, "batch_size 4 does not divide"),
-        (["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"], 4, "no file"),
+        (
+            ["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"],
+            4,
+            "no such file",
+        ),
     ],
 )
 def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(

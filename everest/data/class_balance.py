@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError, did_you_mean
-from everest.lists.classes import indices
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
 
 # A sample of a class of n samples has the weight n^-POWER, so its class has n^(1 - POWER).

@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from everest.errors import DataError
-from everest.lists.classes import indices
-from everest.lists.labels import read_class_names
-from everest.lists.rows import SHOWN
-from everest.lists.sample import Sample
-from everest.lists.split_folders import split_folders
+from everest.lists.labels import indices, read_class_names
+from everest.lists.sample import SHOWN, Sample
 from everest.system.storage import Location
-from everest.video.folders import videos_by_subfolder, videos_under
+from everest.video.folders import split_folders, videos_by_subfolder, videos_under
 
 
 def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:

@@ -11,9 +11,8 @@ import numpy as np
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError
-from everest.lists.labels import Label
-from everest.lists.rows import SHOWN
-from everest.lists.sample import Sample
+from everest.lists.labels import indices
+from everest.lists.sample import SHOWN, Sample
 from everest.lists.samples import SampleList
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
@@ -57,6 +56,11 @@ class Classes:
         """The outputs of all heads."""
         return sum(head.outputs for head in self.heads)
 
+    @property
+    def named_heads(self) -> Heads:
+        """The heads that have a column `label.NAME` each; none if there is one head of the column `label`."""
+        return tuple(head for head in self.heads if head.name)
+
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 
@@ -95,13 +99,6 @@ def _count(samples: SampleList, task: Task) -> int:
             "have a clip; fix the label, or set data.num_classes"
         )
     return count
-
-
-def indices(label: Label) -> tuple[int, ...]:
-    """Returns the classes of a label; a number has none."""
-    if isinstance(label, tuple):
-        return label
-    return (label,) if isinstance(label, int) else ()
 
 
 def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:

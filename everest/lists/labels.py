@@ -96,6 +96,13 @@ class LabelRules:
         return any(map(is_integer, self.names))
 
 
+def indices(label: Label) -> tuple[int, ...]:
+    """Returns the classes of a label; a number has none."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
+
+
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     """Returns the labels of a sample as values of a tensor: `Head.label_width` values for each head.
 

@@ -12,11 +12,7 @@ from pathlib import Path
 from everest.config.heads import Heads, Task
 from everest.errors import DataError, RecipeError
 from everest.lists.class_folders import deeper_folders_notice, read_names, refuse_split_folders
-from everest.lists.labels import LabelRules, columns_of, names_used
-from everest.lists.rows import samples_of_rows
-from everest.lists.sample import Sample
-from everest.lists.samples import SampleList, read_samples
-from everest.lists.tasks import (
+from everest.lists.label_facts import (
     TwoKinds,
     empty_columns,
     find_task,
@@ -25,6 +21,9 @@ from everest.lists.tasks import (
     missing_columns,
     open_heads,
 )
+from everest.lists.labels import LabelRules, columns_of, names_used
+from everest.lists.sample import Sample, samples_of_rows
+from everest.lists.samples import SampleList, read_samples
 from everest.lists.text import ListRow, read_rows
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 

@@ -10,9 +10,8 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import indices
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
+from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_atomically
 from everest.system.text import is_file_name, is_unicode

@@ -16,8 +16,8 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.short_videos import largest_stride
-from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
 from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
 from everest.system.events import Report, notice

@@ -1,18 +1,88 @@
-"""The list or folder that a stage reads: what the recipe names below `data.root`, or a folder tree there."""
+"""The videos and labels of a stage, from the data section of a recipe: `read_stage`.
+
+The recipe names a list, the index of shards or a folder of videos below `data.root`; a folder may stand in the
+place of a list that is missing.
+"""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from everest.config.heads import named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
-from everest.lists.split_folders import list_folder, split_folders
+from everest.lists.classes import Classes
+from everest.lists.labels import read_class_names
+from everest.lists.samples import SampleList, read_samples
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, missing, no_list, subfolders, videos_under
+from everest.video.folders import (
+    as_data_error,
+    list_folder,
+    missing,
+    no_list,
+    split_folders,
+    subfolders,
+    videos_under,
+)
 
 LISTS: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # as `everest prepare` writes them
+
+
+def read_stage(
+    data: DataSettings,
+    key: str,
+    *,
+    labeled: bool,
+    classes: Classes | None = None,
+    may_miss: bool = False,
+) -> SampleList:
+    """The videos of `data.KEY`, all checked; the notice names what is read in place of a missing list.
+
+    Args:
+        labeled: False ignores labels (pre-training).
+        classes: of the training set, which the labels of another set mean; None for the training set.
+        may_miss: ignore missing videos, unless all of them are missing.
+    Raises:
+        RecipeError: `data.KEY` is not set.
+        DataError: there is no such list or folder, or its lines, labels or videos are wrong: the message
+            names the first problems and their number.
+    """
+    names = _class_names(data, classes) if labeled else None
+    source = find_source(data, key, labeled=labeled)
+    samples = read_samples(
+        source.location,
+        root=source.root,
+        classes=names,
+        num_classes=classes.count if classes else data.num_classes,
+        task=classes.heads[0].task if classes else data.task,
+        heads=classes.named_heads if classes else named_heads(data.heads or {}),
+        labeled=labeled,
+        names_classes=classes is None,
+        may_miss=may_miss,
+    )
+    notices = [notice for notice in (source.notice, samples.notice) if notice is not None]
+    return replace(samples, notice="\n".join(notices) or None)
+
+
+def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...] | None:
+    """The names of `classes`, else those in the file `data.classes`; None if the labels show them."""
+    trained, names = classes.names if classes else None, None
+    if data.classes is not None:
+        path = join_location(parse_location(data.root), data.classes)
+        with as_data_error(path):
+            exists = path.is_file()
+        if exists:
+            names = read_class_names(path)
+        elif not trained:  # else the test set may be elsewhere, without this file
+            raise DataError(f"data.classes: {missing(path, 'file of class names')}")
+    if trained and names not in (None, trained):
+        raise DataError(
+            f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
+            f"model was trained on (first {trained[0]}); set data.classes to null"
+        )
+    return trained or names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +98,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
     """Returns the list or folder that `data.KEY` names.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
-    one with another name of everest.lists.split_folders. A recipe that does not fix the classes reads all
+    one with another name of `split_folders`. A recipe that does not fix the classes reads all
     videos below `data.root` if no labels are needed.
 
     Raises:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from everest.config.metrics import METRICS, best_metric
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
 from everest.data.class_balance import sample_weights
@@ -56,14 +57,9 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     grid = clip_grid(recipe)
     offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
     views = PretrainViews(
-        frames=offered.t * recipe.model.tubelet[0],
-        stride=stage.stride,
-        size=data.frame_size,
+        **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if stage.flip is None else stage.flip,
-        sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
-        fps=data.fps,
-        channels=data.channels,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     return unlabeled_clips(
@@ -90,17 +86,12 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     data, stage = recipe.data, recipe.finetune
     settings = stage.rand_augment
     views = FinetuneViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
+        **_shared(recipe, stage),
         flip=data.flip,
-        sampling=stage.sampling,
         crop_area=stage.crop_area,
         rand_augment=settings
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
-        fps=data.fps,
-        channels=data.channels,
     )
     samples = read_stage(data, "train", labeled=True)
     classes = Classes.of(samples, data)
@@ -142,15 +133,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 def center_views(recipe: Recipe) -> ValidationViews:
     """Returns the center view of a video, as the labeled stages sample its frames."""
-    data, stage = recipe.data, recipe.finetune
-    return ValidationViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
+    return ValidationViews(**_shared(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
@@ -167,22 +150,28 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
     Raises:
         RecipeError: the views do not fit into the memory of any machine.
     """
-    data, stage = recipe.data, recipe.finetune
     if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    return EvalViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        clips=recipe.eval.clips,
-        crops=recipe.eval.crops,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
+    shared = _shared(recipe, recipe.finetune)
+    return EvalViews(**shared, clips=recipe.eval.clips, crops=recipe.eval.crops)
+
+
+def _shared(
+    recipe: Recipe, stage: PretrainSettings | FinetuneSettings, *, frames: int | None = None
+) -> dict[str, Any]:
+    """The settings of `StageViews` for a stage."""
+    data = recipe.data
+    return {
+        "frames": frames or data.frames,
+        "stride": stage.stride,
+        "size": data.frame_size,
+        "sampling": stage.sampling,
+        "fps": data.fps,
+        "channels": data.channels,
+    }
 
 
 def _given(*notices: str | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Facts that the labels of a list show: their task, empty columns, videos of each class, spread of numbers."""
+"""Facts that the labels of a list show: their task, empty columns, videos of each class, range of numbers."""
 
 from __future__ import annotations
 
@@ -97,13 +97,6 @@ def empty_columns(rows: Sequence[ListRow], heads: Heads = ()) -> list[str]:
     labels = [name for name in header.names if name == "label" or name.startswith(HEAD_PREFIX)]
     there = [name for name in labels if not wanted or name in wanted]
     return [name for name in there if not any(name in row.values for row in rows)]
-
-
-def missing_columns(rows: Sequence[ListRow], heads: Heads) -> list[str]:
-    """Return the columns of heads that a list does not have."""
-    header = rows[0].header
-    columns = header.names if header is not None else tuple(rows[0].values)
-    return [name for name in columns_of(head.name for head in heads) if name not in columns]
 
 
 def _has_fraction(text: str) -> bool:

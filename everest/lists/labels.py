@@ -122,6 +122,13 @@ def columns_of(heads: Iterable[str]) -> list[str]:
     return [f"{HEAD_PREFIX}{name}" for name in heads]
 
 
+def missing_columns(rows: Sequence[ListRow], heads: Heads) -> list[str]:
+    """Return the columns of heads that a list does not have."""
+    header = rows[0].header
+    columns = header.names if header is not None else tuple(rows[0].values)
+    return [name for name in columns_of(head.name for head in heads) if name not in columns]
+
+
 def _label_of_head(head: Head, row: ListRow) -> Label:
     """Returns the label in the column of a head, whose classes have no names."""
     (column,) = columns_of([head.name])

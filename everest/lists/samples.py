@@ -12,8 +12,15 @@ from dataclasses import dataclass, replace
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
 from everest.errors import DataError, did_you_mean
-from everest.lists.label_facts import missing_columns
-from everest.lists.labels import JOINED_BY, SEPARATED, SEVERAL, LabelRules, columns_of, names_used
+from everest.lists.labels import (
+    JOINED_BY,
+    SEPARATED,
+    SEVERAL,
+    LabelRules,
+    columns_of,
+    missing_columns,
+    names_used,
+)
 from everest.lists.sample import SHOWN, Sample, refuse, samples_of_list
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, read_rows, shown

@@ -18,10 +18,9 @@ from everest.lists.label_facts import (
     find_task,
     find_two_kinds,
     found_notice,
-    missing_columns,
     open_heads,
 )
-from everest.lists.labels import LabelRules, columns_of, names_used
+from everest.lists.labels import LabelRules, columns_of, missing_columns, names_used
 from everest.lists.sample import Sample, samples_of_rows
 from everest.lists.samples import SampleList, read_samples
 from everest.lists.text import ListRow, read_rows

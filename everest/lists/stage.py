@@ -1,7 +1,7 @@
 """The videos and labels of a stage, from the data section of a recipe: `read_stage`.
 
-The recipe names a list, the index of shards or a folder of videos below `data.root`; a folder may stand in the
-place of a list that is missing.
+The recipe names a list, the index of shards or a folder of videos below `data.root`. A folder may stand in
+the place of a list that is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from everest.lists.samples import SampleList, read_samples
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import (
     as_data_error,
-    list_folder,
+    holds_list,
     missing,
     no_list,
     split_folders,
@@ -115,7 +115,8 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
         location = join_location(root, source)
         if source != LISTS.get(key) or location.exists():
             return StageSource(root=root, location=location)
-        folder = list_folder(root, key, labeled=labeled)
+        is_key = holds_list(root / key, labeled=labeled)
+        folder = key if is_key else split_folders(root, labeled=labeled).get(key)
         if folder is not None:
             notice = f"{root}: no {source}, so the folder {folder} is read"
             return StageSource(root=root, location=root / folder, notice=notice)

@@ -119,39 +119,26 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
     return found
 
 
-def list_folder(root: Location, key: str, *, labeled: bool) -> str | None:
-    """The folder to read in place of the list `key`: of this name, or another one of `split_folders`."""
-    if holds_list(root / key, labeled=labeled):
-        return key
-    return split_folders(root, labeled=labeled).get(key)
-
-
 def holds_list(folder: Location, *, labeled: bool) -> bool:
     """Whether a folder can be read in place of a list; one with labels has folders of videos in it."""
     if not folder.is_dir():
         return False
-    return not labeled or any(_has_videos(folder / name) for name in subfolders(folder))
-
-
-def _has_videos(folder: Location) -> bool:
-    """Whether there are videos in a folder that is no video itself, as a folder of images is."""
-    return next((video for video in videos_under(folder) if video != folder), None) is not None
+    if not labeled:
+        return True
+    # A folder of images is a video itself, and has none in it.
+    inner = (folder / name for name in subfolders(folder))
+    return any(video != path for path in inner for video in videos_under(path))
 
 
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, in the order of their names, with numbers in the names in numerical order."""
-    images = (path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(images, key=lambda path: (_with_sortable_numbers(path.name), path.name))
 
-
-def _with_sortable_numbers(name: str) -> str:
-    """A name whose numbers start with their length: the text order is then the order of the numbers."""
-
-    def with_length(match: re.Match[str]) -> str:
-        digits = match[0].lstrip("0")
+    def with_length(number: re.Match[str]) -> str:  # the order of the texts is then that of the numbers
+        digits = number[0].lstrip("0")
         return f"{len(digits):04d}{digits}"
 
-    return _NUMBER.sub(with_length, name)
+    images = (path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(images, key=lambda path: (_NUMBER.sub(with_length, path.name), path.name))
 
 
 def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:

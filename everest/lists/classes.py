@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,11 @@ class Classes:
         """The names of the classes of a head, or their indices."""
         return [self.name(label) for label in range(head.outputs)]
 
+    def titles(self, head: Head, labels: Iterable[int]) -> list[str]:
+        """The names of some classes of a head, after the name of the head if there are several."""
+        start = f"{head.name} " if head.name else ""
+        return [start + self.name(label) for label in labels]
+
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     """Returns a head of numbers with their mean and std; another head as it is."""
@@ -107,8 +112,7 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
-        names = [classes.name(label) for label in range(count) if label not in used]
-        empty += [f"{head.name} {name}" for name in names] if head.name else names
+        empty += classes.titles(head, (label for label in range(count) if label not in used))
     return empty
 
 
@@ -126,8 +130,7 @@ def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str |
     for position, head in enumerate(classes.heads):
         if head.task == MULTI_LABEL and samples:
             common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
-            names = [classes.name(label) for label in sorted(common)]
-            certain += [f"{head.name} {name}" for name in names] if head.name else names
+            certain += classes.titles(head, sorted(common))
     if not certain:
         return None
     one = len(certain) == 1

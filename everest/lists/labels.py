@@ -36,6 +36,11 @@ class LabelRules:
     heads: Heads = ()  # if a sample has several labels
     of_model: bool = False  # whether a model has this task, which the list cannot change
 
+    @property
+    def has_names(self) -> bool:
+        """Whether the classes may have names: several heads have none, and numbers are no classes."""
+        return not self.heads and self.task != "regression"
+
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
 

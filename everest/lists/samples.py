@@ -70,30 +70,28 @@ def read_samples(
         RecipeError: the list has no column `class_column`.
     """
     rows = _rows(source, class_column)
-    rules = None
-    if labeled:
-        rules = LabelRules(
-            names=tuple(classes or ()) if _has_names(task, heads) else (),
-            num_classes=num_classes,
-            task=task,
-            heads=heads,
-            of_model=not names_classes,
-        )
+    rules = LabelRules(
+        names=tuple(classes or ()),
+        num_classes=num_classes,
+        task=task,
+        heads=heads,
+        of_model=not names_classes,
+    )
+    names: tuple[str, ...] = ()
     if rows is None:
-        samples, names = _read_folder(source, rules)
+        samples, names = _of_class_folders(source, rules) if labeled else (_videos_of(source), ())
+    elif labeled:
+        rules = _rules_of_list(source, rows, rules)
+        names = rules.names if rules.has_names else ()
+        samples = samples_of_list(source, rows, root, rules, may_miss=may_miss)
     else:
-        samples, names = _read_list(source, rows, root, rules, may_miss=may_miss)
+        samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
     header = rows[0].header if rows else None
     notices = [header.notice(used=used_columns) if header else None]
     if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
     notice = "\n".join(text for text in notices if text is not None) or None
     return SampleList(samples=samples, class_names=names or None, notice=notice)
-
-
-def _has_names(task: Task, heads: Heads) -> bool:
-    """Whether the classes may have names: in a list of several heads they have none."""
-    return not heads and task != "regression"
 
 
 def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | None:
@@ -107,12 +105,8 @@ def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | Non
         return read_rows(source, class_column=class_column) if source.is_file() else None
 
 
-def _read_list(
-    source: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
-) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """The samples of a list, and the names of its classes."""
-    if rules is None:
-        return samples_of_list(source, rows, root, None, may_miss=may_miss), ()
+def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
+    """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
     missing = missing_columns(rows, rules.heads)
     if missing and rows[0].member is None:  # the index of shards leaves out empty columns
@@ -123,24 +117,23 @@ def _read_list(
         )
     if header and header.unassigned and not header.has_classes:
         raise header.no_classes(source)
-    if _has_names(rules.task, rules.heads):
+    if rules.has_names:
         names = rules.names or names_used(rows, rules.task)
         _check_names(source, names, rules)
         rules = replace(rules, names=names)
     _refuse_empty_columns(source, rows, rules)
-    return samples_of_list(source, rows, root, rules, may_miss=may_miss), rules.names
+    return rules
 
 
-def _read_folder(folder: Location, rules: LabelRules | None) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """The videos of a folder, and the names of its class folders if they are labels.
+def _videos_of(folder: Location) -> tuple[Sample, ...]:
+    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
+    if not samples:
+        raise DataError(f"{folder}: no videos in it")
+    return samples
 
-    An empty class folder is refused if it would define a class.
-    """
-    if rules is None:
-        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
-        if not samples:
-            raise DataError(f"{folder}: no videos in it")
-        return samples, ()
+
+def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """The videos of the subfolders, and the names of the classes, which an empty folder cannot define."""
     if rules.heads:
         columns = ", ".join(columns_of(head.name for head in rules.heads))
         raise DataError(f"{folder}: data.heads needs a list with the columns {columns}")

@@ -75,8 +75,13 @@ def read_sources(
         rules = replace(rules, task=task or find_task(labeled, names=rules.names))
     first = next((path for path, pretrains in paths.items() if not pretrains), None)
     named = bool(rules.names)
-    if first is not None and not (named or rules.heads or rules.task == "regression"):
-        rules = replace(rules, names=_names_in(first, rows[first], rules.task))
+    if first is not None and rules.has_names and not named:
+        listed = rows[first]
+        if listed is None:
+            names = tuple(name for name, videos in videos_by_subfolder(first).items() if videos)
+        else:
+            names = names_used(listed, rules.task)
+        rules = replace(rules, names=names)
     sources = []
     for path, listed in rows.items():
         if listed is None:
@@ -84,13 +89,6 @@ def read_sources(
         else:
             sources.append(_read_list(path, listed, root, rules, pretrains=paths[path], named=named))
     return sources, rules
-
-
-def _names_in(path: Path, listed: list[ListRow] | None, task: Task) -> tuple[str, ...]:
-    """The class names that a list or a folder uses."""
-    if listed is not None:
-        return names_used(listed, task)
-    return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
 
 
 def _read_list(

@@ -43,10 +43,8 @@ class Footage:
 
 
 def footage_of(sample: Sample, fps: float | None) -> Footage:
-    """Return the frames of a sample.
+    """The frames of a sample, of which `fps` per second can be chosen (None: all of the file).
 
-    Args:
-        fps: frames per second to choose from; None: as the file.
     Raises:
         VideoError: the segment is outside the video, or a folder of images has no times.
     """
@@ -54,10 +52,7 @@ def footage_of(sample: Sample, fps: float | None) -> Footage:
 
 
 def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) -> list[Footage]:
-    """Return the frames of parts of a video, each given by its first frame and its number of frames.
-
-    A timeline starts at the first frame of its part.
-    """
+    """The frames of parts (first frame, number of frames) of a video; timelines start with their part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     timeline = Timeline.of(video)

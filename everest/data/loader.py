@@ -49,9 +49,9 @@ class ClipLoader:
 
     dataset: VideoClips
     order: Order
-    workers: int
-    timeout: float
-    should_stop: Callable[[], bool] = lambda: False  # called while a batch does not come
+    workers: int  # processes that read; 0: this process reads
+    timeout: float  # seconds to wait for a group of clips of a worker
+    should_stop: Callable[[], bool] = lambda: False  # whether to give up the wait for a group
 
     @property
     def largest(self) -> int:
@@ -74,15 +74,7 @@ def make_loader(
     timeout: float,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ClipLoader:
-    """Returns a loader of batches of clips; iterate over it with `batches`.
-
-    Args:
-        workers: processes that read; 0: this process reads.
-        timeout: seconds to wait for a group of clips of a worker.
-        should_stop: whether to give up the wait for a group that does not come.
-    Raises:
-        EnvironmentProblem: too little shared memory for the batches.
-    """
+    """The loader; EnvironmentProblem if there is too little shared memory for its batches."""
     require_shared_memory(shared_bytes(dataset, order, workers=workers))
     return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout, should_stop=should_stop)
 

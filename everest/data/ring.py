@@ -40,11 +40,7 @@ def _free_text() -> str:
 
 
 def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
-    """The error for batches that do not fit.
-
-    Args:
-        needed: bytes, if they are known.
-    """
+    """The error for batches that do not fit; `needed` are their bytes, if they are known."""
     megabytes = _free_text()
     if needed is not None:
         megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"

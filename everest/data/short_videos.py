@@ -27,12 +27,7 @@ FITTING: Final = 0.05  # share of the videos that may still be too short at a su
 
 
 def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
-    """Returns the largest stride at which nearly all videos fill a clip; None if even stride 1 is too large.
-
-    Args:
-        lengths: frames of each video.
-        frames: T, of a clip.
-    """
+    """The largest stride at which nearly all videos fill a clip of `frames`; None if even 1 is too large."""
     return _short_length(lengths) // frames or None
 
 
@@ -74,10 +69,8 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
 
 
 def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
-    """Returns the frames of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
+    """The frames (at `fps`) of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
 
-    Args:
-        fps: frames per second to count; None: as the file.
     Raises:
         DataError: none of the videos examined can be read.
     """

@@ -175,12 +175,7 @@ class EvalViews(StageViews):
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (C, T, H, W) out of a resized video.
-
-        Args:
-            video: (C, F, H', W').
-            positions: (clips, T) indices of its frames.
-        """
+        """Cuts the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]

@@ -12,7 +12,7 @@ from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError
 from everest.lists.labels import indices
-from everest.lists.sample import SHOWN, Sample
+from everest.lists.sample import Sample, first_names
 from everest.lists.samples import SampleList
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
@@ -118,10 +118,10 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
     """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
-    empty = empty_classes(samples, classes)
+    empty = [f"'{name}'" for name in empty_classes(samples, classes)]
     if not empty:
         return None
-    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {_quoted(empty)}"
+    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {first_names(empty)}"
 
 
 def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
@@ -130,15 +130,11 @@ def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str |
     for position, head in enumerate(classes.heads):
         if head.task == MULTI_LABEL and samples:
             common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
-            certain += classes.titles(head, sorted(common))
+            certain += [f"'{name}'" for name in classes.titles(head, sorted(common))]
     if not certain:
         return None
     one = len(certain) == 1
     return (
-        f"all videos of data.train have the {'class' if one else 'classes'} {_quoted(certain)}, so a model "
+        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a model "
         f"cannot learn {'it' if one else 'them'}"
     )
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

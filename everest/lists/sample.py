@@ -165,3 +165,8 @@ def refuse(problems: Sequence[str], summary: str) -> None:
         problems = [*problems[:SHOWN], f"… {len(problems)} {summary}"]
     if problems:
         raise DataError("\n".join(problems))
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first of some names, in a line for a message."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

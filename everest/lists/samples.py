@@ -21,7 +21,7 @@ from everest.lists.labels import (
     missing_columns,
     names_used,
 )
-from everest.lists.sample import SHOWN, Sample, refuse, samples_of_list
+from everest.lists.sample import Sample, first_names, refuse, samples_of_list
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, read_rows, shown
 from everest.system.storage import Location
@@ -164,7 +164,7 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
 
 def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
     """Raise DataError if these names, given or used in the source, cannot be the classes."""
-    first = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    first = first_names(names)
     if names and rules.of_model and not rules.names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "

@@ -109,11 +109,7 @@ def names_to_write(names: Sequence[str]) -> Sequence[str]:
 def refuse_existing(
     paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
 ) -> None:
-    """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced.
-
-    Args:
-        fix: what the user can do instead of `--overwrite`.
-    """
+    """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
     sources = list(read)
     for path in paths:
         refuse_inputs(path, sources, fix=fix)

@@ -61,11 +61,7 @@ _kept: list[Path] = []  # the folder in which facts are kept, if there is one
 
 
 def keep_indexes(folder: Path | None) -> None:
-    """Keep the facts of this machine's files in a folder from now on, also for processes started later.
-
-    Args:
-        folder: made when it is needed; None: facts are not kept.
-    """
+    """Keep the facts of this machine's files in a folder from now on, also for processes started later."""
     _kept[:] = [] if folder is None else [folder]
 
 

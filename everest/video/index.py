@@ -139,11 +139,7 @@ def displayed_packets(path: Video, container: InputContainer, stream: VideoStrea
 
 
 def exact_backends(container: InputContainer, stream: VideoStream, index: PacketIndex) -> frozenset[str]:
-    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding.
-
-    Args:
-        index: of the packets of `displayed_packets`.
-    """
+    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding."""
     size = index.times.size
     if not size or stream.frames not in (0, size):  # counted, or damaged: frames are missing
         return frozenset()
@@ -175,12 +171,9 @@ def decode_stamp(frame: VideoFrame) -> int:
 
 
 def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
-    """Decode a file; returns an index, and the frame count.
+    """Decode a file of a format (FFmpeg's name); returns an index, and the frame count.
 
     The index is by decode stamps if they can be trusted. Otherwise it has at most the display times.
-
-    Args:
-        container: FFmpeg's name of the file's format.
     """
     stamps: list[int] = []
     times: list[int | None] = []  # when frames are shown

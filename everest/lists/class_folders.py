@@ -77,8 +77,8 @@ def deeper_folders_notice(root: Path, samples: Iterable[Sample], names: Collecti
     some = sorted(deeper)
     one = shlex.quote(str(deeper[some[0]]))
     return (
-        f"{root}: deeper folders are no classes of their own ({first_names(some)}); to make them classes, move them into "
-        f"{root}, or name one class folder only: `everest prepare index {one}`"
+        f"{root}: deeper folders are no classes of their own ({first_names(some)}); to make them classes, "
+        f"move them into {root}, or name one class folder only: `everest prepare index {one}`"
     )
 
 

@@ -135,6 +135,6 @@ def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str |
         return None
     one = len(certain) == 1
     return (
-        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a model "
-        f"cannot learn {'it' if one else 'them'}"
+        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a "
+        f"model cannot learn {'it' if one else 'them'}"
     )

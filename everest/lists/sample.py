@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
@@ -120,12 +120,14 @@ def samples_of_list(
     """Read the samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
     samples, problems = samples_of_rows(rows, root, rules)
     refuse([f"{where}: {problem}" for where, problem in problems.items()], "lines are wrong")
-    paths = {sample.path for sample in samples.values() if sample.member is None}  # shards: in their index
-    missing = _missing(sorted(paths), file)
-    if paths and len(missing) == len(paths):
+    videos = {sample.path: sample.video for sample in samples.values()}
+    # The shards that an index names are known to be there.
+    files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
+    missing = _missing(files, file)
+    if files and len(missing) == len(files):
         first = next(iter(samples.values())).path
         raise DataError(
-            f"{file}: none of its {len(paths)} videos exists, first {first}; "
+            f"{file}: none of its {len(files)} videos exists, first {first}; "
             f"paths are relative to {root}; name their folder by --data DIR"
             + ("" if is_unicode(first) else "; the list is not in UTF-8")
         )
@@ -135,7 +137,7 @@ def samples_of_list(
     return tuple(samples.values())
 
 
-def _missing(paths: Sequence[str], file: Location) -> dict[str, str]:
+def _missing(videos: Mapping[str, Location], file: Location) -> dict[str, str]:
     """The paths of a list without a video, and why."""
     missing = {}
 
@@ -146,8 +148,7 @@ def _missing(paths: Sequence[str], file: Location) -> dict[str, str]:
         except FileNotFoundError:
             return set()
 
-    for path in paths:
-        video = parse_location(path)
+    for path, video in sorted(videos.items()):
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
         except OSError as error:  # a name that is too long, a folder that may not be entered

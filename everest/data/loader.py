@@ -27,7 +27,7 @@ from everest.system.processes import local_processes
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
 MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
-OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; those of a tokenizer come after them
+OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a tokenizer adds its own
 
 Order = StepSampler | Sequence[list[SampleKey]]
 

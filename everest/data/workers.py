@@ -226,7 +226,7 @@ def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
     groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
 
     Args:
-        batch: samples in the largest of the `batches`, each with so many `views`.
+        batch: samples in the largest of the `batches`, each with a number of `views`.
     """
     parts = max(1, math.ceil(batch / max(1, GROUP // views)))
     samples = max(1, math.ceil(batch / parts))

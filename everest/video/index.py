@@ -58,7 +58,7 @@ class PacketIndex:
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
-    by_decode_stamp: bool = False  # `times` are those of `decode_stamp`, not in a unit of time
+    by_decode_stamp: bool = False  # `times` are values of `decode_stamp`, in no unit of time
     last_duration: int = 0  # how long the last frame is shown; 0: not known
     counted_times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of a counted file
 

@@ -54,7 +54,7 @@ def encode(
     """
     import os
 
-    from everest.lists.originals import read_originals
+    from everest.lists.inputs import read_originals
     from everest.prepare.encode import JobShare, encode_videos, measure_gain, poor_gain
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
@@ -108,7 +108,7 @@ def shard(
     Example: everest prepare shard train.csv --output shards
     """
     from everest.lists.class_folders import refuse_split_folders
-    from everest.lists.originals import read_originals
+    from everest.lists.inputs import read_originals
     from everest.prepare.shard import write_shards
 
     (videos,) = read_originals([source], data)

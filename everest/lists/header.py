@@ -57,11 +57,7 @@ class Header:
         return [column for column, name in pairs if name == GROUP_COLUMN or not is_known(name)]
 
     def notice(self, *, used: Collection[str] = ()) -> str | None:
-        """A line about the columns of a sheet; None if the list has no other columns than everest's.
-
-        Args:
-            used: columns that the caller reads, as written.
-        """
+        """A line about the columns of a sheet but those `used`; None if there are only everest's columns."""
         renamed = [
             f"{what} from the column '{self.written[self.names.index(name)]}'"
             for name, what in (("path", "paths"), ("label", "labels"))

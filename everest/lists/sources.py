@@ -12,19 +12,17 @@ from pathlib import Path
 from everest.config.heads import Heads, Task
 from everest.errors import DataError, RecipeError
 from everest.lists.class_folders import deeper_folders_notice, read_names, refuse_split_folders
-from everest.lists.labels import LabelRules, columns_of, names_used
-from everest.lists.rows import samples_of_rows
-from everest.lists.sample import Sample
-from everest.lists.samples import SampleList, read_samples
-from everest.lists.tasks import (
+from everest.lists.label_facts import (
     TwoKinds,
     empty_columns,
     find_task,
     find_two_kinds,
     found_notice,
-    missing_columns,
     open_heads,
 )
+from everest.lists.labels import LabelRules, columns_of, missing_columns, names_used
+from everest.lists.sample import Sample, samples_of_rows
+from everest.lists.samples import SampleList, read_samples
 from everest.lists.text import ListRow, read_rows
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
@@ -77,8 +75,13 @@ def read_sources(
         rules = replace(rules, task=task or find_task(labeled, names=rules.names))
     first = next((path for path, pretrains in paths.items() if not pretrains), None)
     named = bool(rules.names)
-    if first is not None and not (named or rules.heads or rules.task == "regression"):
-        rules = replace(rules, names=_names_in(first, rows[first], rules.task))
+    if first is not None and rules.has_names and not named:
+        listed = rows[first]
+        if listed is None:
+            names = tuple(name for name, videos in videos_by_subfolder(first).items() if videos)
+        else:
+            names = names_used(listed, rules.task)
+        rules = replace(rules, names=names)
     sources = []
     for path, listed in rows.items():
         if listed is None:
@@ -86,13 +89,6 @@ def read_sources(
         else:
             sources.append(_read_list(path, listed, root, rules, pretrains=paths[path], named=named))
     return sources, rules
-
-
-def _names_in(path: Path, listed: list[ListRow] | None, task: Task) -> tuple[str, ...]:
-    """The class names that a list or a folder uses."""
-    if listed is not None:
-        return names_used(listed, task)
-    return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
 
 
 def _read_list(

@@ -92,8 +92,8 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
 def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, str]]:
     """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
 
-    Args:
-        any_names: accept bytes that are not UTF-8, as file names may have them.
+    Bytes that are not UTF-8 are accepted with `any_names`, as file names may have them.
+
     Raises:
         DataError: the file cannot be read, or is not text in UTF-8.
     """

@@ -17,7 +17,7 @@ from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
 from everest.lists.header import COLUMNS
-from everest.lists.originals import SourceList
+from everest.lists.inputs import SourceList
 from everest.lists.sample import Sample
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 
+from everest.data.footage import Timeline
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
-from everest.video.timeline import Timeline
 
 # Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0

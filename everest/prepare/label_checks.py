@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
 from everest.lists.class_folders import alike_names
-from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, count_classes, number_facts
-from everest.lists.labels import Label, LabelRules, columns_of
+from everest.lists.labels import Label, LabelRules, columns_of, indices
 from everest.lists.sources import ListedSample, Source
-from everest.lists.split_folders import SPLITS
+from everest.video.folders import SPLITS
 
 SHOWN: Final = 10  # labels that a line lists
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named

@@ -13,9 +13,8 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import indices
 from everest.lists.groups import GroupOf
-from everest.lists.labels import Label, read_class_names
+from everest.lists.labels import Label, indices, read_class_names
 from everest.lists.sample import Sample
 from everest.lists.writing import (
     names_to_write,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
+from everest.data.footage import Timeline, num_timeline_frames
 from everest.data.short_videos import largest_stride
-from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
 from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
 from everest.system.events import Report, notice
@@ -25,7 +26,6 @@ from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
-from everest.video.timeline import Timeline, num_timeline_frames
 
 PLACES: Final = 8  # our choice: where a video is measured
 SIDE: Final = 160  # pixels of a thumbnail's longer side

@@ -12,7 +12,7 @@ import torch
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile
 from everest.errors import RecipeError
-from everest.lists.stage_source import LISTS
+from everest.lists.stage import LISTS
 from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import data_section, examine_data, with_task
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text

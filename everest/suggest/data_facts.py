@@ -17,19 +17,16 @@ from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.lists.classes import Classes
-from everest.lists.label_facts import count_classes, imbalance
+from everest.lists.label_facts import count_classes, find_task, found_notice, imbalance
 from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.lists.shards import find_index, read_index
-from everest.lists.split_folders import holds_list, split_folders
-from everest.lists.stage_source import LISTS, find_source
-from everest.lists.tasks import find_task, found_notice
+from everest.lists.stage import LISTS, read_stage
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.suggest.choices import ProbeList, probe_list
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, subfolders, videos_under
+from everest.video.folders import as_data_error, holds_list, split_folders, subfolders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
@@ -86,10 +83,7 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
     """The videos for probes; labels are checked when they are used."""
     val_videos = 0
     if data.val is not None:
-        source = find_source(data, "val", labeled=False)
-        val_videos = len(
-            read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
-        )
+        val_videos = len(read_stage(data, "val", labeled=False, may_miss=True).samples)
     has_classes = labeled and not data.heads and data.task == "single-label"
     return probe_list(
         train=data.train if has_classes else None,

@@ -13,7 +13,7 @@ from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage_source import find_source
+from everest.lists.stage import find_source
 from everest.sweep.budgets import Budgets, equalize
 from everest.sweep.choices import AFTER, NO_INIT, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline

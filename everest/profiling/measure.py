@@ -78,11 +78,6 @@ def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Any) -> float
         raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
 
 
-def kwh_of_run(joules_per_clip: float, clips: int) -> float:
-    """Return the energy in kWh that the device uses to compute all clips of a run."""
-    return joules_per_clip * clips / JOULES_PER_KWH
-
-
 def free_memory(device: torch.device) -> int:
     """Return the free bytes of the device."""
     if device.type == "cuda":
@@ -220,7 +215,7 @@ def _energy(
         joules = joules_of_a_step(whole_step, uuid=uuid, nvml=find_nvml()) / clips
     except NoEnergyCounter as error:
         return {**energy, "energy_problem": str(error)}
-    run_kwh = kwh_of_run(joules, clips_of_run) if clips_of_run is not None else None
+    run_kwh = None if clips_of_run is None else joules * clips_of_run / JOULES_PER_KWH
     return {**energy, "joules_per_clip": joules, "run_kwh": run_kwh}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from everest.train.plan import steps_between_checkpoints
 from everest.train.probes import MOST_SHARE, probed_steps
@@ -12,18 +12,12 @@ from everest.train.probes import MOST_SHARE, probed_steps
 Purpose = Literal["pretrain", "finetune", "scratch"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """A value of the recipe, and why."""
 
-    key: tuple[str, ...]
+    key: str  # section.key
     value: Any
     reason: str
-
-    @classmethod
-    def of(cls, key: str, value: Any, reason: str) -> Choice:
-        """A value for the key `section.key`."""
-        return cls(key=tuple(key.split(".")), value=value, reason=reason)
 
 
 MOST_PROBES: Final = 20  # our choice

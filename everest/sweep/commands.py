@@ -14,8 +14,8 @@ from everest.errors import RecipeError
 from everest.sweep.request import NO_INIT
 from everest.sweep.works import RUNS, Work
 from everest.system.cores import JOBS, num_cores
-from everest.system.devices import Devices, visible_gpus
 from everest.system.files import write_text
+from everest.system.launch import Devices, visible_gpus
 
 THREADS: Final = "OMP_NUM_THREADS"
 LAST_LINES: Final = 200  # of a log, in which the error of a job is searched

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from everest.checkpoints.init import Start, read_start
 from everest.system.events import Report
+from everest.system.run_environment import Init
 from everest.system.run_folder import RunFolder
-from everest.system.run_init import Init
 
 
 @dataclass(frozen=True, kw_only=True)

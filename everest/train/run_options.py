@@ -13,8 +13,8 @@ from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
 from everest.system.events import Report
 from everest.system.locks import claimed
+from everest.system.run_environment import Init
 from everest.system.run_folder import RunFolder, default_folder
-from everest.system.run_init import Init
 from everest.train.context import RunContext
 from everest.train.resume import RunRequest, check_output
 from everest.train.setup import start_run

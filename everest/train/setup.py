@@ -35,7 +35,7 @@ from everest.system.accelerator import bytes_per_value, precision_text
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.events import notice
 from everest.system.processes import local_processes
-from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
+from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec

@@ -28,7 +28,7 @@ from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
-from everest.system.run_init import Init
+from everest.system.run_environment import Init
 from everest.system.weights import Weights
 
 MEAN, STD = (0.5, 0.4, 0.6), (0.5, 0.3, 0.2)

@@ -131,11 +131,7 @@ def _columns(table: Path) -> list[str]:
 
 
 def only(sources: Sources, role: str) -> Path | None:
-    """The file for a role; None if there is none.
-
-    Raises:
-        DataError: there are several.
-    """
+    """The file for a role; None if there is none; DataError if there are several."""
     files = sources.get(role, ())
     if len(files) > 1:
         shown = ", ".join(map(str, files[:3]))
@@ -214,11 +210,7 @@ def entries(file: Path) -> list[tuple[str, Any]]:
 
 
 def read_json(file: Path) -> Any:
-    """The JSON document in a file.
-
-    Raises:
-        DataError: the file cannot be read, or is not JSON.
-    """
+    """The JSON document in a file; DataError if it cannot be read, or is not JSON."""
     try:
         with as_data_error(file):
             return json.loads(file.read_text(encoding="utf-8-sig"))

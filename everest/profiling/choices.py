@@ -103,11 +103,7 @@ class ProfileOverrides:
 
 
 def recipe_of(method: str) -> str:
-    """Return the name of a method's shipped recipe.
-
-    Raises:
-        RecipeError: there is no method of this name.
-    """
+    """Return the name of a method's shipped recipe; RecipeError if there is no such method."""
     name = method.replace("_", "-")
     if name not in METHODS:
         raise unknown_name("--method", method, METHODS)

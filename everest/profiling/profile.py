@@ -66,26 +66,21 @@ class StageCost:
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
-        training: dict[str, Any] = {}
+        row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if not self.views:
             both = self.training_macs
-            training["training_gflops"] = None if both is None else 2 * both / 1e9
+            row["training_gflops"] = None if both is None else 2 * both / 1e9
         if self.tokenizer_macs is not None:
-            training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
+            row["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
         if self.camera_operations is not None:
-            training["camera_gflops"] = self.camera_operations * self.passes / 1e9
-        released = {}
-        if self.released_macs is not None:
-            released["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+            row["camera_gflops"] = self.camera_operations * self.passes / 1e9
         if not self.views:
-            training["trained_parameters"] = self.trained_parameters
-        views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
-        return {
-            "gmacs": self.gmacs,
-            "gflops": 2 * self.gmacs,
-            **training,
-            **released,
-            **views,
+            row["trained_parameters"] = self.trained_parameters
+        if self.released_macs is not None:
+            row["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+        if self.views:
+            row |= {"views": self.views, "gmacs_per_view": self.macs.total / 1e9}
+        return row | {
             "gmacs_by_kind": {kind: macs * self.passes / 1e9 for kind, macs in asdict(self.macs).items()},
             "parameters": self.parameters,
             "tokens": self.tokens,

@@ -67,11 +67,7 @@ def nonfinite_as_null(value: Any) -> Any:
 
 
 def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
-    """The value of the adapter's type that a JSON value describes.
-
-    Raises:
-        ValueError: the first problem, after its key.
-    """
+    """The adapter's type that a JSON value describes; ValueError: the first problem, after its key."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

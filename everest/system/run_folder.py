@@ -120,11 +120,7 @@ class RunFolder:
             state.unlink()
 
     def environment(self) -> dict[str, Any]:
-        """The values of env.json.
-
-        Raises:
-            RecipeError: the file is missing or damaged.
-        """
+        """The values of env.json; RecipeError if the file is missing or damaged."""
         path = self.path / ENVIRONMENT
         try:
             values = read_json(path)
@@ -135,11 +131,7 @@ class RunFolder:
         return values
 
     def plan(self) -> Plan | None:
-        """The plan in env.json; None if there is none, or no readable file.
-
-        Raises:
-            RecipeError: it is damaged.
-        """
+        """The plan in env.json; None without it or a readable file; RecipeError if it is damaged."""
         plan = self.read_env(PLAN)
         try:
             return None if plan is None else validated(_PLAN, plan)

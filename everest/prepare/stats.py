@@ -19,7 +19,7 @@ from everest.data.short_videos import largest_stride
 from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.lists.sample import Sample
-from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
+from everest.prepare.camera_stats import APART, CameraShares, camera_shares, mean_shares
 from everest.prepare.examine import num_frames, spread
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
@@ -75,7 +75,10 @@ def measure(path: str) -> Measured | Failure:
         square=square,
         luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
-        camera=measure_camera(pairs[: len(near)], pairs[len(near) :]),
+        camera=CameraShares(
+            *camera_shares(pairs[: len(near)]),
+            *(camera_shares(pairs[len(near) :]) if len(far) else (None, None)),
+        ),
         frames=info.frames,
         seconds=seconds,
         thumbnail=small[near.size // 2],

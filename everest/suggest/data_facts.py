@@ -13,7 +13,6 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
-from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.lists.label_facts import count_classes, imbalance
@@ -98,8 +97,6 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
         train_videos=train_videos,
         val=data.val if has_classes else None,
         val_videos=val_videos,
-        most_unlabeled=MOST_VIDEOS,
-        most_held_out=MOST_HELD_OUT,
     )
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
-from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
@@ -201,7 +200,7 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
 def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
     """The probes of pre-training; none if they are not cheap."""
     steps = next(choice.value for choice in chosen if choice.key == "pretrain.steps")
-    for probed in (facts.probed, facts.probed.without_labels(MOST_VIDEOS)):
+    for probed in (facts.probed, facts.probed.without_labels()):
         found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
         if found is not None:
             every, share = found

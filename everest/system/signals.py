@@ -34,6 +34,9 @@ class Stopped(UserError):
 class StopSignal:
     """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
 
+    def __init__(self) -> None:
+        self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
+
     def __enter__(self) -> StopSignal:
         self._received, self._at = 0, 0.0
         self._before = catch_stop_signals(self._record)

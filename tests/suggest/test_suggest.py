@@ -516,14 +516,14 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     lists = {"train": "train.csv", "val": "val.csv"}
-    sizes = {"train_videos": 500, "most_unlabeled": 256, "most_held_out": 64}
+    sizes = {"train_videos": 500}
     chosen = probe_list(**lists, **sizes, val_videos=100)
     assert chosen == ProbeList(name="val.csv", videos=100, held_out=64)
     assert probe_list(**lists, **sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
 
 
 def test_probes_need_no_labels():
-    sizes = {"train": None, "train_videos": 500, "val": None, "most_unlabeled": 256, "most_held_out": 64}
+    sizes = {"train": None, "train_videos": 500, "val": None}
     assert probe_list(**sizes, val_videos=0) == ProbeList(name=None, videos=256, held_out=0)
     assert probe_list(**sizes, val_videos=100) == ProbeList(name=None, videos=100, held_out=64)
     tiny = {**sizes, "train": "train.csv", "train_videos": 20}

@@ -21,7 +21,7 @@ from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, _wait, read_devices
 from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
-from everest.system.signals import PARENT
+from everest.system.signals import PARENT, StopSignal
 
 
 @pytest.fixture
@@ -325,3 +325,7 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables, pr
 def test_a_local_rank_of_minus_one_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LOCAL_RANK", "-1")
     assert not is_launched()
+
+
+def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
+    assert StopSignal().number == 0

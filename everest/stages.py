@@ -15,7 +15,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
-from everest.system.run_init import Decoder, Init
+from everest.system.run_environment import Decoder, Init
 from everest.train.context import RunOptions
 from everest.train.start import run_context, start_or_resume
 from everest.train.tokenizer_first import with_tokenizer

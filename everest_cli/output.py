@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everest.system.json_text import json_text
-from everest.system.terminal import writing_to_terminal
+from everest.system.signals import writing_to_terminal
 from everest.system.text import escape_bytes
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from everest.system.devices import read_devices
 from everest.system.events import silent
+from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, print_rich, say
 from everest_cli.training_command import this_program

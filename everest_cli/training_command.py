@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everest.system.devices import Devices, read_devices, visible_gpus
-from everest.system.processes import is_launched, is_main, run_processes
-from everest.system.run_init import Decoder
+from everest.system.launch import Devices, read_devices, run_processes, visible_gpus
+from everest.system.processes import is_launched, is_main
+from everest.system.run_environment import Decoder
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe
 from everest_cli.output import Display

@@ -13,10 +13,8 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
-from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
-from everest.lists.classes import Classes
 from everest.lists.label_facts import count_classes, find_task, found_notice, imbalance
 from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
@@ -59,7 +57,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
     if labeled:
         clips, known = finetune_clips(recipe)
-        classes, names, ratio = _classes(known), known.names, _imbalance(clips.samples)
+        classes = sum(head.outputs for head in known.heads if head.task != "regression")
+        # Of the first label, which a sampler balances.
+        counts = count_classes(sample.labels[0] for sample in clips.samples)
+        names, ratio = known.names, imbalance(counts.values())
     else:
         clips = pretrain_clips(recipe)
     frames, height, width = _median_size(clips.samples, data.fps)
@@ -90,18 +91,7 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
         train_videos=train_videos,
         val=data.val if has_classes else None,
         val_videos=val_videos,
-        most_unlabeled=MOST_VIDEOS,
-        most_held_out=MOST_HELD_OUT,
     )
-
-
-def _classes(known: Classes) -> int:
-    return sum(head.outputs for head in known.heads if head.task != "regression")
-
-
-def _imbalance(samples: Sequence[Sample]) -> float:
-    """Of the first label, which a sampler balances."""
-    return imbalance(count_classes(sample.labels[0] for sample in samples).values())
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:

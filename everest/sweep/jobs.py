@@ -16,11 +16,9 @@ from types import FrameType
 from typing import Final, Literal
 
 from everest.system.cores import JOBS, num_cores
-from everest.system.devices import Devices, visible_gpus
 from everest.system.files import write_error
-from everest.system.processes import GRACE_SECONDS, PARENT, catch_stop_signals
-from everest.system.signals import Stopped
-from everest.system.terminal import leave_closed_terminal
+from everest.system.launch import GRACE_SECONDS, Devices, visible_gpus
+from everest.system.signals import PARENT, Stopped, catch_stop_signals, leave_closed_terminal
 
 POLL_SECONDS: Final = 0.05
 THREADS: Final = "OMP_NUM_THREADS"
@@ -102,7 +100,7 @@ def run_jobs(
     """Run all jobs, the first that is possible first.
 
     A signal that stops this process is forwarded to the running jobs, and ends the call after them. A process
-    that is killed takes its jobs along (everest.system.processes.end_with_parent).
+    that is killed takes its jobs along (everest.system.signals.end_with_parent).
 
     Args:
         jobs: each after the one that it needs, which need not be among them if it has finished before.

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from everest.checkpoints.init import Start, read_start
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
+from everest.system.run_environment import Init
 from everest.system.run_folder import RunFolder
-from everest.system.run_init import Init
 
 
 @dataclass(frozen=True, kw_only=True)

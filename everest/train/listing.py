@@ -13,8 +13,8 @@ from everest.config.metrics import METRICS, metric_of_rows
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.locks import is_running, last_written
+from everest.system.run_environment import INIT, ORIGIN
 from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
-from everest.system.run_init import INIT, ORIGIN
 from everest.system.weights_header import WeightsHeader, read_header
 
 Value = TypeVar("Value")

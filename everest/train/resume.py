@@ -15,6 +15,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError, differing
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, refuse_trained
+from everest.system.run_environment import DECODER, INIT, Init
 from everest.system.run_folder import (
     ENVIRONMENT,
     ONE_BATCH,
@@ -27,7 +28,6 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.system.run_init import DECODER, INIT, Init
 from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header

@@ -18,8 +18,8 @@ from everest.system.accelerator import (
 )
 from everest.system.events import Report
 from everest.system.locks import claimed
+from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.run_folder import RunFolder, default_folder
-from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.train.context import RunContext, RunOptions
 from everest.train.resume import check_output, remove_leftovers
 from everest.train.tracking import check_tracker, make_tracker

@@ -16,8 +16,8 @@ import torch
 from small_runs import run
 from typer.testing import CliRunner
 
-from everest.profiling.check_result import verdict
 from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, run_checks
+from everest.profiling.machine_checks import verdict
 from everest_cli.main import app
 
 

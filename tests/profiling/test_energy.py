@@ -14,10 +14,10 @@ from profiles import TINY, run
 from everest.config.recipe import load_recipe
 from everest.profiling.loading import clips_of_run
 from everest.profiling.measure import (
+    JOULES_PER_KWH,
     NoEnergyCounter,
     find_nvml,
     joules_of_a_step,
-    kwh_of_run,
     measure,
 )
 
@@ -113,7 +113,7 @@ def test_a_missing_library_is_reported_with_its_install_command(monkeypatch: pyt
 
 
 def test_a_kilowatt_hour_is_an_hour_of_a_kilowatt():
-    assert kwh_of_run(1000.0, 3600) == 1.0
+    assert JOULES_PER_KWH == 1000 * 3600
 
 
 def test_clips_of_a_run_are_those_of_its_steps(clip_files: Path):

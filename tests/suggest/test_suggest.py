@@ -18,8 +18,7 @@ from everest.config.stage_settings import PretrainSettings
 from everest.lists.samples import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, data_section, examine_data
-from everest.suggest.suggest import DEVICES, choose_values, recipe_text
-from everest.suggest.suggest_augmentation import side_words
+from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probes import probed_steps
 from everest.video.writer import write_video
@@ -75,7 +74,7 @@ def test_more_hours_and_more_videos_never_give_fewer_steps():
 
 
 def load_steps(choices) -> int:
-    return next(choice.value for choice in choices if choice.key == ("finetune", "steps"))
+    return next(choice.value for choice in choices if choice.key == "finetune.steps")
 
 
 def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path):
@@ -185,7 +184,7 @@ def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained
         probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
         facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
         choices = choose_values(facts, "cpu", hours=1, purpose=purpose)
-        return next((choice.value for choice in choices if choice.key == ("model", "input")), None)
+        return next((choice.value for choice in choices if choice.key == "model.input"), None)
 
     assert model_input("scratch", 60) == "differences"
     assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
@@ -209,7 +208,7 @@ def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentatio
         probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
         facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
         choices = choose_values(facts, "24GB", hours=1, purpose=purpose)
-        return {choice.key[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
+        return {choice.key.split(".")[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
 
     assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
     assert keys("scratch", 101) == {"layer_decay"}
@@ -500,9 +499,7 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
 def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
     probed = ProbeList(name="val.csv", videos=20_000, held_out=64)
     facts = DataFacts(videos=60_000, classes=5, frames=60, height=240, width=320, probed=probed)
-    (probe,) = (
-        choice for choice in choose_values(facts, "80GB", hours=8) if choice.key == ("pretrain", "probe")
-    )
+    (probe,) = (choice for choice in choose_values(facts, "80GB", hours=8) if choice.key == "pretrain.probe")
     assert "list" not in probe.value
 
 
@@ -511,9 +508,7 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
     facts = DataFacts(videos=50, classes=10, frames=60, height=144, width=180, probed=probed)
     for hours, probes in ((0.01, {"every": 0}), (1.0, {"every": 39, "list": "train.csv"})):
         (probe,) = (
-            choice
-            for choice in choose_values(facts, "cpu", hours=hours)
-            if choice.key == ("pretrain", "probe")
+            choice for choice in choose_values(facts, "cpu", hours=hours) if choice.key == "pretrain.probe"
         )
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
@@ -521,14 +516,14 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     lists = {"train": "train.csv", "val": "val.csv"}
-    sizes = {"train_videos": 500, "most_unlabeled": 256, "most_held_out": 64}
+    sizes = {"train_videos": 500}
     chosen = probe_list(**lists, **sizes, val_videos=100)
     assert chosen == ProbeList(name="val.csv", videos=100, held_out=64)
     assert probe_list(**lists, **sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
 
 
 def test_probes_need_no_labels():
-    sizes = {"train": None, "train_videos": 500, "val": None, "most_unlabeled": 256, "most_held_out": 64}
+    sizes = {"train": None, "train_videos": 500, "val": None}
     assert probe_list(**sizes, val_videos=0) == ProbeList(name=None, videos=256, held_out=0)
     assert probe_list(**sizes, val_videos=100) == ProbeList(name=None, videos=100, held_out=64)
     tiny = {**sizes, "train": "train.csv", "train_videos": 20}

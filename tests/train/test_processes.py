@@ -18,9 +18,10 @@ from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from small_runs import RECIPE, equal, metrics, run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.devices import Devices, read_devices
-from everest.system.processes import PARENT, _wait, adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.launch import Devices, _wait, read_devices
+from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
+from everest.system.signals import PARENT, StopSignal
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
 
 
 def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.system.processes.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
     began = time.monotonic()
     with (
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as main,
@@ -324,3 +325,7 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables, pr
 def test_a_local_rank_of_minus_one_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LOCAL_RANK", "-1")
     assert not is_launched()
+
+
+def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
+    assert StopSignal().number == 0

@@ -55,7 +55,7 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
 
 
 def refuse_split_folders(folder: Location) -> None:
-    """Raise DataError if the folders in a folder are lists: as classes, their videos would be mixed."""
+    """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
     splits = split_folders(folder)
     if splits:
         raise DataError(

@@ -41,7 +41,7 @@ class Header:
 
     where: str  # file:line, for messages
     written: tuple[str, ...]  # the columns as the list names them
-    names: tuple[str, ...]  # in `ListRow.values`: of COLUMNS, `label.NAME`, others as written
+    names: tuple[str, ...]  # keys of `ListRow.values`: a name of COLUMNS, `label.NAME`, else as written
     class_columns: tuple[str, ...]  # as written; several if it is not clear which holds the classes
 
     @property

@@ -34,7 +34,7 @@ class LabelRules:
     num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
     task: Task = "single-label"  # of the only head
     heads: Heads = ()  # if a sample has several labels
-    of_model: bool = False  # whether a model has this task, which the list cannot change
+    of_model: bool = False  # whether task and classes are those of a trained model
 
     @property
     def has_names(self) -> bool:
@@ -204,7 +204,7 @@ def read_class_names(file: Location) -> tuple[str, ...]:
 
 
 def is_integer(text: str) -> bool:
-    """Whether a label is read as an integer; of more than 18 digits, it is none."""
+    """Whether a label is read as an integer; of more than 19 characters, it is none."""
     return len(text) < 20 and text.isascii() and text.removeprefix("-").isdecimal()
 
 

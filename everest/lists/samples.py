@@ -133,7 +133,7 @@ def _videos_of(folder: Location) -> tuple[Sample, ...]:
 
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """The videos of the subfolders, and the names of the classes, which an empty folder cannot define."""
+    """The videos of the subfolders, and the names of the classes."""
     if rules.heads:
         columns = ", ".join(columns_of(head.name for head in rules.heads))
         raise DataError(f"{folder}: data.heads needs a list with the columns {columns}")
@@ -183,7 +183,7 @@ def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> N
 
 
 def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> None:
-    """Raise DataError for labels that all rows lack, as multi-label cells may be empty.
+    """Raise DataError if a label column is empty in every row; single cells may be, for multi-label.
 
     A model that is not trained on the list may find no video with a class in it.
     """

@@ -43,7 +43,7 @@ class Source:
     path: Path
     rows: Sequence[ListedSample]
     labeled: bool
-    pretrains: bool  # for pre-training, which may use videos of other lists again
+    pretrains: bool  # a list for pre-training: its videos may be in other lists, too
     unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
     heads: Heads = ()  # of the columns `label.NAME`
     empty_columns: Sequence[str] = ()  # of labels
@@ -67,7 +67,7 @@ def read_sources(
         task: what a label is; None: as the labels show.
     Raises:
         DataError: a source does not exist, is no list, or is empty; or a folder has classes, and the task is
-            another one; or its folders are lists.
+            another one; or it has subfolders named train, val or test.
     """
     rows = {path: read_list(path) for path in paths}
     if not rules.heads:

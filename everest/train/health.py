@@ -19,8 +19,10 @@ NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below w
 NEAR_GUESSING: Final = 0.95  # our choice: a validation loss above this share of that of guessing
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 MEANT: Final = 5  # our choice: validations whose losses are averaged before overfitting is reported
-RISEN: Final = 1.2  # our choice: a validation loss above 1.2 times the lowest is overfitting
-FALLEN: Final = 0.95  # our choice: so is a training loss only if it fell below 0.95 times that at the lowest
+# Overfitting, our choice: a validation loss above RISEN times its lowest, and a training loss below FALLEN
+# times its value then.
+RISEN: Final = 1.2
+FALLEN: Final = 0.95
 Row = dict[str, Any]  # of metrics.jsonl
 
 

@@ -113,7 +113,7 @@ class Network:
     def update_average(self, skipped: Tensor | None) -> None:
         """Move the average toward the weights, unless their update was left out.
 
-        timm's own update takes no decision of the device. Buffers are constants, which need no average.
+        timm's own update cannot be skipped on the device without a wait. Buffers are constants, without average.
 
         Args:
             skipped: () float32 on the device: 1 if the update was left out, else 0; None: it was not.

@@ -1,4 +1,4 @@
-"""Checks whether a folder may hold a run: a new one, the one that is there and is resumed, or none.
+"""Decides what a run does with its output folder: start, resume or refuse.
 
 Traces of killed processes count as no run: a run that has not started, and unfinished files.
 """

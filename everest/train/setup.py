@@ -1,4 +1,4 @@
-"""From a recipe's stage to a `Training` that is ready for its first step; a trial of one pass."""
+"""From a recipe's stage to a `Training` that is ready for its first step."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class StepRecord:
             self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
 
     def close(self) -> None:
-        """End the step's time, if its numbers are read later."""
+        """Note the duration of the step now; its row may be written later."""
         self._seconds = time.monotonic() - self._started
 
     def row(self, plan: StagePlan, metrics: StepMetrics, *, step: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class StepLog:
         return rows + self.read() if self.stop_signal or self.is_save_due else rows
 
     def read(self, *, but: int = 0) -> list[Row]:
-        """Log all steps `but` the last ones, as `add` does."""
+        """Log the steps that are done, except the last `but`."""
         rows = []
         while len(self._unread) > but:
             step, record, numbers = self._unread.popleft()

@@ -42,7 +42,8 @@ def with_tokenizer(
 
     Args:
         train: trains the tokenizer of a recipe as a run of its own. None: a dry run, which needs none.
-        set_up: prepares pre-training up to its first step, called before: problems are found early.
+        set_up: prepares pre-training up to its first step; called before the tokenizer is trained, so that
+            problems are found early.
         notify: receives a notice before the training.
     Raises:
         UserError: see everest.errors.

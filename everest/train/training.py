@@ -98,7 +98,7 @@ class Training:
 
     @property
     def at_checkpoint(self) -> bool:
-        """Whether the run is validated after the last update: each epoch, if epochs are counted."""
+        """Whether the run is validated after the update just done: each epoch, if epochs are counted."""
         return self.steps_done % self.plan.checkpoint_steps == 0 or self.steps_done == self.plan.steps
 
     def resume(self) -> None:

@@ -18,7 +18,7 @@ from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
-from everest.train.probes import FEWEST_HELD_OUT
+from everest.train.probe_advice import FEWEST_HELD_OUT
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training

@@ -1,4 +1,4 @@
-"""Multi-view evaluation: clips x crops views of every video; its class is that of their mean probability."""
+"""`everest eval`: opens a classifier, measures it over views and keep ratios, and writes its files."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def evaluate_classifier(
     outputs.refuse_inputs(recipe, clips)
     costs = [share_cost(spec, keep) for keep in outputs.keeps]
     selector = model.selector
-    as_trained = selector.at_evaluation()
-    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != as_trained)]
+    trained_selector = selector.at_evaluation()
+    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != trained_selector)]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
     predictions = predictions_by_keep[None]  # as trained
@@ -191,7 +191,7 @@ def evaluate_classifier(
             {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
             for cost in costs
         ]
-    if "heads" in result:  # of different tasks: each has other metrics
+    if "heads" in result:  # which may have different metrics: these are listed as rows, too
         for document in (result, *result.get("sweep", ())):
             document["rows"] = [found._asdict() for found in metric_values(document)]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.

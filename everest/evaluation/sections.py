@@ -1,4 +1,4 @@
-"""The parts of the report of an evaluation about one head each, with their plots as files.
+"""One section of the report for each head: its plots, and the values of its template.
 
 V videos, C classes.
 """

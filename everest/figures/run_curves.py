@@ -20,7 +20,7 @@ from everest.models.spec import ModelSpec
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import metric_of_run, read_run
-from everest.train.probes import ACCURACIES, probe_rows
+from everest.train.probe_advice import ACCURACIES, probe_rows
 
 AxisName = Literal["steps", "hours", "gflops"]
 SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00

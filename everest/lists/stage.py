@@ -98,8 +98,8 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
     """Returns the list or folder that `data.KEY` names.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
-    one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos below
-    `data.root` are read.
+    one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos
+    below `data.root` are read.
 
     Raises:
         RecipeError: `data.KEY` is not set.

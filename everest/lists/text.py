@@ -25,7 +25,7 @@ from everest.video.source import Member
 _NUL: Final = re.compile("\0")  # in no name of a file
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not UTF-8
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
-# The separator, and what to strip from a line (None: all white space): a tab at its end may delimit an empty cell.
+# With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
 

@@ -10,7 +10,15 @@ from everest.models.cost import count_macs, stack_macs, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.text import counted
-from everest.train.probes import FEWEST_HELD_OUT, MOST_SHARE, Probing, Row, new_warnings, probe_rows, sentence
+from everest.train.probe_advice import (
+    FEWEST_HELD_OUT,
+    MOST_SHARE,
+    Probing,
+    Row,
+    new_warnings,
+    probe_rows,
+    sentence,
+)
 from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less

@@ -35,7 +35,7 @@ from everest.probes import list_probe
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.probes import Probing, Row, mixed_classes, probed_steps
+from everest.train.probe_advice import Probing, Row, mixed_classes, probed_steps
 from everest.train.training import Training
 
 MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
@@ -88,7 +88,7 @@ class Prober(Probing):
         self._metric = metric
         self._spec = spec
 
-    @property  # these three: see everest.train.probes.Probing
+    @property  # these three: see everest.train.probe_advice.Probing
     def num_videos(self) -> int:
         return len(self.clips.features)
 

@@ -19,7 +19,7 @@ from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.train.plan import PEAK_LR
-from everest.train.probes import MOST_SHARE
+from everest.train.probe_advice import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip

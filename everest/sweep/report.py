@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from everest.config.metrics import METRICS
+from everest.config.metrics import METRICS, metric_of, value_text
 from everest.errors import RecipeError, shown, unknown_name
 from everest.sweep.budgets import Budget
-from everest.sweep.metric_names import metric_of, title_of, value_text
+from everest.sweep.metric_names import title_of
 from everest.sweep.statistics import DRAWS, LEVEL, Spread, paired, spread
 
 LEVELS: Final = {"chance": "chance", "majority": "always the most frequent class"}  # keys of an arm, words

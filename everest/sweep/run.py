@@ -8,8 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from everest.config.metrics import value_text
 from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
-from everest.sweep.metric_names import VALIDATION, title_of, value_text
+from everest.sweep.metric_names import VALIDATION, title_of
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
 from everest.sweep.results import Metrics, WorkRow, collect, read_work, write_results

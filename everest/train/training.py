@@ -35,7 +35,7 @@ from everest.train.health import Nonfinite
 from everest.train.network import Network
 from everest.train.passes import Passes
 from everest.train.plan import StagePlan
-from everest.train.probes import Probing
+from everest.train.probe_advice import Probing
 from everest.train.state import TrainState
 from everest.train.step_log import Row, StepLog, StepNumbers, StepRecord
 from everest.train.tracking import Tracker

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import Head
+from everest.evaluation.keep_figure import draw_sweep
 from everest.evaluation.plots import draw_precision_recall, draw_reliability, draw_scatter
-from everest.evaluation.sweep_figure import draw_sweep
 from everest.metrics.calibration import ClassTask, apply_temperature, expected_calibration_error
 
 

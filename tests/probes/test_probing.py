@@ -25,7 +25,7 @@ from everest.probes.list_probe import (
     rank_me,
 )
 from everest.system.run_folder import RunFolder
-from everest.train.probes import mixed_classes
+from everest.train.probe_advice import mixed_classes
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")

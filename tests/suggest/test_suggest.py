@@ -20,7 +20,7 @@ from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, data_section, examine_data
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
-from everest.train.probes import probed_steps
+from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
 
 LISTS_OF_CLASSES = {

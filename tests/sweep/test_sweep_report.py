@@ -11,11 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from everest.config.metrics import value_text
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
 from everest.sweep.budgets import Budget
 from everest.sweep.figure import _apart, _draw_arms, draw_report
-from everest.sweep.metric_names import headline, title_of, value_text
+from everest.sweep.metric_names import headline, title_of
 from everest.sweep.report import make_report, notes, table_columns, table_rows
 from everest.sweep.statistics import paired, spread
 

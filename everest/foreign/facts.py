@@ -13,7 +13,7 @@ from everest.foreign import vjepa2
 from everest.foreign.files import Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Translation
-from everest.models.norms import Norms
+from everest.models.vit import Norms
 from everest.video.pixels import PixelStatistics
 
 Stage = Literal["pretrain", "classifier", "encoder"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs
+from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs, stacks_of
 from everest.models.spec import ModelSpec
 
 RECIPE: Final = "st-mae-k400"
@@ -21,14 +21,14 @@ def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int
     Args:
         encoder_class, decoder_class: the number of class tokens.
     """
-    visible, total = spec.stacks[0].tokens, spec.grid.num_tokens
-    encoder = spec.stacks[0]._replace(tokens=visible + encoder_class)
+    visible, total = stacks_of(spec)[0].tokens, spec.grid.num_tokens
+    encoder = stacks_of(spec)[0]._replace(tokens=visible + encoder_class)
     macs = embedding_macs(spec.model, total, spec.channels) + stack_macs(encoder)
     macs += Macs(layer_norm=NORM_OPERATIONS * encoder.tokens * encoder.width)
     if spec.kind == "classifier":
         assert spec.num_classes is not None
         return macs + Macs(linear=encoder.width * spec.num_classes)
-    decoder = spec.stacks[1]._replace(tokens=total + decoder_class)
+    decoder = stacks_of(spec)[1]._replace(tokens=total + decoder_class)
     return (
         macs
         + stack_macs(decoder)

@@ -28,7 +28,7 @@ from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.errors import EnvironmentProblem
-from everest.models.drop_path import drop_noise, drop_paths
+from everest.models.block import drop_noise, drop_paths
 from everest.system.events import notice
 from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal

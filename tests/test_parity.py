@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
-from everest.foreign.families import our_name
+from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime, Tube

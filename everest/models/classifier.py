@@ -137,7 +137,7 @@ class VideoClassifier(SelectingModel):
     @property
     def num_classes(self) -> int:
         """The outputs of all heads."""
-        return self.head.out_features
+        return sum(head.outputs for head in self.heads)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from everest.figures.camera import CameraView
 from everest.figures.mask_view import GRAY, RED, TINT, MaskView
-from everest.methods.ranked import ByChange, ByImportance, LearnedImportance, RedundancyRobust
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import ByChange, ByImportance, RedundancyRobust
 
 RGB = tuple[float, float, float]
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)

@@ -11,7 +11,8 @@ from math import prod
 
 import torch
 
-from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.models.cost import Stack, embedded_positions, stacks_of
 from everest.models.lora import LowRank
 from everest.models.partial import Stage, choose_trained

@@ -34,8 +34,8 @@ DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of nu
 class SelectingGraph(nn.Module):
     """(B, C, T, H, W) normalized clips to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
 
-    The outputs of an encoder are features. Those of a classifier's head of classes are logits, of a head of
-    numbers they are in the unit of the labels.
+    An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
+    the unit of the labels.
     """
 
     std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`

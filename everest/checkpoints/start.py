@@ -20,8 +20,7 @@ from everest.models.spec import ModelSpec
 from everest.system.weights import Weights, load_tensors, require_fitting
 from everest.tokenizer.spec import TokenizerSpec
 
-_NORM = ("norm.weight", "norm.bias")
-ENCODER_NORM: Final = tuple(f"encoder.{name}" for name in _NORM)
+ENCODER_NORM: Final = ("encoder.norm.weight", "encoder.norm.bias")
 _POOLING = ("norm.", "pool.")  # between encoder and head
 _HEAD = ("head.weight", "head.bias")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
@@ -72,7 +71,7 @@ def start_classifier(
         return
     own = classifier.state_dict()
     given = _encoder_tensors(own, weights, start, spec, notify)
-    norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
+    norm = {name.removeprefix("encoder."): given.pop(name) for name in ENCODER_NORM if name in given}
     same_pooling = spec.model.pooling == saved.model.pooling
     if weights.kind == "classifier" and not same_pooling:
         notify(
@@ -85,7 +84,7 @@ def start_classifier(
         if missing:
             raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
         given |= {name: weights.tensors[name] for name in pooling}
-        problem = _head_problem(own, weights, saved, spec, classes)
+        problem = _head_problem(weights, saved, spec, classes)
         if problem is None:
             given |= {name: weights.tensors[name] for name in _HEAD}
         else:
@@ -96,18 +95,14 @@ def start_classifier(
 
 
 def _head_problem(
-    own: Mapping[str, Tensor],
-    weights: Weights,
-    saved: ModelSpec,
-    spec: ModelSpec,
-    classes: tuple[str, ...] | None,
+    weights: Weights, saved: ModelSpec, spec: ModelSpec, classes: tuple[str, ...] | None
 ) -> str | None:
     """Why the head of a classifier does not fit a model, and what follows; None if it does."""
     if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
         return "the checkpoint has other label heads than the recipe: they start fresh"
     if spec.task != saved.task:
         return f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh"
-    before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
+    before, now = len(weights.tensors["head.bias"]), spec.num_classes
     if before != now:
         return f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
     for label, (old, new) in enumerate(zip(weights.classes or (), classes or (), strict=False)):

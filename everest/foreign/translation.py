@@ -1,4 +1,4 @@
-"""Translates parameter names of other programs to ours. The facts about names are from released weights."""
+"""Translates parameter names of other programs. The facts about names are from released weights."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def make_targets(
     pixels: PixelStatistics,
     frozen: FrozenTokenizer | None,
 ) -> TargetMaker:
-    """The targets of a recipe, for clips normalized by `pixels`; `frozen` makes those of tokens."""
+    """The targets of a recipe, for clips normalized by `pixels`; `frozen` makes targets of tokens."""
     match settings:
         case PixelTargetSettings(normalize=normalize, frames=frames):
             return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)

@@ -11,8 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
-from everest.models.cost import WEIGHT_BYTES, count_weights
-from everest.models.memory import tokenizer_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, tokenizer_bytes, training_bytes
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_cost, stage_spec
 from everest.tokenizer.targets import FrozenTokenizer

@@ -11,7 +11,7 @@ import torch
 from tiny_models import grouped
 
 import everest
-from everest.foreign.families import our_name
+from everest.foreign.translation import our_name
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """A recipe of `clip_files` for a tiny model."""
+    from small_runs import small_recipe
+
+    return small_recipe(tmp_path_factory.mktemp("recipe"), clip_files)
+
+
+@pytest.fixture(scope="session")
 def classifier_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The run folder of a tiny classifier of two classes, trained on `clip_files`."""
     from small_runs import small_run

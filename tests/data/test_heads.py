@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from head_runs import recipe, root, trained
 from safetensors import safe_open
-from small_runs import RECIPE, metrics, refused, run
+from small_runs import metrics, refused, run
 
 import everest
 from everest.config.heads import Head, named_heads
@@ -45,13 +45,10 @@ def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(trained: Pa
     assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
 
 
-def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run")
-    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+def test_one_head_leaves_no_trace_in_a_checkpoint(classifier_run: Path):
+    with safe_open(classifier_run / "model.safetensors", "pt") as file:
         assert "heads" not in json.loads(file.metadata()["settings"])
-    assert everest.load_model(tmp_path / "run" / "model.safetensors").heads == (Head(outputs=2),)
+    assert everest.load_model(classifier_run / "model.safetensors").heads == (Head(outputs=2),)
 
 
 @pytest.mark.parametrize("test", ["train.csv", "segments.csv"])
@@ -100,12 +97,9 @@ def test_a_head_starts_fresh_where_the_recipe_has_others(trained: Path, recipe: 
     assert metrics(tmp_path / "other")
 
 
-def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):
+def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(trained: Path, root: Path):
     message = refused("eval", "-c", trained, "--set", "data.heads={verb: 2, noun: 4}", code=6)
     assert "its heads are verb (2), noun (3), the recipe has verb (2), noun (4)" in message
-
-
-def test_classes_without_a_clip_are_listed_for_each_head(root: Path):
     heads_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
     clips, classes = finetune_clips(heads_recipe)
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
@@ -138,11 +132,8 @@ def test_action_counts_the_videos_with_all_heads_right():
         heads=named_heads({"verb": 2, "noun": 3}),
     )
     found = measure(scores)
-    assert (found["heads"]["verb"]["top1"], found["heads"]["noun"]["top1"], found["action_top1"]) == (
-        75,
-        75,
-        50,
-    )
+    assert [found["heads"][name]["top1"] for name in ("verb", "noun")] == [75, 75]
+    assert found["action_top1"] == 50
 
 
 def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):

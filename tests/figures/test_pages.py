@@ -27,15 +27,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 SWITCHES = (
-    *(
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--window-size=1200,1600",
-        "--hide-scrollbars",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1200,1600"),
+    *("--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
 
@@ -132,11 +125,8 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, traine
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
     assert len(pictures) == 1 + 2 * 2 + len(mistakes)  # sweep; confusions and calibration of each head
     assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
-    assert [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")] == [
-        "Metrics and computation",
-        "verb",
-        "noun",
-    ]
+    headings = [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")]
+    assert headings == ["Metrics and computation", "verb", "noun"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -154,14 +144,11 @@ def test_a_page_fits_its_window_and_the_color_scheme(
     # Wider than the window only where a frame scrolls, and in a narrow window.
     cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
     assert quiet_browser.execute_script(cut) == 0 or width == 500
-    paper, ink = (
-        [
-            int(part)
-            for part in re.findall(
-                r"\d+", quiet_browser.execute_script(f"return getComputedStyle(document.body).{name}")
-            )
-        ]
-        for name in ("backgroundColor", "color")
-    )
-    assert (sum(paper) > sum(ink)) == (scheme == "light")
-    assert abs(sum(paper) - sum(ink)) > 500
+
+    def brightness(name: str) -> int:
+        color = quiet_browser.execute_script(f"return getComputedStyle(document.body).{name}")
+        return sum(map(int, re.findall(r"\d+", color)))
+
+    brighter = brightness("backgroundColor") - brightness("color")
+    assert (brighter > 0) == (scheme == "light")
+    assert abs(brighter) > 500

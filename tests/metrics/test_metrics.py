@@ -10,11 +10,13 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, r2_score
 
 from everest.config.heads import Calibration, Head, named_heads
 from everest.metrics.head_metrics import map_of_random_order, weighted_multi_label
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.metrics.weighted import average_precisions, rank_correlation, share_of_variance
 
 VIDEOS = 60
 
@@ -217,3 +219,38 @@ def test_mixed_heads_are_measured_each_on_its_own():
     assert found["heads"]["verb"] == measure(one)
     assert found["heads"]["tags"] == measure(several)
     assert set(found["heads"]["speed"]) == set(measure(value))
+
+
+# --- metrics of weighted videos, compared with scikit-learn and scipy on repeated videos --------------------
+
+
+@given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))
+@settings(max_examples=60)
+def test_weighted_videos_count_as_often_as_repeated_ones(seed: int, videos: int):
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 4, videos)
+    weights[0] += 1  # some video counts
+    repeated = np.repeat(np.arange(videos), weights)
+    as_floats = weights.astype(np.float64)
+    labels, scores = rng.random((videos, 4)) < 0.4, rng.integers(0, 6, (videos, 4)) / 5  # with ties
+    found = average_precisions(labels, scores)(as_floats)
+    for c in range(4):
+        truth = labels[repeated, c]
+        expected = average_precision_score(truth, scores[repeated, c]) if truth.any() else np.nan
+        assert found[c] == pytest.approx(expected, nan_ok=True)
+
+
+@given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))
+@settings(max_examples=60)
+def test_weighted_numbers_count_as_often_as_repeated_ones(seed: int, videos: int):
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 4, videos)
+    weights[0] += 1
+    repeated = np.repeat(np.arange(videos), weights)
+    truth, predicted = rng.integers(0, 5, (2, videos)).astype(np.float64)  # with ties
+    as_floats = weights.astype(np.float64)
+    varies = [np.ptp(values[repeated]) > 0 for values in (truth, predicted)]
+    expected = spearmanr(truth[repeated], predicted[repeated]).statistic if all(varies) else np.nan
+    assert rank_correlation(truth, predicted)(as_floats) == pytest.approx(expected, nan_ok=True)
+    expected = r2_score(truth[repeated], predicted[repeated]) if varies[0] else np.nan
+    assert share_of_variance(truth, predicted, as_floats) == pytest.approx(expected, nan_ok=True)

@@ -1,17 +1,25 @@
-"""The numbers that a sweep reads from its runs."""
+"""The numbers that a sweep reads from its runs, and their means, intervals and paired differences."""
+
+from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.sweep.report import make_report
 from everest.sweep.results import metrics_of
 from everest.sweep.results_file import read_results, write_results
+from everest.sweep.statistics import DRAWS, bootstrap, paired, spread
 from everest.sweep.works import make_work
 
 DOCUMENT: dict[str, Any] = {
@@ -78,3 +86,78 @@ def test_damaged_results_are_refused_in_a_line(tmp_path: Path, place: str, value
     with pytest.raises(RecipeError, match=rf"results.json: damaged \({place}") as refusal:
         read_results(tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+# --- means, intervals and paired differences: equal to scipy's on any numbers -------------------------------
+
+
+values = st.floats(-1000, 1000, allow_nan=False).map(lambda value: round(value, 4))
+samples = st.lists(values, min_size=2, max_size=12)
+
+
+@given(samples)
+def test_the_interval_is_that_of_scipys_t_distribution(sample: list[float]):
+    found = spread(sample)
+    assert found.mean == pytest.approx(np.mean(sample), abs=1e-9)
+    assert found.std == pytest.approx(np.std(sample, ddof=1), abs=1e-9)
+    scale = stats.sem(sample)
+    if scale > 1e-9:
+        expected = stats.t.interval(0.95, len(sample) - 1, loc=np.mean(sample), scale=scale)
+        assert found.interval == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(samples, st.randoms())
+def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: list[float], random):
+    others = [value + round(random.uniform(-9, 9), 4) for value in sample]
+    first, second = dict(enumerate(sample)), dict(enumerate(others))
+    found = paired(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
+    assert found is not None
+    assert found.seeds == list(first)
+    assert found.differences == [first[seed] - second[seed] for seed in first]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly equal differences
+        test = stats.ttest_rel(sample, others)
+    if np.std(found.differences, ddof=1) > 1e-6:
+        assert found.p == pytest.approx(test.pvalue, rel=1e-6)
+        interval = test.confidence_interval(0.95)
+        assert found.spread.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+
+
+def test_the_bootstrap_is_scipys_percentile_interval_within_the_error_of_its_draws():
+    sample = [1.0, 3.5, 2.0, 7.0, 4.5]
+    expected = stats.bootstrap((sample,), np.mean, n_resamples=DRAWS, method="percentile", rng=1)
+    low, high = bootstrap(sample)
+    assert low == pytest.approx(expected.confidence_interval.low, abs=0.1)
+    assert high == pytest.approx(expected.confidence_interval.high, abs=0.1)
+    assert (low, high) == bootstrap(sample)  # the same draws
+
+
+@given(samples)
+def test_the_bootstrap_stays_within_the_values(sample: list[float]):
+    low, high = bootstrap(sample)
+    assert min(sample) - 1e-9 <= low <= high <= max(sample) + 1e-9
+
+
+def test_one_seed_has_no_interval():
+    assert spread([3.0]) == (3.0, None, None)
+    found = paired({0: 3.0}, {0: 1.0})
+    assert found is not None
+    assert (found.spread.mean, found.spread.interval, found.bootstrap, found.p) == (2.0, None, None, None)
+
+
+@pytest.mark.parametrize("value", [20.0, 0.0, 0.1])
+def test_equal_values_have_no_interval(value: float):
+    found = spread([value] * 3)
+    assert (found.mean, found.interval) == (pytest.approx(value), None)
+
+
+def test_arms_without_a_common_seed_have_no_difference():
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_equal_differences_have_neither_intervals_nor_p_whatever_their_rounding():
+    first = {0: 55.4, 1: 61.1345, 2: 70.2}
+    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
+        found = paired(others, first)
+        assert found is not None
+        assert (found.spread.interval, found.bootstrap, found.p) == (None, None, None)

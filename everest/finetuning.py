@@ -23,8 +23,7 @@ from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.metrics.calibrate import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
-from everest.models.answers import soft_targets, supervised_loss
-from everest.models.classifier import VideoClassifier
+from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext

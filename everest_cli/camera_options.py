@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class AlignChoice(StrEnum):
-    """Motions of the camera that can be removed."""
-
-    none = "none"
-    shift = "shift"
-    affine = "affine"
-
-
-class CutsChoice(StrEnum):
-    """Ways to measure change at a cut."""
-
-    ignore = "ignore"
-    detect = "detect"
-
-
 Align = Annotated[
-    AlignChoice | None,
+    Literal["none", "shift", "affine"] | None,
     typer.Option("--align", help="Remove this motion of the camera before change is measured [none]."),
 ]
 Cuts = Annotated[
-    CutsChoice | None,
+    Literal["ignore", "detect"] | None,
     typer.Option("--cuts", help="detect: the first slice of a scene counts as that of a clip [ignore]."),
 ]
 SliceCap = Annotated[

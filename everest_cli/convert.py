@@ -64,10 +64,10 @@ def convert(
     """
     _check_out(out, inspect=inspect, overwrite=overwrite)
 
-    from everest.checkpoints.convert import convert, describe
-    from everest.checkpoints.facts import Hints
-    from everest.checkpoints.foreign import locate, read_foreign
-    from everest.checkpoints.identify import identify
+    from everest.foreign.convert import convert, describe
+    from everest.foreign.facts import Hints
+    from everest.foreign.files import locate, read_foreign
+    from everest.foreign.identify import identify
     from everest.lists.text import read_lines
     from everest.system.files import refuse_inputs
 
@@ -114,9 +114,9 @@ def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     """Whether everest wrote the checkpoint: --inspect describes it, otherwise there is nothing to convert."""
-    from everest.checkpoints.foreign import own_file
     from everest.checkpoints.load import open_model
     from everest.errors import CheckpointError
+    from everest.foreign.files import own_file
     from everest.models.spec import ModelSpec
 
     file = own_file(path)
@@ -149,7 +149,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
 
 def _print_lines(document: dict[str, Any]) -> None:
     """Print a line per known property; long lists of names by group."""
-    from everest.checkpoints.convert import grouped
+    from everest.foreign.convert import grouped
 
     for name, value in document.items():
         if value is None or value == []:
@@ -176,7 +176,7 @@ def _files(origin: dict[str, Any] | None) -> Iterator[str]:
 
 def _report(document: dict[str, Any]) -> None:
     """Print to stderr which tensors were used."""
-    from everest.checkpoints.convert import grouped
+    from everest.foreign.convert import grouped
 
     say(f"{document['family']} {document['stage']}, {document['backbone']}: {document['used']} tensors used")
     for name, fate in (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,17 +11,11 @@ from everest_cli import options as o
 from everest_cli.output import Display
 
 
-class Demo(StrEnum):
-    """The demos."""
-
-    demo = "demo"
-    lvmae = "lvmae-demo"
-
-
 def demo(
     recipe: Annotated[
-        Demo, typer.Option("--recipe", "-r", help="EVEREST in 5 minutes, or LVMAE in 8.")
-    ] = Demo.demo,
+        Literal["demo", "lvmae-demo"],
+        typer.Option("--recipe", "-r", help="EVEREST in 5 minutes, or LVMAE in 8."),
+    ] = "demo",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -43,8 +36,8 @@ def demo(
     from everest_demo.lvmae import run_lvmae_demo
     from everest_demo.steps import REPORT, demo_folder
 
-    folder = output or Path("runs") / recipe.value
-    run = run_lvmae_demo if recipe is Demo.lvmae else run_demo
+    folder = output or Path("runs") / recipe
+    run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
     with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
         run(folder, seed=seed, report=display.report)
     typer.echo((folder / REPORT).read_text(), nl=False)

@@ -10,18 +10,14 @@ import typer
 from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
-from everest_cli.option_values import read_recipe, read_shares
+from everest_cli.option_groups import RunOptions, grouped
+from everest_cli.option_values import read_shares
 from everest_cli.output import Display, print_json
 
 
+@grouped
 def evaluate(
-    checkpoint: o.Checkpoint,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
-    ] = None,
-    data: o.DataRoot = None,
-    overrides: o.Overrides = None,
-    which: o.WhichWeights = None,
+    run: RunOptions,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
@@ -38,30 +34,18 @@ def evaluate(
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
-    precision: o.PrecisionMode = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Evaluate a classifier on clips x crops views of every video of data.test.
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
-    from everest.checkpoints.load import find_weights, recipe_of_run
     from everest.config.layers import read_overrides
     from everest.system.run_folder import RECIPE
 
     keeps = read_shares(keep) if keep is not None else ()
-    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
-    settings = read_recipe(
-        recipe or str(recipe_of_run(weights)),
-        data=data,
-        overrides=overrides,
-        precision=precision,
-        imports=recipe is not None,
-    )
-
+    weights, recipe = run.find()
     selects = any(
-        "selection" in layer.values.get("finetune", {}) for layer in read_overrides(overrides or (), [])
+        "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
     )
 
     devices = training_command.launch(gpus, processes)
@@ -72,12 +56,10 @@ def evaluate(
     outputs = Outputs(
         predictions=predictions, page=report, keeps=keeps, overwrite=overwrite, intervals=interval
     )
-    accelerator = make_accelerator(
-        settings.train.precision, tf32=settings.train.tf32, cpu=devices.kind == "cpu"
-    )
-    with Display(quiet=quiet or not is_main()) as display:
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
+    with Display(quiet=run.quiet or not is_main()) as display:
         result = evaluate(
-            settings,
+            recipe,
             weights,
             accelerator,
             report=display.report,
@@ -86,7 +68,7 @@ def evaluate(
         )
     accelerator.end_training()
     if is_main():
-        print_json(result) if as_json else _print_table(result)
+        print_json(result) if run.as_json else _print_table(result)
 
 
 def _print_table(result: dict[str, Any]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -17,21 +16,14 @@ if TYPE_CHECKING:
     from everest.checkpoints.load import LoadedModel
 
 
-class ExportFormat(StrEnum):
-    """The program that reads the export."""
-
-    hf = "hf"
-    onnx = "onnx"
-    torch = "torch"
-
-
-SUFFIXES = {ExportFormat.onnx: ".onnx", ExportFormat.torch: ".pt2"}
+Format = Literal["hf", "onnx", "torch"]  # the program that reads the export
+SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
-        ExportFormat,
+        Format,
         typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export."),
     ],
     out: Annotated[
@@ -56,10 +48,10 @@ def export(
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.system.files import refuse_inputs
 
-    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
+    weights = find_weights(checkpoint, which=which, quiet=quiet)
     refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
-    if to is ExportFormat.hf:
+    if to == "hf":
         from everest.checkpoints.transformers import write_folder
 
         written = write_folder(out, opened)
@@ -71,17 +63,17 @@ def export(
         say(f"differs from everest by {document['difference']:.1e} at most, on partly still clips of noise")
         for note in document["notes"]:
             say(f"note: {note}")
-    print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)
+    print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
 
 
-def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
+def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
     """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
         read_shares(str(keep))
-    if to is ExportFormat.hf:
+    if to == "hf":
         if uint8:
             raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
         if keep not in (None, 1):
@@ -96,15 +88,13 @@ def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | No
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _graph(
-    opened: LoadedModel, out: Path, *, to: ExportFormat, keep: float | None, uint8: bool
-) -> dict[str, Any]:
+def _graph(opened: LoadedModel, out: Path, *, to: Format, keep: float | None, uint8: bool) -> dict[str, Any]:
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph import exportable
     from everest.checkpoints.graph_files import write_onnx, write_program
 
     exported = exportable(opened, keep=keep, uint8=uint8)
-    write = write_onnx if to is ExportFormat.onnx else write_program
+    write = write_onnx if to == "onnx" else write_program
     difference = write(out, exported)
     outputs = ", ".join(exported.graph.outputs)
     notes = [f"frames ({exported.layout}) to {outputs}"]

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from everest_cli.training_command import InitName, TrainOptions, finish, print_trial, training_command
-
-if TYPE_CHECKING:
-    from everest.config.settings import Recipe
+from everest_cli import options as o
+from everest_cli.option_groups import grouped
+from everest_cli.training_command import InitName, TrainOptions, finish, print_trial
 
 
-@training_command("finetune", init=InitName)
-def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
+@grouped
+def finetune(recipe: o.RecipeName, init: InitName, options: TrainOptions) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
-    options = options.with_init(init)
-    devices = options.launch()
+    settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
+    run = options.launch("finetune", recipe, init=init)
 
     from everest.finetuning import finetune, set_up_finetuning
     from everest.train.run_options import start_or_resume
 
-    with options.context(recipe, options.of_run(devices)) as context:
-        stage = set_up_finetuning(recipe, context)
+    with options.context(settings, run) as context:
+        stage = set_up_finetuning(settings, context)
         if options.dry_run:
             print_trial(stage.training, lambda clip: [stage.loss(clip)])
             return
-        with start_or_resume(stage.training, recipe):
+        with start_or_resume(stage.training, settings):
             finetune(stage)
     finish(stage.training)

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal
 
 from everest_cli.output import say
 
 if TYPE_CHECKING:
-    from everest.config.heads import Task
     from everest.config.settings import Recipe
     from everest.suggest.choices import Purpose
 
-
-class Precision(StrEnum):
-    """Precision of the matrix products; weights, selection and loss are always float32."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-class TrackerChoice(StrEnum):
-    """Where metrics go in addition to metrics.jsonl."""
-
-    none = "none"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
-
-
-class TaskChoice(StrEnum):
-    """The values of data.task."""
-
-    single_label = "single-label"
-    multi_label = "multi-label"
-    regression = "regression"
-
-
-class Which(StrEnum):
-    """The weights of a run folder."""
-
-    newest = "newest"
-    best = "best"
+# The choices of options. typer shows them, and refuses any other value.
+Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
+Task = Literal["single-label", "multi-label", "regression"]
+Tracker = Literal["none", "tensorboard", "wandb", "mlflow"]  # metrics go there in addition to metrics.jsonl
+Which = Literal["newest", "best"]  # weights of a run folder
 
 
 def read_recipe(
@@ -79,16 +50,11 @@ def read_recipe(
         source,
         data=data,
         overrides=overrides or (),
-        precision=precision and precision.value,
+        precision=precision,
         seed=seed,
         notify=say,
         imports=imports,
     )
-
-
-def task_of(choice: TaskChoice | None) -> Task | None:
-    """The value of data.task that --task names."""
-    return None if choice is None else cast("Task", choice.value)
 
 
 def read_shares(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from everest_cli.option_values import Precision, TaskChoice, TrackerChoice, Which, local_path
+from everest_cli.option_values import Precision, Task, Tracker, Which, local_path
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -57,7 +57,7 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    TrackerChoice,
+    Tracker,
     typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow."),
 ]
 OverfitOneBatch = Annotated[
@@ -112,6 +112,9 @@ HowSeen = Annotated[
         "--recipe", "-r", metavar="R", help="Recipe with size, stride and views of clips [the run's]."
     ),
 ]
+OtherRecipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
+]
 Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens encoded [as trained]."),
@@ -143,7 +146,7 @@ Root = Annotated[
     ),
 ]
 TaskName = Annotated[
-    TaskChoice | None,
+    Task | None,
     typer.Option("--task", help="A label is a class, classes joined by |, or a number [as labels show]."),
 ]
 ListsFolder = Annotated[

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from everest_cli import options as o
 
 
-class AxisName(StrEnum):
-    """The x axis of the curves."""
-
-    steps = "steps"
-    hours = "hours"
-    gflops = "gflops"
-
-
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     x: Annotated[
-        AxisName, typer.Option("--x", help="Steps, hours of training, or computation.")
-    ] = AxisName.steps,
+        Literal["steps", "hours", "gflops"],
+        typer.Option("--x", help="Steps, hours of training, or computation."),
+    ] = "steps",
     out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="The PNG to write.")] = Path(
         "curves.png"
     ),
@@ -37,5 +29,5 @@ def plot(
     from everest.figures.run_curves import read_curves
 
     check_target(out, option="--output", overwrite=overwrite)
-    draw_curves(out, read_curves(runs, x=x.value), x=x.value)
+    draw_curves(out, read_curves(runs, x=x), x=x)
     typer.echo(out)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe
+from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
     from everest.config.heads import Heads
 
 
-class PredictionFormat(StrEnum):
-    """Output formats of predictions."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    srt = "srt"
+PredictionFormat = Literal["table", "json", "csv", "srt"]
 
 
+@grouped
 def predict(
     videos: o.Videos,
-    checkpoint: o.Checkpoint,
+    model: ModelOptions,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
     ] = None,
@@ -70,22 +64,11 @@ def predict(
         typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
     ] = None,
     overwrite: o.OverwriteFile = False,
-    recipe: o.HowSeen = None,
-    keep: o.Keep = None,
-    clips: o.Clips = None,
-    crops: o.Crops = None,
-    batch: o.Batch = 1,
-    data: o.ListRoot = None,
-    which: o.WhichWeights = None,
-    workers: o.Workers = 2,
-    precision: o.PrecisionMode = None,
     calibrated: Annotated[
         bool,
         typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
     ] = False,
-    cpu: o.OnCpu = False,
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Predict the most likely classes or the numbers of videos, or of every window of long ones.
 
@@ -101,9 +84,9 @@ def predict(
         raise RecipeError("--window and --step belong to --timeline")
     if not timeline and (bouts or plot or background is not None):
         raise RecipeError("--bouts, --background and --plot belong to --timeline")
-    if background is not None and not (bouts or plot or text_format is PredictionFormat.json):
+    if background is not None and not (bouts or plot or text_format == "json"):
         raise RecipeError("--background: changes bouts; add --bouts, --plot or --json")
-    if text_format is PredictionFormat.srt and not timeline:
+    if text_format == "srt" and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
@@ -112,59 +95,54 @@ def predict(
 
         check_target(plot, option="--plot", overwrite=overwrite)
 
-    from everest.checkpoints.load import all_weights, find_weights
-    from everest.inference.model import OpenedModel
+    from everest.checkpoints.load import all_weights
     from everest.inference.predictions import predict, predict_timeline
     from everest.inference.top_classes import check_options
 
-    default_views = 1 if timeline else None  # of a window, unless more are requested
-    model = OpenedModel.open(
-        find_weights(checkpoint, which=which.value if which else None, quiet=quiet),
-        recipe=read_recipe(recipe) if recipe else None,
-        clips=clips or default_views,
-        crops=crops or default_views,
-        keep=keep,
-        precision=precision,
-        cpu=cpu,
-        calibrated=calibrated,
-        notify=say,
-    )
+    opened = model.open(views=1 if timeline else None, calibrated=calibrated)
     # Also refuses an autoencoder, before the videos are listed.
-    check_options(model.classes.heads, top=top, background=background, bouts=bouts)
-    samples = named_samples(videos, root=data)
-    if text_format is PredictionFormat.srt and len(samples) > 1:
+    check_options(opened.classes.heads, top=top, background=background, bouts=bouts)
+    samples = named_samples(videos, root=model.data)
+    if text_format == "srt" and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if plot is not None and len(samples) > 1:
         raise RecipeError(f"--plot: a figure is of one video, not of {len(samples)}")
     if plot is not None and output is not None and plot.resolve() == output.resolve():
         raise RecipeError(f"--plot {plot}: also the file of --output; choose another name")
-    inputs = [*all_weights(model.file), *videos, *(sample.video for sample in samples)]
+    inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:
-            refuse_inputs(path, [*inputs, recipe and Path(recipe)], option=option)
-    with Display(quiet=quiet) as display:
+            refuse_inputs(path, inputs, option=option)
+    with Display(quiet=model.quiet) as display:
         if timeline:
             rows = predict_timeline(
-                model,
+                opened,
                 samples,
                 window=window,
                 step=step,
                 top=top,
-                batch=batch,
+                batch=model.batch,
                 report=display.report,
                 background=background,
             )
         else:
-            rows = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
+            rows = predict(
+                opened,
+                samples,
+                top=top,
+                batch=model.batch,
+                workers=model.workers,
+                report=display.report,
+            )
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
         if found and all(bout["label"] is None for bout in found):
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
-            _draw(plot, row, model.classes.heads, background)
-    if bouts and text_format is not PredictionFormat.json:
+            _draw(plot, row, opened.classes.heads, background)
+    if bouts and text_format != "json":
         rows = with_bouts(rows)
-    text = TEXTS[text_format.value](rows)
+    text = TEXTS[text_format](rows)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -191,9 +169,9 @@ def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -
     """Return the requested format; raises RecipeError if --json contradicts --format."""
     from everest.errors import RecipeError
 
-    if as_json and kind not in (None, PredictionFormat.json):
-        raise RecipeError(f"--json and --format {kind.value}: choose one")
+    if as_json and kind not in (None, "json"):
+        raise RecipeError(f"--json and --format {kind}: choose one")
     if as_json:
-        return PredictionFormat.json
-    suffix = "" if output is None else output.suffix.removeprefix(".")
-    return kind or (PredictionFormat(suffix) if suffix in {*PredictionFormat} else PredictionFormat.table)
+        return "json"
+    suffix: Any = "" if output is None else output.suffix.removeprefix(".")
+    return kind or (suffix if suffix in get_args(PredictionFormat) else "table")

@@ -11,7 +11,7 @@ import typer
 
 from everest.errors import EnvironmentProblem
 from everest_cli import options as o
-from everest_cli.option_values import local_path, read_recipe, task_of
+from everest_cli.option_values import local_path, read_recipe
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check(
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
-    chosen = _choose_sources(sources, recipe, data, overrides, classes, task_of(task))
+    chosen = _choose_sources(sources, recipe, data, overrides, classes, task)
     lists, rules = read_sources(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
     notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
     if notice is not None:

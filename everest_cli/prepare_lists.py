@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import local_path, task_of
+from everest_cli.option_values import local_path
 from everest_cli.output import print_json, say
 
 
@@ -46,7 +46,7 @@ def index(
     from everest.prepare.index import read_index, recipe_lines, write_index
     from everest.system.text import counted
 
-    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=task_of(task))
+    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=task)
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()

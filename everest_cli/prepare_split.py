@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import local_path, task_of
+from everest_cli.option_values import local_path
 from everest_cli.output import print_json, say
 from everest_cli.split_text import print_split
 
@@ -91,7 +91,7 @@ def split(
         shares=shares,
         group=group,
         class_column=class_column,
-        task=task_of(task),
+        task=task,
         seed=seed,
         classes=classes,
         root=(data or (source if source.is_dir() else source.parent)).absolute(),

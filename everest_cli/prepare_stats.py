@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import local_path, task_of
+from everest_cli.option_values import local_path
 from everest_cli.output import Display, print_json, say
 
 
@@ -71,7 +71,7 @@ def stats(
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    labeled = read_labeled(source, root=root, classes=classes, task=task_of(task))
+    labeled = read_labeled(source, root=root, classes=classes, task=task)
     if labeled.notice is not None:
         say(labeled.notice)
     with Display(quiet=quiet) as display:

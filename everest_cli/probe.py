@@ -7,18 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe
+from everest_cli.option_groups import RunOptions, grouped
 from everest_cli.output import Display, print_json
 
 
+@grouped
 def probe(
-    checkpoint: o.Checkpoint,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", "-r", metavar="R", help="Recipe with the data [the run's]."),
-    ] = None,
-    data: o.DataRoot = None,
-    overrides: o.Overrides = None,
+    run: RunOptions,
     probes: Annotated[
         str, typer.Option("--probes", metavar="NAME,…", help="Probes to train.")
     ] = "knn,linear,attentive",
@@ -26,36 +21,22 @@ def probe(
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
-    which: o.WhichWeights = None,
-    precision: o.PrecisionMode = None,
     cpu: o.OnCpu = False,
     seed: o.Seed = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Probe a frozen encoder: train classifiers on its features of data.train, evaluate them on data.test.
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    from everest.checkpoints.load import find_weights, recipe_of_run
-
-    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
-    settings = read_recipe(
-        recipe or str(recipe_of_run(weights)),
-        data=data,
-        overrides=overrides,
-        precision=precision,
-        seed=seed,
-        imports=recipe is not None,
-    )
+    weights, recipe = run.find(seed=seed)
 
     from everest.inference.model import OpenedModel
     from everest.probes.probe import probe
 
-    model = OpenedModel.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
-    with Display(quiet=quiet) as display:
+    model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=cpu)
+    with Display(quiet=run.quiet) as display:
         result = probe(model, probes.split(","), batch=batch, report=display.report)
-    print_json(result) if as_json else _print(result)
+    print_json(result) if run.as_json else _print(result)
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import typer
 from everest.errors import RecipeError
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.option_values import task_of
 from everest_cli.output import say
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def suggest(
     try:
         section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
         if not unlabeled:
-            section, found = with_task(section, task_of(task))
+            section, found = with_task(section, task)
             if found is not None:
                 say(found)
         settings = DataSettings(**section)

@@ -66,8 +66,8 @@ def select_frames(
     request = FrameDraw(
         selector=RedundancyRobust(
             keep_ratio=keep,
-            align="none" if align is None else align.value,
-            cuts="ignore" if cuts is None else cuts.value,
+            align=align or "none",
+            cuts=cuts or "ignore",
         ),
         frames=frames,
         stride=stride or 1,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,13 +15,6 @@ from everest_cli.output import Display, print_json, print_rich, say
 from everest_cli.training_command import this_program
 
 RUN = "run"  # the command of any other first word
-
-
-class EqualChoice(StrEnum):
-    """The budget that arms share."""
-
-    steps = "steps"
-    gmacs = "gmacs"
 
 
 class SweepGroup(TyperGroup):
@@ -79,7 +71,7 @@ def sweep(
         str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the first]")
     ] = None,
     equal: Annotated[
-        EqualChoice | None,
+        Literal["steps", "gmacs"] | None,
         typer.Option("--equal", help="The budget of all arms; gmacs: scale their steps. [steps]"),
     ] = None,
     data: o.DataRoot = None,
@@ -106,7 +98,7 @@ def sweep(
         stages=stages,
         init=init,
         against=against,
-        equal=None if equal is None else equal.value,
+        equal=equal,
     )
 
     from everest.sweep.plan import make_plan

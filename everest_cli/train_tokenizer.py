@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from everest_cli import options as o
+from everest_cli.option_groups import grouped
 from everest_cli.output import say
-from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
+from everest_cli.training_command import TrainOptions, finish, print_trial
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -13,13 +15,14 @@ if TYPE_CHECKING:
     from everest.train.training import Training
 
 
-@training_command("train-tokenizer")
-def train_tokenizer(recipe: Recipe, options: TrainOptions) -> None:
+@grouped
+def train_tokenizer(recipe: o.RecipeName, options: TrainOptions) -> None:
     """Train LVMAE's tokenizer: codes and importance of tokens; prints the run folder.
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    training = run_stage(recipe, options.of_run(options.launch()), options=options)
+    settings = options.read_recipe(recipe)
+    training = run_stage(settings, options.launch("train-tokenizer", recipe), options=options)
     if training is not None:
         finish(training)
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from enum import StrEnum
-from inspect import Parameter, Signature, signature
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everest.system.devices import Devices, read_devices, visible_gpus
 from everest.system.processes import is_launched, is_main, run_processes
-from everest.system.run_init import Decoder, Init
+from everest.system.run_init import Decoder
 from everest_cli import options as o
-from everest_cli.option_values import TrackerChoice, read_recipe
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
     from everest.train.training import Training
 
 
-class DecoderChoice(StrEnum):
-    """The use of the decoder of --init."""
-
-    keep = "keep"
-    fresh = "fresh"
-
-
 InitName = Annotated[
     str,
     typer.Option(
@@ -46,16 +37,15 @@ InitName = Annotated[
     ),
 ]
 DecoderMode = Annotated[
-    DecoderChoice | None,
+    Decoder | None,
     typer.Option("--decoder", help="Of --init: keep it, or start fresh. Default: keep it if it fits."),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The options of a training command; typer reads those that are annotated as options."""
+    """The options that all training commands share, in addition to --recipe."""
 
-    recipe: o.RecipeName
     data: o.DataRoot = None
     overrides: o.Overrides = None
     output: o.Output = None
@@ -65,41 +55,62 @@ class TrainOptions:
     processes: o.Processes = None
     precision: o.PrecisionMode = None
     seed: o.Seed = None
-    tracker: o.TrackerName = TrackerChoice.none
+    tracker: o.TrackerName = "none"
     overfit_one_batch: o.OverfitOneBatch = False
     print_config: o.PrintConfig = False
     dry_run: o.DryRun = False
     quiet: o.Quiet = False
-    command: str  # names the default run folder
-    init: Init | None = None  # the weights that the run starts from
 
-    def with_init(self, name: str, decoder: Decoder | None = None) -> TrainOptions:
-        """Find the weights of --init, if it names some."""
-        if name == "none":
-            return self
-        from everest.checkpoints.init import find_init
+    def read_recipe(self, name: str, *, purpose: Purpose = "pretrain") -> Recipe:
+        """Read the recipe with the changes of the options; with --print-config, print it and exit.
 
-        output = self.output if self.resume in ("auto", "never") else Path(self.resume)
-        return replace(self, init=find_init(name, output=output, overwrite=self.overwrite, decoder=decoder))
+        Args:
+            purpose: of the recipe `auto`.
+        """
+        recipe = read_recipe(
+            name,
+            data=self.data,
+            overrides=self.overrides,
+            precision=self.precision,
+            seed=self.seed,
+            cpu=self.gpus == "cpu",
+            purpose=purpose,
+        )
+        if self.print_config:
+            from everest.config.recipe import dump_recipe
 
-    def launch(self) -> Devices:
-        """Call `launch` with --gpus and --processes."""
-        return launch(self.gpus, self.processes)
+            typer.echo(dump_recipe(recipe), nl=False)
+            raise typer.Exit()
+        return recipe
 
-    def of_run(self, devices: Devices) -> RunOptions:
-        """Return the options of the run itself, without the display's."""
+    def launch(
+        self, command: str, recipe_file: str, *, init: str = "none", decoder: Decoder | None = None
+    ) -> RunOptions:
+        """Find the weights of --init, start the processes of the run, and return its options in each of them.
+
+        Args:
+            command: names the default run folder.
+        """
+        found = None
+        if init != "none":
+            from everest.checkpoints.init import find_init
+
+            output = self.output if self.resume in ("auto", "never") else Path(self.resume)
+            found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
+        devices = launch(self.gpus, self.processes)
+
         from everest.train.run_options import RunOptions
 
         return RunOptions(
-            command=self.command,
-            recipe_file=self.recipe,
+            command=command,
+            recipe_file=recipe_file,
             output=self.output,
             resume=self.resume,
             overwrite=self.overwrite,
             cpu=devices.kind == "cpu",
-            tracker=self.tracker.value,
+            tracker=self.tracker,
             one_batch=self.overfit_one_batch,
-            init=self.init,
+            init=found,
         )
 
     @contextmanager
@@ -110,65 +121,6 @@ class TrainOptions:
             run.context(recipe, display.report) as context,
         ):
             yield context
-
-
-def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn `run(recipe, options, …)` into a typer command with all options of `TrainOptions`.
-
-    Args:
-        name: of the command.
-        own_options: typer annotations of further options; `run` gets their values by name, and has the
-            defaults of those that are not required.
-    """
-    hints = get_type_hints(TrainOptions, include_extras=True)
-    shared = [field for field in fields(TrainOptions) if field.name not in ("command", "init")]
-    parameters = [
-        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
-        for field in shared[1:]
-    ]
-
-    def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        own_parameters = [
-            Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-            for option, annotation in own_options.items()
-            for default in [signature(run).parameters[option].default]
-        ]
-        recipe_parameter = Parameter("recipe", Parameter.KEYWORD_ONLY, annotation=hints["recipe"])
-
-        def command(**values: Any) -> None:
-            own_values = {option: values.pop(option) for option in own_options}
-            options = TrainOptions(command=name, **values)
-            recipe = read_recipe(
-                options.recipe,
-                data=options.data,
-                overrides=options.overrides,
-                precision=options.precision,
-                seed=options.seed,
-                cpu=options.gpus == "cpu",
-                purpose=_purpose(name, own_values.get("init")),
-            )
-            if options.print_config:
-                from everest.config.recipe import dump_recipe
-
-                typer.echo(dump_recipe(recipe), nl=False)
-            else:
-                run(recipe, options, **own_values)
-
-        # typer reads the options of a command from its signature and its annotations.
-        every = [recipe_parameter, *own_parameters, *parameters]
-        command.__signature__ = Signature(every)  # type: ignore[attr-defined]
-        command.__annotations__ = {part.name: part.annotation for part in every}
-        command.__doc__ = run.__doc__
-        return command
-
-    return decorate
-
-
-def _purpose(command: str, init: str | None) -> Purpose:
-    """The purpose of the recipe `auto`, by the command and the option --init of `finetune`."""
-    if command != "finetune":
-        return "pretrain"
-    return "scratch" if init == "none" else "finetune"
 
 
 def launch(gpus: str, processes: int | None) -> Devices:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,15 +11,6 @@ from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.option_values import read_shares
 from everest_cli.output import print_json, say
-
-
-class MaskFormat(StrEnum):
-    """File formats of the figure."""
-
-    png = "png"
-    gif = "gif"
-    mp4 = "mp4"
-    html = "html"
 
 
 def visualize_mask(
@@ -65,8 +55,9 @@ def visualize_mask(
         int, typer.Option("--windows", min=1, help="Clips of a long video, one figure each.")
     ] = 1,
     kind: Annotated[
-        MaskFormat, typer.Option("--format", help="Still, moving, or a page with sliders.")
-    ] = MaskFormat.png,
+        Literal["png", "gif", "mp4", "html"],
+        typer.Option("--format", help="Still, moving, or a page with sliders."),
+    ] = "png",
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the figures.")
     ] = Path(),
@@ -87,8 +78,7 @@ def visualize_mask(
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
-    given = {"order": order, "distance": distance, "slice_cap": slice_cap}
-    given |= {"align": align and align.value, "cuts": cuts and cuts.value}
+    given = {"order": order, "distance": distance, "slice_cap": slice_cap, "align": align, "cuts": cuts}
     settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
     chosen = strategy or keep or compare or settings
@@ -120,7 +110,7 @@ def visualize_mask(
     failed = False
     for video in paths:
         try:
-            rows = write_mask_figures(video, request, out, kind.value, read=paths, overwrite=overwrite)
+            rows = write_mask_figures(video, request, out, kind, read=paths, overwrite=overwrite)
         except DataError as error:
             say(f"error: {error}")
             failed = True

@@ -12,10 +12,14 @@ from everest_cli.output import print_json, print_rich, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
+    from everest.foreign.timm_images import TimmFamily
 
 NOT_DOWNLOADED = (
     "The project has downloaded none of these weights. The tests convert random weights of their names and "
     "shapes; `everest weights check NAME` downloads one and runs a clip."
+)
+TIMM = (
+    "`--init timm:NAME` takes every name of a family that loads; `timm.list_pretrained(PATTERN)` lists them."
 )
 app = typer.Typer(help="Public weights: list, show, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
@@ -27,18 +31,31 @@ KINDS = {"pretrain": "autoencoder", "classifier": "classifier", "encoder": "enco
 def list_weights(
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+    only_timm: Annotated[
+        bool, typer.Option("--timm", help="Only the image models of timm, by family.")
+    ] = False,
 ) -> None:
-    """Print the public weights that everest reads: method, backbone, data, license, what they give."""
-    from everest.checkpoints.public_weights import public_weights
+    """Print the public weights that everest reads: method, backbone, data, license, what they give.
 
-    table = public_weights()
-    if as_json:
+    Then the families of timm's image models: the names, their number, and why a family does not load.
+    """
+    from everest.checkpoints.public_weights import public_weights
+    from everest.foreign.timm_images import timm_families
+
+    table, families = public_weights(), timm_families()
+    if only_timm and as_json:
+        print_json([{**asdict(family), "loads": family.loads} for family in families])
+    elif only_timm:
+        _print_families(families, quiet=quiet)
+    elif as_json:
         print_json([_document(weights) for weights in table])
     elif quiet:
         typer.echo("\n".join(weights.name for weights in table))
     else:
         _print_table(table)
         say(NOT_DOWNLOADED)
+        typer.echo()
+        _print_families(families)
 
 
 def _document(weights: PublicWeights) -> dict[str, Any]:
@@ -55,6 +72,23 @@ def _print_table(table: list[PublicWeights]) -> None:
     for row in table:
         columns.add_row(*map(Text, (row.name, row.method, row.backbone, row.data, row.license, row.gives)))
     print_rich(columns)
+
+
+def _print_families(families: list[TimmFamily], *, quiet: bool = False) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if quiet:
+        typer.echo("\n".join(family.pattern for family in families if family.loads))
+        return
+    columns = Table(box=None)
+    for name in ("images (timm)", "names", "number", "loads"):
+        columns.add_column(name, overflow="fold")
+    for row in families:
+        loads = "yes" if row.because is None else f"no: {row.because}"
+        columns.add_row(*map(Text, (row.family, row.pattern, str(row.names), loads)))
+    print_rich(columns)
+    say(TIMM)
 
 
 @app.command(epilog="Example: everest weights show videomae-base")

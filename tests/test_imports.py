@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top. A file imports its own room and rooms to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
-    *("errors", "system", "video", "methods", "config", "lists", "data", "tokenizer", "models"),
+    *("errors", "system", "video", "methods", "config", "lists", "data", "tokenizer", "models", "foreign"),
     *("checkpoints", "train", "figures", "metrics", "inference", "probes", "evaluation", "profiling"),
     *("prepare", "suggest", "sweep", "root", "demo", "cli"),
 )

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from shared_files import shared_folder
 from torch import Tensor, nn
 
-from everest.checkpoints.families import our_name
 from everest.config.heads import Head
 from everest.config.sizes import BackboneSize
+from everest.foreign.families import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime, Tube

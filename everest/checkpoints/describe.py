@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, LoadedModel, Which, open_model
-from everest.checkpoints.preprocessor import other_pixels
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.clip_format import ClipFormat
 from everest.errors import CheckpointError
+from everest.foreign.preprocessor import other_pixels
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE

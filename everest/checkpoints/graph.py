@@ -21,8 +21,8 @@ from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
+from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
-from everest.models.input import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics

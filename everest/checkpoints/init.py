@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from everest.checkpoints.load import find_weights, open_encoder
-from everest.checkpoints.timm_images import is_timm_name, open_image_weights
 from everest.errors import RecipeError
+from everest.foreign.timm_images import is_timm_name, open_image_weights
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute

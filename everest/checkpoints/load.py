@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from everest.checkpoints.convert import convert
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import (
+from everest.errors import CheckpointError
+from everest.foreign.convert import convert
+from everest.foreign.facts import Hints
+from everest.foreign.files import (
     CONFIG,
     PICKLED,
     SHARDS,
@@ -24,7 +25,6 @@ from everest.checkpoints.foreign import (
     read_foreign,
     refuse_broken_links,
 )
-from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated

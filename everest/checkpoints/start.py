@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
-from everest.checkpoints.preprocessor import require_same_channels
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError, shown
+from everest.foreign.preprocessor import require_same_channels
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
@@ -24,6 +24,9 @@ _NORM = ("norm.weight", "norm.bias")
 ENCODER_NORM: Final = tuple(f"encoder.{name}" for name in _NORM)
 _POOLING = ("norm.", "pool.")  # between encoder and head
 _HEAD = ("head.weight", "head.bias")
+PARTS: Final = (  # settings of an encoder that are the same before and after a start
+    *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
+)
 _DECODER = ("decoder.", "encoder_to_decoder.", "mask_token")
 
 
@@ -245,7 +248,7 @@ def changed_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
         yield f"model.tubelet={_as_yaml((frames if fits else before.tubelet[0], *patch))}"
     if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
         yield f"model.positions={before.positions}"
-    for key in ("class_token", "registers", "gelu", "input", "embedding_layers"):
+    for key in PARTS:
         if getattr(before, key) != getattr(now, key):
             yield f"model.{key}={_as_yaml(getattr(before, key))}"
 

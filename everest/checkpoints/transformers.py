@@ -1,6 +1,6 @@
 """A model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
 
-It is written without transformers, under the names that `everest.checkpoints.families` reads.
+It is written without transformers, under the names that `everest.foreign.families` reads.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.convert import convert
 from everest.checkpoints.describe import sample_clips, sampled_frames, trained_clip
-from everest.checkpoints.facts import TORCH_EPS, Hints
-from everest.checkpoints.families import FAMILIES
-from everest.checkpoints.foreign import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
-from everest.checkpoints.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
 from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
+from everest.foreign.convert import convert
+from everest.foreign.facts import TORCH_EPS, Hints
+from everest.foreign.families import FAMILIES
+from everest.foreign.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
+from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import Target
@@ -170,6 +170,12 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a class token (it has none)"
     if spec.model.registers:
         yield "registers (it has none)"
+    if spec.model.rotary != "none":
+        yield "rotary positions of places (it has none)"
+    if spec.model.norm_before:
+        yield "a norm before the blocks (it has none)"
+    if spec.model.mlp != "plain":
+        yield "SwiGLU (its MLPs have GELU)"
     if spec.model.gelu != "exact":
         yield "the approximated GELU (it has the exact one)"
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":

@@ -131,6 +131,13 @@ def model_problems(model: ModelSettings) -> Problems:
         if model.positions == "rotary" and (channels % 2 or not rotary_channels(channels)):
             text = f"{heads} heads of {channels} channels; rotary positions need an even number, 6 at least"
             yield ("model", key), text
+    channels = size.width // size.heads
+    if model.rotary != "none" and channels % 4:
+        yield ("model", "heads"), f"{size.heads} heads of {channels} channels; rotary needs a multiple of 4"
+    if model.rotary != "none" and model.positions == "rotary":
+        yield ("model", "rotary"), "turns by places, and so does model.positions=rotary; set one of them"
+    if model.mlp != "plain" and model.gelu != "exact":
+        yield ("model", "gelu"), f"{model.gelu} has no effect: model.mlp={model.mlp} has no GELU"
     if model.embedding_layers > 1 and any(side % 4 for side in model.tubelet[1:]):
         text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
         yield ("model", "embedding_layers"), text

@@ -27,11 +27,13 @@ from everest.config.values import (
     Gelu,
     Input,
     MicroBatch,
+    MlpKind,
     NumClasses,
     PixelStd,
     Pooling,
     Positions,
     Positive,
+    Rotary,
     RunName,
     SaveEvery,
     Seed,
@@ -107,7 +109,11 @@ class ModelSettings:
     positions: Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     registers: Annotated[int, Field(ge=0, le=64)] = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
-    gelu: Gelu = "exact"  # of the encoder's blocks; tanh: its approximation, as in SigLIP
+    # Of the encoder, as in image models: places turn queries and keys, in addition to `positions`.
+    rotary: Rotary = "none"
+    norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
+    mlp: MlpKind = "plain"  # of the encoder's blocks
+    gelu: Gelu = "exact"  # of the encoder's blocks, if their MLP is plain
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts

@@ -105,6 +105,13 @@ def _check_freeze(value: Any) -> str:
     raise ValueError("must be none, encoder, embedding or first:N, such as first:6")
 
 
+def _check_rotary(value: Any) -> str:
+    name = with_hyphens(value)
+    if isinstance(name, str) and re.fullmatch(r"none|dinov3|rope-vit|(eva02|pe):[1-9]\d{0,3}", name):
+        return name
+    raise ValueError("must be none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16")
+
+
 def _check_head_name(name: str) -> str:
     if len(name.encode()) <= LONGEST_HEAD_NAME:
         return name
@@ -156,13 +163,17 @@ Positions = Annotated[
     ],
     BeforeValidator(with_hyphens),
 ]
-# frames: normalized pixels; differences: their change since the frame before (everest.models.input).
+# Of the encoder, as image models have them (everest.models.rotary.place_angles).
+Rotary = Annotated[str, BeforeValidator(_check_rotary)]
+# plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
+MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], BeforeValidator(with_hyphens)]
+Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
+# frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
-Gelu = Literal["exact", "tanh"]
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 # embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
 Freeze = Annotated[str, BeforeValidator(_check_freeze)]

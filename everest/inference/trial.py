@@ -9,7 +9,7 @@ import torch
 
 from everest.checkpoints.describe import sample_clips
 from everest.checkpoints.load import build_model, find_weights, open_encoder
-from everest.checkpoints.timm_images import is_timm_name, open_image_weights
+from everest.foreign.timm_images import is_timm_name, open_image_weights
 from everest.inference.model import encode, require_finite_outputs
 from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash

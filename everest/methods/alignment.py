@@ -9,7 +9,8 @@ B batch, C channels, T frames, P = T - lag pairs of frames, S steps of time, H W
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.camera import Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
-from everest.system.compute import fusable
+from everest.system.compute import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]
@@ -46,7 +47,7 @@ class PreviousFrames:
     @property
     def moves(self) -> Tensor:
         """(B, P) bool: whether the camera moves."""
-        return (self.motion != torch.eye(2, 3, device=self.motion.device)).flatten(2).any(dim=2)
+        return _moves(self.motion)
 
     @property
     def begins_scene(self) -> Tensor:
@@ -91,9 +92,9 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
         raise RecipeError(
             f"align and cuts need clips of {len(pixels.mean)} channels here; these have {frames.size(1)}"
         )
-    # Clips that were bytes become the same bytes again.
-    is_bytes = frames.dtype == torch.uint8
-    values = frames if is_bytes else (pixels.unnormalize(frames.float()) * 255).round()
+    values = frames
+    if frames.dtype != torch.uint8:  # clips that were bytes become the same bytes again
+        values = in_parts(lambda clips: (pixels.unnormalize(clips.float()) * 255).round_(), frames)
     pyramid = Pyramid.of(values)
     pairs = pyramid.pairs(lag)
     now, before = pairs[0]
@@ -107,22 +108,45 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
-    found = PreviousFrames(frames[:, :, :-lag], motion, change, changed, lag, pyramid.full)
-    if align == "none":
-        return found
-    images = values.transpose(1, 2)  # (B, T, C, H, W)
-    earlier, later = images[:, :-lag].flatten(0, 1), images[:, lag:].flatten(0, 1)  # (B * P, C, H, W)
-    warped, inside = moved(earlier.float(), motion.flatten(0, 1), pyramid.full)
-    shown = warped.round_().to(values.dtype)
-    if is_bytes:
-        # A selection by arithmetic, exact in spite of overflow: `where` is slow on bytes.
-        shown = (shown - later) * inside + later
-        return replace(found, frames=shown.unflatten(0, shape).transpose(1, 2))
-    moves = found.moves[:, None, :, None, None]
-    shown, is_seen = (x.unflatten(0, shape).transpose(1, 2) for x in (shown, inside))  # (B, C or 1, P, H, W)
-    normalized = pixels.normalize_unit_range(shown / 255).to(frames.dtype)
-    seen = torch.where(is_seen, normalized, frames[:, :, lag:])
-    return replace(found, frames=torch.where(moves, seen, found.frames))
+    shown = frames[:, :, :-lag]
+    if align != "none":
+        shown = in_parts(partial(_shown, lag=lag, plane=pyramid.full, pixels=pixels), frames, values, motion)
+    return PreviousFrames(shown, motion, change, changed, lag, pyramid.full)
+
+
+def _shown(
+    frames: Tensor, values: Tensor, motion: Tensor, *, lag: int, plane: Plane, pixels: PixelStatistics
+) -> Tensor:
+    """The earlier frames (B, C, P, H, W) of clips, moved by the camera; the later ones where it shows more.
+
+    Args:
+        frames: (B, C, T, H, W) uint8, or float: normalized.
+        values: the same, from 0 to 255.
+        motion: (B, P, 2, 3), of places in `plane`.
+    """
+    before, after = frames[:, :, :-lag], frames[:, :, lag:]  # (B, C, P, H, W)
+    moves = _moves(motion)  # (B, P)
+    if is_eager_on_cpu(moves) and not moves.any():
+        return before
+    earlier = values[:, :, :-lag].transpose(1, 2)  # (B, P, C, H, W)
+    earlier = earlier.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
+    sampled, inside = moved(earlier, motion.flatten(0, 1), plane)
+    shown, inside = (  # (B, C or 1, P, H, W)
+        x.unflatten(0, motion.shape[:2]).transpose(1, 2) for x in (sampled.round_(), inside)
+    )
+    if frames.dtype != torch.uint8:
+        shown = pixels.normalize_unit_range(shown / 255).to(frames.dtype)
+        return torch.where(moves[:, None, :, None, None], torch.where(inside, shown, after), before)
+    shown = shown.to(torch.uint8)
+    if frames.is_cuda:
+        return torch.where(inside, shown, after)
+    # The same by arithmetic, exact in spite of overflow: on a CPU, `where` is slow on bytes.
+    return shown.sub_(after).mul_(inside).add_(after)
+
+
+def _moves(motion: Tensor) -> Tensor:
+    """Whether motions (..., 2, 3) are any: (...) bool."""
+    return (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,11 +14,14 @@ B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a sm
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from everest.system.compute import in_parts
 
 CameraModel = Literal["shift", "affine"]
 
@@ -87,7 +90,8 @@ class Pyramid:
             count += 1
         whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
         height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-        gray = gray_images(frames[..., :height, :width], pool, at_once=frames.is_cuda)  # (B, T, h, w)
+        reduced = partial(gray_images, pool=pool, at_once=frames.is_cuda)
+        gray = in_parts(reduced, frames[..., :height, :width])  # (B, T, h, w)
         gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
         levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
         for _ in range(count - 1):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
 from everest.methods.grid import patchify
-from everest.system.compute import computes_bf16, fusable
+from everest.system.compute import computes_bf16, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
@@ -179,7 +179,11 @@ def _changes(
     step = tubelet[0]
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if distance in NORMS and frames.dtype == torch.uint8:
-        return NORMS[distance](embed.of_byte_changes(_byte_changes(frames, before, tubelet)))
+
+        def of_bytes(clips: Tensor, *earlier: Tensor) -> Tensor:
+            return NORMS[distance](embed.of_byte_changes(_byte_changes(clips, *earlier, tubelet=tubelet)))
+
+        return in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
     if distance in NORMS:
         x = frames.float()
         earlier = x[:, :, :-step] if before is None else before.float()
@@ -199,7 +203,7 @@ def _changes(
 
 
 @fusable
-def _byte_changes(frames: Tensor, before: Tensor | None, tubelet: tuple[int, int, int]) -> Tensor:
+def _byte_changes(frames: Tensor, before: Tensor | None = None, *, tubelet: tuple[int, int, int]) -> Tensor:
     """The changes (B, N - h*w, C, t, p, q) of bytes, from -255 to 255, in a type that is exact for them."""
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8

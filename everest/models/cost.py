@@ -2,9 +2,9 @@
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
-biases, rotations, softmax, GELU, additions, loss, or selection of tokens. As in the released programs, the
-tubelet embedding counts for all tokens, including those that are left out, and every block counts for all its
-tokens; what this program saves beyond that is not subtracted.
+biases, rotations, softmax, GELU, gates, additions, loss, or selection of tokens. As in the released programs,
+the tubelet embedding counts for all tokens, including those that are left out, and every block counts for all
+its tokens; what this program saves beyond that is not subtracted.
 
 n tokens, D width, F width of the MLP.
 """
@@ -72,12 +72,16 @@ def embedded_positions(model: ModelSettings) -> list[int]:
 
 
 def stack_macs(stack: Stack) -> Macs:
-    """Linear layers 4 n D^2 and 2 n D F, attention 2 n^2 D and two LayerNorms 10 n D, for every block."""
-    depth, tokens, width, _, mlp_width = stack
+    """Linear layers 4 n D^2 and 2 n D F, attention 2 n^2 D and two LayerNorms 10 n D, for every block.
+
+    SwiGLU has linear layers of 3 n D F instead, and may have a norm of 5 n F.
+    """
+    depth, tokens, width = stack.depth, stack.tokens, stack.width
+    normed = 2 * width + stack.mlp_width * (stack.mlp == "normed-swiglu")
     return Macs(
-        linear=depth * tokens * width * (4 * width + 2 * mlp_width),
+        linear=depth * tokens * width * (4 * width + stack.mlp_channels + stack.mlp_width),
         attention=depth * 2 * tokens**2 * width,
-        layer_norm=depth * 2 * NORM_OPERATIONS * tokens * width,
+        layer_norm=depth * NORM_OPERATIONS * tokens * normed,
     )
 
 
@@ -86,7 +90,8 @@ def count_macs(spec: ModelSpec) -> Macs:
     stacks = spec.stacks
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     embedding = embedding_macs(spec.model, offered, spec.channels)
-    macs = sum((stack_macs(stack) for stack in stacks), start=embedding)
+    before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
+    macs = sum((stack_macs(stack) for stack in stacks), start=embedding) + Macs(layer_norm=before)
     tokens, width = stacks[0].tokens - spec.model.num_prefix, stacks[0].width  # the outputs of the encoder
     if spec.kind == "pretrain":
         decoder_tokens, decoder_width = stacks[1].tokens, stacks[1].width

@@ -12,9 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
+
+SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
+
+
+def model_input(frames: Tensor, kind: Input, pixels: PixelStatistics) -> Tensor:
+    """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape."""
+    return frame_differences(pixels.normalized(frames)) if kind == "differences" else frames
+
+
+def frame_differences(frames: Tensor) -> Tensor:
+    """Twice the change of each frame since the frame before, (B, C, T, H, W) for clips of this shape.
+
+    The first frame has none before it and takes the change of the second. Still pixels are exactly zero. Our
+    choice: a network of few clips has to find what moves by itself otherwise.
+
+    Raises:
+        ValueError: clips of one frame.
+    """
+    if frames.size(2) < 2:
+        raise ValueError("frame differences need clips of at least two frames")
+    change = SCALE * frames.diff(dim=2)  # (B, C, T - 1, H, W)
+    return torch.cat([change[:, :, :1], change], dim=2)
+
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}

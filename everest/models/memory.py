@@ -35,9 +35,11 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
         bytes_per_value=bytes_per_value,
         checkpointing=spec.checkpointing,
     )
-    if spec.model.positions == "rotary":
-        # A cosine and a sine per channel of a head, for all blocks of a stack.
-        saved += sum(2 * 4 * stack.tokens * stack.width // stack.heads for stack in stacks)
+    # A cosine and a sine per channel of a head, for all blocks of a stack.
+    turned = stacks if spec.model.positions == "rotary" else stacks[: spec.model.rotary != "none"]
+    saved += sum(2 * 4 * stack.tokens * stack.width // stack.heads for stack in turned)
+    if spec.model.norm_before and not frozen_layers:
+        saved += 4 * stacks[0].tokens * stacks[0].width  # its input
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         # Per token: the input of the norm in float32, its output, which keys and values are computed from,
         # the keys and the values.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
@@ -40,6 +40,11 @@ from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = MaskedAutoencoder | VideoClassifier | VideoEncoder  # one for each kind of ModelSpec
+# Settings of a model that older files do not have, with their defaults, which are not written.
+ADDED_LATER: Final = {
+    **{"class_token": False, "registers": 0, "input": "frames", "mlp_width": None},
+    **{"rotary": "none", "norm_before": False, "mlp": "plain", "gelu": "exact"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +101,7 @@ class ModelSpec:
             del values["task"]
         if self.pixels == IMAGENET:
             del values["pixels"]
-        later = {"class_token": False, "registers": 0, "gelu": "exact", "input": "frames", "mlp_width": None}
-        for added_later, default in later.items():
+        for added_later, default in ADDED_LATER.items():
             if values["model"][added_later] == default:
                 del values["model"][added_later]
         return values
@@ -183,6 +187,9 @@ class ModelSpec:
             trained_grid=self.trained_grid,
             class_token=self.model.class_token,
             registers=self.model.registers,
+            rotary=self.model.rotary,
+            norm_before=self.model.norm_before,
+            mlp=self.model.mlp,
             gelu=self.model.gelu,
             input=self.model.input,
             checkpointing=self.checkpointing,
@@ -272,7 +279,8 @@ class ModelSpec:
         size, noise = self.model.backbone_size, torch.zeros(1, self.grid.num_tokens, device="meta")
         selection = self.selection(self.grid, importance=noise, noise=noise)
         visible, target = selection.visible.size(1), selection.target.size(1)
-        encoder = Stack(size.depth, visible + self.model.num_prefix, size.width, size.heads, size.mlp)
+        tokens, mlp = visible + self.model.num_prefix, self.model.mlp
+        encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
         if self.kind != "pretrain":
             return [encoder]
         width, heads = size.decoder_width, size.decoder_heads

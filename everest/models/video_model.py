@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
-from everest.models.input import model_input
+from everest.models.embedding import model_input
 from everest.models.vit import Encoder
 from everest.video.pixels import PixelStatistics
 
@@ -57,7 +57,7 @@ class VideoModel(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
         return {
-            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers)",
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token|registers|norm_before\.)",
             "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
         }
 

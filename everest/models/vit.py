@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Gelu, Input, Positions
+from everest.config.values import Gelu, Input, MlpKind, Positions, Rotary
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
@@ -32,12 +32,13 @@ def make_blocks(
     *,
     mlp_width: int | None = None,
     rotary: bool = False,
+    mlp: MlpKind = "plain",
     gelu: Gelu = "exact",
 ) -> nn.ModuleList:
     """Make `depth` pre-norm blocks; stochastic depth grows linearly to `drop_path` (Huang et al. 2016)."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
     return nn.ModuleList(
-        Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary, gelu=gelu) for rate in rates
+        Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary, mlp=mlp, gelu=gelu) for rate in rates
     )
 
 
@@ -92,7 +93,9 @@ class Architecture:
         class_token: put a learned token in front of the embedded ones. It attends with them in every block
             and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
         registers: more such tokens, which have no position (Darcet et al. 2024).
-        gelu: of the encoder's blocks.
+        rotary: of image models: places turn queries and keys, in addition to the positions.
+        norm_before: LayerNorm before the blocks.
+        mlp, gelu: of the encoder's blocks.
         input: what encoder and selector take, made from the normalized frames.
         checkpointing: recompute each block in the backward pass.
         pixels: normalize clips of bytes, and fix the number of channels.
@@ -106,6 +109,9 @@ class Architecture:
     trained_grid: TokenGrid | None = None
     class_token: bool = False
     registers: int = 0
+    rotary: Rotary = "none"
+    norm_before: bool = False
+    mlp: MlpKind = "plain"
     gelu: Gelu = "exact"
     input: Input = "frames"
     checkpointing: bool = False
@@ -157,11 +163,16 @@ class Encoder(nn.Module):
             size.heads,
             drop_path,
             mlp_width=size.mlp_width,
-            rotary=architecture.positions == "rotary",
+            rotary=architecture.positions == "rotary" or architecture.rotary != "none",
+            mlp=architecture.mlp,
             gelu=architecture.gelu,
         )
+        self.norm_before = LayerNorm(size.width) if architecture.norm_before else nn.Identity()
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.position = architecture.encoder_positions()
+        self.rotary = None
+        if architecture.rotary != "none":
+            self.rotary = RotaryPositions(grid, size.width // size.heads, architecture.rotary)
         self.class_token = _learned_tokens(int(architecture.class_token), size.width)
         self.registers = _learned_tokens(architecture.registers, size.width)
 
@@ -210,11 +221,13 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
         x, last = self.embed(frames, ids), None
-        rotation = self.position(ids) if isinstance(self.position, RotaryPositions) else None
+        rotary = self.position if isinstance(self.position, RotaryPositions) else self.rotary
+        rotation = None if rotary is None else rotary(ids)
         prefix = self.prefix(x.size(0))
         if prefix:
             last = x.size(1)  # the outputs of the learned tokens are not needed
             x = torch.cat([*prefix, x], dim=1)  # (B, P + K, D)
             rotation = None if rotation is None else rotation.after_prefix(x.size(1) - last)
+        x = self.norm_before(x)
         x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
         return self.norm(x)

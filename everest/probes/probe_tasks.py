@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head
-from everest.models.answers import answers
+from everest.models.classifier import answers
 from everest.probes.probe_heads import (
     HELD_OUT,
     MOST_STEPS,

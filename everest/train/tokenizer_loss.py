@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.foreign import locate, read_foreign
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.foreign.files import locate, read_foreign
 from everest.system.hub import Unreachable, warn_on_main
 from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.discriminator import Discriminator

@@ -42,6 +42,10 @@ ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
     CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
 )
+LIKE_IMAGE_MODELS = replace(
+    LIKE_ST_MAE,
+    model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
+)
 AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), target=PixelTargetSettings())
 
 
@@ -156,6 +160,9 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
             "learned-separable positions",
         ),
         (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
+        (replace(CLASSIFIER, model=replace(SMALL, rotary="dinov3")), "rotary positions of places"),
+        (replace(CLASSIFIER, model=replace(SMALL, norm_before=True)), "a norm before the blocks"),
+        (replace(CLASSIFIER, model=replace(SMALL, mlp="swiglu")), "SwiGLU (its MLPs have GELU)"),
         (OF_DIFFERENCES, "differences as input"),
         (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "2 label heads"),
         (ATTENTIVE, "class-attention pooling"),
@@ -181,8 +188,9 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
         pytest.param(OF_DIFFERENCES, None, marks=pytest.mark.slow),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
         pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
+        pytest.param(LIKE_IMAGE_MODELS, None, marks=pytest.mark.slow),
     ],
-    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae"],
+    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None

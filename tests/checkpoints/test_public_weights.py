@@ -14,15 +14,15 @@ import torch
 from foreign import RELEASED, on_meta
 from small_runs import refused, run
 
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.identify import Identity, identify
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.checkpoints.start import changed_settings
-from everest.checkpoints.timm_images import image_weights
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
+from everest.foreign.facts import Hints
+from everest.foreign.files import Foreign
+from everest.foreign.identify import Identity, identify
+from everest.foreign.timm_tensors import image_weights
 from everest.models.of_recipe import classifier_spec
 from everest.models.spec import ModelSpec
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from everest.config.heads import Head
 from everest.data.augment import cut_box, mix
-from everest.models.answers import soft_targets
+from everest.models.classifier import soft_targets
 
 CLASSES = 5
 SETTINGS = {"num_classes": [CLASSES], "smoothing": 0.1}

@@ -13,7 +13,7 @@ from everest.data.class_balance import class_weights
 from everest.errors import RecipeError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample
-from everest.models.answers import answers, soft_targets, supervised_loss
+from everest.models.classifier import answers, soft_targets, supervised_loss
 
 HEADS = (
     *named_heads({"verb": 3, "tags": {"multi-label": 2}}),

@@ -17,7 +17,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier
-from everest.models.input import frame_differences
+from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec

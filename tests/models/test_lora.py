@@ -10,9 +10,10 @@ from tiny_models import grouped, tiny
 from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings, PretrainSettings
-from everest.models.block import Block, GeluLinear, NormLinear
+from everest.models.block import Block
 from everest.models.lora import LowRank, merged
 from everest.models.partial import choose_trained
+from everest.models.recomputed import ActivationLinear, NormLinear
 
 ALL = ("qkv", "proj", "fc1", "fc2")
 PRECISIONS = [torch.float32, torch.bfloat16]
@@ -113,7 +114,7 @@ def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) ->
     return [leaf.grad for leaf in leaves]
 
 
-@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (GeluLinear, GELU_SHAPES)])
+@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (ActivationLinear, GELU_SHAPES)])
 def test_gradients_that_are_needed_do_not_depend_on_the_others(
     function: type, shapes: tuple[tuple[int, ...]]
 ):

@@ -12,7 +12,8 @@ import everest
 from everest.methods.grid import TokenSelection
 from everest.methods.masks import RandomSpaceTime, RunningCell, Tube
 from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust
-from everest.models.block import Block, GeluLinear, NormLinear
+from everest.models.block import Block
+from everest.models.recomputed import ActivationLinear, NormLinear
 
 SIZE = {"width": 48, "depth": 3, "heads": 4, "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 2}
 
@@ -78,7 +79,7 @@ def test_gelu_and_norm_that_are_computed_again_have_their_gradients():
     torch.manual_seed(0)
     shapes = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
     x, scale, shift, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
-    assert torch.autograd.gradcheck(GeluLinear.apply, (x, weight, bias))
+    assert torch.autograd.gradcheck(ActivationLinear.apply, (x, weight, bias))
     assert torch.autograd.gradcheck(NormLinear.apply, (x, scale, shift, 1e-6, weight, bias))
 
 
@@ -93,7 +94,7 @@ def test_gelu_that_is_computed_again_obeys_autocast(dtype: torch.dtype):
         with torch.autocast("cpu", dtype=dtype):
             hidden = leaf.to(dtype)
             out = (
-                GeluLinear.apply(hidden, layer.weight, layer.bias)
+                ActivationLinear.apply(hidden, layer.weight, layer.bias)
                 if again
                 else layer(nn.functional.gelu(hidden))
             )

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from everest.checkpoints import vjepa2
-from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
+from everest.foreign import vjepa2
+from everest.foreign.translation import Translation
 from everest.models.positions import SPATIAL, TEMPORAL
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"

@@ -13,13 +13,13 @@ from foreign import RELEASED, on_meta, saved, shapes, tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
-from everest.checkpoints.convert import Converted, convert
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.families import KEY_BIAS
-from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
-from everest.checkpoints.identify import Identity, Refused, identify
 from everest.checkpoints.load import AnyModel, build_model
 from everest.errors import CheckpointError, RecipeError
+from everest.foreign.convert import Converted, convert
+from everest.foreign.facts import Hints
+from everest.foreign.families import KEY_BIAS
+from everest.foreign.files import Foreign, read_foreign, unwrapped
+from everest.foreign.identify import Identity, Refused, identify
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

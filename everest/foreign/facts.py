@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from everest.checkpoints import vjepa2
-from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.preprocessor import preprocessor_pixels
-from everest.checkpoints.translation import Translation
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, shown
+from everest.foreign import vjepa2
+from everest.foreign.files import Foreign
+from everest.foreign.preprocessor import preprocessor_pixels
+from everest.foreign.translation import Translation
 from everest.models.norms import Norms
 from everest.video.pixels import PixelStatistics
 
@@ -26,7 +26,7 @@ TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers:
 class Hints:
     """Settings from the user that a file may not contain; None: as in the file, or as released."""
 
-    family: str | None = None  # of everest.checkpoints.families.ALIASES
+    family: str | None = None  # of everest.foreign.families.ALIASES
     frames: int | None = None
     size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
     heads: int | None = None

@@ -13,15 +13,15 @@ from foreign import tiny
 from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
 
-from everest.checkpoints.convert import convert
 from everest.checkpoints.describe import sample_pixels
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import read_foreign
 from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError
+from everest.foreign.convert import convert
+from everest.foreign.facts import Hints
+from everest.foreign.files import read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from everest.checkpoints.translation import Translation
 from everest.errors import shown
+from everest.foreign.translation import Translation
 from everest.models import rotary
 
 CLIP: Final = (64, 256)  # frames and pixels, where the configuration does not state them

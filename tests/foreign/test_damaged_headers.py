@@ -15,11 +15,11 @@ from foreign import tiny
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
-from everest.checkpoints.convert import Converted, convert
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import read_foreign
 from everest.checkpoints.load import find_weights, open_model
 from everest.errors import CheckpointError
+from everest.foreign.convert import Converted, convert
+from everest.foreign.facts import Hints
+from everest.foreign.files import read_foreign
 from everest.system.weights_header import read_metadata
 from everest.tokenizer.spec import TokenizerSpec
 

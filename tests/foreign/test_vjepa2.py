@@ -18,12 +18,12 @@ from small_runs import refused, run, small_recipe, weights
 from torch import Tensor
 
 import everest
-from everest.checkpoints.convert import convert
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import Foreign, read_foreign
-from everest.checkpoints.identify import Identity, identify
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
+from everest.foreign.convert import convert
+from everest.foreign.facts import Hints
+from everest.foreign.files import Foreign, read_foreign
+from everest.foreign.identify import Identity, identify
 from everest.inference.model import encode
 from everest.models.encoder import VideoEncoder
 

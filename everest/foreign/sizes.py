@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from math import isqrt
 
-from everest.checkpoints import vjepa2
-from everest.checkpoints.facts import ForeignFacts
-from everest.checkpoints.foreign import MULTI_LABEL_PROBLEM
 from everest.config.heads import MULTI_LABEL, Task
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import Positions
 from everest.errors import UserError, shown
+from everest.foreign import vjepa2
+from everest.foreign.facts import ForeignFacts
+from everest.foreign.files import MULTI_LABEL_PROBLEM
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
 from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table

@@ -19,12 +19,12 @@ from shared_files import shared_folder
 from small_runs import called, refused, run, small_recipe
 from torch import Tensor
 
-from everest.checkpoints.convert import Converted, convert
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.identify import Refused, identify
 from everest.checkpoints.load import build_model
 from everest.errors import CheckpointError
+from everest.foreign.convert import Converted, convert
+from everest.foreign.facts import Hints
+from everest.foreign.files import Foreign
+from everest.foreign.identify import Refused, identify
 from everest.inference.model import encode
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.checkpoints.families import FAMILIES, family_of
-from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
-from everest.checkpoints.preprocessor import PREPROCESSORS
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
+from everest.foreign.families import FAMILIES, family_of
+from everest.foreign.pickles import IgnoredObject, load_pickle, refuse_wrong_download
+from everest.foreign.preprocessor import PREPROCESSORS
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.json_text import read_json
 from everest.system.weights import PICKLES

@@ -11,86 +11,24 @@ from typing import Any
 import pytest
 import timm
 import torch
+from image_models import DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
 from safetensors.torch import save_file
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import start_autoencoder, start_classifier
-from everest.checkpoints.timm_images import image_weights, open_image_weights, require_plain
+from everest.checkpoints.start import changed_settings, start_autoencoder, start_classifier
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
+from everest.foreign.timm_images import open_image_weights
+from everest.foreign.timm_parts import require_plain
+from everest.foreign.timm_tensors import image_weights
 from everest.models.classifier import VideoClassifier
-from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.run_init import Init
-from everest.system.weights import Weights
-
-MEAN, STD = (0.5, 0.4, 0.6), (0.5, 0.3, 0.2)
-VARIANTS: dict[str, dict[str, Any]] = {
-    "class token": {},
-    "no class token": {"class_token": False, "global_pool": "avg"},
-    "class token without a position": {"no_embed_class": True},
-    "LayerScale": {"init_values": 0.3},
-    "no biases of query, key and value": {"qkv_bias": False},
-    "a norm after the mean": {"global_pool": "avg"},
-    "an MLP of another width": {"mlp_ratio": 2.5},
-    "registers (DINOv2)": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.3},
-    "registers with positions": {"reg_tokens": 4},
-    "registers alone": {"reg_tokens": 4, "class_token": False, "global_pool": "avg"},
-    "tanh GELU and attention pooling (SigLIP)": {
-        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"},
-    },
-    "distillation token (DeiT)": {"distilled": True},
-}
-
-
-def image_model(**options: Any) -> VisionTransformer:
-    """A small ViT of timm, with all its parameters random."""
-    torch.manual_seed(0)
-    values = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
-    kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
-    model = kind(**values | options).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
-
-
-def weights_of(model: VisionTransformer) -> Weights:
-    return image_weights(model, mean=MEAN, std=STD, source="timm:small")
-
-
-def images(count: int = 2) -> Tensor:
-    """(B, 3, 32, 32) uint8"""
-    return torch.randint(256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(1)).byte()
-
-
-def as_timm(frames: Tensor) -> Tensor:
-    """Normalize (B, 3, H, W) as the model was trained."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (frames / 255 - mean) / std
-
-
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-@torch.inference_mode()
-def test_an_encoder_of_single_frames_computes_as_timm(options: dict[str, Any]):
-    model, frames = image_model(**options), images()
-    weights = weights_of(model)
-    spec = ModelSpec.from_settings(weights.settings, source=Path("small"))
-    encoder = build_model(spec, weights, source=Path("small"))
-    assert isinstance(encoder, VideoEncoder)
-    ids = torch.arange(16).expand(2, -1)
-    tokens = encoder.encode(frames[:, :, None], ids)  # (B, N, D)
-    expected = model.forward_features(as_timm(frames))[:, model.num_prefix_tokens :]
-    if isinstance(model.norm, nn.Identity):
-        expected = model.fc_norm(expected)
-    assert (tokens - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
@@ -128,12 +66,36 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
     assert torch.equal(encoder.position(ids[:1, :places]), own)  # the first slice of places
 
 
+@pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
+@torch.inference_mode()
+def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_of_timm(
+    options: dict[str, Any],
+):
+    model = image_model(**options)
+    weights = weights_of(model)
+    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
+    named = changed_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
+    recipe = load_recipe("demo", overrides=[*settings, *named])
+    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
+    spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
+    started = spec.build()
+    assert isinstance(started, MaskedAutoencoder)
+    start_autoencoder(started, spec, start, notify=lambda text: None)
+    ids = torch.arange(16).expand(2, -1)
+    tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
+    expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]
+    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else nn.Identity()
+    assert (tokens - norm(expected)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("eva02_tiny_patch14_224", "the architecture Eva"),
-        ("vit_base_patch16_clip_224", "a norm before its blocks"),
-        ("vit_giant_patch14_dinov2", "an MLP of the kind GluMlp"),
+        ("eva02_base_patch16_clip_224", "norms inside its attention"),
+        ("eva02_enormous_patch14_clip_224", "blocks of the kind EvaBlockPostNorm"),
+        ("vit_small_patch16_rope_mixed_224", "positions of the kind RotaryEmbeddingMixed"),
+        ("aimv2_large_patch14_224", "another patch embedding than one convolution"),
         ("beit_base_patch16_224", "the architecture Beit"),
         ("vit_dwee_patch16_reg1_gap_256", "attention of the kind DiffAttention"),
         ("vit_relpos_base_patch16_224", "the architecture VisionTransformerRelPos"),
@@ -161,6 +123,14 @@ def test_what_an_encoder_lacks_is_named(name: str, part: str):
         "vit_small_patch14_reg4_dinov2",
         "vit_base_patch32_siglip_256",
         "deit_tiny_distilled_patch16_224",
+        "vit_giant_patch14_dinov2",
+        "vit_base_patch16_clip_quickgelu_224",
+        "vit_7b_patch16_dinov3",
+        "eva02_tiny_patch14_336",
+        "eva02_large_patch14_448",
+        "vit_pe_core_base_patch16_224",
+        "vit_pe_spatial_gigantic_patch14_448",
+        "vit_so400m_patch14_siglip_384",  # 384 is no multiple of 14
     ],
 )
 def test_families_that_load(name: str):
@@ -178,25 +148,33 @@ def test_names_that_do_not_exist():
         open_image_weights("timm:vit_base_patch16_224.nobody")
 
 
-def test_weights_that_were_released_in_another_format_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """These are released as .npz, which timm below 1.0.31 also expects of a file that it is given."""
-    name = "vit_tiny_patch16_224.augreg_in21k"
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224.augreg_in21k",  # released as .npz, which timm below 1.0.31 also expects here
+        "vit_small_patch16_dinov3.lvd1689m",
+        "eva02_tiny_patch14_224.mim_in22k",
+        "vit_pe_core_tiny_patch16_384.fb",
+        "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m",
+    ],
+)
+def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with torch.device("meta"):
-        shapes = {key: t.shape for key, t in timm.create_model(name, num_classes=0).state_dict().items()}
+        shapes = {key: tensor.shape for key, tensor in timm.create_model(name).state_dict().items()}
     stored = {key: torch.full(shape, 0.5) for key, shape in shapes.items()}
     save_file(stored, tmp_path / "model.safetensors")
-    monkeypatch.setattr("everest.checkpoints.timm_images.fetch", lambda *arguments, **options: tmp_path)
-    tensors = open_image_weights(f"timm:{name}").tensors
-    assert torch.equal(tensors["encoder.norm.weight"], stored["norm.weight"])
+    monkeypatch.setattr("everest.foreign.timm_images.fetch", lambda *arguments, **options: tmp_path)
+    weights = open_image_weights(f"timm:{name}")
+    spec = ModelSpec.from_settings(weights.settings, source=Path(name))
+    build_model(spec, weights, source=Path(name))
+    assert torch.equal(weights.tensors["encoder.blocks.0.norm1.weight"], stored["blocks.0.norm1.weight"])
 
 
 @pytest.mark.slow
 def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     code = (
-        "from everest.checkpoints.timm_images import open_image_weights as o;"
+        "from everest.foreign.timm_images import open_image_weights as o;"
         "w = o('timm:vit_tiny_patch16_224.augreg_in21k'); print(len(w.tensors), w.settings['model'])"
     )
     place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}

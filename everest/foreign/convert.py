@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.checkpoints.facts import Hints
-from everest.checkpoints.families import FAMILIES
-from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.identify import Identity, Refused, identify
 from everest.errors import CheckpointError, shown
+from everest.foreign.facts import Hints
+from everest.foreign.families import FAMILIES
+from everest.foreign.files import Foreign
+from everest.foreign.identify import Identity, Refused, identify
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
 

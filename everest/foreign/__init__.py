@@ -1,0 +1,1 @@
+"""Weights of other programs, translated to the names and settings of everest."""

@@ -1,0 +1,124 @@
+"""Groups of options that several commands share: dataclasses whose fields typer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from everest_cli import options as o
+from everest_cli.option_values import read_recipe
+from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.inference.model import OpenedModel
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter of a command that is annotated by a dataclass into the options in its fields."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        if is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            kinds = get_type_hints(hints[name], include_extras=True)
+            parameters += [
+                Parameter(
+                    field.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=Parameter.empty if field.default is MISSING else field.default,
+                    annotation=kinds[field.name],
+                )
+                for field in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    # typer reads the options of a command from its signature and its annotations.
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The options of a command that runs a trained model on any videos."""
+
+    checkpoint: o.Checkpoint
+    recipe: o.HowSeen = None
+    keep: o.Keep = None
+    clips: o.Clips = None
+    crops: o.Crops = None
+    batch: o.Batch = 1
+    data: o.ListRoot = None
+    which: o.WhichWeights = None
+    workers: o.Workers = 2
+    precision: o.PrecisionMode = None
+    cpu: o.OnCpu = False
+    quiet: o.Quiet = False
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that an output must not replace."""
+        return [Path(self.recipe)] if self.recipe else []
+
+    def open(self, *, views: int | None = None, calibrated: bool = False) -> OpenedModel:
+        """Open the model on its device.
+
+        Args:
+            views: clips and crops of a video, if the options leave them out; None: as in the evaluation.
+            calibrated: divide logits by the temperature that fine-tuning chose.
+        """
+        from everest.checkpoints.load import find_weights
+        from everest.inference.model import OpenedModel
+
+        return OpenedModel.open(
+            find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
+            recipe=read_recipe(self.recipe) if self.recipe else None,
+            clips=self.clips or views,
+            crops=self.crops or views,
+            keep=self.keep,
+            precision=self.precision,
+            cpu=self.cpu,
+            calibrated=calibrated,
+            notify=say,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of a command that measures a model on the lists of its run, or of another recipe."""
+
+    checkpoint: o.Checkpoint
+    recipe: o.OtherRecipe = None
+    data: o.DataRoot = None
+    overrides: o.Overrides = None
+    which: o.WhichWeights = None
+    precision: o.PrecisionMode = None
+    as_json: o.AsJson = False
+    quiet: o.Quiet = False
+
+    def find(self, *, seed: int | None = None) -> tuple[Path, Recipe]:
+        """Find the weights, and read the recipe with the changes of the options."""
+        from everest.checkpoints.load import find_weights, recipe_of_run
+
+        weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
+        recipe = read_recipe(
+            self.recipe or str(recipe_of_run(weights)),
+            data=self.data,
+            overrides=self.overrides,
+            precision=self.precision,
+            seed=seed,
+            imports=self.recipe is not None,
+        )
+        return weights, recipe

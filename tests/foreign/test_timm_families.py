@@ -1,0 +1,64 @@
+"""The table of timm's image models: it is what timm's models give, and it is printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from small_runs import run
+
+from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
+from everest.foreign.timm_parts import foreign_parts
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "timm_table.py"
+TRIED = [family for family in timm_families() if family.family not in (NOT_VIT, "I-JEPA")]
+same_timm = pytest.mark.skipif(
+    timm.__version__ not in TABLE.read_text().partition("\n")[0], reason="the table is of another timm"
+)
+
+
+@same_timm
+@pytest.mark.parametrize("family", TRIED, ids=lambda family: family.family)
+def test_the_first_name_of_a_family_loads_if_the_table_says_so(family: TimmFamily):
+    before = timm_families()[: timm_families().index(family)]
+    name = next(
+        name
+        for name in timm.list_pretrained()
+        if is_of(name, family.pattern) and not any(is_of(name, other.pattern) for other in before)
+    )
+    with torch.device("meta"):
+        parts = list(foreign_parts(timm.create_model(name, num_classes=0)))
+    assert (not parts) == family.loads
+    assert all(part in (family.because or "") for part in parts)
+
+
+def test_patterns_are_of_architectures_and_tags():
+    assert is_of("vit_base_patch16_224.dino", "beit_* vit_*.dino")
+    assert not is_of("vit_base_patch16_224.mae", "vit_*.dino")
+    assert is_of("vit_base_patch14_dinov2.lvd142m", "vit_*_dinov2")
+    assert not is_of("vit_base_patch14_dinov2.lvd142m", "vit_*_dino")
+
+
+def test_the_families_are_printed():
+    rows = json.loads(run("weights", "list", "--timm", "--json"))
+    assert [(row["family"], row["names"]) for row in rows] == [
+        (family.family, family.names) for family in timm_families()
+    ]
+    patterns = run("weights", "list", "--timm", "-q")
+    assert "vit_*_dinov3*" in patterns
+    assert "samvit_*" not in patterns
+    shown = run("weights", "list")
+    assert "videomae-base" in shown
+    assert "no: the architecture VisionTransformerSAM" in shown
+
+
+@same_timm
+@pytest.mark.slow
+def test_the_table_is_not_stale():
+    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

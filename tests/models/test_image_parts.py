@@ -1,0 +1,202 @@
+"""The parts that encoders of images have: SwiGLU, quick GELU, a norm before the blocks, rotary places."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from saved import saved_bytes_per_clip
+from test_rotary import plain
+from timm.layers.activations import GELUTanh, QuickGELU
+from timm.layers.mlp import Mlp
+from tiny_models import TINY, grouped, tiny
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from everest.config.recipe import load_recipe
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.config.values import Gelu, MlpKind
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.models.block import Block
+from everest.models.cost import NORM_OPERATIONS, count_macs
+from everest.models.lora import LowRank, add_adapters, merged
+from everest.models.memory import training_bytes
+from everest.models.partial import choose_trained
+from everest.models.recomputed import RecomputedSwiglu
+from everest.models.rotary import RotaryPositions, place_angles
+from everest.profiling.profile import stage_spec
+
+GRID = TokenGrid(t=2, h=2, w=4)
+ACTIVATIONS = {"exact": nn.GELU, "tanh": GELUTanh, "quick": QuickGELU}
+MLPS: list[tuple[MlpKind, Gelu]] = [
+    *(("plain", "tanh"), ("plain", "quick"), ("swiglu", "exact"), ("normed-swiglu", "exact")),
+]
+PARTS = {
+    **{"positions": "learned-separable", "rotary": "pe:3", "norm_before": True, "mlp": "normed-swiglu"},
+    **{"registers": 2, "class_token": True},
+}
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize(("mlp", "gelu"), MLPS)
+@pytest.mark.parametrize("last", [None, 5])
+def test_a_block_is_the_plain_formulation(mlp: MlpKind, gelu: Gelu, last: int | None):
+    torch.manual_seed(0)
+    block = randomized(Block(32, 2, mlp_width=40, rotary=True, mlp=mlp, gelu=gelu).double())
+    assert isinstance(block, Block)
+    if isinstance(block.mlp, Mlp):
+        block.mlp.act = ACTIVATIONS[gelu]()  # the block computes the activation itself
+    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
+    rotation = RotaryPositions(GRID, 16, "dinov3").double()(torch.randint(16, (2, 9)))
+    found, expected = block(x, last=last, rotation=rotation), plain(block, x, *rotation)
+    expected = expected if last is None else expected[:, -last:]
+    torch.testing.assert_close(found, expected)
+    inputs, weight = [x, *block.parameters()], torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, reference)
+
+
+def test_swiglu_that_is_computed_again_has_its_gradient():
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(RecomputedSwiglu.apply, (x,))
+
+
+def test_angles_of_places():
+    """Of token 2 * 4 + 1 + 2 in a grid of 2 rows and 4 columns: row 0, column 3, whatever the slice."""
+    half, tenth = [3.0, 0.3], 0.1  # of the columns, with rates 1 and 1 / 10 of base 100
+    angle = place_angles(GRID, 8, "rope-vit")
+    assert angle.shape == (16, 8)
+    assert torch.equal(angle[3], angle[3 + 8])
+    assert angle[3].tolist() == pytest.approx([0, 0, 0, 0, half[0], half[0], half[1], half[1]])
+    scaled = place_angles(GRID, 8, "eva02:8")[7]  # row 1, column 3
+    assert scaled.tolist() == pytest.approx([4, 4, 0.04, 0.04, 6, 6, 0.06, 0.06])
+    shifted = place_angles(GRID, 8, "pe:8")[7]
+    assert shifted.tolist() == pytest.approx([8, 8, 0.08, 0.08, 8, 8, 0.08, 0.08])
+    row, column = math.pi, 1.5 * math.pi
+    expected = [row, row, tenth * row, tenth * row, column, column, tenth * column, tenth * column]
+    assert place_angles(GRID, 8, "dinov3")[7].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+def test_checkpointing_changes_no_gradient(kind: str):
+    options = {"num_classes": 3} if kind == "classifier" else {}
+    clips, noise, found = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64), []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = tiny(kind, **PARTS, **options).train()
+        model.encoder.checkpointing = checkpointing
+        out = model(clips, noise=noise)
+        loss = out.loss if kind == "pretrain" else out.square().sum()
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
+def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
+    torch.manual_seed(0)
+    model = tiny("classifier", num_classes=3, **{**PARTS, **changes})
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    clips, parameters = torch.randn(2, 3, 8, 32, 32), list(model.parameters())
+    found = [torch.autograd.grad(run(clips).square().sum(), parameters) for run in (compiled, model)]
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_autocast_keeps_the_sum_of_blocks_in_float32():
+    model, seen = tiny("pretrain", **PARTS), []
+    model.encoder.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(torch.randn(2, 3, 8, 32, 32)).loss
+    loss.backward()
+    assert seen == [torch.float32]
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+
+
+@pytest.mark.parametrize("mlp", ["plain", "swiglu", "normed-swiglu"])
+@pytest.mark.parametrize("norm_before", [False, True])
+def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
+    small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=32", "finetune.selection.strategy=all"]
+    own = [f"model.mlp={mlp}", "model.rotary=dinov3", f"model.norm_before={str(norm_before).lower()}"]
+    spec = stage_spec(load_recipe("k400", overrides=[*small, *own]), "finetune")
+    model, macs = spec.build().eval(), count_macs(spec)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, *(spec.frames, *spec.size)))
+    assert counter.get_total_flops() == 2 * (macs.embedding + macs.linear + macs.attention)
+    (stack,) = spec.stacks
+    normed = stack.depth * stack.tokens * (2 * 192 + 4 * 192 * (mlp == "normed-swiglu"))
+    normed += stack.tokens * 192 * norm_before + 192
+    assert macs.layer_norm == NORM_OPERATIONS * normed
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dtype):
+    changed, estimated = [], []
+    for changes in ([], ["rotary=dinov3"], ["norm_before=true"], ["mlp=swiglu"], ["mlp=normed-swiglu"]):
+        small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=64", "finetune.drop_path=0"]
+        own = [f"model.{change}" for change in changes]
+        spec = stage_spec(load_recipe("k400", overrides=[*small, *own]), stage)
+        model, noise = spec.build().train(), torch.rand(2, spec.grid.num_tokens)
+
+        def run(x: Tensor, model=model, noise=noise) -> Tensor:
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                out = model(x, noise=noise[: len(x)])
+            return out.loss if stage == "pretrain" else out.float().square().sum()
+
+        changed.append(saved_bytes_per_clip(model, run, torch.rand(2, 3, 16, 64, 64)))
+        estimated.append(training_bytes(spec, dtype.itemsize))
+    for found, expected in zip(changed[1:], estimated[1:], strict=True):
+        assert found - changed[0] == pytest.approx(expected - estimated[0], rel=0.02)
+        assert found > changed[0]
+
+
+def test_adapters_learn_and_are_merged():
+    torch.manual_seed(0)
+    model, clips = tiny("encoder", **PARTS).eval(), torch.randn(2, 3, 8, 32, 32)
+    before = model(clips)
+    add_adapters(model.encoder.blocks, LoraSettings(rank=2, layers=("qkv", "proj", "fc1", "fc2")))
+    assert torch.equal(model(clips), before)
+    adapters = [module for module in model.modules() if isinstance(module, LowRank)]
+    for adapter in adapters:
+        nn.init.normal_(adapter.b)
+    after = model(clips)
+    after.square().sum().backward()
+    assert all(adapter.a.grad is not None for adapter in adapters)
+    plain_model = tiny("encoder", **PARTS).eval()
+    plain_model.load_state_dict(merged(model, model.state_dict()))
+    torch.testing.assert_close(plain_model(clips), after)
+
+
+def test_the_norm_before_the_blocks_belongs_to_the_embedding():
+    model = tiny("classifier", num_classes=3, **PARTS)
+    groups = grouped(model, layer_decay=0.5)
+    assert groups["encoder.norm_before.weight"][1] == groups["encoder.patch_embed.proj.weight"][1] < 1
+    assert groups["encoder.norm_before.weight"][0] == 0
+    choose_trained(model, FinetuneSettings(freeze="embedding"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any("norm_before" in name or "registers" in name for name in trained)
+    assert "encoder.blocks.0.mlp.norm.weight" in trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotary": "eva02"}, "model.rotary: must be none, dinov3, rope-vit, eva02:N or pe:N"),
+        ({"rotary": "dinov3", "width": 36, "heads": 6}, "model.heads: 6 heads of 6 channels; rotary needs"),
+        ({"rotary": "dinov3", "positions": "rotary"}, "model.rotary: turns by places, and so does"),
+        ({"mlp": "swiglu", "gelu": "quick"}, "model.gelu: quick has no effect: model.mlp=swiglu has no GELU"),
+    ],
+)
+def test_what_contradicts_is_refused(changes: dict[str, object], message: str):
+    overrides = [f"model.{key}={value}" for key, value in {**TINY, **changes}.items()]
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("small", overrides=overrides)

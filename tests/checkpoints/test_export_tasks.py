@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import refused, run
-from task_runs import NAMES, mixed_run, scores_run, tags_run
+from task_runs import NAMES
 from torch import Tensor
 
 import everest
@@ -19,8 +19,6 @@ from everest.checkpoints.graph_files import compare
 from everest.checkpoints.load import open_model
 from everest.errors import EnvironmentProblem
 from everest.models.classifier import VideoClassifier
-
-__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
 
 
 def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]:

@@ -17,7 +17,7 @@ from PIL import Image
 from processes import everest as everest_process
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from small_runs import called, refused, run
-from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
+from task_runs import NAMES, SCORES, TAGS, write_list
 
 import everest
 from everest.config.heads import Calibration, Head, named_heads
@@ -30,8 +30,6 @@ from everest.lists.classes import Classes
 from everest.metrics.metrics import multi_label, per_class
 from everest.metrics.predicted import HeadPredictions
 from everest_cli.prediction_text import as_csv, as_srt, as_table
-
-__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
 
 FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
 SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)

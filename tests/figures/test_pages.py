@@ -10,12 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from head_runs import recipe, root, trained
 from small_runs import run
-from task_runs import mixed_run, scores_run, tags_run
-
-# Fixtures of other files: classifiers with two heads, and with heads of each task.
-__all__ = ["mixed_run", "recipe", "root", "scores_run", "tags_run", "trained"]
 
 selenium = pytest.importorskip("selenium", reason="no selenium to drive a browser with")
 from selenium import webdriver  # noqa: E402
@@ -64,7 +59,7 @@ def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
 
 @pytest.fixture(scope="module")
 def written(
-    trained: Path,
+    heads_run: Path,
     tags_run: Path,
     scores_run: Path,
     mixed_run: Path,
@@ -73,7 +68,7 @@ def written(
 ) -> dict[str, Path]:
     """Every kind of page that a command writes."""
     folder = tmp_path_factory.mktemp("written")
-    runs = {"report": trained, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
+    runs = {"report": heads_run, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
     for name, classifier in runs.items():
         run("eval", "-c", classifier, "-q", "--report", folder / name, "--keep", "0.5,1")
     mask = ["--size", "48", "--frames", "8", "--stride", "2", "--format", "html", "--out", folder]
@@ -117,9 +112,9 @@ def test_sliders_and_the_switch_change_the_picture(
     assert picture(quiet_browser) != first
 
 
-def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, trained: Path, tmp_path: Path):
+def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, heads_run: Path, tmp_path: Path):
     page = tmp_path / "page"
-    run("eval", "-c", trained, "-q", "--report", page, "--keep", "0.5,1")
+    run("eval", "-c", heads_run, "-q", "--report", page, "--keep", "0.5,1")
     quiet_browser.get((page / "index.html").as_uri())
     pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_runs import called
-from task_runs import SCORES, mixed_run, write_list
+from task_runs import SCORES, write_list
 
 import everest
 from everest.config.heads import Head
@@ -32,8 +32,6 @@ from everest.probes.probe_heads import (
 )
 from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
 from everest.system.events import silent
-
-__all__ = ["mixed_run"]  # a fixture
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +26,11 @@ def called(*words: object, code: int = 0) -> Result:
 def run(*words: object, code: int = 0) -> str:
     """What a command prints on stdout."""
     return called(*words, code=code).stdout
+
+
+def json_of(*words: object, code: int = 0) -> Any:
+    """What a command prints with --json."""
+    return json.loads(run(*words, "--json", code=code))
 
 
 def refused(*words: object, code: int) -> str:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.models.mae import MaskedAutoencoder
-from everest.profiling.camera_cost import camera_operations
 from everest.profiling.profile import FORWARD_AND_BACKWARD, stage_cost, stage_spec
+from everest.profiling.uncommon_costs import camera_operations
 
 RESULTS: Final = Path(__file__).parent / "results" / "camera_cost.json"
 ALIGN: Final = ("shift", "affine")

@@ -22,8 +22,7 @@ from measuring import markdown
 from run_evidence import CLIPS, PARTS
 
 from everest.sweep.metric_names import PROBE
-from everest.sweep.report import make_report
-from everest.sweep.report_text import table_columns, table_rows
+from everest.sweep.report import make_report, table_columns, table_rows
 from everest_demo.events import event_set
 
 HERE: Final = Path(__file__).resolve().parent

@@ -31,7 +31,7 @@ from everest.data.stages import unlabeled_clips
 from everest.data.views import ValidationViews
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
-from everest.sweep.results_file import read_results
+from everest.sweep.results import read_results
 from everest.tokenizer.clips import spaced_clips
 from everest.video.pixels import normalize
 from everest_demo.steps import one_thread

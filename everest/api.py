@@ -97,22 +97,20 @@ def create_model(
     recipe = recipe_of(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
-        autoencoder = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
-        autoencoder.describe(recipe)
-        return autoencoder
-    if kind == "encoder":
-        encoder = encoder_spec(recipe).build()
-        encoder.describe(recipe)
-        return encoder
-    if isinstance(num_classes, Mapping):
-        heads = named_heads(num_classes)
+        spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+    elif kind == "encoder":
+        spec = encoder_spec(recipe)
     else:
-        heads = (Head(task=task, outputs=1 if task == "regression" else num_classes or 0),)
-    if not heads or any(head.outputs < (2 if head.task == "single-label" else 1) for head in heads):
-        raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
-    classifier = classifier_spec(recipe, heads).build()
-    classifier.describe(recipe)
-    return classifier
+        if isinstance(num_classes, Mapping):
+            heads = named_heads(num_classes)
+        else:
+            heads = (Head(task=task, outputs=1 if task == "regression" else num_classes or 0),)
+        if not heads or any(head.outputs < (2 if head.task == "single-label" else 1) for head in heads):
+            raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
+        spec = classifier_spec(recipe, heads)
+    built = spec.build()
+    built.describe(recipe)
+    return built
 
 
 def read_clip(

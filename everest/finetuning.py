@@ -20,17 +20,16 @@ from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
-from everest.metrics.calibrate import calibrate
+from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec
-from everest.system.events import notice, silent
+from everest.system.events import silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, stays_at_chance
+from everest.train.health import FEWEST_STEPS, Validations, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
-from everest.train.validations import Validations
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +39,26 @@ class Finetuning:
     training: Training
     settings: FinetuneSettings
     validation: VideoClips | None  # of the videos of data.val
-    loss: SupervisedLoss
+    class_weights: list[Tensor | None]  # of each head, on the device
+
+    @property
+    def model(self) -> VideoClassifier:
+        """The classifier that is evaluated."""
+        model = self.training.state.trained_model
+        assert isinstance(model, VideoClassifier)
+        return model
+
+    def loss(self, clip: Clip) -> Tensor:
+        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
+        settings, model, rng = self.settings, self.model, self.training.rng()
+        generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
+        frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
+        frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
+        targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
+        frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
+        noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
+        logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
+        return supervised_loss(logits, targets, model.heads, self.class_weights)
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
@@ -53,14 +71,14 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
-        context.report(notice(f"data.train has no video of class '{name}'"))
+        context.notice(f"data.train has no video of class '{name}'")
     validation = validation_clips(recipe, classes)
     if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
-        context.report(notice(text))
+        context.notice(text)
     idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
     if validation is None and idle:
         names = " and ".join(f"finetune.{name}" for name in idle)
-        context.report(notice(f"warning: {names}: no effect without a list of videos in data.val"))
+        context.notice(f"warning: {names}: no effect without a list of videos in data.val")
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:
@@ -68,32 +86,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
     device = training.accelerator.device
     tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
-    loss = SupervisedLoss(training=training, settings=settings, class_weights=tensors)
-    return Finetuning(training=training, settings=settings, validation=validation, loss=loss)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SupervisedLoss:
-    """The loss of a batch, after erasing, mixup and cutmix."""
-
-    training: Training
-    settings: FinetuneSettings
-    class_weights: list[Tensor | None]  # of each head, on the device
-
-    def __call__(self, clip: Clip) -> Tensor:
-        """The loss, a scalar, of clips on the device."""
-        training, settings = self.training, self.settings
-        model = training.state.trained_model
-        assert isinstance(model, VideoClassifier)
-        rng = training.rng()
-        generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-        frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
-        frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
-        targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
-        frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
-        noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
-        logits = training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
-        return supervised_loss(logits, targets, model.heads, self.class_weights)
+    return Finetuning(training=training, settings=settings, validation=validation, class_weights=tensors)
 
 
 def finetune(stage: Finetuning) -> None:
@@ -104,16 +97,14 @@ def finetune(stage: Finetuning) -> None:
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
-    training, settings, clips = stage.training, stage.settings, stage.validation
-    model = training.state.trained_model
-    assert isinstance(model, VideoClassifier)
-    validations = _validations(training, model, settings)
+    training, clips = stage.training, stage.validation
+    validations = Validations(training.run.rows(), best_metric(stage.model.heads, stage.settings.best))
     training.model.train()
     with training.explain_out_of_memory():
         validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
         if clips is not None and training.at_checkpoint and not validated:
-            _validate(training, clips, validations)  # the run was stopped between save and validation
-        _end_early(training, settings, validations)
+            _validate(stage, clips, validations)  # the run was stopped between save and validation
+        _end_early(stage, validations)
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward([stage.loss(clip)])
@@ -123,32 +114,25 @@ def finetune(stage: Finetuning) -> None:
                 rows += training.save()  # first: a validation may take long, and may fail
             for row in rows:
                 validations.add(row)
-                _warn_at_chance(training, settings, row["step"])
+                _warn_at_chance(stage, row["step"])
             if clips is not None and validates:
-                _validate(training, clips, validations)
-                _end_early(training, settings, validations)
-    training.notice(_summary(training, validations, clips))
+                _validate(stage, clips, validations)
+                _end_early(stage, validations)
+    training.notice(_summary(stage, validations))
 
 
-def _validations(training: Training, model: VideoClassifier, settings: FinetuneSettings) -> Validations:
-    name = best_metric(model.heads, settings.best)
-    metric = METRICS[name]
-    return Validations(training.run.rows(), name, higher=metric.higher, percent=metric.percent)
-
-
-def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
-    """End the run if its last `finetune.patience` validations brought nothing better."""
-    if not training.is_loaded:  # it has ended
-        return
-    if settings.patience is not None and validations.since_best >= settings.patience:
-        reason = f"the last {settings.patience} validations brought nothing better"
+def _end_early(stage: Finetuning, validations: Validations) -> None:
+    """End the run, unless it has ended, if its last `finetune.patience` validations were no better."""
+    training, patience = stage.training, stage.settings.patience
+    if training.is_loaded and patience is not None and validations.since_best >= patience:
+        reason = f"the last {patience} validations brought nothing better"
         training.end(f"step {training.steps_done}: {reason}")
 
 
-def _validate(training: Training, clips: VideoClips, validations: Validations) -> None:
+def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) -> None:
     """Measure one center view of every validation video, log it, and keep new best weights."""
-    model, plan, step = training.state.trained_model, training.plan, training.steps_done
-    assert isinstance(model, VideoClassifier)
+    training, model = stage.training, stage.model
+    plan, step = training.plan, training.steps_done
     (predictions,) = evaluate_views(
         model, clips, training.accelerator, settings=training.settings, report=silent
     )
@@ -196,21 +180,20 @@ def _validation_row(predictions: Predictions) -> dict[str, float]:
     return {**action, **heads, **loss}  # top1: videos with all heads right
 
 
-def _warn_at_chance(training: Training, settings: FinetuneSettings, step: int) -> None:
+def _warn_at_chance(stage: Finetuning, step: int) -> None:
     """Warn after a real budget, or at the end of a shorter run, if nothing has been learned."""
-    model, plan = training.state.trained_model, training.plan
-    assert isinstance(model, VideoClassifier)
-    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
+    training, settings, heads = stage.training, stage.settings, stage.model.heads
+    budget = min(training.plan.steps, training.plan.warmup_steps + FEWEST_STEPS)
     plain = not settings.mixup and not settings.cutmix and settings.class_weights == "none"
-    if step == budget and plain and all(head.task == "single-label" for head in model.heads):
-        sizes = [head.outputs for head in model.heads]
+    if step == budget and plain and all(head.task == "single-label" for head in heads):
+        sizes = [head.outputs for head in heads]
         training.warn_once("chance", stays_at_chance(list(training.step_log.losses.finite), sizes))
 
 
-def _summary(training: Training, validations: Validations, clips: VideoClips | None) -> str:
+def _summary(stage: Finetuning, validations: Validations) -> str:
     """The best metric, the weights that the next command uses, and what to try next."""
-    model, plan, best = training.state.trained_model, training.plan, validations.best
-    assert isinstance(model, VideoClassifier)
+    training, clips, heads = stage.training, stage.validation, stage.model.heads
+    best, steps = validations.best, training.plan.steps
     if best is None or clips is None:
         return (
             f"finished after step {training.steps_done}; name a list of videos in data.val to keep the best "
@@ -218,14 +201,14 @@ def _summary(training: Training, validations: Validations, clips: VideoClips | N
         )
     metric = METRICS[validations.metric]
     labels = [sample.labels for sample in clips.samples]
-    chance = chance_of(validations.metric, model.heads, labels)
+    chance = chance_of(validations.metric, heads, labels)
     shown = "" if chance is None else f" (chance {as_text(metric, chance)})"
     value = as_text(metric, validations.best_value)
     text = (
         f"best validation {metric.title} {value} of {len(clips)} videos{shown} "
-        f"after step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
+        f"after step {best['step']} of {steps}; eval, predict, extract and export use these weights, "
         f"{training.run.best}"
     )
-    guessing = loss_of_guessing(model.heads, labels)
-    advice = validations.advice(chance=chance, guessing=guessing, steps=plan.steps)
+    guessing = loss_of_guessing(heads, labels)
+    advice = validations.advice(chance=chance, guessing=guessing, steps=steps)
     return f"{text}. {advice}" if advice else text

@@ -15,11 +15,10 @@ from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
-from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
-from everest.train.probes import FEWEST_HELD_OUT
+from everest.train.probe_advice import FEWEST_HELD_OUT
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
@@ -40,11 +39,8 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     clips = pretrain_clips(recipe)
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
-        context.report(
-            notice(
-                f"reading cached tokens from {clips.tokens.folder}, {clips.tokens.variants} clips per video"
-            )
-        )
+        tokens = clips.tokens
+        context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     if recipe.pretrain.probe.every and not context.one_batch:
         from everest.probes.probing import add_probes  # here: scikit-learn takes a second to import

@@ -15,8 +15,9 @@ from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
-from everest.system.run_init import Decoder, Init
-from everest.train.run_options import RunOptions, start_or_resume
+from everest.system.run_environment import Decoder, Init
+from everest.train.context import RunOptions
+from everest.train.start import run_context, start_or_resume
 from everest.train.tokenizer_first import with_tokenizer
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
@@ -78,7 +79,7 @@ def pretrain(
         set_up=pretraining.set_up_pretraining,
         notify=lambda text: report(notice(text)),
     )
-    with options.context(settings, report) as context:
+    with run_context(options, settings, report) as context:
         training = pretraining.set_up_pretraining(settings, context)
         with start_or_resume(training, settings):
             pretraining.pretrain(training)
@@ -124,7 +125,7 @@ def finetune(
         tracker=tracker,
         init=_find_init(init, output, overwrite),
     )
-    with options.context(settings, report) as context:
+    with run_context(options, settings, report) as context:
         stage = finetuning.set_up_finetuning(settings, context)
         with start_or_resume(stage.training, settings):
             finetuning.finetune(stage)
@@ -133,7 +134,7 @@ def finetune(
 
 
 def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
-    with options.context(recipe, report) as context:
+    with run_context(options, recipe, report) as context:
         stage = set_up_tokenizer(recipe, context)
         with start_or_resume(stage.training, recipe):
             quality = train_tokenizer(stage)

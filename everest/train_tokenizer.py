@@ -17,7 +17,6 @@ from everest.data.dataset import Clip, VideoClips
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
-from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import REPORT_IMAGE
@@ -69,7 +68,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
             f"tokenizer.checkpoint: {settings.checkpoint} is trained already; set it to null to train another"
         )
     if recipe.train.shard != "none":
-        context.report(notice("train.shard has no effect on a tokenizer: every process has a full copy"))
+        context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     objective = tokenizer_objective(recipe, spec, context.accelerator.device)  # may read weights
     clips = tokenizer_clips(recipe)
     engine = replace(recipe.train, ema=settings.ema, shard="none")
@@ -86,7 +85,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     held_out = key in ("val", "test")
     if not held_out:
         text = "no list in data.val or data.test: the report is of videos that are trained on"
-        context.report(notice(text))
+        context.notice(text)
     with torch.random.fork_rng():  # the scorer that training starts with, from the same seed
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
         untrained = spec.build().scorer.to(context.accelerator.device)

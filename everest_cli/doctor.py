@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,7 +11,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json
 
 if TYPE_CHECKING:
-    from everest.profiling.check_result import CheckResult
+    from everest.profiling.machine_checks import CheckResult
 
 
 def doctor(as_json: o.AsJson = False) -> None:
@@ -18,13 +19,13 @@ def doctor(as_json: o.AsJson = False) -> None:
 
     Example: everest doctor
     """
-    from everest.profiling.check_result import verdict
     from everest.profiling.doctor import run_checks
+    from everest.profiling.machine_checks import verdict
 
     results = run_checks()
     healthy = all(result.state != "broken" for result in results)
     if as_json:
-        findings = [result.to_dict() for result in results]
+        findings = [asdict(result) for result in results]
         print_json({"healthy": healthy, "verdict": verdict(results), "findings": findings})
     else:
         _print_table(results)

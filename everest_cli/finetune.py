@@ -17,7 +17,7 @@ def finetune(recipe: o.RecipeName, init: InitName, options: TrainOptions) -> Non
     run = options.launch("finetune", recipe, init=init)
 
     from everest.finetuning import finetune, set_up_finetuning
-    from everest.train.run_options import start_or_resume
+    from everest.train.start import start_or_resume
 
     with options.context(settings, run) as context:
         stage = set_up_finetuning(settings, context)

@@ -18,8 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
-from everest.system.processes import LOST, PARENT, end_with_parent, is_lost_peer
-from everest.system.signals import Stopped
+from everest.system.launch import LOST
+from everest.system.processes import is_lost_peer
+from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     convert,
     demo,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everest.system.json_text import json_text
-from everest.system.terminal import writing_to_terminal
+from everest.system.signals import writing_to_terminal
 from everest.system.text import escape_bytes
 
 if TYPE_CHECKING:
@@ -51,10 +51,12 @@ def print_rich(renderable: RenderableType) -> None:
 
 def validation_line(event: dict[str, Any]) -> str:
     """Training and validation in one line; the metric that chooses the best weights comes first."""
+    from everest.config.metrics import value_text
+
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
     chosen = f"val_{event['metric']}"
-    chance = "" if event["chance"] is None else f"chance {_metric_text(chosen, event['chance'])}, "
-    best = f"{_metric_text(chosen, event['best'])} at step {event['best_step']}"
+    chance = "" if event["chance"] is None else f"chance {value_text(chosen, event['chance'])}, "
+    best = f"{value_text(chosen, event['best'])} at step {event['best_step']}"
     others = [name for name in event if name.startswith("val_") and name != chosen]
     shown = [
         f"validation {_metric(chosen, event)} ({chance}best {best})",
@@ -68,13 +70,13 @@ def validation_line(event: dict[str, Any]) -> str:
 
 def _metric(name: str, event: dict[str, Any]) -> str:
     """`val_METRIC`, or `val_HEAD_METRIC` of one of several heads, with its title, value and unit."""
-    from everest.config.metrics import METRICS
+    from everest.config.metrics import METRICS, metric_of, value_text
 
-    metric = METRICS[_known(name)]
-    head = name.removeprefix("val_").removesuffix(_known(name)).rstrip("_")
-    return " ".join(
-        [*([head] if head else []), metric.short or metric.title, _metric_text(name, event[name])]
-    )
+    metric = metric_of(name)
+    assert metric is not None
+    key = next(key for key, each in METRICS.items() if each is metric)
+    head = name.removeprefix("val_").removesuffix(key).rstrip("_")
+    return " ".join([*([head] if head else []), metric.short or metric.title, value_text(name, event[name])])
 
 
 def probe_line(event: dict[str, Any]) -> str:
@@ -94,20 +96,6 @@ def probe_line(event: dict[str, Any]) -> str:
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
     place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
     return f"{place}: probe: {', '.join(parts)}"
-
-
-def _metric_text(name: str, value: float) -> str:
-    """A value with its unit."""
-    from everest.config.metrics import METRICS
-
-    return f"{value:.1f} %" if METRICS[_known(name)].percent else f"{value:.4g}"
-
-
-def _known(name: str) -> str:
-    """The metric at the end of a name; `macro_f1` and not `f1`."""
-    from everest.config.metrics import METRICS
-
-    return max((metric for metric in METRICS if name.endswith(f"_{metric}")), key=len)
 
 
 class Display:

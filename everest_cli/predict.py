@@ -154,8 +154,7 @@ def predict(
 
 def _draw(path: Path, row: dict[str, Any], heads: Heads, background: float | None) -> None:
     """Draw the timeline of a video."""
-    from everest.figures.task_timeline import draw_task_timeline
-    from everest.figures.timeline import draw_timeline
+    from everest.figures.timeline import draw_task_timeline, draw_timeline
     from everest_cli.prediction_text import by_head
 
     title, bouts = Path(row["video"]).name, by_head(row["bouts"])

@@ -61,8 +61,8 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
+    from everest.lists.label_facts import found_notice
     from everest.lists.sources import read_sources
-    from everest.lists.tasks import found_notice
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encode_settings import EncodeSettings, JobShare
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 
@@ -54,8 +54,8 @@ def encode(
     """
     import os
 
-    from everest.lists.originals import read_originals
-    from everest.prepare.encode import JobShare, encode_videos, measure_gain, poor_gain
+    from everest.lists.inputs import read_originals
+    from everest.prepare.encode import encode_videos, measure_gain, poor_gain
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
     with Display(quiet=quiet) as display:
@@ -108,7 +108,7 @@ def shard(
     Example: everest prepare shard train.csv --output shards
     """
     from everest.lists.class_folders import refuse_split_folders
-    from everest.lists.originals import read_originals
+    from everest.lists.inputs import read_originals
     from everest.prepare.shard import write_shards
 
     (videos,) = read_originals([source], data)

@@ -58,7 +58,7 @@ def stats(
     from everest.figures.curves import check_target
     from everest.lists.sources import read_labeled
     from everest.prepare.stats import take_stats
-    from everest.suggest.pixel_recipe import check_base, pixel_settings, recipe_text
+    from everest.suggest.auto import check_base, pixel_recipe, pixel_settings
     from everest.system.files import check_new_file, write_text
 
     if channels not in (1, 3):
@@ -94,7 +94,7 @@ def stats(
     document = statistics.to_dict() | {"picture": str(picture) if picture else None}
     settings = pixel_settings(document, channels=channels)
     if output is not None:
-        write_text(output, recipe_text(output, base, settings, source=source))
+        write_text(output, pixel_recipe(output, base, settings, source=source))
     document |= {"data": settings, "recipe": str(output) if output else None}
     print_json(document) if as_json else _print_stats(document)
 

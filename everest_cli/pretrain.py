@@ -34,7 +34,7 @@ def pretrain(
     run = options.launch("pretrain", recipe, init=init, decoder=decoder)
 
     from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
-    from everest.train.run_options import start_or_resume
+    from everest.train.start import start_or_resume
     from everest.train.tokenizer_first import with_tokenizer
 
     train = None if options.dry_run else partial(run_stage, options=options)

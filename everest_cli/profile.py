@@ -119,10 +119,9 @@ def profile(
         print_json(rows) if as_json else print_paper(rows)
         return
 
-    from everest.profiling.planner import check_plan_options, find_gpu, plan_pretraining
+    from everest.profiling.planner import gpu_to_plan, plan_pretraining
 
-    check_plan_options(videos=videos, epochs=epochs, gpu=gpu)
-    planned = None if gpu is None else find_gpu(gpu)
+    planned = gpu_to_plan(gpu, videos=videos, epochs=epochs)
 
     from everest.profiling.choices import ProfileOverrides, compare, recipe_of
     from everest.profiling.profile import profile

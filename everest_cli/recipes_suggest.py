@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -99,7 +98,7 @@ def suggest(
         purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
         choices = choose_values(facts, device, hours=hours, purpose=purpose)
         if divided is not None:
-            choices = [replace(choice, value=divided.in_place(choice.value)) for choice in choices]
+            choices = [choice._replace(value=divided.in_place(choice.value)) for choice in choices]
         text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
         load_recipe(
             RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from everest.system.devices import read_devices
 from everest.system.events import silent
+from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, print_rich, say
 from everest_cli.training_command import this_program
@@ -101,9 +101,10 @@ def sweep(
         equal=equal,
     )
 
+    from everest.sweep.jobs import Processes
     from everest.sweep.plan import make_plan
     from everest.sweep.plan_file import check_folder
-    from everest.sweep.run import JOB_FAILED, Processes, run_sweep
+    from everest.sweep.run import JOB_FAILED, run_sweep
 
     plan = make_plan(request, data=data, notify=say)
     if dry_run:
@@ -144,7 +145,7 @@ def report(
     Example: everest sweep report runs/steps
     """
     from everest.sweep.report import make_report
-    from everest.sweep.results_file import read_results
+    from everest.sweep.results import read_results
 
     document = make_report(read_results(folder), metric=metric, against=against)
 
@@ -159,7 +160,7 @@ def _print_report(document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from everest.sweep.report_text import notes, table_columns, table_rows
+    from everest.sweep.report import notes, table_columns, table_rows
 
     if document["summary"]:
         typer.echo(document["summary"])

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everest.system.devices import Devices, read_devices, visible_gpus
-from everest.system.processes import is_launched, is_main, run_processes
-from everest.system.run_init import Decoder
+from everest.system.launch import Devices, read_devices, run_processes, visible_gpus
+from everest.system.processes import is_launched, is_main
+from everest.system.run_environment import Decoder
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe
 from everest_cli.output import Display
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.dry_run import LossesOf
     from everest.suggest.choices import Purpose
-    from everest.train.context import RunContext
-    from everest.train.run_options import RunOptions
+    from everest.train.context import RunContext, RunOptions
     from everest.train.training import Training
 
 
@@ -99,7 +98,7 @@ class TrainOptions:
             found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
         devices = launch(self.gpus, self.processes)
 
-        from everest.train.run_options import RunOptions
+        from everest.train.context import RunOptions
 
         return RunOptions(
             command=command,
@@ -116,9 +115,11 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
+        from everest.train.start import run_context
+
         with (
             Display(quiet=self.quiet or not is_main()) as display,
-            run.context(recipe, display.report) as context,
+            run_context(run, recipe, display.report) as context,
         ):
             yield context
 

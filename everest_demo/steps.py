@@ -27,7 +27,7 @@ from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.tokenizer.cache_writing import write_tokens
 from everest.train.context import RunContext
-from everest.train.run_options import start_or_resume
+from everest.train.start import start_or_resume
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -52,6 +54,19 @@ def test_every_file_is_in_a_room():
     folders = {path.parent.name for path in (ROOT / "everest").rglob("*.py")} - {"everest", "recipes"}
     assert folders == set(ROOMS) - {"errors", "root", "demo", "cli"}
     assert len(list((ROOT / "everest").glob("*.py"))) <= 8
+
+
+def test_no_room_of_the_library_has_more_than_18_files():
+    files = Counter(room_of(name) for name, path in modules().items() if path.stem != "__init__")
+    assert {room: number for room, number in files.items() if number > 18 and room != "cli"} == {}
+
+
+def test_every_room_is_packaged():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {
+        f"everest.{room}" for room in (*ROOMS, "recipes") if room not in ("errors", "root", "demo", "cli")
+    }
+    assert set(setup["packages"]) == {"everest", *rooms, *PACKAGES}
 
 
 def test_rooms_import_downward_only():

@@ -21,8 +21,8 @@ from everest.pretraining import set_up_pretraining
 from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.train.context import RunOptions
 from everest.train.resume import has_not_started
-from everest.train.run_options import RunOptions
 from everest.train.tokenizer_first import with_tokenizer
 from everest_cli.main import app
 
@@ -172,7 +172,7 @@ def test_costs_are_known_with_the_folder_of_a_tokenizer(trained: Path, clip_file
     options = [part for value in small for part in ("--set", value)]
     over = ["--over", "model.decoder_depth=1,2", "--stages", "pretrain", "--equal", "gmacs"]
     sweep = ["sweep", "lvmae-demo", "--data", clip_files, *options, *over, "-o", tmp_path / "s", "--dry-run"]
-    assert "steps of pretrain" in called(*sweep).stderr
+    assert "pretrain 10 -> 10 steps" in called(*sweep).stderr
     profiled = called("profile", "--recipe", "lvmae-demo", *options, "--json").stdout
     assert json.loads(profiled)["stages"]["pretrain"]["tokenizer_gmacs"] > 0
 

@@ -31,7 +31,8 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
 from everest.models.vit import Architecture
-from everest.train.network import cosine_lr, make_optimizer, parameter_groups, set_lr
+from everest.train.network import make_optimizer, parameter_groups, set_lr
+from everest.train.plan import cosine_lr
 from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)

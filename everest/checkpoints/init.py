@@ -13,8 +13,8 @@ from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import is_hub_name
+from everest.system.run_environment import INIT, INIT_NAME, ORIGIN, Decoder, Init
 from everest.system.run_folder import ENVIRONMENT, RunFolder
-from everest.system.run_init import INIT, INIT_NAME, ORIGIN, Decoder, Init
 from everest.system.weights import Weights, state_hash
 
 

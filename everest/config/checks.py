@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from everest.config.layers import STAGES, KeyPath
+from everest.config.layers import KeyPath
 from everest.config.settings import ModelSettings, Recipe
 from everest.config.sizes import (
     LEAST_PLACES,
@@ -16,17 +16,21 @@ from everest.config.sizes import (
     discriminator_halvings,
     rotary_channels,
 )
-from everest.config.stage_checks import label_problems, partial_problems, probe_problems
+from everest.config.stage_checks import (
+    Problems,
+    channel_problems,
+    input_problems,
+    label_problems,
+    partial_problems,
+    probe_problems,
+)
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import ByChange, ByImportance
+from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
-from everest.methods.targets import Target
-
-Problems = Iterator[tuple[KeyPath, str]]
 
 MOST_CODE_BITS: Final = 32  # a code is stored in this many bits
 
@@ -34,9 +38,9 @@ MOST_CODE_BITS: Final = 32  # a code is stored in this many bits
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the key of each setting that contradicts another setting, and the reason."""
     yield from model_problems(recipe.model)
-    yield from _channels(recipe)
+    yield from channel_problems(recipe)
     yield from label_problems(recipe)
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+    for stage, settings in recipe.stages:
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
     for stage, settings in trained_stages(recipe):
@@ -61,8 +65,7 @@ def contradictions(recipe: Recipe) -> Problems:
             yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
         if pretrain.frame_selection.alpha > 1:
             yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
-    if recipe.model.input == "differences":
-        yield from _differences(recipe)
+    yield from input_problems(recipe)
     if recipe.tokenizer is not None:
         yield from _tokenizer(recipe, recipe.tokenizer)
     elif pretrain.needs_tokenizer:
@@ -72,40 +75,11 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from _token_counts(recipe)
 
 
-def _channels(recipe: Recipe) -> Problems:
-    """Mean and std have a value for each channel; tokenizers and other packages work with colors."""
-    data = recipe.data
-    for key, values in (("mean", data.mean), ("std", data.std)):
-        if values is not None and len(values) != data.channels:
-            text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
-            yield ("data", key), text
-    if data.channels == 1:
-        if recipe.tokenizer is not None or recipe.pretrain.needs_tokenizer:
-            yield ("data", "channels"), "1 does not go with a tokenizer, which codes colors; set it to 3"
-        if isinstance(recipe.pretrain.target, Target):
-            kind = recipe.pretrain.target.kind
-            yield ("data", "channels"), f"1 does not go with {kind}, a target of another package; set it to 3"
-
-
-def _differences(recipe: Recipe) -> Problems:
-    key = ("model", "input")
-    if recipe.data.frames < 2:
-        yield key, "differences need clips of at least two frames (data.frames)"
-    if recipe.pretrain.needs_tokenizer:
-        yield key, "must be frames, from which a tokenizer makes scores and targets"
-    if recipe.pretrain.frame_selection.alpha > 1:
-        yield key, "must be frames with pretrain.frame_selection.alpha, whose frames are not consecutive"
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
-        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
-            yield key, f"must be frames with {stage}.selection.align or cuts, which compare frames"
-
-
 def trained_stages(
     recipe: Recipe,
 ) -> Iterator[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings]]:
     """Yields the stages that train, with their sections."""
-    yield "pretrain", recipe.pretrain
-    yield "finetune", recipe.finetune
+    yield from recipe.stages
     if recipe.tokenizer is not None:
         yield "tokenizer", recipe.tokenizer
 
@@ -152,7 +126,6 @@ def _tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
         pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
         text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
         yield ("tokenizer", "loss", "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
-
     if not isfinite(loss.discriminator_lr / settings.lr):  # the discriminator's rate is a multiple of it
         yield (
             ("tokenizer", "lr"),
@@ -213,7 +186,7 @@ def _token_counts(recipe: Recipe) -> Problems:
         if length % step:
             text = f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
             uncountable.append((("data", key), text))
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+    for stage, settings in recipe.stages:
         uncountable += [((stage, "selection", key), text) for key, text in settings.selection.problems()]
     if uncountable:
         yield from uncountable
@@ -224,44 +197,39 @@ def _token_counts(recipe: Recipe) -> Problems:
     except RecipeError as error:
         yield ("data", "frames"), str(error)
         return
-    try:
-        visible, target = _num_chosen(recipe.pretrain.selection, grid)
-    except RecipeError as error:
-        yield ("pretrain", "selection"), str(error)
-        return
-    if not visible:
-        yield ("pretrain", "selection"), f"lets the encoder see none of {grid.num_tokens} tokens"
-    if not target or visible == grid.num_tokens:
-        yield ("pretrain", "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
-    try:
-        visible, target = _num_chosen(recipe.finetune.selection, grid)
-    except RecipeError as error:
-        yield ("finetune", "selection"), str(error)
-        return
-    if not visible:
-        yield ("finetune", "selection"), f"keeps none of {grid.num_tokens} tokens"
-    if target:
-        text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
-        key = "strategy" if is_import_path(recipe.finetune.selection.strategy) else "visible_ratio"
-        yield ("finetune", "selection", key), text
+    for stage, settings in recipe.stages:
+        selection = settings.selection
+        try:
+            visible, target = _num_chosen(selection, grid)
+        except RecipeError as error:
+            yield (stage, "selection"), str(error)
+            return
+        if not visible:
+            verb = "lets the encoder see" if stage == "pretrain" else "keeps"
+            yield (stage, "selection"), f"{verb} none of {grid.num_tokens} tokens"
+        if stage == "pretrain" and (not target or visible == grid.num_tokens):
+            yield (stage, "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
+        if stage == "finetune" and target:
+            text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
+            key = "strategy" if is_import_path(selection.strategy) else "visible_ratio"
+            yield (stage, "selection", key), text
 
 
 def _num_chosen(selection: Selector, grid: TokenGrid) -> tuple[int, int]:
-    """The numbers of visible and of target tokens. They do not depend on the data."""
+    """The numbers of visible and of target tokens. They do not depend on the data.
+
+    Raises:
+        RecipeError: a strategy of another package makes a choice for two clips that training cannot use.
+    """
     blank = torch.empty(1, grid.num_tokens, device="meta")
     chosen = selection(grid, importance=blank, noise=blank)
-    if is_import_path(selection.strategy):
-        _check_choice(selection, grid, (chosen.visible.size(1), chosen.target.size(1)))
-    return chosen.visible.size(1), chosen.target.size(1)
-
-
-def _check_choice(selection: Selector, grid: TokenGrid, counts: tuple[int, int]) -> None:
-    """Let a strategy of another package choose for two clips; RecipeError if training could not use that."""
+    counts = (chosen.visible.size(1), chosen.target.size(1))
+    if not is_import_path(selection.strategy):
+        return counts
     drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
     chosen = selection(grid, importance=drawn.flip(0), noise=drawn)
-    predicts = bool(counts[1])
     try:
-        chosen.check(grid, batch=2, predicts=predicts)
+        chosen.check(grid, batch=2, predicts=bool(counts[1]))
     except ValueError as error:
         raise RecipeError(f"{selection.strategy} chooses wrong tokens: {error}") from error
     now = (chosen.visible.size(1), chosen.target.size(1))
@@ -270,3 +238,4 @@ def _check_choice(selection: Selector, grid: TokenGrid, counts: tuple[int, int])
             f"{selection.strategy} chooses {now} visible and predicted tokens, and {counts} on the meta "
             "device: their numbers may depend on the grid only"
         )
+    return counts

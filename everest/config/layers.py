@@ -144,8 +144,7 @@ def make_layer(
 ) -> Layer:
     """Separate `by_backbone` from the stages, and append invalid ones to `problems`.
 
-    Args:
-        changes_a_head: whether `values` override one head; then the other heads stay.
+    Values that override one head (`changes_a_head`) leave the other heads as they are.
     """
     by_backbone: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in STAGES:

@@ -78,3 +78,18 @@ def metric_of_rows(rows: Iterable[Mapping[str, Any]], chosen: str | None) -> str
     logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
     candidates = ("top1", "map", "mae", "loss") if chosen is None else (chosen,)
     return next((name for name in candidates if name in logged), None)
+
+
+def metric_of(name: str) -> Metric | None:
+    """The metric of METRICS that a name means; of data.val also `val_HEAD_METRIC`."""
+    last = name.rpartition(".")[2]
+    known = [metric for metric in METRICS if last == metric or last.endswith(f"_{metric}")]
+    return METRICS[max(known, key=len)] if known else None
+
+
+def value_text(name: str, value: float | None) -> str:
+    """A value with its unit."""
+    if value is None:
+        return "none"
+    metric = metric_of(name)
+    return f"{value:.1f} %" if metric is not None and metric.percent else f"{value:.4g}"

@@ -18,10 +18,8 @@ from everest.methods.selector import Selector
 
 
 def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Selector:
-    """A strategy for a figure.
+    """A strategy for a figure that shows a share `kept` of the tokens (None: as in a recipe).
 
-    Args:
-        kept: the share of the tokens that the figure shows (`Selector.showing`); None: as in a recipe.
     Raises:
         RecipeError: an unknown strategy or setting, or invalid values.
     """

@@ -192,3 +192,8 @@ class Recipe:
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
+
+    @property
+    def stages(self) -> tuple[tuple[str, PretrainSettings], tuple[str, FinetuneSettings]]:
+        """The names and sections of the stages that train a transformer."""
+        return ("pretrain", self.pretrain), ("finetune", self.finetune)

@@ -1,17 +1,21 @@
-"""Checks of the settings of the stages: labels, partial training, the probes of pre-training."""
+"""Contradictions between sections of a recipe: labels, partial training, probes, channels, inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
-from everest.config.heads import Heads, named_heads
-from everest.config.layers import STAGES, KeyPath
+from everest.config.heads import named_heads
+from everest.config.layers import KeyPath
 from everest.config.metrics import ALLOWED
 from everest.config.settings import Recipe
+from everest.methods.ranked import ByChange
+from everest.methods.targets import Target
+
+Problems = Iterator[tuple[KeyPath, str]]  # the key of a setting that contradicts another one, and the reason
 
 
-def label_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the key of each setting about labels that contradicts another setting, and the reason."""
+def label_problems(recipe: Recipe) -> Problems:
+    """Tasks, metrics and weights that do not go with the labels."""
     data, stage = recipe.data, recipe.finetune
     heads = named_heads(data.heads or {})
     tasks = {head.task for head in heads} or {data.task}
@@ -32,7 +36,9 @@ def label_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     if stage.sampler == "balanced" and stage.class_weights == "balanced":
         text = "balanced, as finetune.sampler is: rare classes would count twice; set one of them"
         yield ("finetune", "class_weights"), text
-    known = _metrics(heads, data.task)
+    # Of several heads: whether all are right, if each names a class.
+    of_heads = ("top1", "loss") if tasks == {"single-label"} else ("loss",)
+    known = of_heads if heads else ALLOWED[data.task]
     if stage.best is not None and stage.best not in known:
         yield (
             ("finetune", "best"),
@@ -40,36 +46,15 @@ def label_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         )
 
 
-def _metrics(heads: Heads, task: str) -> tuple[str, ...]:
-    """The metrics that can choose the best weights."""
-    if not heads:
-        return ALLOWED[task]
-    return ("top1", "loss") if all(head.task == "single-label" for head in heads) else ("loss",)
-
-
-def label_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
-    """Yields a line for each key in `given` about labels that has no effect."""
-    if recipe.data.heads and ("data", "num_classes") in given:
-        yield "data.num_classes has no effect with data.heads"
-    heads = named_heads(recipe.data.heads or {})
-    tasks = {head.task for head in heads} or {recipe.data.task}
-    if (
-        tasks == {"regression"}
-        and ("finetune", "label_smoothing") in given
-        and recipe.finetune.label_smoothing
-    ):
-        yield "finetune.label_smoothing has no effect on numbers"
-
-
-def partial_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the key of each setting of partial training that contradicts another setting, and the reason."""
+def partial_problems(recipe: Recipe) -> Problems:
+    """Frozen layers and adapters that do not go with the encoder, or with each other."""
     size, finetune = recipe.model.backbone_size, recipe.finetune
     if finetune.frozen_layers(size.depth) > 1 + size.depth:
         yield ("finetune", "freeze"), f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
     if finetune.lora.rank and finetune.freeze != "none":
         text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
         yield ("finetune", "freeze"), text
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+    for stage, settings in recipe.stages:
         lora = settings.lora
         if lora.rank > size.width:
             text = f"{lora.rank} is more than the encoder's width of {size.width}"
@@ -79,16 +64,7 @@ def partial_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             yield (stage, "lora", "layers"), f"names {twice} twice"
 
 
-def partial_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
-    """Yields a line for each key of adapters in `given` without effect."""
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
-        for key in ("alpha", "dropout", "layers"):
-            if not settings.lora.rank and (stage, "lora", key) in given:
-                yield f"{stage}.lora.{key} has no effect if {stage}.lora.rank is 0"
-
-
-def probe_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the key of each setting of the probes that contradicts another setting, and the reason."""
+def probe_problems(recipe: Recipe) -> Problems:
     data, probe = recipe.data, recipe.pretrain.probe
     if probe.list is not None and (data.heads or data.task != "single-label"):
         text = (
@@ -97,11 +73,32 @@ def probe_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield ("pretrain", "probe", "list"), text
 
 
-def probe_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
-    """Yields a line for each key of the probes in `given` without effect."""
-    probe = recipe.pretrain.probe
-    for key in ("list", "metric"):
-        if not probe.every and ("pretrain", "probe", key) in given:
-            yield f"pretrain.probe.{key} has no effect if pretrain.probe.every is 0"
-    if probe.every and probe.list is None and ("pretrain", "probe", "metric") in given:
-        yield "pretrain.probe.metric has no effect without pretrain.probe.list"
+def channel_problems(recipe: Recipe) -> Problems:
+    """Mean and std have a value for each channel; tokenizers and other packages work with colors."""
+    data = recipe.data
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and len(values) != data.channels:
+            text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
+            yield ("data", key), text
+    if data.channels == 1:
+        if recipe.tokenizer is not None or recipe.pretrain.needs_tokenizer:
+            yield ("data", "channels"), "1 does not go with a tokenizer, which codes colors; set it to 3"
+        if isinstance(recipe.pretrain.target, Target):
+            kind = recipe.pretrain.target.kind
+            yield ("data", "channels"), f"1 does not go with {kind}, a target of another package; set it to 3"
+
+
+def input_problems(recipe: Recipe) -> Problems:
+    """The settings that do not go with differences of frames as the input of the model."""
+    key = ("model", "input")
+    if recipe.model.input != "differences":
+        return
+    if recipe.data.frames < 2:
+        yield key, "differences need clips of at least two frames (data.frames)"
+    if recipe.pretrain.needs_tokenizer:
+        yield key, "must be frames, from which a tokenizer makes scores and targets"
+    if recipe.pretrain.frame_selection.alpha > 1:
+        yield key, "must be frames with pretrain.frame_selection.alpha, whose frames are not consecutive"
+    for stage, settings in recipe.stages:
+        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
+            yield key, f"must be frames with {stage}.selection.align or cuts, which compare frames"

@@ -30,7 +30,7 @@ from everest.config.values import (
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Multiplier = Annotated[int, Field(ge=1, le=64)]
-Levels = Annotated[int, Field(ge=2, le=2**16)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=2, le=2**16)], ...], Field(min_length=1, max_length=32)]
 ARCHITECTURE = (  # the settings of the network except its levels
     *("stem", "channels", "multipliers", "time_down", "blocks", "decoder_blocks", "scorer_channels"),
     "input_scale",
@@ -57,14 +57,7 @@ class TokenizerSettings:
     __pydantic_config__ = _STRICT
     checkpoint: str | None = None  # a trained tokenizer
     size: TokenizerSize = "lite"
-    levels: Annotated[tuple[Levels, ...], Field(min_length=1, max_length=32)] = (
-        8,
-        8,
-        8,
-        8,
-        8,
-        8,
-    )  # 2^18 codes [P]
+    levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[Frames, Side] | None = None
     channels: Width | None = None
     multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=10)] | None = None

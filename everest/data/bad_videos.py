@@ -20,11 +20,7 @@ class BadVideos:
     reasons: dict[str, str] = field(default_factory=dict)  # by path
 
     def add(self, *, requested: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
-        """Count a step and return the lines to show.
-
-        Args:
-            failed: the tries (path, reason) of each unreadable sample.
-        """
+        """Count a step and return the lines to show; `failed`: (path, reason) of the tries of each sample."""
         self.requested += requested
         lines = []
         for tries in failed:
@@ -56,8 +52,7 @@ def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_b
     """Raise DataError if too many of the requested videos could not be read for a result to be meaningful.
 
     Args:
-        skipped: path and reason of each unreadable video.
-        max_bad: the largest share that may be unreadable (`data.max_bad`).
+        skipped: path and reason of each unreadable video, of which a share of `max_bad` is allowed.
     """
     if len(skipped) == requested or (len(skipped) >= AT_LEAST and len(skipped) > max_bad * requested):
         path, reason = skipped[0]

@@ -53,7 +53,6 @@ class FrameCache:
         Args:
             ids: indices of frames of the video, within the span.
             span: the frames to cache.
-            channels: see `read_frames`.
         Returns:
             (len(ids), H, W, C) uint8.
         Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError, did_you_mean
-from everest.lists.classes import indices
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
 
 # A sample of a class of n samples has the weight n^-POWER, so its class has n^(1 - POWER).
@@ -28,17 +28,11 @@ def sample_weights(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]
         kind: balanced: equal sums of the weights of each class; sqrt: sums in proportion to the square root
             of its number of samples. Both hold exactly if every sample has one class at most.
     """
-    classes = [_classes(label) for label in labels]
+    none: set[Hashable] = {None}
+    classes = [(set(label) or none) if isinstance(label, tuple) else {label} for label in labels]
     counts = Counter(chain.from_iterable(classes))
     weights = {name: count ** -POWERS[kind] for name, count in counts.items()}
     return np.array([max(weights[name] for name in names) for names in classes], dtype=np.float64)
-
-
-def _classes(label: Hashable) -> set[Hashable]:
-    """The classes of a sample; {None} if it has none."""
-    if not isinstance(label, tuple):
-        return {label}
-    return set(label) or {None}
 
 
 # Our choice: at most, of a positive video of a multi-label class. A class of one in a thousand videos would

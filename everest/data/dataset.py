@@ -97,11 +97,7 @@ class VideoClips(Dataset[Clip]):
         return len(self.samples)
 
     def layout(self) -> Layout:
-        """Returns the shape and the type of each tensor of a clip.
-
-        Raises:
-            CheckpointError: the tokens are damaged.
-        """
+        """The shape and the type of each tensor of a clip; CheckpointError if the tokens are damaged."""
         views = self.make_views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": ((views.num_views, views.channels, views.frames, *views.size), torch.uint8),
@@ -121,10 +117,8 @@ class VideoClips(Dataset[Clip]):
         return self.read(key)
 
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
-        """Returns the clip of a key.
+        """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given.
 
-        Args:
-            out: (V, C, T, H, W) memory for the frames.
         Raises:
             DataError: too many videos in a row cannot be read.
         """
@@ -231,19 +225,16 @@ class StepSampler(Sampler[list[SampleKey]]):
         """Yields the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
         for epoch in count(first_epoch):
-            indices = self._order(epoch)[skipped:].tolist()
-            # A video that is drawn several times in an epoch gives another clip each time.
-            draws = repeat(epoch) if self.weights is None else count(epoch * self.samples_per_epoch + skipped)
-            yield from zip(draws, indices, strict=False)
+            rng = generator_at(self.seed, Purpose.ORDER, epoch)
+            if self.weights is None:
+                draws = repeat(epoch)
+                indices = np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
+            else:  # a video that is drawn several times in an epoch gives another clip each time
+                draws = count(epoch * self.samples_per_epoch + skipped)
+                chances = self.weights / self.weights.sum()
+                indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
+            yield from zip(draws, indices[skipped:].tolist(), strict=False)
             skipped = 0
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Returns the indices (samples_per_epoch,) of the samples of an epoch."""
-        rng = generator_at(self.seed, Purpose.ORDER, epoch)
-        if self.weights is None:
-            return np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
-        chances = self.weights / self.weights.sum()
-        return rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
 
 
 def tries(batch: Clip) -> list[list[tuple[str, str]]]:

@@ -1,6 +1,7 @@
 """The frames of a sample that a sampling counts: all of a video or segment, or some at `data.fps`.
 
-J frames to choose from, T frames of a clip.
+F frames of the file, J frames to choose from, T frames of a clip. At `data.fps`, frame j is the one that the
+file shows nearest to the time j / fps after the first frame. A variable frame rate is followed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,58 @@ from numpy.typing import NDArray
 from everest.data.cache import frame_bytes
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
-from everest.video.reader import VideoError, frames_between, probe
-from everest.video.source import Video
-from everest.video.timeline import Timeline
+from everest.video.file import inspect_video
+from everest.video.reader import TOLERANCE, VideoError, frame_times, frames_between, image_folder, probe
+from everest.video.source import Video, as_video
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """When the frames of a video are shown."""
+
+    seconds: NDArray[np.float64]  # (F,) from the first frame
+    end: float  # seconds: when the last frame ends
+
+    @classmethod
+    def of(cls, path: str | Video) -> Timeline:
+        """Read the times of a video.
+
+        Raises:
+            VideoError: it is unreadable, or a folder of images, which has no times.
+        """
+        path = as_video(path)
+        if image_folder(path) is not None:
+            raise VideoError(
+                path,
+                "a folder of images has no frame rate; set data.fps to null, or make a video of the images "
+                "with everest prepare encode",
+            )
+        seconds, video = frame_times(path), inspect_video(path)
+        last = video.index.last_duration / video.second
+        if last <= 0 and seconds.size > 1:
+            last = float(seconds[-1] - seconds[-2])
+        return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (video.info.fps or 1)))
+
+    def numbers(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
+        """The frames of a timeline that starts at frame `first` and covers `length` frames of the file.
+
+        Args:
+            fps: timeline frames per second.
+        Returns:
+            (J,) ascending numbers of frames of the file, at least one. Of two equally near frames it is the
+            earlier one.
+        """
+        after = first + length
+        seconds = self.seconds[first:after] - self.seconds[first]
+        end = (self.end if after == self.seconds.size else self.seconds[after]) - self.seconds[first]
+        middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
+        wanted = np.arange(num_timeline_frames(end, fps)) / fps
+        return first + np.searchsorted(middles, wanted - TOLERANCE)
+
+
+def num_timeline_frames(seconds: float, fps: float) -> int:
+    """J for a video that lasts `seconds`: rounded, because containers round the times of frames."""
+    return max(int((seconds + TOLERANCE) * fps + 0.5), 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +93,8 @@ class Footage:
 
 
 def footage_of(sample: Sample, fps: float | None) -> Footage:
-    """Return the frames of a sample.
+    """The frames of a sample, of which `fps` per second can be chosen (None: all of the file).
 
-    Args:
-        fps: frames per second to choose from; None: as the file.
     Raises:
         VideoError: the segment is outside the video, or a folder of images has no times.
     """
@@ -54,10 +102,7 @@ def footage_of(sample: Sample, fps: float | None) -> Footage:
 
 
 def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) -> list[Footage]:
-    """Return the frames of parts of a video, each given by its first frame and its number of frames.
-
-    A timeline starts at the first frame of its part.
-    """
+    """The frames of parts (first frame, number of frames) of a video; timelines start with their part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     timeline = Timeline.of(video)

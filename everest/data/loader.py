@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from everest.data.dataset import Clip, StepSampler, VideoClips
 from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
@@ -28,6 +27,7 @@ from everest.system.processes import local_processes
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
 MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
+OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a tokenizer adds its own
 
 Order = StepSampler | Sequence[list[SampleKey]]
 
@@ -49,9 +49,9 @@ class ClipLoader:
 
     dataset: VideoClips
     order: Order
-    workers: int
-    timeout: float
-    should_stop: Callable[[], bool] = lambda: False  # called while a batch does not come
+    workers: int  # processes that read; 0: this process reads
+    timeout: float  # seconds to wait for a group of clips of a worker
+    should_stop: Callable[[], bool] = lambda: False  # whether to give up the wait for a group
 
     @property
     def largest(self) -> int:
@@ -74,15 +74,7 @@ def make_loader(
     timeout: float,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ClipLoader:
-    """Returns a loader of batches of clips; iterate over it with `batches`.
-
-    Args:
-        workers: processes that read; 0: this process reads.
-        timeout: seconds to wait for a group of clips of a worker.
-        should_stop: whether to give up the wait for a group that does not come.
-    Raises:
-        EnvironmentProblem: too little shared memory for the batches.
-    """
+    """The loader; EnvironmentProblem if there is too little shared memory for its batches."""
     require_shared_memory(shared_bytes(dataset, order, workers=workers))
     return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout, should_stop=should_stop)
 
@@ -128,9 +120,11 @@ def batches(loader: ClipLoader) -> Generator[Clip]:
             ring.pin()  # after the workers were started: they use no GPU
         while groups := reading.next_groups():
             names = [name for group in groups for name in reading.take(group)]
-            batch = _batch(ring.batch(groups[0].slot, len(names)), names)
-            copies = batch.copies
-            yield batch
+            tensors = ring.batch(groups[0].slot, len(names))
+            own: dict[str, Any] = {name: tensors.pop(name) for name in OF_EVERY_CLIP}
+            own |= {"video_id": [each.video_id for each in names], "failed": [each.failed for each in names]}
+            copies = []
+            yield Clip(**own, tokens=tensors, copies=copies)
             _wait_for(copies)
             reading.release()
     finally:
@@ -150,12 +144,6 @@ def read_group(dataset: VideoClips, ring: Ring, group: Group) -> list[Names]:
             rows[name][row] = value
         names.append(Names(clip.video_id, clip.failed))
     return names
-
-
-def _batch(tensors: dict[str, Tensor], names: Sequence[Names]) -> Clip:
-    own: dict[str, Any] = {name: tensors.pop(name) for name in ("frames", "label", "noise", "erase")}
-    own |= {"video_id": [each.video_id for each in names], "failed": [each.failed for each in names]}
-    return Clip(**own, tokens=tensors, copies=[])
 
 
 def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
@@ -225,8 +213,7 @@ class _Reading:
 def on_device(batch: Clip, device: torch.device) -> Clip:
     """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies."""
     is_gpu = device.type == "cuda"
-    names = ("frames", "label", "noise", "erase")
-    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in names}
+    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in OF_EVERY_CLIP}
     tokens = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.tokens.items()}
     if is_gpu:
         copied = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers

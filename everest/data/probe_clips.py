@@ -13,10 +13,11 @@ import numpy as np
 
 from everest.config.settings import Recipe
 from everest.data.dataset import VideoClips
-from everest.data.stages import center_views, clips_of, labeled_list, unlabeled_clips
+from everest.data.stages import center_views, clips_of, unlabeled_clips
 from everest.data.views import PretrainViews
 from everest.lists.classes import Classes
 from everest.lists.samples import SampleList
+from everest.lists.stage import read_stage
 
 MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
 MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
@@ -47,7 +48,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
         held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
     if settings.list is not None:
         data = replace(recipe.data, train=settings.list)
-        listed = labeled_list(data, "train")
+        listed = read_stage(data, "train", labeled=True)
         classes, samples = Classes.of(listed, data), listed.samples
     else:
         classes = None

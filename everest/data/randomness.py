@@ -1,4 +1,4 @@
-"""Generators that depend only on a position in a run.
+"""Generators that depend only on a position in a run; a file of its own, as rooms above use nothing else.
 
 No state is saved, and the numbers are equal on any process and worker, and after a resume.
 A position is a purpose and numbers such as (seed, epoch, index). Positions are spawn keys: as entropy,

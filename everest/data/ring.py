@@ -40,11 +40,7 @@ def _free_text() -> str:
 
 
 def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
-    """The error for batches that do not fit.
-
-    Args:
-        needed: bytes, if they are known.
-    """
+    """The error for batches that do not fit; `needed` are their bytes, if they are known."""
     megabytes = _free_text()
     if needed is not None:
         megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"
@@ -78,8 +74,13 @@ class Ring:
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
         self.memory = torch.empty(ring_bytes(layout, slots=slots, batch=batch), dtype=torch.uint8)
-        if shared:
-            _share(self.memory)
+        try:
+            if shared:
+                self.memory.share_memory_()
+        except RuntimeError as error:  # torch's errors for a full /dev/shm and for `ulimit -f`
+            if "File too large" in str(error):
+                raise EnvironmentProblem(f"{error}: raise `ulimit -f`, or set train.workers=0") from error
+            raise no_shared_memory(needed=self.memory.numel()) from error
         self._tensors: dict[str, Tensor] = {}  # (R, B, …) each
         self._is_pinned = False
         start = 0
@@ -121,12 +122,3 @@ def _field_bytes(layout: Layout, samples: int) -> dict[str, int]:
     """The bytes of each tensor of a ring, rounded up."""
     sizes = {name: samples * math.prod(shape) * kind.itemsize for name, (shape, kind) in layout.items()}
     return {name: math.ceil(size / ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
-
-
-def _share(memory: Tensor) -> None:
-    try:
-        memory.share_memory_()
-    except RuntimeError as error:  # torch's errors for a full /dev/shm and for `ulimit -f`
-        if "File too large" in str(error):
-            raise EnvironmentProblem(f"{error}: raise `ulimit -f`, or set train.workers=0") from error
-        raise no_shared_memory(needed=memory.numel()) from error

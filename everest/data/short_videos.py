@@ -7,7 +7,7 @@ clip shows nothing new.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -27,12 +27,7 @@ FITTING: Final = 0.05  # share of the videos that may still be too short at a su
 
 
 def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
-    """Returns the largest stride at which nearly all videos fill a clip; None if even stride 1 is too large.
-
-    Args:
-        lengths: frames of each video.
-        frames: T, of a clip.
-    """
+    """The largest stride at which nearly all videos fill a clip of `frames`; None if even 1 is too large."""
     return _short_length(lengths) // frames or None
 
 
@@ -74,17 +69,19 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
 
 
 def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
-    """Returns the frames of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
+    """The frames (at `fps`) of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
 
-    Args:
-        fps: frames per second to count; None: as the file.
     Raises:
         DataError: none of the videos examined can be read.
     """
     lengths: list[int] = []
     failed: list[VideoError] = []
     end = time.monotonic() + SECONDS
-    for sample in _spread(samples):
+    number = min(len(samples), MOST)
+    chosen = np.linspace(0, len(samples) - 1, number).astype(int)
+    # In an order whose every beginning is spread over the list.
+    for index in np.random.default_rng(0).permutation(chosen).tolist():
+        sample = samples[index]
         video = sample.video
         if isinstance(video, RemotePath) or (
             isinstance(video, Member) and isinstance(video.shard, RemotePath)
@@ -96,16 +93,9 @@ def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
             failed.append(error)  # training names them, if others can be read
         if time.monotonic() > end:
             break
-    if failed and len(failed) == min(MOST, len(samples)):
+    if failed and len(failed) == number:
         of_what = (
             "none of the videos" if len(failed) == len(samples) else f"none of {len(failed)} videos examined"
         )
         raise DataError(f"{of_what} can be read, first {failed[0].path}: {failed[0].reason}")
     return lengths
-
-
-def _spread(samples: Sequence[Sample]) -> Iterable[Sample]:
-    """Yields up to `MOST` samples in an order whose every beginning is spread over the list."""
-    number = min(len(samples), MOST)
-    chosen = np.linspace(0, len(samples) - 1, number).astype(int)
-    return (samples[index] for index in np.random.default_rng(0).permutation(chosen).tolist())

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from everest.config.heads import Heads, named_heads
 from everest.config.metrics import METRICS, best_metric
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
 from everest.data.class_balance import sample_weights
@@ -27,16 +27,15 @@ from everest.data.views import (
     ValidationViews,
 )
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import Classes, certain_classes_notice, indices
-from everest.lists.labels import read_class_names
+from everest.lists.classes import Classes, certain_classes_notice
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
-from everest.lists.samples import SampleList, read_samples
-from everest.lists.stage_source import find_source, unused_validation
+from everest.lists.samples import SampleList
+from everest.lists.stage import read_stage, unused_validation
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
-from everest.system.storage import Location, join_location, parse_location
+from everest.system.storage import Location
 from everest.video.file import keep_indexes
-from everest.video.folders import as_data_error, missing
 
 OF_CLASSES: Final = ("map", "macro_f1")  # metrics that need a video with a class
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
@@ -58,14 +57,9 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     grid = clip_grid(recipe)
     offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
     views = PretrainViews(
-        frames=offered.t * recipe.model.tubelet[0],
-        stride=stage.stride,
-        size=data.frame_size,
+        **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if stage.flip is None else stage.flip,
-        sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
-        fps=data.fps,
-        channels=data.channels,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     return unlabeled_clips(
@@ -82,10 +76,9 @@ def unlabeled_clips(
     recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
 ) -> VideoClips:
     """Returns clips of the videos of `data.KEY`, without their labels."""
-    source = find_source(recipe.data, key, labeled=False)
-    samples = read_samples(source.location, root=source.root, labeled=False)
+    samples = read_stage(recipe.data, key, labeled=False)
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
-    return replace(clips, notices=_given(source.notice, samples.notice))
+    return replace(clips, notices=_given(samples.notice))
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -93,19 +86,14 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     data, stage = recipe.data, recipe.finetune
     settings = stage.rand_augment
     views = FinetuneViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
+        **_shared(recipe, stage),
         flip=data.flip,
-        sampling=stage.sampling,
         crop_area=stage.crop_area,
         rand_augment=settings
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
-        fps=data.fps,
-        channels=data.channels,
     )
-    samples = labeled_list(data, "train")
+    samples = read_stage(data, "train", labeled=True)
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True)
@@ -118,9 +106,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
     """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
-    train = labeled_list(recipe.data, "train")
+    train = read_stage(recipe.data, "train", labeled=True)
     classes = Classes.of(train, recipe.data)
-    return train.samples, labeled_list(recipe.data, "test", classes).samples, classes
+    return train.samples, read_stage(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -132,7 +120,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
-    samples = labeled_list(data, "val", classes)
+    samples = read_stage(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, stage.best)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
@@ -145,20 +133,12 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 def center_views(recipe: Recipe) -> ValidationViews:
     """Returns the center view of a video, as the labeled stages sample its frames."""
-    data, stage = recipe.data, recipe.finetune
-    return ValidationViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
+    return ValidationViews(**_shared(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
-    samples = labeled_list(recipe.data, "test", classes)
+    samples = read_stage(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
     clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
     return replace(clips, heads=classes.heads)
@@ -170,61 +150,28 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
     Raises:
         RecipeError: the views do not fit into the memory of any machine.
     """
-    data, stage = recipe.data, recipe.finetune
     if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    return EvalViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        clips=recipe.eval.clips,
-        crops=recipe.eval.crops,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
+    shared = _shared(recipe, recipe.finetune)
+    return EvalViews(**shared, clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def labeled_list(data: DataSettings, key: str, classes: Classes | None = None) -> SampleList:
-    """Returns the labeled samples of `data.KEY`.
-
-    Args:
-        classes: of the training set, which the labels of another set mean; None for the training set.
-    """
-    trained = classes.names if classes else None
-    names = None  # in the file `data.classes`
-    if data.classes is not None:
-        path = join_location(parse_location(data.root), data.classes)
-        with as_data_error(path):
-            exists = path.is_file()
-        if exists:
-            names = read_class_names(path)
-        elif not trained:  # else the test set may be elsewhere, without this file
-            raise DataError(f"data.classes: {missing(path, 'file of class names')}")
-    if trained and names not in (None, trained):
-        raise DataError(
-            f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
-            f"model was trained on (first {trained[0]}); set data.classes to null"
-        )
-    source = find_source(data, key, labeled=True)
-    samples = read_samples(
-        source.location,
-        root=source.root,
-        classes=trained or names,
-        num_classes=classes.count if classes else data.num_classes,
-        task=classes.heads[0].task if classes else data.task,
-        heads=_named(classes.heads) if classes else named_heads(data.heads or {}),
-        names_classes=classes is None,
-    )
-    return replace(samples, notice="\n".join(_given(source.notice, samples.notice)) or None)
-
-
-def _named(heads: Heads) -> Heads:
-    """Returns the heads, if each has a column of its own."""
-    return heads if heads[0].name else ()
+def _shared(
+    recipe: Recipe, stage: PretrainSettings | FinetuneSettings, *, frames: int | None = None
+) -> dict[str, Any]:
+    """The settings of `StageViews` for a stage."""
+    data = recipe.data
+    return {
+        "frames": frames or data.frames,
+        "stride": stage.stride,
+        "size": data.frame_size,
+        "sampling": stage.sampling,
+        "fps": data.fps,
+        "channels": data.channels,
+    }
 
 
 def _given(*notices: str | None) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ drawn in the order frames, augmentation, crop, flip, erasing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -55,20 +55,39 @@ class Views(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainViews:
+class StageViews:
+    """The settings that the views of all stages share."""
+
+    frames: int
+    stride: int
+    size: Size
+    sampling: str
+    fps: float | None = None  # that `stride` counts; None: of the file
+    channels: int = 3  # C; 1: luma
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return 1
+
+    def _clip(
+        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache
+    ) -> Tensor:
+        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride)` selects."""
+        footage = footage_of(sample, self.fps)
+        numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride))
+        return _read(sample, footage, numbers, self.channels, decoder, cache)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainViews(StageViews):
     """Random window, then multi-scale crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
     """
 
-    frames: int
-    stride: int
-    size: Size
     flip: bool
-    sampling: str
     views_per_decode: int
-    fps: float | None = None  # that `stride` counts; None: of the file
-    channels: int = 3  # C; 1: luma
 
     @property
     def num_views(self) -> int:
@@ -77,9 +96,8 @@ class PretrainViews:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        footage = footage_of(sample, self.fps)
-        ids = sampling(self.sampling).pretrain(footage.num_frames, self.frames, self.stride, rng)
-        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
+        window = sampling(self.sampling).pretrain
+        clip = self._clip(sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache)
         views = []
         for _ in range(self.views_per_decode):
             box = multi_scale_crop(_size(clip), self.size, rng)
@@ -89,27 +107,19 @@ class PretrainViews:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneViews:
+class FinetuneViews(StageViews):
     """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
 
-    frames: int
-    stride: int
-    size: Size
     flip: bool
-    sampling: str
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
     erasing: float  # probability
-    fps: float | None = None
-    channels: int = 3
-    num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        footage = footage_of(sample, self.fps)
-        ids = sampling(self.sampling).finetune(footage.num_frames, self.frames, self.stride, rng)
-        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
+        window = sampling(self.sampling).finetune
+        clip = self._clip(sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -119,40 +129,24 @@ class FinetuneViews:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationViews:
+class ValidationViews(StageViews):
     """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
-
-    frames: int
-    stride: int
-    size: Size
-    sampling: str
-    fps: float | None = None
-    channels: int = 3
-    num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        footage = footage_of(sample, self.fps)
-        ids = sampling(self.sampling).center(footage.num_frames, self.frames, self.stride)
-        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)
+        clip = self._clip(sample, sampling(self.sampling).center, decoder, cache)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalViews:
+class EvalViews(StageViews):
     """`clips` windows x `crops` boxes, ordered by clip. Each frame is decoded and resized once."""
 
-    frames: int
-    stride: int
-    size: Size
     clips: int
     crops: int
-    sampling: str
-    fps: float | None = None
-    channels: int = 3
 
     @property
     def num_views(self) -> int:
@@ -165,8 +159,7 @@ class EvalViews:
         needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
         if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
             decoded = frames_in_order(sample.video, needed, channels=self.channels)
-            frames = [self.resized(frame[None]) for frame in decoded]
-            video = torch.cat(frames, dim=1)
+            video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:
             video = self.resized(_read(sample, footage, needed, self.channels, decoder, cache))
         return _stacked(self.cut(video, positions), out)
@@ -182,12 +175,7 @@ class EvalViews:
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (C, T, H, W) out of a resized video.
-
-        Args:
-            video: (C, F, H', W').
-            positions: (clips, T) indices of its frames.
-        """
+        """Cuts the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]

@@ -26,7 +26,7 @@ import torch
 from everest.data.ring import no_shared_memory
 from everest.errors import EnvironmentProblem, UserError
 from everest.system.compute import READER_KEEPS, keep_freed_memory
-from everest.system.processes import STOP_SIGNALS
+from everest.system.signals import STOP_SIGNALS
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 SECONDS_ALONE: Final = 5.0  # our choice: how long a worker without a task may outlive a killed program
@@ -188,7 +188,7 @@ def _attempt(work: Callable[[Any], Any], task: object) -> Any:
         return error
 
 
-GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once
+GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once; at least one sample
 # Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
@@ -219,19 +219,16 @@ class Division(NamedTuple):
             yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
 
 
-def divide(*, batch: int, views: int, workers: int, batches: int, group: int = GROUP) -> Division:
+def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
     """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
 
     While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
     groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
 
     Args:
-        batch: samples in the largest batch.
-        views: of a sample.
-        batches: in all.
-        group: clips in a group, views included; a group has at least one sample.
+        batch: samples in the largest of the `batches`, each with a number of `views`.
     """
-    parts = max(1, math.ceil(batch / max(1, group // views)))
+    parts = max(1, math.ceil(batch / max(1, GROUP // views)))
     samples = max(1, math.ceil(batch / parts))
     if not workers:
         return Division(samples, ahead=0, slots=1)

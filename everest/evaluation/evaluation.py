@@ -1,4 +1,4 @@
-"""Multi-view evaluation: clips x crops views of every video; its class is that of their mean probability."""
+"""`everest eval`: opens a classifier, measures it over views and keep ratios, and writes its files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.metrics import measure, per_class
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.metrics.metrics import measure, per_class, write_predictions
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
@@ -161,8 +161,8 @@ def evaluate_classifier(
     outputs.refuse_inputs(recipe, clips)
     costs = [share_cost(spec, keep) for keep in outputs.keeps]
     selector = model.selector
-    as_trained = selector.at_evaluation()
-    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != as_trained)]
+    trained_selector = selector.at_evaluation()
+    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != trained_selector)]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
     predictions = predictions_by_keep[None]  # as trained
@@ -191,7 +191,7 @@ def evaluate_classifier(
             {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
             for cost in costs
         ]
-    if "heads" in result:  # of different tasks: each has other metrics
+    if "heads" in result:  # which may have different metrics: these are listed as rows, too
         for document in (result, *result.get("sweep", ())):
             document["rows"] = [found._asdict() for found in metric_values(document)]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
@@ -221,22 +221,18 @@ def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: C
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
     tubelet, heads, num_classes = recipe.model.tubelet, recipe.data.heads, recipe.data.num_classes
+    unnamed = heads is None and spec.heads is None
     if spec.model.tubelet != tubelet:
-        raise CheckpointError(
-            f"{source}: trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
-        )
-    if heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
-        raise CheckpointError(
-            f"{source}: its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
-        )
-    if heads is None and spec.heads is None and num_classes not in (None, spec.num_classes):
-        raise CheckpointError(
-            f"{source}: distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
-        )
-    if heads is None and spec.heads is None and recipe.data.task != spec.task:
-        raise CheckpointError(
-            f"{source}: trained for data.task {spec.task}, the recipe has {recipe.data.task}"
-        )
+        problem = f"trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
+    elif heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
+        problem = f"its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
+    elif unnamed and num_classes not in (None, spec.num_classes):
+        problem = f"distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
+    elif unnamed and recipe.data.task != spec.task:
+        problem = f"trained for data.task {spec.task}, the recipe has {recipe.data.task}"
+    else:
+        return
+    raise CheckpointError(f"{source}: {problem}")
 
 
 def _settings(selection: Strategy) -> str:

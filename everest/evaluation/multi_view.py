@@ -63,10 +63,10 @@ def evaluate_views(
 ) -> list[Predictions]:
     """Run a classifier over all views of all videos, once for each keep ratio.
 
-    A video is decoded once for all ratios. A forward pass is of the same videos on any number of processes,
-    so the predictions are the same to the bit. All processes run the same number of passes, as a sharded
-    model needs; a video that several processes ran counts once. Unreadable videos are not replaced: they are
-    in `skipped`. A GPU computes the next pass while the host reads the results of the last.
+    A video is decoded once for all ratios. Videos are divided into the same passes whatever the number of
+    processes, so the predictions are equal to the bit. All processes run the same number of passes, as a
+    sharded model needs; a video that several processes ran counts once. Unreadable videos are not replaced:
+    they are in `skipped`. A GPU computes the next pass while the host reads the results of the last.
 
     Args:
         keeps: ratios of the tokens to encode; None: as trained.

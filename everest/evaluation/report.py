@@ -13,12 +13,11 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.dataset import VideoClips
-from everest.evaluation.confusion import LONGEST_NAME, NUMBERED
+from everest.evaluation.keep_figure import draw_sweep
 from everest.evaluation.metric_text import fact_rows, metric_rows, percent, sweep_table
-from everest.evaluation.report_sections import Section, is_plot, make_section
-from everest.evaluation.sweep_figure import draw_sweep
-from everest.figures.data_uris import jpeg_uri, png_uri
-from everest.figures.fonts import any_script
+from everest.evaluation.plots import LONGEST_NAME, NUMBERED
+from everest.evaluation.sections import Section, is_plot, make_section
+from everest.figures.drawing import any_script, jpeg_uri, png_uri
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.metrics.predicted import Predictions

@@ -17,11 +17,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.fonts import any_script
-from everest.figures.legend import LegendLine, ShownFrames, legend_of
+from everest.figures.drawing import any_script
+from everest.figures.legend import (
+    LEGEND_LINE,
+    SMALL,
+    LegendLine,
+    ShownFrames,
+    add_words,
+    height_of_words,
+    legend_of,
+)
 from everest.figures.mask_view import MaskView
 from everest.figures.pictures import FigureRow, rows_of, scale_of, show_frame
-from everest.figures.words import LEGEND_LINE, SMALL, add_words, height_of_words
 from everest.system.files import write_atomically
 from everest.video.writer import write_video
 

@@ -70,7 +70,8 @@ def view_camera(
         for number in scenes:
             first = number // tubelet_frames * tubelet_frames
             for image in images[first : first + tubelet_frames]:
-                _draw_border(image)
+                corner, line = (image.width - 1, image.height - 1), max(6, min(image.size) // 30)
+                ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=line)
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
     return CameraView(
         frames=frames, lag=lag, sees_motion=selector.align != "none", moves=moves, scenes=scenes
@@ -91,8 +92,3 @@ def _draw_motion(image: Image.Image, motion: np.ndarray, plane: Plane) -> None:
             draw.line([(x, y), (column, row)], fill=SHADOW, width=2 * width)
             draw.line([(x, y), (column, row)], fill=LINE, width=width)
             draw.circle((column, row), 2 * width, fill=LINE, outline=SHADOW)
-
-
-def _draw_border(image: Image.Image) -> None:
-    corner = (image.width - 1, image.height - 1)
-    ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=max(6, min(image.size) // 30))

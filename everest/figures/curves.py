@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 
 from everest.config.metrics import METRICS
 from everest.errors import RecipeError
-from everest.figures.fonts import any_script, name_entries
+from everest.figures.drawing import any_script, name_entries, png_figure
 from everest.figures.run_curves import AxisName, Curve, RunCurves
-from everest.system.files import check_new_file, write_atomically
+from everest.system.files import check_new_file
 
 LABELS: dict[AxisName, str] = {
     "steps": "steps (updates of the weights)",
@@ -80,15 +79,8 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
 
 
 @any_script()
-def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
-    """Draw a PNG of 1200 x 800 pixels: losses, metrics of validation and probes (if any), learning rate."""
-    with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = figure_of(runs, x=x)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
-
-
-def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
-    """Return the figure of `draw_curves`.
+def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
+    """Draw a PNG of 1200 x 800 pixels: losses, metrics of validation and probes (if any), learning rate.
 
     There is a panel for each metric that chooses the best weights of a run, and for each kind of probe.
     """
@@ -97,46 +89,62 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     ranked = any(_is_drawn(run.rank_me) for run in runs)
     compared = any(_is_drawn(run.loss_ratio) for run in runs)
     heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * (compared + ranked)), 1.3]
-    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
-    panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     styles: list[Any] = [
         {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
         for i in range(len(runs))
     ]
-    lines = _draw_losses(panels[0], runs, styles)
-    for panel, metric in zip(panels[1:], metrics, strict=False):
-        chosen = [(run, style) for run, style in zip(runs, styles, strict=True) if run.metric == metric]
-        for run, style in chosen:
-            panel.plot(*run.validation, **VALIDATION, **style)
-        _finish(panel, metric, "on the validation videos", [run.chance for run, _ in chosen])
-    if probed:
-        panel = panels[1 + len(metrics)]
+    with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
+        panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
+        lines = _draw_losses(panels[0], runs, styles)
+        for panel, metric in zip(panels[1:], metrics, strict=False):
+            chosen = [(run, style) for run, style in zip(runs, styles, strict=True) if run.metric == metric]
+            for run, style in chosen:
+                panel.plot(*run.validation, **VALIDATION, **style)
+            _finish(panel, metric, "on the validation videos", [run.chance for run, _ in chosen])
+        if probed:
+            panel = panels[1 + len(metrics)]
+            for run, style in zip(runs, styles, strict=True):
+                panel.plot(*run.probe, **VALIDATION, **style)
+            _finish(
+                panel, "top1", "of simple classifiers of the features", [run.probe_chance for run in runs]
+            )
+        if compared:
+            _draw_ratios(panels[-2 - ranked], runs, styles)
+        if ranked:
+            panel = panels[-2]
+            for run, style in zip(runs, styles, strict=True):
+                panel.plot(*run.rank_me, **VALIDATION, **style)
+            panel.set_title(
+                "effective dimensions of the features (RankMe); a fall to 1 is a collapse", **TITLE
+            )
+            panel.set_ylabel("RankMe")
+            panel.margins(y=0.2)
+            panel.set_ylim(bottom=0)
+        rates = panels[-1]
         for run, style in zip(runs, styles, strict=True):
-            panel.plot(*run.probe, **VALIDATION, **style)
-        _finish(panel, "top1", "of simple classifiers of the features", [run.probe_chance for run in runs])
-    if compared:
-        _draw_ratios(panels[-2 - ranked], runs, styles)
-    if ranked:
-        panel = panels[-2]
-        for run, style in zip(runs, styles, strict=True):
-            panel.plot(*run.rank_me, **VALIDATION, **style)
-        panel.set_title("effective dimensions of the features (RankMe); a fall to 1 is a collapse", **TITLE)
-        panel.set_ylabel("RankMe")
-        panel.margins(y=0.2)
-        panel.set_ylim(bottom=0)
-    rates = panels[-1]
-    for run, style in zip(runs, styles, strict=True):
-        rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
-    rates.set_title("learning rate", **TITLE)
-    rates.set_xlabel(LABELS[x])
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        panel.margins(x=0.01)
-    rates.set_ylim(bottom=0)
-    rates.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-    rates.ticklabel_format(axis="x", scilimits=(-4, 6), useMathText=True)
-    rates.xaxis.get_major_locator().set_params(integer=x == "steps")
-    _add_legend(figure, lines, [run.name for run in runs])
+            rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
+        rates.set_title("learning rate", **TITLE)
+        rates.set_xlabel(LABELS[x])
+        for panel in panels:
+            panel.grid(alpha=0.3)
+            panel.margins(x=0.01)
+        rates.set_ylim(bottom=0)
+        rates.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+        rates.ticklabel_format(axis="x", scilimits=(-4, 6), useMathText=True)
+        rates.xaxis.get_major_locator().set_params(integer=x == "steps")
+        names = [
+            run.name if len(run.name) <= LONGEST_NAME else "…" + run.name[1 - LONGEST_NAME :] for run in runs
+        ]
+        columns = max(1, LEGEND_LETTERS // (max(map(len, names)) + 8))  # 8: the line before a name
+        legend = figure.legend(
+            lines,
+            ["run"] * len(lines),
+            loc="outside upper center",
+            ncols=min(columns, len(lines)),
+            frameon=False,
+            fontsize="small",
+        )
+        name_entries(legend, names)
     return figure
 
 
@@ -157,7 +165,12 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
         trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
         drawn += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
     panel.set_ylabel("loss")
-    panel.set_ylim(*_loss_limits(np.concatenate(drawn)))
+    losses = np.concatenate(drawn)
+    finite = losses[np.isfinite(losses)]
+    if finite.any():  # from 0, or from the lowest negative loss
+        panel.set_ylim(min(0.0, 1.05 * float(finite.min())), max(0.0, 1.05 * float(finite.max())))
+    else:
+        panel.set_ylim(None, None)  # matplotlib's limits
     kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
     kinds |= {"validation": VALIDATION} if any(_is_drawn(run.validation_loss) for run in runs) else {}
     kinds |= {"held-out videos": HELD_OUT} if any(_is_drawn(run.held_out_loss) for run in runs) else {}
@@ -200,26 +213,3 @@ def _is_drawn(curve: Curve) -> bool:
 
 def _marker(curve: Curve) -> str | None:
     return "o" if len(curve.x) <= FEW_POINTS else None
-
-
-def _loss_limits(values: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
-    """Return limits from 0, or from the lowest negative loss; None, matplotlib's, without finite values."""
-    finite = values[np.isfinite(values)]
-    if not finite.any():
-        return None, None
-    return min(0.0, 1.05 * float(finite.min())), max(0.0, 1.05 * float(finite.max()))
-
-
-def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
-    """Add the names above all panels, in as many columns as fit."""
-    shown = [name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :] for name in names]
-    columns = max(1, LEGEND_LETTERS // (max(map(len, shown)) + 8))  # 8: the line before a name
-    legend = figure.legend(
-        lines,
-        ["run"] * len(lines),
-        loc="outside upper center",
-        ncols=min(columns, len(lines)),
-        frameon=False,
-        fontsize="small",
-    )
-    name_entries(legend, shown)

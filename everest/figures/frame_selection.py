@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -23,11 +22,10 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError
-from everest.figures.fonts import any_script
-from everest.figures.legend import LegendLine, range_text, share_text
+from everest.figures.drawing import any_script, png_figure
+from everest.figures.legend import SMALL, LegendLine, add_words, range_text, share_text
 from everest.figures.mask_view import in_colors
-from everest.figures.request import TUBELET, FigureRequest
-from everest.figures.words import SMALL, add_words
+from everest.figures.masks import TUBELET, FigureRequest
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
@@ -54,22 +52,19 @@ class FrameView:
     inclusion: Tensor | None  # (S,) share of D draws that drew a candidate
     selector: RedundancyRobust | FrameDifference  # measures the change
 
-    @property
-    def probabilities(self) -> list[float]:
-        """The chance of each candidate in the first draw: c_i / sum of c (EVEREST §4.2)."""
-        total = max(int(self.counts.sum()), 1)
-        return [round(count / total, 6) for count in self.counts.tolist()]
-
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json."""
         selected = [self.numbers[i] for i in self.drawn.tolist()]
+        counts = self.counts.tolist()
+        total = max(sum(counts), 1)
         document: dict[str, Any] = {
             "video": str(self.video),
             "frames_total": self.frames_total,
             "alpha": self.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
-            "counts": self.counts.tolist(),
-            "probabilities": self.probabilities,
+            "counts": counts,
+            # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
+            "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
             "seed": self.seed,
@@ -159,14 +154,8 @@ UNDRAWN_TEXT: Final = "#666666"
 
 
 @any_script()
-def draw_selection(path: Path, view: FrameView) -> None:
+def draw_selection(path: Path, view: FrameView) -> Figure:
     """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
-    figure = selection_figure(view)
-    write_atomically(path, lambda part: figure.savefig(part, format="png"))
-
-
-def selection_figure(view: FrameView) -> Figure:
-    """Return the figure of `draw_selection`."""
     candidates = len(view.numbers)
     rows = -(-candidates // COLUMNS)
     height, width = view.frames.shape[1:3]
@@ -174,9 +163,8 @@ def selection_figure(view: FrameView) -> Figure:
     legend = _legend(view)
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
-    with mpl.rc_context({"font.size": 9}):
-        size = (column * COLUMNS + 0.8, line * rows + 2.6 + 0.18 * len(legend))
-        figure = Figure(figsize=size, dpi=110, layout="constrained")
+    size = (column * COLUMNS + 0.8, line * rows + 2.6 + 0.18 * len(legend))
+    with png_figure(path, size, points=9, dpi=110, framed=True, tight=False) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
         first_frames = view.frames[:: len(view.numbers[0])].numpy() / 255
         for number, (frame, pair) in enumerate(zip(first_frames, view.numbers, strict=True)):

@@ -5,14 +5,23 @@ T frames of a clip, N tokens.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from everest.figures.camera import CameraView
 from everest.figures.mask_view import GRAY, RED, TINT, MaskView
 from everest.methods.ranked import ByChange, ByImportance, LearnedImportance, RedundancyRobust
+from everest.system.text import escape_bytes
+
+SMALL: Final = 8  # points, of explanations
+TITLE_LINE: Final = 0.17  # inches
+LEGEND_LINE: Final = 0.16
 
 RGB = tuple[float, float, float]
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
@@ -125,17 +134,6 @@ def camera_text(camera: CameraView) -> str:
     return f"{text}; {cuts}" if camera.scenes else text
 
 
-def _camera_marks(camera: CameraView) -> str:
-    border = "red border: a new scene begins in this time slice"
-    if not camera.sees_motion:
-        return border
-    since = "the frame before" if camera.lag == 1 else f"{camera.lag} frames of the clip before"
-    return (
-        f"a yellow line leads from where a place was {since} to a dot where it is (first frame of each time "
-        f"slice); {border}"
-    )
-
-
 def hides(view: MaskView) -> bool:
     """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
     return 0 < len(view.visible) < len(view.kept)
@@ -186,7 +184,12 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         entries.append(LegendLine(text))
     cameras = [view.camera for view in views if view.camera is not None]
     if cameras:
-        entries.append(LegendLine(f"camera: {_camera_marks(cameras[0])}"))
+        lag, marks = cameras[0].lag, "red border: a new scene begins in this time slice"
+        if cameras[0].sees_motion:
+            since = "the frame before" if lag == 1 else f"{lag} frames of the clip before"
+            place = f"from where a place was {since} to a dot where it is (first frame of each time slice)"
+            marks = f"a yellow line leads {place}; {marks}"
+        entries.append(LegendLine(f"camera: {marks}"))
     if first.rebuilt is not None:
         entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
     if first.with_truth:
@@ -210,3 +213,27 @@ def is_tinted(views: Sequence[MaskView]) -> bool:
     Needed for masks that keep all tokens, which differ in the visible ones only.
     """
     return len(views) > 1 and any(view.importance is None and view.rebuilt is None for view in views)
+
+
+def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
+    """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
+    title_lines, texts = _wrapped(title, legend, figure.get_figwidth())
+    figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
+    handles = [
+        Patch(facecolor=entry.color or "none", edgecolor="black" if entry.color else "none", label=text)
+        for entry, text in zip(legend, texts, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
+
+
+def height_of_words(title: str, legend: Sequence[LegendLine], width: float) -> float:
+    """Inches of a title and a legend as `add_words` adds them to a figure of `width` inches."""
+    title_lines, texts = _wrapped(title, legend, width)
+    return TITLE_LINE * len(title_lines) + LEGEND_LINE * sum(len(text.splitlines()) for text in texts)
+
+
+def _wrapped(title: str, legend: Sequence[LegendLine], width: float) -> tuple[list[str], list[str]]:
+    """Return the lines of a title, and the text of each line of a legend, wrapped to `width` inches."""
+    columns = int(width * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
+    lines = [textwrap.wrap(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
+    return list(chain(*lines)), [textwrap.fill(entry.text, columns - 8) for entry in legend]

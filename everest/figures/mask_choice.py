@@ -85,19 +85,17 @@ def requested_selectors(
             for score in (SCORES if compared else SCORES[-1:])
         ]
     if not compared:
-        made = [(name, make_selector(name, kept=ratio, settings=settings)) for ratio in ratios or [None]]
-        return [each for title, selector in made for each in _with_and_without(title, selector)]
+        chosen: list[tuple[str, Selector]] = []
+        for ratio in ratios or [None]:
+            selector, title = make_selector(name, kept=ratio, settings=settings), name
+            if isinstance(selector, ByChange) and selector.sees_camera:  # next to one that does not
+                camera = {"align": selector.align, "cuts": selector.cuts}
+                given = [f"{key} {value}" for key, value in camera.items() if value != getattr(ByChange, key)]
+                chosen.append(("plain", replace(selector, align="none", cuts="ignore")))
+                title = ", ".join(given)
+            chosen.append((title, selector))
+        return chosen
     if strategy is not None or len(ratios) > 1:
         raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
     kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
     return [(each, make_selector(each, kept=ratio, settings={})) for each, ratio in kept.items()]
-
-
-def _with_and_without(title: str, selector: Selector) -> list[tuple[str, Selector]]:
-    """A strategy that looks at the camera next to the same one that does not."""
-    if not isinstance(selector, ByChange) or not selector.sees_camera:
-        return [(title, selector)]
-    settings = {"align": selector.align, "cuts": selector.cuts}
-    given = [f"{name} {value}" for name, value in settings.items() if value != getattr(ByChange, name)]
-    plain = replace(selector, align="none", cuts="ignore")
-    return [("plain", plain), (", ".join(given), selector)]

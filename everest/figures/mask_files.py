@@ -22,9 +22,8 @@ from everest.figures.animation import write_animation
 from everest.figures.legend import ShownFrames, title_of
 from everest.figures.mask_page import write_page
 from everest.figures.mask_view import MaskView, in_colors
-from everest.figures.masks import view_masks
+from everest.figures.masks import TUBELET, FigureRequest, view_masks
 from everest.figures.pictures import draw_views
-from everest.figures.request import TUBELET, FigureRequest
 from everest.lists.sample import Sample
 from everest.methods.selector import Selector
 from everest.models.video_model import VideoModel

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.figures.animation import FPS
-from everest.figures.data_uris import jpeg_uri
+from everest.figures.drawing import jpeg_uri
 from everest.figures.legend import CHOICES, ShownFrames, choice_text, token_text
 from everest.figures.mask_view import GRAY, MaskView
 from everest.methods.grid import TokenGrid

@@ -1,4 +1,4 @@
-"""Apply strategies and models to a clip: which tokens they keep, see and predict.
+"""Apply strategies and models to a clip: which tokens they keep, see and predict; the request for a figure.
 
 C channels, T frames, H W pixels, N tokens, K selected tokens.
 """
@@ -6,7 +6,8 @@ C channels, T frames, H W pixels, N tokens, K selected tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,16 +17,52 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.figures.camera import view_camera
 from everest.figures.mask_view import GRAY, MaskView, in_colors, to_frames, to_patches
-from everest.figures.request import TUBELET, AnyModel
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.ranked import ByChange, LearnedImportance
 from everest.methods.selector import Selector
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.video.file import VideoInfo
 from everest.video.pixels import IMAGENET, PixelStatistics
+
+AnyModel = Transformer | AdaptiveTokenizer
+TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureRequest:
+    """The options that all figures of a video share.
+
+    Args:
+        frames: T, the length of a clip.
+        stride: in frames of the video, or in frames at `fps`.
+        size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
+        model: measures change; None for raw pixels.
+    """
+
+    frames: int
+    stride: int
+    size: int
+    seed: int
+    model: AnyModel | None
+    fps: float | None = None
+
+    def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""
+        if isinstance(self.model, VideoModel):
+            encoder = self.model.encoder
+            _, p, q = encoder.patch_embed.tubelet
+            return encoder.grid.h * p, encoder.grid.w * q
+        scale = self.size / min(video.height, video.width)
+        height, width = (
+            max(round(side * scale / multiple), 1) * multiple
+            for side, multiple in zip((video.height, video.width), multiples, strict=True)
+        )
+        return height, width
 
 
 @torch.inference_mode()

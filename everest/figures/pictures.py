@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -18,11 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script, png_figure
 from everest.figures.legend import (
     DROPPED,
+    SMALL,
     LegendLine,
     ShownFrames,
+    add_words,
     camera_text,
     hides,
     importance_text,
@@ -34,8 +35,6 @@ from everest.figures.legend import (
     tokens_text,
 )
 from everest.figures.mask_view import GRAY, MaskView, spread
-from everest.figures.words import SMALL, add_words
-from everest.system.files import write_atomically
 from everest.system.text import escape_bytes
 from everest.tokenizer.report import Example
 
@@ -145,25 +144,12 @@ def draw_rows(
     title: str,
     legend: Sequence[LegendLine],
     numbers: Sequence[int] | None = None,
-) -> None:
+) -> Figure:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
 
     Args:
         numbers: T frame numbers for the columns; None: from 0.
     """
-    figure = rows_figure(rows, slices=slices, title=title, legend=legend, numbers=numbers)
-    write_atomically(path, lambda part: figure.savefig(part, format="png"))
-
-
-def rows_figure(
-    rows: Sequence[FigureRow],
-    *,
-    slices: int,
-    title: str,
-    legend: Sequence[LegendLine],
-    numbers: Sequence[int] | None,
-) -> Figure:
-    """Return the figure of `draw_rows`."""
     length, height, width = rows[0].frames.shape[:3]
     step = length // slices
     shown = range(0, slices, -(-slices // COLUMNS))
@@ -172,8 +158,7 @@ def rows_figure(
         column_width * len(shown) + 2.6,
         column_width * height / width * len(rows) + 1 + 0.2 * len(legend),
     )
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=size, dpi=120, layout="compressed")
+    with png_figure(path, size, points=10, framed=True, tight=False, layout="compressed") as figure:
         axes = figure.subplots(len(rows), len(shown), squeeze=False)
         for row, line in zip(rows, axes, strict=True):
             scale = scale_of(row)

@@ -20,7 +20,7 @@ from everest.models.spec import ModelSpec
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import metric_of_run, read_run
-from everest.train.probes import ACCURACIES, probe_rows
+from everest.train.probe_advice import ACCURACIES, probe_rows
 
 AxisName = Literal["steps", "hours", "gflops"]
 SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
@@ -73,32 +73,31 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
         x_of_step[0] = 0.0  # of the probe before the first step
         probes = [row for row in probe_rows(rows) if row["step"] in x_of_step]
-        validations = [row for row in rows if any(map(_is_validated, row)) and row["step"] in x_of_step]
+        validations = [
+            row for row in rows if any(key.startswith("val_") for key in row) and row["step"] in x_of_step
+        ]
         metric = metric_of_run(run, validations)
-        loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
+        # The better probe that the run has.
+        measured = (key for key in ACCURACIES if any(row.get(key) is not None for row in probes))
+        ratios = [{"step": row["step"], "ratio": _ratio(row)} for row in probes]
         curves.append(
             RunCurves(
                 name=name,
-                loss=loss,
-                lr=lr,
+                loss=_curve(x_of_step, steps, "loss"),
+                lr=_curve(x_of_step, steps, "lr"),
                 validation_loss=_curve(x_of_step, validations, "val_loss"),
                 metric=None if metric == "loss" else metric,
                 validation=_curve(x_of_step, validations, f"val_{metric}"),
                 chance=chance_of_run(run, metric),
-                probe=_curve(x_of_step, probes, _probe_metric(probes)),
+                probe=_curve(x_of_step, probes, next(measured, "probe_knn")),
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
                 held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
                 mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
-                loss_ratio=_loss_ratio(x_of_step, probes),
+                loss_ratio=_curve(x_of_step, ratios, "ratio"),
                 rank_me=_curve(x_of_step, probes, "rank_me"),
             )
         )
     return curves
-
-
-def _probe_metric(probes: Sequence[dict[str, Any]]) -> str:
-    """Return the better probe that the run has."""
-    return next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), "probe_knn")
 
 
 def _spec(run: Path) -> ModelSpec | None:
@@ -114,10 +113,6 @@ def _spec(run: Path) -> ModelSpec | None:
     if header.kind == "tokenizer":
         raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
     return ModelSpec.from_settings(header.settings, source=weights)
-
-
-def _is_validated(key: str) -> bool:
-    return key.startswith("val_")
 
 
 def chance_of_run(run: Path, metric: str | None) -> float | None:
@@ -142,15 +137,12 @@ def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) ->
     return Curve(both[:, 0], both[:, 1])
 
 
-def _loss_ratio(x_of_step: dict[int, float], probes: list[dict[str, Any]]) -> Curve:
-    rows = []
-    for row in probes:
-        loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
-        ratio = None
-        if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
-            ratio = loss / mean
-        rows.append({"step": row["step"], "ratio": ratio})
-    return _curve(x_of_step, rows, "ratio")
+def _ratio(row: dict[str, Any]) -> float | None:
+    """The held-out loss over that of predicting the mean."""
+    loss, mean = row.get("heldout_loss"), row.get("heldout_mean_loss")
+    if isinstance(loss, float | int) and isinstance(mean, float | int) and mean > 0:
+        return loss / mean
+    return None
 
 
 def _positions(

@@ -1,6 +1,7 @@
-"""The figure of a timeline: colored bars over time, of the bouts of `everest predict --timeline`.
+"""The figures of a timeline: the bouts of `everest predict --timeline` as colored bars over time.
 
-A long video is drawn in several rows of equal length, one below the other.
+A model with one class per window has rows of bars: a long video is drawn in several rows of equal length, one
+below the other. Other models have a lane for each class that may be present, and a curve for a number.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from everest.config.heads import Heads
 from everest.figures.curves import COLORS
-from everest.figures.fonts import any_script, name_entries
-from everest.system.files import write_atomically
+from everest.figures.drawing import any_script, name_entries, png_figure
 from everest.system.text import counted, escape_bytes
 
 MOST_ROWS: Final = 12
@@ -38,9 +38,14 @@ LEGEND_COLUMNS: Final = 3
 ROW: Final = 0.75  # inches
 LEGEND_LINE: Final = 0.22
 OTHER_WORDS: Final = 1.3  # inches of the title, the axis of seconds and the legend's title
-STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
+LANE: Final = 0.35  # inches
+CURVE: Final = 2.0  # inches of the panel of a number
+GAP: Final = 0.2  # of a lane, above its bars
+FORM: Any = {"points": 11, "dpi": 100}
 
 Bouts = Sequence[Mapping[str, Any]]
+Windows = Sequence[Mapping[str, Any]]
 
 
 def row_seconds(seconds: float) -> float:
@@ -68,20 +73,13 @@ def colors_of(indices: Iterable[int]) -> dict[int, str]:
 @any_script()
 def draw_timeline(
     path: Path, heads: Mapping[str, Bouts], *, title: str, background: float | None = None
-) -> None:
+) -> Figure:
     """Draw a PNG 1500 pixels wide: a bar for each bout, as high as its probability, and a legend of classes.
 
     Args:
         heads: bouts by the name of a head, which is empty for a single one; at least one bout.
         background: drawn as a line: windows whose highest probability is below this have no class.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = timeline_figure(heads, title=title, background=background)
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
-
-
-def timeline_figure(heads: Mapping[str, Bouts], *, title: str, background: float | None) -> Figure:
-    """Return the figure of `draw_timeline`."""
     every = [bout for bouts in heads.values() for bout in bouts]
     begin, end = min(bout["start"] for bout in every), max(bout["end"] for bout in every)
     end = max(end, begin + SHORTEST)
@@ -94,50 +92,118 @@ def timeline_figure(heads: Mapping[str, Bouts], *, title: str, background: float
         for patch, text in parts
     ]
     lines = -(-len(entries) // LEGEND_COLUMNS)
-    size = (15, ROW * len(starts) * len(heads) + LEGEND_LINE * lines + OTHER_WORDS)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
-    for number, (head, bouts) in enumerate(heads.items()):
-        for row, start in enumerate(starts):
-            panel = panels[row * len(heads) + number]
-            _draw_row(panel, bouts, legends[head][0], start, start + length)
-            if background is not None:
-                panel.axhline(background, color="black", linestyle=":", linewidth=1)
-            label = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
-            label = "\n".join(filter(None, [label, escape_bytes(head)]))
-            panel.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
-    legend = figure.legend(
-        handles=[patch for patch, _ in entries],
-        labels=["class"] * len(entries),
-        loc="outside lower left",
-        ncols=LEGEND_COLUMNS,
-        frameon=False,
-        fontsize="small",
-        title="class: seconds, share of the time",
-        alignment="left",
-    )
-    name_entries(legend, [name for _, name in entries])
-    panels[-1].set_xlabel("seconds")
-    figure.suptitle(
-        escape_bytes(f"{title}: bouts; the height of a bar is its mean probability"),
-        fontsize=11,
-        parse_math=False,
-    )
+    height = ROW * len(starts) * len(heads) + LEGEND_LINE * lines + OTHER_WORDS
+    with png_figure(path, (15, height), **FORM) as figure:
+        panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
+        for number, (head, bouts) in enumerate(heads.items()):
+            for row, start in enumerate(starts):
+                panel = panels[row * len(heads) + number]
+                end_of_row = start + length
+                shown = [
+                    {**bout, "start": max(bout["start"], start), "end": min(bout["end"], end_of_row)}
+                    for bout in bouts
+                    if bout["start"] < end_of_row and bout["end"] > start
+                ]
+                _draw_bars(panel, shown, [legends[head][0][bout["index"]] for bout in shown])
+                panel.set(xlim=(start, end_of_row), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
+                panel.tick_params(axis="y", labelsize="x-small")
+                if background is not None:
+                    panel.axhline(background, color="black", linestyle=":", linewidth=1)
+                label = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
+                label = "\n".join(filter(None, [label, escape_bytes(head)]))
+                panel.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
+        legend = figure.legend(
+            handles=[patch for patch, _ in entries],
+            labels=["class"] * len(entries),
+            loc="outside lower left",
+            ncols=LEGEND_COLUMNS,
+            frameon=False,
+            fontsize="small",
+            title="class: seconds, share of the time",
+            alignment="left",
+        )
+        name_entries(legend, [name for _, name in entries])
+        panels[-1].set_xlabel("seconds")
+        what = escape_bytes(f"{title}: bouts; the height of a bar is its mean probability")
+        figure.suptitle(what, fontsize=11, parse_math=False)
     return figure
 
 
-def _draw_row(panel: Axes, bouts: Bouts, colors: Mapping[int | None, str], start: float, end: float) -> None:
-    """Draw the bouts between two times, pale to the full height and solid up to their probability."""
-    shown = [bout for bout in bouts if bout["start"] < end and bout["end"] > start]
+@any_script()
+def draw_task_timeline(
+    path: Path, windows: Windows, bouts: Mapping[str, Bouts], heads: Heads, *, title: str
+) -> None:
+    """Draw a PNG 1500 pixels wide with a panel per head.
+
+    A head of classes has a lane for each class, with a bar for each bout, as high as its probability. A head
+    of numbers has a curve through the centers of the windows.
+
+    Args:
+        windows: W of `everest predict --timeline --json`, at least one.
+        bouts: by the name of a head, which is empty for a single one.
+    """
+    begin, end = windows[0]["start"], max(window["end"] for window in windows)
+    end = max(end, begin + SHORTEST)
+    classes = {head.name: _by_class(bouts[head.name]) for head in heads if head.task != "regression"}
+    lanes = {name: dict(list(of_head.items())[:LANES]) for name, of_head in classes.items()}
+    heights = [LANE * max(len(lanes[head.name]), 2) if head.name in lanes else CURVE for head in heads]
+    with png_figure(path, (15, sum(heights) + 0.5 * len(heads) + 0.8), **FORM) as figure:
+        panels = figure.subplots(len(heads), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for head, panel in zip(heads, panels, strict=True):
+            others = ""
+            if head.name in lanes:
+                _draw_lanes(panel, lanes[head.name], seconds=end - begin)
+                if num_others := len(classes[head.name]) - len(lanes[head.name]):
+                    others = f"not shown: {counted(num_others, 'other class')}"
+            else:
+                centers = [(window["start"] + window["end"]) / 2 for window in windows]
+                name = head.name
+                answers = [window["heads"][name] if name else window["predictions"] for window in windows]
+                values = [answer[0]["value"] for answer in answers]
+                panel.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
+                panel.set_ylabel("predicted value")
+            words = ", ".join(filter(None, [escape_bytes(head.name), others]))
+            panel.set_title(words, fontsize=11, loc="left", parse_math=False)
+            panel.grid(alpha=0.3, axis="x" if head.name in lanes else "both")
+        panels[-1].set(xlabel="seconds", xlim=(begin, end))
+        texts = ["the height of a bar is its mean probability"] if lanes else []
+        if len(lanes) < len(heads):
+            texts.append("a point is the center of a window")
+        figure.suptitle(escape_bytes(f"{title}: {'; '.join(texts)}"), fontsize=11, parse_math=False)
+
+
+def _draw_lanes(panel: Axes, lanes: Mapping[int, Bouts], *, seconds: float) -> None:
+    """Draw a lane per class, the first on top."""
+    colors, names = colors_of(lanes), []
+    for lane, (index, bouts) in enumerate(lanes.items()):
+        _draw_bars(panel, bouts, colors[index], bottom=-lane - 1, top=1 - GAP)
+        names.append(escape_bytes(_entry(bouts[0]["label"], _seconds(bouts), seconds)))
+    count = len(lanes)
+    panel.set_yticks([-lane - 0.5 for lane in range(count)], names, parse_math=False)
+    panel.set_ylim(-max(count, 1), 0)
+    if not count:
+        panel.text(0.5, 0.5, "no class is present", transform=panel.transAxes, ha="center", va="center")
+
+
+def _draw_bars(
+    panel: Axes, bouts: Bouts, colors: str | Sequence[str], *, bottom: float = 0, top: float = 1.0
+) -> None:
+    """Draw bouts as bars, pale to the full height and solid up to their probability."""
     for height, alpha in ((lambda _: 1.0, 0.25), (lambda bout: bout["probability"], 1.0)):
         bars = []
-        for bout in shown:
-            left, right = max(bout["start"], start), min(bout["end"], end)
-            bars.append([(left, 0), (left, height(bout)), (right, height(bout)), (right, 0)])
-        fill = [colors[bout["index"]] for bout in shown]
-        panel.add_collection(PolyCollection(bars, facecolors=fill, alpha=alpha, linewidths=0))
-    panel.set(xlim=(start, end), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
-    panel.tick_params(axis="y", labelsize="x-small")
+        for bout in bouts:
+            left, right, upper = bout["start"], bout["end"], bottom + top * height(bout)
+            bars.append([(left, bottom), (left, upper), (right, upper), (right, bottom)])
+        panel.add_collection(PolyCollection(bars, facecolors=colors, alpha=alpha, linewidths=0))
+
+
+def _by_class(bouts: Bouts) -> dict[int, Bouts]:
+    """Return the bouts of each class, the class with most seconds first, without the background."""
+    by_class: dict[int, list[Mapping[str, Any]]] = {}
+    for bout in bouts:
+        if bout["index"] is not None:
+            by_class.setdefault(bout["index"], []).append(bout)
+    return dict(sorted(by_class.items(), key=lambda pair: -_seconds(pair[1])))
 
 
 def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
@@ -155,8 +221,13 @@ def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]
         parts.append((counted(len(others), "other class"), OTHERS, sum(seconds[index] for index in others)))
     if None in seconds:
         parts.append(("background", BACKGROUND, seconds[None]))
-    entries = []
-    for name, color, time in parts:
-        short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-15:]}"
-        entries.append((Patch(color=color), f"{short}  {time:.1f} s, {time / whole:.1%}"))
-    return colors, entries
+    return colors, [(Patch(color=color), _entry(name, time, whole)) for name, color, time in parts]
+
+
+def _seconds(bouts: Bouts) -> float:
+    return sum(bout["end"] - bout["start"] for bout in bouts)
+
+
+def _entry(name: str, seconds: float, whole: float) -> str:
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-15:]}"
+    return f"{short}  {seconds:.1f} s, {seconds / whole:.1%}"

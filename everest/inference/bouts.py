@@ -51,7 +51,12 @@ def merge_windows(
         and frames, the end excluded; null as the class of background; the mean over the windows of their
         highest probability.
     """
-    spans = _spans(windows)
+    # The seconds of each window without its overlaps, each of which is halved.
+    borders = [(before.end + after.start) / 2 for before, after in pairwise(windows)]
+    spans = [
+        (max(window.start, before), min(window.end, after))
+        for window, before, after in zip(windows, [-inf, *borders], [*borders, inf], strict=False)
+    ]
     classes = [
         (each["label"], each["index"])
         if background is None or each["probability"] >= background
@@ -108,14 +113,3 @@ def bouts_of_classes(
         merged = merge_windows(windows, each, times, background=None)
         bouts += [bout for bout in merged if bout["index"] is not None]
     return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
-
-
-def _spans(windows: Sequence[Window]) -> list[tuple[float, float]]:
-    """Return the seconds of each window without its overlaps, each of which is halved."""
-    if not windows:
-        return []
-    borders = [(before.end + after.start) / 2 for before, after in pairwise(windows)]
-    return [
-        (max(window.start, before), min(window.end, after))
-        for window, before, after in zip(windows, [-inf, *borders], [*borders, inf], strict=True)
-    ]

@@ -25,7 +25,7 @@ from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
-from everest.metrics.calibrate import calibrate_answers, calibrated_heads
+from everest.metrics.calibration import calibrate_answers, calibrated_heads
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer
@@ -118,11 +118,9 @@ class OpenedModel:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
         module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
-        precision = precision or recipe.train.precision
-        accelerator = make_accelerator(precision, tf32=recipe.train.tf32, cpu=cpu)
-        module.to(accelerator.device)
+        accelerator = make_accelerator(precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
         return cls(
-            module=module,
+            module=module.to(accelerator.device),
             recipe=_with_views(recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
@@ -141,11 +139,8 @@ class OpenedModel:
         precision: str | None = None,
         calibrated: bool = False,
     ) -> OpenedModel:
-        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode.
+        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
 
-        Args:
-            clips, crops, precision: see `open`; None: as the model's recipe.
-            calibrated: see `open`.
         Raises:
             CheckpointError: the module is a tokenizer.
             RecipeError: `keep` is no ratio that leaves a token.
@@ -156,13 +151,11 @@ class OpenedModel:
         if not isinstance(module, VideoModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
-        recipe = module.recipe
-        accelerator = make_accelerator(
-            precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=module.device.type == "cpu"
-        )
+        train, on_cpu = module.recipe.train, module.device.type == "cpu"
+        accelerator = make_accelerator(precision or train.precision, tf32=train.tf32, cpu=on_cpu)
         return cls(
             module=module.eval(),
-            recipe=_with_views(recipe, clips, crops),
+            recipe=_with_views(module.recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
             calibrated=calibrated,
@@ -194,11 +187,7 @@ class OpenedModel:
 
     @property
     def classifier(self) -> VideoClassifier:
-        """The module.
-
-        Raises:
-            CheckpointError: the model is no classifier.
-        """
+        """The module; raises CheckpointError if the model is no classifier."""
         if not isinstance(self.module, VideoClassifier):
             found = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
             raise wrong_kind(found, "classifier", source=self.source)
@@ -206,16 +195,11 @@ class OpenedModel:
 
     @property
     def views(self) -> EvalViews:
-        """The views of a video, as in an evaluation."""
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
     def answers(self, clips: Tensor) -> Tensor:
-        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers.
-
-        Raises:
-            CheckpointError: see `require_finite_outputs`.
-        """
+        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
@@ -230,11 +214,7 @@ class OpenedModel:
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
-        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU.
-
-        Raises:
-            CheckpointError: see `require_finite_outputs`.
-        """
+        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU, all finite."""
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
@@ -262,7 +242,6 @@ def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
 
 
 def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
-    """Return the recipe with other views in evaluation."""
     for name, count in (("clips", clips), ("crops", crops)):
         if count is not None and count < 1:
             raise RecipeError(f"{name}={count}: must be at least 1")

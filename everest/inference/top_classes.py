@@ -37,7 +37,8 @@ def check_options(
             "--bouts": bouts,
             "--calibrated": calibrated,
         }
-        for option in (option for option, is_given in given.items() if is_given):
+        option = next((option for option, is_given in given.items() if is_given), None)
+        if option is not None:
             raise RecipeError(f"{option}: goes with classes, and this model predicts numbers; leave it out")
     if background is not None and "single-label" not in tasks:
         raise RecipeError(
@@ -69,21 +70,13 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | No
     """
     if head.task == "regression":
         return [{"value": float(f"{answers.item():.6g}")}]
-    count = top or TOP
-    best = answers.topk(len(answers) if head.task == MULTI_LABEL else min(count, len(answers)))
-    pairs = list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    if head.task != MULTI_LABEL:
-        return [_class(index, probability, classes) for probability, index in pairs]
-    found = [
-        _class(index, probability, classes) | _presence(probability, head.thresholds[index])
-        for probability, index in pairs
-    ]
-    return [part for rank, part in enumerate(found) if rank < count or (top is None and part["present"])]
-
-
-def _class(index: int, probability: float, classes: Classes) -> dict[str, Any]:
-    return {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-
-
-def _presence(probability: float, threshold: float) -> dict[str, Any]:
-    return {"present": probability >= threshold, "threshold": round(threshold, 6)}
+    several, thresholds, count = head.task == MULTI_LABEL, head.thresholds, top or TOP
+    best = answers.topk(len(answers) if several else min(count, len(answers)))
+    found: list[dict[str, Any]] = []
+    for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+        if several:
+            row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
+        if len(found) < count or (top is None and row["present"]):
+            found.append(row)
+    return found

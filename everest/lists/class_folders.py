@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from everest.errors import DataError
-from everest.lists.classes import indices
-from everest.lists.labels import read_class_names
-from everest.lists.rows import SHOWN
-from everest.lists.sample import Sample
-from everest.lists.split_folders import split_folders
+from everest.lists.labels import indices, read_class_names
+from everest.lists.sample import Sample, first_names
 from everest.system.storage import Location
-from everest.video.folders import videos_by_subfolder, videos_under
+from everest.video.folders import split_folders, videos_by_subfolder, videos_under
 
 
 def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
@@ -43,7 +40,7 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         )
     empty = sorted(classes - filled)
     if empty:
-        shown = ", ".join(f"'{name}'" for name in empty[:5]) + (", …" if len(empty) > 5 else "")
+        shown = first_names([f"'{name}'" for name in empty])
         raise DataError(f"{root}: no videos in the class folders {shown}; remove them, or put the videos in")
     label_of = {name: label for label, name in enumerate(names)}
     lists = {
@@ -58,7 +55,7 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
 
 
 def refuse_split_folders(folder: Location) -> None:
-    """Raise DataError if the folders in a folder are lists: as classes, their videos would be mixed."""
+    """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
     splits = split_folders(folder)
     if splits:
         raise DataError(
@@ -68,11 +65,7 @@ def refuse_split_folders(folder: Location) -> None:
 
 
 def deeper_folders_notice(root: Path, samples: Iterable[Sample], names: Collection[str]) -> str | None:
-    """Return a line about folders of videos inside the class folders, which may be meant as classes.
-
-    Args:
-        names: of the classes, which are folders in `root`, or in a folder of a split.
-    """
+    """A line about folders of videos inside the class folders (`names`), which may be meant as classes."""
     deeper: dict[str, Path] = {}  # with the class folder
     for sample in samples:
         parts = Path(sample.path).relative_to(root).parent.parts
@@ -82,11 +75,10 @@ def deeper_folders_notice(root: Path, samples: Iterable[Sample], names: Collecti
     if not deeper:
         return None
     some = sorted(deeper)
-    shown = ", ".join(some[:SHOWN]) + (", …" if len(some) > SHOWN else "")
     one = shlex.quote(str(deeper[some[0]]))
     return (
-        f"{root}: deeper folders are no classes of their own ({shown}); to make them classes, move them into "
-        f"{root}, or name one class folder only: `everest prepare index {one}`"
+        f"{root}: deeper folders are no classes of their own ({first_names(some)}); to make them classes, "
+        f"move them into {root}, or name one class folder only: `everest prepare index {one}`"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,9 +11,8 @@ import numpy as np
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError
-from everest.lists.labels import Label
-from everest.lists.rows import SHOWN
-from everest.lists.sample import Sample
+from everest.lists.labels import indices
+from everest.lists.sample import Sample, first_names
 from everest.lists.samples import SampleList
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
@@ -57,12 +56,22 @@ class Classes:
         """The outputs of all heads."""
         return sum(head.outputs for head in self.heads)
 
+    @property
+    def named_heads(self) -> Heads:
+        """The heads that have a column `label.NAME` each; none if there is one head of the column `label`."""
+        return tuple(head for head in self.heads if head.name)
+
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 
     def of_head(self, head: Head) -> list[str]:
         """The names of the classes of a head, or their indices."""
         return [self.name(label) for label in range(head.outputs)]
+
+    def titles(self, head: Head, labels: Iterable[int]) -> list[str]:
+        """The names of some classes of a head, after the name of the head if there are several."""
+        start = f"{head.name} " if head.name else ""
+        return [start + self.name(label) for label in labels]
 
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
@@ -97,30 +106,22 @@ def _count(samples: SampleList, task: Task) -> int:
     return count
 
 
-def indices(label: Label) -> tuple[int, ...]:
-    """Returns the classes of a label; a number has none."""
-    if isinstance(label, tuple):
-        return label
-    return (label,) if isinstance(label, int) else ()
-
-
 def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     """Returns the names (or indices) of the classes that have no sample, in the order of their labels."""
     empty = []
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
-        names = [classes.name(label) for label in range(count) if label not in used]
-        empty += [f"{head.name} {name}" for name in names] if head.name else names
+        empty += classes.titles(head, (label for label in range(count) if label not in used))
     return empty
 
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
     """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
-    empty = empty_classes(samples, classes)
+    empty = [f"'{name}'" for name in empty_classes(samples, classes)]
     if not empty:
         return None
-    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {_quoted(empty)}"
+    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {first_names(empty)}"
 
 
 def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
@@ -129,16 +130,11 @@ def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str |
     for position, head in enumerate(classes.heads):
         if head.task == MULTI_LABEL and samples:
             common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
-            names = [classes.name(label) for label in sorted(common)]
-            certain += [f"{head.name} {name}" for name in names] if head.name else names
+            certain += [f"'{name}'" for name in classes.titles(head, sorted(common))]
     if not certain:
         return None
     one = len(certain) == 1
     return (
-        f"all videos of data.train have the {'class' if one else 'classes'} {_quoted(certain)}, so a model "
-        f"cannot learn {'it' if one else 'them'}"
+        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a "
+        f"model cannot learn {'it' if one else 'them'}"
     )
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -41,7 +41,7 @@ class Header:
 
     where: str  # file:line, for messages
     written: tuple[str, ...]  # the columns as the list names them
-    names: tuple[str, ...]  # in `ListRow.values`: of COLUMNS, `label.NAME`, others as written
+    names: tuple[str, ...]  # keys of `ListRow.values`: a name of COLUMNS, `label.NAME`, else as written
     class_columns: tuple[str, ...]  # as written; several if it is not clear which holds the classes
 
     @property
@@ -57,11 +57,7 @@ class Header:
         return [column for column, name in pairs if name == GROUP_COLUMN or not is_known(name)]
 
     def notice(self, *, used: Collection[str] = ()) -> str | None:
-        """A line about the columns of a sheet; None if the list has no other columns than everest's.
-
-        Args:
-            used: columns that the caller reads, as written.
-        """
+        """A line about the columns of a sheet but those `used`; None if there are only everest's columns."""
         renamed = [
             f"{what} from the column '{self.written[self.names.index(name)]}'"
             for name, what in (("path", "paths"), ("label", "labels"))

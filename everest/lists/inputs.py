@@ -1,14 +1,19 @@
-"""The videos that a user names at the command line: files, folders, and lists of videos or segments."""
+"""The videos, folders and lists that a user names at the command line, and those that `prepare` converts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
+from everest.lists.header import is_known
 from everest.lists.sample import Sample
 from everest.lists.samples import read_samples
+from everest.lists.shards import find_index
+from everest.lists.text import read_rows
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import videos_under
 
 LISTS: Final = frozenset({".csv", ".tsv", ".txt"})
@@ -66,3 +71,66 @@ def _videos(path: Path) -> list[Path]:
     if not videos:
         raise DataError(f"{path}: no videos below this folder")
     return videos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceList:
+    """A list or a folder, with all columns of each video."""
+
+    location: Location
+    root: Location  # that its paths are relative to
+    is_list: bool
+    rows: tuple[dict[str, str], ...]  # by column of everest.lists.text; `path` as written
+
+    @property
+    def stem(self) -> str:
+        return self.location.stem if self.is_list else self.location.absolute().name
+
+    def without_further_columns(self) -> SourceList:
+        """The same list with the columns that training reads."""
+        rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in self.rows)
+        return replace(self, rows=rows)
+
+    def video(self, path: str) -> Location:
+        """The video for the `path` of a row."""
+        return join_location(self.root, path).absolute()
+
+    def paths(self) -> dict[str, list[dict[str, str]]]:
+        """Each path once, in the order of the list, with its rows: several for segments of one video."""
+        rows_by_path: dict[str, list[dict[str, str]]] = {}
+        for row in self.rows:
+            rows_by_path.setdefault(row["path"], []).append(row)
+        return rows_by_path
+
+
+def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceList]:
+    """The lists, folders or URLs that a user names.
+
+    Args:
+        root: the folder that paths are relative to; None takes the folder of a list, a folder itself, or the
+            parent of each of several folders.
+    Raises:
+        DataError: a source does not exist, its lines are wrong, or videos are missing.
+    """
+    for text in sources:
+        location = parse_location(text)
+        if root is not None:
+            folder = parse_location(root)
+        else:
+            is_only_folder = len(sources) == 1 and location.is_dir()
+            folder = location if is_only_folder else location.absolute().parent
+        if location.exists() and find_index(location):
+            raise DataError(f"{location}: holds shards already; name the list or folder they were made from")
+        if location.is_dir():
+            location, folder = location.resolve(), folder.resolve()
+        # Also checks that the videos are there.
+        samples = read_samples(location, root=folder, labeled=False).samples
+        is_list = location.is_file()
+        rows = [row.values for row in read_rows(location)] if is_list else []
+        for video in () if is_list else (PurePath(sample.path) for sample in samples):
+            if not video.is_relative_to(str(folder)):
+                raise DataError(f"{location}: is not inside {folder}, which --data names")
+            inside = video.relative_to(str(location)).parts
+            label = {"label": inside[0]} if len(inside) > 1 else {}
+            rows.append({"path": str(video.relative_to(str(folder))), **label})
+        yield SourceList(location=location, root=folder, is_list=is_list, rows=tuple(rows))

@@ -34,7 +34,12 @@ class LabelRules:
     num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
     task: Task = "single-label"  # of the only head
     heads: Heads = ()  # if a sample has several labels
-    of_model: bool = False  # whether a model has this task, which the list cannot change
+    of_model: bool = False  # whether task and classes are those of a trained model
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the classes may have names: several heads have none, and numbers are no classes."""
+        return not self.heads and self.task != "regression"
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
@@ -96,6 +101,13 @@ class LabelRules:
         return any(map(is_integer, self.names))
 
 
+def indices(label: Label) -> tuple[int, ...]:
+    """Returns the classes of a label; a number has none."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
+
+
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     """Returns the labels of a sample as values of a tensor: `Head.label_width` values for each head.
 
@@ -113,6 +125,13 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
 def columns_of(heads: Iterable[str]) -> list[str]:
     """Returns the columns of a list that hold the labels of several heads."""
     return [f"{HEAD_PREFIX}{name}" for name in heads]
+
+
+def missing_columns(rows: Sequence[ListRow], heads: Heads) -> list[str]:
+    """Return the columns of heads that a list does not have."""
+    header = rows[0].header
+    columns = header.names if header is not None else tuple(rows[0].values)
+    return [name for name in columns_of(head.name for head in heads) if name not in columns]
 
 
 def _label_of_head(head: Head, row: ListRow) -> Label:
@@ -185,7 +204,7 @@ def read_class_names(file: Location) -> tuple[str, ...]:
 
 
 def is_integer(text: str) -> bool:
-    """Whether a label is read as an integer; of more than 18 digits, it is none."""
+    """Whether a label is read as an integer; of more than 19 characters, it is none."""
     return len(text) < 20 and text.isascii() and text.removeprefix("-").isdecimal()
 
 

@@ -1,12 +1,23 @@
-"""A video of a data set, or a segment of one."""
+"""A video of a data set, or a segment of one; the samples of the rows of a list, with all problems."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Final, TypeVar
 
-from everest.lists.labels import Label
-from everest.system.storage import parse_location
+from everest.errors import DataError
+from everest.lists.header import GROUP_COLUMN
+from everest.lists.labels import Label, LabelRules
+from everest.lists.text import ListRow
+from everest.system.storage import Location, RemotePath, join_location, parse_location
+from everest.system.text import is_unicode
 from everest.video.source import Member, Video
+
+SHOWN: Final = 5  # problems, or names, that a message shows
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +51,123 @@ class Sample:
         if self.start is None and self.end is None:
             return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
         return f"{self.path}#{self.start or 0}s-{'' if self.end is None else f'{self.end}s'}"
+
+
+def samples_of_rows(
+    rows: Sequence[ListRow], root: Location, rules: LabelRules | None
+) -> tuple[dict[str, Sample], dict[str, str]]:
+    """Reads the samples of a list, and collects the problems of its rows instead of raising them.
+
+    Args:
+        rules: the labels that are allowed; None ignores labels.
+    Returns:
+        Samples and problems, each by `ListRow.where`. A row with a wrong label has a problem, and a sample
+        without labels; a row that is wrong otherwise has a problem only.
+    """
+    samples, problems = {}, {}
+    for row in rows:
+        labels: tuple[Label, ...] = ()
+        try:
+            labels = rules.read(row) if rules else ()
+        except ValueError as problem:
+            problems[row.where] = str(problem)
+        try:
+            samples[row.where] = _sample_of(row, root, labels)
+        except ValueError as problem:
+            problems[row.where] = str(problem)
+    return samples, problems
+
+
+def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
+    """Returns the sample of a row; raises ValueError with the problem."""
+    if "path" not in row.values:
+        raise ValueError("no path")
+    start, end = (_number(row, name, float) for name in ("start", "end"))
+    start_frame, end_frame = (_number(row, name, int) for name in ("start_frame", "end_frame"))
+    if (start, end) != (None, None) and (start_frame, end_frame) != (None, None):
+        raise ValueError("a segment either in seconds (start, end) or in frames (start_frame, end_frame)")
+    for first, last in ((start, end), (start_frame, end_frame)):
+        if last is not None and last <= (first or 0):
+            raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
+    return Sample(
+        path=str(join_location(root, row.values["path"]).absolute()),
+        member=row.member,
+        labels=labels,
+        start=start,
+        end=end,
+        start_frame=start_frame,
+        end_frame=end_frame,
+        group=row.values.get(GROUP_COLUMN),
+    )
+
+
+def _number(row: ListRow, name: str, kind: type[Number]) -> Number | None:
+    if name not in row.values:
+        return None
+    text = row.values[name]
+    try:
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"{name} '{text}' is not a number") from None
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} {text} is not a time in a video")
+    return number
+
+
+def samples_of_list(
+    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
+) -> tuple[Sample, ...]:
+    """Read the samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
+    samples, problems = samples_of_rows(rows, root, rules)
+    refuse([f"{where}: {problem}" for where, problem in problems.items()], "lines are wrong")
+    videos = {sample.path: sample.video for sample in samples.values()}
+    # The shards that an index names are known to be there.
+    files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
+    missing = _missing(files, file)
+    if files and len(missing) == len(files):
+        first = next(iter(samples.values())).path
+        raise DataError(
+            f"{file}: none of its {len(files)} videos exists, first {first}; "
+            f"paths are relative to {root}; name their folder by --data DIR"
+            + ("" if is_unicode(first) else "; the list is not in UTF-8")
+        )
+    if not may_miss:
+        absent = {where: sample.path for where, sample in samples.items() if sample.path in missing}
+        refuse([f"{where}: {missing[path]}" for where, path in absent.items()], "videos are missing")
+    return tuple(samples.values())
+
+
+def _missing(videos: Mapping[str, Location], file: Location) -> dict[str, str]:
+    """The paths of a list without a video, and why."""
+    missing = {}
+
+    @cache  # lists each folder of a storage once
+    def children(folder: RemotePath) -> set[RemotePath]:
+        try:
+            return set(folder.iterdir())
+        except FileNotFoundError:
+            return set()
+
+    for path, video in sorted(videos.items()):
+        try:
+            exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            missing[path] = f"cannot look for {path}: {error.strerror}"
+        else:
+            if not exists:
+                encoding = "" if is_unicode(path) else f"; {file} is not in UTF-8, save it in that encoding"
+                missing[path] = f"no file {path}{encoding}"
+    return missing
+
+
+def refuse(problems: Sequence[str], summary: str) -> None:
+    """Raise DataError if there are problems: the first of them, and their number if there are more."""
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"… {len(problems)} {summary}"]
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first of some names, in a line for a message."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

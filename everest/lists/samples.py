@@ -8,17 +8,24 @@ A folder of images counts as a video.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
 from everest.errors import DataError, did_you_mean
-from everest.lists.labels import JOINED_BY, SEPARATED, SEVERAL, LabelRules, columns_of, names_used
-from everest.lists.rows import SHOWN, refuse, samples_of_list
-from everest.lists.sample import Sample
+from everest.lists.labels import (
+    JOINED_BY,
+    SEPARATED,
+    SEVERAL,
+    LabelRules,
+    columns_of,
+    missing_columns,
+    names_used,
+)
+from everest.lists.sample import Sample, first_names, refuse, samples_of_list
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, read_rows, shown
 from everest.system.storage import Location
-from everest.video.folders import as_data_error, no_list, subfolders, videos_by_subfolder, videos_under
+from everest.video.folders import as_data_error, no_list, videos_by_subfolder, videos_under
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,31 +70,23 @@ def read_samples(
         RecipeError: the list has no column `class_column`.
     """
     rows = _rows(source, class_column)
-    header = rows[0].header if rows else None
+    rules = LabelRules(
+        names=tuple(classes or ()),
+        num_classes=num_classes,
+        task=task,
+        heads=heads,
+        of_model=not names_classes,
+    )
     names: tuple[str, ...] = ()
-    if labeled:
-        _refuse_missing_columns(source, rows or (), heads)
-        if header and header.unassigned and not header.has_classes:
-            raise header.no_classes(source)
-        _refuse_folder(source, rows, task, heads)
-        if not heads and task != "regression":
-            names = tuple(classes or (names_used(rows, task) if rows else subfolders(source)))
-            known = bool(classes) or names_classes
-            _check_names(source, names, task, known=known, num_classes=num_classes)
-    if rows and labeled:
-        _refuse_empty_columns(source, rows, task, heads, trains=names_classes)
-        rules = LabelRules(
-            names=names, num_classes=num_classes, task=task, heads=heads, of_model=not names_classes
-        )
-        samples = samples_of_list(source, rows, root, rules, may_miss=may_miss)
-    elif rows:
-        samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
+    if rows is None:
+        samples, names = _of_class_folders(source, rules) if labeled else (_videos_of(source), ())
     elif labeled:
-        samples = _of_class_folders(source, names, may_be_empty=bool(classes))
+        rules = _rules_of_list(source, rows, rules)
+        names = rules.names if rules.has_names else ()
+        samples = samples_of_list(source, rows, root, rules, may_miss=may_miss)
     else:
-        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
-        if not samples:
-            raise DataError(f"{source}: no videos in it")
+        samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
+    header = rows[0].header if rows else None
     notices = [header.notice(used=used_columns) if header else None]
     if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
@@ -106,82 +105,45 @@ def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | Non
         return read_rows(source, class_column=class_column) if source.is_file() else None
 
 
-def _refuse_folder(source: Location, rows: Sequence[ListRow] | None, task: Task, heads: Heads) -> None:
-    """Raise DataError for class folders where videos have other labels than one class each."""
-    if rows:
-        return
-    if heads:
-        columns = ", ".join(columns_of(head.name for head in heads))
-        raise DataError(f"{source}: data.heads needs a list with the columns {columns}")
-    if task != "single-label":
-        raise DataError(f"{source}: data.task {task} needs a list; a class folder gives one class to a video")
-
-
-def _check_names(
-    source: Location, names: Sequence[str], task: Task, *, known: bool, num_classes: int | None
-) -> None:
-    """Raise DataError if these names cannot be the classes.
-
-    Args:
-        known: the order of the names is known, or this source may define it.
-    """
-    first = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    if names and not known:
-        raise DataError(
-            f"{source}: its labels are names ({first}), and the checkpoint or training list has "
-            "no class names; set data.classes or use numbers"
-        )
-    if names and num_classes not in (None, len(names)):
-        raise DataError(f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({first})")
-    for name in names:
-        if task == MULTI_LABEL and JOINED_BY in name:
-            raise DataError(
-                f"{source}: the class '{name}' has a '{JOINED_BY}' in its name, which joins classes; "
-                "rename it"
-            )
-
-
-def _refuse_missing_columns(source: Location, rows: Sequence[ListRow], heads: Heads) -> None:
-    """Raise DataError if a list has no column for a head."""
-    if not rows or rows[0].member is not None:  # the index of shards leaves out empty columns
-        return
-    columns = rows[0].header.names if rows[0].header else tuple(rows[0].values)
-    missing = [column for column in columns_of(head.name for head in heads) if column not in columns]
-    if missing:
+def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
+    """The rules with the names of the classes; refuses a list without the labels that the rules need."""
+    header = rows[0].header
+    missing = missing_columns(rows, rules.heads)
+    if missing and rows[0].member is None:  # the index of shards leaves out empty columns
+        columns = header.names if header else tuple(rows[0].values)
         raise DataError(
             f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
+    if header and header.unassigned and not header.has_classes:
+        raise header.no_classes(source)
+    if rules.has_names:
+        names = rules.names or names_used(rows, rules.task)
+        _check_names(source, names, rules)
+        rules = replace(rules, names=names)
+    _refuse_empty_columns(source, rows, rules)
+    return rules
 
 
-def _refuse_empty_columns(
-    source: Location, rows: Sequence[ListRow], task: Task, heads: Heads, *, trains: bool
-) -> None:
-    """Raise DataError for labels that all rows lack, as multi-label cells may be empty.
-
-    Args:
-        trains: whether a model is trained on the list; another one may have no video with a class.
-    """
-    nothing = "so there is nothing to learn"
-    if not heads and not any("label" in row.values for row in rows):
-        header = rows[0].header
-        is_column = header is not None and "label" in header.names
-        if is_column and task == MULTI_LABEL:
-            if trains:
-                raise DataError(f"{source}: the column label is empty in all rows, {nothing}")
-            return
-        reason = "the column label is empty in all rows" if is_column else SEPARATED
-        reason += ", not by ';'" if ";" in rows[0].text else ""
-        raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {reason}")
-    for head in heads:
-        (column,) = columns_of([head.name])
-        if trains and head.task == MULTI_LABEL and not any(column in row.values for row in rows):
-            raise DataError(f"{source}: no video has a class in the column {column}, {nothing}")
+def _videos_of(folder: Location) -> tuple[Sample, ...]:
+    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
+    if not samples:
+        raise DataError(f"{folder}: no videos in it")
+    return samples
 
 
-def _of_class_folders(folder: Location, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:
-    """Returns the videos of the subfolders; an empty one is refused if it would define a class."""
+def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """The videos of the subfolders, and the names of the classes."""
+    if rules.heads:
+        columns = ", ".join(columns_of(head.name for head in rules.heads))
+        raise DataError(f"{folder}: data.heads needs a list with the columns {columns}")
+    if rules.task != "single-label":
+        raise DataError(
+            f"{folder}: data.task {rules.task} needs a list; a class folder gives one class to a video"
+        )
     by_class = videos_by_subfolder(folder)
+    names = rules.names or tuple(by_class)
+    _check_names(folder, names, rules)
     if not by_class:
         raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
     unknown = [name for name in by_class if name not in names]
@@ -191,9 +153,52 @@ def _of_class_folders(folder: Location, names: Sequence[str], *, may_be_empty: b
         raise DataError(f"{folder}: no videos in its {len(by_class)} subfolders")
     fix = "no videos in this class folder; remove it, or name the classes in data.classes"
     empty = [f"{folder / name}: {fix}" for name, videos in by_class.items() if not videos]
-    refuse([] if may_be_empty else empty, "class folders are empty")
-    return tuple(
+    refuse([] if rules.names else empty, "class folders are empty")
+    samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
         for label, name in enumerate(names)
         for video in by_class.get(name, ())
     )
+    return samples, names
+
+
+def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
+    """Raise DataError if these names, given or used in the source, cannot be the classes."""
+    first = first_names(names)
+    if names and rules.of_model and not rules.names:
+        raise DataError(
+            f"{source}: its labels are names ({first}), and the checkpoint or training list has "
+            "no class names; set data.classes or use numbers"
+        )
+    if names and rules.num_classes not in (None, len(names)):
+        raise DataError(
+            f"{source}: data.num_classes is {rules.num_classes}, there are {len(names)} ({first})"
+        )
+    for name in names:
+        if rules.task == MULTI_LABEL and JOINED_BY in name:
+            raise DataError(
+                f"{source}: the class '{name}' has a '{JOINED_BY}' in its name, which joins classes; "
+                "rename it"
+            )
+
+
+def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> None:
+    """Raise DataError if a label column is empty in every row; single cells may be, for multi-label.
+
+    A model that is not trained on the list may find no video with a class in it.
+    """
+    nothing, trains = "so there is nothing to learn", not rules.of_model
+    if not rules.heads and not any("label" in row.values for row in rows):
+        header = rows[0].header
+        is_column = header is not None and "label" in header.names
+        if is_column and rules.task == MULTI_LABEL:
+            if trains:
+                raise DataError(f"{source}: the column label is empty in all rows, {nothing}")
+            return
+        reason = "the column label is empty in all rows" if is_column else SEPARATED
+        reason += ", not by ';'" if ";" in rows[0].text else ""
+        raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {reason}")
+    for head in rules.heads:
+        (column,) = columns_of([head.name])
+        if trains and head.task == MULTI_LABEL and not any(column in row.values for row in rows):
+            raise DataError(f"{source}: no video has a class in the column {column}, {nothing}")

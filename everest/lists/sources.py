@@ -12,19 +12,17 @@ from pathlib import Path
 from everest.config.heads import Heads, Task
 from everest.errors import DataError, RecipeError
 from everest.lists.class_folders import deeper_folders_notice, read_names, refuse_split_folders
-from everest.lists.labels import LabelRules, columns_of, names_used
-from everest.lists.rows import samples_of_rows
-from everest.lists.sample import Sample
-from everest.lists.samples import SampleList, read_samples
-from everest.lists.tasks import (
+from everest.lists.label_facts import (
     TwoKinds,
     empty_columns,
     find_task,
     find_two_kinds,
     found_notice,
-    missing_columns,
     open_heads,
 )
+from everest.lists.labels import LabelRules, columns_of, missing_columns, names_used
+from everest.lists.sample import Sample, samples_of_rows
+from everest.lists.samples import SampleList, read_samples
 from everest.lists.text import ListRow, read_rows
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
@@ -45,7 +43,7 @@ class Source:
     path: Path
     rows: Sequence[ListedSample]
     labeled: bool
-    pretrains: bool  # for pre-training, which may use videos of other lists again
+    pretrains: bool  # a list for pre-training: its videos may be in other lists, too
     unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
     heads: Heads = ()  # of the columns `label.NAME`
     empty_columns: Sequence[str] = ()  # of labels
@@ -69,7 +67,7 @@ def read_sources(
         task: what a label is; None: as the labels show.
     Raises:
         DataError: a source does not exist, is no list, or is empty; or a folder has classes, and the task is
-            another one; or its folders are lists.
+            another one; or it has subfolders named train, val or test.
     """
     rows = {path: read_list(path) for path in paths}
     if not rules.heads:
@@ -77,8 +75,13 @@ def read_sources(
         rules = replace(rules, task=task or find_task(labeled, names=rules.names))
     first = next((path for path, pretrains in paths.items() if not pretrains), None)
     named = bool(rules.names)
-    if first is not None and not (named or rules.heads or rules.task == "regression"):
-        rules = replace(rules, names=_names_in(first, rows[first], rules.task))
+    if first is not None and rules.has_names and not named:
+        listed = rows[first]
+        if listed is None:
+            names = tuple(name for name, videos in videos_by_subfolder(first).items() if videos)
+        else:
+            names = names_used(listed, rules.task)
+        rules = replace(rules, names=names)
     sources = []
     for path, listed in rows.items():
         if listed is None:
@@ -86,13 +89,6 @@ def read_sources(
         else:
             sources.append(_read_list(path, listed, root, rules, pretrains=paths[path], named=named))
     return sources, rules
-
-
-def _names_in(path: Path, listed: list[ListRow] | None, task: Task) -> tuple[str, ...]:
-    """The class names that a list or a folder uses."""
-    if listed is not None:
-        return names_used(listed, task)
-    return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
 
 
 def _read_list(

@@ -25,7 +25,7 @@ from everest.video.source import Member
 _NUL: Final = re.compile("\0")  # in no name of a file
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not UTF-8
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
-# With the characters to remove from both ends of a line: the first or last cell of a sheet may be empty.
+# With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
 
@@ -92,8 +92,8 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
 def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, str]]:
     """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
 
-    Args:
-        any_names: accept bytes that are not UTF-8, as file names may have them.
+    Bytes that are not UTF-8 are accepted with `any_names`, as file names may have them.
+
     Raises:
         DataError: the file cannot be read, or is not text in UTF-8.
     """
@@ -123,7 +123,7 @@ def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     candidates = [_parse(file, lines, separator, ends) for separator, ends in separators]
     even = [rows for rows in candidates if len(set(map(len, rows))) == 1]
     wide = [rows for rows in even if len(rows[0]) > 1]
-    # A comma may be part of every path of a list: a separator after which a number is left is preferred.
+    # Paths may contain commas: prefer a separator whose last field is a number.
     numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
     uneven = [rows for rows in candidates if any(len(fields) > 1 for fields in rows)]
     return next(iter(numbered + wide + uneven + candidates))

@@ -10,9 +10,8 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import indices
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
+from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_atomically
 from everest.system.text import is_file_name, is_unicode
@@ -110,11 +109,7 @@ def names_to_write(names: Sequence[str]) -> Sequence[str]:
 def refuse_existing(
     paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
 ) -> None:
-    """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced.
-
-    Args:
-        fix: what the user can do instead of `--overwrite`.
-    """
+    """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
     sources = list(read)
     for path in paths:
         refuse_inputs(path, sources, fix=fix)

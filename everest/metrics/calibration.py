@@ -1,5 +1,7 @@
 """Calibration of a classifier: the temperature of its probabilities, their error, thresholds of classes.
 
+The temperature is chosen on validation videos, stored with the weights, and applied to answers.
+
 An evaluation has the mean probability over the views of a video. The logits here are therefore the log of
 that mean (single-label; the softmax ignores a constant) or its log odds (multi-label), not the output of the
 head.
@@ -10,15 +12,19 @@ C classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
+from torch import Tensor
 
-from everest.config.heads import THRESHOLD
+from everest.config.heads import MULTI_LABEL, THRESHOLD, Calibration, Heads
+from everest.errors import CheckpointError
+from everest.metrics.predicted import HeadPredictions, Predictions
 
 ClassTask = Literal["single-label", "multi-label"]  # one class of a video, or any number of them
 Probabilities = NDArray[np.floating[Any]]  # (videos, C)
@@ -152,3 +158,67 @@ def _from_here_on(values: NDArray[Any]) -> NDArray[Any]:
 def _logits(probabilities: Probabilities, task: ClassTask) -> NDArray[np.float64]:
     inside = np.clip(probabilities.astype(np.float64), SMALLEST, LARGEST)
     return logit(inside) if task == "multi-label" else np.log(inside)
+
+
+def calibrate(predictions: Predictions) -> dict[str, Calibration]:
+    """The temperature of each head of classes, and the thresholds of multi-label classes, by its name.
+
+    The thresholds are of the probabilities before the temperature, which does not change their order.
+    """
+    chosen = {}
+    for name, head in predictions.by_head().items():
+        if head.head.task == "regression":
+            continue
+        thresholds = ()
+        if head.head.task == MULTI_LABEL:
+            thresholds = tuple(choose_thresholds(head.means, head.labels).tolist())
+        temperature = fit_temperature(head.means, head.labels, head.head.task)
+        chosen[name] = Calibration(temperature=temperature, thresholds=thresholds)
+    return chosen
+
+
+def calibration_errors(head: HeadPredictions) -> dict[str, float]:
+    """`ece` in percent; with a temperature in the weights also `ece_calibrated` and `temperature`."""
+    assert head.head.task != "regression"
+    result = {"ece": round(100 * expected_calibration_error(head.means, head.labels)[0], 4)}
+    calibration = head.head.calibration
+    if calibration is None:
+        return result
+    after = apply_temperature(head.means, calibration.temperature, head.head.task)
+    error, _ = expected_calibration_error(after, head.labels)
+    return result | {
+        "ece_calibrated": round(100 * error, 4),
+        "temperature": round(calibration.temperature, 4),
+    }
+
+
+def calibrate_answers(means: Tensor, heads: Heads) -> Tensor:
+    """Apply the temperature of each head to mean answers (…, outputs); numbers stay as they are."""
+    parts = list(means.split([head.outputs for head in heads], dim=-1))
+    for i, (part, head) in enumerate(zip(parts, heads, strict=True)):
+        if head.task != "regression" and head.calibration is not None:
+            flat = part.reshape(-1, head.outputs).numpy()  # (N, outputs)
+            scaled = apply_temperature(flat, head.calibration.temperature, head.task)
+            parts[i] = torch.from_numpy(scaled).to(part.dtype).view_as(part)
+    return torch.cat(parts, dim=-1)
+
+
+def calibrated_heads(heads: Heads, *, source: str) -> Heads:
+    """The heads with the thresholds of calibrated probabilities, which predict the same classes.
+
+    Raises:
+        CheckpointError: none of the heads has a temperature.
+    """
+    if all(head.calibration is None for head in heads):
+        raise CheckpointError(
+            f"{source}: has no temperature for --calibrated; fine-tune with data.val, which chooses one for "
+            "the best weights"
+        )
+    calibrated = []
+    for head in heads:
+        if head.calibration is not None and head.task == MULTI_LABEL:
+            thresholds = np.array([head.thresholds], dtype=np.float64)
+            scaled = apply_temperature(thresholds, head.calibration.temperature, MULTI_LABEL)[0]
+            head = replace(head, calibration=replace(head.calibration, thresholds=tuple(scaled.tolist())))
+        calibrated.append(head)
+    return tuple(calibrated)

@@ -23,7 +23,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from everest.metrics.calibrate import calibration_errors
+from everest.metrics.calibration import calibration_errors
 from everest.metrics.intervals import FEW_OF_CLASS, bootstrap, bootstrap_intervals
 from everest.metrics.predicted import HeadPredictions, in_top
 from everest.metrics.weighted import Weights, average_precisions, rank_correlation, share_of_variance
@@ -32,14 +32,13 @@ Values = dict[str, Any]
 
 OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
-EACH: Final[Any] = None  # no average: a value for each class
 
 
 def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """top1, top5: of the mean probability over a video's views. clip_top1: of single views.
 
     mean_class_accuracy, macro_f1: over the classes that occur. majority_top1: of always answering the most
-    frequent class. chance_top1, chance_top5: of guessing. ece: see everest.metrics.calibrate.
+    frequent class. chance_top1, chance_top5: of guessing. ece: see everest.metrics.calibration.
     """
     labels, (_, views, classes) = head.labels, head.outputs.shape
     single = head.outputs.reshape(-1, classes)  # (V * views, C)
@@ -61,31 +60,25 @@ def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     }
     result: Values = {name: percent_of(share) for name, share in shares.items()} | calibration_errors(head)
     if groups is not None:
+
+        def macro_f1(weights: Weights) -> dict[str, float]:  # scikit-learn's checks take long in each draw
+            support = np.bincount(labels, weights, classes)
+            answered = np.bincount(predicted, weights, classes)
+            right = np.bincount(labels, weights * (labels == predicted), classes)
+            f1 = 2 * right[used] / (support + answered)[used] if support[used].all() else np.array(math.nan)
+            return {"macro_f1": float(f1.mean())}
+
         found = bootstrap_intervals(outcomes, head.correct, labels, groups=groups)
-        f1 = _intervals(
-            lambda weights: {"macro_f1": _weighted_f1(labels, predicted, classes, weights)}, groups
-        )
-        result["intervals"] = _of_enough(found | f1, labels[:, None] == used)
+        found |= _intervals(macro_f1, groups)
+        result["intervals"] = _of_enough(found, labels[:, None] == used)
     return result
-
-
-def _weighted_f1(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights: NDArray[np.float64]
-) -> float:
-    """macro_f1 of weighted videos, as scikit-learn's, without its checks in each of thousands of draws."""
-    support = np.bincount(labels, weights, classes)
-    answered = np.bincount(predicted, weights, classes)
-    right = np.bincount(labels, weights * (labels == predicted), classes)
-    used = np.unique(labels)
-    f1 = 2 * right[used] / (support + answered)[used] if support[used].all() else np.array(math.nan)
-    return float(f1.mean())
 
 
 def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """map: mean average precision over the classes with a video. chance_map: of a random order.
 
     micro_f1, macro_f1, exact_match: of the classes above their thresholds; macro_f1 over classes with a
-    video. ece: see everest.metrics.calibrate.
+    video. ece: see everest.metrics.calibration.
     """
     labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
     result: Values = {

@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: accuracies of classes, average precision of several, errors of numbers.
+"""The metrics of an evaluation, and the answers as a file; `TASKS` has the functions of each task.
 
 All are scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
 
@@ -7,9 +7,11 @@ V videos, C classes.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,8 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.lists.labels import Label
+from everest.lists.classes import Classes
+from everest.lists.labels import JOINED_BY, Label
 from everest.metrics.head_metrics import (
     Values,
     mae_of_constant,
@@ -29,6 +32,81 @@ from everest.metrics.head_metrics import (
 )
 from everest.metrics.intervals import bootstrap_intervals
 from everest.metrics.predicted import HeadPredictions, Predictions, label_array
+from everest.system.files import write_atomically
+
+Columns = Sequence[tuple[str, Sequence[str]]]  # their names, and a text for each video
+
+
+class TaskFunctions(NamedTuple):
+    """The functions of the answers of a head that differ from task to task."""
+
+    metrics: Callable[[HeadPredictions, Sequence[Any] | None], Values]  # intervals with groups of videos
+    loss: Callable[[HeadPredictions], float]  # of the mean answers
+    guessed: Callable[[Head, NDArray[Any]], float]  # the loss of guessing, from the labels
+    columns: Callable[[HeadPredictions, Classes], Columns]  # of a file of predictions
+
+
+def _cross_entropy(right: NDArray[np.floating[Any]]) -> float:
+    """The mean over probabilities of the right answers."""
+    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
+
+
+def _smooth_l1(errors: NDArray[np.floating[Any]]) -> float:
+    errors = np.abs(errors)
+    return float(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
+
+
+def _columns_of_one(head: HeadPredictions, classes: Classes) -> Columns:
+    best = head.means.argmax(axis=1)  # (V,)
+    return [
+        ("label", [classes.name(label) for label in head.labels.tolist()]),
+        ("predicted", [classes.name(number) for number in best.tolist()]),
+        ("probability", [f"{probability:.6f}" for probability in head.means.max(axis=1)]),
+        ("correct", [str(int(is_right)) for is_right in best == head.labels]),
+    ]
+
+
+def _columns_of_several(head: HeadPredictions, classes: Classes) -> Columns:
+    def named(flags: NDArray[np.bool_]) -> list[str]:
+        return [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in flags]
+
+    return [
+        ("label", named(head.labels)),
+        ("predicted", named(head.chosen)),
+        ("correct", [str(int(is_right)) for is_right in (head.labels == head.chosen).all(axis=1)]),
+        *((f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(head.means.T)),
+    ]
+
+
+def _columns_of_numbers(head: HeadPredictions, _: Classes) -> Columns:
+    answers = head.means[:, 0]  # (V,)
+    return [
+        ("label", [f"{label:.15g}" for label in head.labels]),
+        ("predicted", [f"{answer:.7g}" for answer in answers]),
+        ("error", [f"{error:.6g}" for error in answers - head.labels]),
+    ]
+
+
+TASKS: Final[Mapping[str, TaskFunctions]] = {
+    "single-label": TaskFunctions(
+        metrics=single_label,
+        loss=lambda head: _cross_entropy(head.means[np.arange(len(head.labels)), head.labels]),
+        guessed=lambda head, _: math.log(head.outputs),
+        columns=_columns_of_one,
+    ),
+    MULTI_LABEL: TaskFunctions(
+        metrics=multi_label,
+        loss=lambda head: _cross_entropy(np.where(head.labels, head.means, 1 - head.means)),
+        guessed=lambda _, flags: float(entropy([flags.mean(axis=0), 1 - flags.mean(axis=0)]).mean()),
+        columns=_columns_of_several,
+    ),
+    "regression": TaskFunctions(
+        metrics=regression,
+        loss=lambda head: _smooth_l1((head.means[:, 0] - head.labels) / head.head.std),
+        guessed=lambda head, numbers: _smooth_l1((numbers - head.mean) / head.std),
+        columns=_columns_of_numbers,
+    ),
+}
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
@@ -43,7 +121,8 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     by_head = predictions.by_head()
     groups = predictions.groups or range(len(predictions.videos))
     measured = {
-        name: _BY_TASK[head.head.task](head, groups if intervals else None) for name, head in by_head.items()
+        name: TASKS[head.head.task].metrics(head, groups if intervals else None)
+        for name, head in by_head.items()
     }
     if "" in measured:
         return measured[""]
@@ -62,18 +141,8 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
 
 def mean_loss(predictions: Predictions) -> float:
     """The loss of the mean answer of a video, over all videos and heads, without smoothing or weights."""
-    return float(np.mean([_loss(head) for head in predictions.by_head().values()]))
-
-
-def _loss(head: HeadPredictions) -> float:
-    smallest = np.finfo(np.float32).tiny
-    if head.head.task == "regression":
-        return _smooth_l1((head.means[:, 0] - head.labels) / head.head.std)
-    if head.head.task == MULTI_LABEL:
-        right = np.where(head.labels, head.means, 1 - head.means)  # (V, C)
-    else:
-        right = head.means[np.arange(len(head.labels)), head.labels]  # (V,)
-    return float(-np.log(np.maximum(right, smallest)).mean())
+    heads = predictions.by_head().values()
+    return float(np.mean([TASKS[head.head.task].loss(head) for head in heads]))
 
 
 def loss_of_guessing(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float:
@@ -82,33 +151,14 @@ def loss_of_guessing(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float
     They are the same probability for each single-label class, the share of these videos for each multi-label
     class, and the mean of the training set for a number.
     """
-    return float(np.mean([_guessed(head, [row[i] for row in labels]) for i, head in enumerate(heads)]))
-
-
-def _guessed(head: Head, labels: Sequence[Label]) -> float:
-    array = label_array(labels, head)
-    if head.task == "regression":
-        return _smooth_l1((array - head.mean) / head.std)
-    if head.task == MULTI_LABEL:
-        return float(entropy([array.mean(axis=0), 1 - array.mean(axis=0)]).mean())
-    return math.log(head.outputs)
-
-
-def _smooth_l1(errors: NDArray[np.floating[Any]]) -> float:
-    errors = np.abs(errors)
-    return float(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
+    arrays = [label_array([row[i] for row in labels], head) for i, head in enumerate(heads)]
+    losses = [TASKS[head.task].guessed(head, array) for head, array in zip(heads, arrays, strict=True)]
+    return float(np.mean(losses))
 
 
 def chance_top1(heads: Heads) -> float:
     """The top-1 accuracy of guessing, in percent; of several heads, that all are right."""
     return 100 / math.prod(head.outputs for head in heads)
-
-
-_BY_TASK: Final[Mapping[str, Callable[[HeadPredictions, Sequence[Any] | None], Values]]] = {
-    "single-label": single_label,
-    MULTI_LABEL: multi_label,
-    "regression": regression,
-}
 
 
 def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
@@ -151,3 +201,23 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
     if metric == "map":
         return map_of_random_order(array)
     return mae_of_constant(array) if metric == "mae" else None
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
+    """Write a CSV row per video; the columns of each of several heads end in its name.
+
+    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
+    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
+    """
+    columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
+    for name, head in predictions.by_head().items():
+        of_head = TASKS[head.head.task].columns(head, classes)
+        columns += [(f"{column}.{name}" if name else column, texts) for column, texts in of_head]
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(column for column, _ in columns)
+            rows.writerows(zip(*(texts for _, texts in columns), strict=True))
+
+    write_atomically(path, write)

@@ -6,10 +6,8 @@ without a name.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.bad_videos import refuse_too_many
-from everest.lists.classes import Classes
-from everest.lists.labels import JOINED_BY, Label
-from everest.system.files import write_atomically
+from everest.lists.labels import Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,53 +86,3 @@ def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
     """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
     num_videos = len(predictions.skipped) + len(predictions.videos)
     refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
-
-
-def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
-    """Write a CSV row per video; the columns of each of several heads end in its name.
-
-    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
-    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
-    """
-    by_head = predictions.by_head()
-    header = [
-        f"{column}.{name}" if name else column
-        for name, head in by_head.items()
-        for column in _columns(head.head, classes)
-    ]
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["video", *header])
-            for i, video in enumerate(predictions.videos):
-                cells = [_cells(head, i, classes) for head in by_head.values()]
-                rows.writerow([video, *(cell for of_head in cells for cell in of_head)])
-
-    write_atomically(path, write)
-
-
-def _columns(head: Head, classes: Classes) -> list[str]:
-    if head.task == "regression":
-        return ["label", "predicted", "error"]
-    if head.task == MULTI_LABEL:
-        return [
-            "label",
-            "predicted",
-            "correct",
-            *(f"probability.{classes.name(i)}" for i in range(head.outputs)),
-        ]
-    return ["label", "predicted", "probability", "correct"]
-
-
-def _cells(head: HeadPredictions, i: int, classes: Classes) -> list[str]:
-    """The cells of video i."""
-    mean = head.means[i]  # (C,)
-    if head.head.task == "regression":
-        return [f"{head.labels[i]:.15g}", f"{mean[0]:.7g}", f"{mean[0] - head.labels[i]:.6g}"]
-    if head.head.task == MULTI_LABEL:
-        truth, chosen = head.labels[i], head.chosen[i]
-        names = [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in (truth, chosen)]
-        return [*names, str(int((truth == chosen).all())), *(f"{value:.6f}" for value in mean)]
-    best, label = int(mean.argmax()), int(head.labels[i])
-    return [classes.name(label), classes.name(best), f"{mean[best]:.6f}", str(int(best == label))]

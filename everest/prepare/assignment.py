@@ -48,9 +48,9 @@ def assign(
     order = rng.permutation(len(groups))
     order = order[np.argsort([-sizes[group] for group in order], kind="stable")]
     state = _Assignment(of_groups, sizes, len(classes), lacking=wanted[:, None] * shares)
-    for group in order:
-        state.place(group)
     least = max(1e-9, ROUNDING * len(labels) ** 2)
+    for group in order:
+        state.move(group, least=least)
     state.improve(order, least=least)
     while state.cover():  # ends, as fewer classes are missing every time
         state.improve(order, least=least)
@@ -84,10 +84,11 @@ class _Assignment:
         entries = slice(self._first[group], self._first[group + 1])
         return self._rows[entries], self._counts[entries]
 
-    def _changes(self) -> tuple[Floats, Ints]:
-        """(G, S) how much moving a group to each list adds to the distance, and to the missing classes.
+    def _changes(self) -> tuple[Floats, Ints, Floats]:
+        """(G, S) what moving a group to each list adds to the distance, to the missing classes, and its cost.
 
-        The distance is positive for the list that the group is in.
+        The distance is positive for the list that the group is in. A missing class is worth more than any
+        distance.
         """
         counts, lists = self._counts[:, None], np.repeat(self.chosen, np.diff(self._first))[:, None]  # (E, 1)
         lacking, present = self._lacking[self._rows], self._present[self._rows]  # (E, S)
@@ -95,53 +96,42 @@ class _Assignment:
         is_last = np.take_along_axis(present, lists, axis=1) == 1  # (E, 1)
         missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[self._rows][:, None]
         first = self._first[:-1]
-        return np.add.reduceat(changes, first, axis=0), np.add.reduceat(missing, first, axis=0)
-
-    def _costs(self) -> Floats:
-        """(G, S) of a move; a missing class is worth more than any distance."""
-        changes, missing = self._changes()
-        return changes + self._worth * missing
+        changes, missing = np.add.reduceat(changes, first, axis=0), np.add.reduceat(missing, first, axis=0)
+        return changes, missing, changes + self._worth * missing
 
     def _put(self, group: int, target: int) -> None:
-        """Move a group to a list."""
+        """Move a group from its list to another; to or from `NOWHERE`, too."""
         rows, counts = self._entries(group)
-        before = int(self.chosen[group])
-        if before != NOWHERE:
-            self._lacking[rows, before] += counts
-            self._present[rows, before] -= 1
-        self._lacking[rows, target] -= counts
-        self._present[rows, target] += 1
+        for place, sign in ((int(self.chosen[group]), 1), (target, -1)):
+            if place != NOWHERE:
+                self._lacking[rows, place] += sign * counts
+                self._present[rows, place] -= sign
         self.chosen[group] = target
 
-    def place(self, group: int) -> None:
-        """Put a group that is in no list into the one where it fits best."""
-        rows, counts = self._entries(group)
-        # (S,) what it adds to the distance in each list: (lacking - counts)^2 - lacking^2 over its entries
-        costs = (counts[:, None] * (counts[:, None] - 2 * self._lacking[rows])).sum(axis=0)
-        self._put(group, int(costs.argmin()))
+    def move(self, group: int, *, least: float) -> bool:
+        """Move a group to the list where it fits best, if that gains `least`; returns whether it moved.
 
-    def _move(self, group: int, *, least: float) -> bool:
-        """Move a group to the list where it fits best; returns whether it moved, which gains `least`."""
+        A group that is in no list yet is moved in any case.
+        """
         rows, counts = self._entries(group)
         before = int(self.chosen[group])
-        self._lacking[rows, before] += counts
-        self._present[rows, before] -= 1
-        costs = (counts[:, None] * (counts[:, None] - 2 * self._lacking[rows])).sum(axis=0)  # (S,)
+        self._put(group, NOWHERE)
+        # (S,) what it adds to the distance in each list: (lacking - counts)^2 - lacking^2 over its entries
+        costs = (counts[:, None] * (counts[:, None] - 2 * self._lacking[rows])).sum(axis=0)
         found = ((self._present[rows] == 0) & self._needed[rows][:, None]).sum(axis=0)  # (S,)
         costs += self._worth * (found[before] - found)
         best = int(costs.argmin())
-        if costs[best] > costs[before] - least:
+        if before != NOWHERE and costs[best] > costs[before] - least:
             best = before
-        self._lacking[rows, best] -= counts
-        self._present[rows, best] += 1
-        self.chosen[group] = best
+        self._put(group, best)
         return best != before
 
     def improve(self, order: Ints, *, least: float) -> None:
         """Move single groups, and swap pairs, as long as that helps."""
         while True:  # ends, as the distance falls every time
-            helpful = order[self._costs()[order].min(axis=1) < -least]
-            moved = [self._move(group, least=least) for group in helpful]
+            *_, costs = self._changes()
+            helpful = order[costs[order].min(axis=1) < -least]
+            moved = [self.move(group, least=least) for group in helpful]
             if not any(moved) and not self._swap(least=least):
                 return
 
@@ -155,8 +145,7 @@ class _Assignment:
         self._needed[-1] = False
         covered = False
         while True:
-            changes, missing = self._changes()
-            costs = changes + self._worth * missing
+            _, missing, costs = self._changes()
             group, target = np.unravel_index(int(costs.argmin()), costs.shape)
             if missing[group, target] >= 0:
                 return covered
@@ -187,8 +176,8 @@ class _Assignment:
 
         The distance is infinity without any group.
         """
-        changes, missing = self._changes()
-        costs = np.where(self.chosen == here, (changes + self._worth * missing)[:, there], np.inf)  # (G,)
+        changes, missing, costs = self._changes()
+        costs = np.where(self.chosen == here, costs[:, there], np.inf)  # (G,)
         best = int(costs.argmin())
         if costs[best] == np.inf:
             return np.inf, 0

@@ -30,18 +30,11 @@ class CameraShares(NamedTuple):
     unexplained_apart: float | None
 
 
-def measure_camera(neighbors: NDArray[np.uint8], apart: NDArray[np.uint8]) -> CameraShares:
-    """Estimate the camera's affine motion.
+def camera_shares(pairs: NDArray[np.uint8]) -> tuple[float, float]:
+    """The shares of pairs of frames (M, 2, H, W, 3) that the camera moves between, and that change otherwise.
 
-    Args:
-        neighbors, apart: pairs of frames (M, 2, H, W, 3), the second ones `APART`, or none of them; small
-            frames are enough.
+    Small frames are enough.
     """
-    return CameraShares(*_shares(neighbors), *(_shares(apart) if len(apart) else (None, None)))
-
-
-def _shares(pairs: NDArray[np.uint8]) -> tuple[float, float]:
-    """The shares of pairs that move, and that change in another way."""
     clips = torch.from_numpy(pairs).permute(0, 4, 1, 2, 3)  # (M, 3, 2, H, W)
     found = previous_frames(clips, lag=1, align="affine", pixels=IMAGENET)
     unexplained = ~found.moves & (found.change > FIT)

@@ -17,7 +17,7 @@ from everest.inference.journal import open_journal
 from everest.lists.labels import LabelRules
 from everest.lists.sample import Sample
 from everest.lists.sources import ListedSample, Source
-from everest.prepare.examine import Inspection, examine
+from everest.prepare.examine import Inspection, examine, num_frames, spread
 from everest.prepare.label_checks import (
     check_labels,
     class_counts,
@@ -25,13 +25,11 @@ from everest.prepare.label_checks import (
     rare_classes,
     training_source,
 )
-from everest.prepare.stats import num_frames, spread
 from everest.system.events import Report, notice
 from everest.video.file_processes import Failure, map_apart
 
 JOURNAL: Final = "checked_videos.jsonl"
 _INSPECTION: Final = TypeAdapter(Inspection)
-
 
 Kind = Literal["listed", "file", "frames"]
 

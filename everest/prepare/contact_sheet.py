@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.prepare.stats import MOTION, Stats
 from everest.system.files import write_atomically
 from everest.system.text import counted, escape_bytes

@@ -17,9 +17,9 @@ from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
 from everest.lists.header import COLUMNS
-from everest.lists.originals import SourceList
+from everest.lists.inputs import SourceList
 from everest.lists.sample import Sample
-from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encode_settings import EncodeSettings, JobShare
 from everest.prepare.encoding import EncodedFile, encode_video
 from everest.system.events import Report, notice
 from everest.system.files import refuse_inputs, write_table, write_text
@@ -36,22 +36,6 @@ LEAST_GAIN: Final = 1.1  # our choice: of clips per second, below which encoding
 VIEWS: Final = PretrainViews(  # the clips of most recipes
     frames=16, stride=4, size=(224, 224), flip=True, sampling="dense", views_per_decode=1
 )
-
-
-@dataclass(frozen=True, slots=True)
-class JobShare:
-    """Which part of the videos a machine encodes: its number from 1, and the number of parts."""
-
-    number: int = 1
-    of: int = 1
-
-    @classmethod
-    def read(cls, text: str) -> JobShare:
-        """Parse `I/N`."""
-        first, _, second = text.partition("/")
-        if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-            raise RecipeError(f"--shard {text}: give I/N with I from 1 to N, as 1/4 to 4/4 for four machines")
-        return cls(int(first), int(second))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,22 +98,16 @@ def encode_videos(
             if isinstance(result, EncodedFile):
                 files[source] = result
                 if len(files) == TRIED and len(chosen) >= 2 * TRIED:
-                    _report_gain(files, len(chosen), report)
+                    gain = measure_gain([(source, str(file.path)) for source, file in files.items()])
+                    text = poor_gain(gain, files.values())
+                    if text is not None:
+                        report(notice(f"first {len(files)} of {len(chosen)} videos: {text}"))
             else:
                 failed.append((source, result.reason))
                 report(notice(f"{source}: {result.reason}"))
         failed.sort()
         lists = _write_lists(originals, output, files, failed) if part.of == 1 else []
     return EncodeSummary(files=files, failed=failed, lists=lists)
-
-
-def _report_gain(files: Mapping[str, EncodedFile], total: int, report: Report) -> None:
-    """Report that encoding is not worth it, if it is not for the first files."""
-    text = poor_gain(
-        measure_gain([(source, str(file.path)) for source, file in files.items()]), files.values()
-    )
-    if text is not None:
-        report(notice(f"first {len(files)} of {total} videos: {text}"))
 
 
 def poor_gain(clips_per_second: Mapping[str, float], files: Collection[EncodedFile]) -> str | None:

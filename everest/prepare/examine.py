@@ -1,4 +1,4 @@
-"""Decode a video completely and report what is wrong with it. Every frame is decoded, none is kept."""
+"""Decode a video completely and report what is wrong with it, and how long it is. No frame is kept."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 
+from everest.data.footage import Timeline, num_timeline_frames
+from everest.lists.sample import Sample
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
-from everest.video.timeline import Timeline
 
 # Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
@@ -140,3 +142,27 @@ def damage(
     if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
         return f"damaged: ends after {last:.1f} of {promised:.1f} s"
     return None
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Minimum, median and maximum; None for no values."""
+    return {"min": min(values), "median": median(values), "max": max(values)} if values else None
+
+
+def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
+    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
+
+    Args:
+        frames: of the file.
+        seconds: of the file; None: a folder of images.
+        fps: frames per second to count; None: as the file.
+    """
+    if fps is not None and seconds:
+        inside = num_frames(sample, frames, seconds)
+        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
+    rate = frames / seconds if seconds else 0.0
+    first = sample.start_frame or round((sample.start or 0) * rate)
+    end = frames if sample.end_frame is None else min(sample.end_frame, frames)
+    if sample.end is not None:
+        end = min(round(sample.end * rate), frames)
+    return end - first

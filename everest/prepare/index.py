@@ -15,8 +15,8 @@ from everest.errors import DataError, RecipeError
 from everest.lists.class_folders import deeper_folders_notice, folder_samples, join_copies
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, unlistable, write_lines, write_list
-from everest.prepare.layout import AnnotatedSample, Annotations
-from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
+from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
+from everest.prepare.layout_readers import READERS
 from everest.system.files import write_table
 from everest.video.folders import VIDEO_SUFFIXES, videos_under
 
@@ -71,9 +71,9 @@ def read_index(
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
-    match = find_layout(annotations or folder, layout, split=split)
-    if match is not None and task not in (None, "single-label"):
-        raise RecipeError(f"--task {task}: goes with class folders, not with annotations of {match[0].title}")
+    known, sources = find_layout(annotations or folder, layout, split=split) or (None, {})
+    if known is not None and task not in (None, "single-label"):
+        raise RecipeError(f"--task {task}: goes with class folders, not with annotations of {known.title}")
     if task == "regression":
         raise RecipeError(
             f"--task regression: the folders of {folder} give classes; `everest prepare split LIST` reads "
@@ -81,17 +81,17 @@ def read_index(
         )
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
+    settings: dict[str, Any] = {}
     found = None
-    if match is None:
+    if known is None:
         lists, names = folder_samples(root)
         if not lists:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
-        published, sources = Annotations(lists={}, class_names=names), {}
         if names:
             found = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
     else:
-        known, sources = match
-        published = known.read(sources)
+        published = READERS[known.name](sources)
+        names, settings = published.class_names, {**known.settings, **published.settings}
         lists, missing = match_files(published.lists, videos)
         if not any(lists.values()):
             wanted = next((name for _, name in missing), "any video")
@@ -100,17 +100,16 @@ def read_index(
                 f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
             )
     used = {sample.path for samples in lists.values() for sample in samples}
-    settings = dict(published.settings)
-    if task == MULTI_LABEL and published.class_names:
+    if task == MULTI_LABEL and names:
         lists = {name: join_copies(samples) for name, samples in lists.items()}
         settings["task"] = task
     refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
     return Index(
-        layout=FOLDERS if match is None else match[0].name,
+        layout=known.name if known else FOLDERS,
         root=root,
-        lists=_listable(lists, refused, is_annotated=match is not None),
-        class_names=published.class_names,
-        heads=published.heads,
+        lists=_listable(lists, refused, is_annotated=known is not None),
+        class_names=names,
+        heads=known.heads if known else {},
         settings=settings,
         sources=[file for files in sources.values() for file in files],
         missing=missing,

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
 from everest.lists.class_folders import alike_names
-from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, count_classes, number_facts
-from everest.lists.labels import Label, LabelRules, columns_of
+from everest.lists.labels import Label, LabelRules, columns_of, indices
 from everest.lists.sources import ListedSample, Source
-from everest.lists.split_folders import SPLITS
+from everest.video.folders import SPLITS
 
 SHOWN: Final = 10  # labels that a line lists
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
@@ -40,7 +39,11 @@ def check_labels(
             for index in indices(label):
                 used.setdefault(index, row.where)
         if not head and rules.names:
-            problems += _similar_names(rules.names, used)
+            row_of = {rules.names[label]: f" ({where})" for label, where in used.items()}
+            for *pair, difference in alike_names(rules.names):
+                one, other = (f"'{name}'{row_of.get(name, '')}" for name in pair)
+                text = f"the classes {one} and {other} differ in {difference} only; are they one?"
+                problems.append(text)
         count = _num_classes(rules, head)
         if count is None:
             problems += _gaps(used)
@@ -48,15 +51,17 @@ def check_labels(
             unused = [label for label in range(count) if label not in used]
             unused_classes += [_class_name(rules, head, label) for label in unused]
         if training is not None:
-            problems += _untrained(sources, training, rules, head)
-            problems += _equal_numbers(training, head)
+            problems += _unlearnable(sources, training, rules, head)
     return problems, unused_classes
 
 
 def training_source(sources: Sequence[Source]) -> Source | None:
     """Return the list called train, else the first labeled one; None if its name is of another list."""
-    labeled = [source for source in sources if source.labeled]
-    named = [(source, _split_in_name(source)) for source in labeled]
+    named = []  # with `train`, `val` or `test` for a list of such a name, as mice_train.csv
+    for source in sources:
+        last = re.split(r"[_-]", source.path.name.split(".")[0].lower())[-1]
+        if source.labeled:
+            named.append((source, SPLITS.get(last)))
     train = next((source for source, split in named if split == "train"), None)
     return train or next((source for source, split in named[:1] if split is None), None)
 
@@ -93,20 +98,16 @@ def number_counts(sources: Sequence[Source]) -> dict[str, dict[str, float]]:
 def _row_problems(source: Source, rules: LabelRules, *, trains: bool) -> Iterator[str]:
     for column in source.missing_columns:
         yield f"{source.path}: the list has no column {column}"
+    tasks = {"label": rules.task}  # of the columns, as far as they are known
+    tasks |= {name: head.task for head in rules.heads for name in columns_of([head.name])}
     for column in source.empty_columns:
-        if trains or not _is_multi_label(column, rules):  # else no video shows a class
+        if trains or tasks.get(column) != MULTI_LABEL:  # else no video shows a class
             yield f"{source.path}: the column {column} is empty in all rows"
     merged = source.two_kinds.rows if source.two_kinds else frozenset()
     problems = {row.where: row.problem for row in source.rows if row.problem is not None}
     if source.two_kinds and merged & problems.keys():
         yield source.two_kinds.problem
     yield from (f"{where}: {problem}" for where, problem in problems.items() if where not in merged)
-
-
-def _is_multi_label(column: str, rules: LabelRules) -> bool:
-    """Whether the cells of a column may be empty, as far as it is known."""
-    tasks = {name: head.task for head in rules.heads for name in columns_of([head.name])}
-    return tasks.get(column, rules.task if column == "label" else None) == MULTI_LABEL
 
 
 def _heads(sources: Sequence[Source]) -> list[str]:
@@ -138,13 +139,6 @@ def _class_name(rules: LabelRules, head: str, label: int) -> str:
     return rules.names[label] if rules.names else str(label)
 
 
-def _similar_names(names: Sequence[str], used: dict[int, str]) -> Iterator[str]:
-    row_of = {names[label]: where for label, where in used.items()}
-    for *pair, difference in alike_names(names):
-        one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
-        yield f"the classes {one} and {other} differ in {difference} only; are they one?"
-
-
 def _gaps(used: dict[int, str]) -> Iterator[str]:
     highest = max(used, default=0)
     gaps = sorted(set(range(highest)) - used.keys())
@@ -153,9 +147,13 @@ def _gaps(used: dict[int, str]) -> Iterator[str]:
         yield f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
 
 
-def _untrained(sources: Sequence[Source], training: Source, rules: LabelRules, head: str) -> Iterator[str]:
-    """Yields the classes that only other lists have, and classes that all training videos have."""
+def _unlearnable(sources: Sequence[Source], training: Source, rules: LabelRules, head: str) -> Iterator[str]:
+    """Yields equal numbers, classes that only other lists have, and classes that all training videos have."""
     labels = [label for _, label in _labels([training], head)]
+    if len(labels) > 1 and are_equal(labels):
+        (column,) = columns_of([head]) if head else ("label",)
+        text = f"all numbers of the column {column} are {labels[0]:g}, so a model cannot learn them"
+        yield f"{training.path}: {text}"
     trained = count_classes(labels)
     if not trained:  # numbers, or an unreadable column
         return
@@ -170,18 +168,3 @@ def _untrained(sources: Sequence[Source], training: Source, rules: LabelRules, h
         if len(labels) > 1 and count == len(labels) and isinstance(labels[0], tuple):
             name = _class_name(rules, head, index)
             yield f"{training.path}: all {count} videos have the class '{name}', so a model cannot learn it"
-
-
-def _equal_numbers(training: Source, head: str) -> Iterator[str]:
-    """Yields the column of numbers that are all the same in the training list."""
-    labels = [label for _, label in _labels([training], head)]
-    if len(labels) > 1 and are_equal(labels):
-        (column,) = columns_of([head]) if head else ("label",)
-        text = f"all numbers of the column {column} are {labels[0]:g}, so a model cannot learn them"
-        yield f"{training.path}: {text}"
-
-
-def _split_in_name(source: Source) -> str | None:
-    """`train`, `val` or `test` for a list of such a name, as in `mice_train.csv`."""
-    last = re.split(r"[_-]", source.path.name.split(".")[0].lower())[-1]
-    return SPLITS.get(last)

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.lists.originals import SourceList
+from everest.lists.inputs import SourceList
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
 from everest.system.files import refuse_inputs, write_atomically, write_text

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import indices
 from everest.lists.groups import GroupOf
-from everest.lists.labels import Label, read_class_names
+from everest.lists.labels import Label, indices, read_class_names
 from everest.lists.sample import Sample
 from everest.lists.writing import (
     names_to_write,
@@ -108,7 +108,9 @@ def write_split(
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]
-    has_classes = names and _has_names(folder / CLASSES, names)  # as `everest prepare index` wrote them
+    has_classes = False  # whether `everest prepare index` wrote them
+    with suppress(DataError):
+        has_classes = bool(names) and read_class_names(folder / CLASSES) == tuple(names)
     refuse_existing(list(paths.values()) if has_classes else written, overwrite=overwrite, read=read)
     for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
         if old.exists():
@@ -119,11 +121,3 @@ def write_split(
     if names and not has_classes:
         write_lines(folder / CLASSES, names)
     return written
-
-
-def _has_names(file: Path, names: Sequence[str]) -> bool:
-    """Whether a file of class names has exactly these names."""
-    try:
-        return read_class_names(file) == tuple(names)
-    except DataError:
-        return False

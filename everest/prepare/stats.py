@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
+from everest.data.footage import Timeline
 from everest.data.short_videos import largest_stride
-from everest.lists.classes import indices
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
+from everest.lists.labels import indices
 from everest.lists.sample import Sample
-from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
+from everest.prepare.camera_stats import APART, CameraShares, camera_shares, mean_shares
+from everest.prepare.examine import num_frames, spread
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
-from everest.video.timeline import Timeline, num_timeline_frames
 
 PLACES: Final = 8  # our choice: where a video is measured
 SIDE: Final = 160  # pixels of a thumbnail's longer side
@@ -33,30 +34,6 @@ CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride i
 MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]
-
-
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Minimum, median and maximum; None for no values."""
-    return {"min": min(values), "median": median(values), "max": max(values)} if values else None
-
-
-def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
-    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
-
-    Args:
-        frames: of the file.
-        seconds: of the file; None: a folder of images.
-        fps: frames per second to count; None: as the file.
-    """
-    if fps is not None and seconds:
-        inside = num_frames(sample, frames, seconds)
-        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
-    rate = frames / seconds if seconds else 0.0
-    first = sample.start_frame or round((sample.start or 0) * rate)
-    end = frames if sample.end_frame is None else min(sample.end_frame, frames)
-    if sample.end is not None:
-        end = min(round(sample.end * rate), frames)
-    return end - first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +75,10 @@ def measure(path: str) -> Measured | Failure:
         square=square,
         luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
-        camera=measure_camera(pairs[: len(near)], pairs[len(near) :]),
+        camera=CameraShares(
+            *camera_shares(pairs[: len(near)]),
+            *(camera_shares(pairs[len(near) :]) if len(far) else (None, None)),
+        ),
         frames=info.frames,
         seconds=seconds,
         thumbnail=small[near.size // 2],

@@ -1,27 +1,30 @@
-"""Probes of one labeled list, without a second one: each video is classified by the videos of other sources.
+"""Measures of features while pre-training runs: of one list of videos, with labels and without.
+
+Without a second list, each video is classified by the videos of other sources. The measures without labels
+are of SimSiam (Chen & He 2021) and RankMe (Garrido et al. 2023): whether the features have collapsed.
 
 N videos, D width, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from everest.probes.feature_measures import unit_rows
+from everest.config.heads import Head
 from everest.probes.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
 
 FOLDS: Final = 5  # our choice
 NEAREST: Final = 5  # our choice: videos that are compared with each video
 DRAWS: Final = 199  # our choice: of random labels
+SMALLEST: Final = 1e-7  # RankMe, eq. 1: added to each share
 ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
 Sources = NDArray[np.int64]  # (N,)
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # the numbers of the videos for fitting and for testing
 
 
 def numbered(names: Sequence[str]) -> Sources:
@@ -91,13 +94,16 @@ def cross_validated(
     Returns:
         None if a class has a single source, or the videos for fitting have one class.
     """
-    correct = 0
-    for fitted, tested in _folds(labels, sources, seed):
+    if num_folds(labels, sources) < 2:
+        return None
+    splitter = StratifiedGroupKFold(num_folds(labels, sources), shuffle=True, random_state=seed)
+    head, correct = Head(outputs=num_classes), 0
+    for fitted, tested in splitter.split(np.zeros((len(labels), 1)), labels, sources):
         if len(np.unique(labels[fitted])) < 2:
             return None
-        probabilities, _ = linear(features[fitted], labels[fitted], features[tested], num_classes, seed=seed)
+        probabilities, _ = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
         correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
-    return 100 * correct / len(labels) if num_folds(labels, sources) > 1 else None
+    return 100 * correct / len(labels)
 
 
 def num_folds(labels: Labels, sources: Sources) -> int:
@@ -105,8 +111,30 @@ def num_folds(labels: Labels, sources: Sources) -> int:
     return min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
 
 
-def _folds(labels: Labels, sources: Sources, seed: int) -> Iterator[Fold]:
-    folds = num_folds(labels, sources)
-    if folds > 1:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        yield from splitter.split(np.zeros((len(labels), 1)), labels, sources)
+def rank_me(features: Floats) -> float:
+    """The exponential of the entropy of the normalized singular values (RankMe, eq. 1).
+
+    It is between 1 and min(N, D). Features that are all zero have rank 1.
+    """
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)  # (min(N, D),)
+    total = values.sum()
+    if not total > 0:
+        return 1.0
+    shares = values / total + SMALLEST
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def feature_std(features: Floats) -> float:
+    """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
+
+    It is 0 if all features have one direction, and 1 if they have all directions alike.
+    """
+    units = unit_rows(features)
+    return float(units.std(axis=0).mean() * np.sqrt(units.shape[1]))
+
+
+def unit_rows(features: Floats) -> NDArray[np.float64]:
+    """The rows (N, D) divided by their norms; a row of zeros stays."""
+    rows = features.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1.0)

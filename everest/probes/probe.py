@@ -31,11 +31,12 @@ from everest.lists.labels import Label
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.predicted import Predictions, label_array
-from everest.probes.probe_heads import Output, attentive, linear, nearest_neighbors
-from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
+from everest.probes.attentive import attentive
+from everest.probes.probe_heads import linear, nearest_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
+LINEAR: Final = {"single-label": linear, MULTI_LABEL: one_vs_rest, "regression": ridge}  # by task
 SHOWN: Final = {  # metrics by task; the first has a chance level
     "single-label": ("top1", "top5", "mean_class_accuracy"),
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
@@ -166,13 +167,27 @@ def _probe_head(
     head: Head,
     report: Report,
 ) -> dict[str, Any]:
-    """Return the results of all probes for one head."""
+    """Return the results of all probes for one head; raises DataError if there is nothing to learn."""
+    encoder, seed = model.module.encoder, model.recipe.train.seed
     labels = label_array([row[position] for row in train.labels], head)
-    _require_difference(labels, head)
+    if head.task == MULTI_LABEL:
+        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
+            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
+    elif len(np.unique(labels)) < 2:
+        same = "of one class" if head.task == "single-label" else "of one number"
+        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")
     results, measured = {}, {}
     for name in names:
         report(notice(f"{name} probe of {len(train.videos)} videos"))
-        outputs, settings = _fit(model, name, train, test, labels, head)
+        if name == "knn":
+            outputs, settings = nearest_neighbors(train.features, labels, test.features, head)
+        elif name == "linear":
+            outputs, settings = LINEAR[head.task](train.features, labels, test.features, head, seed=seed)
+        else:
+            assert train.tokens is not None
+            assert test.tokens is not None
+            attention = {"heads": encoder.num_heads, "seed": seed, "device": model.module.device}
+            outputs, settings = attentive(train.tokens, labels, test.tokens, head, **attention)
         predictions = Predictions(
             videos=test.videos,
             labels=[(row[position],) for row in test.labels],
@@ -186,37 +201,3 @@ def _probe_head(
     assert chance is not None
     majority = {"majority": measured["majority_top1"]} if head.task == "single-label" else {}
     return {"probes": results, "chance": measured[chance], **majority}
-
-
-def _fit(
-    model: OpenedModel, name: str, train: EncodedSet, test: EncodedSet, labels: NDArray[Any], head: Head
-) -> Output:
-    """Return the answers of a probe about the test videos, and its settings."""
-    seed, one = model.recipe.train.seed, head.task == "single-label"
-    if name == "knn" and one:
-        return nearest_neighbors(train.features, labels, test.features, head.outputs)
-    if name == "knn":
-        return mean_of_neighbors(train.features, labels, test.features)
-    if name == "linear" and one:
-        return linear(train.features, labels, test.features, head.outputs, seed=seed)
-    if name == "linear":
-        fit = one_vs_rest if head.task == MULTI_LABEL else ridge
-        return fit(train.features, labels, test.features, seed=seed)
-    assert train.tokens is not None
-    assert test.tokens is not None
-    attention, device = model.module.encoder.num_heads, model.module.device
-    if one:
-        return attentive(
-            train.tokens, labels, test.tokens, head.outputs, heads=attention, seed=seed, device=device
-        )
-    return attentive_of(head, train.tokens, labels, test.tokens, heads=attention, seed=seed, device=device)
-
-
-def _require_difference(labels: NDArray[Any], head: Head) -> None:
-    """Raise DataError if there is nothing to learn."""
-    if head.task == MULTI_LABEL:
-        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
-    elif len(np.unique(labels)) < 2:
-        same = "of one class" if head.task == "single-label" else "of one number"
-        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")

@@ -10,7 +10,15 @@ from everest.models.cost import count_macs, stack_macs, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.text import counted
-from everest.train.probes import FEWEST_HELD_OUT, MOST_SHARE, Row, new_warnings, probe_rows, sentence
+from everest.train.probe_advice import (
+    FEWEST_HELD_OUT,
+    MOST_SHARE,
+    Probing,
+    Row,
+    new_warnings,
+    probe_rows,
+    sentence,
+)
 from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
@@ -18,20 +26,17 @@ from everest.train.training import Training
 MOST_VISIBLE: Final = 0.5
 
 
-def announce_probes(
-    training: Training, spec: ModelSpec, *, probes: int, every: int, videos: int, held_out: int
-) -> None:
+def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, every: int) -> None:
     """Warn of a mask that hides little, of probes that cost much, and of too few held-out videos for a check.
 
     Args:
-        probes: of the whole run.
         every: epochs from one probe to the next.
-        videos, held_out: of each probe, whose features and whose losses are measured.
     """
     training.warn_once("mask", too_little_hidden(spec))
     if training.context.resumed:
         return
-    plan = training.plan
+    plan, probes = training.plan, len(prober.steps)
+    videos, held_out = prober.num_videos, prober.num_held_out
     read = (videos + held_out) / plan.videos_per_step
     forward = count_macs(spec).total / training_macs(spec)
     computed = (videos * feature_cost(spec) + held_out * forward) / plan.batch_size

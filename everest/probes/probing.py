@@ -4,7 +4,7 @@ A probe changes nothing in the training: it draws from no generator of it, and l
 processes share the videos, in passes of the same videos on any number of processes, and the main process
 computes the measures.
 
-R videos of a pass, N videos, D width, C channels, T frames, H W pixels.
+R videos of a pass, N videos, D width.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from everest.inference.model import encode
 from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.probes.feature_measures import feature_std, rank_me
-from everest.probes.list_probe import chance, cross_validated, leave_one_out, nearest_of_class, numbered
+from everest.probes import list_probe
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.probes import mixed_classes, probed_steps
+from everest.train.probe_advice import Probing, Row, mixed_classes, probed_steps
 from everest.train.training import Training
 
 MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
@@ -44,7 +43,6 @@ PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens ar
 
 Value = TypeVar("Value")
 TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 class _PassResult(NamedTuple):
@@ -67,17 +65,15 @@ def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
     steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
     prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
     training.prober = prober
-    sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
-    announce_probes(training, spec, probes=len(steps), every=settings.every, **sizes)
+    announce_probes(training, prober, spec, every=settings.every)
 
 
-class Prober:
-    """Measures the model of a run; each process has one.
+class Prober(Probing):
+    """Measures the model of a run after each of `steps`; each process has one.
 
     Args:
         metric: knn, or linear for both probes.
         spec: of the model, to build a whole copy of a sharded one.
-        steps: after which the run is probed.
     Attributes:
         rows: of the probes so far, over all resumes.
     """
@@ -92,27 +88,26 @@ class Prober:
         self._metric = metric
         self._spec = spec
 
-    @property
+    @property  # these three: see everest.train.probe_advice.Probing
     def num_videos(self) -> int:
-        """The videos whose features are measured."""
         return len(self.clips.features)
 
     @property
     def num_held_out(self) -> int:
-        """The videos whose loss is measured."""
         return 0 if self.clips.held_out is None else len(self.clips.held_out)
 
     @property
     def rank_most(self) -> int:
-        """The largest RankMe that the features can have."""
         return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
 
     def impossible(self, row: Row) -> dict[str, str]:
         """A warning for each probe of labels that a list does not allow, by a name for it."""
+        if self.clips.classes is None:
+            return {}
         found = {}
-        if self.clips.classes is not None and row["probe_knn"] is None:
+        if row["probe_knn"] is None:
             found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
-        if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:
+        if self._metric == "linear" and row["probe_linear"] is None:
             found["probe linear"] = (
                 "probe_linear: a class of pretrain.probe.list has a single video or source; it needs two"
             )
@@ -127,36 +122,34 @@ class Prober:
         """
         started = time.monotonic()
         with self._evaluating() as model:
-            encoded = self._over(self.clips.features, lambda clip: _features(model, clip))
-            held_out: Row = {"heldout_loss": None, "heldout_mean_loss": None}
-            if self.clips.held_out is not None:
-                held_out = self._of_held_out(model, self.clips.held_out)
+
+            def pooled(clip: Clip) -> NDArray[np.float32]:  # (R, D): the mean of all encoded tokens
+                pixels = model.pixels.normalize(clip.frames.flatten(0, 1))
+                return encode(model, pixels, None).pooled.float().cpu().numpy()
+
+            encoded = self._over(self.clips.features, pooled)
+            held_out = self._of_held_out(model)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
                 "or set train.clip_grad"
             )
-        places = [place for part in encoded for place in part.videos]
 
         def of_features() -> Row:
             some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-            return {
-                **self._accuracies(features, places),
-                "rank_me": rank_me(some),
-                "feature_std": feature_std(some),
-            }
+            measures = {"rank_me": list_probe.rank_me(some), "feature_std": list_probe.feature_std(some)}
+            return self._accuracies(features, [place for part in encoded for place in part.videos]) | measures
 
         row = decide_on_main(self._training.accelerator, of_features)
-        row |= held_out
-        return row | {"probe_seconds": round(time.monotonic() - started, 3)}
+        return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _of_held_out(self, model: MaskedAutoencoder, clips: VideoClips) -> Row:
+    def _of_held_out(self, model: MaskedAutoencoder) -> Row:
         """The loss of pre-training, and that of predicting the mean of all targets; None for classes.
 
         Targets may need gigabytes, so that each process keeps its own.
         """
-        targets: list[Tensor] = []  # (M, P) of the M scored tokens of each pass of this process
+        targets: list[Tensor] = []  # (M, P) of each pass, as `_loss_of_mean`
 
         def loss(clip: Clip) -> float:
             out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
@@ -164,35 +157,28 @@ class Prober:
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
-        passes = self._over(clips, loss)
+        passes = [] if self.clips.held_out is None else self._over(self.clips.held_out, loss)
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
-        return {
-            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
-            "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss),
-        }
+        mean = float(np.average([part.value for part in passes], weights=counts))
+        return {"heldout_loss": mean, "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss)}
 
     def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
         classes, samples = self.clips.classes, self.clips.features.samples
         if classes is None:
-            return {"probe_knn": None, "probe_linear": None, "probe_chance": None}
+            return dict.fromkeys(("probe_knn", "probe_linear", "probe_chance"))
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
-        sources = numbered([samples[place].source for place in places])
+        sources = list_probe.numbered([samples[place].source for place in places])
         if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
             some = list(spaced(range(len(labels)), MOST_COMPARED))
-            nearest = nearest_of_class(features[some], labels[some])
+            nearest = list_probe.nearest_of_class(features[some], labels[some])
             self._training.warn_once("probe groups", mixed_classes(*nearest))
-        fitted = None
-        if self._metric == "linear":
-            seed = self._training.settings.seed
-            fitted = cross_validated(features, labels, sources, classes.count, seed=seed)
-        return {
-            "probe_knn": leave_one_out(features, labels, sources, classes.count),
-            "probe_linear": fitted,
-            "probe_chance": chance(labels),
-        }
+        labeled, seed = (features, labels, sources, classes.count), self._training.settings.seed
+        fitted = list_probe.cross_validated(*labeled, seed=seed) if self._metric == "linear" else None
+        knn = list_probe.leave_one_out(*labeled)
+        return {"probe_knn": knn, "probe_linear": fitted, "probe_chance": list_probe.chance(labels)}
 
     def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
@@ -202,13 +188,15 @@ class Prober:
         done: list[_PassResult] = []
         if mine:
             order = [[(0, place) for place in passes[number]] for number in mine]
-            settings = training.settings
-            workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
-            loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+            workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
+            loader = make_loader(clips, order, workers=workers, timeout=training.settings.data_timeout)
             for number, clip in zip(mine, batches(loader), strict=True):
                 failed = tries(clip)
                 rows = [row for row, reasons in enumerate(failed) if not reasons]
-                value = compute(_rows(on_device(clip, accelerator.device), rows)) if rows else None
+                value = None
+                if rows:
+                    moved = on_device(clip, accelerator.device)
+                    value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
                 reasons = [first for first, *_ in filter(None, failed)]
                 done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
         every = sorted(gather_object(done), key=lambda part: part.number)
@@ -224,36 +212,23 @@ class Prober:
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
-        devices = [device] if device.type == "cuda" else []
         # Compiled blocks would be compiled again for other numbers of tokens.
         eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
-        with torch.random.fork_rng(devices), torch.no_grad(), training.accelerator.autocast(), eager:
+        fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with fork, torch.no_grad(), training.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
-            whole = self._whole(trained) if training.settings.shard == "full" else trained
+            whole = trained
+            if training.settings.shard == "full":  # the parts of a sharded model cannot run alone
+                tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+                whole = self._spec.build()
+                whole.load_state_dict(merged(trained, tensors))
+                whole.to(device)
             assert isinstance(whole, MaskedAutoencoder)
             try:
                 yield whole.eval()
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-    def _whole(self, trained: torch.nn.Module) -> torch.nn.Module:
-        """A copy of a sharded model with all of its weights: its parts cannot run alone."""
-        tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
-        model = self._spec.build()
-        model.load_state_dict(merged(trained, tensors))
-        return model.to(self._training.accelerator.device)
-
-
-def _rows(clip: Clip, rows: list[int]) -> Clip:
-    """The readable clips of a pass."""
-    return clip._replace(frames=clip.frames[rows], noise=clip.noise[rows])
-
-
-def _features(model: MaskedAutoencoder, clip: Clip) -> NDArray[np.float32]:
-    """(R, D): the mean of all encoded tokens of clips (R, 1, C, T, H, W)."""
-    frames = model.pixels.normalize(clip.frames.flatten(0, 1))
-    return encode(model, frames, None).pooled.float().cpu().numpy()
 
 
 def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:

@@ -91,20 +91,19 @@ class ProfileOverrides:
 
     def unused(self, recipe: Recipe) -> list[str]:
         """Return a notice for each given option that the strategies of `recipe` do not have."""
-        unused = []
-        if self.keep is not None and not isinstance(recipe.pretrain.selection, ByImportance):
-            unused.append(f"--keep has no effect with {recipe.pretrain.selection.strategy}")
-        if self.finetune_keep is not None and not isinstance(recipe.finetune.selection, ByImportance):
-            unused.append(f"--finetune-keep has no effect with {recipe.finetune.selection.strategy}")
-        return unused
+        selections = (
+            ("--keep", self.keep, recipe.pretrain.selection),
+            ("--finetune-keep", self.finetune_keep, recipe.finetune.selection),
+        )
+        return [
+            f"{option} has no effect with {selection.strategy}"
+            for option, value, selection in selections
+            if value is not None and not isinstance(selection, ByImportance)
+        ]
 
 
 def recipe_of(method: str) -> str:
-    """Return the name of a method's shipped recipe.
-
-    Raises:
-        RecipeError: there is no method of this name.
-    """
+    """Return the name of a method's shipped recipe; RecipeError if there is no such method."""
     name = method.replace("_", "-")
     if name not in METHODS:
         raise unknown_name("--method", method, METHODS)

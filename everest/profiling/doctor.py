@@ -1,4 +1,4 @@
-"""Checks of a machine: packages, devices and decoders; everest.profiling.system_limits has the others.
+"""Checks of a machine: packages, devices and decoders; everest.profiling.machine_checks has the others.
 
 Nothing heavy is imported before its own check: a broken package is a result, not a crash.
 F frames, H W pixels.
@@ -17,8 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from everest.errors import EnvironmentProblem
-from everest.profiling.check_result import GIB, CheckResult, at_least, first_line
-from everest.profiling.system_limits import check_system
+from everest.profiling.machine_checks import GIB, CheckResult, at_least, check_system, first_line
 from everest.system.cores import num_cores
 
 if TYPE_CHECKING:

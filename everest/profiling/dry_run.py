@@ -33,7 +33,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
 
     training.model.train()
     started = time.monotonic()
-    clip = on_device(next(batches(training.loader())), training.accelerator.device)
+    clip = on_device(next(batches(training.passes.loader())), training.accelerator.device)
     loaded = time.monotonic()
     loss = one_pass()
     warm = time.monotonic()

@@ -12,7 +12,7 @@ from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips, pretrain_key
 from everest.errors import DataError, RecipeError
-from everest.lists.stage_source import find_source
+from everest.lists.stage import find_source
 from everest.system.cores import num_cores
 from everest.train.plan import plan_stage
 from everest.video.reader import probe
@@ -54,11 +54,7 @@ def measure_loading(
 
 
 def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
-    """Return the clips of a training stage.
-
-    Raises:
-        DataError: the videos cannot be found.
-    """
+    """Return the clips of a training stage; DataError if the videos cannot be found."""
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
 
@@ -84,11 +80,7 @@ def readable_stages(recipe: Recipe, *, notify: Callable[[str], None]) -> list[Tr
 
 
 def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
-    """Return the number of clips in all steps of a stage on its videos.
-
-    Raises:
-        DataError: the videos cannot be found.
-    """
+    """Return the clips in all steps of a stage on its videos; DataError if they cannot be found."""
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
     videos = len(stage_clips(recipe, stage))
     plan = plan_stage(settings, num_videos=videos, processes=1, largest_micro_batch=1)

@@ -42,11 +42,7 @@ class NoEnergyCounter(Exception):
 
 
 def find_nvml() -> Any:
-    """Import `pynvml` (nvidia-ml-py), which reads the counters.
-
-    Raises:
-        NoEnergyCounter: it is not installed.
-    """
+    """Import `pynvml` (nvidia-ml-py), which reads the counters; NoEnergyCounter if it is missing."""
     try:
         return import_module("pynvml")
     except ImportError as error:
@@ -76,11 +72,6 @@ def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Any) -> float
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
-
-
-def kwh_of_run(joules_per_clip: float, clips: int) -> float:
-    """Return the energy in kWh that the device uses to compute all clips of a run."""
-    return joules_per_clip * clips / JOULES_PER_KWH
 
 
 def free_memory(device: torch.device) -> int:
@@ -123,7 +114,15 @@ def measure(
     clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
     torch.manual_seed(recipe.train.seed)
     try:
-        step = _step(recipe, spec, stage, clips, accelerator)
+        begin = _step(recipe, spec, stage, clips, accelerator)
+
+        def step() -> None:
+            begin()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
+
         seconds = _timed(step, device)
         energy = _energy(step, device, clips, clips_of_run)
     except torch.OutOfMemoryError as error:
@@ -149,7 +148,7 @@ def measure(
 def _step(
     recipe: Recipe, spec: ModelSpec, stage: StageName, clips: int, accelerator: Accelerator
 ) -> Callable[[], None]:
-    """Return a function that runs one step of a stage on new weights."""
+    """Return a function that runs one step of a stage on new weights, and does not wait for the device."""
     device = accelerator.device
     settings, model = training_settings(recipe, stage), spec.build()
     if settings is not None:
@@ -187,17 +186,15 @@ def _step(
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
-    """Return the seconds of each timed step, until the device is idle."""
+    """Return the seconds of each timed step; the device is idle when a step returns."""
     for _ in range(WARM_UP):
         step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     for _ in range(STEPS):
-        _wait_for(device)
         began = time.perf_counter()
         step()
-        _wait_for(device)
         seconds.append(time.perf_counter() - began)
     return seconds
 
@@ -210,22 +207,11 @@ def _energy(
     if device.type != "cuda":
         return energy
 
-    def whole_step() -> None:
-        step()
-        _wait_for(device)
-
     # By UUID: NVML numbers devices differently if CUDA_VISIBLE_DEVICES is set.
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     try:
-        joules = joules_of_a_step(whole_step, uuid=uuid, nvml=find_nvml()) / clips
+        joules = joules_of_a_step(step, uuid=uuid, nvml=find_nvml()) / clips
     except NoEnergyCounter as error:
         return {**energy, "energy_problem": str(error)}
-    run_kwh = kwh_of_run(joules, clips_of_run) if clips_of_run is not None else None
+    run_kwh = None if clips_of_run is None else joules * clips_of_run / JOULES_PER_KWH
     return {**energy, "joules_per_clip": joules, "run_kwh": run_kwh}
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -62,8 +62,18 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 }
 
 
-def find_gpu(name: str) -> Gpu:
-    """Returns an entry of `GPUS`, in any case of letters; RecipeError lists the names for an unknown one."""
+def gpu_to_plan(name: str | None, *, videos: int | None, epochs: int | None) -> Gpu | None:
+    """Returns the GPU of --gpu, in any case of letters; None if no plan is requested.
+
+    Raises:
+        RecipeError: an unknown name, or a part of the options that a plan needs.
+    """
+    if name is None and (videos is not None or epochs is not None):
+        raise RecipeError(f"--videos and --epochs plan a run on a GPU: add --gpu, one of {', '.join(GPUS)}")
+    if name is None:
+        return None
+    if videos is None:
+        raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
     if name.lower() not in GPUS:
         raise unknown_name("--gpu", name, GPUS)
     return GPUS[name.lower()]
@@ -98,7 +108,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     flops = 2 * (passes * cost.macs.total + (cost.tokenizer_macs or 0))
     seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     gpu_hours = seconds / 3600
-    workers = _workers(recipe)
+    workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
     ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
     ms *= stage_spec(recipe, "pretrain").offered_frames / MS_FRAMES
     loader_hours = clips * ms / 1000 / workers / 3600
@@ -122,7 +132,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     )
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     return document | {
-        "sentence": " ".join([*_words(recipe, gpu, plan.accumulation, document, run), assumed])
+        "sentence": " ".join([*_words(recipe, gpu, plan.accumulation, workers, document, run), assumed])
     }
 
 
@@ -137,12 +147,9 @@ def _share_of_peak(recipe: Recipe, gpu: Gpu) -> tuple[float, float]:
     return max(full, (share, gpu.tf32_tflops), key=math.prod)
 
 
-def _workers(recipe: Recipe) -> int:
-    workers = recipe.train.workers
-    return USUAL_WORKERS if workers == "auto" else max(workers, 1)
-
-
-def _words(recipe: Recipe, gpu: Gpu, accumulation: int, document: dict[str, Any], run: str) -> list[str]:
+def _words(
+    recipe: Recipe, gpu: Gpu, accumulation: int, workers: int, document: dict[str, Any], run: str
+) -> list[str]:
     """Returns the sentences about hours, memory and remedies."""
     if not document["fits"]:
         remedy = "a smaller model, or shorter or smaller clips"
@@ -163,10 +170,10 @@ def _words(recipe: Recipe, gpu: Gpu, accumulation: int, document: dict[str, Any]
         sentences.append(f"The {gpu.name} has no bf16: this holds with train.precision=fp16.")
     if document["loader_hours"] > document["gpu_hours"] + WORTH_HOURS:
         ratio = document["loader_hours"] / document["gpu_hours"]
-        workers = math.ceil(_workers(recipe) * ratio)
+        enough = math.ceil(workers * ratio)
         remedy = "a larger pretrain.views_per_decode"
-        if workers <= MOST_WORKERS:
-            remedy = f"train.workers={workers} on as many cores, or {remedy}"
+        if enough <= MOST_WORKERS:
+            remedy = f"train.workers={enough} on as many cores, or {remedy}"
         sentences.append(
             f"Reading the videos limits it: the GPU alone needs {_duration(document['gpu_hours'])}. "
             f"Use {remedy}."
@@ -181,11 +188,3 @@ def _duration(hours: float) -> str:
         return f"{hours:.1f} hours"
     minutes = round(hours * 60)
     return f"{minutes} minutes" if minutes > 1 else "a minute"
-
-
-def check_plan_options(*, videos: int | None, epochs: int | None, gpu: str | None) -> None:
-    """Raise RecipeError unless all options that a plan needs are given, or none."""
-    if gpu is None and (videos is not None or epochs is not None):
-        raise RecipeError(f"--videos and --epochs plan a run on a GPU: add --gpu, one of {', '.join(GPUS)}")
-    if gpu is not None and videos is None:
-        raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")

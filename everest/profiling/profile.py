@@ -22,8 +22,7 @@ from everest.models.memory import inference_bytes, tokenizer_bytes, training_byt
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
-from everest.profiling import st_mae
-from everest.profiling.camera_cost import operations_of
+from everest.profiling.uncommon_costs import ST_MAE, operations_of, released_macs
 from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -32,7 +31,7 @@ STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
 METHODS: Final = {
     "everest": "k400",
     "videomae": "videomae-k400",
-    "st-mae": st_mae.RECIPE,
+    "st-mae": ST_MAE,
     "videomae-v2": "videomae-v2-k400",
 }
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
@@ -67,26 +66,21 @@ class StageCost:
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
-        training: dict[str, Any] = {}
+        row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if not self.views:
             both = self.training_macs
-            training["training_gflops"] = None if both is None else 2 * both / 1e9
+            row["training_gflops"] = None if both is None else 2 * both / 1e9
         if self.tokenizer_macs is not None:
-            training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
+            row["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
         if self.camera_operations is not None:
-            training["camera_gflops"] = self.camera_operations * self.passes / 1e9
-        released = {}
-        if self.released_macs is not None:
-            released["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+            row["camera_gflops"] = self.camera_operations * self.passes / 1e9
         if not self.views:
-            training["trained_parameters"] = self.trained_parameters
-        views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
-        return {
-            "gmacs": self.gmacs,
-            "gflops": 2 * self.gmacs,
-            **training,
-            **released,
-            **views,
+            row["trained_parameters"] = self.trained_parameters
+        if self.released_macs is not None:
+            row["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+        if self.views:
+            row |= {"views": self.views, "gmacs_per_view": self.macs.total / 1e9}
+        return row | {
             "gmacs_by_kind": {kind: macs * self.passes / 1e9 for kind, macs in asdict(self.macs).items()},
             "parameters": self.parameters,
             "tokens": self.tokens,
@@ -137,7 +131,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes) | tokenizer,
         camera_operations=operations_of(spec),
         tokenizer_macs=count_tokenizer_macs(spec),
-        released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,
+        released_macs=released_macs(spec) if recipe.name == ST_MAE else None,
         training_macs=(
             None if settings is None or settings.lora.rank else training_macs(spec, frozen_layers=frozen)
         ),

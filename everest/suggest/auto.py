@@ -1,18 +1,20 @@
-"""The recipe `auto`: what `everest recipes suggest` writes, made in place for the data of a command."""
+"""Recipes that commands make: `auto`, and one with the mean and std of the pixels of a data set."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 
 from everest.config.recipe import load_recipe
-from everest.config.recipe_files import AUTO, RecipeFile
+from everest.config.recipe_files import AUTO, RecipeFile, find_recipe
+from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.lists.stage_source import LISTS
+from everest.lists.stage import LISTS
 from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import data_section, examine_data, with_task
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text
@@ -20,6 +22,7 @@ from everest.suggest.suggest import DEVICES, choose_values, recipe_text
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
 HOURS: Final = 1.0  # for both stages
+DIGITS: Final = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 
 
 def this_device() -> str:
@@ -62,3 +65,28 @@ def auto_recipe(
     choices = choose_values(facts, device, hours=hours, purpose=purpose)
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)
+
+
+def pixel_settings(document: dict[str, Any], *, channels: int) -> dict[str, Any]:
+    """The values of a recipe's data section for the statistics of `Stats.to_dict`."""
+    gray = {"channels": 1} if channels == 1 else {}
+    return gray | {key: [round(value, DIGITS) for value in document[key]] for key in ("mean", "std")}
+
+
+def check_base(base: str, *, channels: int) -> None:
+    """Raise RecipeError unless a recipe can be the base of one for clips of `channels` channels."""
+    load_recipe(base, overrides=[f"data.channels={channels}", "data.mean=null", "data.std=null"])
+
+
+def pixel_recipe(output: Path, base: str, settings: dict[str, Any], *, source: Path) -> str:
+    """The text of a recipe with these data settings, which extends `base`.
+
+    Raises:
+        RecipeError: they make no valid recipe, for example the std of videos of a single color.
+    """
+    found = find_recipe(base)
+    named = found.name if found.folder is None else str(found.identity)
+    values = {"base": named, "summary": f"{found.name}, with the mean and std of {source.name}"}
+    text = write_yaml(values | {"data": settings})
+    load_recipe(RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent))
+    return text

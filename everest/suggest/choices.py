@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
+from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.train.plan import steps_between_checkpoints
-from everest.train.probes import MOST_SHARE, probed_steps
+from everest.train.probe_advice import MOST_SHARE, probed_steps
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """A value of the recipe, and why."""
 
-    key: tuple[str, ...]
+    key: str  # section.key
     value: Any
     reason: str
-
-    @classmethod
-    def of(cls, key: str, value: Any, reason: str) -> Choice:
-        """A value for the key `section.key`."""
-        return cls(key=tuple(key.split(".")), value=value, reason=reason)
 
 
 MOST_PROBES: Final = 20  # our choice
@@ -39,31 +34,22 @@ class ProbeList:
     videos: int
     held_out: int  # of data.val, whose loss is measured
 
-    def without_labels(self, most: int) -> ProbeList:
-        """At most `most` of the videos, whose classes are not probed."""
-        return replace(self, name=None, videos=min(self.videos, most))
+    def without_labels(self) -> ProbeList:
+        """As many of the videos as probes without labels measure."""
+        return replace(self, name=None, videos=min(self.videos, MOST_VIDEOS))
 
 
-def probe_list(
-    *,
-    train: str | None,
-    train_videos: int,
-    val: str | None,
-    val_videos: int,
-    most_unlabeled: int,
-    most_held_out: int,
-) -> ProbeList:
+def probe_list(*, train: str | None, train_videos: int, val: str | None, val_videos: int) -> ProbeList:
     """The validation list, or the training list if that is tiny; without labels if both are tiny.
 
     Args:
         train, val: lists with one class for each video; None: without labels, or with others.
-        most_unlabeled: videos that are measured without labels.
     """
-    held_out = min(val_videos, most_held_out)
+    held_out = min(val_videos, MOST_HELD_OUT)
     for name, videos in ((val, val_videos), (train, train_videos)):
         if name is not None and videos >= TINY:
             return ProbeList(name=name, videos=videos, held_out=held_out)
-    return ProbeList(name=None, videos=min(val_videos or train_videos, most_unlabeled), held_out=held_out)
+    return ProbeList(name=None, videos=val_videos or train_videos, held_out=held_out).without_labels()
 
 
 def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, float] | None:

@@ -13,23 +13,18 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
-from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
-from everest.lists.classes import Classes
-from everest.lists.label_facts import count_classes, imbalance
+from everest.lists.label_facts import count_classes, find_task, found_notice, imbalance
 from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.lists.shards import find_index, read_index
-from everest.lists.split_folders import holds_list, split_folders
-from everest.lists.stage_source import LISTS, find_source
-from everest.lists.tasks import find_task, found_notice
+from everest.lists.stage import LISTS, read_stage
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.suggest.choices import ProbeList, probe_list
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, subfolders, videos_under
+from everest.video.folders import as_data_error, holds_list, split_folders, subfolders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
@@ -62,7 +57,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
     if labeled:
         clips, known = finetune_clips(recipe)
-        classes, names, ratio = _classes(known), known.names, _imbalance(clips.samples)
+        classes = sum(head.outputs for head in known.heads if head.task != "regression")
+        # Of the first label, which a sampler balances.
+        counts = count_classes(sample.labels[0] for sample in clips.samples)
+        names, ratio = known.names, imbalance(counts.values())
     else:
         clips = pretrain_clips(recipe)
     frames, height, width = _median_size(clips.samples, data.fps)
@@ -86,28 +84,14 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
     """The videos for probes; labels are checked when they are used."""
     val_videos = 0
     if data.val is not None:
-        source = find_source(data, "val", labeled=False)
-        val_videos = len(
-            read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
-        )
+        val_videos = len(read_stage(data, "val", labeled=False, may_miss=True).samples)
     has_classes = labeled and not data.heads and data.task == "single-label"
     return probe_list(
         train=data.train if has_classes else None,
         train_videos=train_videos,
         val=data.val if has_classes else None,
         val_videos=val_videos,
-        most_unlabeled=MOST_VIDEOS,
-        most_held_out=MOST_HELD_OUT,
     )
-
-
-def _classes(known: Classes) -> int:
-    return sum(head.outputs for head in known.heads if head.task != "regression")
-
-
-def _imbalance(samples: Sequence[Sample]) -> float:
-    """Of the first label, which a sampler balances."""
-    return imbalance(count_classes(sample.labels[0] for sample in samples).values())
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:

@@ -10,8 +10,7 @@ from pathlib import Path
 from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
-from everest.lists.stage_source import find_source
+from everest.lists.stage import read_stage
 
 
 def shared_videos(data: DataSettings, keys: Iterable[str]) -> int:
@@ -25,8 +24,7 @@ def shared_videos(data: DataSettings, keys: Iterable[str]) -> int:
 
 
 def _paths(data: DataSettings, key: str) -> set[str]:
-    source = find_source(data, key, labeled=False)
-    samples = read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
+    samples = read_stage(data, key, labeled=False, may_miss=True).samples
     return {os.path.realpath(sample.path) for sample in samples}
 
 

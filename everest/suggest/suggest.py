@@ -8,19 +8,18 @@ were not measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
-from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.suggest_augmentation import augmentation
 from everest.train.plan import PEAK_LR
-from everest.train.probes import MOST_SHARE
+from everest.train.probe_advice import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip
@@ -30,6 +29,10 @@ MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 STEPS_A_SECOND: Final = 10  # at most, assumed
+FEW_VIDEOS: Final = 500  # up to here a model sees differences
+VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
+_SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,42 +83,43 @@ def choose_values(
     """
     device = DEVICES[check_device(device_name)]
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
+    decay = Choice("finetune.layer_decay", 1.0, "all layers start from new weights")
     chosen = [
         *_clip(facts, device),
-        Choice.of("model.backbone", device.backbone, f"trains in hours on {on}"),
-        Choice.of("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
-        Choice.of("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
+        Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
+        Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
+        Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
         *_budgets("pretrain", facts.pretrain_videos or facts.videos, device, hours=hours),
         *_budgets("finetune", facts.videos, device, hours=hours),
-        Choice.of("pretrain.batch_size", device.batch, f"fits {on}"),
-        Choice.of("finetune.batch_size", device.batch, f"fits {on}"),
+        Choice("pretrain.batch_size", device.batch, f"fits {on}"),
+        Choice("finetune.batch_size", device.batch, f"fits {on}"),
         *(
-            Choice.of(
+            Choice(
                 f"{stage}.base_lr",
                 PEAK_LR * 256 / device.batch,
                 f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256",
             )
             for stage in ("pretrain", "finetune")
         ),
-        *_layer_decay(purpose),
-        Choice.of(
+        *([decay] if purpose == "scratch" else []),
+        Choice(
             "finetune.selection",
             {"strategy": "redundancy-robust", "keep_ratio": device.keep},
             "the tokens that change most",
         ),
-        *augmentation(facts, purpose),
+        *_augmentation(facts, purpose),
         *_labels(facts, purpose),
     ]
     chosen += _probes(facts, chosen, batch=device.batch)
     order = ("data", "model", "pretrain", "finetune")
-    return sorted(chosen, key=lambda choice: order.index(choice.key[0]))
+    return sorted(chosen, key=lambda choice: order.index(choice.key.split(".")[0]))
 
 
 def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     size = _frame_size(facts, device)
     return [
-        Choice.of("data.frames", FRAMES, "as in the papers"),
-        Choice.of(
+        Choice("data.frames", FRAMES, "as in the papers"),
+        Choice(
             "data.size",
             list(size),
             f"about {device.side} x {device.side} pixels in the shape of the median video, "
@@ -129,7 +133,7 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
 def _stride(stage: str, frames: float) -> Choice:
     stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
     covered = f"{min(1.0, stride * FRAMES / frames):.0%}"
-    return Choice.of(
+    return Choice(
         f"{stage}.stride", stride, f"a clip covers {covered} of the median video ({frames:g} frames)"
     )
 
@@ -142,16 +146,36 @@ def _budgets(stage: str, videos: int, device: Device, *, hours: float) -> list[C
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
     return [
-        Choice.of(f"{stage}.steps", steps, limit),
-        Choice.of(f"{stage}.warmup_steps", steps // 10, "a tenth"),
+        Choice(f"{stage}.steps", steps, limit),
+        Choice(f"{stage}.warmup_steps", steps // 10, "a tenth"),
     ]
 
 
-def _layer_decay(purpose: Purpose) -> list[Choice]:
-    """The same learning rate in all layers if none of them is trained already."""
-    if purpose != "scratch":
-        return []
-    return [Choice.of("finetune.layer_decay", 1.0, "all layers start from new weights")]
+def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
+    """The augmentation and the input that keep a model from overfitting, and no flips that change a label."""
+    mild = facts.videos <= VERY_FEW_VIDEOS
+    count = f"{facts.videos} videos"
+    least, strength = (0.5, "mild") if mild else (0.3, "stronger")
+    chosen = [Choice("finetune.crop_area", [least, 1.0], f"{strength} crops for {count}")]
+    if facts.task != "regression":
+        chosen.append(Choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
+    if purpose == "scratch" and mild:
+        chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
+        chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
+    if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
+        reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
+        chosen.append(Choice("model.input", "differences", reason))
+    words = side_words(facts.class_names)
+    if words:
+        reason = f"class names have {', '.join(words)}; a mirrored clip shows the opposite"
+        chosen.append(Choice("data.flip", False, reason))
+    return chosen
+
+
+def side_words(names: Iterable[str]) -> list[str]:
+    """The words for a side or a turn in names of classes, in lower case, sorted."""
+    words = {word.lower() for name in names for word in _WORD.findall(name)}
+    return sorted(word for word in words if _SIDE.fullmatch(word))
 
 
 def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
@@ -160,31 +184,31 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
         return []
     if facts.task == "regression":
         return [
-            Choice.of("finetune.mixup", 0.0, "half of two videos has no number of its own"),
-            Choice.of("finetune.cutmix", 0.0, "as mixup"),
-            Choice.of("finetune.label_smoothing", 0.0, "of classes only"),
+            Choice("finetune.mixup", 0.0, "half of two videos has no number of its own"),
+            Choice("finetune.cutmix", 0.0, "as mixup"),
+            Choice("finetune.label_smoothing", 0.0, "of classes only"),
         ]
     if facts.imbalance > IMBALANCED:
         reason = (
             f"the most frequent class has {facts.imbalance:.3g} times the videos of the rarest; "
             "class_weights: balanced is the alternative"
         )
-        return [Choice.of("finetune.sampler", "sqrt", reason)]
+        return [Choice("finetune.sampler", "sqrt", reason)]
     return []
 
 
 def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
     """The probes of pre-training; none if they are not cheap."""
-    steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
-    for probed in (facts.probed, facts.probed.without_labels(MOST_VIDEOS)):
+    steps = next(choice.value for choice in chosen if choice.key == "pretrain.steps")
+    for probed in (facts.probed, facts.probed.without_labels()):
         found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
         if found is not None:
             every, share = found
             named = {} if probed.name is None else {"list": probed.name}
             reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
-            return [Choice.of("pretrain.probe", {"every": every, **named}, reason)]
+            return [Choice("pretrain.probe", {"every": every, **named}, reason)]
     reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
-    return [Choice.of("pretrain.probe", {"every": 0}, reason)]
+    return [Choice("pretrain.probe", {"every": 0}, reason)]
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
@@ -214,10 +238,10 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
     ]
     section = "data"
     for choice in choices:
-        if choice.key[0] != section:
-            section = choice.key[0]
+        own_section, name = choice.key.split(".")
+        if own_section != section:
+            section = own_section
             lines.append(f"{section}:")
-        (name,) = choice.key[1:]
         value = write_yaml({name: choice.value}, width=10_000).rstrip("\n")
         first, *rest = value.splitlines()
         lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in rest)]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import RecipeError
 from everest.models.cost import count_macs, count_tokenizer_macs
 from everest.models.spec import ModelSpec
@@ -75,7 +74,8 @@ def equalize(
             notify(
                 f"{name}: costs fewer GMACs, because it has no {stage} and its other stages get no more steps"
             )
-        if all(_is_equal(sections[name], kept) and costs[name] == costs[first] for name in names):
+        amounts = {(costs[n], s.epochs, s.steps and s.steps * s.batch_size) for n, s in sections.items()}
+        if len(amounts) == 1:
             cost = f"{costs[first] / 1e9:.4g} GMACs a clip, and train on as many clips"
             notify(f"{stage}: all arms cost {cost}; equal: gmacs changes nothing")
             continue
@@ -86,35 +86,18 @@ def equalize(
                 )
         budget = kept.steps * kept.batch_size * costs[first]
         for name in names:
-            section = sections[name]
+            section, warmup = sections[name], sections[name].warmup_steps
             steps = max(1, round(budget / (section.batch_size * costs[name])))
-            scaled = section if name == first else _with_steps(section, steps)
-            assert section.steps is not None
-            assert scaled.steps is not None
+            if name == first:
+                steps = section.steps
+            elif warmup is not None:
+                warmup = round(warmup * steps / section.steps)
+            scaled = replace(section, steps=steps, warmup_steps=warmup)
             changed[name] = replace(changed[name], **{stage: scaled})
             budgets[name][stage] = Budget(
-                *(section.steps, scaled.steps, section.warmup_steps, scaled.warmup_steps),
-                batch_size=scaled.batch_size,
+                *(section.steps, steps, section.warmup_steps, warmup),
+                batch_size=section.batch_size,
                 gmacs_of_clip=costs[name] / 1e9,
             )
             notify(f"{name}: {stage} {budgets[name][stage].text()}")
     return changed, budgets
-
-
-def _is_equal(
-    section: PretrainSettings | FinetuneSettings, other: PretrainSettings | FinetuneSettings
-) -> bool:
-    """Whether two sections train on equally many clips."""
-    if section.steps is None or other.steps is None:
-        return section.steps == other.steps and section.epochs == other.epochs
-    return section.steps * section.batch_size == other.steps * other.batch_size
-
-
-def _with_steps(
-    section: PretrainSettings | FinetuneSettings, steps: int
-) -> PretrainSettings | FinetuneSettings:
-    assert section.steps is not None
-    warmup = section.warmup_steps
-    if warmup is not None:
-        warmup = round(warmup * steps / section.steps)
-    return replace(section, steps=steps, warmup_steps=warmup)

@@ -11,6 +11,7 @@ from everest.errors import RecipeError, shown, unknown_name
 
 StageName = Literal["pretrain", "finetune", "eval", "probe"]
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
+NO_INIT: Final = "none"  # in place of weights: from scratch
 MOST_SEEDS: Final = 1000  # our choice
 MOST_ARMS: Final = 200  # our choice: their settings fit into one YAML file
 _NEEDS: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from everest.figures.curves import COLORS, LONGEST_NAME
-from everest.figures.fonts import any_script
+from everest.figures.drawing import any_script
 from everest.system.files import write_atomically
 from everest.system.text import escape_bytes
 
@@ -86,7 +86,9 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool)
     panel.set_xlim(panel.get_xlim())
     low, high = panel.get_ylim()
     panel.set_ylim((max(low, -2), min(high, 102)) if percent else (low, high))  # t intervals may be larger
-    heights = _apart([_share(panel, arm["mean"]) for arm in arms], least=1 / max(FITTING, len(arms) + 1))
+    low, high = panel.get_ylim()
+    heights = [(arm["mean"] - low) / (high - low) for arm in arms]
+    heights = _apart(heights, least=1 / max(FITTING, len(arms) + 1))
     for number, (arm, x, height) in enumerate(zip(arms, places, heights, strict=True)):
         color = COLORS[number % len(COLORS)]
         name = arm["arm"] if len(arm["arm"]) <= LONGEST_NAME else f"{arm['arm'][: LONGEST_NAME - 1]}…"
@@ -126,11 +128,6 @@ def _side_by_side(values: np.ndarray) -> np.ndarray:
         offsets = np.arange(len(group)) - (len(group) - 1) / 2
         moved[np.sort(group)] = values[group].mean() + offsets * APART * extent
     return moved
-
-
-def _share(panel: Axes, value: float) -> float:
-    low, high = panel.get_ylim()
-    return (value - low) / (high - low)
 
 
 def _apart(heights: Sequence[float], *, least: float) -> list[float]:

@@ -1,4 +1,7 @@
-"""Runs commands as processes: several at once, each after the one that it needs, until all have ended."""
+"""Runs commands as processes: several at once, each after the one that it needs, until all have ended.
+
+Each has its share of the devices and cores, and a log in which its error is found.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,45 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
 
+from everest.system.cores import JOBS, num_cores
 from everest.system.files import write_error
-from everest.system.processes import GRACE_SECONDS, PARENT, catch_stop_signals
-from everest.system.signals import Stopped
-from everest.system.terminal import leave_closed_terminal
+from everest.system.launch import GRACE_SECONDS, Devices, visible_gpus
+from everest.system.signals import PARENT, Stopped, catch_stop_signals, leave_closed_terminal
 
 POLL_SECONDS: Final = 0.05
+THREADS: Final = "OMP_NUM_THREADS"
+LAST_LINES: Final = 200  # of a log, in which the error of a job is searched
+NO_LINE: Final = "no message"
 State = Literal["finished", "failed", "skipped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """How the jobs of a sweep are started."""
+
+    program: Sequence[str]  # the words that start `everest`
+    devices: Devices
+    jobs: int = 1  # at once
+
+    @property
+    def gpus(self) -> str:
+        """The option --gpus of each job."""
+        if self.devices.kind != "cuda":
+            return self.devices.kind
+        return "auto" if self.jobs == 1 else "1"
+
+    @property
+    def environments(self) -> list[dict[str, str]]:
+        """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
+        ids = self.devices.ids or tuple(range(self.devices.processes))
+        if self.jobs == 1:
+            return [visible_gpus(ids) if self.devices.kind == "cuda" else {}]
+        shared = {JOBS: str(self.jobs)}
+        if self.devices.kind == "cuda":
+            return [shared | visible_gpus((ids[slot % len(ids)],)) for slot in range(self.jobs)]
+        if THREADS not in os.environ:
+            shared[THREADS] = str(max(1, num_cores() // self.jobs))
+        return [shared] * self.jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +100,7 @@ def run_jobs(
     """Run all jobs, the first that is possible first.
 
     A signal that stops this process is forwarded to the running jobs, and ends the call after them. A process
-    that is killed takes its jobs along (everest.system.processes.end_with_parent).
+    that is killed takes its jobs along (everest.system.signals.end_with_parent).
 
     Args:
         jobs: each after the one that it needs, which need not be among them if it has finished before.
@@ -84,9 +119,16 @@ def run_jobs(
         while (waiting and not signals.received) or running:
             for entry in [entry for entry in running if entry.process.poll() is not None]:
                 running.remove(entry)
-                ended = _ended(entry)
-                if signals.received and ended.state == "failed":
+                code = entry.process.returncode
+                if signals.received and code:
                     continue  # stopped with this process
+                ended = Ended(
+                    job=entry.job,
+                    state="failed" if code else "finished",
+                    code=code,
+                    seconds=time.monotonic() - entry.began,
+                    log_start=entry.log_start,
+                )
                 (finished if on_end(ended) else lost).add(entry.job.name)
             for job in [job for job in waiting if job.needs in lost]:
                 waiting.remove(job)
@@ -123,13 +165,6 @@ def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
             )
     except OSError as error:
         raise write_error(job.log, error) from error
-
-
-def _ended(entry: _Running) -> Ended:
-    code = entry.process.returncode
-    state: State = "failed" if code else "finished"
-    seconds = time.monotonic() - entry.began
-    return Ended(job=entry.job, state=state, code=code, seconds=seconds, log_start=entry.log_start)
 
 
 class _Signals:
@@ -169,3 +204,14 @@ class _Signals:
         if self.received and not entry.stopped:
             entry.stopped = True
             entry.process.send_signal(self.received)
+
+
+def last_error(log: Path, start: int) -> str:
+    """The error in the messages of a failed command, in one line; those before byte `start` are older."""
+    try:
+        lines = log.read_bytes()[start:].decode(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return NO_LINE
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [NO_LINE])[-1]

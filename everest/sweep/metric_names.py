@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from everest.config.heads import named_heads
-from everest.config.metrics import MEASURED_BY, METRICS, Metric
+from everest.config.metrics import MEASURED_BY, METRICS, metric_of
 from everest.config.settings import Recipe
 from everest.sweep.choices import StageName
 
@@ -36,13 +36,6 @@ def headline(recipe: Recipe, stages: tuple[StageName, ...]) -> str:
     return PRETRAIN_LOSS
 
 
-def metric_of(name: str) -> Metric | None:
-    """The metric of METRICS that a name means; of data.val also `val_HEAD_METRIC`."""
-    last = name.rpartition(".")[2]
-    known = [metric for metric in METRICS if last == metric or last.endswith(f"_{metric}")]
-    return METRICS[max(known, key=len)] if known else None
-
-
 def title_of(name: str) -> str:
     """A name as tables and figures show it: `top-1`, `verb top-1`, `linear probe top-1`."""
     *places, last = name.split(".")
@@ -52,16 +45,3 @@ def title_of(name: str) -> str:
     before = last.removesuffix(known).strip("_") if metric is not None else last
     words += [{"val": "validation", "pretrain": "pre-training"}.get(before, before)] if before else []
     return " ".join([*words, metric.title] if metric is not None else words)
-
-
-def value_text(name: str, value: float | None) -> str:
-    """A value with its unit."""
-    if value is None:
-        return "none"
-    metric = metric_of(name)
-    return f"{value:.1f} %" if metric is not None and metric.percent else f"{value:.4g}"
-
-
-def metric_text(name: str, value: float | None) -> str:
-    """A metric with its value, in a few words."""
-    return f"{title_of(name)} {value_text(name, value)}"

@@ -13,11 +13,11 @@ from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage_source import find_source
+from everest.lists.stage import find_source
 from everest.sweep.budgets import Budgets, equalize
-from everest.sweep.choices import AFTER, Arm, StageName
+from everest.sweep.choices import AFTER, NO_INIT, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline
-from everest.sweep.request import NO_INIT, Equal, SweepRequest
+from everest.sweep.request import Equal, SweepRequest
 from everest.sweep.works import Settings, Work, changed_settings, make_work
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import no_list
@@ -47,35 +47,30 @@ class PlannedArm:
 class SweepPlan:
     """A sweep with everything resolved."""
 
-    recipe: str  # its name
-    summary: str
-    stages: tuple[StageName, ...]
-    seeds: tuple[int, ...]
-    against: str
-    equal: Equal
+    request: SweepRequest
     arms: tuple[PlannedArm, ...]
 
     @property
     def header(self) -> dict[str, Any]:
         """The first keys of `sweep.yaml` and `results.json`."""
         return {
-            "recipe": self.recipe,
-            "summary": self.summary,
-            "stages": list(self.stages),
-            "seeds": list(self.seeds),
-            "against": self.against,
-            "equal": self.equal,
+            "recipe": self.request.recipe.name,
+            "summary": self.request.summary,
+            "stages": list(self.request.stages),
+            "seeds": list(self.request.seeds),
+            "against": self.request.against,
+            "equal": self.request.equal,
         }
 
     @property
     def headline(self) -> str:
         """The metric that a report shows unless another is chosen: that of the arm `against`."""
-        reference = next(arm for arm in self.arms if arm.name == self.against)
+        reference = next(arm for arm in self.arms if arm.name == self.request.against)
         return headline(reference.recipe, reference.stages)
 
     def works(self) -> dict[str, Work]:
         """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
-        ordered = (work for seed in self.seeds for arm in self.arms for work in arm.works[seed])
+        ordered = (work for seed in self.request.seeds for arm in self.arms for work in arm.works[seed])
         return {work.name: work for work in ordered}
 
     def users(self, work: Work) -> list[str]:
@@ -98,7 +93,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
     """
     base = _resolve(request, None, data, {})
     recipes = resolve_arms(request, data=data, notify=notify)
-    stages = {arm.name: _stages(request, arm) for arm in request.arms}
+    stages = {arm.name: arm.stages or request.stages for arm in request.arms}
     with _named(request.label):
         for name, recipe in recipes.items():
             with _named(f"{name}: "):
@@ -107,19 +102,18 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         if request.equal == "gmacs":
             recipes, budgets = equalize(recipes, stages, against=request.against, notify=notify)
         arms = tuple(
-            _plan_arm(request, arm, recipes[arm.name], base=base, budgets=budgets[arm.name])
+            _plan_arm(
+                request,
+                arm,
+                stages[arm.name],
+                recipes[arm.name],
+                own_root=recipes[arm.name].data.root != base.data.root,
+                budgets=budgets[arm.name],
+            )
             for arm in request.arms
         )
         _refuse_same_jobs(arms, equal=request.equal)
-    plan = SweepPlan(
-        recipe=request.recipe.name,
-        summary=request.summary,
-        stages=request.stages,
-        seeds=request.seeds,
-        against=request.against,
-        equal=request.equal,
-        arms=arms,
-    )
+    plan = SweepPlan(request=request, arms=arms)
     if plan.headline.startswith(VALIDATION) and any(arm.recipe.data.val is None for arm in arms):
         notify(
             f"the report compares {plan.headline}, which no job measures without data.val; set it, or add "
@@ -210,18 +204,19 @@ def _refuse_same_jobs(arms: tuple[PlannedArm, ...], *, equal: Equal) -> None:
             )
 
 
-def _stages(request: SweepRequest, arm: Arm) -> tuple[StageName, ...]:
-    return request.stages if arm.stages is None else arm.stages
-
-
 def _plan_arm(
-    request: SweepRequest, arm: Arm, recipe: Recipe, *, base: Recipe, budgets: Budgets
+    request: SweepRequest,
+    arm: Arm,
+    stages: tuple[StageName, ...],
+    recipe: Recipe,
+    *,
+    own_root: bool,
+    budgets: Budgets,
 ) -> PlannedArm:
-    stages, init = _stages(request, arm), request.init_of(arm)
+    init = request.init if arm.init is None else arm.init
     if init != NO_INIT:
         with _named(f"{arm.name}: "):
             init = find_init(init, output=None, overwrite=False).name
-    own_root = recipe.data.root != base.data.root
     works: dict[int, tuple[Work, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))

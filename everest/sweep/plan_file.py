@@ -40,37 +40,26 @@ def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
 
 
 def write_plan(folder: Path, plan: SweepPlan) -> None:
-    """Write `sweep.yaml`."""
-    write_text(folder / PLAN_FILE, write_yaml(_dump(plan)))
-
-
-def _dump(plan: SweepPlan) -> dict[str, Any]:
+    """Write `sweep.yaml`: the settings that all arms share, and each arm with its own settings."""
     first, *others = (arm.settings for arm in plan.arms)
     shared = {
         key: value
         for key, value in first.items()
         if all(key in settings and settings[key] == value for settings in others)
     }
-    return {
-        **plan.header,
-        "settings": shared,
-        "arms": {
-            arm.name: {
-                "stages": list(arm.stages),
-                "init": arm.init,
-                "settings": {key: value for key, value in arm.settings.items() if key not in shared},
-            }
-            for arm in plan.arms
-        },
+    arms = {
+        arm.name: {
+            "stages": list(arm.stages),
+            "init": arm.init,
+            "settings": {key: value for key, value in arm.settings.items() if key not in shared},
+        }
+        for arm in plan.arms
     }
+    write_text(folder / PLAN_FILE, write_yaml({**plan.header, "settings": shared, "arms": arms}))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The values of a plan.
-
-    Raises:
-        RecipeError: it is damaged.
-    """
+    """The values of a plan; RecipeError if it is damaged."""
     try:
         values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         is_plan = isinstance(values["settings"], dict) and all(
@@ -97,8 +86,8 @@ def _check_same(folder: Path, name: str, before: dict[str, Any], arm: PlannedArm
     if shared and (arm.stages[0], arm.init) != (written["stages"][0], written.get("init")):
         differences += differing({"init": written.get("init")}, {"init": arm.init})
         differences += differing({"first stage": written["stages"][0]}, {"first stage": arm.stages[0]})
-    unique = list(dict.fromkeys(differences))
-    if unique:
+    if differences:
+        unique = list(dict.fromkeys(differences))
         shown = [*unique[:SHOWN], "…"] if len(unique) > SHOWN else unique
         raise RecipeError(
             f"--output {folder}: its arm '{name}' has other settings: {', '.join(shown)}; choose another "

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.errors import RecipeError, did_you_mean, shown, unknown_name
-from everest.sweep.choices import MOST_ARMS, Arm, StageName, arms_of, read_seeds, read_stages
+from everest.sweep.choices import MOST_ARMS, NO_INIT, Arm, StageName, arms_of, read_seeds, read_stages
 
 Equal = Literal["steps", "gmacs"]
-NO_INIT: Final = "none"
 FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "equal", "init", "summary")
 OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
@@ -32,10 +31,6 @@ class SweepRequest:
     against: str  # the arm that the others are compared with
     equal: Equal = "steps"
     summary: str = ""
-
-    def init_of(self, arm: Arm) -> str:
-        """The weights that the first stage of an arm starts from, or none."""
-        return self.init if arm.init is None else arm.init
 
 
 def is_sweep(file: RecipeFile) -> bool:
@@ -69,35 +64,36 @@ def read_request(
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
     recipe = file if not written else _recipe_of(file, written)
+    options = {"seeds": seeds, "stages": stages, "init": init, "against": against, "equal": equal}
+    given = {key: value for key, value in options.items() if value is not None}
+    usual = {"seeds": 1, "stages": ["pretrain", "finetune", "eval"], "init": NO_INIT, "equal": "steps"}
+    values = {**usual, **written, **given}
 
-    def origin(option: str | None, key: str) -> str:
-        return f"--{key}" if option is not None else f"{file.label}: {key}"
+    def origin(key: str) -> str:
+        return f"--{key}" if key in given else f"{file.label}: {key}"
 
-    shared = tuple(
-        f"{key}={text}" for key, text in _settings(written.get("set"), f"{file.label}: set").items()
-    )
+    shared = tuple(f"{key}={text}" for key, text in _settings(written.get("set"), origin("set")).items())
     arms = arms_of(over) if over else _read_arms(written.get("arms"), file) or (Arm(name=recipe.name),)
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
-    first = arms[0].name if over else written.get("against", arms[0].name)
-    named = against if against is not None else first
-    if named not in [arm.name for arm in arms]:
-        raise unknown_name(origin(against, "against"), str(named), [arm.name for arm in arms])
-    equals = equal if equal is not None else written.get("equal", "steps")
-    if equals not in get_args(Equal):
-        raise unknown_name(origin(equal, "equal"), str(equals), get_args(Equal))
-    chosen = stages if stages is not None else written.get("stages", ["pretrain", "finetune", "eval"])
+    reference = values.get("against", arms[0].name)
+    if over and against is None:  # the file's own names one of its own arms
+        reference = arms[0].name
+    if reference not in [arm.name for arm in arms]:
+        raise unknown_name(origin("against"), str(reference), [arm.name for arm in arms])
+    if values["equal"] not in get_args(Equal):
+        raise unknown_name(origin("equal"), str(values["equal"]), get_args(Equal))
     return SweepRequest(
         label=f"{file.label}: " if written else "",
         recipe=recipe,
         overrides=(*shared, *overrides),
         arms=arms,
-        seeds=read_seeds(seeds if seeds is not None else written.get("seeds", 1), origin(seeds, "seeds")),
-        stages=read_stages(chosen, origin(stages, "stages")),
-        init=init if init is not None else _text(written.get("init", NO_INIT), f"{file.label}: init"),
-        against=named,
-        equal=cast("Equal", equals),
-        summary=_text(written.get("summary", ""), f"{file.label}: summary"),
+        seeds=read_seeds(values["seeds"], origin("seeds")),
+        stages=read_stages(values["stages"], origin("stages")),
+        init=_text(values["init"], origin("init")),
+        against=reference,
+        equal=values["equal"],
+        summary=_text(written.get("summary", ""), origin("summary")),
     )
 
 

@@ -1,27 +1,35 @@
-"""The numbers of every arm and seed, read from the finished work of a sweep."""
+"""The numbers of every arm and seed, read from the finished work of a sweep, and the file `results.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.config.metrics import CHANCES, METRICS
+from everest.errors import RecipeError
 from everest.figures.run_curves import chance_of_run
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
 from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import RUNS, Work
-from everest.system.json_text import nonfinite_as_null, read_json
+from everest.system.files import write_text
+from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
+from everest.train.health import Validations
 from everest.train.listing import metric_of_run, read_run, summarize
-from everest.train.validations import Validations
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 SECONDS_PER_HOUR: Final = 3600
+RESULTS: Final = "results.json"
+LARGEST: Final = 1e100  # our choice: means and intervals of larger numbers may overflow
 Metrics = dict[str, float | None]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class WorkRow(NamedTuple):
@@ -32,75 +40,55 @@ class WorkRow(NamedTuple):
     hours: float
 
 
-def is_finished(work: Work, folder: Path) -> bool:
-    """Whether a training has saved its last step, or the result of an evaluation is written."""
-    if work.stage in RUNS:
-        run = work.run(folder)
-        return run.is_dir() and summarize(run).state == "finished"
-    try:
-        return isinstance(read_json(work.file(folder, "json")), dict)
-    except (OSError, ValueError):
-        return False
-
-
-def metrics_of(work: Work, folder: Path) -> Metrics:
-    """The metrics of a finished work."""
-    if work.stage in RUNS:
-        return _of_run(work, folder)
-    document = read_json(work.file(folder, "json"))
-    found = dict(_numbers(document))
-    for head, of_head in document.get("heads", {}).items():
-        found |= {f"{head}.{name}": value for name, value in _numbers(of_head)}
-    return found
-
-
-def _numbers(document: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """The metrics of an evaluation, or of every probe."""
-    found = [(name, document[name]) for name in (*METRICS, *CHANCES) if name in document]
-    for probe, values in document.get("probes", {}).items():
-        first = next(METRICS[name] for name in METRICS if name in values)  # has the chance of the document
-        values = {**values, first.chance: document["chance"], "majority_top1": document.get("majority")}
-        found += [
-            (f"{PROBE}.{probe}.{name}", values[name]) for name in (*METRICS, *CHANCES) if name in values
-        ]
-    return found
-
-
-def _of_run(work: Work, folder: Path) -> Metrics:
-    """The last losses of a pre-training, or the validation of the best weights of a fine-tuning."""
+def read_work(work: Work, folder: Path) -> WorkRow | None:
+    """The numbers of a work; None if its run is not finished, or its evaluation has no result."""
+    if work.stage not in RUNS:
+        try:
+            document = read_json(work.file(folder, "json"))
+        except (OSError, ValueError):
+            return None
+        return WorkRow(_numbers(document), 0.0, 0.0) if isinstance(document, dict) else None
     run = work.run(folder)
-    _, rows = read_run(run)
-    if work.stage == "pretrain":
-        losses = [row["loss"] for row in rows if row.get("loss") is not None][-LAST_STEPS:]
-        return {PRETRAIN_LOSS: sum(losses) / len(losses)} if losses else {}
-    chosen_by = metric_of_run(run, rows)
-    if chosen_by is None:
-        return {}  # without data.val
-    metric = METRICS[chosen_by]
-    best = Validations(rows, chosen_by, higher=metric.higher, percent=metric.percent).best or {}
-    found = {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
-    chance = chance_of_run(run, chosen_by)
-    return found if chance is None else found | {f"{VALIDATION}{metric.chance}": chance}
-
-
-def cost_of_training(work: Work, folder: Path) -> tuple[float, float]:
-    """The GMACs of the forward passes of a finished training, and the hours of its steps."""
-    run = work.run(folder)
+    if not run.is_dir() or summarize(run).state != "finished":
+        return None
     environment, rows = read_run(run)
     steps = [row for row in rows if "loss" in row]
     batch = environment["plan"]["batch_size"]
     spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
     gmacs = steps[-1]["step"] * batch * macs_of_clip(spec) / 1e9
     seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
-    return gmacs, seconds / SECONDS_PER_HOUR
+    return WorkRow(metrics_of_run(work.stage, run, rows), gmacs, seconds / SECONDS_PER_HOUR)
 
 
-def read_work(work: Work, folder: Path) -> WorkRow | None:
-    """The numbers of a work; None if it has not finished."""
-    if not is_finished(work, folder):
-        return None
-    gmacs, hours = cost_of_training(work, folder) if work.stage in RUNS else (0.0, 0.0)
-    return WorkRow(metrics_of(work, folder), gmacs, hours)
+def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
+    """The metrics of an evaluation, or of every probe, for each head."""
+    names = (*METRICS, *CHANCES)
+    found = {f"{place}{name}": document[name] for name in names if name in document}
+    for probe, values in document.get("probes", {}).items():
+        first = next(METRICS[name] for name in METRICS if name in values)  # has the chance of the document
+        values = {**values, first.chance: document["chance"], "majority_top1": document.get("majority")}
+        found |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
+    for head, of_head in document.get("heads", {}).items():
+        found |= _numbers(of_head, f"{head}.")
+    return found
+
+
+def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
+    """The last losses of a pre-training, or the validation of the best weights of a fine-tuning.
+
+    Args:
+        rows: of its metrics.jsonl.
+    """
+    if stage == "pretrain":
+        losses = [row["loss"] for row in rows if row.get("loss") is not None][-LAST_STEPS:]
+        return {PRETRAIN_LOSS: sum(losses) / len(losses)} if losses else {}
+    chosen_by = metric_of_run(run, rows)
+    if chosen_by is None:
+        return {}  # without data.val
+    best = Validations(rows, chosen_by).best or {}
+    found = {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
+    chance = chance_of_run(run, chosen_by)
+    return found if chance is None else found | {f"{VALIDATION}{METRICS[chosen_by].chance}": chance}
 
 
 def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]) -> dict[str, Any]:
@@ -129,22 +117,21 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
 def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[str, Any]:
     """The rows of an arm, one for each seed."""
     rows = []
-    for seed in plan.seeds:
+    for seed in plan.request.seeds:
         names = [work.name for work in arm.works[seed]]
         done = [read[name] for name in names if name in read]
         metrics: Metrics = {}
         for row in done:
             metrics |= row.metrics
-        rows.append(
-            {
-                "seed": seed,
-                "finished": len(done) == len(names),
-                "gmacs": sum(row.gmacs for row in done),
-                "hours": sum(row.hours for row in done),
-                "metrics": metrics,
-                "jobs": names,
-            }
-        )
+        row = {
+            "seed": seed,
+            "finished": len(done) == len(names),
+            "gmacs": sum(row.gmacs for row in done),
+            "hours": sum(row.hours for row in done),
+            "metrics": metrics,
+            "jobs": names,
+        }
+        rows.append(row)
     return {
         "arm": arm.name,
         "overrides": arm.overrides,
@@ -152,3 +139,73 @@ def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[
         "budgets": {stage: budget._asdict() for stage, budget in arm.budgets.items()},
         "seeds": rows,
     }
+
+
+class Jobs(TypedDict):
+    all: int
+    finished: int
+
+
+class SeedRow(TypedDict):
+    seed: int
+    gmacs: Number
+    hours: Number
+    metrics: dict[str, Number | None]
+
+
+class ArmRows(TypedDict):
+    arm: str
+    overrides: dict[str, str]
+    seeds: list[SeedRow]
+
+
+class FailedJob(TypedDict):
+    arms: list[str]
+    seed: int
+    job: str
+    error: str
+
+
+class Results(TypedDict):
+    """The keys of a sweep's results that its report reads."""
+
+    recipe: str
+    summary: str
+    stages: list[str]
+    against: str
+    equal: str
+    metric: str
+    jobs: Jobs
+    arms: Annotated[list[ArmRows], Field(min_length=1)]
+    failures: list[FailedJob]
+
+
+_RESULTS: Final = TypeAdapter(Results)
+
+
+def write_results(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write `results.json`."""
+    write_text(folder / RESULTS, json_text(document, indent=2))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`.
+
+    Raises:
+        RecipeError: there is none, or it is damaged.
+    """
+    path = folder / RESULTS
+    try:
+        document = read_json(path)
+        _RESULTS.validate_python(document, strict=True)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RecipeError(
+            f"{path}: damaged ({place}: {first['msg']}); repeat the command of the sweep"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: damaged ({error}); repeat the command of the sweep") from error
+    return document

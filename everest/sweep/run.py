@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from everest.sweep.commands import Processes, command_of, last_error, write_recipe
-from everest.sweep.jobs import Ended, Job, run_jobs
-from everest.sweep.metric_names import VALIDATION, metric_text
+from everest.config.metrics import value_text
+from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
+from everest.sweep.metric_names import VALIDATION, title_of
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
-from everest.sweep.results import WorkRow, collect, read_work
-from everest.sweep.results_file import write_results
+from everest.sweep.results import Metrics, WorkRow, collect, read_work, write_results
 from everest.sweep.works import RUNS, Work
 from everest.system.events import Report, notice
 from everest.system.files import write_text
@@ -35,36 +33,48 @@ class _Sweep:
     processes: Processes
     report: Report
     rows: dict[str, WorkRow]  # the numbers of finished works, by their names
-    total: int
-    done: int
+    works: dict[str, Work]  # the others, by their names
+    done: int  # jobs that have ended
     failures: dict[str, str] = field(default_factory=dict)  # errors by the names of works
     seconds: dict[str, list[float]] = field(default_factory=dict)  # of finished jobs, by stage
+    waits: set[str] = field(default_factory=set)  # works that another process still trains
 
     def job(self, work: Work) -> Job:
-        needs = None if work.needs is None else work.needs.name
         return Job(
             name=work.name,
-            command=(*self.processes.program, *command_of(work, self.folder, gpus=self.processes.gpus)),
-            needs=needs,
+            command=(*self.processes.program, *work.command(self.folder, gpus=self.processes.gpus)),
+            needs=None if work.needs is None else work.needs.name,
             log=work.file(self.folder, "log"),
             output=work.file(self.folder, "out"),
         )
 
-    def ended(self, works: dict[str, Work], ended: Ended) -> bool:
+    def can_start(self, job: Job) -> bool:
+        """Whether no process of an earlier call still trains the run or its tokenizer; it saves, and ends."""
+        work = self.works[job.name]
+        run = work.run(self.folder)
+        folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
+        processes = [process for folder in folders if (process := running_here(folder)) is not None]
+        if processes and work.name not in self.waits:
+            self.waits.add(work.name)
+            self.report(notice(f"{run}: process {processes[0]} trains it now; it starts after that"))
+        return not processes
+
+    def on_end(self, ended: Ended) -> bool:
         """Record and report the end of a job; returns whether its work is finished."""
-        work = works[ended.job.name]
+        work = self.works.pop(ended.job.name)
         error = self._error(work, ended)
         self.done += 1
         if error is None:
             self.seconds.setdefault(work.stage, []).append(ended.seconds)
-            text = self._result(self.rows[work.name])
+            text = self._result(self.rows[work.name].metrics)
         else:
             self.failures[work.name] = error
             text = error if ended.state == "skipped" else f"failed: {error}"
-        del works[ended.job.name]
         ended.job.output.unlink(missing_ok=True)
-        title = f"[{self.done}/{self.total}] {self.label(work)}: {work.stage}"
-        self.report(notice(f"{title}, {text}{self._remaining(works)}"))
+        first, *others = self.plan.users(work)
+        more = f" and {len(others)} more arm{'s' if len(others) > 1 else ''}" if others else ""
+        title = f"[{self.done}/{self.done + len(self.works)}] {first}{more}, seed {work.seed}: {work.stage}"
+        self.report(notice(f"{title}, {text}{self._remaining()}"))
         if error is not None and ended.state == "failed":
             self.report(notice(f"its messages: {ended.job.log}"))
         self.write()
@@ -75,12 +85,6 @@ class _Sweep:
         document = collect(self.plan, self.rows, self.failures)
         write_results(self.folder, document)
         return document
-
-    def label(self, work: Work) -> str:
-        """The arms of a work in a few words, and its seed."""
-        first, *others = self.plan.users(work)
-        more = f" and {len(others)} more arm{'s' if len(others) > 1 else ''}" if others else ""
-        return f"{first}{more}, seed {work.seed}"
 
     def _error(self, work: Work, ended: Ended) -> str | None:
         if ended.state == "skipped":
@@ -102,15 +106,15 @@ class _Sweep:
         self.rows[work.name] = row
         return None
 
-    def _result(self, row: WorkRow) -> str:
-        metrics, wanted = row.metrics, self.plan.headline
-        names = (wanted, f"{VALIDATION}{wanted}", *metrics)
+    def _result(self, metrics: Metrics) -> str:
+        """The metric of the sweep, if the work has it, else another one."""
+        names = (self.plan.headline, f"{VALIDATION}{self.plan.headline}", *metrics)
         name = next((name for name in names if metrics.get(name) is not None), None)
-        return "finished" if name is None else metric_text(name, metrics[name])
+        return "finished" if name is None else f"{title_of(name)} {value_text(name, metrics[name])}"
 
-    def _remaining(self, works: Mapping[str, Work]) -> str:
+    def _remaining(self) -> str:
         """The time that the other jobs need, once a job of each stage has finished."""
-        stages = [work.stage for work in works.values()]
+        stages = [work.stage for work in self.works.values()]
         if not stages or not set(stages) <= self.seconds.keys():
             return ""
         means = {stage: sum(seconds) / len(seconds) for stage, seconds in self.seconds.items()}
@@ -134,39 +138,26 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
         write_plan(folder, plan)
         every = plan.works()
         rows = {name: row for name, work in every.items() if (row := read_work(work, folder)) is not None}
-        works = {name: work for name, work in every.items() if name not in rows}
         sweep = _Sweep(
             plan=plan,
             folder=folder,
             processes=processes,
             report=report,
             rows=rows,
-            total=len(every),
+            works={name: work for name, work in every.items() if name not in rows},
             done=len(rows),
         )
-        if works and rows:
+        if sweep.works and rows:
             report(notice(f"{len(rows)} of {len(every)} jobs have finished before"))
-        for work in works.values():
-            write_recipe(work, folder)
+        for work in sweep.works.values():
+            work.write_recipe(folder)
         sweep.write()
-        waits: set[str] = set()
         run_jobs(
-            [sweep.job(work) for work in works.values()],
+            [sweep.job(work) for work in sweep.works.values()],
             environments=processes.environments,
-            can_start=lambda job: _is_free(sweep, works[job.name], waits),
-            on_end=lambda ended: sweep.ended(works, ended),
+            can_start=sweep.can_start,
+            on_end=sweep.on_end,
             resume="the same command resumes",
-            before=len(every) - len(works),
+            before=len(rows),
         )
         return sweep.write()
-
-
-def _is_free(sweep: _Sweep, work: Work, waits: set[str]) -> bool:
-    """Whether no process of an earlier call trains the run, or its tokenizer; it saves its state and ends."""
-    run = work.run(sweep.folder)
-    folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
-    processes = [process for folder in folders if (process := running_here(folder)) is not None]
-    if processes and work.name not in waits:
-        waits.add(work.name)
-        sweep.report(notice(f"{run}: process {processes[0]} trains it now; it starts after that"))
-    return not processes

@@ -45,11 +45,14 @@ class Paired(NamedTuple):
     """The differences of two arms on the same seeds.
 
     The intervals and p are None for a single seed, and if all differences are equal: these show no spread.
+    `everest sweep report --json` has the same names.
     """
 
     seeds: list[int]
-    differences: list[float]
-    spread: Spread
+    values: list[float]
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
     bootstrap: tuple[float, float] | None  # 95 %, of the percentile bootstrap
     p: float | None  # of the paired t-test
 
@@ -63,10 +66,10 @@ def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
     found = spread(differences)
     largest = max(abs(value) for arm in (values, others) for value in arm.values())
     if found.std is None or found.std <= ROUNDING * largest:
-        return Paired(seeds, differences, found._replace(interval=None), None, None)
+        return Paired(seeds, differences, found.mean, found.std, None, None, None)
     t = found.mean / (found.std / len(differences) ** 0.5)
     p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
-    return Paired(seeds, differences, found, bootstrap(differences), p)
+    return Paired(seeds, differences, *found, bootstrap(differences), p)
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.recipe import recipe_values
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.sweep.choices import StageName
-from everest.train.resume import MAY_CHANGE
+from everest.errors import RecipeError
+from everest.sweep.choices import NO_INIT, StageName
+from everest.system.files import write_text
+from everest.train.resume import MAY_CHANGE, flat
 
 Settings = dict[str, Any]  # by section.key, without those at their defaults
 
@@ -39,6 +40,7 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
     "probe": ("data.pretrain", "data.val"),
 }
 _PROBES: Final = "pretrain.probe"  # settings by which a pre-training reads labels as well
+_DEFAULTS: Final = flat(recipe_values(Recipe(name="defaults")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,6 @@ class Work:
         """Its place in the folder of a sweep."""
         return f"{self.stage}/{self.key}"
 
-    def chain(self) -> Iterator[Work]:
-        """Yields the work before this one, the first stage first, and this one."""
-        if self.needs is not None:
-            yield from self.needs.chain()
-        yield self
-
     def run(self, folder: Path) -> Path:
         """The run folder of a training in the folder of a sweep."""
         return folder / self.stage / self.key
@@ -70,6 +66,31 @@ class Work:
     def file(self, folder: Path, ending: str) -> Path:
         """A file next to the run: its recipe (yaml), messages (log), result of an evaluation (json)."""
         return folder / self.stage / f"{self.key}.{ending}"
+
+    def command(self, folder: Path, *, gpus: str) -> list[str]:
+        """The command that does the work, without the program."""
+        start = self.init if self.needs is None else str(self.needs.run(folder))
+        shared = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
+        if self.stage == "probe":
+            return ["probe", "--checkpoint", start, *shared, "--json", *(["--cpu"] if gpus == "cpu" else [])]
+        if self.stage == "eval":
+            return ["eval", "--checkpoint", start, *shared, "--json", "--gpus", gpus]
+        init = ["--init", start] if self.stage == "finetune" or start != NO_INIT else []
+        return [self.stage, *shared, *init, "--output", str(self.run(folder)), "--gpus", gpus]
+
+    def write_recipe(self, folder: Path) -> None:
+        """Write the recipe of the command.
+
+        A run keeps its settings of other stages, which a resume compares; its folder of videos and its
+        section `train` may change.
+        """
+        path, recipe = self.file(folder, "yaml"), self.recipe
+        if self.stage in RUNS and path.is_file():
+            with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
+                before = load_recipe(path, imports=False)
+                data = replace(before.data, root=recipe.data.root)
+                recipe = replace(before, data=data, train=recipe.train)
+        write_text(path, dump_recipe(recipe))
 
 
 def make_work(
@@ -96,11 +117,10 @@ def changed_settings(recipe: Recipe) -> Settings:
 
     A setting that a later version adds is not among them, so that the work keeps its key.
     """
-    values, defaults = flat(recipe_values(recipe)), _defaults()
     return {
         key: value
-        for key, value in values.items()
-        if key not in MAY_CHANGE | {"summary", "train.seed"} and defaults.get(key, _MISSING) != value
+        for key, value in flat(recipe_values(recipe)).items()
+        if key not in MAY_CHANGE | {"summary", "train.seed"} and _DEFAULTS.get(key, _MISSING) != value
     }
 
 
@@ -114,25 +134,9 @@ def stage_settings(stage: StageName, settings: Settings) -> Settings:
             ignored.append("data.train")
         if "pretrain.flip" in settings:  # instead of data.flip
             ignored.append("data.flip")
+    sections = tuple(f"{section}." for section in ignored)
     return {
         key: value
         for key, value in settings.items()
-        if key.startswith(_READS[stage]) and not _is_under(key, ignored)
+        if key.startswith(_READS[stage]) and not f"{key}.".startswith(sections)
     }
-
-
-def _is_under(key: str, sections: list[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-@cache
-def _defaults() -> Settings:
-    return flat(recipe_values(Recipe(name="defaults")))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> Settings:
-    """The values of nested mappings by their keys with dots."""
-    found: Settings = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

@@ -49,10 +49,10 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     revision = text or None
     try:
         validate_repo_id(repository)
+        if repository.count("/") != 1:
+            raise HFValidationError("a name without an owner")
     except HFValidationError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
-    if repository.count("/") != 1:
-        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME")
     try:
         folder = _download(repository, revision)
     except _NoAnswerError as no_answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,7 +29,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: not JSON, not UTF-8, a number that is not finite, or values nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError("values nested too deeply") from None
 
@@ -46,12 +46,11 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
-
-
 def _finite(text: str) -> float:
+    """A number of a document; `NaN` and `Infinity`, which Python also reads, are none."""
     number = float(text)
+    if text.endswith(("NaN", "Infinity")):
+        raise ValueError(f"{text} is no JSON value")
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large for a number")
     return number
@@ -67,11 +66,7 @@ def nonfinite_as_null(value: Any) -> Any:
 
 
 def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
-    """The value of the adapter's type that a JSON value describes.
-
-    Raises:
-        ValueError: the first problem, after its key.
-    """
+    """The adapter's type that a JSON value describes; ValueError: the first problem, after its key."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

@@ -169,11 +169,7 @@ def trainer_of(run: Path) -> Trainer | None:
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process trains the run.
-
-    Raises:
-        RecipeError: running.json is damaged.
-    """
+    """Whether a process trains the run; RecipeError if running.json is damaged."""
     _read_marker(run)
     return trainer_of(run) is not None
 
@@ -201,11 +197,7 @@ def running_here(run: Path) -> int | None:
 
 
 def _read_marker(run: Path) -> Trainer | None:
-    """Read running.json; None if there is none.
-
-    Raises:
-        RecipeError: it is damaged.
-    """
+    """Read running.json; None if there is none; RecipeError if it is damaged."""
     path = run / RUNNING
     try:
         values = read_json(path)

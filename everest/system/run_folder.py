@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import itertools
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
-from everest.system.run_init import INIT
+from everest.system.run_environment import INIT, current_environment
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -40,7 +35,6 @@ OWN_FILES = (  # replaced by a new run
 )
 TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
-PACKAGES = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # versions in ENVIRONMENT
 ENDED = "ended"  # in METRICS: why a run ended before its last step
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
 
@@ -106,7 +100,7 @@ class RunFolder:
         """Write the environment and the recipe: from now on this is a run folder. `clear` comes first.
 
         Args:
-            start: the values of everest.system.run_init.
+            start: the values of everest.system.run_environment.
         """
         self.clear()
         values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
@@ -126,11 +120,7 @@ class RunFolder:
             state.unlink()
 
     def environment(self) -> dict[str, Any]:
-        """The values of env.json.
-
-        Raises:
-            RecipeError: the file is missing or damaged.
-        """
+        """The values of env.json; RecipeError if the file is missing or damaged."""
         path = self.path / ENVIRONMENT
         try:
             values = read_json(path)
@@ -141,11 +131,7 @@ class RunFolder:
         return values
 
     def plan(self) -> Plan | None:
-        """The plan in env.json; None if there is none, or no readable file.
-
-        Raises:
-            RecipeError: it is damaged.
-        """
+        """The plan in env.json; None without it or a readable file; RecipeError if it is damaged."""
         plan = self.read_env(PLAN)
         try:
             return None if plan is None else validated(_PLAN, plan)
@@ -241,32 +227,3 @@ def default_folder(command: str, recipe: str) -> Path:
     folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
-
-
-def current_environment() -> dict[str, Any]:
-    """Versions, devices, commit and command line: all that is needed to repeat a run."""
-    import torch  # here, because listing runs needs no torch
-
-    versions = dict.fromkeys(PACKAGES, "not installed")
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    commit = None  # of the checkout that the package runs from; None for an installed wheel or without git
-    package_folder = Path(__file__).resolve().parents[1]
-    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    with suppress(OSError, subprocess.SubprocessError):
-        git = subprocess.run(
-            command, cwd=package_folder, capture_output=True, text=True, check=True, timeout=10
-        )
-        top, head = git.stdout.split("\n")[:2]
-        # A wheel installed inside another project's checkout does not take that project's commit.
-        commit = head if Path(top) == package_folder.parent else None
-    return {
-        "command": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "git_commit": commit,
-    }

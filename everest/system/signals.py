@@ -1,15 +1,25 @@
-"""Stop requests: a signal, or the end of the parent process."""
+"""Stop requests: a signal, the end of the parent process, or a closed terminal."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import termios
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from everest.errors import UserError
-from everest.system.processes import PARENT, catch_stop_signals, is_main
-from everest.system.terminal import leave_closed_terminal
+from everest.system.processes import is_main
+
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
+PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
 
 
 class Stopped(UserError):
@@ -23,6 +33,9 @@ class Stopped(UserError):
 
 class StopSignal:
     """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
 
     def __enter__(self) -> StopSignal:
         self._received, self._at = 0, 0.0
@@ -54,3 +67,61 @@ class StopSignal:
     def seconds(self) -> float:
         """Seconds since the signal; unlimited after the end of the parent process."""
         return time.monotonic() - self._at
+
+
+def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Install a handler for STOP_SIGNALS; returns those before, by signal.
+
+    Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
+    SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    caught = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in caught}
+
+
+def end_with_parent() -> None:
+    """Send this process a SIGTERM when the process named by PARENT is gone; a training then saves its state.
+
+    For commands that a sweep starts, which may read videos for minutes before their first step.
+    """
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    parent = os.environ.get(PARENT, "")
+    if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
+        threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
+
+
+def leave_closed_terminal() -> None:
+    """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
+    for descriptor in (0, 1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:  # ENOTTY of anything but a terminal
+            if error.args[0] == errno.EIO:
+                _lead_nowhere(descriptor)
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+@contextmanager
+def writing_to_terminal() -> Iterator[None]:
+    """Around messages on stderr: if no one can read them any more, they are lost, and that is no error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EIO:
+            leave_closed_terminal()
+        elif error.errno in (errno.EPIPE, errno.ENOSPC):  # the reader of a pipe has ended; a full disk
+            _lead_nowhere(2)
+        else:
+            raise

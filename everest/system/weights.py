@@ -141,11 +141,7 @@ Spec = TypeVar("Spec")
 
 
 def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
-    """Validate the settings of a checkpoint.
-
-    Raises:
-        CheckpointError: settings that this version does not know.
-    """
+    """Validate a checkpoint's settings; CheckpointError if this version does not know them."""
     try:
         return validated(adapter, settings)
     except ValueError as error:

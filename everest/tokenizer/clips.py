@@ -1,4 +1,4 @@
-"""The clips for training and validating a tokenizer: one window of frames of each video."""
+"""The clips for training and validating a tokenizer, one window of frames of each video, and its settings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
 BATCH: Final = 8  # clips that are measured together; our choice
+# Sections and keys that everest.train_tokenizer and this file read, and the keys in them that
+# they do not read: clips have the tokenizer's number of frames, values in [0, 1], and no labels.
+_READS: Final = ("data", "train", "tokenizer", "pretrain.stride", "pretrain.flip")
+_IGNORES: Final = (
+    *("data.frames", "data.mean", "data.std", "data.classes", "data.num_classes", "data.task", "data.heads"),
+    *("train.ema", "train.shard"),
+)
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
@@ -66,3 +73,17 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
     order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
     workers = choose_workers(clips, order, settings.workers)
     yield from batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout))
+
+
+def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:
+    """Whether the tokenizer depends on a setting, section.key: runs that differ in others can share one."""
+    ignored = list(_IGNORES)
+    if recipe.data.pretrain:  # instead of data.train
+        ignored.append("data.train")
+    if recipe.data.val is not None:  # instead of data.test
+        ignored.append("data.test")
+    if recipe.pretrain.flip is not None:  # instead of data.flip
+        ignored.append("data.flip")
+    names = key.split(".")
+    above = {".".join(names[:depth]) for depth in range(1, len(names) + 1)}  # the key and its sections
+    return not above.isdisjoint(_READS) and above.isdisjoint(ignored)

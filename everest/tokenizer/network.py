@@ -44,7 +44,8 @@ class TokenizerReconstruction(NamedTuple):
 class AdaptiveTokenizer(nn.Module):
     """Splits clips into windows and encodes each window separately. The scorer compares across windows.
 
-    Clips are float (B, 3, T, H, W) in [0, 1], T a multiple of the window, H and W of the tubelet.
+    Clips are float (B, 3, T, H, W) in [0, 1], T a multiple of the window, H and W of the tubelet; methods
+    raise the ValueError of `grid` for others.
 
     Args:
         window: frames that are encoded together: at least two slices, because the first is always kept.
@@ -75,6 +76,7 @@ class AdaptiveTokenizer(nn.Module):
         self.config = config
         self.tubelet = config.tubelet
         self.window = window
+        self.slices = window // config.stride[0]  # of a window
         self.keep = keep
         self.select: TopKKind = select
         self.temperature = temperature
@@ -112,11 +114,7 @@ class AdaptiveTokenizer(nn.Module):
         return F.interpolate(clip, scale_factor=scale, mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
-        """Compute codes and scores of all tokens, see `latent` and `scores`.
-
-        Raises:
-            ValueError: see `grid`.
-        """
+        """Compute codes and scores of all tokens, see `latent` and `scores`."""
         latent = self.latent(clip)  # (B, N, D)
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scores(clip))
@@ -126,11 +124,7 @@ class AdaptiveTokenizer(nn.Module):
         return max(1, self._windows_at_once(clip) * self.window // clip.size(2))
 
     def latent(self, clip: Tensor) -> Tensor:
-        """Encode clips to vectors before the quantizer: (B, N, D) float32. Windows are encoded separately.
-
-        Raises:
-            ValueError: see `grid`.
-        """
+        """Encode clips to vectors before the quantizer: (B, N, D) float32. Windows are encoded separately."""
         self.grid(clip)
         return self._in_chunks(self.encoder, clip).float().flatten(2).transpose(1, 2)
 
@@ -139,9 +133,6 @@ class AdaptiveTokenizer(nn.Module):
 
         The first slice of a later window is scored against the last slice before it. The first slice of the
         clip copies the scores of the second.
-
-        Raises:
-            ValueError: see `grid`.
         """
         self.grid(clip)
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
@@ -153,8 +144,6 @@ class AdaptiveTokenizer(nn.Module):
             keep: ratio of the ranked tokens (all slices of a window but the first) that are kept, highest
                 scores first. None: as in training; 1 keeps all.
             mask: (B, t, h, w) of 0 and 1, replaces the tokenizer's selection.
-        Raises:
-            ValueError: see `grid`.
         """
         self.grid(clip)
         frames = self.scaled(clip)
@@ -165,7 +154,7 @@ class AdaptiveTokenizer(nn.Module):
     def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
         """Decode values of tokens (B, N, D) to frames (B, 3, T, H, W) in the scaled size."""
         z = values.transpose(1, 2).unflatten(2, (grid.t, grid.h, grid.w))  # (B, D, t, h, w)
-        return self._by_window(self.decoder, z, self.window // self.config.stride[0])
+        return self._by_window(self.decoder, z, self.slices)
 
     def select_tokens(
         self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None
@@ -179,8 +168,7 @@ class AdaptiveTokenizer(nn.Module):
         """
         if generator is None:
             generator = torch.Generator(scores.device).manual_seed(0)
-        slices = self.window // self.config.stride[0]
-        windows = _split(scores.unsqueeze(1), slices)[:, 0]  # (B * W, slices, h, w)
+        windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
         selected = soft_topk_mask(ranked, num_selected, self.select, self.temperature, generator)
@@ -196,8 +184,6 @@ class AdaptiveTokenizer(nn.Module):
         Args:
             generator: see `select_tokens`.
             all_tokens: rebuild the clips from all of their tokens.
-        Raises:
-            ValueError: see `grid`.
         """
         self.grid(clip)
         frames = self.scaled(clip)
@@ -209,9 +195,9 @@ class AdaptiveTokenizer(nn.Module):
 
     def _decode(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Encode and decode scaled frames; tokens that the mask drops are set to 0 before quantization."""
-        z = self._by_window(self.encoder, frames) * mask.unsqueeze(1)  # (B, D, t, h, w)
+        z = self._by_window(self.encoder, frames, self.window) * mask.unsqueeze(1)  # (B, D, t, h, w)
         values, _ = self.quantizer(z.movedim(1, -1))
-        return self._by_window(self.decoder, values.movedim(-1, 1), self.window // self.config.stride[0])
+        return self._by_window(self.decoder, values.movedim(-1, 1), self.slices)
 
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
         """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
@@ -225,9 +211,9 @@ class AdaptiveTokenizer(nn.Module):
         frames, height, width = clip.shape[2:]
         return windows_at_once(self.config, window=self.window, frames=frames, size=(height, width))
 
-    def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int | None = None) -> Tensor:
+    def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int) -> Tensor:
         """Apply `module` to each window of `length` steps in time of (B, C, T, H, W) and join the results."""
-        return _join(module(_split(x, length or self.window)), len(x))
+        return _join(module(_split(x, length)), len(x))
 
 
 def _split(x: Tensor, length: int) -> Tensor:

@@ -104,6 +104,9 @@ def measure_tokenizer(
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
         from_random = model.reconstruct(frames, mask=model.select_tokens(noise, keep=model.keep))
         from_all = model.reconstruct(frames, keep=1.0)
+        # By their number, which is known: a boolean index would wait for the device.
+        num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.keep)
+        ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (B, K)
         batch = _Batch(
             own=psnr(rebuilt, scaled),
             random=psnr(from_random, scaled),
@@ -112,7 +115,7 @@ def measure_tokenizer(
             scores=_ranked(output.scores),
             untrained=_ranked(untrained(scaled)),
             change=_ranked(change_of_tokens(scaled, mask.shape[1:])),
-            codes=_codes_of_kept(output.codes, mask, keep=model.keep),
+            codes=output.codes.gather(1, ids),
         )
         measured.append(_Batch(*(x.cpu() for x in batch)))
         names = [clip.video_id[row] for row in readable]
@@ -130,14 +133,6 @@ def measure_tokenizer(
 def _ranked(by_token: Tensor) -> Tensor:
     """Remove the first slice, of which all tokens are kept: (B, t, h, w) to (B, N)."""
     return by_token[:, 1:].flatten(1)
-
-
-def _codes_of_kept(codes: Tensor, mask: Tensor, *, keep: float) -> Tensor:
-    """The codes (B, K) of the tokens that a mask (B, t, h, w) of one window keeps."""
-    # By their number, which is known: a boolean index would wait for the device.
-    number = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), keep)
-    ids = mask.flatten(1).topk(number).indices.sort().values
-    return codes.flatten(1).gather(1, ids)
 
 
 def _figures(clips: _Batch, model: AdaptiveTokenizer) -> dict[str, Any]:
@@ -158,7 +153,7 @@ def _figures(clips: _Batch, model: AdaptiveTokenizer) -> dict[str, Any]:
             "frame_difference": compare_with_change(clips.change),
         },
         "overlap": {"scorer": mean_overlap(clips.kept), "frame_difference": mean_overlap(kept_by_change)},
-        "slice_shares": slice_shares(clips.kept, model.window // model.config.stride[0] - 1),
+        "slice_shares": slice_shares(clips.kept, model.slices - 1),
         "score_entropy": score_entropy(clips.scores),
         "codebook": codebook_use(clips.codes.flatten(), model.quantizer),
     }

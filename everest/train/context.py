@@ -1,15 +1,45 @@
-"""The context of a run, which all of its stages share; run_options needs set-up, which needs this file."""
+"""The parts of a run that no recipe has: the choices of its user, and what all of its stages share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import Accelerator
 
 from everest.checkpoints.init import Start, read_start
-from everest.system.events import Report
+from everest.errors import RecipeError
+from everest.system.events import Report, notice
+from everest.system.run_environment import Init
 from everest.system.run_folder import RunFolder
-from everest.system.run_init import Init
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The choices of a run that are not in its recipe."""
+
+    command: str  # names the default run folder
+    recipe_file: str  # or the name of a recipe
+    output: Path | None = None
+    resume: str = "auto"  # auto, never, or the folder of the run to resume
+    overwrite: bool = False
+    cpu: bool = False
+    tracker: str = "none"  # see everest.train.tracking
+    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
+    init: Init | None = None  # the weights that the run starts from
+
+    @property
+    def resumed_folder(self) -> Path | None:
+        """The run folder that `resume` names.
+
+        Raises:
+            RecipeError: another option names a folder as well.
+        """
+        if self.resume in ("auto", "never"):
+            return None
+        if self.output or self.overwrite:
+            raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
+        return Path(self.resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +50,15 @@ class RunContext:
     run: RunFolder
     resumed: bool  # the folder already holds the run
     report: Report
-    tracker: str = "none"  # see everest.train.tracking
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
-    init: Init | None = None  # the weights that the run starts from
-    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
+    tracker: str = "none"  # this and the next two: see `RunOptions`
+    init: Init | None = None
+    one_batch: bool = False
+
+    def notice(self, text: str) -> None:
+        """Show a line of text to the user."""
+        self.report(notice(text))
 
     def read_start(self) -> Start | None:
         """Read the weights that the run starts from, if any.

@@ -1,16 +1,15 @@
-"""Signs that a run is not well: losses that are not finite, jump or do not change; waiting for videos."""
+"""Signs that a run is not well: losses that are not finite, jump or do not change; overfitting."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any, Final, Literal, NamedTuple
 
-from everest.data.views import MakeViews, PretrainViews
+from everest.config.metrics import METRICS
 from everest.errors import DivergedError
-from everest.system.cores import num_cores, num_trainers
 
 SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts too high and halves each time
@@ -19,6 +18,12 @@ SPIKE_STDS: Final = 6.0  # our choice
 NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below which little has been learned
 NEAR_GUESSING: Final = 0.95  # our choice: a validation loss above this share of that of guessing
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
+MEANT: Final = 5  # our choice: validations whose losses are averaged before overfitting is reported
+# Overfitting, our choice: a validation loss above RISEN times its lowest, and a training loss below FALLEN
+# times its value then.
+RISEN: Final = 1.2
+FALLEN: Final = 0.95
+Row = dict[str, Any]  # of metrics.jsonl
 
 
 class StepMetrics(NamedTuple):
@@ -109,48 +114,114 @@ def is_near_chance(top1: float, chance: float) -> bool:
     return top1 < chance + NEAR_CHANCE * (100 - chance)
 
 
-LARGE: Final = 0.3  # our choice: share of the time of the steps
-SECONDS: Final = 60.0  # our choice: how long a run is watched; the first files take longer
-STEPS: Final = 20  # our choice: at least
+class Validations:
+    """The validations of a run so far, which `metrics.jsonl` has: a resumed run sees those before it, too.
 
+    Args:
+        rows: of metrics.jsonl.
+        metric: by which validations are compared, of everest.config.metrics.METRICS.
+    """
 
-class WaitWatch:
-    """Adds up how long the first steps wait, without the very first one, which starts the workers."""
+    def __init__(self, rows: Iterable[Row], metric: str) -> None:
+        self.metric = metric  # `val_METRIC` of a row decides
+        self._higher, self._percent = METRICS[metric].higher, METRICS[metric].percent
+        self.rows: list[Row] = []
+        self._losses: list[float] = []  # of training, since the last validation
+        self._train_losses: list[float | None] = []  # the mean of those before each validation
+        self.best: Row | None = None
+        for row in rows:
+            self.add(row)
 
-    def __init__(self) -> None:
-        self._steps = 0
-        self._waited = 0.0
-        self._seconds = 0.0
-        self._last: float | None = None
-        self._is_over = False
+    @property
+    def steps(self) -> set[int]:
+        """The steps after which the run was validated."""
+        return {row["step"] for row in self.rows}
 
-    def add(self, waited: float, *, now: float | None = None) -> float | None:
-        """Add a step.
+    @property
+    def since_best(self) -> int:
+        """The number of validations after the best one."""
+        return len(self.rows) - 1 - self.rows.index(self.best) if self.best else 0
+
+    @property
+    def train_loss(self) -> float | None:
+        """The mean training loss between the last two validations; None if no loss was finite."""
+        return self._train_losses[-1] if self._train_losses else None
+
+    def add(self, row: Row) -> bool:
+        """Add a row of metrics.jsonl; returns whether it is a validation better than all before.
+
+        A smaller loss decides between equal values, which are common with few videos.
+        """
+        if f"val_{self.metric}" not in row:
+            if isinstance(row.get("loss"), float | int):
+                self._losses.append(row["loss"])
+            return False
+        self.rows.append(row)
+        self._train_losses.append(fmean(self._losses) if self._losses else None)
+        self._losses = []
+        if self.best is not None and self._quality(row) <= self._quality(self.best):
+            return False
+        self.best = row
+        return True
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value of the metric."""
+        return None if self.best is None else self.best[f"val_{self.metric}"]
+
+    def _quality(self, row: Row) -> tuple[float, float]:
+        value = row[f"val_{self.metric}"]
+        return value if self._higher else -value, -row.get("val_loss", float("inf"))
+
+    def _losses_of_validations(self) -> list[float]:
+        """Empty if rows of an older version have none."""
+        losses = [row["val_loss"] for row in self.rows if "val_loss" in row]
+        return losses if len(losses) == len(self.rows) else []
+
+    def overfits(self) -> str | None:
+        """A warning if the validation loss stays far above its lowest while the training loss falls.
+
+        Both are means of the last validations: the loss of few videos jumps from one to the next.
+        """
+        losses = self._losses_of_validations()
+        if not losses:
+            return None
+        lowest = losses.index(min(losses))
+        trained = [loss for loss in self._train_losses[-MEANT:] if loss is not None]
+        before = self._train_losses[lowest]
+        if before is None or len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
+            return None
+        risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
+        if fallen >= FALLEN * before or risen <= RISEN * losses[lowest]:
+            return None
+        return (
+            f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
+            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {before:.3g} to "
+            f"{fallen:.3g} (means of the last {MEANT} validations). The best weights are kept; more videos, "
+            "stronger augmentation or fewer steps help"
+        )
+
+    def advice(self, *, chance: float | None, guessing: float, steps: int) -> str | None:
+        """The advice at the end of a run of `steps` steps; None if it learned well.
 
         Args:
-            waited: seconds that the step waited for its clips.
-        Returns:
-            Once, when enough steps were watched: the share of their time, if it is large.
+            chance: the metric of a model that has learned nothing, if that is known.
+            guessing: its loss.
         """
-        now = time.monotonic() if now is None else now
-        if self._last is not None and not self._is_over:
-            self._steps += 1
-            self._waited += waited
-            self._seconds += now - self._last
-        self._last = now
-        if self._is_over or self._steps < STEPS or self._seconds < SECONDS:
+        best = self.best_value
+        if self.best is None or best is None:
             return None
-        self._is_over = True
-        share = self._waited / self._seconds
-        return share if share > LARGE else None
-
-
-def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
-    """Returns the warning for a share of the time of the steps."""
-    cores = max(1, num_cores() // num_trainers())
-    remedies = ["read smaller files (`everest prepare encode`)"]
-    if isinstance(views, PretrainViews):
-        remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
-    if workers < cores:
-        remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
-    return f"the first steps waited for videos for {share:.0%} of their time: {', or '.join(remedies)}"
+        if chance is not None:
+            error_near_chance = best > (1 - NEAR_CHANCE) * chance
+            if is_near_chance(best, chance) if self._percent else error_near_chance:
+                return "That is hardly better than chance: check the labels, or try more steps"
+        losses = self._losses_of_validations()
+        if losses and min(losses) > NEAR_GUESSING * guessing:
+            return (
+                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: the model "
+                "has learned the training videos, not their labels; more videos or a pre-trained encoder help"
+            )
+        perfect = self._higher and self._percent and best == 100
+        return (
+            "It was still improving: try more steps" if self.best["step"] == steps and not perfect else None
+        )

@@ -7,29 +7,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from everest.config.metrics import METRICS, metric_of_rows
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.locks import is_running, last_written
-from everest.system.run_folder import (
-    ENDED,
-    ENVIRONMENT,
-    ONE_BATCH,
-    PLAN,
-    RECIPE,
-    STATE,
-    RunFolder,
-)
-from everest.system.run_init import INIT, ORIGIN
+from everest.system.run_environment import INIT, ORIGIN
+from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
 from everest.system.weights_header import WeightsHeader, read_header
 
 Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
-
-# Errors of reading JSON that is not a run's.
-_NOT_OF_A_RUN: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +99,12 @@ def summarize(run: Path) -> RunSummary:
             best_value=best(values, default=None),
         )
     except UserError as error:
-        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
+        problem = str(error)
     except OSError as error:
         problem = f"{error.filename or run}: cannot be read: {error.strerror}"
-        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
-    except _NOT_OF_A_RUN as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"{run}: values that no run writes ({error})"
-        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+    return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:

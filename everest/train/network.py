@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,25 +24,6 @@ from everest.system.weights import full_tensor, like_sharded, load_tensors
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
-
-
-def scaled_lr(base_lr: float, batch_size: int) -> float:
-    """The linear rule of EVEREST appendix A: lr = base lr * batch / 256, the batch over all processes."""
-    return base_lr * batch_size / 256
-
-
-def cosine_lr(
-    step: int, *, steps: int, warmup: int, peak: float, minimum: float, start: float = 0.0
-) -> float:
-    """The learning rate of `step` (from 0): linear to `peak`, then half a cosine to `minimum`.
-
-    As in the released programs, the ramp includes both its ends: the first step has `start`, two steps in a
-    row have the peak, and the last step is slightly above the minimum.
-    """
-    if step < warmup:
-        return start + (peak - start) * step / max(warmup - 1, 1)
-    progress = (step - warmup) / (steps - warmup)
-    return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * progress))
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[ParamGroup]:
@@ -101,25 +81,19 @@ GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A network that learns, and its optimizer: both as built, before anything wraps them.
-
-    Args:
-        name: of its tensors in a state.
-        ema: an average of its weights.
-        grad_norm: the name of its gradient norm in metrics.jsonl.
-    """
+    """A network that learns, and its optimizer: both as built, before anything wraps them."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    name: str = MODEL
-    ema: ModelEmaV3 | None = None
-    grad_norm: str = GRAD_NORM
+    name: str = MODEL  # of its tensors in a state
+    ema: ModelEmaV3 | None = None  # an average of its weights
+    grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
 
     @torch.no_grad()
     def update_average(self, skipped: Tensor | None) -> None:
         """Move the average toward the weights, unless their update was left out.
 
-        timm's own update takes no decision of the device. Buffers are constants, which need no average.
+        timm's own update cannot be skipped on the device without a wait. Buffers are constants.
 
         Args:
             skipped: () float32 on the device: 1 if the update was left out, else 0; None: it was not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,6 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.health import FEWEST_STEPS
-from everest.train.network import cosine_lr, scaled_lr
 
 BF16_BYTES = 2  # of a value
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
@@ -21,6 +21,25 @@ LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are abov
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
 BytesPerClip = Callable[[bool, int], int]
+
+
+def cosine_lr(
+    step: int, *, steps: int, warmup: int, peak: float, minimum: float, start: float = 0.0
+) -> float:
+    """The learning rate of `step` (from 0): linear to `peak`, then half a cosine to `minimum`.
+
+    As in the released programs, the ramp includes both its ends: the first step has `start`, two steps in a
+    row have the peak, and the last step is slightly above the minimum.
+    """
+    if step < warmup:
+        return start + (peak - start) * step / max(warmup - 1, 1)
+    progress = (step - warmup) / (steps - warmup)
+    return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * progress))
+
+
+def scaled_lr(base_lr: float, batch_size: int) -> float:
+    """The linear rule of EVEREST appendix A: lr = base lr * batch / 256, the batch over all processes."""
+    return base_lr * batch_size / 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +79,7 @@ class StagePlan:
     def lr(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""
         return cosine_lr(
-            step,
-            steps=self.steps,
-            warmup=self.warmup_steps,
-            peak=self.peak_lr,
-            minimum=self.min_lr,
+            step, steps=self.steps, warmup=self.warmup_steps, peak=self.peak_lr, minimum=self.min_lr
         )
 
 
@@ -144,11 +159,7 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
 
 
 def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
-    """Advice about a peak learning rate outside of the usual range; None inside.
-
-    Args:
-        new_weights: the model does not start from trained weights.
-    """
+    """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
     (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     if plan.peak_lr > most:
         return (

@@ -1,4 +1,4 @@
-"""Checks whether a folder may hold a run: a new one, the one that is there and is resumed, or none.
+"""Decides what a run does with its output folder: start, resume or refuse.
 
 Traces of killed processes count as no run: a run that has not started, and unfinished files.
 """
@@ -6,9 +6,7 @@ Traces of killed processes count as no run: a run that has not started, and unfi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +15,7 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError, differing
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, refuse_trained
+from everest.system.run_environment import DECODER, INIT, Init
 from everest.system.run_folder import (
     ENVIRONMENT,
     ONE_BATCH,
@@ -29,11 +28,11 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.system.run_init import DECODER, INIT, Init
 from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
-from everest.tokenizer.own_settings import tokenizer_depends_on
+from everest.tokenizer.clips import tokenizer_depends_on
+from everest.train.context import RunOptions
 
 HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
@@ -96,23 +95,13 @@ STAGES: Final = {  # the command that writes weights, by their kind
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRequest:
-    """The identity of a run, without its videos."""
-
-    stage: str  # the command
-    recipe: Recipe
-    init: Init | None  # the weights it starts from
-    one_batch: bool
-    sources: Sequence[Path] = ()  # files that the command reads: not to be overwritten
-
-
-def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bool) -> bool:
+def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     """Whether a run into `path` resumes the one that is there. Nothing is written or removed.
 
     Raises:
         RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
-            or `overwrite` would remove files that no run has written, or `path` is not UTF-8.
+            or `overwrite` would remove files that the run reads or that no run has written, or `path` is not
+            UTF-8.
     """
     if not is_unicode(str(path)):
         raise RecipeError(
@@ -125,14 +114,13 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     refuse_trained(path)
     if has_not_started(path):
         return False
-    if overwrite:
-        folder, own = path.resolve(), own_tokenizer(path).resolve()  # its own stage decides about the latter
-        sources = [file for file in request.sources if file.resolve() != own]
-        read_from = [file for file in sources if file.resolve().is_relative_to(folder)]
-        if read_from:
-            raise RecipeError(
-                f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads"
-            )
+    if options.overwrite:
+        tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
+        init = None if options.init is None else options.init.file
+        own = own_tokenizer(path).resolve()  # its own stage decides about it
+        for source in (Path(name) for name in (options.recipe_file, init, tokenizer) if name is not None):
+            if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
+                raise RecipeError(f"--output {path}: --overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
         if foreign and RunFolder(path).read_env(PLAN) is None:
             raise RecipeError(
@@ -142,57 +130,48 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
         return False
     if not (path / RECIPE).is_file():
         raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
-    if not resume:
+    if options.resume == "never":
         raise RecipeError(
             f"--output {path}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
         )
-    _check_same(path, request)
+    _check_same(path, recipe, options)
     return True
 
 
-def _used_tokenizer(run: RunFolder) -> str | None:
-    """The hash of the tokenizer that the model of a run is trained with; None if no weights state it."""
-    try:
-        return (read_header(run.weights).settings.get("tokenizer") or {}).get("sha256")
-    except CheckpointError:
-        return None
-
-
-def _check_same(path: Path, request: RunRequest) -> None:
+def _check_same(path: Path, recipe: Recipe, options: RunOptions) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
     run = RunFolder(path)
     if run.weights.is_file():
         with suppress(CheckpointError):  # damaged weights are written again from a state
             stage = STAGES[read_header(run.weights).kind]
-            if stage != request.stage:
-                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {request.stage}; {FIX}")
-    _check_settings(path, request)
-    if request.stage != STAGES["tokenizer"]:  # it always starts from scratch
-        _check_init(path, request)
-    if bool(run.read_env(ONE_BATCH)) != request.one_batch:
-        way = "without" if request.one_batch else "with"
+            if stage != options.command:
+                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {options.command}; {FIX}")
+    _check_settings(path, recipe, options.command)
+    if options.command != STAGES["tokenizer"]:  # it always starts from scratch
+        _check_init(path, options.init)
+    if bool(run.read_env(ONE_BATCH)) != options.one_batch:
+        way = "without" if options.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {FIX}")
 
 
-def _check_settings(path: Path, request: RunRequest) -> None:
+def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
     """Raise RecipeError if the run in `path` differs in a setting that its stage depends on."""
-    run = RunFolder(path)
     try:
-        recipe = load_recipe(path / RECIPE, imports=False)
+        before = flat(recipe_values(load_recipe(path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    # A setting that is new since the run started had its default.
-    before = dict(_flat(recipe_values(recipe)))
-    now = dict(_flat(recipe_values(request.recipe)))
+    now = flat(recipe_values(recipe))  # a setting that is new since the run started had its default before
     may_change = set(MAY_CHANGE)
-    if request.stage == STAGES["tokenizer"]:
+    if command == STAGES["tokenizer"]:
         keys = before.keys() | now.keys()
-        may_change |= {key for key in keys if not tokenizer_depends_on(key, request.recipe)}
+        may_change |= {key for key in keys if not tokenizer_depends_on(key, recipe)}
     old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
     if old_file is not None and new_file is not None and Path(new_file).is_file():
-        used = _used_tokenizer(run)
+        used = None  # the hash of the tokenizer that the model is trained with, if its weights state it
+        with suppress(CheckpointError):
+            used = (read_header(RunFolder(path).weights).settings.get("tokenizer") or {}).get("sha256")
         if used is not None:  # wherever it was before
             same = used == state_hash(read_weights(Path(new_file)).tensors)
         else:  # not saved yet: it can only be known to be the run's own tokenizer
@@ -214,24 +193,24 @@ def _check_settings(path: Path, request: RunRequest) -> None:
         )
 
 
-def _check_init(path: Path, request: RunRequest) -> None:
+def _check_init(path: Path, init: Init | None) -> None:
     """Raise RecipeError if the run in `path` started from other weights."""
     run = RunFolder(path)
-    init, decoder = run.read_env(INIT), run.read_env(DECODER)
-    new_init = None if request.init is None else request.init.file
-    if init != new_init:
+    before, decoder = run.read_env(INIT), run.read_env(DECODER)
+    now = None if init is None else init.file
+    if before != now:
         raise RecipeError(
-            f"--output {path}: holds a run that started from {init or 'scratch'}, not from "
-            f"{new_init or 'scratch'}; {FIX}"
+            f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
+            f"{now or 'scratch'}; {FIX}"
         )
-    if request.init is not None and decoder != request.init.decoder:
+    if init is not None and decoder != init.decoder:
         way = f"with --decoder {decoder}" if decoder else "without --decoder"
         raise RecipeError(f"--output {path}: holds a run {way}; {FIX}")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

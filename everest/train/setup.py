@@ -1,9 +1,9 @@
-"""From a recipe's stage to a `Training` that is ready for its first step; a trial of one pass."""
+"""From a recipe's stage to a `Training` that is ready for its first step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -31,19 +31,15 @@ from everest.models.cost import count_weights
 from everest.models.memory import tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, precision_text
+from everest.system.accelerator import bytes_per_value
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
-from everest.system.events import notice
 from everest.system.processes import local_processes
-from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
 from everest.train.network import Network, stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage, plan_warnings
-from everest.train.resume import remove_leftovers
-from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
@@ -84,7 +80,7 @@ def set_up_training(
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
         for text in (*clips.notices, padding_notice(clips, section)):
             if text is not None:
-                context.report(notice(text))
+                context.notice(text)
     root = parse_location(recipe.data.root)
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
     value_bytes = bytes_per_value(accelerator)
@@ -121,15 +117,16 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
-    needed = shared_bytes(clips, training.order(), workers=training.workers)
+    workers = training.passes.workers
+    needed = shared_bytes(clips, training.passes.order(), workers=workers)
     require_shared_memory(needed * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and training.workers < num_readers() and accelerator.is_main_process:
-        context.report(notice(few_workers_notice(training.workers, possible=num_readers())))
+    if recipe.train.workers == "auto" and workers < num_readers() and accelerator.is_main_process:
+        context.notice(few_workers_notice(workers, possible=num_readers()))
     if accelerator.is_main_process and not context.one_batch:
         warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
         crowded = crowded_cores(*others.measure()) if num_trainers() == local_processes() else None
         for text in (*warnings, *([] if crowded is None else [crowded])):  # the jobs of a sweep share cores
-            context.report(notice(f"warning: {text}"))
+            context.notice(f"warning: {text}")
     return training
 
 
@@ -147,10 +144,10 @@ def _network(
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
-        start_model(model, spec, start, classes=classes, notify=lambda text: context.report(notice(text)))
+        start_model(model, spec, start, classes=classes, notify=context.notice)
         rate = start.other_rate(recipe.data.fps)
         if rate is not None and not context.resumed:
-            context.report(notice(rate))
+            context.notice(rate)
     choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -227,55 +224,3 @@ def _plan(
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([max(1, budget // bytes_per_clip)]))
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
-
-
-def start_run(training: Training, recipe_text: str) -> None:
-    """Write the first files of a new run, or resume the run that is there. All processes must call it.
-
-    Raises:
-        CheckpointError: the run cannot be resumed.
-    """
-    context, plan = training.context, training.plan
-    main = context.accelerator.is_main_process
-    if main:
-        remove_leftovers(context.run)
-    if main and not context.resumed:
-        derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
-        facts = {**asdict(plan), **derived, **training.videos}
-        context.run.start(recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training))
-    context.accelerator.wait_for_everyone()
-    line = (
-        f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
-        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
-        f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
-    )
-    if plan.base_lr is not None:
-        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
-    parameters = list(training.state.networks[0].module.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
-    if trained < total:
-        line += f"; trains {trained:,} of {total:,} parameters"
-    line += f"; {precision_text(context.accelerator, training.settings.precision)}"
-    workers = training.workers
-    if workers:
-        shared = shared_bytes(training.clips, training.order(), workers=workers)
-        line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
-    context.report(notice(line))
-    training.resume()
-    if main:
-        training.tracker = make_tracker(
-            context.tracker,
-            context.run,
-            notify=training.notice,
-            steps_done=training.steps_done,
-            resumed=context.resumed,
-        )
-
-
-def _start_facts(training: Training) -> dict[str, Any]:
-    """The weights that a run starts from, for env.json."""
-    init = training.context.init
-    if init is None:
-        return {}
-    return {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}

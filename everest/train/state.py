@@ -8,13 +8,11 @@ A state (everest.train.saved_state) holds tensors by part and name. The parts of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -27,8 +25,6 @@ from everest.system.weights import Weights, full_tensor
 from everest.system.weights_header import read_header
 from everest.train.network import EMA, MODEL, Network, part_of
 from everest.train.saved_state import SavedState, newest_state, set_aside, states_in
-
-NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class TrainState:
@@ -103,15 +99,7 @@ class TrainState:
         if writing is not None:
             writing.result()
 
-    @contextmanager
-    def finishing(self) -> Iterator[None]:
-        """Around a loop: `finish` at its end, also after an error."""
-        try:
-            yield
-        finally:
-            self.finish()
-
-    def save_weights(self, path: Path, step: int, *, settings: Mapping[str, Any] = NO_SETTINGS) -> None:
+    def save_weights(self, path: Path, step: int, *, settings: Mapping[str, Any] | None = None) -> None:
         """Write the tensors of `trained_model`, with all that describes them.
 
         Args:
@@ -120,14 +108,14 @@ class TrainState:
         self.finish()  # the weights of a step are never there without its state
         tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
-            self._write_weights(path, HostCopy(tensors).read(), step, settings=settings)
+            self._write_weights(path, HostCopy(tensors).read(), step, settings)
 
     def _write_weights(
-        self, path: Path, tensors: dict[str, Tensor], step: int, *, settings: Mapping[str, Any] = NO_SETTINGS
+        self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any] | None = None
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
         tensors = merged(self.networks[0].module, tensors)
-        described = {**self._weights.settings, **settings}
+        described = {**self._weights.settings, **(settings or {})}
         replace(self._weights, tensors=tensors, step=step, settings=described).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:

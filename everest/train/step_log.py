@@ -88,7 +88,7 @@ class StepRecord:
             self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
 
     def close(self) -> None:
-        """End the step's time, if its numbers are read later."""
+        """Note the duration of the step now; its row may be written later."""
         self._seconds = time.monotonic() - self._started
 
     def row(self, plan: StagePlan, metrics: StepMetrics, *, step: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class StepLog:
         return rows + self.read() if self.stop_signal or self.is_save_due else rows
 
     def read(self, *, but: int = 0) -> list[Row]:
-        """Log all steps `but` the last ones, as `add` does."""
+        """Log the steps that are done, except the last `but`."""
         rows = []
         while len(self._unread) > but:
             step, record, numbers = self._unread.popleft()
@@ -186,16 +186,13 @@ class StepLog:
         jump = self.losses.spike(metrics.loss)
         if jump:
             report(notice(f"step {step}: {jump}"))
-        self._count_bad_videos(record, totals)
-        return row
-
-    def _count_bad_videos(self, record: StepRecord, totals: StepTotals) -> None:
         failed = list(gather_object(record.failed)) if totals.any_failed else []
-        for text in self._bad_videos.add(requested=self._plan.videos_per_step, failed=failed):
-            self._context.report(notice(text))
+        for text in self._bad_videos.add(requested=plan.videos_per_step, failed=failed):
+            report(notice(text))
         if failed and self._context.accelerator.is_main_process:
             self._context.run.write_bad_videos(self._bad_videos.reasons)
         self._bad_videos.check(any_failed=totals.any_failed)
+        return row
 
     def _write_videos(self, step: int, record: StepRecord, metrics: StepMetrics) -> str:
         """Write the videos of a step, gathered over all processes; returns where they are."""

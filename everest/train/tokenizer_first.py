@@ -24,8 +24,8 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.signals import Stopped
-from everest.train.context import RunContext
-from everest.train.run_options import RunOptions
+from everest.train.context import RunContext, RunOptions
+from everest.train.start import run_context
 
 SetUp = Callable[[Recipe, RunContext], object]
 
@@ -42,7 +42,8 @@ def with_tokenizer(
 
     Args:
         train: trains the tokenizer of a recipe as a run of its own. None: a dry run, which needs none.
-        set_up: prepares pre-training up to its first step, called before: problems are found early.
+        set_up: prepares pre-training up to its first step; called before the tokenizer is trained, so that
+            problems are found early.
         notify: receives a notice before the training.
     Raises:
         UserError: see everest.errors.
@@ -109,7 +110,9 @@ def _train_tokenizer(
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
-    if options.overwrite or not decide_on_main(accelerator, lambda: _is_finished(own)):
+    run = RunFolder(own)
+    is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
+    if options.overwrite or not is_finished:
         _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
@@ -143,18 +146,12 @@ def _users(output: Path) -> list[Path]:
     return users
 
 
-def _is_finished(tokenizer: Path) -> bool:
-    """Whether the run of a tokenizer is finished, so that nothing is trained."""
-    run = RunFolder(tokenizer)
-    return run.weights.is_file() and run.report.is_file()
-
-
 def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:
     """Prepare pre-training with an untrained tokenizer, to find problems. Nothing is written or kept.
 
     Args:
         with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
     """
-    with options.context(with_path, silent) as context:
+    with run_context(options, with_path, silent) as context:
         set_up(recipe, context)
     clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

@@ -5,7 +5,9 @@ discriminator that learns to distinguish rebuilt clips from real ones, with the 
 real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
 Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
 and on real frames: a ResNet-50, with frames in the size that it was trained on, because its logits mean
-little for other sizes. Ours: a few frames of a clip, drawn again in every pass. On average their mean is that
+little for other sizes.
+
+Our choice: a few frames of a clip, drawn again in every pass. On average their mean is that
 of all frames; all sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its
 time.
 
@@ -113,7 +115,7 @@ WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with p
 SIDE: Final = 224  # pixels
 FRAMES: Final = 4  # our choice: of a clip, in one pass
 _COUNTER: Final = "num_batches_tracked"  # of a batch norm: missing in some files of weights
-# Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
+# Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
 DISCRIMINATOR_PASSES: Final = 5
 
 

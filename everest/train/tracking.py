@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, Protocol
@@ -20,6 +20,7 @@ from everest.errors import EnvironmentProblem, shown
 from everest.system.json_text import json_text
 from everest.system.run_folder import RECIPE, RunFolder
 from everest.train.plan import StagePlan
+from everest.train.resume import flat
 
 IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 PROJECT: Final = "everest"  # of Weights & Biases; the experiment of MLflow
@@ -67,41 +68,30 @@ def make_tracker(
         return None
     check_tracker(name)
     recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
-    if name == "tensorboard":
-        return _tensorboard(run, recipe_text, purge_step=steps_done + 1 if resumed else None)
+    if name == "tensorboard":  # its run is a folder, so that it has no id
+        from accelerate.tracking import TensorBoardTracker
+
+        purge_step = steps_done + 1 if resumed else None
+        board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
+        board.start()
+        if not resumed:
+            board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
+        return board
     known = run.read_env(TRACKER) or {}
     run_id = known.get("id") if known.get("name") == name else None
     settings = read_yaml(recipe_text, RECIPE)
     if name == "wandb":
-        run_id = run_id or secrets.token_hex(8)
-        tracker = _wandb(run, run_id, settings)
-    else:
-        from everest.train.tracking import MLflowRun
+        from accelerate.tracking import WandBTracker
 
-        tracker = MLflowRun.start(run, PROJECT, run_id=run_id, settings=settings, notify=notify)
+        run_id = run_id or secrets.token_hex(8)
+        os.environ.setdefault("WANDB_MODE", "offline")
+        tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
+        tracker.start()
+        tracker.store_init_configuration(settings)
+    else:
+        tracker = MLflowRun.start(run, run_id=run_id, settings=settings, notify=notify)
         run_id = tracker.run_id
     run.note(TRACKER, {"name": name, "id": run_id})
-    return tracker
-
-
-def _tensorboard(run: RunFolder, recipe_text: str, *, purge_step: int | None) -> Tracker:
-    """Its run is a folder, so that it has no id."""
-    from accelerate.tracking import TensorBoardTracker
-
-    tracker = TensorBoardTracker(run.path.name, logging_dir=run.path / "tensorboard", purge_step=purge_step)
-    tracker.start()
-    if purge_step is None:
-        tracker.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
-    return tracker
-
-
-def _wandb(run: RunFolder, run_id: str, settings: dict[str, Any]) -> Tracker:
-    from accelerate.tracking import WandBTracker
-
-    os.environ.setdefault("WANDB_MODE", "offline")
-    tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
-    tracker.start()
-    tracker.store_init_configuration(settings)
     return tracker
 
 
@@ -120,9 +110,7 @@ def image_is_due(plan: StagePlan, step: int) -> bool:
 STORE: Final = "mlflow.db"  # in the run folder, unless MLFLOW_TRACKING_URI names a server or another store
 LONGEST: Final = 500  # letters of a parameter, in every version of MLflow
 MOST_PARAMS: Final = 100  # of a request
-REFUSED: Final = re.compile(
-    r"[^\w.\-/ ]"
-)  # letters that no name of a parameter has, in every version of MLflow
+REFUSED: Final = re.compile(r"[^\w.\-/ ]")  # letters that no version of MLflow takes in a parameter's name
 
 
 @dataclass(kw_only=True)
@@ -139,7 +127,6 @@ class MLflowRun:
     def start(
         cls,
         run: RunFolder,
-        experiment: str,
         *,
         run_id: str | None,
         settings: dict[str, Any],
@@ -160,11 +147,14 @@ class MLflowRun:
             if run_id is not None:
                 client.update_run(run_id, status="RUNNING")
                 return cls(client=client, run_id=run_id, notify=notify)
-            found = client.get_experiment_by_name(experiment)
+            found = client.get_experiment_by_name(PROJECT)
             place = None if shared else (run.path.absolute() / "mlflow").as_uri()
-            number = found.experiment_id if found else client.create_experiment(experiment, place)
+            number = found.experiment_id if found else client.create_experiment(PROJECT, place)
             made = client.create_run(number, run_name=run.path.name).info.run_id
-            texts = {REFUSED.sub("_", key): shown(value, most=LONGEST) for key, value in _flat(settings)}
+            texts = {}
+            for key, value in flat(settings).items():
+                text = value if isinstance(value, str) else json_text(value)
+                texts[REFUSED.sub("_", key)] = shown(text, most=LONGEST)
             params = [entities.Param(key, text) for key, text in texts.items()]
             for first in range(0, len(params), MOST_PARAMS):
                 client.log_batch(made, params=params[first : first + MOST_PARAMS])
@@ -198,12 +188,3 @@ class MLflowRun:
             self.notify(
                 f"warning: --tracker mlflow: {why}; the training continues, and metrics.jsonl has all values"
             )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The settings by their keys, such as `pretrain.base_lr`."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json_text(value)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from typing import Any, Final, Never
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -24,28 +24,22 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
-from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
-from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.data.dataset import Clip, VideoClips, failures
+from everest.data.loader import DeviceCopy, StoppedWaiting, batches
 from everest.errors import EnvironmentProblem
-from everest.models.drop_path import drop_noise, drop_paths
-from everest.system.events import notice
 from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.context import RunContext
-from everest.train.health import Nonfinite, WaitWatch, waiting_advice
+from everest.train.health import Nonfinite
 from everest.train.network import Network
+from everest.train.passes import Passes
 from everest.train.plan import StagePlan
-from everest.train.probes import Probing
+from everest.train.probe_advice import Probing
 from everest.train.state import TrainState
 from everest.train.step_log import Row, StepLog, StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
-
-# Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
-# can end, and be saved.
-SHARED_STEP_SECONDS: Final = 10.0
 
 
 class Training:
@@ -72,9 +66,9 @@ class Training:
     ) -> None:
         self.context = context
         self.accelerator = context.accelerator
-        self.rank = context.accelerator.process_index
         self.run = context.run
         self.report = context.report
+        self.notice = context.notice
         self.settings = recipe.train
         self.clips = clips
         self.videos = videos
@@ -85,38 +79,26 @@ class Training:
         self.prober: Probing | None = None  # of pre-training, see everest.probes.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
-        self.workers = choose_workers(clips, self.order(), recipe.train.workers)
-        self._waits = WaitWatch()
+        self._signal = StopSignal()
+        self.passes = Passes(context, recipe.train, clips, plan, networks[0].module, self._signal)
+        keep, background = self.settings.keep_states, context.overlaps
         self.state = TrainState(
-            self.accelerator,
-            self.run,
-            networks,
-            weights,
-            keep=recipe.train.keep_states,
-            background=context.overlaps,
+            self.accelerator, self.run, networks, weights, keep=keep, background=background
         )
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
         self._memory_advice = memory_advice
-        self._signal = StopSignal()
         self._batches: Iterator[Clip] = iter(())
         self._copy = DeviceCopy(self.accelerator.device)
-        self._drop_paths = drop_paths(networks[0].module)
-        self._pass = 0
         self._has_ended = False
         self._warned: set[str] = set()
         self._record = StepRecord(self.accelerator.device)
-        self.step_log = StepLog(
-            context,
-            plan,
-            nonfinite=Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None),
-            bad_videos=self.bad_videos,
-            log=self.log,
-        )
+        nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
+        self.step_log = StepLog(context, plan, nonfinite=nonfinite, bad_videos=self.bad_videos, log=self.log)
 
     @property
     def at_checkpoint(self) -> bool:
-        """Whether the run is validated after the last update: each epoch, if epochs are counted."""
+        """Whether the run is validated after the update just done: each epoch, if epochs are counted."""
         return self.steps_done % self.plan.checkpoint_steps == 0 or self.steps_done == self.plan.steps
 
     def resume(self) -> None:
@@ -142,8 +124,9 @@ class Training:
 
     def steps(self) -> Iterator[int]:
         """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
-        loaded = closing(batches(self.loader()))
-        with self._signal, self.state.finishing(), loaded as self._batches:
+        with self._signal, ExitStack() as ending:
+            ending.callback(self.state.finish)  # also after an error
+            self._batches = ending.enter_context(closing(batches(self.passes.loader(self.steps_done))))
             while self.steps_done < self.plan.steps and not self._has_ended:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)
@@ -152,95 +135,45 @@ class Training:
                 if number or self.step_log.is_save_due or self._saves_here:
                     self.save()
                 if number and self.steps_done < self.plan.steps:
-                    self.state.finish()
-                    self.accelerator.wait_for_everyone()  # a process that has ended would end the others
-                    self._raise_stopped(number)
+                    self._stop(number, saved=True)
 
     @property
     def _saves_here(self) -> bool:
-        """Whether the run is saved after the last update even if `train.save_every` is a time."""
+        """Whether the run is saved after the last update, even if `train.save_every` is a time."""
         every = self.settings.save_steps
         return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
-
-    def order(self) -> StepSampler:
-        """The samples of this process from the next step to the last."""
-        return StepSampler(
-            num_samples=len(self.clips),
-            batch_size=self.plan.videos_per_step,
-            steps=self.plan.steps,
-            samples_per_epoch=self.plan.videos_per_epoch,
-            accumulation=self.plan.accumulation,
-            rank=self.rank,
-            world=self.plan.processes,
-            seed=self.settings.seed,
-            start_step=self.steps_done,
-            repeat_first=self.context.one_batch,
-            weights=self.clips.sample_weights,
-        )
-
-    def loader(self) -> ClipLoader:
-        """The clips of `order`."""
-        timeout = self.settings.data_timeout
-        return make_loader(
-            self.clips, self.order(), workers=self.workers, timeout=timeout, should_stop=self._gives_up
-        )
-
-    def _gives_up(self) -> bool:
-        """Whether to stop while a batch does not come. Processes first wait for a step that they share."""
-        waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
-        return bool(self._signal.number) and self._signal.seconds >= waits
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
         for number in range(self.plan.accumulation):
-            self._pass = number
             started = time.monotonic()
             try:
                 clip = next(self._batches)
             except StoppedWaiting:
-                self._stop_without_batch()
+                self._stop(self._signal.number, saved=self.plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
-            # Dropout uses torch's global generator; seeded before every pass, a resumed run is identical.
-            torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, self.steps_done, self.rank, number))
             last = number == self.plan.accumulation - 1
-            with self.updater.one_pass(last=last), drop_noise(self._drop_paths, self._drop_noise()):
+            with self.updater.one_pass(last=last), self.passes.seeded(self.steps_done, number):
                 yield self._copy(clip)
 
-    def _stop_without_batch(self) -> Never:
-        """Leave a step whose batch does not come. A run of one process saves the steps before it.
-
-        Raises:
-            Stopped: always.
-        """
-        if self.plan.processes == 1:
+    def _stop(self, number: int, *, saved: bool) -> Never:
+        """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
+        if saved:
             self.save()
             self.state.finish()
-            self._raise_stopped(self._signal.number)
-        raise Stopped(
-            self._signal.number,
-            f"{signal.Signals(self._signal.number).name}: a batch does not come, so this step is not saved; "
-            f"the same command with --output {self.run.path} resumes from the last saved step",
-        )
-
-    def _raise_stopped(self, number: int) -> Never:
-        saved = f"saved after step {self.steps_done} of {self.plan.steps}"
-        resume = f"the same command with --output {self.run.path} resumes from there"
-        raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
-
-    def _drop_noise(self) -> Tensor:
-        """(P, B) for the clips of this pass: its part of the noise of the whole step."""
-        plan, device = self.plan, self.accelerator.device
-        seed = seed_at(self.settings.seed, Purpose.DROP_PATH, self.steps_done)
-        generator = torch.Generator(device).manual_seed(seed)
-        noise = torch.rand(len(self._drop_paths), plan.batch_size, device=device, generator=generator)
-        first = (self.rank * plan.accumulation + self._pass) * plan.micro_batch
-        return noise[:, first : first + plan.micro_batch]
+            self.accelerator.wait_for_everyone()  # a process that has ended would end the others
+            text = f"saved after step {self.steps_done} of {self.plan.steps}"
+        else:
+            text = "a batch does not come, so this step is not saved"
+        place = "there" if saved else "the last saved step"
+        resume = f"the same command with --output {self.run.path} resumes from {place}"
+        raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
-        return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, self.rank, self._pass)
+        return self.passes.rng(self.steps_done)
 
     def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass.
@@ -274,10 +207,7 @@ class Training:
         self.steps_done += 1
         rows = self.step_log.add(self.steps_done, record, numbers, all_now=self._saves_here)
         record.close()
-        share = self._waits.add(record.waited)
-        if share is not None:
-            advice = waiting_advice(share, workers=self.workers, views=self.clips.make_views)
-            self.warn_once("waiting", advice)
+        self.warn_once("waiting", self.passes.advice(record.waited))
         return rows
 
     def end(self, reason: str) -> None:
@@ -295,10 +225,6 @@ class Training:
         if self.tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
-
-    def notice(self, text: str) -> None:
-        """Show a line of text to the user."""
-        self.report(notice(text))
 
     def warn_once(self, kind: str, warning: str | None) -> None:
         """Show a warning, if there is one and none of its kind has been shown."""

@@ -129,7 +129,12 @@ class Updater:
         them. With `train.nonfinite: stop` it leaves out all later ones, too: the host learns of the first a
         step late, and ends the run. An average of the weights leaves out the same updates.
         """
-        skipped = self._skipped(numbers) if numbers is not None else None
+        skipped = None  # () float32 on the device: 1 if this update is left out, else 0
+        if numbers is not None:
+            if self._stops:  # fp16 overflows while it finds its scale
+                sound = numbers.finite if self._accelerator.scaler is None else numbers.losses_finite
+                self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
+            skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())
         for network in self._networks:
             vars(network.optimizer)["found_inf"] = skipped  # read by torch's fused AdamW
             network.optimizer.step()
@@ -137,10 +142,3 @@ class Updater:
             network.update_average(skipped)
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
-
-    def _skipped(self, numbers: StepNumbers) -> Tensor:
-        """() float32 on the device: 1 if this update is left out, else 0."""
-        if self._stops:  # fp16 overflows while it finds its scale
-            sound = numbers.finite if self._accelerator.scaler is None else numbers.losses_finite
-            self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
-        return torch.maximum(self._stopped, numbers.finite.logical_not().float())

@@ -17,8 +17,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from everest.errors import EnvironmentProblem
-from everest.video.counted import decode_stamp
 from everest.video.file import VideoFile, inspect_video
+from everest.video.index import decode_stamp
 from everest.video.source import Video, decoder_input
 from everest.video.stream import SKIPPING_CODECS, VideoError, decode_frames, decoder_errors
 

@@ -1,15 +1,26 @@
-"""Facts about a video file that its frames are read by: number, size, index, rotation."""
+"""Facts about a video file that its frames are read by: number, size, index, rotation.
+
+They may be kept on the disk, so that a process need not read the packets of each file again: one small file
+for each video, named by a hash of its path, size, times and inode. A changed video has another name. Files
+are renamed into place when they are complete, and a damaged one counts as missing.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import zlib
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
-from everest.video.counted import count_frames
-from everest.video.index import PacketIndex, displayed_packets, exact_backends
-from everest.video.index_store import Facts, IndexStore
+import av
+import numpy as np
+
+from everest.video.index import PacketIndex, count_frames, displayed_packets, exact_backends
 from everest.video.source import Video, video_version
 from everest.video.stream import (
     DAMAGED_OR_LARGE,
@@ -18,6 +29,9 @@ from everest.video.stream import (
     decoder_errors,
     open_stream,
 )
+
+RULES: Final = 3  # to be raised with every change of the facts or of how they are found
+NUMBERS: Final = np.dtype("<i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +57,12 @@ class VideoFile:
     exact: frozenset[str]  # back-ends other than PyAV that return its frames to the bit
 
 
-_stores: list[IndexStore] = []  # the one in use, if there is one
+_kept: list[Path] = []  # the folder in which facts are kept, if there is one
 
 
 def keep_indexes(folder: Path | None) -> None:
-    """Keep the facts of this machine's files in a folder from now on, also for processes started later.
-
-    Args:
-        folder: made when it is needed; None: facts are not kept.
-    """
-    _stores[:] = [] if folder is None else [IndexStore(folder)]
+    """Keep the facts of this machine's files in a folder from now on, also for processes started later."""
+    _kept[:] = [] if folder is None else [folder]
 
 
 def inspect_video(path: Video) -> VideoFile:
@@ -78,24 +88,44 @@ def clear_video_cache() -> None:
 @lru_cache(maxsize=32768)  # some kilobytes each
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
-    if not _stores or not isinstance(path, Path):
+    if not _kept or not isinstance(path, Path):
         return _read_facts(path)
-    (store,) = _stores
+    (folder,) = _kept
     try:
-        file = store.file_of(path)
+        file = file_of_facts(folder, path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    stored = store.read(file)
-    if stored is not None:
-        with suppress(KeyError, ValueError, TypeError):
-            return _unpacked(stored)
+    with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
+        return _unpacked(zlib.decompress(file.read_bytes()))
     found = _read_facts(path)
-    store.write(file, *_packed(found))
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with suppress(OSError):  # without space or permission, they are found again next time
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(zlib.compress(_packed(found), level=1))
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
     return found
 
 
-def _packed(video: VideoFile) -> Facts:
+def file_of_facts(folder: Path, video: Path) -> Path:
+    """The file in `folder` for the facts of a video as it is now.
+
+    Raises:
+        OSError: there is no such video.
+    """
+    video, status = video.absolute(), video.stat()
+    times = status.st_mtime_ns, status.st_ctime_ns  # the second cannot be set
+    version = (RULES, av.__version__, str(video), status.st_size, *times, status.st_ino)
+    name = hashlib.sha256(repr(version).encode(errors="surrogateescape")).hexdigest()[:32]
+    return folder / name[:2] / name[2:]
+
+
+def _packed(video: VideoFile) -> bytes:
+    """A line of JSON, and the numbers of the index: of each array its length and its differences."""
     index = video.index
+    arrays = [index.times, index.key_times, index.key_seeks, index.order, index.counted_times]
     values = {
         "info": astuple(video.info),
         "by_decode_stamp": index.by_decode_stamp,
@@ -105,12 +135,23 @@ def _packed(video: VideoFile) -> Facts:
         "quarter_turns": video.quarter_turns,
         "second": video.second,
         "exact": sorted(video.exact),
+        "lengths": [len(array) for array in arrays],
     }
-    return values, [index.times, index.key_times, index.key_seeks, index.order, index.counted_times]
+    # Differences are small or equal numbers, which take a tenth of the space.
+    steps = [np.diff(array, prepend=np.int64(0)).astype(NUMBERS).tobytes() for array in arrays]
+    return json.dumps(values).encode() + b"\n" + b"".join(steps)
 
 
-def _unpacked(facts: Facts) -> VideoFile:
-    values, (times, key_times, key_seeks, order, counted_times) = facts
+def _unpacked(facts: bytes) -> VideoFile:
+    """Undo `_packed`; an error of any kind if the bytes are damaged."""
+    header, _, numbers = facts.partition(b"\n")
+    values = json.loads(header)
+    lengths = values.pop("lengths")
+    steps = np.frombuffer(numbers, dtype=NUMBERS)
+    if min(lengths) < 0 or sum(lengths) != steps.size:
+        raise ValueError("the numbers are not complete")
+    parts = np.split(steps, np.cumsum(lengths)[:-1])
+    times, key_times, key_seeks, order, counted_times = (np.cumsum(part, dtype=np.int64) for part in parts)
     of_index = {name: values.pop(name) for name in ("by_decode_stamp", "last_duration")}
     index = PacketIndex(times, key_times, key_seeks, order, counted_times=counted_times, **of_index)
     info, exact = VideoInfo(*values.pop("info")), frozenset(values.pop("exact"))

@@ -19,6 +19,11 @@ VIDEO_SUFFIXES: Final = frozenset(
     | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
+# Usual names of folders that are lists and not classes, with the lists.
+SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
+    "test": "test",
+    "testing": "test",
+}
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")
 _NUMBER: Final = re.compile("[0-9]+")
@@ -89,20 +94,51 @@ def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
+def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
+    """The folders for the lists `train`, `val` and `test`; empty if the folders of `root` are classes.
+
+    Folders with a name of `SPLITS`, in upper or lower case, are lists if `root` has no others, or if one for
+    training has class folders. A class may be called `test`.
+
+    Args:
+        labeled: False: a folder for training needs no class folders.
+    Raises:
+        DataError: two folders are for the same list.
+    """
+    names = subfolders(root)
+    splits = [(SPLITS[name.lower()], name) for name in names if name.lower() in SPLITS]
+    for_training = [name for key, name in splits if key == "train"]
+    if len(splits) < len(names) and not any(
+        holds_list(root / name, labeled=labeled) for name in for_training
+    ):
+        return {}
+    found = dict(splits)
+    if len(found) < len(splits):
+        among = ", ".join(name for _, name in splits)
+        raise DataError(f"{root}: two folders for the same list among {among}; merge or rename one")
+    return found
+
+
+def holds_list(folder: Location, *, labeled: bool) -> bool:
+    """Whether a folder can be read in place of a list; one with labels has folders of videos in it."""
+    if not folder.is_dir():
+        return False
+    if not labeled:
+        return True
+    # A folder of images is a video itself, and has none in it.
+    inner = (folder / name for name in subfolders(folder))
+    return any(video != path for path in inner for video in videos_under(path))
+
+
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, in the order of their names, with numbers in the names in numerical order."""
-    images = (path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(images, key=lambda path: (_with_sortable_numbers(path.name), path.name))
 
-
-def _with_sortable_numbers(name: str) -> str:
-    """A name whose numbers start with their length: the text order is then the order of the numbers."""
-
-    def with_length(match: re.Match[str]) -> str:
-        digits = match[0].lstrip("0")
+    def with_length(number: re.Match[str]) -> str:  # the order of the texts is then that of the numbers
+        digits = number[0].lstrip("0")
         return f"{len(digits):04d}{digits}"
 
-    return _NUMBER.sub(with_length, name)
+    images = (path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(images, key=lambda path: (_NUMBER.sub(with_length, path.name), path.name))
 
 
 def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:

@@ -1,8 +1,14 @@
-"""The index of a video file, made from its packets without decoding: where each frame is.
+"""The index of a video file: where each frame is.
 
-F frames, K keyframes. Frame number n has the n-th time stamp in ascending order. The packets of AVI, MPEG-TS,
-GIF and VP8 do not state when or whether they show a frame. Such files are counted (everest.video.counted):
-their index is empty, or uses other stamps.
+F frames, K keyframes. Frame number n has the n-th time stamp in ascending order. The index is made from the
+packets of a file, without decoding. The packets of AVI, MPEG-TS, GIF and VP8 do not state when or whether
+they show a frame: such files are counted by decoding them once, from the start.
+
+For AVI, the format of UCF101 and HMDB51, the decoder reports which packet pushed each frame out. Two checks
+decide whether frames can later be found by these stamps: the stamps rise, and a decoder that starts at any
+keyframe returns the same images with the same stamps as one that starts at the first frame. All other files
+are counted each time; when their frames are shown is known from the decoded frames, except for AVI, which
+does not store it.
 
 The index also decides which back-ends other than PyAV return the right frames (table in docs/data.md). Each
 rule was found by reading back numbers drawn into the frames of rendered files, and by comparing with all
@@ -11,23 +17,26 @@ frames decoded in sequence.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
+from av import VideoFrame, VideoStream
+from av.container import InputContainer
 
 from everest.video.source import Video
-from everest.video.stream import packets
-
-if TYPE_CHECKING:
-    from av import VideoStream
-    from av.container import InputContainer
+from everest.video.stream import decode_frames, decoder_errors, packets
 
 # AVI stores no presentation times, MPEG-TS seeks are off by frames, GIF has one keyframe.
 COUNTED_FORMATS = frozenset({"avi", "mpegts", "gif"})
 COUNTED_CODECS = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
+PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out after the last packet
+COMPARED: Final = 16  # frames after the second keyframe
+STAMPED_FORMATS: Final = frozenset({"avi"})
 EIGHT_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
 
 
@@ -49,7 +58,7 @@ class PacketIndex:
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
-    by_decode_stamp: bool = False  # `times` are the stamps of everest.video.counted, not in a unit of time
+    by_decode_stamp: bool = False  # `times` are values of `decode_stamp`, in no unit of time
     last_duration: int = 0  # how long the last frame is shown; 0: not known
     counted_times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of a counted file
 
@@ -130,11 +139,7 @@ def displayed_packets(path: Video, container: InputContainer, stream: VideoStrea
 
 
 def exact_backends(container: InputContainer, stream: VideoStream, index: PacketIndex) -> frozenset[str]:
-    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding.
-
-    Args:
-        index: of the packets of `displayed_packets`.
-    """
+    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding."""
     size = index.times.size
     if not size or stream.frames not in (0, size):  # counted, or damaged: frames are missing
         return frozenset()
@@ -151,3 +156,65 @@ def exact_backends(container: InputContainer, stream: VideoStream, index: Packet
     if codec.pix_fmt in EIGHT_BITS:  # torchcodec 0.17: other colors for more than 8 bits
         exact.add("torchcodec")
     return frozenset(exact)
+
+
+class _Decoded(NamedTuple):
+    """A frame as it came out of a decoder."""
+
+    stamp: int
+    checksum: int
+
+
+def decode_stamp(frame: VideoFrame) -> int:
+    """The decode time of the packet that pushed a frame out of the decoder."""
+    return PUSHED_BY_END if frame.dts is None else frame.dts
+
+
+def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
+    """Decode a file of a format (FFmpeg's name); returns an index, and the frame count.
+
+    The index is by decode stamps if they can be trusted. Otherwise it has at most the display times.
+    """
+    stamps: list[int] = []
+    times: list[int | None] = []  # when frames are shown
+    duration = 0  # of the last frame
+    # The frame at each keyframe. After the second one, where a new start differs first, further frames too.
+    starts: list[list[_Decoded]] = []
+    seeks: list[int | None] = []
+    trusted = container in STAMPED_FORMATS
+    with closing(decode_frames(path, keys=seeks)) as frames:
+        for frame in frames:
+            stamps.append(decode_stamp(frame))
+            times.append(frame.pts)
+            duration = frame.duration
+            if trusted and frame.key_frame:
+                starts.append([_decoded(path, frame)])
+            elif len(starts) == 2 and len(starts[1]) <= COMPARED:
+                starts[1].append(_decoded(path, frame))
+    rising = all(before < after for before, after in pairwise(stamps))
+    shown = np.array([] if trusted or None in times else times, dtype=np.int64)
+    counted = PacketIndex.of([])
+    if shown.size and np.all(np.diff(shown) > 0):
+        counted = replace(counted, counted_times=shown, last_duration=duration or 0)
+    counted_only = counted, len(stamps)
+    if not (trusted and rising and 0 < len(starts) <= len(seeks)):
+        return counted_only
+    for expected, seek in zip(starts, seeks, strict=False):
+        if seek is None:
+            return counted_only
+        with closing(decode_frames(path, seek)) as frames:
+            if [_decoded(path, frame) for frame in islice(frames, len(expected))] != expected:
+                return counted_only
+    index = PacketIndex(
+        times=np.array(stamps, dtype=np.int64),
+        key_times=np.array([expected[0].stamp for expected in starts], dtype=np.int64),
+        key_seeks=np.array(seeks[: len(starts)], dtype=np.int64),
+        order=np.zeros(0, dtype=np.int64),
+        by_decode_stamp=True,
+    )
+    return index, len(stamps)
+
+
+def _decoded(path: Video, frame: VideoFrame) -> _Decoded:
+    with decoder_errors(path):
+        return _Decoded(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))

@@ -208,9 +208,8 @@ def image_folder(video: Video) -> Location | None:
 
     A video suffix is enough to know: the storage gets no request.
     """
-    if isinstance(video, Member) or (
-        isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
-    ):
+    is_remote_file = isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
+    if isinstance(video, Member) or is_remote_file:
         return None
     return video if video.is_dir() else None
 

@@ -88,12 +88,7 @@ def decoder_errors(
 
 
 def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "frames") -> None:
-    """Raise VideoError for a frame that is too large for the memory, before it is decoded.
-
-    Args:
-        size: height and width.
-        frame: names the frame in the message.
-    """
+    """Raise VideoError for a frame (height, width) that is too large for the memory, before it is decoded."""
     height, width = size
     if height * width > LARGEST_FRAME:
         raise VideoError(path, f"{frame} of {width} x {height} pixels, more than {LARGEST_FRAME} pixels")

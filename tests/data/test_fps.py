@@ -17,7 +17,7 @@ from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
 from everest.data.cache import FrameCache
-from everest.data.footage import footage_of
+from everest.data.footage import Timeline, footage_of
 from everest.data.frames import sampling
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.lists.sample import Sample
@@ -25,7 +25,6 @@ from everest.system.weights_header import read_header
 from everest.video.backends import torchcodec_works
 from everest.video.reader import VideoError, probe
 from everest.video.source import Member
-from everest.video.timeline import Timeline
 
 SIZE = (32, 48)
 RATES = (24, 25, 30, 60, 120)

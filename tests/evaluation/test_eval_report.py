@@ -14,17 +14,15 @@ from small_runs import json_of, refused, run, small_recipe
 
 import everest
 from everest.config.heads import Head
-from everest.evaluation.confusion import (
+from everest.evaluation.multi_view import evaluate_views
+from everest.evaluation.plots import draw_confusion, shorten_names
+from everest.evaluation.report import render_page
+from everest.evaluation.sections import (
     class_results,
     count_confusions,
-    draw_confusion,
     most_frequent_confusions,
-    shorten_names,
     surest_mistakes,
 )
-from everest.evaluation.multi_view import evaluate_views
-from everest.evaluation.report import render_page
-from everest.evaluation.report_sections import SingleLabelSection
 from everest.lists.classes import Classes
 from everest.metrics.metrics import measure, per_class
 from everest.metrics.predicted import HeadPredictions
@@ -110,12 +108,13 @@ def test_each_head_of_many_classes_has_a_switch_to_full_size():
     outputs = np.random.default_rng(0).random((2, 1, 62), dtype=np.float32)
     predictions = predictions_of([(0, 1), (0, 2)], outputs, *heads)
     names = [f"class {i}" for i in range(31)]
-    figures = {"matrix": "data:,", "file": "confusion.png", "reliability": "data:,"}
+    figures = {"plot": "data:,", "file": "confusion.png", "reliability": "data:,"}
+    page = {"template": "page_single_label.html", "confusions": [], "mistakes": [], **figures}
     sections = [
-        SingleLabelSection(
+        {
             **{"name": name, "classes": class_results(count_confusions(head), names)},
-            **{"scores": per_class(head, names), "confusions": [], "mistakes": [], **figures},
-        )
+            **{"scores": per_class(head, names), **page},
+        }
         for name, head in predictions.by_head().items()
     ]
     shape = {"videos": 2, "groups": 2, "skipped": 0, "views": {"clips": 1, "crops": 1}, "seconds": 1.0}

@@ -23,8 +23,8 @@ from task_runs import COLUMNS, NAMES, SCORES, TAGS, write_list
 import everest
 from everest.config.heads import Calibration, Head, named_heads
 from everest.evaluation.metric_text import metric_rows
-from everest.evaluation.worst_videos import largest_errors, wrong_classes
-from everest.figures.task_timeline import draw_task_timeline
+from everest.evaluation.sections import largest_errors, wrong_classes
+from everest.figures.timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.top_classes import answers_of_head
 from everest.lists.classes import Classes
@@ -85,7 +85,7 @@ def test_the_largest_errors_come_first():
     outputs = np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32)
     number = Head(task="regression", outputs=1)
     head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
-    found = largest_errors(head, list("abc"), most=2)
+    found = largest_errors(head, list("abc"), [], most=2)
     assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
 from everest.figures.mask_view import GRAY, MaskView
 from everest.figures.masks import view_masks
-from everest.figures.pictures import rows_figure, rows_of
+from everest.figures.pictures import draw_rows, rows_of
 from everest.methods.strategies import STRATEGIES
 from everest.video.writer import write_video
 
@@ -58,13 +59,15 @@ def source_of(frames: int, video: str = "a.mp4") -> ShownFrames:
 
 
 def figure_of(views: list[MaskView], source: ShownFrames | None = None) -> Figure:
-    return rows_figure(
-        rows_of(views),
-        slices=views[0].grid.t,
-        title=f"{source}\n{title_of(views[0])}",
-        legend=legend_of(views, numbered=source is not None),
-        numbers=None if source is None else source.numbers,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return draw_rows(
+            Path(folder) / "figure.png",
+            rows_of(views),
+            slices=views[0].grid.t,
+            title=f"{source}\n{title_of(views[0])}",
+            legend=legend_of(views, numbered=source is not None),
+            numbers=None if source is None else source.numbers,
+        )
 
 
 def texts_of(figure: Figure) -> list[Text]:

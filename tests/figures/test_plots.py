@@ -15,7 +15,7 @@ from typer.testing import Result
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
-from everest.figures.curves import figure_of, smooth
+from everest.figures.curves import draw_curves, smooth
 from everest.figures.run_curves import read_curves
 from everest.models.cost import gmacs_of_clip
 from everest.models.of_recipe import classifier_spec, pretrain_spec
@@ -87,7 +87,7 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     (curves,) = read_curves([run], x="steps")
     assert (curves.validation_loss.x.tolist(), curves.validation_loss.y.tolist()) == ([2], [4])
     assert curves.chance == 12.5
-    losses, accuracies, _ = figure_of([curves], x="steps").axes
+    losses, accuracies, _ = draw_curves(tmp_path / "p.png", [curves], x="steps").axes
     assert losses.get_ylim() == (0, pytest.approx(4.2))
     assert accuracies.get_ylim() == (0, 100)
     assert "chance, 12.5 %" in accuracies.get_title(loc="left")
@@ -95,7 +95,10 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     assert all(line.get_marker() == "o" for line in losses.lines if line.get_linewidth() == 2)
     append(run, '{"step": 5, "loss": -3.0, "lr": 0.1}\n{"step": 6, "loss": null, "lr": 0.1}\n')
     (curves,) = read_curves([run], x="steps")
-    assert figure_of([curves], x="steps").axes[0].get_ylim() == (pytest.approx(-3.15), pytest.approx(4.2))
+    assert draw_curves(tmp_path / "p.png", [curves], x="steps").axes[0].get_ylim() == (
+        pytest.approx(-3.15),
+        pytest.approx(4.2),
+    )
 
 
 def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_together(tmp_path: Path):
@@ -103,7 +106,7 @@ def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_to
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": null, "lr": 0.1}\n')
     (curves,) = read_curves([run], x="steps")
     assert curves.chance is None
-    assert len(figure_of([curves], x="steps").axes) == 2
+    assert len(draw_curves(tmp_path / "p.png", [curves], x="steps").axes) == 2
     append(run, '{"step": 1, "val_top1": 50.0}\n')  # no weights saved yet: the chance level is not known
     assert read_curves([run], x="steps")[0].chance is None
     recipe = load_recipe("custom", overrides=["data.heads={verb: 4, noun: 5}", "data.num_classes=null"])
@@ -237,7 +240,7 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     assert curves.probe.y.tolist() == [10, 40]
     assert curves.probe_chance == 10
     assert curves.loss_ratio.y == pytest.approx([9.5 / 0.9, 0.5 / 0.9])
-    losses, probes, ratios, ranks, _ = figure_of([curves], x="steps").axes
+    losses, probes, ratios, ranks, _ = draw_curves(tmp_path / "p.png", [curves], x="steps").axes
     assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
     assert [line.get_linestyle() for line in losses.lines[-2:]] == [":", "--"]
     assert losses.lines[-2].get_ydata() == pytest.approx([0.9, 0.9])
@@ -255,12 +258,12 @@ def test_the_ratio_of_the_first_probe_is_seen_and_a_loss_that_is_not_finite_is_a
     run = make_run(tmp_path / "run", logged=4)
     row = '{"step": %d, "probe_knn": null, "rank_me": 5.0, "heldout_loss": %s, "heldout_mean_loss": 1.0}\n'
     append(run, row % (0, "14.9"))
-    *_, ratios, _, _ = figure_of(read_curves([run], x="steps"), x="steps").axes
+    *_, ratios, _, _ = draw_curves(tmp_path / "p.png", read_curves([run], x="steps"), x="steps").axes
     assert ratios.get_ylim()[1] > 14.9
     append(run, row % (2, "null") + row % (4, "0.5"))
     (curves,) = read_curves([run], x="steps")
     assert curves.loss_ratio.y == pytest.approx([14.9, np.nan, 0.5], nan_ok=True)
-    *_, ratios, _, _ = figure_of([curves], x="steps").axes
+    *_, ratios, _, _ = draw_curves(tmp_path / "p.png", [curves], x="steps").axes
     assert ratios.get_ylim()[1] < 1.2
 
 

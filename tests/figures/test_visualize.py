@@ -15,7 +15,7 @@ from small_runs import called
 
 import everest
 from everest.data.crops import resize
-from everest.figures.frame_selection import FrameDraw, selection_figure
+from everest.figures.frame_selection import FrameDraw, draw_selection
 from everest.figures.legend import share_text
 from everest.figures.mask_page import ranks_of, strategy_ranks
 from everest.methods.frame_selection import kept_per_slice
@@ -190,11 +190,11 @@ def test_drawn_frames_are_written_unchanged(video: Path, tmp_path: Path):
         assert picture.width > 800
 
 
-def test_the_figure_of_drawn_frames_explains_its_colors(video: Path):
+def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: Path):
     options = {"frames": 8, "alpha": 1.5, "stride": 1, "size": 32, "seed": 0, "model": None, "draws": 9}
     selector = RedundancyRobust(keep_ratio=0.1)
     view = FrameDraw(selector=selector, whole_video=True, **options).view(video)
-    figure = selection_figure(view)
+    figure = draw_selection(tmp_path / "f.png", view)
     (legend,) = figure.legends
     words = " ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
     assert f"at most 6; of all candidates: {share_text(3, 36)}" in words

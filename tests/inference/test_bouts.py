@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from small_runs import called, json_of, refused, run
 
-from everest.figures.timeline import ROW, STYLE, colors_of, draw_timeline, row_seconds, timeline_figure
+from everest.figures.timeline import ROW, colors_of, draw_timeline, row_seconds
 from everest.inference.bouts import Window, merge_windows
 
 LENGTH = 8  # of a window, in eighths of a second
@@ -166,12 +165,12 @@ def test_no_label_of_a_timeline_is_cut(tmp_path: Path, seconds: float, count: in
 
 
 @pytest.mark.parametrize(("names", "classes"), [([""], 22), (["_verb $a$ x$", "noun"], 18)])
-def test_the_legend_of_a_timeline_is_below_the_bars(names: list[str], classes: int):
+def test_the_legend_of_a_timeline_is_below_the_bars(tmp_path: Path, names: list[str], classes: int):
     one = {"probability": 0.5}
     bouts = [one | {"start": i, "end": i + 1, "label": f"class {i}", "index": i} for i in range(classes)]
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
-        figure = timeline_figure(dict.fromkeys(names, bouts), title="a.mp4", background=None)
+        figure = draw_timeline(tmp_path / "t.png", dict.fromkeys(names, bouts), title="a.mp4")
         FigureCanvasAgg(figure).draw()
     heights = [panel.get_window_extent().height / figure.dpi for panel in figure.axes]
     assert min(heights) > 0.7 * ROW

@@ -24,7 +24,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.config.heads import named_heads
 from everest.errors import DataError
-from everest.lists.originals import SourceList
+from everest.lists.inputs import SourceList
 from everest.lists.samples import SampleList, read_samples
 from everest.prepare.shard import plan_shards
 from everest.system.locks import sole_writer

@@ -24,7 +24,8 @@ from small_runs import called
 from small_runs import contents as all_contents
 
 from everest.lists.samples import read_samples
-from everest.prepare.encode import JobShare, poor_gain
+from everest.prepare.encode import poor_gain
+from everest.prepare.encode_settings import JobShare
 from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video
 from everest.video.reader import frame_times, frames_between, probe, read_frames

@@ -14,9 +14,7 @@ from prepare_commands import everest, index, rows_of, touch
 
 from everest.lists.samples import read_samples
 from everest.lists.text import read_rows
-from everest.prepare.layout import unique_names
-from everest.prepare.layout_table import LAYOUTS
-from everest.prepare.layouts_segments import seconds_of
+from everest.prepare.layout import LAYOUTS, seconds_of, unique_names
 
 # Every row of every list, as (file, labels, its segment).
 ROWS = {
@@ -343,6 +341,7 @@ WRONG = [
     ("oscc", f"{OSCC}_val.json", "[3]", "a list of objects is expected"),
     ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a"}]', "entry 1 has no field 'start_frame'"),
     ("epic-kitchens-100", f"{EPIC}/EPIC_100_train.csv", "start_timestamp\n0:14\n", "'0:14' is no time as"),
+    ("epic-kitchens-100", f"{EPIC}/EPIC_100_train.csv", "a,start_timestamp\n1\n", "entry 1 has no field"),
     ("finegym288", "annotations/gym288_val_element.txt", "video 1\n", "a line is `VIDEO_E_start_end_A_"),
     ("finegym288", "categories/gym288_categories.txt", "0 vault\n", "a line is `Clabel: 0; set: N;"),
 ]

@@ -19,20 +19,22 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
+from everest.probes.attentive import attentive
 from everest.probes.probe import encode_set
 from everest.probes.probe_heads import (
     NEIGHBORS,
     STRENGTHS,
     TEMPERATURE,
-    attentive,
     held_out,
     linear,
     nearest_neighbors,
+    one_vs_rest,
+    ridge,
 )
-from everest.probes.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
 from everest.system.events import silent
 
 CPU = torch.device("cpu")
+NUMBER = Head(task="regression", outputs=1)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_neighbors_vote_by_their_cosine():
     rng = np.random.default_rng(0)
     features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
     labels = rng.integers(0, 3, size=60)
-    found, report = nearest_neighbors(features, labels, test, 4)
+    found, report = nearest_neighbors(features, labels, test, Head(outputs=4))
     assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
     for row, one in zip(found, test, strict=True):
         cosine = features @ one / np.linalg.norm(features, axis=1) / np.linalg.norm(one)
@@ -57,7 +59,7 @@ def test_neighbors_vote_by_their_cosine():
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
     few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
-    found, report = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], 2)
+    found, report = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
     assert report["neighbours"] == 3
     assert found[0, 0] > 0.999
 
@@ -77,7 +79,7 @@ def test_a_linear_probe_separates_what_a_plane_does_and_knows_absent_classes():
     labels = rng.integers(0, 2, size=80) * 2  # class 1 has no training video
     features = rng.normal(size=(80, 16)).astype(np.float32) * np.linspace(1, 1000, 16, dtype=np.float32)
     features[:, 0] += 6 * (labels - 1)
-    found, report = linear(features[:60], labels[:60], features[60:], 3, seed=0)
+    found, report = linear(features[:60], labels[:60], features[60:], Head(outputs=3), seed=0)
     assert report["converged"]
     assert report["held_out"] == sum(sum(labels[:60] == label) // 5 for label in (0, 2))
     assert found.shape == (20, 3)
@@ -100,14 +102,15 @@ def marked_tokens(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_an_attentive_probe_finds_the_token_that_counts_and_repeats_itself():
     tokens, labels = marked_tokens(400)
+    head = Head(outputs=2)
     found = [
-        attentive(tokens[:300], labels[:300], tokens[300:], 2, heads=2, seed=seed, device=CPU)[0]
+        attentive(tokens[:300], labels[:300], tokens[300:], head, heads=2, seed=seed, device=CPU)[0]
         for seed in (0, 0, 1)
     ]
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
     assert (found[0].argmax(axis=1) == labels[300:]).mean() > 0.9
-    pooled, _ = linear(tokens[:300].mean(axis=1), labels[:300], tokens[300:].mean(axis=1), 2, seed=0)
+    pooled, _ = linear(tokens[:300].mean(axis=1), labels[:300], tokens[300:].mean(axis=1), head, seed=0)
     assert (pooled.argmax(axis=1) == labels[300:]).mean() < 0.75
 
 
@@ -196,10 +199,11 @@ def test_neighbors_have_a_mean_label():
     rng = np.random.default_rng(0)
     features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
     classes = rng.integers(0, 3, size=60)
-    votes, _ = nearest_neighbors(features, classes, test, 3)
-    means, _ = mean_of_neighbors(features, np.eye(3)[classes], test)
+    votes, _ = nearest_neighbors(features, classes, test, Head(outputs=3))
+    several = Head(task="multi-label", outputs=3)
+    means, _ = nearest_neighbors(features, np.eye(3)[classes], test, several)
     np.testing.assert_allclose(means, votes, rtol=1e-5)
-    numbers, report = mean_of_neighbors(features, classes.astype(np.float64), test)
+    numbers, report = nearest_neighbors(features, classes.astype(np.float64), test, NUMBER)
     np.testing.assert_allclose(numbers[:, 0], votes @ [0, 1, 2], rtol=1e-5)
     assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
 
@@ -211,7 +215,8 @@ def test_a_linear_probe_finds_each_of_several_classes():
     features = rng.normal(size=(80, 16)).astype(np.float32)
     features[:, 0] += 8 * labels[:, 0]
     features[:, 1] += 8 * labels[:, 2]
-    found, report = one_vs_rest(features[:60], labels[:60], features[60:], seed=0)
+    several = Head(task="multi-label", outputs=3)
+    found, report = one_vs_rest(features[:60], labels[:60], features[60:], several, seed=0)
     assert ((found >= 0.5) == labels[60:]).mean() > 0.95
     assert (found[:, 1] == 1).all()
     assert (report["held_out"], report["converged"]) == (12, True)
@@ -221,7 +226,7 @@ def test_ridge_regression_finds_numbers_that_are_linear_in_the_features():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 4)).astype(np.float32)
     numbers = 100 + 20 * features[:, 0].astype(np.float64)
-    found, report = ridge(features[:60], numbers[:60], features[60:], seed=0)
+    found, report = ridge(features[:60], numbers[:60], features[60:], NUMBER, seed=0)
     assert np.abs(found[:, 0] - numbers[60:]).max() < 1
     assert (report["strength"], report["held_out"]) == (max(STRENGTHS), 12)
 
@@ -231,11 +236,11 @@ def test_an_attentive_probe_finds_several_classes_and_numbers():
     flags = np.stack([labels == 1, labels == 0], axis=1)
     options = {"heads": 2, "seed": 0, "device": CPU}
     several = Head(task="multi-label", outputs=2)
-    found, _ = attentive_of(several, tokens[:300], flags[:300], tokens[300:], **options)
+    found, _ = attentive(tokens[:300], flags[:300], tokens[300:], several, **options)
     assert ((found >= 0.5) == flags[300:]).mean() > 0.9
     numbers = 50 + 10.0 * labels
     head = Head(task="regression", outputs=1, mean=float(numbers.mean()), std=float(numbers.std()))
-    found, _ = attentive_of(head, tokens[:300], numbers[:300], tokens[300:], **options)
+    found, _ = attentive(tokens[:300], numbers[:300], tokens[300:], head, **options)
     assert np.abs(found[:, 0] - numbers[300:]).mean() < 3
 
 

@@ -12,7 +12,7 @@ from everest.config.recipe import load_recipe
 from everest.models.of_recipe import pretrain_spec
 from everest.probes.probe_loop import feature_cost, too_little_hidden
 from everest.train.plan import learning_rate_advice, plan_stage
-from everest.train.probes import new_warnings, probe_rows, probed_steps, sentence, warnings
+from everest.train.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240

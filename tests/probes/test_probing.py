@@ -14,17 +14,18 @@ from small_runs import called, equal, refused, weights
 from everest.checkpoints.describe import load_model
 from everest.data.probe_clips import spaced
 from everest.inference.model import OpenedModel
-from everest.probes.feature_measures import feature_std, rank_me
 from everest.probes.list_probe import (
     chance,
     cross_validated,
+    feature_std,
     leave_one_out,
     nearest_of_class,
     num_folds,
     numbered,
+    rank_me,
 )
 from everest.system.run_folder import RunFolder
-from everest.train.probes import mixed_classes
+from everest.train.probe_advice import mixed_classes
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")

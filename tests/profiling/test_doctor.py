@@ -15,8 +15,8 @@ import pytest
 import torch
 from small_runs import json_of, run
 
-from everest.profiling.check_result import verdict
 from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, run_checks
+from everest.profiling.machine_checks import verdict
 
 
 def named(found: Iterator[CheckResult] | list[CheckResult]) -> dict[str, CheckResult]:

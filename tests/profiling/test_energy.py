@@ -13,7 +13,7 @@ from profiles import TINY, profile_of
 
 from everest.config.recipe import load_recipe
 from everest.profiling.loading import clips_of_run
-from everest.profiling.measure import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, measure
+from everest.profiling.measure import JOULES_PER_KWH, NoEnergyCounter, find_nvml, joules_of_a_step, measure
 
 FIRST, SECOND = "GPU-0c8ea9a1-0000-4000-8000-000000000001", "GPU-0c8ea9a1-0000-4000-8000-000000000002"
 MEASURED = 0.01  # seconds
@@ -78,7 +78,7 @@ def test_a_step_longer_than_the_time_is_taken_once(monkeypatch: pytest.MonkeyPat
         nvml.millijoules[FIRST] += 123_456
 
     assert joules_of_a_step(step, uuid=FIRST, nvml=nvml) == 123.456
-    assert kwh_of_run(1000.0, 3600) == 1.0  # an hour of a kilowatt
+    assert JOULES_PER_KWH == 1000 * 3600
 
 
 def test_errors_of_nvml_name_the_gpu_and_those_of_a_step_stay(monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,7 @@ from everest.models.spec import ModelSpec
 from everest.profiling.measure import largest_batch, measure
 from everest.profiling.paper_tables import paper_figures
 from everest.profiling.profile import METHODS, STAGES, StageName, cost_of, profile, stage_spec
-from everest.profiling.st_mae import released_macs
+from everest.profiling.uncommon_costs import released_macs
 
 KINDS = ("embedding", "linear", "attention", "layer_norm")
 

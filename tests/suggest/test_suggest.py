@@ -19,10 +19,9 @@ from everest.config.stage_settings import PretrainSettings
 from everest.lists.samples import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, data_section, examine_data
-from everest.suggest.suggest import DEVICES, choose_values, recipe_text
-from everest.suggest.suggest_augmentation import side_words
+from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
-from everest.train.probes import probed_steps
+from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"
@@ -40,7 +39,7 @@ def facts_of(videos: int, **others: int) -> DataFacts:
     return DataFacts(**{"videos": videos, **usual, **others})
 
 
-def value_of(choices: list, *key: str) -> Any:
+def value_of(choices: list, key: str) -> Any:
     return next((choice.value for choice in choices if choice.key == key), None)
 
 
@@ -76,7 +75,7 @@ def test_every_suggestion_is_a_valid_recipe(
 
 def test_more_hours_and_more_videos_never_give_fewer_steps():
     def steps(videos: int, hours: float) -> int:
-        return value_of(choose_values(facts_of(videos), "cpu", hours=hours), "finetune", "steps")
+        return value_of(choose_values(facts_of(videos), "cpu", hours=hours), "finetune.steps")
 
     assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
 
@@ -195,7 +194,7 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
     def model_input(purpose: Purpose, videos: int) -> str | None:
         choices = choose_values(facts_of(videos), "cpu", hours=1, purpose=purpose)
-        return value_of(choices, "model", "input")
+        return value_of(choices, "model.input")
 
     assert model_input("scratch", 60) == "differences"
     assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
@@ -217,7 +216,7 @@ def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_fe
 def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentation_of_the_base():
     def keys(purpose: Purpose, videos: int) -> set[str]:
         choices = choose_values(facts_of(videos), "24GB", hours=1, purpose=purpose)
-        return {choice.key[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
+        return {choice.key.split(".")[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
 
     assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
     assert keys("scratch", 101) == {"layer_decay"}
@@ -455,7 +454,7 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
 
 def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
     facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=20_000, held_out=64))
-    assert "list" not in value_of(choose_values(facts, "80GB", hours=8), "pretrain", "probe")
+    assert "list" not in value_of(choose_values(facts, "80GB", hours=8), "pretrain.probe")
 
 
 def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
@@ -463,20 +462,19 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
     facts = facts_of(50, classes=10, height=144, width=180, probed=probed)
     for hours, probes in ((0.01, {"every": 0}), (1.0, {"every": 39, "list": "train.csv"})):
         choices = choose_values(facts, "cpu", hours=hours)
-        (probe,) = (choice for choice in choices if choice.key == ("pretrain", "probe"))
+        (probe,) = (choice for choice in choices if choice.key == "pretrain.probe")
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
-    sizes = {"train_videos": 500, "most_unlabeled": 256, "most_held_out": 64}
     for lists, videos, expected in (
         (("train.csv", "val.csv"), 100, ("val.csv", 100, 64)),
         (("train.csv", "val.csv"), 5, ("train.csv", 500, 5)),
         ((None, None), 0, (None, 256, 0)),  # probes need no labels
         ((None, None), 100, (None, 100, 64)),
     ):
-        found = probe_list(train=lists[0], val=lists[1], val_videos=videos, **sizes)
+        found = probe_list(train=lists[0], val=lists[1], val_videos=videos, train_videos=500)
         assert (found.name, found.videos, found.held_out) == expected
-    tiny = probe_list(train="train.csv", val=None, val_videos=0, **{**sizes, "train_videos": 20})
+    tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
     assert tiny == ProbeList(name=None, videos=20, held_out=0)

@@ -6,9 +6,9 @@ import pytest
 
 from everest.errors import RecipeError
 from everest.sweep.choices import arms_of, read_seeds, read_stages, split_values
-from everest.sweep.commands import Processes
+from everest.sweep.jobs import Processes
 from everest.system.cores import num_cores
-from everest.system.devices import Devices
+from everest.system.launch import Devices
 
 
 def test_arms_are_all_combinations_and_are_named_by_what_differs():

@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from everest.sweep.commands import NO_LINE, last_error
-from everest.sweep.jobs import Ended, Job, run_jobs
+from everest.sweep.jobs import NO_LINE, Ended, Job, last_error, run_jobs
 from everest.system.signals import Stopped
 
 

@@ -139,7 +139,7 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path):
     """Also before its first step, where no loop looks after the parent."""
     code = (
         "import sys, time; sys.argv = ['everest']\n"
-        "from everest.system.processes import end_with_parent\n"
+        "from everest.system.signals import end_with_parent\n"
         "end_with_parent(); print('ready', flush=True); time.sleep(60)"
     )
     parent = (

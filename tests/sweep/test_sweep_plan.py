@@ -111,7 +111,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         "arms:\n  a: {finetune.rand_augment: null}\n  b: {}\n  c: {stages: [finetune]}\n"
     )
     plan = planned(path)
-    assert (plan.recipe, plan.seeds, plan.against) == ("tiny", (4,), "b")
+    assert (plan.header["recipe"], plan.header["seeds"], plan.header["against"]) == ("tiny", [4], "b")
     assert {arm.name: arm.stages for arm in plan.arms} == {
         "a": ("pretrain", "finetune"),
         "b": ("pretrain", "finetune"),
@@ -124,7 +124,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         "width=24",
         "width=48",
     ]
-    assert planned(path, over=["model.width=24,48"]).against == "width=24"
+    assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
     assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
 
 
@@ -222,7 +222,7 @@ def test_equal_gmacs_scale_the_steps_of_both_stages(recipe: Path):
 def test_equal_gmacs_need_steps_only_if_costs_differ(recipe: Path):
     notices: list[str] = []
     over = ["pretrain.base_lr=0.1,0.2"]
-    assert planned(recipe, over=over, equal="gmacs", notify=notices.append).equal == "gmacs"
+    assert planned(recipe, over=over, equal="gmacs", notify=notices.append).request.equal == "gmacs"
     assert [line for line in notices if "equal: gmacs changes nothing" in line]
     with pytest.raises(RecipeError, match=r"pretrain.epochs: arms of equal GMACs need steps"):
         planned(recipe, over=["pretrain.selection.keep_ratio=0.3,0.6"], equal="gmacs")

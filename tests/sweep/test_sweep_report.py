@@ -11,13 +11,13 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from everest.config.metrics import value_text
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
 from everest.sweep.budgets import Budget
 from everest.sweep.figure import _apart, _draw_arms, draw_report
-from everest.sweep.metric_names import headline, metric_text, title_of
-from everest.sweep.report import make_report
-from everest.sweep.report_text import notes, table_columns, table_rows
+from everest.sweep.metric_names import headline, title_of
+from everest.sweep.report import make_report, notes, table_columns, table_rows
 from everest.sweep.statistics import paired, spread
 
 
@@ -67,7 +67,7 @@ def test_the_document_has_the_statistics_unrounded():
     difference = paired(BOTH["b"], BOTH["a"])
     assert difference is not None
     assert second["difference"]["values"] == [1.0, 3.0, 1.0]
-    assert tuple(second["difference"]["interval"]) == difference.spread.interval
+    assert tuple(second["difference"]["interval"]) == difference.interval
     assert tuple(second["difference"]["bootstrap"]) == difference.bootstrap
     assert second["difference"]["p"] == difference.p
     assert (second["gmacs"], second["hours"]) == (20.0, 0.5)
@@ -236,7 +236,7 @@ def test_names_of_metrics_have_titles():
     assert title_of("val_macro_f1") == "validation macro F1"
     assert title_of("pretrain_loss") == "pre-training loss"
     assert title_of("x.y") == "x y"
-    assert metric_text("mae", 1.23456) == "mean absolute error 1.235"
+    assert (title_of("mae"), value_text("mae", 1.23456)) == ("mean absolute error", "1.235")
 
 
 @pytest.mark.parametrize("same_cost", [True, False])

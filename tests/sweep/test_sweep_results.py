@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.sweep.report import make_report
-from everest.sweep.results import metrics_of
-from everest.sweep.results_file import read_results, write_results
+from everest.sweep.results import metrics_of_run, read_results, write_results
 from everest.sweep.statistics import DRAWS, bootstrap, paired, spread
-from everest.sweep.works import make_work
 
+SEED = {"seed": 0, "gmacs": 1.0, "hours": 0.5, "metrics": {"pretrain_loss": 0.5}}
 DOCUMENT: dict[str, Any] = {
     **{"recipe": "r", "summary": "", "stages": ["pretrain"], "against": "a", "equal": "steps"},
     **{"metric": "pretrain_loss", "jobs": {"all": 1, "finished": 1}, "failures": []},
-    "arms": [
-        {
-            "arm": "a",
-            "overrides": {},
-            "seeds": [{"seed": 0, "gmacs": 1.0, "hours": 0.5, "metrics": {"pretrain_loss": 0.5}}],
-        }
-    ],
+    "arms": [{"arm": "a", "overrides": {}, "seeds": [SEED]}],
 }
 VALIDATIONS = [
     {"step": 2, "val_top1": 50.0, "val_macro_f1": 70.0, "val_loss": 0.5},
@@ -43,16 +34,11 @@ VALIDATIONS = [
 
 @pytest.mark.parametrize(("best", "step"), [("top1", 6), ("macro_f1", 2), ("loss", 8)])
 def test_all_validation_metrics_are_those_of_the_weights_that_were_kept(tmp_path: Path, best: str, step: int):
-    recipe = load_recipe("small", overrides=[f"finetune.best={best}"])
-    work = make_work("finetune", recipe, needs=None, init="none")
-    run = work.run(tmp_path)
-    run.mkdir(parents=True)
-    (run / "recipe.yaml").write_text(f"finetune: {{best: {best}}}\n")
-    (run / "env.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text(f"finetune: {{best: {best}}}\n")
     rows = [{"step": 1, "loss": 1.0}, *VALIDATIONS]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept = next(row for row in VALIDATIONS if row["step"] == step)
-    assert metrics_of(work, tmp_path) == {name: value for name, value in kept.items() if name != "step"}
+    expected = {name: value for name, value in kept.items() if name != "step"}
+    assert metrics_of_run("finetune", tmp_path, rows) == expected
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
@@ -113,14 +99,14 @@ def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: li
     found = paired(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
     assert found is not None
     assert found.seeds == list(first)
-    assert found.differences == [first[seed] - second[seed] for seed in first]
+    assert found.values == [first[seed] - second[seed] for seed in first]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly equal differences
         test = stats.ttest_rel(sample, others)
-    if np.std(found.differences, ddof=1) > 1e-6:
+    if np.std(found.values, ddof=1) > 1e-6:
         assert found.p == pytest.approx(test.pvalue, rel=1e-6)
         interval = test.confidence_interval(0.95)
-        assert found.spread.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+        assert found.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
 
 
 def test_the_bootstrap_is_scipys_percentile_interval_within_the_error_of_its_draws():
@@ -138,20 +124,14 @@ def test_the_bootstrap_stays_within_the_values(sample: list[float]):
     assert min(sample) - 1e-9 <= low <= high <= max(sample) + 1e-9
 
 
-def test_one_seed_has_no_interval():
+def test_one_seed_equal_values_and_no_common_seed_have_no_interval():
     assert spread([3.0]) == (3.0, None, None)
     found = paired({0: 3.0}, {0: 1.0})
     assert found is not None
-    assert (found.spread.mean, found.spread.interval, found.bootstrap, found.p) == (2.0, None, None, None)
-
-
-@pytest.mark.parametrize("value", [20.0, 0.0, 0.1])
-def test_equal_values_have_no_interval(value: float):
-    found = spread([value] * 3)
-    assert (found.mean, found.interval) == (pytest.approx(value), None)
-
-
-def test_arms_without_a_common_seed_have_no_difference():
+    assert (found.mean, found.interval, found.bootstrap, found.p) == (2.0, None, None, None)
+    for value in (20.0, 0.0, 0.1):
+        found = spread([value] * 3)
+        assert (found.mean, found.interval) == (pytest.approx(value), None)
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
@@ -160,4 +140,4 @@ def test_equal_differences_have_neither_intervals_nor_p_whatever_their_rounding(
     for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
         found = paired(others, first)
         assert found is not None
-        assert (found.spread.interval, found.bootstrap, found.p) == (None, None, None)
+        assert (found.interval, found.bootstrap, found.p) == (None, None, None)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 
 from everest.system.accelerator import COLLECTIVE_TIMEOUT
-from everest.system.devices import Devices
-from everest.system.processes import RunEnd, run_processes
+from everest.system.launch import Devices, RunEnd, run_processes
 
 START = """
 import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.system.accelerator import end_training_on_error, make_accelerator
-from everest.system.processes import LOST
+from everest.system.launch import LOST
 from everest.system.processes import is_lost_peer
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """

@@ -94,7 +94,7 @@ def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int,
     values = windows * 8 // TINY.stem[0] * (16 // TINY.stem[1]) ** 2 * TINY.channels
     monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", values)
     assert windows_at_once(TINY, window=8, frames=32, size=(16, 16)) == windows
-    together = model._by_window(model.encoder, frames).flatten(2).transpose(1, 2)
+    together = model._by_window(model.encoder, frames, model.window).flatten(2).transpose(1, 2)
     output = model.encode(frames)
     assert torch.allclose(output.latent, together, atol=1e-5)  # convolutions of other sizes round differently
     assert torch.equal(output.codes, model.quantizer(together)[1])

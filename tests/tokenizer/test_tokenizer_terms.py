@@ -139,7 +139,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
-    loss, _ = trial_losses(stage, next(batches(stage.training.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 

@@ -34,11 +34,10 @@ from everest.train.health import (
     LossWatch,
     Nonfinite,
     StepMetrics,
-    WaitWatch,
     is_near_chance,
     stays_at_chance,
-    waiting_advice,
 )
+from everest.train.passes import WaitWatch, waiting_advice
 from everest.train.plan import memory_advice, plan_stage
 
 

@@ -13,7 +13,7 @@ import pytest
 from small_runs import equal, same_run, weights
 from torch import Tensor
 
-from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe import load_recipe
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
 from everest.system.accelerator import make_accelerator
@@ -22,7 +22,7 @@ from everest.system.locks import claim
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
-from everest.train.setup import start_run
+from everest.train.start import start_run
 from everest.train.training import Training
 
 SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
@@ -39,7 +39,7 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
     )
     training = set_up_pretraining(settings, context)
     claim(folder)
-    start_run(training, dump_recipe(settings))
+    start_run(training, settings)
     return training
 
 

@@ -18,9 +18,10 @@ from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from small_runs import metrics, run, same_run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.devices import Devices, read_devices
-from everest.system.processes import PARENT, _wait, adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.launch import Devices, _wait, read_devices
+from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
+from everest.system.signals import PARENT, StopSignal
 
 
 def losses(folder: Path) -> list[float]:
@@ -260,3 +261,7 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: st
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
         is_launched()
+
+
+def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
+    assert StopSignal().number == 0

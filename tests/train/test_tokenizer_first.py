@@ -11,10 +11,9 @@ from small_runs import called, contents, refused, small_run
 
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
+from everest.system.run_environment import INIT
 from everest.system.run_folder import RunFolder
-from everest.system.run_init import INIT
-from everest.tokenizer.clips import held_out_clips, tokenizer_clips
-from everest.tokenizer.own_settings import tokenizer_depends_on
+from everest.tokenizer.clips import held_out_clips, tokenizer_clips, tokenizer_depends_on
 from everest.tokenizer.spec import tokenizer_spec
 
 SMALL = (

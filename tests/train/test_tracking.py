@@ -80,9 +80,7 @@ def test_mlflow_takes_any_key_and_images_of_a_shared_store_are_not_in_a_run_fold
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     settings = {"finetune": {"class_weights": {"Jab (left)": 2.0, "who?": 1.0}}}
-    tracker = MLflowRun.start(
-        RunFolder(tmp_path / "run"), "everest", run_id=None, settings=settings, notify=said.append
-    )
+    tracker = MLflowRun.start(RunFolder(tmp_path / "run"), run_id=None, settings=settings, notify=said.append)
     found = tracker.client.get_run(tracker.run_id)
     assert found.data.params == {
         "finetune.class_weights.Jab _left_": "2.0",
@@ -97,7 +95,7 @@ def test_a_training_continues_without_the_store_of_mlflow(tmp_path, monkeypatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run, said = RunFolder(tmp_path / "run"), []
     run.path.mkdir()
-    tracker = MLflowRun.start(run, "everest", run_id=None, settings={}, notify=said.append)
+    tracker = MLflowRun.start(run, run_id=None, settings={}, notify=said.append)
     tracker.log({"loss": 1.0}, step=1)
     tracker.client.delete_run(tracker.run_id)
     for step in (2, 3):

@@ -19,14 +19,14 @@ from everest.metrics.metrics import chance_top1, mean_loss
 from everest.metrics.predicted import Predictions
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
+from everest.train.health import Validations
 from everest.train.listing import summarize
-from everest.train.validations import Validations
 
 STEPS = ["--set", "finetune.steps=30", "--set", "finetune.patience=2", "--set", "finetune.mixup=0"]
 
 
 def by_top1(rows: list[dict[str, Any]]) -> Validations:
-    return Validations(rows, "top1", higher=True, percent=True)
+    return Validations(rows, "top1")
 
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:

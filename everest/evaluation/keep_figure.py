@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from everest.config.heads import Heads
 from everest.config.metrics import MEASURED_BY, METRICS
 from everest.figures.curves import COLORS, LINES
-from everest.figures.fonts import name_entries
-from everest.system.files import write_atomically
+from everest.figures.drawing import name_entries, png_figure
 from everest.system.text import escape_bytes
 
 HEIGHT: Final = 5.0  # inches of a panel
@@ -32,7 +29,7 @@ class MetricLine(NamedTuple):
     results: Rows  # one per keep ratio
 
 
-def draw_sweep(path: Path, rows: Rows, heads: Heads) -> None:
+def draw_sweep(path: Path, rows: Rows, heads: Heads) -> Figure:
     """Write a PNG of a metric by the GMACs of a view, with a point per keep ratio and a line per head.
 
     Bars are the 95 % intervals, dotted lines the chance levels. Heads of classes share a panel, in percent:
@@ -42,28 +39,7 @@ def draw_sweep(path: Path, rows: Rows, heads: Heads) -> None:
     Args:
         rows: `sweep` of `everest eval --json`.
     """
-    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = sweep_figure(rows, heads)
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
-
-
-def sweep_figure(rows: Rows, heads: Heads) -> Figure:
-    """Return the figure of `draw_sweep`."""
     rows = sorted(rows, key=lambda row: row["gmacs"])
-    panels = _panels(rows, heads)
-    figure = Figure(figsize=(8, HEIGHT * len(panels)), dpi=120, layout="constrained")
-    axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
-    for panel, lines in zip(axes, panels, strict=True):
-        _draw_panel(panel, rows, lines)
-    title = "top-1" if [panel.get_ylabel() for panel in axes] == ["top-1 (%)"] else "metrics"
-    # Not a panel's title: the names of the points may be above a panel.
-    figure.suptitle(f"{title} by keep ratio (bars: 95 % intervals, dotted: chance)\n", fontsize=12)
-    axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
-    return figure
-
-
-def _panels(rows: Rows, heads: Heads) -> list[list[MetricLine]]:
-    """Return the lines of each panel."""
     shares, numbers = [], []
     for head in heads:
         results = [row["heads"][head.name] for row in rows] if head.name else rows
@@ -72,19 +48,26 @@ def _panels(rows: Rows, heads: Heads) -> list[list[MetricLine]]:
         (shares if METRICS[metric].percent else numbers).append(line)
     if "action_top1" in rows[0]:
         shares.append(MetricLine("all correct", "action_top1", rows))
-    return [*([shares] if shares else []), *([line] for line in numbers)]
+    panels = [*([shares] if shares else []), *([line] for line in numbers)]
+    with png_figure(path, (8, HEIGHT * len(panels))) as figure:
+        axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+        for panel, lines in zip(axes, panels, strict=True):
+            _draw_panel(panel, rows, lines)
+        title = "top-1" if [panel.get_ylabel() for panel in axes] == ["top-1 (%)"] else "metrics"
+        # Not a panel's title: the names of the points may be above a panel.
+        figure.suptitle(f"{title} by keep ratio (bars: 95 % intervals, dotted: chance)\n", fontsize=12)
+        axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
+    return figure
 
 
 def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
     gmacs = [row["gmacs"] for row in rows]
     highest, drawn = np.full(len(rows), -np.inf), []
     for number, (_, metric, results) in enumerate(lines):
-        values = _values([result[metric] for result in results])
-        low, high = _values([result["intervals"][metric] for result in results]).T
-        style: dict[str, Any] = {
-            "color": COLORS[number % len(COLORS)],
-            "linestyle": LINES[number % len(LINES)],
-        }
+        # None, of a metric without a value, becomes nan, which is not drawn.
+        values = np.array([result[metric] for result in results], dtype=np.float64)
+        low, high = np.array([result["intervals"][metric] for result in results], dtype=np.float64).T
+        style: Any = {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)]}
         bars = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
         drawn.append(panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, **style))
         if (chance := METRICS[metric].chance) is not None:
@@ -109,8 +92,3 @@ def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
     if len(lines) > 1:
         legend = panel.legend(drawn, ["head"] * len(drawn), frameon=False)
         name_entries(legend, [line.name for line in lines])
-
-
-def _values(values: Sequence[Any]) -> NDArray[np.float64]:
-    """Return an array; nan where a metric has no value, which is not drawn."""
-    return np.array(values, dtype=np.float64)  # None becomes nan

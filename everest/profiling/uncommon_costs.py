@@ -1,4 +1,9 @@
-"""The operations by which a selection estimates and removes the motion of the camera."""
+"""Costs that few recipes have: removing the motion of the camera, and ST-MAE's released program.
+
+ST-MAE's program (Feichtenhofer et al. 2022) differs from everest's model: its encoder and decoder have a
+class token, its decoder predicts all tokens, also the visible ones, and its classifier norms all tokens. Its
+pre-training guide, like the paper, has a decoder of 4 blocks, 512 wide: so has the recipe `st-mae-k400`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.methods.alignment import Align, previous_frames
 from everest.methods.ranked import ByChange
+from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
 
+ST_MAE: Final = "st-mae-k400"  # the recipe
 BILINEAR: Final = 11  # per value that is interpolated between four others
 
 
@@ -59,4 +66,28 @@ def operations_of(spec: ModelSpec) -> int | None:
         channels=spec.channels,
         lag=selection.lag(spec.model.tubelet[0]),
         align=selection.align,
+    )
+
+
+def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int = 1) -> Macs:
+    """Count the multiply-accumulates of ST-MAE's program for one clip, with the sizes and tokens of `spec`.
+
+    Args:
+        encoder_class, decoder_class: the number of class tokens.
+    """
+    visible, total = spec.stacks[0].tokens, spec.grid.num_tokens
+    encoder = spec.stacks[0]._replace(tokens=visible + encoder_class)
+    macs = embedding_macs(spec.model, total, spec.channels) + stack_macs(encoder)
+    macs += Macs(layer_norm=NORM_OPERATIONS * encoder.tokens * encoder.width)
+    if spec.kind == "classifier":
+        assert spec.num_classes is not None
+        return macs + Macs(linear=encoder.width * spec.num_classes)
+    decoder = spec.stacks[1]._replace(tokens=total + decoder_class)
+    return (
+        macs
+        + stack_macs(decoder)
+        + Macs(
+            linear=decoder.width * (visible * encoder.width + decoder.tokens * spec.target_width),
+            layer_norm=NORM_OPERATIONS * decoder.tokens * decoder.width,
+        )
     )

@@ -7,7 +7,7 @@ the encoder before the first step. docs/pretraining-works.md has the measurement
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from everest.train.health import FEWEST_STEPS
@@ -44,27 +44,13 @@ class Probing(Protocol):
     rows: list[Row]  # of the probes so far, over all resumes
 
     @property
-    def num_videos(self) -> int:
-        """The videos whose features are measured."""
-        ...
-
+    def num_videos(self) -> int: ...
     @property
-    def num_held_out(self) -> int:
-        """The videos whose loss is measured."""
-        ...
-
+    def num_held_out(self) -> int: ...
     @property
-    def rank_most(self) -> int:
-        """The largest RankMe that the features can have."""
-        ...
-
-    def measure(self) -> Row:
-        """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
-        ...
-
-    def impossible(self, row: Row) -> dict[str, str]:
-        """A warning for each probe of labels that a list does not allow, by a name for it."""
-        ...
+    def rank_most(self) -> int: ...
+    def measure(self) -> Row: ...
+    def impossible(self, row: Row) -> dict[str, str]: ...
 
 
 CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
@@ -105,14 +91,10 @@ def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str,
     last = rows[-1]
     if last["step"] < _checked_from(steps):
         return {}
-    checks: dict[str, Callable[[Row, Row], str | None]] = {
-        "collapse": _collapse,
-        "accuracy": lambda first, last: _worse(first, last, videos),
-    }
+    found = {"collapse": _collapse(rows[0], last), "accuracy": _worse(rows[0], last, videos)}
     if held_out >= FEWEST_HELD_OUT:
         patient = last["step"] < PATIENT_UNTIL * steps
-        checks["held-out loss"] = lambda first, last: _no_fall(first, last, patient=patient)
-    found = {kind: check(rows[0], last) for kind, check in checks.items()}
+        found["held-out loss"] = _no_fall(rows[0], last, patient=patient)
     return {kind: f"step {last['step']}: {text}" for kind, text in found.items() if text is not None}
 
 

@@ -1,0 +1,149 @@
+"""The videos and labels of a stage, from the data section of a recipe: `read_stage`.
+
+The recipe names a list, the index of shards or a folder of videos below `data.root`. A folder may stand in
+the place of a list that is missing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import Final
+
+from everest.config.heads import named_heads
+from everest.config.settings import DataSettings
+from everest.errors import DataError, RecipeError
+from everest.lists.classes import Classes
+from everest.lists.labels import read_class_names
+from everest.lists.samples import SampleList, read_samples
+from everest.system.storage import Location, join_location, parse_location
+from everest.video.folders import (
+    as_data_error,
+    holds_list,
+    missing,
+    no_list,
+    split_folders,
+    subfolders,
+    videos_under,
+)
+
+LISTS: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # as `everest prepare` writes them
+
+
+def read_stage(
+    data: DataSettings,
+    key: str,
+    *,
+    labeled: bool,
+    classes: Classes | None = None,
+    may_miss: bool = False,
+) -> SampleList:
+    """The videos of `data.KEY`, all checked; the notice names what is read in place of a missing list.
+
+    Args:
+        labeled: False ignores labels (pre-training).
+        classes: of the training set, which the labels of another set mean; None for the training set.
+        may_miss: ignore missing videos, unless all of them are missing.
+    Raises:
+        RecipeError: `data.KEY` is not set.
+        DataError: there is no such list or folder, or its lines, labels or videos are wrong: the message
+            names the first problems and their number.
+    """
+    names = _class_names(data, classes) if labeled else None
+    source = find_source(data, key, labeled=labeled)
+    samples = read_samples(
+        source.location,
+        root=source.root,
+        classes=names,
+        num_classes=classes.count if classes else data.num_classes,
+        task=classes.heads[0].task if classes else data.task,
+        heads=classes.named_heads if classes else named_heads(data.heads or {}),
+        labeled=labeled,
+        names_classes=classes is None,
+        may_miss=may_miss,
+    )
+    notices = [notice for notice in (source.notice, samples.notice) if notice is not None]
+    return replace(samples, notice="\n".join(notices) or None)
+
+
+def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...] | None:
+    """The names of `classes`, else those in the file `data.classes`; None if the labels show them."""
+    trained, names = classes.names if classes else None, None
+    if data.classes is not None:
+        path = join_location(parse_location(data.root), data.classes)
+        with as_data_error(path):
+            exists = path.is_file()
+        if exists:
+            names = read_class_names(path)
+        elif not trained:  # else the test set may be elsewhere, without this file
+            raise DataError(f"data.classes: {missing(path, 'file of class names')}")
+    if trained and names not in (None, trained):
+        raise DataError(
+            f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
+            f"model was trained on (first {trained[0]}); set data.classes to null"
+        )
+    return trained or names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSource:
+    """A list or a folder of videos."""
+
+    root: Location  # that paths in a list are relative to
+    location: Location
+    notice: str | None = None  # why it is not the list that the recipe names
+
+
+def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
+    """Returns the list or folder that `data.KEY` names.
+
+    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
+    one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos
+    below `data.root` are read.
+
+    Raises:
+        RecipeError: `data.KEY` is not set.
+        DataError: there is no such folder or list; the message names the command that makes it, if known.
+    """
+    source = getattr(data, key)
+    if source is None:
+        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
+    root = parse_location(data.root)
+    with as_data_error(root):
+        if not root.is_dir():
+            raise DataError(f"data.root: {missing(root, 'folder')}; set it by --data DIR")
+        location = join_location(root, source)
+        if source != LISTS.get(key) or location.exists():
+            return StageSource(root=root, location=location)
+        is_key = holds_list(root / key, labeled=labeled)
+        folder = key if is_key else split_folders(root, labeled=labeled).get(key)
+        if folder is not None:
+            notice = f"{root}: no {source}, so the folder {folder} is read"
+            return StageSource(root=root, location=root / folder, notice=notice)
+    folders, any_video = subfolders(root), next(videos_under(root), None) is not None
+    is_open = data.num_classes is None and data.heads is None and data.classes is None
+    to_divide = is_open and not split_folders(root)
+    command = f"everest prepare {'split' if to_divide else 'index'} {shlex.quote(str(root))}"
+    if any_video and not labeled and is_open:
+        notice = (
+            f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
+            "videos apart"
+        )
+        return StageSource(root=root, location=root, notice=notice)
+    problem = f"{no_list(location)}; set data.root, by --data DIR"
+    if any_video and (folders or not labeled):
+        from_what = f" from its {len(folders)} folders" if folders and to_divide else ""
+        problem += f", or run `{command}`, which writes {source}{from_what}; then repeat this command"
+    raise DataError(problem)
+
+
+def unused_validation(data: DataSettings) -> str | None:
+    """Returns a notice if `data.val` is not set although there is a list or folder for it."""
+    if data.val is not None:
+        return None
+    root = parse_location(data.root)
+    for name in (LISTS["val"], "val"):
+        with as_data_error(root):
+            if (root / name).exists():
+                return f"{root / name}: not used; --set data.val={name} selects the best weights on it"
+    return None

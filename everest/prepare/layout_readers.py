@@ -1,0 +1,248 @@
+"""The readers of the annotations of data sets, by the names of layouts.yaml."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from everest.errors import DataError, did_you_mean
+from everest.lists.text import read_lines, shown
+from everest.prepare.layout import (
+    LISTS,
+    AnnotatedSample,
+    Annotations,
+    Sources,
+    VideoRef,
+    at_places,
+    entries,
+    naming,
+    needed,
+    only,
+    read_json,
+    read_lists,
+    seconds_of,
+    unique_names,
+)
+
+_SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
+# The name of an element: video, seconds of the event in the video, seconds of the element in the event
+# (sdolivia.github.io/FineGym; YouTube ids may contain underscores).
+_ELEMENT: Final = re.compile(
+    r"(?P<video>.+)_E_(?P<event>\d+)_(?P<event_end>\d+)_A_(?P<start>\d+)_(?P<end>\d+)"
+)
+
+
+def _read_ucf101(sources: Sources) -> Annotations:
+    """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, test lists no number.
+
+    The class is therefore taken from the folder.
+    """
+    classes = needed(sources, "classes")
+    numbers = {}
+    for place, line in entries(classes):
+        first, _, name = line.partition(" ")
+        if not (first.isdecimal() and name):
+            raise DataError(f"{place}: a line is `number name`, this is {shown(line)}")
+        numbers[name.strip()] = int(first)
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if sorted(numbers.values()) != list(range(1, len(names) + 1)):
+        raise DataError(f"{classes}: its numbers are not 1 to {len(names)}")
+
+    def sample(role: str, line: str) -> AnnotatedSample:
+        folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
+        if not slash or folder not in numbers:
+            raise ValueError(f"no class of the data set in {shown(line)}")
+        return AnnotatedSample((VideoRef(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
+
+    return Annotations(lists=read_lists(sources, sample), class_names=tuple(names))
+
+
+def _read_hmdb51(sources: Sources) -> Annotations:
+    """A file per class, lines `file.avi N`: 1 is training, 2 is test, 0 is unused (split_readme.txt)."""
+    class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
+    names = sorted(set(class_of.values()))
+    if len(names) < len(class_of):
+        raise DataError(
+            f"{sources['splits'][0].parent}: several files of a class are below it; name the folder of one "
+            "set of lists by --annotations"
+        )
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
+        for place, line in entries(file):
+            video, _, use = line.rpartition(" ")
+            if use not in ("0", "1", "2") or not video:
+                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {shown(line)}")
+            if use != "0":
+                refs = (VideoRef(Path(video.strip()).stem),)
+                sample = AnnotatedSample(refs, (names.index(name),), frozenset({name}))
+                lists["train" if use == "1" else "test"].append(sample)
+    return Annotations(lists=lists, class_names=tuple(names))
+
+
+def _read_ssv2(sources: Sources) -> Annotations:
+    """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
+    classes = needed(sources, "classes")
+    document = read_json(classes)
+    with naming(f"{classes}: entry 1"):
+        label_of = {str(name): int(label) for name, label in dict(document).items()}
+    if sorted(label_of.values()) != list(range(len(label_of))):
+        raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
+    answers = only(sources, "answers") if sources["test"] else None
+    label_of_id = {}  # of test videos
+    for number, line in read_lines(answers) if answers else ():
+        (fields,) = csv.reader([line.strip()], delimiter=";")
+        if len(fields) != 2 or fields[1] not in label_of:
+            raise DataError(f"{answers}:{number}: a line is `id;label`, this is {shown(line)}")
+        label_of_id[fields[0]] = label_of[fields[1]]
+
+    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
+        known, field = (label_of_id, "id") if role == "test" else (label_of, "template")
+        ref, key = VideoRef(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
+        if role == "test" and answers is None:
+            return AnnotatedSample((ref,))
+        if key not in known:
+            raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
+        return AnnotatedSample((ref,), (known[key],))
+
+    names = sorted(label_of, key=lambda name: label_of[name])
+    return Annotations(lists=read_lists(sources, sample), class_names=tuple(names))
+
+
+def _read_kinetics(sources: Sources) -> Annotations:
+    """Columns `label, youtube_id, time_start, time_end, split`; labels of tests may be secret.
+
+    A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only.
+    """
+    rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # of each split, with their places
+    files: dict[str, set[Path]] = {}
+    for file in sources["tables"]:
+        for place, row in entries(file):
+            name = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
+            if name not in _SPLITS:
+                raise DataError(f"{place}: split '{name}' is none of {', '.join(_SPLITS)}")
+            rows.setdefault(_SPLITS[name], []).append((place, row))
+            files.setdefault(_SPLITS[name], set()).add(file)
+    for split, listing in files.items():
+        if len(listing) > 1:
+            first, second = sorted(listing)[:2]
+            raise DataError(
+                f"{first} and {second} both list '{split}'; name the folder of one by --annotations"
+            )
+    labels = {row.get("label") for split in rows if split != "test" for _, row in rows[split]}
+    names = tuple(sorted(label for label in labels if label))
+    label_of = {name: label for label, name in enumerate(names)}
+    times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, row in members)
+
+    def sample(split: str, row: dict[str, str]) -> AnnotatedSample:
+        video, label = row["youtube_id"], row.get("label")
+        start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+        refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
+        if times_listed[video] == 1:
+            refs.append(VideoRef(video))
+        if not label:
+            return AnnotatedSample(tuple(refs), folders=frozenset({split}))
+        if label not in label_of:
+            raise ValueError(f"'{label}' is no class of the training list")
+        folders = frozenset({split, label, label.replace(" ", "_")})
+        return AnnotatedSample(tuple(refs), (label_of[label],), folders)
+
+    lists = {split: at_places(rows[split], partial(sample, split)) for split in LISTS if split in rows}
+    return Annotations(lists=lists, class_names=names)
+
+
+def _read_oscc(sources: Sources) -> Annotations:
+    """`clips` with `state_change` and times in the video (`parent_*`) and in the annotated clip (`clip_*`).
+
+    The field names are from fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
+    canonical clips, or pieces cut by a program and named by their `unique_id`.
+    """
+
+    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
+        refs = [VideoRef(str(record["unique_id"]))]
+        if record.get("clip_uid"):  # test records have none
+            start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
+            refs.append(VideoRef(str(record["clip_uid"]), start=start, end=end))
+        start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
+        refs.append(VideoRef(str(record["video_uid"]), start=start, end=end))
+        return AnnotatedSample(tuple(refs), () if role == "test" else (int(bool(record["state_change"])),))
+
+    return Annotations(lists=read_lists(sources, sample), class_names=("no state change", "state change"))
+
+
+def _read_diving48(sources: Sources) -> Annotations:
+    """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
+
+    def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
+        first, end = int(record["start_frame"]), int(record["end_frame"])
+        ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
+        return AnnotatedSample((ref,), (int(record["label"]),))
+
+    lists = read_lists(sources, sample)
+    vocabulary = only(sources, "classes")
+    names: tuple[str, ...] = ()
+    if vocabulary is not None:
+        dives = read_json(vocabulary)
+        with naming(f"{vocabulary}: entry 1"):
+            names = unique_names([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
+    return Annotations(lists=lists, class_names=names)
+
+
+def _read_epic(sources: Sources) -> Annotations:
+    """Segments of videos, with verb and noun (github.com/epic-kitchens/epic-kitchens-100-annotations)."""
+
+    def sample(role: str, row: dict[str, str]) -> AnnotatedSample:
+        start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
+        labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
+        ref = VideoRef(row["video_id"], start=start, end=end)
+        return AnnotatedSample((ref,), labels, frozenset({row["participant_id"]}))
+
+    return Annotations(lists=read_lists(sources, sample))
+
+
+def _read_finegym(sources: Sources) -> Annotations:
+    """Lines `VIDEO_E_start_end_A_start_end label`, in seconds; files are elements, events or whole videos."""
+
+    def sample(role: str, line: str) -> AnnotatedSample:
+        name, _, label = line.partition(" ")
+        match = _ELEMENT.fullmatch(name)
+        if match is None or not label.strip().isdecimal():
+            raise ValueError(f"a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}")
+        video, event, start = match["video"], int(match["event"]), int(match["start"])
+        end = max(int(match["end"]), start + 1)  # of elements shorter than a second, both are equal
+        refs = (
+            VideoRef(name),
+            VideoRef(f"{video}_E_{match['event']}_{match['event_end']}", start=start, end=end),
+            VideoRef(video, start=event + start, end=event + end),
+        )
+        return AnnotatedSample(refs, (int(label),))
+
+    lists = read_lists(sources, sample)
+    names: list[str] = []  # from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`
+    categories = only(sources, "classes")
+    for place, line in entries(categories) if categories else ():
+        fields = line.split(";", maxsplit=3)
+        if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
+            raise DataError(
+                f"{place}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, this is {shown(line)}"
+            )
+        names.append(fields[3].strip())
+    settings = {"num_classes": len(names)} if names else {}
+    return Annotations(lists=lists, class_names=unique_names(names), settings=settings)
+
+
+READERS: Final[dict[str, Callable[[Sources], Annotations]]] = {
+    "ucf101": _read_ucf101,
+    "hmdb51": _read_hmdb51,
+    "ssv2": _read_ssv2,
+    "kinetics": _read_kinetics,
+    "oscc": _read_oscc,
+    "diving48": _read_diving48,
+    "epic-kitchens-100": _read_epic,
+    "finegym288": _read_finegym,
+    "finegym99": _read_finegym,
+}

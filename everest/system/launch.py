@@ -1,0 +1,183 @@
+"""The devices of a run, the values of --gpus and --processes, and the start of a process for each.
+
+The first process only watches the others: it forwards signals, and shows an error once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import NamedTuple
+
+from everest.errors import EnvironmentProblem, RecipeError
+from everest.system.signals import PARENT, catch_stop_signals, leave_closed_terminal
+
+GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
+LOST = 69  # exit code of a process that exits because another one has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """The devices that --gpus and --processes select on this machine."""
+
+    kind: str  # cuda, mps or cpu
+    processes: int = 1
+    ids: tuple[int, ...] = ()  # of the GPUs; empty: all, in their order
+
+
+def read_devices(gpus: str, processes: int | None) -> Devices:
+    """Parse `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
+
+    Raises:
+        RecipeError: anything else, or --processes without --gpus cpu.
+        EnvironmentProblem: GPUs that this machine does not have.
+    """
+    if gpus == "cpu":
+        return Devices(kind="cpu", processes=processes or 1)
+    if processes is not None:
+        raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
+    parts = gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
+    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in parts):
+        raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2 or 1, or cpu or mps")
+
+    import torch
+
+    available = torch.cuda.device_count()
+    if gpus == "mps" or (gpus == "auto" and not available):
+        if torch.backends.mps.is_available():
+            return Devices(kind="mps")
+        if gpus == "mps":
+            raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
+        return Devices(kind="cpu")
+    if gpus == "auto":
+        return Devices(kind="cuda", processes=available)
+    ids = tuple(int(part) for part in parts)
+    if len(ids) == 1 and "," not in gpus:
+        ids = tuple(range(ids[0]))
+    if not ids or len(set(ids)) < len(ids):
+        raise RecipeError(f"--gpus {gpus}: give a number from 1, or ids that differ")
+    missing = [i for i in ids if i >= available]
+    if missing:
+        raise EnvironmentProblem(
+            f"--gpus {gpus}: no GPU {missing[0]}, this machine has {available}; try --gpus cpu"
+        )
+    return Devices(kind="cuda", processes=len(ids), ids=ids)
+
+
+def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
+    """The variable that shows a process only these GPUs, numbered among those visible to this process."""
+    if not ids:
+        return {}
+    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
+
+
+class RunEnd(NamedTuple):
+    """How a run of several processes ended."""
+
+    code: int  # exit code of the run
+    errors: str  # text that is still to be shown
+
+
+def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
+    """Run `command` once per process and wait.
+
+    The first process has this one's terminal. The error output of the others is held back, and returned only
+    if one of them fails by itself, so that an error appears once. Signals are forwarded.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]  # a free one
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(devices.processes),
+        "LOCAL_WORLD_SIZE": str(devices.processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        PARENT: str(os.getpid()),
+        **visible_gpus(devices.ids),
+    }
+    if devices.kind == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
+    with tempfile.TemporaryFile("w+") as errors_of_others:
+        workers = [
+            subprocess.Popen(
+                command,
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL if rank else None,
+                stderr=errors_of_others if rank else None,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches this process only, which forwards it once
+            )
+            for rank in range(devices.processes)
+        ]
+        with _forward_signals(workers) as forwarded:
+            failed = _wait(workers)
+        errors_of_others.seek(0)
+        errors = errors_of_others.read() if failed else ""
+    if failed is None:
+        return RunEnd(0, "")
+    code = workers[failed].returncode
+    if code >= 0:
+        return RunEnd(code, errors)
+    if -code in forwarded:
+        return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
+    name = signal.Signals(-code).name
+    hint = ", most often because memory ran out" if -code == signal.SIGKILL else ""
+    error = f"error: process {failed} of the run was killed by {name}{hint}"
+    return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
+
+
+@contextmanager
+def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
+    """Forward signals to the workers; yields the set of the signals received so far."""
+    received: set[int] = set()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.add(number)
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(number)
+
+    before = catch_stop_signals(forward)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
+    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
+
+    If the main process ends with the same code, it is rank 0, which has shown the error.
+    """
+    failed: int | None = None
+    deadline = 0.0
+    while True:
+        codes = [worker.poll() for worker in workers]
+        running = None in codes
+        if failed is None:
+            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            # A process that lost another one counts only after all have ended: the other's error comes first.
+            lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
+            failed = next(iter(own or lost), None)
+            deadline = time.monotonic() + GRACE_SECONDS
+        elif running and time.monotonic() > deadline:
+            for worker in workers:
+                worker.kill()
+        if not running:
+            return 0 if failed is not None and codes[0] == codes[failed] else failed
+        time.sleep(0.05)

@@ -75,6 +75,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """A recipe of `clip_files` for a tiny model."""
+    from small_runs import small_recipe
+
+    return small_recipe(tmp_path_factory.mktemp("recipe"), clip_files)
+
+
+@pytest.fixture(scope="session")
 def classifier_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The run folder of a tiny classifier of two classes, trained on `clip_files`."""
     from small_runs import small_run
@@ -88,3 +96,17 @@ def autoencoder_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) 
     from small_runs import small_run
 
     return small_run(tmp_path_factory.mktemp("autoencoder"), clip_files, "pretrain")
+
+
+def _task_run(name: str) -> Callable[..., Path]:
+    @pytest.fixture(scope="session", name=f"{name}_run")
+    def made(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+        from task_runs import task_run
+
+        return task_run(tmp_path_factory.mktemp("task"), clip_files, name)
+
+    return made
+
+
+# Classifiers of any number of three tags, of a number, with a head of each task, and with two heads.
+tags_run, scores_run, mixed_run, heads_run = map(_task_run, ("tags", "scores", "mixed", "heads"))

@@ -19,6 +19,8 @@ from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 
+WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
+
 
 def test_every_name_is_there():
     for name in everest.__all__:
@@ -26,18 +28,11 @@ def test_every_name_is_there():
     assert everest.normalize is everest.normalise
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         everest.nothing  # noqa: B018
-
-
-PUBLIC_MODULES = ("augment", "crops", "strategies", "targets")
-
-
-@pytest.mark.parametrize("name", PUBLIC_MODULES)
-def test_the_public_modules_name_what_they_offer(name: str):
-    module = getattr(everest, name)
-    assert name in everest.__all__
-    assert name in dir(everest)
-    for offered in module.__all__:
-        assert getattr(module, offered).__doc__, offered
+    for name in ("augment", "crops", "strategies", "targets"):
+        assert name in everest.__all__
+        assert name in dir(everest)
+        module = getattr(everest, name)
+        assert all(getattr(module, offered).__doc__ for offered in module.__all__), name
 
 
 def test_every_strategy_has_a_public_name():
@@ -86,35 +81,31 @@ def test_tokens_can_be_selected_without_a_model(clip_files: Path):
         everest.select_tokens(x, strategy="tub")
 
 
-def test_normalise_refuses_what_is_normalised_already():
+def test_normalise_takes_a_tensor_of_bytes():
     with pytest.raises(ValueError, match="expected uint8"):
         everest.normalise(torch.zeros(3, 2, 8, 8))
-
-
-def test_a_classifier_needs_its_number_of_classes():
-    with pytest.raises(ValueError, match="num_classes"):
-        everest.create_model("vit-tiny", kind="classifier")
+    with pytest.raises(TypeError, match=r"torch tensor, got ndarray; torch\.from_numpy"):
+        everest.normalise(np.zeros((3, 2, 8, 8), np.uint8))
 
 
 @pytest.mark.parametrize("strategy", ["random", "tube", "redundancy_robust", "all"])
-def test_keep_is_the_share_that_is_visible(strategy):
-    x = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
-    for keep, visible in ((0.1, 10), (0.7, 70), (1, 100)):
-        chosen = everest.select_tokens(x, strategy=strategy, keep=keep, tubelet=(2, 8, 8))
-        assert chosen.visible.size(1) == visible
+@pytest.mark.parametrize(("keep", "visible"), [(0.1, 10), (0.7, 70), (1, 100)])
+def test_keep_is_the_share_that_is_visible(strategy, keep, visible):
+    chosen = everest.select_tokens(WIDE, strategy=strategy, keep=keep, tubelet=(2, 8, 8))
+    assert chosen.visible.size(1) == visible
 
 
-def test_without_keep_a_strategy_chooses_as_in_a_recipe():
-    x = torch.rand(1, 3, 4, 40, 80)
-    assert everest.select_tokens(x, strategy="tube", tubelet=(2, 8, 8)).visible.size(1) == 10
-    chosen = everest.select_tokens(x, tubelet=(2, 8, 8))
-    assert (chosen.visible.size(1), chosen.target.size(1)) == (10, 20)
-
-
-def test_settings_by_name_win_over_keep():
-    x = torch.rand(1, 3, 4, 40, 80)
-    chosen = everest.select_tokens(x, keep=0.5, visible_ratio=0.2, tubelet=(2, 8, 8))
-    assert (chosen.visible.size(1), chosen.target.size(1)) == (20, 30)
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({}, (10, 20)),  # as in a recipe
+        ({"strategy": "tube"}, (10, 90)),
+        ({"keep": 0.5, "visible_ratio": 0.2}, (20, 30)),  # a setting by its name wins over `keep`
+    ],
+)
+def test_a_strategy_chooses_by_its_settings(options, counts):
+    chosen = everest.select_tokens(WIDE, tubelet=(2, 8, 8), **options)
+    assert (chosen.visible.size(1), chosen.target.size(1)) == counts
 
 
 @pytest.mark.parametrize(
@@ -132,15 +123,12 @@ def test_wrong_settings_of_a_strategy_are_named(settings, message):
 
 
 @pytest.mark.parametrize("strategy", ["random", "tube", "redundancy-robust", "all"])
-@pytest.mark.parametrize("keep", [0, -0.5, 1.01])
-def test_keep_must_be_a_share(strategy, keep):
-    with pytest.raises(ValueError, match="more than 0 and at most 1"):
-        everest.select_tokens(torch.rand(1, 3, 4, 32, 32), strategy=strategy, keep=keep, tubelet=(2, 8, 8))
-
-
-def test_keep_that_leaves_no_token_is_refused():
+def test_keep_must_be_a_share_that_leaves_a_token(strategy):
+    for keep in (0, -0.5, 1.01):
+        with pytest.raises(ValueError, match="more than 0 and at most 1"):
+            everest.select_tokens(WIDE, strategy=strategy, keep=keep, tubelet=(2, 8, 8))
     with pytest.raises(ValueError, match="leaves none of 32 tokens"):
-        everest.select_tokens(torch.rand(1, 3, 4, 32, 32), keep=0.01, tubelet=(2, 8, 8))
+        everest.select_tokens(WIDE[..., :32, :32], keep=0.01, tubelet=(2, 8, 8))
 
 
 def test_a_strategy_measures_by_its_own_settings():
@@ -170,16 +158,14 @@ def test_models_that_cannot_be_meant_are_recipe_errors(options, message):
         everest.create_model(**{"backbone": "vit-tiny", "kind": "pretrain"} | options)
 
 
-@pytest.mark.parametrize("num_classes", [{}, {"verb": 1}, None, 0, 1])
-def test_a_classifier_needs_two_classes(num_classes):
-    with pytest.raises(ValueError, match="num_classes of at least 2"):
-        everest.create_model("vit-tiny", kind="classifier", num_classes=num_classes)
-
-
-@pytest.mark.parametrize("name", ["frames", "stride", "size"])
-def test_read_clip_refuses_numbers_below_one(name, clip_files: Path):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
-        everest.read_clip(clip_files / "clip0.mp4", **{name: 0})
+def test_a_classifier_needs_two_classes_or_a_mapping_of_heads():
+    for num_classes in ({}, {"verb": 1}, None, 0, 1):
+        with pytest.raises(ValueError, match="num_classes of at least 2"):
+            everest.create_model("vit-tiny", kind="classifier", num_classes=num_classes)
+    heads = {"verb": 3, "noun": 4}
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=heads, frames=4, size=32)
+    assert isinstance(model, VideoClassifier)
+    assert (model.heads, model.num_classes) == (named_heads(heads), 7)
 
 
 def test_read_clip_is_the_view_of_validation(clip_files: Path):
@@ -187,19 +173,9 @@ def test_read_clip_is_the_view_of_validation(clip_files: Path):
     views = ValidationViews(frames=8, stride=2, size=(24, 32), sampling="dense")
     expected = views(Sample(path=path), np.random.default_rng(1), "auto").frames[0]
     assert torch.equal(everest.read_clip(path, frames=8, stride=2, size=(24, 32)), expected)
-
-
-def test_normalise_wants_a_tensor():
-    with pytest.raises(TypeError, match=r"torch tensor, got ndarray; torch\.from_numpy"):
-        everest.normalise(np.zeros((3, 2, 8, 8), np.uint8))
-
-
-def test_a_mapping_of_classes_gives_a_head_for_each():
-    model = everest.create_model(
-        "vit-tiny", kind="classifier", num_classes={"verb": 3, "noun": 4}, frames=4, size=32
-    )
-    assert isinstance(model, VideoClassifier)
-    assert (model.heads, model.num_classes) == (named_heads({"verb": 3, "noun": 4}), 7)
+    for name in ("frames", "stride", "size"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+            everest.read_clip(path, **{name: 0})
 
 
 def test_drop_path_grows_over_the_blocks_of_a_classifier():
@@ -216,13 +192,10 @@ def test_drop_path_grows_over_the_blocks_of_a_classifier():
         assert torch.equal(plain.train()(x), plain(x))
 
 
-@pytest.mark.parametrize("drop_path", [1, 1.0, -0.1, float("nan"), "much", None])
-def test_drop_path_must_be_a_probability_below_one(drop_path):
-    with pytest.raises(RecipeError, match=r"^finetune\.drop_path: must be|valid number"):
-        everest.create_model("vit-tiny", kind="classifier", num_classes=2, drop_path=drop_path)
-
-
-def test_drop_path_belongs_to_a_classifier():
+def test_drop_path_is_a_probability_below_one_of_a_classifier():
+    for drop_path in (1, 1.0, -0.1, float("nan"), "much", None):
+        with pytest.raises(RecipeError, match=r"^finetune\.drop_path: must be|valid number"):
+            everest.create_model("vit-tiny", kind="classifier", num_classes=2, drop_path=drop_path)
     with pytest.raises(ValueError, match=r"drop_path=0\.1: only a classifier has stochastic depth"):
         everest.create_model("vit-tiny", kind="pretrain", drop_path=0.1)
     everest.create_model("vit-tiny", kind="pretrain", depth=1, drop_path=0.0)

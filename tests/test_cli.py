@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import RECIPE, refused
+from small_runs import called, refused, run
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import everest
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.methods.strategies import RedundancyRobust
@@ -31,13 +30,6 @@ COMMANDS = [
     *("visualize-mask", "select-frames", "profile", "prepare", "recipes", "runs", "plot", "demo", "doctor"),
     *("weights", "sweep"),
 ]
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, clip_files: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    return path
 
 
 HEAVY = {"torch", "numpy", "yaml", "rich", "av"}
@@ -109,81 +101,50 @@ def test_shells_complete_commands_options_and_recipes(typed: str, completions: l
     assert sorted(shown.stdout.split()) == sorted(completions), shown.stderr
 
 
-def test_unknown_recipe_names_the_nearest(tmp_path: Path):
-    message = refused("pretrain", "--recipe", "ucf10", "-o", tmp_path / "run", code=2)
-    assert "ucf10" in message
-    assert "did you mean 'ucf101'?" in message
-
-
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("options", "code", "message"),
     [
-        ("pretrain.base_lrr=1", "unknown key; did you mean 'base_lr'?"),
-        ("pretrain.epochs=many", "pretrain.epochs"),
-        ("data.size=100", "no multiple of the tubelet's 8"),
-        ("model.backbone=vit-x", "did you mean"),
-        ("pretrain.selection.strategy=tubes", "did you mean 'tube'?"),
+        (["--recipe", "ucf10"], 2, "unknown name 'ucf10'; did you mean 'ucf101'?"),
+        (["--set", "pretrain.base_lrr=1"], 2, "unknown key; did you mean 'base_lr'?"),
+        (["--set", "pretrain.epochs=many"], 2, "pretrain.epochs"),
+        (["--set", "data.size=100"], 2, "no multiple of the tubelet's 8"),
+        (["--set", "model.backbone=vit-x"], 2, "did you mean"),
+        (["--set", "pretrain.selection.strategy=tubes"], 2, "did you mean 'tube'?"),
+        (["--data", "/gone"], 4, "/gone: no such folder"),
+        (["--set", "data.train=gone.csv"], 4, "gone.csv"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_fix(recipe: Path, tmp_path: Path, override: str, message: str):
-    shown = refused("pretrain", "--recipe", recipe, "--set", override, "-o", tmp_path / "run", code=2)
-    assert message in shown
+def test_a_wrong_setting_is_named_with_its_fix(
+    recipe: Path, tmp_path: Path, options, code: int, message: str
+):
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
+    assert message in refused(*command, code=code)
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_data_is_named(recipe: Path, tmp_path: Path):
-    gone = refused(
-        "pretrain", "--recipe", recipe, "--data", tmp_path / "gone", "-o", tmp_path / "run", code=4
-    )
-    assert "gone: no such folder" in gone
-    shown = refused(
-        "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", code=4
-    )
-    assert "gone.csv" in shown
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
+def test_a_list_that_cannot_be_used_is_named_with_its_line(recipe: Path, clip_files: Path, tmp_path: Path):
+    path = tmp_path / "list.csv"
+    options = ["--recipe", recipe, "--set", f"data.train={path}", "-o", tmp_path / "run"]
+    for lines, message in (
         ("", "empty"),
         ("clip0.mp4 0\nclip1.mp4 7\n", "list.csv:2"),
         ("clip0.mp4 0\nclip9.mp4 1\n", "clip9.mp4"),
         ("clip0.mp4\n", "label"),
-    ],
-)
-def test_a_list_that_cannot_be_used_is_named_with_its_line(
-    recipe: Path, clip_files: Path, tmp_path: Path, lines: str, message: str
-):
-    path = tmp_path / "list.csv"
-    path.write_text(lines.replace("clip", f"{clip_files}/clip"))
-    options = ["--recipe", recipe, "--set", f"data.train={path}", "-o", tmp_path / "run"]
-    assert message in refused("finetune", *options, "--init", "none", code=4)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_data_set_of_texts_named_mp4_ends_the_run(recipe: Path, tmp_path: Path):
+    ):
+        path.write_text(lines.replace("clip", f"{clip_files}/clip"))
+        assert message in refused("finetune", *options, "--init", "none", code=4)
+        assert not (tmp_path / "run").exists()
     for i in range(8):
         (tmp_path / f"{i}.mp4").write_text("this is no video")
-    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/{i}.mp4 {i % 2}\n" for i in range(8)))
-    options = ["--recipe", recipe, "--set", f"data.train={tmp_path}/list.csv", "-o", tmp_path / "run"]
-    message = refused("pretrain", *options, code=4)
-    assert "not a video file" in message
+    path.write_text("".join(f"{tmp_path}/{i}.mp4 {i % 2}\n" for i in range(8)))
+    assert "not a video file" in refused("pretrain", *options, code=4)
 
 
 def checkpoint(path: Path, kind: str) -> Path:
     settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), width=24, depth=2, heads=2)
-    spec = ModelSpec(
-        kind="pretrain",
-        frames=4,
-        size=(32, 32),
-        model=settings,
-        selection=RedundancyRobust(),
-        target=PixelTargetSettings(),
-    )
-    tensors = everest.create_model(
-        "vit-tiny", kind="pretrain", frames=4, size=32, tubelet=(2, 8, 8), width=24, depth=2, heads=2
-    ).state_dict()
+    chosen = {"selection": RedundancyRobust(), "target": PixelTargetSettings()}
+    spec = ModelSpec(kind="pretrain", frames=4, size=(32, 32), model=settings, **chosen)
+    tensors = spec.build().state_dict()
     Weights(kind=kind, settings=spec.dump(), classes=None, recipe="x", step=1, tensors=tensors).save(path)
     return path
 
@@ -209,49 +170,28 @@ def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path)
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    message = refused("pretrain", "--recipe", recipe, "-o", folder, code=2)
-    assert "is no run folder" in message
-    assert (
-        CliRunner()
-        .invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(folder), "--overwrite"])
-        .exit_code
-        == 0
-    )
+    command = ["pretrain", "--recipe", recipe, "-o", folder]
+    assert "is no run folder" in refused(*command, code=2)
+    called(*command, "--overwrite")
     assert (folder / "thesis.txt").read_text() == "precious"
-    other = refused("pretrain", "--recipe", recipe, "-o", folder, "--seed", 5, code=2)
+    other = refused(*command, "--seed", 5, code=2)
     assert "holds a run with other settings: train.seed (0, now 5)" in other
-    assert "holds a run" in refused("pretrain", "--recipe", recipe, "-o", folder, "--resume", "never", code=2)
-    assert "a file is in the way" in refused(
-        "pretrain", "--recipe", recipe, "-o", folder / "thesis.txt", code=2
-    )
+    assert "holds a run" in refused(*command, "--resume", "never", code=2)
+    assert "a file is in the way" in refused(*command[:-1], folder / "thesis.txt", code=2)
     assert "holds no demo" in refused("demo", "-o", folder, code=2)
-
-
-def test_an_unwritable_output_is_an_error_of_the_environment(recipe: Path):
-    message = refused("pretrain", "--recipe", recipe, "-o", "/proc/everest/run", code=5)
-    assert "cannot write /proc/everest/run" in message
+    assert "cannot write /proc/everest/run" in refused(*command[:-1], "/proc/everest/run", code=5)
 
 
 def test_usage_errors_have_code_2():
     assert "Missing option '--recipe'" in refused("pretrain", code=2)
     assert "No such command" in refused("pretrian", code=2)
+    assert "Traceback" in called("--debug", "pretrain", "--recipe", "nothing", code=2).stderr
 
 
 def test_print_config_is_a_recipe_that_resolves_to_itself(recipe: Path, tmp_path: Path):
-    shown = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "--print-config"]).stdout
+    shown = run("pretrain --print-config --recipe", recipe)
     (tmp_path / "again.yaml").write_text(shown)
-    again = (
-        CliRunner()
-        .invoke(app, ["pretrain", "--recipe", str(tmp_path / "again.yaml"), "--print-config"])
-        .stdout
-    )
-    assert again == shown
-
-
-def test_debug_shows_the_traceback_and_keeps_the_code():
-    result = CliRunner().invoke(app, ["--debug", "pretrain", "--recipe", "nothing"])
-    assert result.exit_code == 2
-    assert "Traceback" in result.stderr
+    assert run("pretrain --print-config --recipe", tmp_path / "again.yaml") == shown
 
 
 def test_weights_of_init_are_not_overwritten_by_the_run_they_start(recipe: Path, tmp_path: Path):
@@ -262,28 +202,24 @@ def test_weights_of_init_are_not_overwritten_by_the_run_they_start(recipe: Path,
     assert weights.read_bytes() == before
 
 
-def test_too_little_memory_is_an_error_of_the_environment():
-    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
-        told = as_user_error(error)
-        assert told is not None
-        assert told.exit_code == 5
-        assert "train.micro_batch" in str(told)
-    assert as_user_error(RuntimeError("a bug")) is None
-
-
-def test_a_compiler_error_is_an_error_of_the_environment():
+def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():
     def refuse(graph: object, inputs: object) -> None:
         raise OSError("cache/a.so: file too short")
 
     with pytest.raises(RuntimeError) as caught:
         torch.compile(lambda x: x + 1, backend=refuse)(torch.ones(1))
-    told = as_user_error(caught.value)
-    assert told is not None
-    assert told.exit_code == 5
-    assert "cannot compile the model (backend='refuse' raised: OSError: cache/a.so: file too short)" in str(
-        told
-    )
-    assert "train.compile=false" in str(told)
+    memory, compiler = "train.micro_batch", "train.compile=false"
+    reason = "cannot compile the model (backend='refuse' raised: OSError: cache/a.so: file too short)"
+    for error, parts in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), [memory]),
+        (MemoryError(), [memory]),
+        (caught.value, [reason, compiler]),
+    ):
+        told = as_user_error(error)
+        assert told is not None
+        assert told.exit_code == 5
+        assert all(part in str(told) for part in parts)
+    assert as_user_error(RuntimeError("a bug")) is None
 
 
 @pytest.mark.slow
@@ -305,16 +241,13 @@ def test_a_damaged_cache_of_compiled_models_is_one_line(
     assert 'File "<frozen' not in ended.stderr
 
 
-@pytest.mark.parametrize("option", ["--out", "--output"])
-def test_both_spellings_of_the_output_are_accepted(option: str, tmp_path: Path):
-    for command in (["plot", tmp_path], ["runs", tmp_path], ["pretrain", "--recipe", "demo"]):
-        message = CliRunner().invoke(app, [*map(str, command), option, str(tmp_path / "x.txt")]).stderr
-        assert ("No such option" in message) == (command[0] == "runs"), message
-
-
-def test_help_shows_one_spelling_of_the_output():
+def test_both_spellings_of_the_output_are_accepted_and_one_is_shown(tmp_path: Path):
+    for option in ("--out", "--output"):
+        for command in (["plot", tmp_path], ["runs", tmp_path], ["pretrain", "--recipe", "demo"]):
+            message = CliRunner().invoke(app, [*map(str, command), option, str(tmp_path / "x.txt")]).stderr
+            assert ("No such option" in message) == (command[0] == "runs"), message
     for command in ("extract", "convert", "export", "visualize-mask", "plot", "pretrain", "demo"):
-        shown = CliRunner().invoke(app, [command, "--help"]).stdout
+        shown = run(command, "--help")
         assert "--output" in shown
         assert "--out " not in shown
 
@@ -408,8 +341,8 @@ def test_nothing_is_lost_at_the_end_of_a_command(tmp_path):
     assert (tmp_path / "thread").is_file()
 
 
-def test_a_full_output_fails(tmp_path):
-    command = [sys.executable, "-m", "everest_cli", "profile", "--backbone", "vit-tiny", "--json"]
+def test_a_full_output_fails():
+    command = [sys.executable, "-m", "everest_cli", "recipes", "list", "--json"]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode != 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
-from small_runs import called, refused, small_recipe
+from small_runs import called, contents, refused, small_recipe
 
 from everest.system.weights import Weights
 
@@ -24,10 +24,6 @@ def run(tmp_path: Path, classifier_run: Path) -> Path:
 @pytest.fixture
 def videos(tmp_path: Path, clip_files: Path) -> Path:
     return Path(shutil.copytree(clip_files, tmp_path / "videos"))
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def commands(run: Path, videos: Path) -> dict[str, list[object]]:

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 from kill_at_change import ran_until
-from small_runs import called
+from small_runs import called, contents
 
 from everest.system.files import is_unfinished
-
-
-def files_in(folder: Path) -> dict[Path, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
@@ -36,21 +31,21 @@ def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(
     out = tmp_path / "out"
     command = commands(classifier_run, clip_files, out)[name]
     called(*command)
-    sizes = {path: len(data) for path, data in files_in(out).items()}
+    sizes = {path: len(data) for path, data in contents(out).items()}
     change, ended = 0, False
     while not ended:
         shutil.rmtree(out, ignore_errors=True)
         change += 1
         ended = ran_until(change, command, out)
         # A kill after the last file, before its traces are removed: the result is there.
-        left = {path: len(data) for path, data in files_in(out).items()}
+        left = {path: len(data) for path, data in contents(out).items()}
         # The page of eval states the seconds it took.
         is_whole = left.keys() == sizes.keys() if name == "eval" else left == sizes
         if not ended and not is_whole:
             called(*command)
-        assert files_in(out).keys() == sizes.keys(), change
+        assert contents(out).keys() == sizes.keys(), change
         assert not [path for path in out.rglob("*") if is_unfinished(path.name)], change
         if name != "eval":
             # Not all bytes: safetensors writes the header's texts in any order.
-            assert {path: len(data) for path, data in files_in(out).items()} == sizes, change
+            assert {path: len(data) for path, data in contents(out).items()} == sizes, change
     assert change > 5

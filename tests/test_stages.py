@@ -17,27 +17,16 @@ import pytest
 import torch
 from processes import stop_after, wait_for_rows
 from safetensors.torch import load_file
-from small_runs import RECIPE, equal, metrics, run, weights
+from small_runs import called, equal, metrics, refused, run, same_run, weights
 from torch._dynamo.utils import counters
-from typer.testing import CliRunner
 
 import everest
 from everest.system.run_folder import RunFolder
-from everest_cli.main import app
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    return path
-
-
-@pytest.fixture(scope="module")
-def pretrained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretrain") / "run"
-    assert run("pretrain", "--recipe", recipe, "-o", folder).splitlines()[-1] == str(folder)
-    return folder
+def pretrained(autoencoder_run: Path) -> Path:
+    return autoencoder_run
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +43,11 @@ def tensor_files(folder: Path) -> dict[str, str]:
 
 
 def test_a_run_folder_describes_itself(pretrained: Path, finetuned: Path):
-    for folder, kind in ((pretrained, "pretrain"), (finetuned, "classifier")):
+    for folder, kind in ((pretrained, "MaskedAutoencoder"), (finetuned, "VideoClassifier")):
         assert {"recipe.yaml", "env.json", "metrics.jsonl", "model.safetensors", "state"} <= {
             p.name for p in folder.iterdir()
         }
-        assert (
-            type(everest.load_model(folder)).__name__
-            == {
-                "pretrain": "MaskedAutoencoder",
-                "classifier": "VideoClassifier",
-            }[kind]
-        )
+        assert type(everest.load_model(folder)).__name__ == kind
         assert json.loads((folder / "env.json").read_text())["versions"]["torch"]
     assert (finetuned / "best.safetensors").is_file()
     assert [row["step"] for row in metrics(pretrained)] == [1, 2, 3]
@@ -101,32 +84,38 @@ def test_eval_of_best_weights_takes_the_other_file(finetuned: Path):
         assert result["checkpoint"].endswith(f"{name}.safetensors")
 
 
-def test_same_seed_same_run_and_another_seed_another(recipe: Path, pretrained: Path, tmp_path: Path):
-    for name, seed in (("same", 0), ("other", 1)):
-        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, "--seed", seed)
-    assert metrics(tmp_path / "same") == metrics(pretrained)
-    assert metrics(tmp_path / "other") != metrics(pretrained)
-    assert tensor_files(tmp_path / "same") == tensor_files(pretrained)
-    assert tensor_files(tmp_path / "other") != tensor_files(pretrained)
-
-
-def test_equal_fine_tuning_runs_write_equal_files(
+def test_same_seed_same_run_and_another_seed_another(
     recipe: Path, pretrained: Path, finetuned: Path, tmp_path: Path
 ):
-    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", tmp_path / "same")
+    same, other, again = tmp_path / "same", tmp_path / "other", tmp_path / "again"
+    shown = run("pretrain", "--recipe", recipe, "-o", same, "--set", "train.workers=2")  # change nothing
+    assert shown.splitlines()[-1] == str(same)
+    run("pretrain", "--recipe", recipe, "-o", other, "--seed", 1)
+    assert metrics(same) == metrics(pretrained) != metrics(other)
+    assert tensor_files(same) == tensor_files(pretrained) != tensor_files(other)
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", again)
     assert {"model.safetensors", "best.safetensors"} < tensor_files(finetuned).keys()
-    assert tensor_files(tmp_path / "same") == tensor_files(finetuned)
+    assert tensor_files(again) == tensor_files(finetuned)
 
 
-def test_workers_change_nothing(recipe: Path, pretrained: Path, tmp_path: Path):
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=2")
-    assert metrics(tmp_path / "run") == metrics(pretrained)
-
-
-def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_path: Path):
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.micro_batch=4")
-    for one, two in zip(metrics(tmp_path / "run"), metrics(pretrained), strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        (["--set", "train.micro_batch=4"], {"rel": 1e-4}),  # without accumulation
+        (["--set", "train.checkpointing=true"], {"abs": 1e-6}),
+        (["--set", "train.clip_grad=100.0"], {"abs": 1e-6}),
+        (["--precision", "bf16"], {"rel": 2e-2}),
+    ],
+)
+def test_settings_of_memory_and_speed_change_no_loss(
+    recipe: Path, pretrained: Path, tmp_path: Path, settings: list[str], tolerance: dict[str, float]
+):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *settings)
+    found, expected = ([row["loss"] for row in metrics(folder)] for folder in (tmp_path / "run", pretrained))
+    assert found == pytest.approx(expected, **tolerance)
+    if "bf16" in settings:
+        assert found != expected
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "run").values())
 
 
 @pytest.mark.slow
@@ -136,9 +125,7 @@ def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):
     process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command, "-q"])
     wait_for_rows(folder, 2, process)
     for option in ([], ["--overwrite"]):
-        result = CliRunner().invoke(app, [*command, *option])
-        assert result.exit_code == 2
-        assert f"process {process.pid} trains it now" in result.stderr
+        assert f"process {process.pid} trains it now" in refused(*command, *option, code=2)
     process.terminate()
     assert process.wait(timeout=60) == 143
     rows = [row["step"] for row in RunFolder(folder).rows()]
@@ -170,8 +157,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     run(*command, "--recipe", recipe, "-o", whole)
     assert stop_after(recipe, command, parts, how, rows=6) == code
     run(*command, "--recipe", recipe, "-o", parts)
-    assert metrics(parts) == metrics(whole)
-    assert equal(weights(parts), weights(whole))
+    assert same_run(parts, whole)
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -184,9 +170,7 @@ def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk:
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    result = CliRunner().invoke(app, [*command, "--recipe", str(recipe), "-o", str(folder)])
-    assert result.exit_code == 5
-    assert "the disk is full" in result.stderr
+    assert "the disk is full" in called(*command, "--recipe", recipe, "-o", folder, code=5).stderr
     ballast.unlink()
     run(*command, "--recipe", recipe, "-o", folder)
     run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
@@ -236,37 +220,18 @@ def test_a_run_killed_before_its_first_save_starts_again(recipe: Path, tmp_path:
     assert metrics(parts) == metrics(whole)
 
 
-def test_another_start_is_another_run(recipe: Path, pretrained: Path, finetuned: Path):
-    result = CliRunner().invoke(
-        app, ["finetune", "--recipe", str(recipe), "--init", "none", "-o", str(finetuned)]
-    )
-    assert result.exit_code == 2
-    assert "holds a run that started from" in result.stderr
+def test_another_start_and_fp16_on_a_cpu_are_refused(recipe: Path, finetuned: Path, tmp_path: Path):
+    other = refused("finetune --init none", "--recipe", recipe, "-o", finetuned, code=2)
+    assert "holds a run that started from" in other
+    command = ["pretrain --precision fp16 --gpus cpu", "--recipe", recipe, "-o", tmp_path / "run"]
+    assert "needs a CUDA GPU" in called(*command, code=5).stderr
 
 
 def test_one_batch_can_be_overfit(recipe: Path, tmp_path: Path):
-    folder = tmp_path / "run"
     settings = ["--set", "pretrain.epochs=60", "--set", "pretrain.min_lr=0"]
-    run("pretrain", "--recipe", recipe, "-o", folder, "--overfit-one-batch", *settings)
-    losses = [row["loss"] for row in metrics(folder)]
+    run("pretrain --overfit-one-batch", "--recipe", recipe, "-o", tmp_path / "run", *settings)
+    losses = [row["loss"] for row in metrics(tmp_path / "run")]
     assert losses[-1] < 0.9 * losses[0]
-
-
-def test_lower_precision_stays_close_and_keeps_float32_weights(
-    recipe: Path, pretrained: Path, tmp_path: Path
-):
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--precision", "bf16")
-    lower, full = metrics(tmp_path / "run"), metrics(pretrained)
-    assert [row["loss"] for row in lower] == pytest.approx([row["loss"] for row in full], rel=2e-2)
-    assert lower != full
-    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "run").values())
-
-
-def test_fp16_is_not_passed_over_in_silence_on_a_cpu(recipe: Path, tmp_path: Path):
-    options = ["--recipe", str(recipe), "-o", str(tmp_path / "run"), "--precision", "fp16", "--gpus", "cpu"]
-    result = CliRunner().invoke(app, ["pretrain", *options])
-    assert result.exit_code == 5
-    assert "needs a CUDA GPU" in result.stderr
 
 
 @pytest.mark.slow
@@ -288,16 +253,6 @@ def test_a_classifier_is_compiled_once_for_all_its_steps(recipe: Path, pretraine
     run("finetune", "--recipe", recipe, *options)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-
-
-@pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.clip_grad=100.0"])
-def test_settings_that_save_memory_or_do_nothing_change_no_loss(
-    recipe: Path, pretrained: Path, tmp_path: Path, setting: str
-):
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", setting)
-    assert [row["loss"] for row in metrics(tmp_path / "run")] == pytest.approx(
-        [row["loss"] for row in metrics(pretrained)], abs=1e-6
-    )
 
 
 def test_a_small_limit_clips_the_gradient(recipe: Path, pretrained: Path, tmp_path: Path):
@@ -323,17 +278,8 @@ def test_dry_run_prints_estimates_and_writes_nothing(recipe: Path, pretrained: P
 
 
 def test_frozen_encoder_stays_as_it_was(recipe: Path, pretrained: Path, tmp_path: Path):
-    run(
-        "finetune",
-        "--recipe",
-        recipe,
-        "--init",
-        pretrained,
-        "-o",
-        tmp_path / "run",
-        "--set",
-        "finetune.freeze=encoder",
-    )
+    command = ["finetune --set finetune.freeze=encoder", "--recipe", recipe, "--init", pretrained]
+    run(*command, "-o", tmp_path / "run")
     before, after = weights(pretrained), weights(tmp_path / "run")
     assert all((before[name] == after[name]).all() for name in after if name.startswith("encoder."))
     assert after["head.bias"].any()  # it starts at zero
@@ -343,29 +289,20 @@ def test_frozen_encoder_stays_as_it_was(recipe: Path, pretrained: Path, tmp_path
 
 
 def test_a_classifier_of_other_classes_gives_its_encoder_only(recipe: Path, finetuned: Path, tmp_path: Path):
-    command = ["finetune", "--recipe", recipe, "--init", finetuned, "--set", "data.num_classes=3"]
-    result = CliRunner().invoke(app, [str(a) for a in [*command, "-o", tmp_path / "run"]])
-    assert result.exit_code == 0
-    assert "the head starts fresh" in result.stderr
+    command = ["finetune --set data.num_classes=3", "--recipe", recipe, "--init", finetuned]
+    assert "the head starts fresh" in called(*command, "-o", tmp_path / "run").stderr
 
 
-def test_one_bad_video_is_named_counted_and_replaced(recipe: Path, clip_files: Path, tmp_path: Path):
+def test_one_bad_video_is_named_counted_and_replaced(
+    recipe: Path, finetuned: Path, clip_files: Path, tmp_path: Path
+):
     names = [f"{clip_files}/clip{i % 4}.mp4 {i % 2}" for i in range(7)]
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.csv").write_text("\n".join([*names, f"{tmp_path}/text.mp4 0"]) + "\n")
-    options = ["--recipe", recipe, "--set", f"data.train={tmp_path}/list.csv", "--set", "data.max_bad=0.9"]
-    result = CliRunner().invoke(app, [str(a) for a in ["pretrain", *options, "-o", tmp_path / "run"]])
-    assert result.exit_code == 0
-    assert result.stderr.count("text.mp4") == 1
-    assert (
-        tmp_path / "run" / "bad_videos.csv"
-    ).read_text() == f"path,reason\n{tmp_path}/text.mp4,not a video file\n"
-
-
-def test_eval_reports_what_it_skipped(recipe: Path, finetuned: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "list.csv").write_text(f"{clip_files}/clip0.mp4 0\n{tmp_path}/text.mp4 1\n")
-    result = json.loads(
-        run("eval", "-c", finetuned, "--json", "-q", "--set", f"data.test={tmp_path}/list.csv")
-    )
-    assert (result["videos"], result["skipped"]) == (1, 1)
+    options = ["--set", f"data.train={tmp_path}/list.csv", "--set", "data.max_bad=0.9"]
+    shown = called("pretrain", "--recipe", recipe, *options, "-o", tmp_path / "run").stderr
+    assert shown.count("text.mp4") == 1
+    bad = (tmp_path / "run" / "bad_videos.csv").read_text()
+    assert bad == f"path,reason\n{tmp_path}/text.mp4,not a video file\n"
+    found = json.loads(run("eval --json -q", "-c", finetuned, "--set", f"data.test={tmp_path}/list.csv"))
+    assert (found["videos"], found["skipped"]) == (7, 1)

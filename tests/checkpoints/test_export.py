@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,14 +34,9 @@ CLASSES = ("run", "sit", "jump")
 SMALL = ModelSettings(
     backbone="vit-tiny", width=48, depth=2, heads=3, decoder_width=24, decoder_heads=3, decoder_depth=2
 )
-CLASSIFIER = ModelSpec(
-    kind="classifier",
-    frames=8,
-    size=(64, 64),
-    model=SMALL,
-    selection=RedundancyRobust(keep_ratio=0.6, visible_ratio=None),
-    num_classes=3,
-)
+CLIPS = {"frames": 8, "size": (64, 64), "model": SMALL}
+PARTLY_KEPT = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
+CLASSIFIER = ModelSpec(kind="classifier", **CLIPS, selection=PARTLY_KEPT, num_classes=3)
 OF_DIFFERENCES = replace(CLASSIFIER, model=replace(SMALL, input="differences"))
 ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
@@ -50,14 +46,7 @@ LIKE_IMAGE_MODELS = replace(
     LIKE_ST_MAE,
     model=replace(LIKE_ST_MAE.model, rotary="pe:3", norm_before=True, mlp="normed-swiglu", registers=2),
 )
-AUTOENCODER = ModelSpec(
-    kind="pretrain",
-    frames=8,
-    size=(64, 64),
-    model=SMALL,
-    selection=RedundancyRobust(),
-    target=PixelTargetSettings(),
-)
+AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), target=PixelTargetSettings())
 
 
 def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLASSES) -> Path:
@@ -69,11 +58,14 @@ def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLAS
             parameter.add_(torch.randn_like(parameter) * 0.05)
         if isinstance(model, VideoClassifier):
             model.head.weight.mul_(20)
-    named = classes if spec.kind == "classifier" else None
-    Weights(
-        kind=spec.kind, settings=spec.dump(), classes=named, recipe="here", step=3, tensors=model.state_dict()
-    ).save(path)
+    header = {"settings": spec.dump(), "recipe": "here", "step": 3, "tensors": model.state_dict()}
+    Weights(kind=spec.kind, classes=classes if spec.kind == "classifier" else None, **header).save(path)
     return path
+
+
+def onnx_session(path: Path) -> Any:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
@@ -185,19 +177,6 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     assert not (tmp_path / "hf").exists()
 
 
-def test_differences_of_transformers_are_noted(tmp_path: Path):
-    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    document = json.loads(run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
-    assert "all 64 tokens, this model was trained with 38" in document["notes"][0]
-    assert "1e-05" in document["notes"][1]
-    like_transformers = replace(CLASSIFIER, selection=AllTokens(), norms=Norms(last_eps=1e-5))
-    checkpoint = saved(tmp_path / "other.safetensors", like_transformers)
-    document = json.loads(
-        run("export", checkpoint, "--to", "hf", "--out", tmp_path / "other", "--json", "-q")
-    )
-    assert (document["notes"], document["difference"]) == ([], 0)
-
-
 # --- ONNX and torch.export ----------------------------------------------------------------------------------
 
 
@@ -206,9 +185,7 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
     [
         (CLASSIFIER, None),
         (ATTENTIVE, None),
-        pytest.param(
-            replace(CLASSIFIER, model=replace(SMALL, input="differences")), None, marks=pytest.mark.slow
-        ),
+        pytest.param(OF_DIFFERENCES, None, marks=pytest.mark.slow),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
         pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
         pytest.param(LIKE_IMAGE_MODELS, None, marks=pytest.mark.slow),
@@ -218,11 +195,10 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
 ):
-    onnxruntime = pytest.importorskip("onnxruntime")
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "m.onnx")
     model = everest.load_model(checkpoint)
     with torch.no_grad():
         expected, ids = model(clips, keep=keep), model.kept_tokens(clips, keep)
@@ -255,11 +231,10 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
 def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
     clips: Tensor, tmp_path: Path, distance: DistanceName
 ):
-    onnxruntime = pytest.importorskip("onnxruntime")
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "m.onnx")
     clips = clips.clone()
     clips[..., :40, :] = clips[:, :, :2, :40].repeat(1, 1, 4, 1, 1)  # frozen: more than the 40 % left out
     model = everest.load_model(checkpoint)
@@ -299,25 +274,16 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
         if to == "torch":
             (features,) = torch.export.load(tmp_path / name).module()(clips)
         else:
-            onnxruntime = pytest.importorskip("onnxruntime")
-            session = onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"])
+            session = onnx_session(tmp_path / name)
             features = torch.from_numpy(session.run(["features"], {"frames": clips.numpy()})[0])
     assert (features - expected).abs().max() < 1e-4
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """The texts in the metadata of an ONNX file."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.get_modelmeta().custom_metadata_map
-
-
 def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    onnxruntime = pytest.importorskip("onnxruntime")
     options = ["--to", "onnx", "--out", tmp_path / "m.onnx", "--json"]
     document = json.loads(run("export", classifier_run, *options, "--uint8"))
     assert document["notes"][0] == "frames (clips x 4 x 32 x 32 x 3, uint8 RGB) to logits, kept"
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "m.onnx")
     (given,) = session.get_inputs()
     assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
     model = everest.load_model(classifier_run)
@@ -328,13 +294,13 @@ def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files:
     logits, kept = session.run(None, {"frames": frames.permute(0, 2, 3, 4, 1).contiguous().numpy()})
     assert (kept == ids.numpy()).all()
     assert abs(logits - expected.numpy()).max() < 1e-5
-    about = json.loads(metadata(tmp_path / "m.onnx")["input"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["input"])
     assert (about["dtype"], about["values"]) == ("uint8", "0 to 255")
 
 
-def test_a_torch_program_takes_frames_as_decoded(clips: Tensor, tmp_path: Path):
+def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q", "--uint8")
+    run("export --to torch -q --uint8", checkpoint, "--out", tmp_path / "m.pt2")
     frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         logits, _ = torch.export.load(tmp_path / "m.pt2").module()(frames)
@@ -361,11 +327,18 @@ def test_exports_state_the_stride_of_their_clips(
     assert ("do not state the stride" in document["notes"][1]) == (kind == "unknown")
 
 
-def test_a_transformers_folder_has_the_stride(tmp_path: Path):
-    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
-    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+def test_differences_of_transformers_are_noted(tmp_path: Path):
+    def exported(spec: ModelSpec, name: str) -> dict[str, Any]:
+        checkpoint = saved(tmp_path / "model.safetensors", spec)
+        replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
+        return json.loads(run("export --to hf --json -q", checkpoint, "--out", tmp_path / name))
+
+    notes = exported(CLASSIFIER, "hf")["notes"]
+    assert "all 64 tokens, this model was trained with 38" in notes[0]
+    assert "1e-05" in notes[1]
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["frame_sample_rate"] == 3
+    document = exported(replace(CLASSIFIER, selection=AllTokens(), norms=Norms(last_eps=1e-5)), "other")
+    assert (document["notes"], document["difference"]) == ([], 0)
 
 
 def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips: Tensor, tmp_path: Path):
@@ -396,28 +369,16 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     there.write_text("precious")
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    assert "exists" in refused("export", checkpoint, "--to", "torch", "--out", there, code=2)
-    assert "is not empty" in refused("export", checkpoint, "--to", "hf", "--out", folder, code=2)
-    assert "end its name in .onnx" in refused("export", checkpoint, "--to", "onnx", "--out", there, code=2)
+    before = saved(folder / "model.safetensors", AUTOENCODER).read_bytes()
+    assert "exists" in refused("export --to torch", checkpoint, "--out", there, code=2)
+    assert "is not empty" in refused("export --to hf", checkpoint, "--out", folder, code=2)
+    assert "end its name in .onnx" in refused("export --to onnx", checkpoint, "--out", there, code=2)
     assert there.read_text() == "precious"
-    run("export", checkpoint, "--to", "hf", "--out", folder, "-q", "--overwrite")
-    assert {path.name for path in folder.iterdir()} == {
-        "thesis.txt",
-        "config.json",
-        "preprocessor_config.json",
-        "model.safetensors",
-    }
-
-
-def test_converted_weights_in_the_folder_are_not_replaced(tmp_path: Path):
-    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    (tmp_path / "hf").mkdir()
-    before = saved(tmp_path / "hf" / "model.safetensors", AUTOENCODER).read_bytes()
-    command = ("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
-    assert "is not empty" in refused(*command, code=2)
-    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == before
-    run(*command, "--overwrite")
-    assert (tmp_path / "hf" / "model.safetensors").read_bytes() != before
+    assert (folder / "model.safetensors").read_bytes() == before
+    run("export --to hf -q --overwrite", checkpoint, "--out", folder)
+    assert (folder / "model.safetensors").read_bytes() != before
+    written = {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"thesis.txt", *written}
 
 
 def test_new_weights_are_never_next_to_an_old_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -437,27 +398,20 @@ def test_new_weights_are_never_next_to_an_old_config(tmp_path: Path, monkeypatch
     assert "is not empty" in refused(*command, code=2)
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (["--to", "hf", "--keep", "0.5"], 2, "transformers encodes all tokens"),
-        (["--to", "hf", "--uint8"], 2, "transformers normalizes frames itself"),
-        (["--to", "torch", "--keep", "0.001"], 2, "none is left to encode"),
-        (["--to", "torch", "--keep", "2"], 2, "give keep ratios"),
-    ],
-)
-def test_invalid_keep_ratios_are_refused(tmp_path: Path, options: list[str], code: int, message: str):
-    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    out = tmp_path / ("hf" if "hf" in options else "m.pt2")
-    assert message in refused("export", checkpoint, *options, "--out", out, code=code)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_a_share_for_an_autoencoder_and_a_missing_checkpoint_are_refused(tmp_path: Path):
-    checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
-    out = ["--to", "torch", "--out", tmp_path / "m.pt2"]
-    assert "goes with a classifier" in refused("export", checkpoint, *out, "--keep", "0.5", code=2)
-    assert "no such checkpoint" in refused("export", tmp_path / "gone", *out, code=6)
+def test_invalid_options_are_refused(tmp_path: Path):
+    of_classes = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    autoencoder = saved(tmp_path / "mae.safetensors", AUTOENCODER)
+    for checkpoint, options, code, message in (
+        (of_classes, "--to hf --keep 0.5", 2, "transformers encodes all tokens"),
+        (of_classes, "--to hf --uint8", 2, "transformers normalizes frames itself"),
+        (of_classes, "--to torch --keep 0.001", 2, "none is left to encode"),
+        (of_classes, "--to torch --keep 2", 2, "give keep ratios"),
+        (autoencoder, "--to torch --keep 0.5", 2, "goes with a classifier"),
+        (tmp_path / "gone", "--to torch", 6, "no such checkpoint"),
+    ):
+        out = tmp_path / ("hf" if "hf" in options else "m.pt2")
+        assert message in refused(f"export {options}", checkpoint, "--out", out, code=code)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_missing_packages_are_named_with_the_line_that_installs_them(
@@ -466,7 +420,4 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)
-    message_with_fix = (
-        "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[export]'`"
-    )
-    assert message_with_fix in message
+    assert "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[ex" in message

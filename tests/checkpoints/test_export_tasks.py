@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import refused, run
-from task_runs import NAMES, mixed_run, scores_run, tags_run
+from task_runs import NAMES
 from torch import Tensor
 
 import everest
@@ -18,8 +19,6 @@ from everest.checkpoints.graph_files import compare
 from everest.checkpoints.load import open_model
 from everest.errors import EnvironmentProblem
 from everest.models.classifier import VideoClassifier
-
-__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
 
 
 def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]:
@@ -64,24 +63,21 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
         assert torch.equal(found[:, :5], logits[:, :5])
         assert torch.equal(found[:, 5:], model.answers(logits)[:, 5:])
     heads = json.loads(exported.metadata["heads"])
-    assert [(head["name"], head["task"]) for head in heads] == [
-        ("verb", "single-label"),
-        ("tags", "multi-label"),
-        ("score", "regression"),
-    ]
+    tasks = {"verb": "single-label", "tags": "multi-label", "score": "regression"}
+    assert [(head["name"], head["task"]) for head in heads] == list(tasks.items())
     calibration = model.heads[1].calibration
     assert calibration is not None
     assert heads[1]["thresholds"] == list(calibration.thresholds)
     assert heads[1]["temperature"] == calibration.temperature
+
     # A difference counts in units of the numbers' std.
-    largest = compare(
-        exported, lambda x: [exported.graph(x)[0] + exported.unit * 5e-5, exported.graph(x)[1]], what="it"
-    )
-    assert largest == pytest.approx(5e-5, rel=0.2)
+    def moved(x: Tensor, by: float) -> list[Tensor]:
+        values, kept = exported.graph(x)
+        return [values + exported.unit * by, kept]
+
+    assert compare(exported, partial(moved, by=5e-5), what="it") == pytest.approx(5e-5, rel=0.2)
     with pytest.raises(EnvironmentProblem, match="computes something else"):
-        compare(
-            exported, lambda x: [exported.graph(x)[0] + exported.unit * 5e-4, exported.graph(x)[1]], what="it"
-        )
+        compare(exported, partial(moved, by=5e-4), what="it")
 
 
 def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from foreign import RELEASED, on_meta
-from small_runs import refused, run, small_run
+from small_runs import refused, run
 
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.checkpoints.start import changed_settings
@@ -35,13 +35,8 @@ def transformers_model(weights: PublicWeights) -> Foreign:
     transformers = pytest.importorskip("transformers")
     size = BACKBONES[weights.backbone]
     heads = next((int(s.partition("=")[2]) for s in weights.settings if "heads" in s), size.heads)
-    shared = {
-        "hidden_size": size.width,
-        "num_hidden_layers": size.depth,
-        "num_attention_heads": heads,
-        "patch_size": 16,
-        "tubelet_size": 2,
-    }
+    shared = {"hidden_size": size.width, "num_hidden_layers": size.depth, "num_attention_heads": heads}
+    shared |= {"patch_size": 16, "tubelet_size": 2}
     if weights.layout == "VJEPA2Model":
         own = {
             "crop_size": weights.size,
@@ -138,9 +133,8 @@ def test_the_table_is_printed():
     )
 
 
-def test_a_check_encodes_a_clip(tmp_path: Path, clip_files: Path):
-    folder = small_run(tmp_path, clip_files, "pretrain")
-    first, again = (json.loads(run("weights", "check", folder, "--json")) for _ in range(2))
+def test_a_check_encodes_a_clip(autoencoder_run: Path):
+    first, again = (json.loads(run("weights check --json", autoencoder_run)) for _ in range(2))
     assert first == again
     assert (first["kind"], first["clip"], first["tokens"], first["width"]) == (
         "pretrain",

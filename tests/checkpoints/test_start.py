@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, refused, run, small_recipe, weights
+from small_runs import called, equal, refused, run, weights
 from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
@@ -31,19 +31,13 @@ LARGER = ("--set", "data.size=48")
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, clip_files: Path) -> Path:
-    return small_recipe(tmp_path, clip_files)
-
-
-@pytest.fixture
 def pretrain(recipe: Path) -> list[str]:
     return ["pretrain", "--recipe", str(recipe), "-q"]
 
 
 @pytest.fixture
-def first(pretrain: list[str], tmp_path: Path) -> Path:
-    run(*pretrain, "-o", tmp_path / "first")
-    return tmp_path / "first"
+def first(autoencoder_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(autoencoder_run, tmp_path / "first"))
 
 
 def started(
@@ -60,70 +54,59 @@ def started(
     return model, notices
 
 
-def test_an_equal_model_continues_with_all_weights(first: Path, recipe: Path):
+def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_fresh(
+    first: Path, recipe: Path
+):
     model, notices = started(first, recipe)
     assert equal(model.state_dict(), weights(first))
     assert notices == ["the decoder is kept, too"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "reason", "fix"),
-    [
-        (
-            ["model.decoder_depth=2"],
-            "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep",
-            "--set model.decoder_depth=1, or --decoder fresh",
-        ),
-        (
-            ["model.decoder_heads=4"],
-            "it has another number of attention heads",
-            "--set model.decoder_heads=2, or --decoder fresh",
-        ),
-        (["model.tubelet=[4,8,8]"], "its target has another size", "--decoder fresh"),
-        (["pretrain.target.frames=half"], "it predicts other targets", "--decoder fresh"),
-        (["pretrain.target.normalize=false"], "it predicts other targets", "--decoder fresh"),
-    ],
-)
-def test_a_decoder_that_does_not_fit_starts_fresh(
-    first: Path,
-    recipe: Path,
-    pretrain: list[str],
-    tmp_path: Path,
-    overrides: list[str],
-    reason: str,
-    fix: str,
-):
-    model, notices = started(first, recipe, *overrides)
-    assert notices[-1] == f"the decoder starts fresh: {reason}"
-    old, new = weights(first), model.state_dict()
-    name = "encoder.blocks.0.attn.qkv.weight"
-    assert torch.equal(new[name], old[name])
-    settings = [part for setting in overrides for part in ("--set", setting)]
-    message = refused(
-        *pretrain, "--init", first, "--decoder", "keep", "-o", tmp_path / "x", *settings, code=6
-    )
-    assert f"its decoder cannot be kept: {reason}; use {fix}\n" in message
-    assert not (tmp_path / "x").exists()
-
-
-def test_a_fresh_decoder(first: Path, recipe: Path):
     model, notices = started(first, recipe, decoder="fresh")
     old, new = weights(first), model.state_dict()
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {name for name in old if name.startswith("encoder.")} <= same
-    assert "decoder.blocks.0.attn.qkv.weight" not in same
-    assert "mask_token" not in same
+    assert not {"decoder.blocks.0.attn.qkv.weight", "mask_token"} & same
     assert notices == ["the decoder starts fresh"]
 
 
-def test_a_classifier_gives_its_encoder(recipe: Path, tmp_path: Path):
-    run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "classifier", "-q")
-    model, notices = started(tmp_path / "classifier", recipe)
+@pytest.mark.parametrize(
+    ("override", "reason", "fix"),
+    [
+        (
+            "model.decoder_depth=2",
+            "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep",
+            "--set model.decoder_depth=1, or ",
+        ),
+        (
+            "model.decoder_heads=4",
+            "it has another number of attention heads",
+            "--set model.decoder_heads=2, or ",
+        ),
+        ("model.tubelet=[4,8,8]", "its target has another size", ""),
+        ("pretrain.target.frames=half", "it predicts other targets", ""),
+        ("pretrain.target.normalize=false", "it predicts other targets", ""),
+    ],
+)
+def test_a_decoder_that_does_not_fit_starts_fresh(
+    first: Path, recipe: Path, pretrain: list[str], tmp_path: Path, override: str, reason: str, fix: str
+):
+    model, notices = started(first, recipe, override)
+    assert notices[-1] == f"the decoder starts fresh: {reason}"
+    old, new = weights(first), model.state_dict()
+    name = "encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(new[name], old[name])
+    command = [*pretrain, "--init", first, "--decoder", "keep", "-o", tmp_path / "x", "--set", override]
+    message = refused(*command, code=6)
+    assert f"its decoder cannot be kept: {reason}; use {fix}--decoder fresh\n" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_classifier_gives_its_encoder(recipe: Path, classifier_run: Path):
+    model, notices = started(classifier_run, recipe)
     assert notices == [
         "the norm after the encoder starts fresh: classifier weights have none",
         "the decoder starts fresh: classifier weights have none",
     ]
-    name, best = "encoder.blocks.1.mlp.fc2.weight", load_file(tmp_path / "classifier" / "best.safetensors")
+    name, best = "encoder.blocks.1.mlp.fc2.weight", load_file(classifier_run / "best.safetensors")
     assert torch.equal(model.state_dict()[name], best[name])
 
 
@@ -136,25 +119,17 @@ def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) 
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "notices"),
+    ("before", "now", "other"),
     [
-        (("fight", "normal"), ("fight", "normal"), []),
-        (("fight", "normal"), None, []),
-        (None, ("fight", "normal"), []),
-        (("fight", "normal"), ("fall", "normal"), ["class 0 is 'fight' for the checkpoint's head, 'fall'"]),
-        (
-            ("fight", "normal"),
-            ("normal", "fight"),
-            ["class 0 is 'fight' for the checkpoint's head, 'normal'"],
-        ),
+        (("fight", "normal"), ("fight", "normal"), None),
+        (("fight", "normal"), None, None),
+        (None, ("fight", "normal"), None),
+        (("fight", "normal"), ("fall", "normal"), "fall"),
+        (("fight", "normal"), ("normal", "fight"), "normal"),
     ],
 )
 def test_a_head_is_kept_for_the_same_classes_only(
-    recipe: Path,
-    tmp_path: Path,
-    before: tuple[str, ...] | None,
-    now: tuple[str, ...] | None,
-    notices: list[str],
+    recipe: Path, tmp_path: Path, before: tuple | None, now: tuple | None, other: str | None
 ):
     saved_classifier(recipe, file := tmp_path / "before.safetensors", before)
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
@@ -164,9 +139,9 @@ def test_a_head_is_kept_for_the_same_classes_only(
     start_classifier(model, spec, start, classes=now, notify=given.append)
     old, new = load_file(file), model.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
-    assert changed == ({"head.weight", "head.bias"} if notices else set())
-    ending = " for the data: the head starts fresh"
-    assert given == [notice + ending for notice in notices]
+    assert changed == ({"head.weight", "head.bias"} if other else set())
+    notice = f"class 0 is 'fight' for the checkpoint's head, {other!r} for the data: the head starts fresh"
+    assert given == ([notice] if other else [])
 
 
 def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp_path: Path):
@@ -291,21 +266,22 @@ def test_a_run_resumes_without_the_weights_that_it_started_from(
     assert headers[0].settings["position_grid"] == [2, 4, 4]
 
 
-@pytest.mark.parametrize("origin", [{"file": "x"}, ["a"], "a", {"settings": 3}])
-def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path: Path, origin: Any):
+def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path: Path):
     run(*pretrain, "--init", first, "-o", tmp_path / "run")
     file = tmp_path / "run" / "env.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"origin": origin}))
-    message = refused(*pretrain, "--init", first, "-o", tmp_path / "run", code=2)
-    assert f"{file}: damaged (origin)" in message
+    document = json.loads(file.read_text())
+    for origin in ({"file": "x"}, ["a"], "a", {"settings": 3}):
+        file.write_text(json.dumps(document | {"origin": origin}))
+        message = refused(*pretrain, "--init", first, "-o", tmp_path / "run", code=2)
+        assert f"{file}: damaged (origin)" in message
 
 
-@pytest.mark.parametrize("origin", [{}, {"licence": "mit"}])
-def test_weights_of_an_unknown_origin_start_a_run(autoencoder_run: Path, tmp_path: Path, origin: Any):
+def test_weights_of_an_unknown_origin_start_a_run(autoencoder_run: Path, tmp_path: Path):
     file = tmp_path / "model.safetensors"
-    replace(read_weights(autoencoder_run / "model.safetensors"), origin=origin).save(file)
-    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
-    assert (start.origin["file"], start.origin["origin"]) == (str(file), origin)
+    for origin in ({}, {"licence": "mit"}):
+        replace(read_weights(autoencoder_run / "model.safetensors"), origin=origin).save(file)
+        start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+        assert (start.origin["file"], start.origin["origin"]) == (str(file), origin)
 
 
 def test_a_run_that_replaced_the_start_of_its_own_start(

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from small_runs import RECIPE, refused, run
+from small_runs import refused, run, small_recipe
 
 from everest.data.footage import segment
 from everest.lists.sample import Sample
@@ -39,10 +39,8 @@ def data_set(folder: Path, video: Path, *, videos: int, broken: int) -> Path:
     for number in range(videos):
         is_broken = number % step == step - 1 and number // step < broken
         (folder / "clips" / f"{number:04d}.mp4").symlink_to(text if is_broken else video)
-    recipe = folder / "tiny.yaml"
-    text = RECIPE.replace("data: {", f'data: {{root: "{folder}", pretrain: clips, ')
-    recipe.write_text(text.replace("micro_batch: 2", "micro_batch: 20"))
-    return recipe
+    changes = {"data: {": "data: {pretrain: clips, ", "micro_batch: 2": "micro_batch: 20"}
+    return small_recipe(folder, folder, changes)
 
 
 PASSES = ["--set", "pretrain.batch_size=20", "--set", "pretrain.epochs=2"]
@@ -106,16 +104,12 @@ def test_a_sample_without_frames_has_one_clear_reason(shared: Path, name: str):
     assert file in str(caught.value)
 
 
-def test_one_frame_is_a_whole_clip(shared: Path):
+def test_one_frame_is_a_whole_clip_and_a_folder_without_images_is_none(shared: Path, tmp_path: Path):
     file = shared / "videos" / "odd" / "one_frame_h264.mp4"
     assert segment(Sample(path=str(file))) == (0, 1)
     assert read_frames(file, [0] * 16).shape[0] == 16
-
-
-def test_folders_without_images_are_named(tmp_path: Path):
-    (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(VideoError, match="a folder without jpg or png images"):
-        segment(Sample(path=str(tmp_path / "folder.mp4")))
+        segment(Sample(path=str(tmp_path)))
 
 
 def test_protected_files_are_named(video: Path):

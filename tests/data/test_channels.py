@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_runs import called, small_recipe
+from small_runs import called, equal, weights
 
 import everest
 from everest.config.heads import Head
@@ -31,22 +31,18 @@ from everest.video.pixels import IMAGENET, IMAGENET_LUMA, PixelStatistics
 from everest.video.reader import frames_in_order, luma, read_frames
 
 GRAY = ("--set", "data.channels=1")
-SHORT = tuple(
-    part
-    for stage in ("pretrain", "finetune")
-    for key in ("epochs=1", "warmup_epochs=0")
-    for part in ("--set", f"{stage}.{key}")
-)
+EPOCHS = ("epochs=1", "warmup_epochs=0")
+SHORT = tuple(f"--set={stage}.{key}" for stage in ("pretrain", "finetune") for key in EPOCHS)
 OTHER = PixelStatistics(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
 
 @pytest.fixture(scope="module")
-def gray_runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+def gray_runs(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
     """Run folders `pretrain` and `finetune` of gray clips."""
     folder = tmp_path_factory.mktemp("gray")
-    recipe = ["--recipe", small_recipe(folder, clip_files), "-q", *GRAY, *SHORT]
-    called("pretrain", *recipe, "-o", folder / "pretrain")
-    called("finetune", *recipe, "-o", folder / "finetune", "--init", folder / "pretrain")
+    options = ["--recipe", recipe, "-q", *GRAY, *SHORT]
+    called("pretrain", *options, "-o", folder / "pretrain")
+    called("finetune", *options, "-o", folder / "finetune", "--init", folder / "pretrain")
     return folder
 
 
@@ -110,15 +106,12 @@ def test_every_augmentation_works_on_gray_clips_as_on_equal_colors(name: str):
     assert difference.max() <= 1, name  # sums of three equal channels are rounded
 
 
-def test_gray_models_have_one_input_channel_and_a_third_of_the_targets(gray_runs: Path):
+def test_gray_models_have_one_input_channel_and_a_third_of_the_targets(gray_runs: Path, classifier_run: Path):
     tensors = load_file(gray_runs / "pretrain" / "model.safetensors")
     assert tensors["encoder.patch_embed.proj.weight"].shape == (24, 1, 2, 8, 8)
     assert len(tensors["decoder.head.bias"]) == 2 * 8 * 8
     settings = read_header(gray_runs / "finetune" / "model.safetensors").settings
     assert settings["pixels"] == {"mean": [0.459], "std": [0.226]}
-
-
-def test_models_of_colors_store_no_statistics(classifier_run: Path):
     assert "pixels" not in read_header(classifier_run / "model.safetensors").settings
 
 
@@ -136,15 +129,15 @@ def test_gray_bytes_and_normalized_clips_give_the_same(gray_runs: Path, clip_fil
 
 
 def test_commands_use_gray_clips_with_and_without_the_recipe(
-    gray_runs: Path, clip_files: Path, tmp_path: Path
+    gray_runs: Path, recipe: Path, clip_files: Path, tmp_path: Path
 ):
     run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
     alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
     options = [video, "--clips", 2, "--crops", 3, "--json", "--cpu", "--workers", 0]
     predicted = [json.loads(called("predict", *options, "-c", c).stdout) for c in (run, alone)]
     assert predicted[0] == predicted[1]
-    recipe = ["--recipe", small_recipe(tmp_path, clip_files)]  # of colors, as by default: the weights decide
-    assert json.loads(called("predict", *options, "-c", run, *recipe).stdout) == predicted[0]
+    of_colors = called("predict", *options, "-c", run, "--recipe", recipe)  # the weights decide
+    assert json.loads(of_colors.stdout) == predicted[0]
     called("eval", "-c", run, "--gpus", "cpu", "-q", "--report", tmp_path / "page")
     called("extract", video, "-c", gray_runs / "pretrain", "--cpu", "-o", tmp_path / "f.safetensors", "-q")
     for kind in ("png", "html"):
@@ -154,38 +147,31 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(
     assert colors.any()
 
 
-@pytest.mark.parametrize("kind", ["torch"])
-def test_an_export_takes_gray_frames(gray_runs: Path, tmp_path: Path, kind: str):
-    out = tmp_path / "model.pt2"
-    options = ["--to", kind, "--uint8", "-o", out, "--json"]
+def test_an_export_takes_gray_frames(gray_runs: Path, tmp_path: Path):
+    options = ["--to", "torch", "--uint8", "-o", tmp_path / "model.pt2", "--json"]
     document = json.loads(called("export", gray_runs / "finetune", *options).stdout)
     assert "clips x 4 x 32 x 32 x 1, uint8 luma" in document["notes"][0]
-    refused = called("export", gray_runs / "finetune", "--to", "hf", "-o", tmp_path / "hf", code=6)
+    refused = called("export --to hf", gray_runs / "finetune", "-o", tmp_path / "hf", code=6)
     assert "clips of 1 channel (its frames have colors)" in refused.stderr
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize("gray_weights", [True, False])
 def test_weights_of_other_channels_are_refused_with_the_fix(
-    gray_runs: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, gray_weights: bool
+    gray_runs: Path, autoencoder_run: Path, classifier_run: Path, recipe: Path, tmp_path: Path
 ):
-    init, own, wanted = (gray_runs / "pretrain", [], 1) if gray_weights else (autoencoder_run, GRAY, 3)
-    recipe = ["--recipe", small_recipe(tmp_path, clip_files), *own]
-    ended = called("finetune", *recipe, "--init", init, "-o", tmp_path / "run", code=6)
-    assert f"set data.channels={wanted}" in ended.stderr
-    assert ended.stderr.strip().count("\n") == 0
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_recipe_for_gray_clips_cannot_evaluate_a_model_of_colors(classifier_run: Path):
-    ended = called("eval", "-c", classifier_run, *GRAY, "--gpus", "cpu", code=6)
+    for init, own, wanted in ((gray_runs / "pretrain", [], 1), (autoencoder_run, GRAY, 3)):
+        options = ["--recipe", recipe, *own, "--init", init, "-o", tmp_path / "run"]
+        ended = called("finetune", *options, code=6)
+        assert f"set data.channels={wanted}" in ended.stderr
+        assert ended.stderr.strip().count("\n") == 0
+        assert not (tmp_path / "run").exists()
+    ended = called("eval --gpus cpu", "-c", classifier_run, *GRAY, code=6)
     assert "trained on clips of 3 channels, the recipe has 1 channel; set data.channels=3" in ended.stderr
 
 
-def test_other_statistics_are_stored_and_used(clip_files: Path, tmp_path: Path):
+def test_other_statistics_are_stored_and_used(recipe: Path, clip_files: Path, tmp_path: Path):
     values = ["--set", f"data.mean={list(OTHER.mean)}", "--set", f"data.std={list(OTHER.std)}"]
-    recipe = ["--recipe", small_recipe(tmp_path, clip_files), "-q", *SHORT]
-    called("pretrain", *recipe, *values, "-o", tmp_path / "run")
+    called("pretrain -q", "--recipe", recipe, *SHORT, *values, "-o", tmp_path / "run")
     alone = Path(shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "alone.safetensors"))
     model = everest.load_model(alone)
     assert model.pixels == OTHER
@@ -198,7 +184,7 @@ def test_other_statistics_are_stored_and_used(clip_files: Path, tmp_path: Path):
     of_floats = model(OTHER.normalize(clip)[None], noise=noise)
     torch.testing.assert_close(of_bytes.loss, of_floats.loss)
     torch.testing.assert_close(of_bytes.target, of_floats.target, atol=1e-4, rtol=1e-4)
-    told = called("finetune", *recipe[:2], *SHORT, "--init", alone, "-o", tmp_path / "tuned").stderr
+    told = called("finetune", "--recipe", recipe, *SHORT, "--init", alone, "-o", tmp_path / "tuned").stderr
     assert "set data.mean=[0.4, 0.5, 0.6] and data.std=[0.2, 0.3, 0.25]" in told
 
 
@@ -238,11 +224,13 @@ def test_wrong_values_are_refused_in_a_line(overrides: list[str], message: str):
     assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_takes_colors():
-    with pytest.raises(
-        RecipeError, match=r"data\.channels: 1 does not go with a tokenizer, which codes colors"
-    ):
+def test_a_tokenizer_takes_colors_and_other_channels_are_not_normalized():
+    words = r"data\.channels: 1 does not go with a tokenizer, which codes colors"
+    with pytest.raises(RecipeError, match=words):
         load_recipe("lvmae-128", overrides=["data.channels=1"])
+    for pixels, channels in ((IMAGENET, 1), (IMAGENET_LUMA, 3)):
+        with pytest.raises(ValueError, match="expected frames"):
+            pixels.normalize(torch.zeros(channels, 4, 8, 8, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
@@ -263,13 +251,6 @@ def test_headers_with_impossible_statistics_are_refused(classifier_run: Path, pi
         ModelSpec.from_settings({**header.settings, "pixels": pixels}, source=Path("x.safetensors"))
 
 
-def test_clips_of_another_number_of_channels_are_not_normalized():
-    with pytest.raises(ValueError, match="expected frames"):
-        IMAGENET.normalize(torch.zeros(1, 4, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="expected frames"):
-        IMAGENET_LUMA.normalize(torch.zeros(3, 4, 8, 8, dtype=torch.uint8))
-
-
 def test_create_model_makes_a_gray_model(clip_files: Path):
     options = {"frames": 4, "stride": 2, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
     model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, channels=1, **options).eval()
@@ -280,10 +261,7 @@ def test_create_model_makes_a_gray_model(clip_files: Path):
         everest.create_model("vit-tiny", kind="pretrain", channels=1, mean=OTHER.mean, **options)
 
 
-def test_a_gray_run_equals_a_run_with_a_cache(gray_runs: Path, clip_files: Path, tmp_path: Path):
-    recipe = ["--recipe", small_recipe(tmp_path, clip_files), "-q", *GRAY, *SHORT]
-    called("pretrain", *recipe, "-o", tmp_path / "run", "--set", "data.cache=disk")
-    cached, plain = (
-        load_file(run / "model.safetensors") for run in (tmp_path / "run", gray_runs / "pretrain")
-    )
-    assert all(torch.equal(cached[name], tensor) for name, tensor in plain.items())
+def test_a_gray_run_equals_a_run_with_a_cache(gray_runs: Path, recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, *GRAY, *SHORT, "-o", tmp_path / "run"]
+    called("pretrain -q --set data.cache=disk", *options)
+    assert equal(weights(tmp_path / "run"), weights(gray_runs / "pretrain"))

@@ -78,23 +78,20 @@ def test_clip_follows_from_seed_epoch_and_index(samples, maker):
 @pytest.mark.parametrize("maker", [PRETRAIN, FINETUNE])
 @pytest.mark.parametrize(("seed", "place"), [(8, (2, 1)), (7, (3, 1)), (7, (2, 2))])
 def test_training_clip_changes_with_seed_epoch_and_index(samples, maker, seed, place):
-    one, other = (
-        clips_of(samples[:1] * 4, maker, seed=7)[2, 1],
-        clips_of(samples[:1] * 4, maker, seed=seed)[place],
-    )
+    one = clips_of(samples[:1] * 4, maker, seed=7)[2, 1]
+    other = clips_of(samples[:1] * 4, maker, seed=seed)[place]
     assert not torch.equal(one.frames, other.frames)
     assert not torch.equal(one.noise, other.noise)
 
 
-def test_noise_of_the_views_of_a_clip_differs(samples):
-    noise = clips_of(samples, ALL[1])[0, 0].noise
-    assert len(noise.unique()) == noise.numel()
-
-
-def test_views_of_one_decode_are_other_crops_of_the_same_frames(samples):
-    first, second, third = clips_of(samples, ALL[1])[0, 0].frames
+def test_views_of_one_decode_are_other_crops_of_the_same_frames_with_noise_of_their_own(samples):
+    clip = clips_of(samples, ALL[1])[0, 0]
+    first, second, third = clip.frames
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
+    assert len(clip.noise.unique()) == clip.noise.numel()
+    unlabeled = [dataclasses.replace(samples[0], labels=())]
+    assert clips_of(unlabeled)[0, 0].label.tolist() == [-1]
 
 
 @pytest.mark.parametrize("maker", [VALIDATION, TEST])
@@ -139,10 +136,6 @@ def test_without_flip_left_stays_left(tmp_path):
         assert {bool(clip[..., 0].mean() > clip[..., -1].mean()) for clip in clips} == expected
 
 
-def test_sample_without_label_has_minus_one(samples):
-    assert clips_of([dataclasses.replace(samples[0], labels=())])[0, 0].label.tolist() == [-1]
-
-
 # --- segments -----------------------------------------------------------------------------------------------
 
 
@@ -157,13 +150,9 @@ def test_segment_limits_the_frames(samples):
     assert torch.equal(frames, expected.permute(3, 0, 1, 2))
 
 
-def test_segment_in_seconds_is_that_of_the_time_stamps(samples):
-    sample = dataclasses.replace(samples[0], start=0.5, end=1.0)
-    assert segment(sample) == (8, 8)
+def test_segment_in_seconds_is_that_of_the_time_stamps_and_cut_at_the_end(samples):
+    assert segment(dataclasses.replace(samples[0], start=0.5, end=1.0)) == (8, 8)
     assert frames_between(samples[0].path, 0.5, 1.0) == (8, 16)
-
-
-def test_segment_is_cut_at_the_end_and_refused_behind_it(samples):
     assert segment(dataclasses.replace(samples[0], start_frame=30, end_frame=99)) == (30, 2)
     with pytest.raises(VideoError, match="there are 32"):
         segment(dataclasses.replace(samples[0], start_frame=32))
@@ -184,28 +173,16 @@ def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, brok
     assert json.loads(clip.failed)[0] == [broken.path, "not a video file"]
     assert clip.video_id in {sample.path for sample in samples[:3]}
     assert same(clip, clips_of(mixed)[3, 0])
+    assert torch.equal(clip.noise, clips_of(samples[:1] * 4)[3, 0].noise)  # that of its place
     replacements = {clips_of(mixed)[epoch, 0].video_id for epoch in range(20)}
     assert len(replacements) > 1
 
 
-def test_replacement_keeps_the_noise_of_its_place(samples, broken):
-    whole, with_broken = clips_of(samples[:1] * 4), clips_of([broken, *samples[:1] * 3])
-    assert torch.equal(whole[3, 0].noise, with_broken[3, 0].noise)
-
-
-def test_only_broken_videos_end_in_an_error(broken):
-    clips = clips_of([broken, broken])
-    words = (
-        rf"^{MAX_TRIES} draws in a row gave unreadable videos \(1 of 2\), first .*broken\.mp4: not a video"
-    )
-    with pytest.raises(DataError, match=words):
-        clips.read((0, 0))
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_a_worker_reaches_the_loop_in_its_own_words(broken, workers):
+def test_only_broken_videos_end_in_an_error_that_reaches_the_loop(broken, workers):
     loader = make_loader(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60)
-    with pytest.raises(DataError, match=rf"^{MAX_TRIES} draws in a row gave unreadable videos"):
+    words = rf"^{MAX_TRIES} draws in a row gave unreadable videos \(1 of 2\), first .*broken\.mp4: not a vid"
+    with pytest.raises(DataError, match=words):
         list(read_batches(loader))
 
 
@@ -256,11 +233,12 @@ def test_processes_and_passes_share_the_batches_of_one_process(
         assert [place for part in parts for place in part] == batch
 
 
-def test_fewer_samples_than_a_batch_are_repeated():
+def test_fewer_samples_than_a_batch_are_repeated_and_the_order_changes_with_the_seed():
     batches = list(sampler(num_samples=3, batch_size=8, epochs=2))
     assert len(batches) == 2
     counts = np.bincount([index for _, index in batches[0]])
     assert sorted(counts) == [2, 3, 3]
+    assert list(sampler(seed=1)) != list(sampler(seed=2))
 
 
 @given(st.integers(1, 30), st.sampled_from([2, 8]), st.integers(1, 20))
@@ -273,10 +251,6 @@ def test_batches_that_cross_epochs_take_every_sample_equally_often(num_samples, 
     assert {epoch for epoch, _ in keys[whole * num_samples :]} <= {whole}
     counts = np.bincount([index for _, index in keys], minlength=num_samples)
     assert set(counts) <= {whole, whole + 1}
-
-
-def test_order_changes_with_the_seed():
-    assert list(sampler(seed=1)) != list(sampler(seed=2))
 
 
 # --- loader -------------------------------------------------------------------------------------------------

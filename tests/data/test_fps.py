@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import called, small_recipe
 from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
@@ -18,6 +21,7 @@ from everest.data.footage import Timeline, footage_of
 from everest.data.frames import sampling
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.lists.sample import Sample
+from everest.system.weights_header import read_header
 from everest.video.backends import torchcodec_works
 from everest.video.reader import VideoError, probe
 from everest.video.source import Member
@@ -59,12 +63,9 @@ def test_at_its_own_rate_a_file_has_the_timeline_of_its_frames(files, name: str)
     path, _ = files[name]
     footage = footage_of(Sample(path=str(path)), round(probe(path).fps))
     assert footage.shown.tolist() == list(range(probe(path).frames))
-
-
-def test_of_two_frames_at_the_same_distance_the_earlier_is_shown(files):
-    path, _ = files["60"]
-    shown = footage_of(Sample(path=str(path)), 24).shown  # 2.5 frames of the file apart
-    assert shown[:6].tolist() == [0, 2, 5, 7, 10, 12]
+    if name == "60":  # 2.5 frames apart at 24: of two at the same distance the earlier is shown
+        shown = footage_of(Sample(path=str(path)), 24).shown
+        assert shown[:6].tolist() == [0, 2, 5, 7, 10, 12]
 
 
 def views_of(fps: float | None, way: str) -> list:
@@ -154,14 +155,109 @@ def test_a_cache_and_a_shard_have_the_same_clips(files, tmp_path: Path):
     assert torch.equal(view(Sample(path=str(path), member=member), rng, "auto").frames[0], plain)
 
 
-def test_a_folder_of_images_has_no_frame_rate(tmp_path: Path):
+def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused(files, tmp_path: Path):
     for number in range(4):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match=r"has no frame rate; set data\.fps to null, or make a video"):
         everest.read_clip(tmp_path, frames=2, stride=1, size=32, fps=10)
+    for fps in (0, -1, 1e6, float("nan")):
+        with pytest.raises(ValueError, match="fps must be more than 0"):
+            everest.read_clip(files["24"][0], fps=fps)
 
 
-@pytest.mark.parametrize("fps", [0, -1, 1e6, float("nan")])
-def test_a_rate_that_is_none_is_refused(files, fps: float):
-    with pytest.raises(ValueError, match="fps must be more than 0"):
-        everest.read_clip(files["24"][0], fps=fps)
+# --- data.fps in commands: stored with the weights, and the same frames everywhere --------------------------
+
+
+FPS, RATE = 15, 40  # of the recipe, and of most files
+OPTIONS = ("--set", f"data.fps={FPS}", "--set", "finetune.epochs=1", "--set", "finetune.warmup_epochs=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("timed")
+    for i in range(4):
+        write_numbered(folder / f"clip{i}.mp4", range(RATE), Fraction(1, RATE))
+    (folder / "train.csv").write_text("".join(f"clip{i}.mp4 {i % 2}\n" for i in range(4)))
+    small_recipe(folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    called("finetune", "--recipe", data / "tiny.yaml", "--init", "none", "-o", folder, "-q", *OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def alone(run: Path, tmp_path: Path) -> Path:
+    """The weights without the recipe of their run."""
+    return shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors")
+
+
+def test_the_weights_state_the_rate_only_if_it_is_set(run: Path, classifier_run: Path):
+    assert read_header(run / "model.safetensors").clip == {"stride": 2, "sampling": "dense", "fps": FPS}
+    plain = read_header(classifier_run / "model.safetensors").clip
+    assert plain == {"stride": 2, "sampling": "dense"}
+
+
+def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: Path):
+    model = everest.load_model(alone)
+    seconds = [Fraction(i, RATE) for i in range(RATE)]
+    clip = everest.read_clip(data / "clip0.mp4", like=model)
+    assert model.clip.fps == FPS
+    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
+    assert set(numbers_shown(clip)) <= set(timeline)
+    assert torch.equal(clip, everest.read_clip(data / "clip0.mp4", like=everest.load_model(run)))
+
+
+def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Path, data: Path):
+    options = [data / "clip1.mp4", "--clips", 2, "--crops", 3, "--json", "--cpu", "--workers", 0]
+    with_recipe, without = (
+        json.loads(called("predict", *options, "-c", weights).stdout)
+        for weights in (run / "model.safetensors", alone)
+    )
+    assert with_recipe == without
+    other = called("predict", *options, "-c", run, "--recipe", data / "tiny.yaml")
+    assert json.loads(other.stdout) != with_recipe
+
+
+def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(
+    run: Path, data: Path, tmp_path: Path
+):
+    options = ["--timeline", "--json", "--cpu", data / "clip0.mp4"]
+    (row,) = json.loads(called("predict", "-c", run, *options).stdout)
+    first = row["windows"][0]
+    assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
+    written = json.loads(called("export --to torch --json", run, "-o", tmp_path / "m.pt2").stdout)
+    assert written["clip"]["fps"] == FPS
+    assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
+
+
+def test_figures_name_frames_of_the_file(run: Path, data: Path, tmp_path: Path):
+    seconds = [Fraction(i, RATE) for i in range(RATE)]
+    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
+    options = [data / "clip0.mp4", "-c", run, "--json"]
+    (shown,) = json.loads(called("visualize-mask", *options, "-o", tmp_path).stdout)
+    at = timeline.index(shown["frames"][0])
+    assert shown["frames"] == timeline[at : at + 8 : 2]
+    assert shown["frames_total"] == RATE
+    chosen = json.loads(called("select-frames", *options, "--frames", 4, "--alpha", 1.5).stdout)
+    assert set(chosen["frames"]) <= set(timeline)
+    plain = called("select-frames --json", data / "clip0.mp4", "--frames", 4, "--fps", FPS)
+    assert json.loads(plain.stdout)["candidate_pairs"] == chosen["candidate_pairs"]
+
+
+def test_short_videos_are_counted_at_the_rate(data: Path, tmp_path: Path):
+    recipe = ["--recipe", data / "tiny.yaml", "--set", "data.fps=5"]  # videos of five frames
+    short = ["--set", "pretrain.epochs=1", "--set", "pretrain.warmup_epochs=0"]
+    shown = called("pretrain", *recipe, "-o", tmp_path / "run", *short).stderr
+    assert (
+        "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 2 (8 frames at 5 per second): "
+        "frames are repeated; pretrain.stride=1 fits"
+    ) in shown
+    checked = called("prepare", "check", *recipe, "-o", tmp_path / "checked")
+    assert "shorter than a clip of 8 frames at 5 per second" in checked.stdout
+    assert "clip0.mp4: 5 frames" in checked.stdout
+    enough = called("prepare", "check", *recipe[:2], "-o", tmp_path / "checked", "--set", "data.fps=8")
+    assert "shorter" not in enough.stdout

@@ -32,21 +32,16 @@ def recorded_segments(golden):
     return json.loads(golden("ssv2_sampling.json").read_text())
 
 
-def test_pretraining_windows_are_those_of_the_released_program(recorded):
-    cases = recorded["pretrain_sampling"]
+@pytest.mark.parametrize(
+    ("key", "window"),
+    [("pretrain_sampling", pretrain_window), ("finetune_sampling_dense", finetune_window)],
+)
+def test_training_windows_are_those_of_the_released_program(recorded, key, window):
+    cases = recorded[key]
     assert len(cases) == 72
     for case in cases:
         rng = NumpyDraws(case["numpy_seed"])
-        ids = pretrain_window(case["num_frames_in_video"], case["clip_frames"], case["stride"], rng)
-        assert ids.tolist() == case["frame_ids"], case
-
-
-def test_finetuning_windows_are_those_of_the_released_program(recorded):
-    cases = recorded["finetune_sampling_dense"]
-    assert len(cases) == 72
-    for case in cases:
-        rng = NumpyDraws(case["numpy_seed"])
-        ids = finetune_window(case["num_frames_in_video"], case["clip_frames"], case["stride"], rng)
+        ids = window(case["num_frames_in_video"], case["clip_frames"], case["stride"], rng)
         assert ids.tolist() == case["frame_ids"], case
 
 
@@ -60,15 +55,11 @@ def test_evaluation_windows_are_those_of_the_released_program(recorded):
             assert windows[view["chunk"]].tolist() == view["frame_ids"]
 
 
-def test_segment_frames_are_those_of_the_released_program(recorded_segments):
+def test_segment_frames_and_views_are_those_of_the_released_program(recorded_segments):
     for case in recorded_segments["train_validation"]:
-        ids = segment_frames(
-            case["num_frames_in_video"], case["num_segments"], NumpyDraws(case["numpy_seed"])
-        )
+        draws = NumpyDraws(case["numpy_seed"])
+        ids = segment_frames(case["num_frames_in_video"], case["num_segments"], draws)
         assert ids.tolist() == case["frame_ids"], case
-
-
-def test_two_segment_views_are_those_of_the_released_program(recorded_segments):
     for case in recorded_segments["test"]:
         views = segment_views(case["num_frames_in_video"], case["num_segments"], case["test_num_segment"])
         for view in case["views"]:
@@ -102,26 +93,12 @@ def test_pretraining_windows_start_anywhere_up_to_the_last_place_that_fits():
     assert starts == set(range(7))
 
 
-def test_single_evaluation_window_is_in_the_middle():
+def test_single_windows_and_views_are_in_the_middle():
     assert view_windows(100, 4, 5, clips=1)[0].tolist() == [40, 45, 50, 55]
     assert view_windows(3, 4, 5, clips=1)[0].tolist() == [0, 0, 0, 0]
-
-
-def test_single_segment_view_takes_the_middles():
     assert segment_views(40, 4, clips=1)[0].tolist() == [5, 15, 25, 35]
-
-
-def test_center_window_has_as_much_video_before_as_behind():
     ids = sampling("dense").center(100, 16, 4)
-    assert ids[0] == 18
-    assert ids[-1] == 81
-
-
-def test_frames_of_a_one_frame_video_are_all_that_frame():
-    rng = np.random.default_rng(0)
-    for way in SAMPLINGS.values():
-        assert way.pretrain(1, 16, 4, rng).tolist() == [0] * 16
-        assert way.finetune(1, 16, 4, rng).tolist() == [0] * 16
+    assert (ids[0], ids[-1]) == (18, 81)  # as much video before as behind
 
 
 def test_unknown_sampling_is_named_with_the_nearest():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from head_runs import recipe, root, trained
 from safetensors import safe_open
-from small_runs import RECIPE, metrics, refused, run
+from small_runs import metrics, refused, run
+from task_runs import COLUMNS, write_list
 
 import everest
 from everest.config.heads import Head, named_heads
@@ -28,36 +28,35 @@ from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Architecture
 
-__all__ = ["recipe", "root", "trained"]  # fixtures
-
 HEADS = "data.heads={verb: 2, noun: 3}"
 
 
-def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(trained: Path):
-    model = everest.load_model(trained / "model.safetensors")
+def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: Path):
+    model = everest.load_model(heads_run / "model.safetensors")
     assert (model.heads, model.num_classes) == (named_heads({"verb": 2, "noun": 3}), 5)
-    with safe_open(trained / "model.safetensors", "pt") as file:
+    with safe_open(heads_run / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["settings"])["heads"] == {"verb": 2, "noun": 3}
-    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (heads_run / "metrics.jsonl").read_text().splitlines()]
     validated = [row for row in rows if "val_top1" in row]
     assert {"val_verb_top1", "val_noun_top1"} <= set(validated[-1])
     assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
 
 
-def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run")
-    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+def test_one_head_leaves_no_trace_in_a_checkpoint(classifier_run: Path):
+    with safe_open(classifier_run / "model.safetensors", "pt") as file:
         assert "heads" not in json.loads(file.metadata()["settings"])
-    assert everest.load_model(tmp_path / "run" / "model.safetensors").heads == (Head(outputs=2),)
+    assert everest.load_model(classifier_run / "model.safetensors").heads == (Head(outputs=2),)
 
 
-@pytest.mark.parametrize("test", ["train.csv", "segments.csv"])
-def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tmp_path: Path, test: str):
-    predictions = tmp_path / "predictions.csv"
-    options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
-    result = json.loads(run("eval", "-c", trained, *options))
+@pytest.mark.parametrize("segments", [False, True])
+def test_eval_reports_each_head_and_the_share_with_all_correct(heads_run, clip_files, tmp_path, segments):
+    predictions, listed = tmp_path / "predictions.csv", heads_run.parent / "train.csv"
+    if segments:
+        starts = (0, 0.25, 0.5, 0.75)
+        times = {"start": starts, "end": tuple(1 + start for start in starts)}
+        listed = write_list(tmp_path / "segments.csv", clip_files, **times, **COLUMNS["heads"])
+    options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={listed}"]
+    result = json.loads(run("eval", "-c", heads_run, *options))
     names = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1", "majority_top1"}
     names |= {"chance_top1", "chance_top5", "intervals", "ece", "ece_calibrated", "temperature", "per_class"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
@@ -69,44 +68,42 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
         assert result["heads"][name]["top1"] == 100 * right / 4
     both = sum(row["correct.verb"] == row["correct.noun"] == "1" for row in rows)
     assert result["action_top1"] == 100 * both / 4
-    if test == "segments.csv":
+    if segments:
         assert all("s-" in row["video"].split("#")[1] for row in rows)
-    assert "verb top-1" in run("eval", "-c", trained, "-q")
+    assert "verb top-1" in run("eval", "-c", heads_run, "-q")
 
 
-def test_predict_reports_each_head(trained: Path, clip_files: Path):
-    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
+def test_predict_reports_each_head(heads_run: Path, clip_files: Path):
+    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", heads_run, "--json", "-q"))
     for name, count in (("verb", 2), ("noun", 3)):
         likely = row["heads"][name]
         assert math.isclose(sum(row["probability"] for row in likely), 1, abs_tol=1e-5)
         assert sorted(row["index"] for row in likely) == list(range(count))
-    assert "noun" in run("predict", clip_files / "clip0.mp4", "-c", trained, "-q")
+    assert "noun" in run("predict", clip_files / "clip0.mp4", "-c", heads_run, "-q")
 
 
-def test_a_head_starts_fresh_where_the_recipe_has_others(trained: Path, recipe: Path, tmp_path: Path):
+def test_a_head_starts_fresh_where_the_recipe_has_others(heads_run: Path, tmp_path: Path):
+    recipe = heads_run.parent / "tiny.yaml"
     still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
-    command = ["finetune", "--recipe", recipe, "--init", trained, *still]
+    command = ["finetune", "--recipe", recipe, "--init", heads_run, *still]
     run(*command, "-o", tmp_path / "same")
     swapped = tmp_path / "swapped.yaml"
     swapped.write_text(recipe.read_text().replace("{verb: 2, noun: 3}", "{noun: 3, verb: 2}"))
     command[2] = swapped
     run(*command, "-o", tmp_path / "other")
     before, same, other = (
-        everest.load_model(p).head.weight for p in (trained, tmp_path / "same", tmp_path / "other")
+        everest.load_model(p).head.weight for p in (heads_run, tmp_path / "same", tmp_path / "other")
     )
     assert (before - same).abs().max() < 1e-6
     assert (before - other).abs().max() > 1e-5
     assert metrics(tmp_path / "other")
 
 
-def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):
-    message = refused("eval", "-c", trained, "--set", "data.heads={verb: 2, noun: 4}", code=6)
+def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(heads_run: Path):
+    message = refused("eval", "-c", heads_run, "--set", "data.heads={verb: 2, noun: 4}", code=6)
     assert "its heads are verb (2), noun (3), the recipe has verb (2), noun (4)" in message
-
-
-def test_classes_without_a_clip_are_listed_for_each_head(root: Path):
-    heads_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
-    clips, classes = finetune_clips(heads_recipe)
+    data = DataSettings(root=str(heads_run.parent), heads={"verb": 3, "noun": 4})
+    clips, classes = finetune_clips(Recipe(name="here", data=data))
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
     assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
 
@@ -137,11 +134,8 @@ def test_action_counts_the_videos_with_all_heads_right():
         heads=named_heads({"verb": 2, "noun": 3}),
     )
     found = measure(scores)
-    assert (found["heads"]["verb"]["top1"], found["heads"]["noun"]["top1"], found["action_top1"]) == (
-        75,
-        75,
-        50,
-    )
+    assert [found["heads"][name]["top1"] for name in ("verb", "noun")] == [75, 75]
+    assert found["action_top1"] == 50
 
 
 def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
@@ -157,8 +151,8 @@ def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
     assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}
 
 
-def test_each_head_has_its_bouts(trained: Path, clip_files: Path, tmp_path: Path):
-    options = ["-c", trained, "--timeline", "--window", 0.5, "-q", "--plot", tmp_path / "t.png"]
+def test_each_head_has_its_bouts(heads_run: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", heads_run, "--timeline", "--window", 0.5, "-q", "--plot", tmp_path / "t.png"]
     (row,) = json.loads(run("predict", clip_files / "clip1.mp4", *options, "--json"))
     assert row["bouts"].keys() == {"verb", "noun"}
     assert all((bouts[0]["start"], bouts[-1]["end"]) == (0, 2) for bouts in row["bouts"].values())

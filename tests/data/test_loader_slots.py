@@ -112,12 +112,6 @@ def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: in
     assert loaded_equal(loader, pause=0.05) == [True] * 12  # time enough to write every free slot
 
 
-def test_workers_of_different_speed_keep_the_order():
-    clips = clips_of(Drawn(num_views=8, seconds=0.02))
-    loader = make_loader(clips, keys_of([12] * 6), workers=3, timeout=60)
-    assert loaded_equal(loader) == [True] * 6
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tokens_are_handed_over_with_their_clips(workers: int):
     clips = clips_of(Drawn(), tokens=Counted())
@@ -125,7 +119,9 @@ def test_tokens_are_handed_over_with_their_clips(workers: int):
     assert loaded_equal(loader) == [True] * 4
 
 
-def test_the_last_batch_outlives_its_loader():
+def test_workers_of_different_speed_keep_the_order_and_the_last_batch_outlives_its_loader():
+    clips = clips_of(Drawn(num_views=8, seconds=0.02))
+    assert loaded_equal(make_loader(clips, keys_of([12] * 6), workers=3, timeout=60)) == [True] * 6
     loader = make_loader(clips_of(Drawn()), keys_of([4]), workers=1, timeout=60)
     (batch,) = list(batches(loader))
     assert equals(batch, [loader.dataset.read(key) for key in loader.order[0]])  # type: ignore[index]

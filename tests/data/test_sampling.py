@@ -41,26 +41,14 @@ def shares(labels, weights) -> dict[object, float]:
 # --- weights ------------------------------------------------------------------------------------------------
 
 
-@given(CLASSES)
-def test_balanced_gives_every_class_the_same_share(labels):
-    expected = 1 / len(set(labels))
-    assert shares(labels, sample_weights(labels, "balanced")) == pytest.approx(
-        dict.fromkeys(set(labels), expected)
-    )
-
-
-@given(CLASSES)
-def test_sqrt_gives_a_class_a_share_by_the_root_of_its_samples(labels):
-    roots = {name: number**0.5 for name, number in Counter(labels).items()}
-    total = sum(roots.values())
-    expected = {name: root / total for name, root in roots.items()}
-    assert shares(labels, sample_weights(labels, "sqrt")) == pytest.approx(expected)
-
-
 @given(CLASSES, st.sampled_from(KINDS))
-def test_a_tuple_of_one_class_is_that_class(labels, kind):
-    tuples = [(label,) for label in labels]
-    assert sample_weights(tuples, kind).tolist() == sample_weights(labels, kind).tolist()
+def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels, kind):
+    power = {"balanced": 0, "sqrt": 0.5}[kind]
+    sizes = {name: number**power for name, number in Counter(labels).items()}
+    expected = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+    weights = sample_weights(labels, kind)
+    assert shares(labels, weights) == pytest.approx(expected)
+    assert sample_weights([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
 def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
@@ -109,16 +97,14 @@ def test_classes_are_drawn_as_often_as_their_weights_demand(labels, kind):
         assert abs(drawn[name] / 4000 - share) <= 6 * variance**0.5 + 1e-9
 
 
-def test_only_the_ratios_of_weights_count():
+def test_only_the_ratios_of_weights_count_and_epochs_and_seeds_draw_different_samples():
     weights = np.array([1.0, 2, 4])
     assert list(sampler(weights)) == list(sampler(weights / 8)) != list(sampler(weights[::-1]))
-
-
-def test_epochs_and_seeds_draw_different_samples():
-    weights = np.ones(9)
-    indices = [index for _, index in chain(*sampler(weights, batch_size=10, steps=2))]
+    indices = [index for _, index in chain(*sampler(np.ones(9), batch_size=10, steps=2))]
     assert indices[:10] != indices[10:]
     assert list(sampler(weights)) != list(sampler(weights, seed=4))
+    keys = list(chain(*sampler(np.array([1.0, 100.0]))))
+    assert [draw for draw, _ in keys] == list(range(4 * 12))  # no two draws have the same key
 
 
 @given(CLASSES, st.sampled_from(KINDS), st.sampled_from([1, 2]), st.integers(0, 12))
@@ -126,27 +112,11 @@ def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind
     weights = sample_weights(labels, kind)
     alone = list(sampler(weights, batch_size=8))
     for world in (1, 2, 4):
-        ranks = [
-            list(
-                sampler(
-                    weights,
-                    batch_size=8,
-                    rank=rank,
-                    world=world,
-                    accumulation=accumulation,
-                    start_step=start,
-                )
-            )
-            for rank in range(world)
-        ]
+        options = {"batch_size": 8, "world": world, "accumulation": accumulation, "start_step": start}
+        ranks = [list(sampler(weights, **options, rank=rank)) for rank in range(world)]
         for step, batch in enumerate(alone[start:]):
             parts = [part for rank in ranks for part in rank[step * accumulation :][:accumulation]]
             assert list(chain(*parts)) == batch
-
-
-def test_no_two_draws_have_the_same_key():
-    keys = list(chain(*sampler(np.array([1.0, 100.0]))))
-    assert [draw for draw, _ in keys] == list(range(4 * 12))
 
 
 # --- from a recipe ------------------------------------------------------------------------------------------

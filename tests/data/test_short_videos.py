@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, small_recipe
+from small_runs import called
 
 from everest.data.short_videos import FITTING, largest_stride, read_lengths
 from everest.errors import DataError
@@ -31,33 +31,18 @@ def test_the_suggested_stride_is_the_largest_that_fits_nearly_all_videos(lengths
         assert share(1) > FITTING
 
 
-@pytest.mark.parametrize(
-    ("stride", "notice"),
-    [
-        (2, None),
-        (8, None),
-        (
-            9,
-            "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 9 (36 frames): frames are "
-            "repeated; pretrain.stride=8 fits",
-        ),
-    ],
-)
-def test_short_videos_are_reported_once_with_a_stride_that_fits(
-    tmp_path: Path, clip_files: Path, stride: int, notice: str | None
-):
-    recipe = small_recipe(tmp_path, clip_files)
-    options = ["--recipe", recipe, "--set", f"pretrain.stride={stride}", "-o", tmp_path / "run"]
-    shown = called("pretrain", *options).stderr
-    assert shown.count("shorter than a clip") == (notice is not None)
-    assert notice is None or notice in shown
-    assert "shorter than a clip" not in called("pretrain", *options).stderr  # the finished run is resumed
-
-
-def test_videos_that_no_stride_fits_are_reported_with_their_frames(tmp_path: Path, clip_files: Path):
-    recipe = small_recipe(tmp_path, clip_files)
-    options = ["--recipe", recipe, "--dry-run", "--init", "none", "--set", "data.frames=40"]
-    shown = called("finetune", *options, "--set", "data.size=16").stderr
+def test_short_videos_are_reported_once_with_a_stride_that_fits(tmp_path: Path, recipe: Path):
+    notice = (
+        "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 9 (36 frames): frames are "
+        "repeated; pretrain.stride=8 fits"
+    )
+    for stride in (8, 9):
+        options = ["--recipe", recipe, "--set", f"pretrain.stride={stride}", "-o", tmp_path / str(stride)]
+        shown = called("pretrain", *options).stderr
+        assert shown.count("shorter than a clip") == shown.count(notice) == (stride == 9)
+        assert "shorter than a clip" not in called("pretrain", *options).stderr  # the finished run is resumed
+    long = ["--set", "data.frames=40", "--set", "data.size=16"]  # no stride fits
+    shown = called("finetune --dry-run --init none", "--recipe", recipe, *long).stderr
     assert "lower data.frames: most videos have 32 frames or more" in shown
 
 
@@ -75,17 +60,17 @@ def test_one_video_that_is_slow_to_fail_ends_no_run(
         read_lengths([broken], None)
 
 
-@pytest.mark.parametrize("number", [3, 70])
+@pytest.mark.parametrize(
+    ("number", "of_what"), [(3, "none of the videos"), (70, "none of 64 videos examined")]
+)
 def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(
-    tmp_path: Path, clip_files: Path, number: int
+    tmp_path: Path, recipe: Path, number: int, of_what: str
 ):
-    recipe = small_recipe(tmp_path, clip_files)
     for i in range(number):
         (tmp_path / f"{i}.mp4").write_text("no video")
     (tmp_path / "broken.csv").write_text("".join(f"{tmp_path / f'{i}.mp4'}\n" for i in range(number)))
     options = ["--recipe", recipe, "--set", f"data.train={tmp_path / 'broken.csv'}", "-o", tmp_path / "run"]
     shown = called("pretrain", *options, code=4).stderr
-    of_what = "none of the videos" if number == 3 else "none of 64 videos examined"
     assert f"{of_what} can be read, first {tmp_path}/" in shown
     assert "not a video file" in shown
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE, called, refused
+from small_runs import called, refused, small_recipe
 
 
 def write(folder: Path, name: str, labels: list[str], clips: Path, header: str = "path,label") -> None:
@@ -15,13 +15,13 @@ def write(folder: Path, name: str, labels: list[str], clips: Path, header: str =
 
 
 def recipe(folder: Path, **data: str) -> Path:
-    path = folder / "tiny.yaml"
-    text = RECIPE.replace("num_classes: 2, ", "".join(f"{key}: {value}, " for key, value in data.items()))
-    text = text.replace("test: train.csv", "test: test.csv").replace("epochs: 3", "epochs: 2")
-    path.write_text(
-        text.replace("cutmix: 1.0", "cutmix: 0.0").replace("data: {", f'data: {{root: "{folder}", ')
-    )
-    return path
+    keys = "".join(f"{key}: {value}, " for key, value in data.items())
+    changes = {"num_classes: 2, ": keys, "test: train.csv": "test: test.csv", "epochs: 3": "epochs: 2"}
+    return small_recipe(folder, folder, changes | {"cutmix: 1.0": "cutmix: 0.0"})
+
+
+def finetune(path: Path, *options: object) -> list[object]:
+    return ["finetune --init none", "--recipe", path, "-o", path.parent / "run", *options]
 
 
 def error_of(*arguments: object, code: int = 4) -> str:
@@ -35,11 +35,7 @@ def error_of(*arguments: object, code: int = 4) -> str:
 @pytest.mark.parametrize(
     ("task", "labels", "message"),
     [
-        (
-            "single-label",
-            ["0.5", "1"],
-            "csv:2: label '0.5' is not an integer from 0; labels that are numbers",
-        ),
+        ("single-label", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0; labels that are numb"),
         ("single-label", ["0|1", "1"], "csv:2: unknown class '0|1'; several classes joined by '|' need data"),
         ("single-label", ["a", ""], "csv:3: no label in '"),
         ("single-label", ["a", "a"], "the labels name one class only"),
@@ -62,16 +58,23 @@ def test_fine_tuning_refuses_labels_of_another_kind(
     tmp_path: Path, clip_files: Path, task: str, labels: list[str], message: str
 ):
     write(tmp_path, "train.csv", labels, clip_files)
-    options = ["--init", "none", "-o", tmp_path / "run"]
-    assert message in error_of("finetune", "--recipe", recipe(tmp_path, task=task), *options)
+    assert message in error_of(*finetune(recipe(tmp_path, task=task)))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_with_a_bar_as_one_class_is_noticed(tmp_path: Path, clip_files: Path):
-    write(tmp_path, "train.csv", ["a|b", "a", "b", "a|b"], clip_files)
-    options = ["--init", "none", "-o", tmp_path / "run", "--dry-run"]
-    shown = called("finetune", "--recipe", recipe(tmp_path, task="single-label"), *options).stderr
+def test_a_label_with_a_bar_and_a_class_that_all_training_videos_have_are_noticed(
+    tmp_path: Path, clip_files: Path
+):
+    def noticed(task: str, *labels: str) -> str:
+        write(tmp_path, "train.csv", list(labels), clip_files)
+        return called(*finetune(recipe(tmp_path, task=task), "--dry-run")).stderr
+
+    write(tmp_path, "test.csv", ["b"], clip_files)
+    shown = noticed("single-label", "a|b", "a", "b", "a|b")
     assert "train.csv: a label with '|' is read as one class; several classes joined by '|' need" in shown
+    shown = noticed("multi-label", "a|b", "b", "c|b")
+    assert shown.count("all videos of data.train have the class 'b', so a model cannot learn it") == 1
+    assert "all videos of data.train" not in noticed("multi-label", "a|b", "b", "")
 
 
 @pytest.mark.parametrize(
@@ -89,36 +92,18 @@ def test_fine_tuning_refuses_labels_of_another_kind_in_a_column_of_a_head(
     tmp_path: Path, clip_files: Path, heads: str, labels: list[str], message: str
 ):
     write(tmp_path, "train.csv", labels, clip_files, header="path,label.tags")
-    options = ["--init", "none", "-o", tmp_path / "run"]
-    assert message in error_of("finetune", "--recipe", recipe(tmp_path, heads=heads), *options)
+    assert message in error_of(*finetune(recipe(tmp_path, heads=heads)))
 
 
-@pytest.mark.parametrize(
-    ("header", "columns"), [("path,label.tags", "path, label.tags"), ("path,speed", "path, speed")]
-)
-def test_a_list_without_the_column_of_a_head_is_one_line(
-    tmp_path: Path, clip_files: Path, header: str, columns: str
-):
-    write(tmp_path, "train.csv", ["1", "0"], clip_files, header=header)
-    options = ["--init", "none", "-o", tmp_path / "run"]
+@pytest.mark.parametrize("column", ["label.tags", "speed"])
+def test_a_list_without_the_column_of_a_head_is_one_line(tmp_path: Path, clip_files: Path, column: str):
+    write(tmp_path, "train.csv", ["1", "0"], clip_files, header=f"path,{column}")
     path = recipe(tmp_path, heads="{speed: regression}")
-    message = (
-        f"train.csv: the list has no column label.speed, which data.heads names; its columns are {columns}"
-    )
-    assert error_of("finetune", "--recipe", path, *options).endswith(message)
-    checked = called("prepare", "check", "--recipe", path, tmp_path / "train.csv", "-q", code=4).stdout
-    assert f"labels: 1\n  {tmp_path}/train.csv: the list has no column label.speed\n" in checked
-
-
-def test_a_class_that_all_training_videos_have_is_noticed(tmp_path: Path, clip_files: Path):
-    write(tmp_path, "train.csv", ["a|b", "b", "c|b"], clip_files)
-    write(tmp_path, "test.csv", ["b"], clip_files)
-    options = ["--init", "none", "-o", tmp_path / "run", "--dry-run"]
-    shown = called("finetune", "--recipe", recipe(tmp_path, task="multi-label"), *options).stderr
-    assert shown.count("all videos of data.train have the class 'b', so a model cannot learn it") == 1
-    write(tmp_path, "train.csv", ["a|b", "b", ""], clip_files)
-    shown = called("finetune", "--recipe", recipe(tmp_path, task="multi-label"), *options).stderr
-    assert "all videos of data.train" not in shown
+    missing = "train.csv: the list has no column label.speed"
+    shown = error_of(*finetune(path))
+    assert shown.endswith(f"{missing}, which data.heads names; its columns are path, {column}")
+    checked = called("prepare check -q", "--recipe", path, tmp_path / "train.csv", code=4).stdout
+    assert f"labels: 1\n  {tmp_path}/{missing}\n" in checked
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +119,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
         for name in ("train.csv", "test.csv"):
             write(folder, name, labels, clip_files)
         found[task] = folder / "run"
-        options = ["--init", "none", "-q", "-o", found[task]]
-        called("finetune", "--recipe", recipe(folder, task=task), *options)
+        called(*finetune(recipe(folder, task=task), "-q"))
     return found
 
 
@@ -143,24 +127,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
     ("task", "labels", "message"),
     [
         ("single-label", ["a", "c"], "test.csv:3: unknown class 'c'; known: a, b"),
-        (
-            "single-label",
-            ["a|b", "a"],
-            "test.csv:2: unknown class 'a|b'; the model predicts one class for a video (single-label)",
-        ),
-        (
-            "single-label",
-            ["0.5", "1"],
-            "test.csv:2: label '0.5' is not an integer from 0; the model predicts classes (single-label)",
-        ),
+        ("single-label", ["a|b", "a"], "test.csv:2: unknown class 'a|b'; the model predicts one class for"),
+        ("single-label", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0; the model predicts cl"),
         ("multi-label", ["a", "b|d"], "test.csv:3: unknown class 'd'; known: a, b, c"),
         ("multi-label", ["a|a", "b"], "test.csv:2: label 'a|a' has a class twice"),
         ("regression", ["1", "nan"], "test.csv:3: label 'nan' is no finite number"),
-        (
-            "regression",
-            ["1", "a"],
-            "test.csv:3: label 'a' is no number; the model predicts numbers (regression)",
-        ),
+        ("regression", ["1", "a"], "test.csv:3: label 'a' is no number; the model predicts numbers (regres"),
     ],
 )
 def test_evaluation_refuses_labels_of_another_kind(
@@ -170,23 +142,18 @@ def test_evaluation_refuses_labels_of_another_kind(
     assert message in error_of("eval", "-c", runs[task], "-q")
 
 
-def test_a_test_list_without_some_classes_is_evaluated(runs: dict[str, Path], clip_files: Path):
+def test_lists_for_evaluation_may_show_few_classes(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     write(runs["multi-label"].parent, "test.csv", ["a", "", "a"], clip_files)
     assert "mean average precision" in called("eval", "-c", runs["multi-label"]).stdout
-
-
-def test_lists_for_evaluation_may_show_no_class(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     write(runs["multi-label"].parent, "test.csv", ["", "", ""], clip_files)
     found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q").stdout)
     assert found["map"] is None
     write(tmp_path, "train.csv", ["a|b", "c", "", "a"], clip_files)
     write(tmp_path, "val.csv", ["", ""], clip_files)
-    path = recipe(tmp_path, task="multi-label")
-    path.write_text(path.read_text().replace("val: train.csv", "val: val.csv"))
-    options = ["--recipe", path, "--init", "none", "-q", "-o", tmp_path / "run"]
+    command = finetune(recipe(tmp_path, task="multi-label"), "-q", "--set", "data.val=val.csv")
     message = "data.val: no video has a class, so its mean average precision cannot select the best weights"
-    assert message in error_of("finetune", *options)
+    assert message in error_of(*command)
     assert not (tmp_path / "run").exists()
-    called("finetune", *options, "--set", "finetune.best=loss")
+    called(*command, "--set", "finetune.best=loss")
     lists = [tmp_path / "train.csv", tmp_path / "val.csv"]
     called("prepare", "check", *lists, "--task", "multi-label", "-q", code=4)  # the same videos

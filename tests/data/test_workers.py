@@ -81,12 +81,9 @@ def test_a_worker_killed_while_it_writes_a_result_is_noticed():
     with pytest.raises(EnvironmentProblem, match="was killed"):
         workers.take(0)
     workers.kill()
-
-
-def test_a_result_that_does_not_come_is_a_timeout_and_the_worker_can_be_killed():
     workers = workers_of(1)
     workers.add(0, signal.SIGSTOP)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # a result that does not come; the worker can be killed
         workers.take(0, limit=0.3)
     workers.kill()
 

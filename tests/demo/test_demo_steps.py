@@ -37,24 +37,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_writes_its_run_and_its_seconds(demo: Path):
-    stages = [
-        "rendering",
-        "training a tokenizer",
-        "preparing tokens",
-        "pre-training",
-        "fine-tuning",
-        "testing",
-    ]
+    stages = ["rendering", "training a tok", "preparing tok", "pre-training", "fine-tuning", "testing"]
     rows = [row for row in (demo / "report.md").read_text().splitlines() if row.startswith("| ")][1:]
     assert [any(row.startswith(f"| {stage}") for row in rows) for stage in stages] == [True] * len(stages)
-    assert all(
-        (demo / run / "model.safetensors").is_file() for run in ("tokenizer", "pretrain", "finetune-16")
-    )
-
-
-def test_tokens_are_prepared_once_for_pretraining(demo: Path):
-    assert json.loads((demo / "tokens" / INDEX).read_text())["variants"] == 1
+    runs = ("tokenizer", "pretrain", "finetune-16")
+    assert json.loads((demo / "tokens" / INDEX).read_text())["variants"] == 1  # prepared once
     assert len((demo / "pretrain" / "metrics.jsonl").read_text().splitlines()) == 2  # a step an epoch
+    assert all((demo / run / "model.safetensors").is_file() for run in runs)
 
 
 def test_an_earlier_demo_is_removed_and_nothing_else(demo: Path):

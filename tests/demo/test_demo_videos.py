@@ -35,30 +35,21 @@ def _clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_same_seed_gives_same_clips_and_lists(root, tmp_path):
     assert np.array_equal(_clips(300, seed=0)[0], _clips(300, seed=0)[0])
+    assert not np.array_equal(_clips(8, seed=0)[0], _clips(8, seed=1)[0])
     SMALL.write(tmp_path, seed=3)
     for name in ("pretrain.csv", "train.csv", "test.csv", "classes.txt"):
         assert (root / name).read_text() == (tmp_path / name).read_text()
 
 
-def test_another_seed_gives_different_clips():
-    assert not np.array_equal(_clips(8, seed=0)[0], _clips(8, seed=1)[0])
-
-
-def test_no_clip_is_in_two_lists(root):
-    names = [name for split in ("pretrain", "train", "test") for name, _ in _lines(root / f"{split}.csv")]
+def test_no_clip_is_in_two_lists_and_labels_are_balanced_and_known(root):
+    lines = {split: _lines(root / f"{split}.csv") for split in ("pretrain", "train", "test")}
+    names = [name for rows in lines.values() for name, _ in rows]
     assert len(names) == len(set(names)) == 46
     assert len({(root / name).read_bytes() for name in names}) == 46
-
-
-def test_labels_are_balanced_and_known(root):
     assert tuple((root / "classes.txt").read_text().split()) == CLASSES
     for split, per_class in (("train", 1), ("test", 2)):
-        labels = [label for _, label in _lines(root / f"{split}.csv")]
-        assert sorted(labels) == sorted(CLASSES * per_class)
-
-
-def test_lists_of_unlabeled_clips_do_not_reveal_the_class(root):
-    assert {label for _, label in _lines(root / "pretrain.csv")} == {"0"}
+        assert sorted(label for _, label in lines[split]) == sorted(CLASSES * per_class)
+    assert {label for _, label in lines["pretrain"]} == {"0"}  # does not reveal the class
 
 
 def test_files_decode_to_what_was_rendered(root):
@@ -145,8 +136,7 @@ def test_with_more_frames_the_same_events_are_slower():
 def test_the_readme_describes_the_set():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     labeled = DEMO_SET.train_per_class * len(CLASSES)
-    assert (
-        f"pre-trained on {DEMO_SET.pretrain} unlabeled clips, then fine-tuned on {labeled} labeled" in readme
-    )
+    clips = f"pre-trained on {DEMO_SET.pretrain} unlabeled clips, then fine-tuned on {labeled} labeled"
+    assert clips in readme
     assert f"top-1 of {len(CLASSES)} kinds of motion" in readme
     assert f"| chance | {100 / len(CLASSES):.1f} % |" in readme

@@ -46,13 +46,9 @@ def test_a_reliability_diagram_has_one_or_two_panels(tmp_path: Path, task: Class
     draw_reliability(tmp_path / "two.png", before, after)
     one, two = size_of(tmp_path / "one.png"), size_of(tmp_path / "two.png")
     assert 600 < one[0] < 900 < two[0] < 1500
-    assert 800 < one[1] < 1000
-    assert 800 < two[1] < 1000
-
-
-def test_a_single_video_has_a_reliability_diagram(tmp_path: Path):
-    _, bins = expected_calibration_error(np.array([[0.2, 0.8]]), np.array([1]))
-    draw_reliability(tmp_path / "a.png", bins, bins)
+    assert 800 < min(one[1], two[1]) <= max(one[1], two[1]) < 1000
+    _, single = expected_calibration_error(np.array([[0.2, 0.8]]), np.array([1]))  # of one video
+    draw_reliability(tmp_path / "a.png", single, single)
     size_of(tmp_path / "a.png")
 
 
@@ -75,18 +71,12 @@ def test_a_scatter_plot_has_equal_axes_for_any_number_of_videos(tmp_path: Path, 
     truth = rng.gamma(3, 20, size=videos).astype(np.float32)
     draw_scatter(tmp_path / "s.png", truth, truth + 9 * rng.normal(size=videos))
     width, height = size_of(tmp_path / "s.png")
-    assert 650 < width < 800
-    assert 650 < height < 800
-
-
-def test_equal_true_values_are_drawn_without_r2(tmp_path: Path):
-    draw_scatter(tmp_path / "s.png", np.ones(4), np.array([1e6, 2, 3, -4.0]))
+    assert 650 < min(width, height) <= max(width, height) < 800
+    draw_scatter(tmp_path / "s.png", np.ones(4), np.array([1e6, 2, 3, -4.0]))  # without R2
     assert size_of(tmp_path / "s.png")[0] < 900
 
 
-def test_keep_ratios_are_named_above_values_without_an_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_keep_ratios_are_named_above_values_without_an_interval(tmp_path, monkeypatch):
     places = []
     annotate = Axes.annotate
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
-from small_runs import called, refused, run
-from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
+from small_runs import called, json_of, refused, run
+from task_runs import COLUMNS, NAMES, SCORES, TAGS, write_list
 
 import everest
 from everest.config.heads import Calibration, Head, named_heads
@@ -31,13 +32,10 @@ from everest.metrics.metrics import multi_label, per_class
 from everest.metrics.predicted import HeadPredictions
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
-__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
-
 FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
 SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
-SEVERAL = HeadPredictions(
-    head=Head(task="multi-label", outputs=3), labels=FLAGS, outputs=SHARES[:, None]
-)  # one view a video
+TAGGED = Head(task="multi-label", outputs=3)
+SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
 
 
 # --- metrics ------------------------------------------------------------------------------------------------
@@ -54,34 +52,20 @@ def test_metrics_of_each_class_are_those_of_scikit_learn():
     assert rows[2]["ap"] is None  # no video has it
 
 
-def test_a_single_class_is_measured_like_the_same_class_among_others():
-    alone = HeadPredictions(
-        head=Head(task="multi-label", outputs=1), labels=FLAGS[:, :1], outputs=SHARES[:, None, :1]
-    )
+def test_a_single_class_is_measured_like_the_same_class_among_others_and_none_has_no_mean_precision():
+    one = Head(task="multi-label", outputs=1)
+    alone = HeadPredictions(head=one, labels=FLAGS[:, :1], outputs=SHARES[:, None, :1])
     assert per_class(alone, NAMES[:1]) == per_class(SEVERAL, NAMES)[:1]
     assert multi_label(alone, None)["macro_f1"] == multi_label(alone, None)["micro_f1"] == 80
-
-
-def test_without_a_positive_video_there_is_no_mean_average_precision():
-    empty = HeadPredictions(head=SEVERAL.head, labels=np.zeros_like(FLAGS), outputs=SEVERAL.outputs)
-    found = multi_label(empty, None)
+    found = multi_label(replace(SEVERAL, labels=np.zeros_like(FLAGS)), None)
     assert (found["map"], found["macro_f1"], found["micro_f1"]) == (None, None, 0)
 
 
 def test_classes_of_single_label_videos_are_measured_one_against_the_rest():
-    head = HeadPredictions(
-        head=Head(outputs=3),
-        labels=np.array([0, 0, 1, 2]),
-        outputs=np.array(
-            [[[0.6, 0.4, 0]], [[0.2, 0.7, 0.1]], [[0, 0.9, 0.1]], [[0.5, 0.3, 0.2]]], np.float32
-        ),
-    )
-    rows = per_class(head, NAMES)
-    assert [(row["precision"], row["recall"], row["videos"]) for row in rows] == [
-        (50, 50, 2),
-        (50, 100, 1),
-        (0, 0, 1),
-    ]
+    outputs = np.array([[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0, 0.9, 0.1], [0.5, 0.3, 0.2]], np.float32)
+    head = HeadPredictions(head=Head(outputs=3), labels=np.array([0, 0, 1, 2]), outputs=outputs[:, None])
+    rows = [(row["precision"], row["recall"], row["videos"]) for row in per_class(head, NAMES)]
+    assert rows == [(50, 50, 2), (50, 100, 1), (0, 0, 1)]
 
 
 # --- worst videos -------------------------------------------------------------------------------------------
@@ -98,11 +82,9 @@ def test_the_worst_videos_have_missing_and_wrong_classes():
 
 
 def test_the_largest_errors_come_first():
-    head = HeadPredictions(
-        head=Head(task="regression", outputs=1),
-        labels=np.array([1.0, 5.0, -2.0]),
-        outputs=np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32),
-    )
+    outputs = np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32)
+    number = Head(task="regression", outputs=1)
+    head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
     found = largest_errors(head, list("abc"), [], most=2)
     assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
 
@@ -112,13 +94,10 @@ def test_the_largest_errors_come_first():
 
 def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Path, tmp_path: Path):
     page = tmp_path / "page"
-    result = json.loads(run("eval", "-c", tags_run, "--json", "-q", "--report", page))
+    result = json_of("eval -q", "-c", tags_run, "--report", page)
     assert [(row["name"], row["videos"]) for row in result["per_class"]] == [(name, 2) for name in NAMES]
-    assert sorted(path.name for path in page.iterdir()) == [
-        "index.html",
-        "precision-recall.png",
-        "reliability.png",
-    ]
+    files = {"index.html", "precision-recall.png", "reliability.png"}
+    assert {path.name for path in page.iterdir()} == files
     text = (page / "index.html").read_text()
     assert "a random order of the videos" in text
     assert "accuracy of random guesses" not in text
@@ -131,21 +110,15 @@ def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Pa
 def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_path: Path):
     page = tmp_path / "page"
     options = ["--report", page, "--keep", "0.3,1"]
-    result = json.loads(run("eval", "-c", mixed_run, "--json", "-q", *options))
-    assert {name: "per_class" in head for name, head in result["heads"].items()} == {
-        **{"verb": True, "tags": True, "score": False}
-    }
+    result = json_of("eval -q", "-c", mixed_run, *options)
+    listed = {name: "per_class" in head for name, head in result["heads"].items()}
+    assert listed == {"verb": True, "tags": True, "score": False}
     plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png", "sweep.png"}
     plots |= {"reliability-verb.png", "reliability-tags.png"}
     assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
     text = (page / "index.html").read_text()
-    for words in (
-        "accuracy of random guesses",
-        "a random order",
-        "the median of these videos",
-        "Largest errors",
-    ):
-        assert words in text
+    guesses = ("accuracy of random guesses", "a random order", "the median of these videos")
+    assert all(words in text for words in (*guesses, "Largest errors"))
     assert text.split("Largest errors")[1].count("<td>") == len(SCORES)
     table = run("eval", "-c", mixed_run, "-q")
     assert "value" in table
@@ -159,9 +132,8 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
     ended = called("eval", "-c", scores_run, *options)
     assert "4, from 2 groups" in ended.stdout
-    assert (
-        "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow" in ended.stderr
-    )
+    notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow"
+    assert notice in ended.stderr
     assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
 
 
@@ -169,8 +141,7 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
 def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
     mixed_run: Path, clip_files: Path, tmp_path: Path
 ):
-    columns = {"label_verb": (0, 1, 0, 1), "label_tags": ("0|2", "", "1", "0|1|2"), "label_score": SCORES}
-    listed = write_list(tmp_path / "test.csv", clip_files, **columns)
+    listed = write_list(tmp_path / "test.csv", clip_files, **COLUMNS["mixed"])
     listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
     found = []
     for processes in (1, 2):
@@ -186,7 +157,7 @@ def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
 
 def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, clip_files: Path):
     video = clip_files / "clip0.mp4"
-    (row,) = json.loads(run("predict", video, "-c", tags_run, "--json", "-q"))
+    (row,) = json_of("predict -q", video, "-c", tags_run)
     found = row["predictions"]
     assert {each["label"] for each in found} == set(NAMES)
     assert all(each["present"] == (each["probability"] >= 0.5) for each in found)
@@ -200,7 +171,7 @@ def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, cl
 
 def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_files: Path, tmp_path: Path):
     video, plot = clip_files / "clip0.mp4", tmp_path / "t.png"
-    ((row,),) = [json.loads(run("predict", video, "-c", scores_run, "--json", "-q"))]
+    (row,) = json_of("predict -q", video, "-c", scores_run)
     (answer,) = row["predictions"]
     model = everest.load_model(scores_run)
     assert list(answer) == ["value"]
@@ -216,25 +187,18 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
         assert picture.width > 1000
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: Path, clip_files: Path):
+    background = ["--timeline", "--background", 0.5, "--json"]
+    calibrated = "goes with classes, and this model predicts numbers; leave it out"
+    for options, message in (
         (["--top", 2], "--top: goes with classes"),
-        (["--calibrated"], "--calibrated: goes with classes, and this model predicts numbers; leave it out"),
+        (["--calibrated"], f"--calibrated: {calibrated}"),
         (["--timeline", "--bouts"], "--bouts: goes with classes"),
-        (["--timeline", "--background", 0.5, "--json"], "--background: goes with classes"),
-    ],
-)
-def test_options_of_classes_are_refused_for_numbers(
-    scores_run: Path, clip_files: Path, options: list[object], message: str
-):
-    text = refused("predict", clip_files / "clip0.mp4", "-c", scores_run, "-q", *options, code=2)
-    assert message in text
-
-
-def test_a_background_is_refused_for_several_classes(tags_run: Path, clip_files: Path):
-    options = ["--timeline", "--background", 0.5, "--json"]
-    text = refused("predict", clip_files / "clip0.mp4", "-c", tags_run, "-q", *options, code=2)
+        (background, "--background: goes with classes"),
+    ):
+        command = ("predict -q", clip_files / "clip0.mp4", "-c", scores_run, *options)
+        assert message in refused(*command, code=2)
+    text = refused("predict -q", clip_files / "clip0.mp4", "-c", tags_run, *background, code=2)
     assert "--background: goes with one class per window" in text
 
 
@@ -286,10 +250,8 @@ def test_every_class_that_is_present_is_among_the_predictions():
     head = Head(task="multi-label", outputs=7, calibration=Calibration(thresholds=(0.1, *[0.9] * 6)))
     answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     found = answers_of_head(answers, head, Classes(heads=(head,)), None)
-    assert [(part["index"], part["present"]) for part in found] == [
-        *((index, False) for index in (6, 5, 4, 3, 2)),
-        (0, True),
-    ]
+    likely = [(index, False) for index in (6, 5, 4, 3, 2)]
+    assert [(part["index"], part["present"]) for part in found] == [*likely, (0, True)]
     assert [part["index"] for part in answers_of_head(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
 
 
@@ -328,11 +290,7 @@ def test_the_rows_of_several_heads_are_the_metrics_of_each(mixed_run: Path):
 
 
 def test_subtitles_show_the_present_classes_only():
-    windows = [
-        several(0, True, False, True),
-        several(0.5, False, False, False),
-        several(1, False, True, False),
-    ]
+    windows = [several(0, True, False, True), several(0.5, *[False] * 3), several(1, False, True, False)]
     row = {"video": "a.mp4", "windows": windows, "bouts": []}
     assert as_srt([row]).split("\n\n") == [
         "1\n00:00:00,000 --> 00:00:00,500\nrun 90%\nwalk 90%",

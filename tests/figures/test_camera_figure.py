@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import everest
 from everest.errors import RecipeError
@@ -20,7 +20,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.ranked import ByChange, FrameDifference, RedundancyRobust
 from everest.video.pixels import IMAGENET
 from everest.video.writer import write_video
-from everest_cli.main import app
 
 SIDE = 64
 OPTIONS = ["--size", "64", "--frames", "8", "--stride", "1"]
@@ -44,8 +43,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def called(*arguments: object, code: int = 0) -> str:
-    ended = CliRunner().invoke(app, list(map(str, arguments)))
-    assert ended.exit_code == code, ended.output
+    ended = small_runs.called(*arguments, code=code)
     return ended.stdout if code == 0 else ended.output
 
 
@@ -62,11 +60,6 @@ def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_pat
 def test_moving_figures_and_pages_are_written(video: Path, tmp_path: Path, kind: str):
     called("visualize-mask", video, *OPTIONS, "--align", "shift", "--format", kind, "-o", tmp_path)
     assert (tmp_path / f"pan-mask.{kind}").stat().st_size > 10_000
-
-
-def test_a_page_refuses_a_cap(video: Path, tmp_path: Path):
-    options = [*OPTIONS, "--slice-cap", "0.5", "--format", "html", "-o", tmp_path]
-    assert "slice_cap: a page cannot show it" in called("visualize-mask", video, *options, code=2)
 
 
 def test_the_figure_does_not_claim_a_motion_that_was_not_measured():
@@ -93,59 +86,41 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
 @pytest.mark.parametrize(
     ("selector", "text"),
     [
-        (RedundancyRobust(cuts="detect"), "the first time slice of a scene takes the values of the next"),
-        (
-            RedundancyRobust(cuts="detect", first_slice="zero"),
-            "the first time slice of a scene counts as unchanged",
-        ),
-        (FrameDifference(cuts="detect"), "the first frame of a scene takes the values of the next"),
+        (RedundancyRobust(cuts="detect"), "time slice of a scene takes the values of the next"),
+        (RedundancyRobust(cuts="detect", first_slice="zero"), "time slice of a scene counts as unchanged"),
+        (FrameDifference(cuts="detect"), "frame of a scene takes the values of the next"),
     ],
 )
 def test_the_legend_names_what_the_first_step_of_a_scene_takes(selector: ByChange, text: str):
     grid = TokenGrid.of_clip(frames=4, size=(32, 32), tubelet=(2, 16, 16))
     ids, frames = torch.arange(4), torch.zeros(4, 32, 32, 3)
-    view = MaskView(
-        title="",
-        selector=selector,
-        grid=grid,
-        kept=ids,
-        visible=ids,
-        importance=None,
-        frames=frames,
-        predicted=None,
-    )
-    assert text in choice_text(view)
+    shown = {"kept": ids, "visible": ids, "importance": None, "frames": frames, "predicted": None}
+    assert f"the first {text}" in choice_text(MaskView(title="", selector=selector, grid=grid, **shown))
 
 
 def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
     first, second = texture(0), texture(1)
     frames = [first[:, 3 * time : 3 * time + SIDE] for time in range(8)] + [second[:, :SIDE]] * 8
     clip = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
-    robust = view_camera(
-        clip, RedundancyRobust(align="shift", cuts="detect"), tubelet_frames=2, pixels=IMAGENET
-    )
+    options, known = {"align": "shift", "cuts": "detect"}, {"tubelet_frames": 2, "pixels": IMAGENET}
+    robust = view_camera(clip, RedundancyRobust(**options), **known)
     assert (robust.lag, len(robust.moves)) == (2, 14)
     assert robust.frames.shape == (16, 256, 256, 3)
     red = torch.tensor([214, 39, 40]) / 255
     has_border = [(torch.isclose(frame[0, 0], red, atol=0.01)).all().item() for frame in robust.frames]
     assert [number for number, is_red in enumerate(has_border) if is_red] == [8, 9]
-    change = view_camera(
-        clip, FrameDifference(align="shift", cuts="detect"), tubelet_frames=2, pixels=IMAGENET
-    )
+    change = view_camera(clip, FrameDifference(**options), **known)
     assert (change.lag, change.to_dict()) == (1, {"moving": [*range(1, 8)], "scenes": [8]})
 
 
-def test_select_frames_can_ignore_cuts(video: Path):
-    options = ["--frames", "8", "--alpha", "2", "--size", "64", "--stride", "1", "--json"]
-    plain = json.loads(called("select-frames", video, *options))
-    aware = json.loads(called("select-frames", video, *options, "--align", "affine", "--cuts", "detect"))
+def test_select_frames_can_ignore_cuts_and_take_fewer_tokens_than_a_strategy_shows(video: Path):
+    options = ["--frames", "8", "--size", "64", "--json"]
+    select = ["select-frames", video, *options, "--alpha", "2", "--stride", "1"]
+    plain = json.loads(called(*select))
+    aware = json.loads(called(*select, "--align", "affine", "--cuts", "detect"))
     assert plain["counts"][4] > 2 * aware["counts"][4]
-
-
-def test_select_frames_takes_fewer_tokens_than_a_strategy_shows(video: Path):
-    """The draw counts kept tokens only, so `visible_ratio` does not limit --keep."""
-    options = ["--frames", "8", "--size", "64", "--json", "--keep", "0.05", "--align", "shift"]
-    document = json.loads(called("select-frames", video, *options))
+    # The draw counts kept tokens only, so `visible_ratio` does not limit --keep.
+    document = json.loads(called("select-frames", video, *options, "--keep", "0.05", "--align", "shift"))
     assert sum(document["counts"]) == int(0.05 * 6 * 16)  # six pairs of 4 x 4 tokens
 
 
@@ -164,6 +139,7 @@ def test_select_tokens_takes_the_settings(video: Path):
         (["--align", "zoom"], "Invalid value for '--align': 'zoom' is not one of"),
         (["--cuts", "maybe"], "'maybe' is not one of"),
         (["--slice-cap", "0"], "slice_cap: must be more than 0"),
+        (["--slice-cap", "0.5", "--format", "html"], "slice_cap: a page cannot show it"),
         (["--slice-cap", "0.1"], "give at least 0.25"),
         (["--strategy", "tube", "--align", "shift"], "--align: tube has no such setting"),
         (["--compare", "--slice-cap", "0.5"], "--slice-cap: --compare shows each strategy as it is known"),

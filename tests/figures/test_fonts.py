@@ -25,15 +25,8 @@ from everest.methods.strategies import RedundancyRobust
 
 NOTICE = "figures show boxes for letters that no font has; install one, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
-BOUT = {
-    "start": 0.0,
-    "end": 1.0,
-    "start_frame": 0,
-    "end_frame": 9,
-    "index": 0,
-    "label": NAME,
-    "probability": 0.9,
-}
+BOUT = {"start": 0.0, "end": 1.0, "start_frame": 0, "end_frame": 9}
+BOUT |= {"index": 0, "label": NAME, "probability": 0.9}
 
 
 @pytest.fixture(autouse=True)
@@ -53,33 +46,18 @@ def drawn(path: Path) -> Path:
 FRAMES = torch.zeros(2, 16, 16, 3)
 NO_CURVE = Curve(np.zeros(0), np.zeros(0))
 CURVE = Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))
+CURVES = ("loss", "lr", "validation_loss", "validation")
+NO_CURVES = ("probe", "held_out_loss", "mean_loss", "loss_ratio", "rank_me")
 RUN = RunCurves(
     name=NAME,
-    loss=CURVE,
-    lr=CURVE,
-    validation_loss=CURVE,
-    metric=None,
-    validation=CURVE,
-    chance=None,
-    probe=NO_CURVE,
-    probe_chance=None,
-    held_out_loss=NO_CURVE,
-    mean_loss=NO_CURVE,
-    loss_ratio=NO_CURVE,
-    rank_me=NO_CURVE,
+    **dict.fromkeys(("metric", "chance", "probe_chance")),
+    **dict.fromkeys(CURVES, CURVE),
+    **dict.fromkeys(NO_CURVES, NO_CURVE),
 )
 SELECTION = FrameView(
-    video=Path(f"{NAME}.mp4"),
-    frames_total=2,
-    alpha=1.0,
-    seed=0,
-    numbers=[(0, 1)],
-    frames=FRAMES.byte(),
-    counts=torch.tensor([1]),
-    num_tokens=1,
-    drawn=torch.tensor([0]),
-    inclusion=None,
-    selector=RedundancyRobust(),
+    **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
+    **{"alpha": 1.0, "seed": 0, "selector": RedundancyRobust(), "inclusion": None},
+    **{"counts": torch.tensor([1]), "num_tokens": 1, "drawn": torch.tensor([0])},
 )
 
 

@@ -82,9 +82,8 @@ def test_the_page_is_complete_and_loads_nothing(made: tuple[Path, Path]):
     assert [name for name, _ in page.found].count("canvas") == 2
     assert text.index('id="legend"') < text.index("<canvas")
     labels = {attrs["for"] for name, attrs in page.found if name == "label"}
-    named = {
-        attrs["id"] for name, attrs in page.found if name in ("input", "select") and "aria-label" in attrs
-    }
+    inputs = [attrs for name, attrs in page.found if name in ("input", "select")]
+    named = {attrs["id"] for attrs in inputs if "aria-label" in attrs}
     assert labels | named == {"keep", "strategy", "frame"}
 
 
@@ -164,7 +163,9 @@ def test_the_page_opens_with_the_first_frame_and_the_share(made: tuple[Path, Pat
     assert opened["count"] == f"{12 - len(dropped)} of 12"
 
 
-def test_keys_change_the_frame_and_the_share(states: dict[str, Any]):
+def test_keys_change_the_frame_and_the_share_and_those_of_the_controls_keep_their_meaning(
+    states: dict[str, Any],
+):
     assert states["right"]["number"] == "frame 15 of the video"
     assert states["left of the first"]["number"] == "frame 33 of the video"
     assert states["left of the first"]["frameText"] == "image 8 of 8, time slice 4 of 4"
@@ -172,9 +173,6 @@ def test_keys_change_the_frame_and_the_share(states: dict[str, Any]):
     assert states["down"]["keepText"] == "25 % = 12 of 48 tokens"
     assert states["lowest"]["keep"] == 1
     assert (states["highest"]["keepText"], states["highest"]["boxes"]) == ("100 % = 48 of 48 tokens", [])
-
-
-def test_keys_of_the_controls_keep_their_meaning(states: dict[str, Any]):
     assert states["stopped"] == [False] * 4
     assert states["keys of others"] == states["highest"] | {"drawn": []}
 

@@ -10,12 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from head_runs import recipe, root, trained
 from small_runs import run
-from task_runs import mixed_run, scores_run, tags_run
-
-# Fixtures of other files: classifiers with two heads, and with heads of each task.
-__all__ = ["mixed_run", "recipe", "root", "scores_run", "tags_run", "trained"]
 
 selenium = pytest.importorskip("selenium", reason="no selenium to drive a browser with")
 from selenium import webdriver  # noqa: E402
@@ -27,15 +22,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 SWITCHES = (
-    *(
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--window-size=1200,1600",
-        "--hide-scrollbars",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1200,1600"),
+    *("--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
 
@@ -71,7 +59,7 @@ def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
 
 @pytest.fixture(scope="module")
 def written(
-    trained: Path,
+    heads_run: Path,
     tags_run: Path,
     scores_run: Path,
     mixed_run: Path,
@@ -80,7 +68,7 @@ def written(
 ) -> dict[str, Path]:
     """Every kind of page that a command writes."""
     folder = tmp_path_factory.mktemp("written")
-    runs = {"report": trained, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
+    runs = {"report": heads_run, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
     for name, classifier in runs.items():
         run("eval", "-c", classifier, "-q", "--report", folder / name, "--keep", "0.5,1")
     mask = ["--size", "48", "--frames", "8", "--stride", "2", "--format", "html", "--out", folder]
@@ -124,19 +112,16 @@ def test_sliders_and_the_switch_change_the_picture(
     assert picture(quiet_browser) != first
 
 
-def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, trained: Path, tmp_path: Path):
+def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, heads_run: Path, tmp_path: Path):
     page = tmp_path / "page"
-    run("eval", "-c", trained, "-q", "--report", page, "--keep", "0.5,1")
+    run("eval", "-c", heads_run, "-q", "--report", page, "--keep", "0.5,1")
     quiet_browser.get((page / "index.html").as_uri())
     pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
     assert len(pictures) == 1 + 2 * 2 + len(mistakes)  # sweep; confusions and calibration of each head
     assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
-    assert [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")] == [
-        "Metrics and computation",
-        "verb",
-        "noun",
-    ]
+    headings = [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")]
+    assert headings == ["Metrics and computation", "verb", "noun"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -154,14 +139,11 @@ def test_a_page_fits_its_window_and_the_color_scheme(
     # Wider than the window only where a frame scrolls, and in a narrow window.
     cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
     assert quiet_browser.execute_script(cut) == 0 or width == 500
-    paper, ink = (
-        [
-            int(part)
-            for part in re.findall(
-                r"\d+", quiet_browser.execute_script(f"return getComputedStyle(document.body).{name}")
-            )
-        ]
-        for name in ("backgroundColor", "color")
-    )
-    assert (sum(paper) > sum(ink)) == (scheme == "light")
-    assert abs(sum(paper) - sum(ink)) > 500
+
+    def brightness(name: str) -> int:
+        color = quiet_browser.execute_script(f"return getComputedStyle(document.body).{name}")
+        return sum(map(int, re.findall(r"\d+", color)))
+
+    brighter = brightness("backgroundColor") - brightness("color")
+    assert (brighter > 0) == (scheme == "light")
+    assert abs(brighter) > 500

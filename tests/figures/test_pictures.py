@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
+from small_runs import refused, run
 
 import everest
 from everest.config.recipe import load_recipe
@@ -19,7 +19,6 @@ from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.masks import Tube
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.of_recipe import pretrain_spec
-from everest_cli.main import app
 from everest_demo.motions import CLASSES
 
 
@@ -59,9 +58,8 @@ def test_heat_is_the_importance_of_each_pixels_token(rows):
     heat = shown.heat()
     assert heat.shape == (8, 32, 32)
     assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
-    assert all(
-        (block == block[0, 0]).all() for block in heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
-    )
+    blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
+    assert all((block == block[0, 0]).all() for block in blocks)
 
 
 def test_json_holds_the_ids(rows):
@@ -75,9 +73,8 @@ def test_json_holds_the_ids(rows):
 
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     clip, _, _ = rows
-    (view,) = view_masks(
-        clip, [("", RedundancyRobust(keep_ratio=0.5))], model=None, tubelet=(2, 8, 8), seed=0
-    )
+    selector = RedundancyRobust(keep_ratio=0.5)
+    (view,) = view_masks(clip, [("", selector)], model=None, tubelet=(2, 8, 8), seed=0)
     before, now = (everest.normalise(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
@@ -135,16 +132,13 @@ def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
 def test_a_demo_does_not_write_over_another(tmp_path: Path):
     (tmp_path / "demo-videos").mkdir()
     (tmp_path / "report.md").write_text("finished")
-    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "holds a demo" in result.stderr
+    assert "holds a demo" in refused("demo", "-o", tmp_path, code=2)
 
 
 @pytest.mark.slow
 def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
-    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-q"])
-    assert result.exit_code == 0, result.output
-    lines = [line.split("|") for line in result.stdout.splitlines() if line.endswith("% |")]
+    shown = run("demo -q", "-o", tmp_path / "demo")
+    lines = [line.split("|") for line in shown.splitlines() if line.endswith("% |")]
     pretrained, scratch, chance = (float(line[2].split()[0]) for line in lines)
     assert chance == 100 / len(CLASSES)
     assert pretrained > 3 * chance

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from run_folders import append, make_run
-from typer.testing import CliRunner
+from small_runs import called
+from typer.testing import Result
 
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
@@ -22,7 +22,6 @@ from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_spec
-from everest_cli.main import app
 
 
 def save_model(run: Path, spec: ModelSpec | TokenizerSpec) -> None:
@@ -30,10 +29,8 @@ def save_model(run: Path, spec: ModelSpec | TokenizerSpec) -> None:
     weights.save(run / "model.safetensors")
 
 
-def plot(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["plot", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+def plot(*arguments: object, code: int = 0) -> Result:
+    return called("plot", *arguments, code=code)
 
 
 def test_steps_are_those_of_the_rows(tmp_path: Path):
@@ -76,11 +73,8 @@ def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
 )
 def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     settings = load_recipe(recipe)
-    spec = (
-        pretrain_spec(settings, tokenizer=None)
-        if kind == "pretrain"
-        else classifier_spec(settings, (Head(outputs=400),))
-    )
+    classifier = classifier_spec(settings, (Head(outputs=400),))
+    spec = pretrain_spec(settings, tokenizer=None) if kind == "pretrain" else classifier
     assert f"{gmacs_of_clip(spec):.2f}" == paper
 
 
@@ -107,7 +101,7 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     )
 
 
-def test_runs_without_validation_or_finite_losses_are_drawn(tmp_path: Path):
+def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_together(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=1)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": null, "lr": 0.1}\n')
     (curves,) = read_curves([run], x="steps")
@@ -115,13 +109,8 @@ def test_runs_without_validation_or_finite_losses_are_drawn(tmp_path: Path):
     assert len(draw_curves(tmp_path / "p.png", [curves], x="steps").axes) == 2
     append(run, '{"step": 1, "val_top1": 50.0}\n')  # no weights saved yet: the chance level is not known
     assert read_curves([run], x="steps")[0].chance is None
-
-
-def test_several_heads_are_guessed_together(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=1)
     recipe = load_recipe("custom", overrides=["data.heads={verb: 4, noun: 5}", "data.num_classes=null"])
     save_model(run, classifier_spec(recipe, named_heads({"verb": 4, "noun": 5})))
-    append(run, '{"step": 1, "val_top1": 50.0}\n')
     assert read_curves([run], x="steps")[0].chance == 5
 
 
@@ -143,16 +132,12 @@ def test_one_figure_of_several_runs_has_its_size(tmp_path: Path):
     assert plot(one, "--x", "hours", "--out", out, "--overwrite").stdout == f"{out}\n"
 
 
-def test_runs_are_named_differently_and_drawn_once(tmp_path: Path):
+def test_runs_are_named_differently_and_drawn_once_and_may_be_more_than_colors(tmp_path: Path):
     runs = [make_run(tmp_path / name, logged=1) for name in ("a/run", "b/run", "c")]
     assert [run.name for run in read_curves(runs[1:], x="steps")] == ["run", "c"]
     assert [run.name for run in read_curves(runs, x="steps")] == [str(run) for run in runs]
     assert len(read_curves([runs[0], runs[0] / "." / ".." / "run"], x="steps")) == 1
-
-
-def test_more_runs_than_colors_can_be_drawn(tmp_path: Path):
-    runs = [make_run(tmp_path / f"run{i}", logged=2) for i in range(9)]
-    plot(*runs, "--out", tmp_path / "c.png")
+    plot(*(make_run(tmp_path / f"run{i}", logged=2) for i in range(9)), "--out", tmp_path / "c.png")
 
 
 def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
@@ -199,6 +184,9 @@ def test_a_broken_checkpoint_is_reported(tmp_path: Path):
         (run / "model.safetensors").write_text(text)
         with pytest.raises(UserError, match="not a whole safetensors file"):
             read_curves([run], x="gflops")
+    recipe = load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])
+    save_model(run, pretrain_spec(recipe, tokenizer=None))
+    assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
 
 
 def test_only_a_png_is_overwritten(tmp_path: Path):
@@ -221,32 +209,20 @@ def test_only_a_png_is_overwritten(tmp_path: Path):
     assert picture.read_bytes() == before
 
 
-def test_settings_of_a_model_survive_in_json(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=1)
-    recipe = load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])
-    save_model(run, pretrain_spec(recipe, tokenizer=None))
-    append(run, json.dumps({"step": 2, "loss": 1.0, "lr": 0.1, "clips_per_second": 1.0}) + "\n")
-    assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"step": 10**23, "loss": 1.0},
-        {"step": -5, "loss": 1.0},
-        {"step": 5, "loss": 1e308},
-        {"step": 5, "loss": 1.0, "lr": "x"},
-        {"step": 5, "val_top1": [1]},
-    ],
-)
-def test_rows_that_no_run_writes_are_reported(tmp_path: Path, row: dict[str, Any]):
-    run = make_run(tmp_path / "run", logged=3)
-    append(run, json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl:\d+: not a row of metrics"):
-        read_curves([run], x="steps")
-
-
-def test_hours_need_the_speed_of_each_step(tmp_path: Path):
+def test_rows_that_no_run_writes_are_reported(tmp_path: Path):
+    for number, row in enumerate(
+        (
+            {"step": 10**23, "loss": 1.0},
+            {"step": -5, "loss": 1.0},
+            {"step": 5, "loss": 1e308},
+            {"step": 5, "loss": 1.0, "lr": "x"},
+            {"step": 5, "val_top1": [1]},
+        )
+    ):
+        run = make_run(tmp_path / str(number), logged=3)
+        append(run, json.dumps(row) + "\n")
+        with pytest.raises(UserError, match=r"metrics\.jsonl:\d+: not a row of metrics"):
+            read_curves([run], x="steps")
     run = make_run(tmp_path / "run", logged=3)
     append(run, json.dumps({"step": 50, "loss": 1.0}) + "\n")
     with pytest.raises(UserError, match="a step without clips_per_second"):
@@ -293,9 +269,8 @@ def test_the_ratio_of_the_first_probe_is_seen_and_a_loss_that_is_not_finite_is_a
 
 def test_the_linear_probe_is_drawn_if_there_is_one(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
-    append(
-        run, '{"step": 2, "probe_knn": 30.0, "probe_linear": 60.0, "probe_chance": 50.0, "rank_me": 5.0}\n'
-    )
+    probes = {"probe_knn": 30.0, "probe_linear": 60.0, "probe_chance": 50.0, "rank_me": 5.0}
+    append(run, json.dumps({"step": 2, **probes}) + "\n")
     (curves,) = read_curves([run], x="steps")
     assert curves.probe.y.tolist() == [60]
     assert len(curves.held_out_loss.y) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,8 +57,17 @@ RECOGNIZED = [
 ]
 
 
-def test_every_recorded_checkpoint_is_in_the_table():
+def test_every_recorded_checkpoint_is_in_the_table_and_has_the_positions_of_its_family():
     assert [row[0] for row in RECOGNIZED] == list(RELEASED)
+    for name, hints, positions in (
+        ("mvd_pretrain_base", Hints(), "separable"),
+        ("mvd_finetune_base", Hints(), "flat"),  # the same names as VideoMAE's
+        ("mvd_finetune_base", Hints(family="mvd"), "separable"),
+        ("mme_pretrain_base", Hints(), "flat"),
+    ):
+        found = identify(foreign(on_meta(name)), hints)
+        assert isinstance(found, Identity)
+        assert found.spec.model.positions == positions
 
 
 @pytest.mark.parametrize(("name", "family", "stage", "backbone", "whole"), RECOGNIZED)
@@ -84,18 +94,6 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
             "decoder" in n or "mask_token" in n or n.startswith(("down_", "pos_embed_"))
             for n in found.unexpected
         )
-
-
-def test_positions_are_those_of_the_family():
-    def positions(name: str, hints: Hints) -> str:
-        found = identify(foreign(on_meta(name)), hints)
-        assert isinstance(found, Identity)
-        return found.spec.model.positions
-
-    assert positions("mvd_pretrain_base", Hints()) == "separable"
-    assert positions("mvd_finetune_base", Hints()) == "flat"  # the same names as VideoMAE's
-    assert positions("mvd_finetune_base", Hints(family="mvd")) == "separable"
-    assert positions("mme_pretrain_base", Hints()) == "flat"
 
 
 def test_a_family_that_the_names_contradict_is_refused():
@@ -126,39 +124,32 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
 
 
 @pytest.mark.parametrize(("arguments", "keep"), [({}, None), ({"mcm": True, "mcm_ratio": 0.4}, 0.6)])
-def test_a_released_classifier_keeps_every_tensor(tmp_path: Path, arguments: dict, keep: float | None):
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_a_released_classifier_keeps_every_tensor(
+    tmp_path: Path, arguments: dict, keep: float | None, pooling: str
+):
     state = tiny("videomae_finetune_base")
+    if pooling == "first":
+        state = {name.replace("fc_norm.", "norm."): t.half() for name, t in state.items()}
     done = convert(read_foreign(saved(tmp_path / "x.pth", state, **arguments)), NARROW)
     tensors = done.weights.tensors
     assert len(tensors) == len(state)
-    assert torch.equal(tensors["encoder.blocks.1.attn.qkv.weight"], state["blocks.1.attn.qkv.weight"])
-    assert torch.equal(tensors["norm.bias"], state["fc_norm.bias"])
-    assert torch.equal(tensors["head.weight"], state["head.weight"])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    theirs = {"encoder.blocks.1.attn.qkv.weight": "blocks.1.attn.qkv.weight", "head.weight": "head.weight"}
+    theirs["norm.bias"] = "fc_norm.bias" if pooling == "mean" else "norm.bias"
+    assert all(torch.equal(tensors[ours], state[name].float()) for ours, name in theirs.items())
     assert getattr(done.identity.spec.selection, "keep_ratio", None) == keep
-    assert done.identity.spec.model.pooling == "mean"
+    assert done.identity.spec.model.pooling == pooling
 
 
-def test_a_classifier_of_the_first_token_is_one_here_too():
-    state = {name.replace("fc_norm.", "norm."): t for name, t in tiny("videomae_finetune_base").items()}
-    done = convert(foreign(state), NARROW)
-    assert done.identity.spec.model.pooling == "first"
-    assert torch.equal(done.weights.tensors["norm.weight"], state["norm.weight"])
-
-
-@pytest.mark.parametrize(
-    "prefix",
-    ["module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.", "encoder_q.encoder.model."],
-)
-def test_prefixes_of_wrappers_are_removed(prefix: str):
-    state = tiny("videomae_finetune_base")
-    assert unwrapped({prefix + name: t for name, t in state.items()}).keys() == state.keys()
-    pretraining = tiny("videomae_pretrain_base")
+def test_prefixes_of_wrappers_are_removed():
+    state, pretraining = tiny("videomae_finetune_base"), tiny("videomae_pretrain_base")
+    wrappers = ("module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.")
+    for prefix in (*wrappers, "encoder_q.encoder.model."):
+        assert unwrapped({prefix + name: t for name, t in state.items()}).keys() == state.keys(), prefix
     wrapped = unwrapped({f"module.{name}": t for name, t in pretraining.items()})
     assert wrapped.keys() == pretraining.keys()
-
-
-def test_an_encoder_under_two_prefixes_with_a_head_next_to_it_is_found():
-    state = tiny("mme_finetune_base")
+    state = tiny("mme_finetune_base")  # an encoder under two prefixes with a head next to it
     named = {n if n.startswith("head.") else f"encoder.model.{n}": t for n, t in state.items()}
     named = {n.replace("head.", "fc."): t for n, t in named.items()}
     done = convert(foreign(unwrapped(named)), NARROW)
@@ -224,34 +215,29 @@ def test_biases_of_older_transformers_are_outside_of_the_matrices():
     assert all(torch.equal(current[name], old[name]) for name in current)
 
 
-def test_half_precision_becomes_float32():
-    state = {name: tensor.half() for name, tensor in tiny("videomae_finetune_base").items()}
-    tensors = convert(foreign(state), NARROW).weights.tensors
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert torch.equal(tensors["head.bias"], state["head.bias"].float())
+def spoiled(name: str, *shape: int, **options: Any) -> Callable[[dict[str, Tensor]], object]:
+    """Replaces a tensor by zeros of a shape, or removes it."""
+    if shape:
+        return lambda state: state.update({name: torch.zeros(shape, **options)})
+    return lambda state: state.pop(name)
 
 
+FC1, EMBED = "blocks.1.mlp.fc1", "patch_embed.proj.weight"
 WRONG = {
     "a value is no number": (
         lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan),
-        "48 values that are no finite",
+        "48 values that are no",
     ),
-    "a tensor is missing": (
-        lambda s: s.pop("blocks.1.mlp.fc1.bias"),
-        "it lacks encoder.blocks.1.mlp.fc1.bias;",
-    ),
-    "a tensor too many": (
-        lambda s: s.update({"blocks.0.gamma_1": torch.ones(48)}),
-        "no place for blocks.0.gamma_1;",
-    ),
-    "quantized": (lambda s: s.update({"head.weight": torch.zeros(400, 48, dtype=torch.int8)}), "torch.int8"),
+    "a tensor is missing": (spoiled(f"{FC1}.bias"), f"it lacks encoder.{FC1}.bias;"),
+    "a tensor too many": (spoiled("blocks.0.gamma_1", 48), "no place for blocks.0.gamma_1;"),
+    "quantized": (spoiled("head.weight", 400, 48, dtype=torch.int8), "torch.int8"),
     "a wider MLP in one block": (
-        lambda s: s.update({"blocks.1.mlp.fc1.weight": torch.zeros(209, 48)}),
-        "it lacks encoder.blocks.1.mlp.fc1.weight; no place for blocks.1.mlp.fc1.weight",
+        spoiled(f"{FC1}.weight", 209, 48),
+        f"it lacks encoder.{FC1}.weight; no place for {FC1}.weight",
     ),
-    "gray videos": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 1, 2, 16, 16)}), "RGB"),
-    "images": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 3, 16, 16)}), "tubelets"),
-    "no embedding": (lambda s: s.pop("patch_embed.proj.weight"), "no checkpoint of a family"),
+    "gray videos": (spoiled(EMBED, 48, 1, 2, 16, 16), "RGB"),
+    "images": (spoiled(EMBED, 48, 3, 16, 16), "tubelets"),
+    "no embedding": (spoiled(EMBED), "no checkpoint of a family"),
 }
 
 
@@ -334,9 +320,8 @@ def test_an_encoder_may_have_an_mlp_of_any_width_and_a_decoder_may_not():
     built = model(done)
     assert isinstance(built, VideoClassifier)
     assert torch.equal(built.encoder.blocks[1].mlp.fc2.weight, state["blocks.1.mlp.fc2.weight"])
-    assert (
-        "mlp_width" not in convert(foreign(tiny("videomae_finetune_base")), NARROW).weights.settings["model"]
-    )
+    usual = convert(foreign(tiny("videomae_finetune_base")), NARROW).weights
+    assert "mlp_width" not in usual.settings["model"]
     state = tiny("videomae_pretrain_base")
     state["decoder.blocks.0.mlp.fc1.weight"] = torch.zeros(97, 24)
     with pytest.raises(CheckpointError, match="has 97 rows; our decoder has 4 times 24"):
@@ -392,9 +377,7 @@ def test_a_checkpoint_of_transformers_gives_the_same_numbers(
         ids = torch.randperm(32)
         chosen = TokenSelection(*(part.sort().values.expand(2, -1) for part in (ids[:8], ids[8:])))
         masked = torch.ones(2, 32, dtype=torch.bool).scatter_(1, chosen.visible, False)
-        out, reference = (
-            our_model(clip, selection=chosen),
-            foreign_model(clip.transpose(1, 2), bool_masked_pos=masked),
-        )
+        out = our_model(clip, selection=chosen)
+        reference = foreign_model(clip.transpose(1, 2), bool_masked_pos=masked)
     assert (out.prediction - reference.logits).abs().max() <= 1e-5
     assert (out.loss - reference.loss).abs() <= 1e-5

@@ -72,23 +72,6 @@ def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path, pa
         assert Path(start.origin["file"]).parent == snapshot
 
 
-@torch.no_grad()
-def test_shards_of_bfloat16_in_a_cache_are_read(tmp_path: Path):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.VideoMAEConfig(
-        **{"image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 24, "num_hidden_layers": 2},
-        **{"num_attention_heads": 3, "intermediate_size": 96, "num_labels": 3},
-    )
-    reference = transformers.VideoMAEForVideoClassification(config).eval().to(torch.bfloat16)
-    reference.save_pretrained(tmp_path / "written", max_shard_size="20KB")
-    assert len(list((tmp_path / "written").glob("model-*-of-*.safetensors"))) > 1
-    snapshot = cached(tmp_path / "cache", "owner/videomae", tmp_path / "written")
-    model, clips = open_model(snapshot).module, torch.randn(2, 3, 4, 32, 32)
-    expected = reference.float()(clips.transpose(1, 2)).logits
-    torch.testing.assert_close(model(clips), expected, atol=1e-5, rtol=0)
-
-
 def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_path: Path):
     (tmp_path / "link.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(RecipeError, match="holds the weights of --init"):
@@ -102,9 +85,8 @@ def saved(path: Path, spec: ModelSpec, *, clip: dict[str, Any] | None = None) ->
     """Save a checkpoint of everest with random weights."""
     generator, built = torch.Generator().manual_seed(0), spec.build().state_dict()
     tensors = {name: t + 0.2 * torch.randn(t.shape, generator=generator) for name, t in built.items()}
-    Weights(
-        kind=spec.kind, settings=spec.dump(), classes=None, recipe="here", step=3, tensors=tensors, clip=clip
-    ).save(path)
+    header = {"settings": spec.dump(), "classes": None, "recipe": "here", "step": 3, "clip": clip}
+    Weights(kind=spec.kind, **header, tensors=tensors).save(path)
     return path
 
 
@@ -151,12 +133,6 @@ def test_the_pixels_of_a_preprocessor_are_read(name: str, folder: Path):
         mean, std = (torch.tensor(content[key]).view(-1, 1, 1, 1) for key in ("image_mean", "image_std"))
         theirs = (theirs - mean) / std
     torch.testing.assert_close(identity.spec.pixels.normalize(frames), theirs, atol=1e-4, rtol=1e-5)
-
-
-def test_the_preprocessor_of_videos_comes_first(folder: Path):
-    (folder / "preprocessor_config.json").write_text("{}")
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(HALVES))
-    assert convert(read_foreign(folder), Hints()).identity.spec.pixels == HALF
 
 
 @pytest.mark.parametrize(
@@ -209,37 +185,34 @@ def test_another_way_to_resize_is_reported(folder: Path, content: dict[str, Any]
     assert note is None or note in notes[0]
 
 
-def test_a_stride_must_be_a_number(folder: Path):
+def test_a_stride_must_be_a_number_and_the_preprocessor_of_videos_comes_first(folder: Path):
+    (folder / "preprocessor_config.json").write_text("{}")
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(HALVES))
+    assert convert(read_foreign(folder), Hints()).identity.spec.pixels == HALF
     (folder / "config.json").write_text(json.dumps(CONFIG | {"frame_sample_rate": "2"}))
     with pytest.raises(CheckpointError, match="frame_sample_rate is '2', not a positive integer"):
         open_model(folder)
 
 
-def test_frames_that_are_not_square_are_noted(tmp_path: Path):
-    opened = open_model(saved(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48))))
-    (note,) = [note for note in write_folder(tmp_path / "hf", opened).notes if "preprocessor" in note]
-    assert "a shorter side of 48 pixels, everest to the smallest size that covers 32 x 48" in note
-    assert "everest.read_clip" in note
-
-
 @pytest.mark.parametrize(
-    ("clip", "text"),
+    ("stride", "sampling", "fps", "text"),
     [
-        ({"stride": 4, "sampling": "segment"}, "a clip spans the whole video (segment sampling)"),
-        (
-            {"stride": 1, "sampling": "segment", "fps": 10.0},
-            "a clip spans the whole video (segment sampling)",
-        ),
-        (
-            {"stride": 2, "sampling": "dense", "fps": 10.0},
-            "the frames of a clip are 2 frames at 10 per second apart",
-        ),
+        (4, "segment", None, "a clip spans the whole video (segment sampling)"),
+        (1, "segment", 10.0, "a clip spans the whole video (segment sampling)"),
+        (2, "dense", 10.0, "the frames of a clip are 2 frames at 10 per second apart"),
     ],
 )
-def test_frames_that_a_config_cannot_state_are_noted(tmp_path: Path, clip: dict[str, Any], text: str):
-    opened = open_model(saved(tmp_path / "model.safetensors", SMALL, clip=clip))
-    assert f"{text}, which its config.json cannot state" in write_folder(tmp_path / "hf", opened).notes
+def test_frames_that_a_config_cannot_state_are_noted(
+    tmp_path: Path, stride: int, sampling: str, fps: float | None, text: str
+):
+    clip = {"stride": stride, "sampling": sampling} | ({"fps": fps} if fps else {})
+    opened = open_model(saved(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48)), clip=clip))
+    notes = write_folder(tmp_path / "hf", opened).notes
+    assert f"{text}, which its config.json cannot state" in notes
     assert "frame_sample_rate" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+    (note,) = [note for note in notes if "preprocessor" in note]  # the frames are not square
+    assert "a shorter side of 48 pixels, everest to the smallest size that covers 32 x 48" in note
+    assert "everest.read_clip" in note
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

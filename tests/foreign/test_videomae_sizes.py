@@ -32,16 +32,10 @@ def test_weights_of_transformers_are_continued_tuned_and_used(
     if psutil.virtual_memory().available < needed:
         pytest.skip(f"{backbone} needs {needed / 2**30:.0f} GiB of free memory")
     config = transformers.VideoMAEConfig(
-        hidden_size=size.width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
-        intermediate_size=size.mlp,
-        decoder_hidden_size=size.decoder_width,
-        decoder_num_attention_heads=size.decoder_heads,
-        decoder_intermediate_size=4 * size.decoder_width,
-        image_size=32,
-        num_frames=4,
-        use_mean_pooling=False,
+        **{"hidden_size": size.width, "num_hidden_layers": size.depth, "num_attention_heads": size.heads},
+        **{"intermediate_size": size.mlp, "decoder_intermediate_size": 4 * size.decoder_width},
+        **{"decoder_hidden_size": size.decoder_width, "decoder_num_attention_heads": size.decoder_heads},
+        **{"image_size": 32, "num_frames": 4, "use_mean_pooling": False},
     )
     torch.manual_seed(0)
     transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / "videomae")

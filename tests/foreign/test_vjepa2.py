@@ -14,7 +14,7 @@ import pytest
 import torch
 from hub_cache import cached
 from safetensors.torch import load_file, save_file
-from small_runs import RECIPE, refused, run, weights
+from small_runs import refused, run, small_recipe, weights
 from torch import Tensor
 
 import everest
@@ -268,10 +268,8 @@ def test_another_clip_has_the_places_of_its_own_grid(folder: Path):
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     """Clips of 4 x 32 x 32 for the backbone of `folder`."""
-    text = RECIPE.replace("width: 24, depth: 2, heads: 2", "width: 48, depth: 2, heads: 4, mlp_width: 144")
-    path = tmp_path / "jepa.yaml"
-    path.write_text(text.replace("data: {", f'data: {{root: "{clip_files}", '))
-    return path
+    backbone = "width: 48, depth: 2, heads: 4, mlp_width: 144"
+    return small_recipe(tmp_path, clip_files, {"width: 24, depth: 2, heads: 2": backbone})
 
 
 def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Path, clip_files: Path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from small_runs import called
+from small_runs import called, json_of, refused, run
 
 from everest.figures.timeline import ROW, colors_of, draw_timeline, row_seconds
 from everest.inference.bouts import Window, merge_windows
@@ -73,68 +72,55 @@ def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(
         assert bout["end"] < after["start"] or bout["index"] != after["index"]
 
 
-def test_no_window_has_no_bout():
-    assert merge_windows([], [], np.zeros(0), background=None) == []
-
-
 def test_a_timeline_has_bouts_in_every_format(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 0.5, "--step", 0.25, "-q"]
-    (row,) = json.loads(called("predict", video, *options, "--json").stdout)
+    (row,) = json_of("predict", video, *options)
     bouts = row["bouts"]
     assert (bouts[0]["start"], bouts[0]["start_frame"]) == (0, 0)
     assert (bouts[-1]["end"], bouts[-1]["end_frame"]) == (2, 32)
     assert all(a["end"] == b["start"] and a["end_frame"] == b["start_frame"] for a, b in pairwise(bouts))
-    text = called("predict", video, *options, "--bouts", "--format", "csv").stdout
-    lines = list(csv.DictReader(io.StringIO(text)))
+    options.append("--bouts")
+    lines = list(csv.DictReader(io.StringIO(run("predict", video, *options, "--format", "csv"))))
     assert [(float(line["start"]), int(line["end_frame"]), line["label"]) for line in lines] == [
         (bout["start"], bout["end_frame"], bout["label"]) for bout in bouts
     ]
-    cues = called("predict", video, *options, "--bouts", "--format", "srt").stdout.split("\n\n")
-    assert len(cues) == len(bouts)
-    assert len(called("predict", video, *options, "--bouts").stdout.splitlines()) == 1 + len(bouts)
+    assert len(run("predict", video, *options, "--format", "srt").split("\n\n")) == len(bouts)
+    assert len(run("predict", video, *options).splitlines()) == 1 + len(bouts)
 
 
 def test_improbable_windows_are_background(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 0.5, "-q", "--background", 1]
-    (row,) = json.loads(called("predict", video, *options, "--json").stdout)
+    (row,) = json_of("predict", video, *options)
     (bout,) = row["bouts"]
     best = [window["predictions"][0]["probability"] for window in row["windows"]]
     assert bout["probability"] == pytest.approx(fmean(best), abs=1e-5)
-    assert {**bout, "probability": 0} == {
-        **{"start": 0, "end": 2, "start_frame": 0, "end_frame": 32},
-        **{"label": None, "index": None, "probability": 0},
-    }
-    assert "background (highest probability " in called("predict", video, *options, "--bouts").stdout
-    assert called("predict", video, *options, "--bouts", "--format", "srt").stdout == ""
-    (line,) = csv.DictReader(
-        io.StringIO(called("predict", video, *options, "--bouts", "--format", "csv").stdout)
-    )
+    times = {"start": 0, "end": 2, "start_frame": 0, "end_frame": 32}
+    assert {**bout, "probability": 0} == {**times, "label": None, "index": None, "probability": 0}
+    options.append("--bouts")
+    assert "background (highest probability " in run("predict", video, *options)
+    assert run("predict", video, *options, "--format", "srt") == ""
+    (line,) = csv.DictReader(io.StringIO(run("predict", video, *options, "--format", "csv")))
     assert (line["label"], line["index"], line["end_frame"]) == ("", "", "32")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--bouts"], "belong to --timeline"),
-        (["--background", "0.5"], "belong to --timeline"),
-        (["--plot", "THERE/t.png"], "belong to --timeline"),
-        (["--timeline", "--background", "0.5"], "--background: changes bouts; add --bouts, --plot or --json"),
-        (["--timeline", "--bouts", "--background", "nan"], "--background: must be from 0 to 1, not nan"),
-        (
-            ["--timeline", "--bouts", "--plot", "THERE/t.png", "-o", "THERE/./t.png"],
-            "also the file of --output",
-        ),
-        (["--timeline", "--plot", "THERE/t.pdf"], "end its name in .png"),
-        (["--timeline", "--plot", "THERE/t.png", "CLIPS"], "--plot: a figure is of one video, not of 5"),
-    ],
-)
 def test_options_of_bouts_that_do_not_go_together_are_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
+    classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
-    named = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
-    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *named, code=2).stderr
+    timeline, plot = ["--timeline", "--bouts"], ["--plot", tmp_path / "t.png"]
+    for options, message in (
+        (["--bouts"], "belong to --timeline"),
+        (["--background", 0.5], "belong to --timeline"),
+        (plot, "belong to --timeline"),
+        (["--timeline", "--background", 0.5], "--background: changes bouts; add --bouts, --plot or --json"),
+        ([*timeline, "--background", "nan"], "--background: must be from 0 to 1, not nan"),
+        ([*timeline, *plot, "-o", f"{tmp_path}/./t.png"], "also the file of --output"),
+        (["--timeline", "--plot", tmp_path / "t.pdf"], "end its name in .png"),
+        (["--timeline", *plot, clip_files], "--plot: a figure is of one video, not of 5"),
+    ):
+        command = ("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
+        assert message in refused(*command, code=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,11 +150,9 @@ def bouts(count: int, seconds: float, classes: int) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rows"), [(0.04, 1), (3, 1), (59, 1), (600, 10), (7200, 12), (86400, 12)]
-)
-def test_a_figure_has_up_to_12_rows(seconds: float, rows: int):
-    assert -(-seconds // row_seconds(seconds)) == rows
+def test_a_figure_has_up_to_12_rows():
+    for seconds, rows in ((0.04, 1), (3, 1), (59, 1), (600, 10), (7200, 12), (86400, 12)):
+        assert -(-seconds // row_seconds(seconds)) == rows
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(3, 4), (7200, 400)])
@@ -182,10 +166,8 @@ def test_no_label_of_a_timeline_is_cut(tmp_path: Path, seconds: float, count: in
 
 @pytest.mark.parametrize(("names", "classes"), [([""], 22), (["_verb $a$ x$", "noun"], 18)])
 def test_the_legend_of_a_timeline_is_below_the_bars(tmp_path: Path, names: list[str], classes: int):
-    bouts = [
-        {"start": i, "end": i + 1, "label": f"class {i}", "index": i, "probability": 0.5}
-        for i in range(classes)
-    ]
+    one = {"probability": 0.5}
+    bouts = [one | {"start": i, "end": i + 1, "label": f"class {i}", "index": i} for i in range(classes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
         figure = draw_timeline(tmp_path / "t.png", dict.fromkeys(names, bouts), title="a.mp4")
@@ -199,7 +181,8 @@ def test_the_legend_of_a_timeline_is_below_the_bars(tmp_path: Path, names: list[
     assert legend.get_window_extent().y1 < min(panel.get_tightbbox().y0 for panel in figure.axes)
 
 
-def test_a_video_of_no_length_is_drawn(tmp_path: Path):
+def test_no_window_has_no_bout_and_a_video_of_no_length_is_drawn(tmp_path: Path):
+    assert merge_windows([], [], np.zeros(0), background=None) == []
     bout = {"start": 0.0, "end": 0.0, "start_frame": 0, "end_frame": 1, "label": "a", "index": 0}
     draw_timeline(tmp_path / "t.png", {"": [bout | {"probability": 0.5}]}, title="a.mp4")
     assert (tmp_path / "t.png").stat().st_size > 0

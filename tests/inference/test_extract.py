@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import called
-from typer.testing import CliRunner
+from small_runs import called, json_of, refused
 
 import everest
 from everest.errors import RecipeError
 from everest.inference.row_store import RowStore, open_row_store
-from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -33,14 +32,12 @@ def extracted(folder: Path, *options: object) -> dict[str, torch.Tensor]:
 
 
 def test_the_head_on_features_gives_the_predictions(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    features = extracted(tmp_path, clip_files, "-c", classifier_run, *VIEWS, "--features", "views")[
-        "features"
-    ]  # (4, V, D)
+    options = [clip_files, "-c", classifier_run, *VIEWS]
+    features = extracted(tmp_path, *options, "--features", "views")["features"]  # (4, V, D)
     model = everest.load_model(classifier_run)
     with torch.no_grad():
         expected = model.head(features).softmax(dim=-1).mean(dim=1)
-    told = json.loads(called("predict", clip_files, "-c", classifier_run, *VIEWS, "--json").stdout)
-    for row, probabilities in zip(told, expected.tolist(), strict=True):
+    for row, probabilities in zip(json_of("predict", *options), expected.tolist(), strict=True):
         for found in row["predictions"]:
             assert found["probability"] == pytest.approx(probabilities[found["index"]], abs=1e-5)
 
@@ -48,12 +45,7 @@ def test_the_head_on_features_gives_the_predictions(classifier_run: Path, clip_f
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
 @pytest.mark.parametrize("keep", [None, 0.5])
 def test_the_levels_are_of_the_same_features(
-    classifier_run: Path,
-    autoencoder_run: Path,
-    clip_files: Path,
-    tmp_path: Path,
-    kind: str,
-    keep: float | None,
+    classifier_run, autoencoder_run, clip_files, tmp_path, kind: str, keep: float | None
 ):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     options = [clip_files, "-c", checkpoint, *VIEWS, *([] if keep is None else ["--keep", keep])]
@@ -81,11 +73,8 @@ def test_both_kinds_of_file_hold_the_same(classifier_run: Path, clip_files: Path
         assert np.array_equal(arrays[name], tensor.numpy())
     with safe_open(tmp_path / "f.safetensors", framework="pt") as file:
         header = file.metadata()
-    assert (
-        json.loads(header["videos"])
-        == arrays["videos"].tolist()
-        == [str(p) for p in sorted(clip_files.glob("*.mp4"))]
-    )
+    videos = [str(path) for path in sorted(clip_files.glob("*.mp4"))]
+    assert json.loads(header["videos"]) == arrays["videos"].tolist() == videos
     assert header["recipe"] == str(arrays["recipe"]) == "tiny"
     assert {path.name for path in tmp_path.iterdir()} == {"f.npz", "f.safetensors"}
 
@@ -161,29 +150,35 @@ def test_a_call_that_ended_after_its_last_video_has_only_to_join(
         assert len(file["features"]) == 4
 
 
-def test_parts_of_other_work_are_not_mixed(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    out = tmp_path / "f.npz"
-    with open_row_store(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):
-        busy = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
-    assert "f.npz.parts: another process writes there now" in busy
-    refused = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
-    assert "holds rows of another command (other weights, videos, views, precision)" in refused
-    assert "--overwrite" in refused
-    called("extract", clip_files, "-c", classifier_run, "--out", out, "--overwrite")
+def test_parts_of_other_work_and_damaged_ones_are_not_mixed(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
+    command = ("extract", clip_files, "-c", classifier_run, "--out", out, "-q")
+    with open_row_store(parts, {"weights": "others", "features": "video"}, batch=1):
+        assert "f.npz.parts: another process writes there now" in refused(*command, code=2)
+    message = refused(*command, code=2)
+    assert "holds rows of another command (other weights, videos, views, precision)" in message
+    assert "--overwrite" in message
+    called(*command, "--overwrite")
     with np.load(out) as file:
         assert len(file["features"]) == 4
+    out.unlink()
+    parts.mkdir()
+    (parts / "plan.json").write_text("")
+    message = refused(*command, code=2)
+    assert "damaged (plan.json" in message
+    assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [("f.pt", "give a file that ends in .safetensors or .npz"), ("old.npz", "exists; choose another name")],
-)
 def test_files_that_cannot_be_meant_are_refused_before_any_work(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, out: str, message: str
+    classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
     (tmp_path / "old.npz").write_text("mine")
-    refused = called("extract", clip_files, "-c", classifier_run, "--out", tmp_path / out, code=2)
-    assert message in refused.stderr
+    suffix = "give a file that ends in .safetensors or .npz"
+    for out, message in (("f.pt", suffix), ("old.npz", "exists; choose another name")):
+        command = ("extract", clip_files, "-c", classifier_run, "--out", tmp_path / out)
+        assert message in refused(*command, code=2)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -228,41 +223,18 @@ def test_rows_survive_whatever_a_kill_leaves_of_them(
         assert all(isinstance(array, np.memmap) for array in arrays.values())
 
 
-def test_a_store_has_one_writer_and_one_plan(tmp_path: Path):
-    with (
-        open_row_store(tmp_path, {"plan": 1}, batch=1),
-        pytest.raises(RecipeError, match="another process writes there"),
-        open_row_store(tmp_path, {"plan": 1}, batch=1),
-    ):
-        pass
-    with (
-        pytest.raises(RecipeError, match=r"another command \(other plan\)"),
-        open_row_store(tmp_path, {"plan": 2}, batch=1),
-    ):
-        pass
+def test_a_store_has_one_writer_and_one_plan_and_an_overwrite_removes_nothing_of_a_running_command(tmp_path):
+    def opened(plan: int, message: str | None = None, **options: bool) -> int:
+        with ExitStack() as stack:
+            if message:
+                stack.enter_context(pytest.raises(RecipeError, match=message))
+            return stack.enter_context(open_row_store(tmp_path, {"plan": plan}, batch=1, **options)).num_rows
+        return -1
 
-
-def test_damaged_parts_are_reported_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    out = tmp_path / "features.safetensors"
-    parts = tmp_path / f"{out.name}.parts"
-    parts.mkdir()
-    (parts / "plan.json").write_text("")
-    command = ["extract", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "-o", str(out), "-q"]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 2
-    assert "damaged (plan.json" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_an_overwrite_removes_nothing_of_a_running_command(tmp_path: Path):
-    with open_row_store(tmp_path / "parts", {"plan": 1}, batch=1) as store:
+    with open_row_store(tmp_path, {"plan": 1}, batch=1) as store:
         store.add("a.mp4", {"x": torch.zeros(2)})
-        with (
-            pytest.raises(RecipeError, match="another process writes there now"),
-            open_row_store(tmp_path / "parts", {"plan": 2}, batch=1, restart=True),
-        ):
-            pass
-    with open_row_store(tmp_path / "parts", {"plan": 1}, batch=1) as store:
-        assert store.num_rows == 1
-    with open_row_store(tmp_path / "parts", {"plan": 2}, batch=1, restart=True) as store:
-        assert store.num_rows == 0
+        opened(1, "another process writes there now")
+        opened(2, "another process writes there now", restart=True)
+    opened(2, r"another command \(other plan\)")
+    assert opened(1) == 1
+    assert opened(2, restart=True) == 0

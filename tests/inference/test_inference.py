@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import called
+from small_runs import called, json_of
 from torch import Tensor
-from typer.testing import CliRunner
 
 import everest
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
-from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -31,7 +29,7 @@ def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Te
 
 def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Path, clip_files: Path):
     videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
-    rows = json.loads(called("predict", *videos, "-c", classifier_run, *VIEWS, "--json").stdout)
+    rows = json_of("predict", *videos, "-c", classifier_run, *VIEWS)
     model = everest.load_model(classifier_run)
     for row, video in zip(rows, videos, strict=True):
         x = views(video, frames=4, size=32, stride=2, clips=2)
@@ -46,35 +44,28 @@ def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Pat
 def test_predictions_equal_those_of_eval(classifier_run: Path, clip_files: Path, tmp_path: Path):
     called("eval", "-c", classifier_run, "--predictions", tmp_path / "eval.csv", "-q")
     with (tmp_path / "eval.csv").open() as file:
-        expected = {
-            row["video"]: (row["predicted"], float(row["probability"])) for row in csv.DictReader(file)
-        }
+        expected = {row["video"]: row for row in csv.DictReader(file)}
     for options in ([], ["--batch", 3]):
-        rows = json.loads(
-            called("predict", clip_files / "train.csv", "-c", classifier_run, *options, "--json").stdout
-        )
+        rows = json_of("predict", clip_files / "train.csv", "-c", classifier_run, *options)
         found = {row["video"]: row["predictions"][0] for row in rows}
         assert found.keys() == expected.keys()
-        for video, (label, probability) in expected.items():
-            assert found[video]["label"] == label
-            assert found[video]["probability"] == pytest.approx(probability, abs=1e-5)
+        for video, row in expected.items():
+            assert found[video]["label"] == row["predicted"]
+            assert found[video]["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
 
 
 def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "list.csv").write_text("path,start,end\nclip0.mp4,0.5,1.5\nclip0.mp4,,\n")
-    rows = json.loads(
-        called("predict", tmp_path / "list.csv", "--data", clip_files, "-c", classifier_run, "--json").stdout
-    )
+    rows = json_of("predict", tmp_path / "list.csv", "--data", clip_files, "-c", classifier_run)
     video = str(clip_files / "clip0.mp4")
     assert [row["video"] for row in rows] == [f"{video}#0.5s-1.5s", video]
-    (whole,) = json.loads(called("predict", video, "-c", classifier_run, "--json").stdout)
+    (whole,) = json_of("predict", video, "-c", classifier_run)
     assert rows[1] == whole != rows[0]
 
 
 def test_missing_files_of_a_list_are_skipped(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
-    result = called("predict", tmp_path / "list.txt", "-c", classifier_run, "--json", code=4)
-    here, gone = json.loads(result.stdout)
+    here, gone = json_of("predict", tmp_path / "list.txt", "-c", classifier_run, code=4)
     assert here["predictions"]
     assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
 
@@ -96,9 +87,8 @@ def test_images_of_different_sizes_stop_no_other_video(
     (tmp_path / "images").mkdir()
     for number in range(8):
         Image.new("RGB", (40 + number, 48)).save(tmp_path / "images" / f"{number}.png")
-    options = ["-c", classifier_run, "--json", "--workers", 0]
-    result = called("predict", tmp_path / "images", clip_files / "clip0.mp4", *options, code=4)
-    images, clip = json.loads(result.stdout)
+    options = ["-c", classifier_run, "--workers", 0]
+    images, clip = json_of("predict", tmp_path / "images", clip_files / "clip0.mp4", *options, code=4)
     assert images["error"] == "images of different sizes"
     assert "predictions" in clip
 
@@ -107,8 +97,7 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "a.mp4")
     (tmp_path / "b.mp4").write_text("no video")
     shutil.copy(clip_files / "clip1.mp4", tmp_path / "c.mp4")
-    result = called("predict", tmp_path, "-c", classifier_run, "--top", 1, "--json", code=4)
-    good, bad, other = json.loads(result.stdout)
+    good, bad, other = json_of("predict", tmp_path, "-c", classifier_run, "--top", 1, code=4)
     assert len(good["predictions"]) == len(other["predictions"]) == 1
     assert bad["error"] == "not a video file"
     out = tmp_path / "features.safetensors"
@@ -124,10 +113,8 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
     without_recipe = called("predict", video, *options)
-    assert (
-        f"{weights}: no recipe.yaml next to it, so clips are drawn as in recipe ucf101"
-        in without_recipe.stderr
-    )
+    notice = f"{weights}: no recipe.yaml next to it, so clips are drawn as in recipe ucf101"
+    assert notice in without_recipe.stderr
     with_recipe = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
     assert "no recipe.yaml" not in with_recipe.stderr
     of_run = called("predict", video, "-c", classifier_run, "--which", "newest", "--json", "--cpu")
@@ -178,17 +165,10 @@ def test_features_equal_those_of_the_model(
 def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: Path, clip_files: Path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.VideoMAEConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=8,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-        num_labels=3,
-        id2label={0: "run", 1: "walk", 2: "swim"},
-    )
+    clip, sizes = {"image_size": 32, "patch_size": 8, "num_frames": 8}, {"hidden_size": 24}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    names = {0: "run", 1: "walk", 2: "swim"}
+    config = transformers.VideoMAEConfig(**clip, **sizes, num_labels=3, id2label=names)
     reference = transformers.VideoMAEForVideoClassification(config).eval()
     for parameter in reference.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -196,62 +176,31 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
     called("convert", tmp_path / "hf", "--out", tmp_path / "converted.safetensors")
     video = clip_files / "clip3.mp4"
     options = ["-c", tmp_path / "converted.safetensors", "--clips", 1, "--crops", 1]
-    (row,) = json.loads(called("predict", video, *options, "--json").stdout)
-    x = views(
-        video, frames=8, size=32, stride=4, clips=1
-    )  # clips of a checkpoint alone are drawn as in ucf101
+    (row,) = json_of("predict", video, *options)
+    x = views(video, frames=8, size=32, stride=4, clips=1)  # of a checkpoint alone as in ucf101
     with torch.no_grad():
         expected = reference(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
     found = {p["label"]: p["probability"] for p in row["predictions"]}
     assert [found[name] for name in ("run", "walk", "swim")] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: No such file or directory"),
-        (["predict", "EMPTY", "-c", "RUN"], 4, "no videos below this folder"),
-        (["predict", "CLIP", "-c", "RUN", "--data", "EMPTY"], 2, "no list is named"),
-        (["predict", "CLIP", "-c", "gone"], 6, "gone: no such checkpoint"),
-        (["predict", "CLIP", "-c", "RUN", "--keep", "0"], 2, "--keep 0: must be more than 0"),
-        (["predict", "CLIP", "-c", "RUN", "--keep", "0.001"], 2, "leave some of 32 tokens"),
-        (
-            ["extract", "BROKEN", "-c", "RUN", "--out", "EMPTY/f.safetensors"],
-            4,
-            "none of 1 videos can be read",
-        ),
-    ],
-)
-def test_errors_are_one_line(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
-):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.mp4").write_text("no video")
-    places = {
-        "RUN": classifier_run,
-        "EMPTY": tmp_path / "empty",
-        "CLIP": clip_files / "clip0.mp4",
-        "BROKEN": tmp_path / "broken.mp4",
-    }
-    for name, path in places.items():
-        arguments = [part.replace(name, str(path)) for part in arguments]
-    result = called(*arguments, code=code)
-    assert message in result.stderr
-    assert not (tmp_path / "empty" / "f.safetensors").exists()
-
-
-def test_a_prediction_does_not_replace_its_video(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    video = tmp_path / "clip.mp4"
-    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
-    command = ["predict", str(video), "-c", str(classifier_run), "-o", str(video), "--overwrite"]
-    result = CliRunner().invoke(app, [*command, "--format", "csv"])
-    assert result.exit_code == 2
-    assert "is an input of this command" in result.stderr
-    assert video.read_bytes() == (clip_files / "clip0.mp4").read_bytes()
-
-
-def test_more_views_than_memory_holds_are_refused(classifier_run: Path, clip_files: Path):
-    command = ["predict", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "--clips", "1000000"]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 2
-    assert "in memory at once; at most 512" in result.stderr
+def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run, clip_files, tmp_path):
+    empty, broken, out = (tmp_path / name for name in ("empty", "broken.mp4", "f.safetensors"))
+    empty.mkdir()
+    broken.write_text("no video")
+    clip = shutil.copy(clip_files / "clip0.mp4", tmp_path)
+    for words, code, message in (
+        (["predict", "gone.mp4"], 4, "gone.mp4: No such file or directory"),
+        (["predict", empty], 4, "no videos below this folder"),
+        (["predict", clip, "--data", empty], 2, "no list is named"),
+        (["predict", clip, "-c", "gone"], 6, "gone: no such checkpoint"),
+        (["predict", clip, "--keep", 0], 2, "--keep 0: must be more than 0"),
+        (["predict", clip, "--keep", 0.001], 2, "leave some of 32 tokens"),
+        (["predict", clip, "-o", clip, "--overwrite", "--format", "csv"], 2, "is an input of this command"),
+        (["predict", clip, "--clips", 1_000_000], 2, "in memory at once; at most 512"),
+        (["extract", broken, "--out", out], 4, "none of 1 videos can be read"),
+    ):
+        weights = [] if "-c" in words else ["-c", classifier_run]
+        assert message in called(*words, *weights, code=code).stderr
+    assert Path(clip).read_bytes() == (clip_files / "clip0.mp4").read_bytes()
+    assert not out.exists()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import called
+from small_runs import called, json_of, refused, run
 
 from everest.data.views import EvalViews
 from everest.inference.predictions import window_clips, windows_of
@@ -81,16 +81,14 @@ def test_the_classes_of_a_window_are_those_of_the_segment(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
     video = clip_files / "clip1.mp4"
-    options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25, "--json"]
-    (row,) = json.loads(called("predict", video, *options).stdout)
+    options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25]
+    (row,) = json_of("predict", video, *options)
     segments = [f"{video},{one['start']},{one['end']}" for one in row["windows"]]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *segments]))
-    alone = called(
-        "predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1, "--json"
-    ).stdout
-    (at_once,) = json.loads(called("predict", video, *options, "--batch", 4).stdout)
+    alone = json_of("predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1)
+    (at_once,) = json_of("predict", video, *options, "--batch", 4)
     assert len(row["windows"]) == 6
-    for one, other, batched in zip(row["windows"], json.loads(alone), at_once["windows"], strict=True):
+    for one, other, batched in zip(row["windows"], alone, at_once["windows"], strict=True):
         assert one["predictions"] == other["predictions"]
         for found, expected in zip(batched["predictions"], one["predictions"], strict=True):
             assert found["label"] == expected["label"]
@@ -103,14 +101,11 @@ def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files
     content[begin : begin + 60] = b"\xff" * 60
     (tmp_path / "hole.mp4").write_bytes(content)
     (tmp_path / "text.mp4").write_text("no video")
-    whole = clip_files / "clip2.mp4"
-    options = ["-c", classifier_run, "--timeline", "--step", 0.25, "--json"]
-    expected = json.loads(called("predict", whole, *options).stdout)[0]["windows"]
+    options = ["-c", classifier_run, "--timeline", "--step", 0.25]
+    expected = json_of("predict", clip_files / "clip2.mp4", *options)[0]["windows"]
+    videos = [tmp_path / "hole.mp4", tmp_path / "text.mp4"]
     for batch in (1, 3):
-        ended = called(
-            "predict", tmp_path / "hole.mp4", tmp_path / "text.mp4", *options, "--batch", batch, code=4
-        )
-        damaged, text = json.loads(ended.stdout)
+        damaged, text = json_of("predict", *videos, *options, "--batch", batch, code=4)
         assert re.fullmatch(r"frame \d+ of 32 cannot be decoded \(damaged file\)", damaged["error"])
         starts = [one["start"] for one in damaged["windows"]]
         assert starts == [one["start"] for one in expected[: len(starts)]]
@@ -123,28 +118,20 @@ def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files
 def test_every_format_contains_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
-    (row,) = json.loads(called("predict", video, *options, "--format", "json").stdout)
+    (row,) = json.loads(run("predict", video, *options, "--format", "json"))
     expected = [
         (one["start"], one["end"], rank, found["label"], found["probability"])
         for one in row["windows"]
         for rank, found in enumerate(one["predictions"], start=1)
     ]
-    assert called("predict", video, *options, "-o", tmp_path / "windows.csv").stdout.strip() == str(
-        tmp_path / "windows.csv"
-    )
-    with (tmp_path / "windows.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert [
-        (
-            float(line["start"]),
-            float(line["end"]),
-            int(line["rank"]),
-            line["label"],
-            float(line["probability"]),
-        )
-        for line in lines
-    ] == expected
-    cues = called("predict", video, *options, "--format", "srt").stdout.split("\n\n")
+    table, kinds = tmp_path / "windows.csv", (float, float, int, str, float)
+    assert run("predict", video, *options, "-o", table).strip() == str(table)
+    lines = [
+        [line[name] for name in ("start", "end", "rank", "label", "probability")]
+        for line in csv.DictReader(table.read_text().splitlines())
+    ]
+    assert [tuple(kind(cell) for kind, cell in zip(kinds, line, strict=True)) for line in lines] == expected
+    cues = run("predict", video, *options, "--format", "srt").split("\n\n")
     assert [cue.split("\n")[:2] for cue in cues] == [
         ["1", "00:00:00,000 --> 00:00:00,500"],
         ["2", "00:00:00,500 --> 00:00:01,000"],
@@ -152,9 +139,8 @@ def test_every_format_contains_the_same(classifier_run: Path, clip_files: Path, 
     ]
     for cue, one in zip(cues, row["windows"], strict=True):
         assert [line.split()[0] for line in cue.split("\n")[2:4]] == [p["label"] for p in one["predictions"]]
-    shown = called("predict", video, *options).stdout
-    assert shown.splitlines()[0] == str(video)
-    assert len(shown.splitlines()) == 4
+    first, *others = run("predict", video, *options).splitlines()
+    assert (first, len(others)) == (str(video), 3)
 
 
 def test_several_heads_and_errors_have_their_columns():
@@ -163,27 +149,10 @@ def test_several_heads_and_errors_have_their_columns():
         {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
         {"video": "c.mp4", "error": "empty file"},
     ]
-    assert list(csv.DictReader(io.StringIO(as_csv(predictions)))) == [
-        {
-            "video": "a, b.mp4",
-            "head": head,
-            "rank": "1",
-            "label": "cut",
-            "index": "3",
-            "probability": "0.75",
-            "error": "",
-        }
-        for head in ("verb", "noun")
-    ] + [
-        {
-            "video": "c.mp4",
-            "head": "",
-            "rank": "",
-            "label": "",
-            "index": "",
-            "probability": "",
-            "error": "empty file",
-        }
+    assert list(csv.reader(io.StringIO(as_csv(predictions)))) == [
+        ["video", "head", "rank", "label", "index", "probability", "error"],
+        *(["a, b.mp4", head, "1", "cut", "3", "0.75", ""] for head in ("verb", "noun")),
+        ["c.mp4", *[""] * 5, "empty file"],
     ]
     assert as_table(predictions) == (
         "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  cannot be read: empty file\n"
@@ -191,44 +160,30 @@ def test_several_heads_and_errors_have_their_columns():
 
 
 def test_subtitles_count_hours():
-    windows = [
-        {"start": 3725.5, "end": 3727.04, "predictions": [{"label": "serve", "index": 0, "probability": 0.5}]}
-    ]
+    found = [{"label": "serve", "index": 0, "probability": 0.5}]
+    windows = [{"start": 3725.5, "end": 3727.04, "predictions": found}]
     assert as_srt([{"video": "a.mp4", "windows": windows}]) == "1\n01:02:05,500 --> 01:02:07,040\nserve 50%\n"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--window", "1"], "--window and --step belong to --timeline"),
-        (["--timeline", "--window", "inf"], "--window: must be a number of seconds from 0.001 on, not inf"),
-        (["--timeline", "--step", "inf"], "--step: must be a number of seconds from 0.001 on, not inf"),
-        (["--format", "srt"], "subtitles need the times of --timeline"),
-        (["--timeline", "-o", "THERE/t.srt", "CLIPS"], "subtitles are of one video, not of 5"),
-        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
-        (["-o", "THERE/old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
-    ],
-)
-def test_options_that_do_not_go_together_are_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
-):
+def test_options_that_do_not_go_together_are_named(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "old.csv").write_text("mine")
-    named = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
-    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *named, code=2).stderr
-    assert (tmp_path / "old.csv").read_text() == "mine"
+    seconds = "must be a number of seconds from 0.001 on, not inf"
+    for options, message in (
+        (["--window", 1], "--window and --step belong to --timeline"),
+        (["--timeline", "--window", "inf"], f"--window: {seconds}"),
+        (["--timeline", "--step", "inf"], f"--step: {seconds}"),
+        (["--format", "srt"], "subtitles need the times of --timeline"),
+        (["--timeline", "-o", tmp_path / "t.srt", clip_files], "subtitles are of one video, not of 5"),
+        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
+        (["-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
+    ):
+        command = ("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
+        assert message in refused(*command, code=2)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_folder_of_images_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    called(
-        "select-frames",
-        clip_files / "clip0.mp4",
-        "--frames",
-        4,
-        "--size",
-        32,
-        "--extract",
-        tmp_path / "images",
-    )
-    (folder,) = (path.parent for path in list((tmp_path / "images").rglob("*.png"))[:1])
-    result = called("predict", folder, "-c", classifier_run, "--timeline", "--json", code=4)
-    assert "a folder of images has no seconds" in json.loads(result.stdout)[0]["error"]
+    called("select-frames --frames 4 --size 32", clip_files / "clip0.mp4", "--extract", tmp_path)
+    folder = next(tmp_path.rglob("*.png")).parent
+    (found,) = json_of("predict --timeline", folder, "-c", classifier_run, code=4)
+    assert "a folder of images has no seconds" in found["error"]

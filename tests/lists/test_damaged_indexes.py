@@ -11,7 +11,7 @@ import pytest
 from damage import damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_runs import called, refused, small_recipe
+from small_runs import called, refused
 
 from everest.errors import DataError
 from everest.lists.samples import read_samples
@@ -83,19 +83,19 @@ def test_a_shard_outside_of_the_folder_is_not_opened(made: Path, tmp_path: Path)
         document["shards"][0] = {"file": name, "bytes": 100}
         document["samples"] = [document["samples"][0] | {"tar": name, "offset": 0, "size": 100}]
         (folder / "train.index.json").write_text(json.dumps(document))
-        with pytest.raises(
-            DataError, match=r"train\.index\.json: damaged \(shards: .* is not the name of a file"
-        ):
+        words = r"train\.index\.json: damaged \(shards: .* is not the name of a file"
+        with pytest.raises(DataError, match=words):
             read_index(folder / "train.index.json")
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 10**5, "{", '{"format": "everest-shards", "version": 1, "samples": [{}]}']
 )
-def test_commands_end_with_one_line_for_a_damaged_index(text: str, clip_files: Path, tmp_path: Path):
+def test_commands_end_with_one_line_for_a_damaged_index(
+    text: str, recipe: Path, clip_files: Path, tmp_path: Path
+):
     index = tmp_path / "train.index.json"
     index.write_text(text)
-    recipe = small_recipe(tmp_path, clip_files)
     message = refused("pretrain", "--recipe", recipe, f"--set=data.train={index}", code=4)
     assert message.startswith(f"error: {index}: ")
     assert message.count("\n") == 1

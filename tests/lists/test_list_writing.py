@@ -73,9 +73,21 @@ def test_names_of_any_bytes_are_written_and_read_back(folder, names):
         assert [Path(folder, row.values["path"]) for row in rows] == [Path(x.path) for x in samples]
 
 
-def test_surrogates_that_stand_for_no_single_byte_are_no_names():
+def test_names_that_are_numbers_have_to_be_written_and_surrogates_of_no_byte_are_none(tmp_path):
+    assert names_needed(["run", "10"]) == ["run", "10"]
+    assert names_needed(["run", "walk"]) == ()
+    write_lines(tmp_path / "classes.txt", ["10", "run"])
+    assert (tmp_path / "classes.txt").read_bytes() == b"10\nrun\n"
     for text in ("\ud800.mp4", "\udcc3\udca9.mp4"):
         assert unlistable(text) == "a character that no file name has"
+
+
+def test_several_labels_have_a_column_each_and_paths_outside_the_root_stay_absolute(tmp_path):
+    sample = Sample(path=str(tmp_path / "a.mp4"), labels=(3, 299), start_frame=7)
+    write_list(tmp_path / "list.csv", [sample], root=tmp_path, heads=["verb", "noun"])
+    assert (tmp_path / "list.csv").read_text() == "path,label.verb,label.noun,start_frame\na.mp4,3,299,7\n"
+    write_list(tmp_path / "list.csv", [Sample(path="/elsewhere/a.mp4")], root=tmp_path)
+    assert (tmp_path / "list.csv").read_text() == "path\n/elsewhere/a.mp4\n"
 
 
 def test_large_and_fine_numbers_are_read_back(tmp_path):
@@ -86,22 +98,3 @@ def test_large_and_fine_numbers_are_read_back(tmp_path):
         write_list(tmp_path / f"{number}.csv", samples, root=tmp_path)
         found = read_samples(tmp_path / f"{number}.csv", root=tmp_path)
         assert list(found.samples) == samples
-
-
-def test_names_that_are_numbers_have_to_be_written(tmp_path):
-    assert names_needed(["run", "10"]) == ["run", "10"]
-    assert names_needed(["run", "walk"]) == ()
-    write_lines(tmp_path / "classes.txt", ["10", "run"])
-    assert (tmp_path / "classes.txt").read_bytes() == b"10\nrun\n"
-
-
-def test_several_labels_have_a_column_each(tmp_path, monkeypatch):
-    there(monkeypatch)
-    samples = [Sample(path=str(tmp_path / "a.mp4"), labels=(3, 299), start_frame=7)]
-    write_list(tmp_path / "list.csv", samples, root=tmp_path, heads=["verb", "noun"])
-    assert (tmp_path / "list.csv").read_text() == "path,label.verb,label.noun,start_frame\na.mp4,3,299,7\n"
-
-
-def test_paths_outside_the_root_stay_absolute(tmp_path):
-    write_list(tmp_path / "list.csv", [Sample(path="/elsewhere/a.mp4")], root=tmp_path)
-    assert (tmp_path / "list.csv").read_text() == "path\n/elsewhere/a.mp4\n"

@@ -45,30 +45,17 @@ def test_separators_and_headers_are_recognised(root, separator, header, end):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "name"),
     [
-        '"with space.mp4" 1\na.mp4 0\n',
-        "with space.mp4\t1\na.mp4\t0\n",
-        "with space.mp4,1\na.mp4,0\n",
-        '\ufeffpath,label\n"with space.mp4",1\na.mp4,0\n',
+        ('"with space.mp4" 1\na.mp4 0\n', "with space.mp4"),
+        ("with space.mp4\t1\na.mp4\t0\n", "with space.mp4"),
+        ("with space.mp4,1\na.mp4,0\n", "with space.mp4"),
+        ('\ufeffpath,label\n"with space.mp4",1\na.mp4,0\n', "with space.mp4"),
+        ("with,comma.mp4 1\na.mp4 0\n", "with,comma.mp4"),
     ],
 )
-def test_paths_with_spaces_are_read(root, text):
-    assert short(read(root, text), root) == [("with space.mp4", 1), ("a.mp4", 0)]
-
-
-def test_paths_with_commas_are_read_between_spaces(root):
-    assert short(read(root, "with,comma.mp4 1\nwith,comma.mp4 0\n"), root)[0] == ("with,comma.mp4", 1)
-
-
-def test_unquoted_space_in_a_path_is_an_error_with_its_line(root):
-    with pytest.raises(
-        DataError, match=r"train\.csv:2: 3 fields where path, label are expected; quote paths"
-    ):
-        read(root, "a.mp4 0\nwith space.mp4 1\n")
-
-
-def test_absolute_paths_stay_and_others_are_relative_to_root(root):
+def test_paths_with_spaces_and_commas_are_read_relative_to_root(root, text, name):
+    assert short(read(root, text), root) == [(name, 1), ("a.mp4", 0)]
     found = read(root, f"{root}/a.mp4 0\nb.mp4 0\n")
     assert [sample.path for sample in found.samples] == [f"{root}/a.mp4", f"{root}/b.mp4"]
 
@@ -79,12 +66,13 @@ def test_class_names_are_labels(root):
     found = read(root, text)
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
     assert found.class_names == ("jump", "walk")
-
-
-def test_numbers_are_labels_of_named_classes_too(root):
     found = read(root, "a.mp4 2\n", classes=NAMES)
     assert short(found, root) == [("a.mp4", 2)]
     assert found.class_names == NAMES
+    numbers = ("0", "1", "10", "2")  # a number that is a name means that class, and no other is taken
+    assert short(read(root, "a.mp4 2\nb.mp4 10\n", classes=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
+    with pytest.raises(DataError, match="unknown class '3'"):
+        read(root, "a.mp4 3\n", classes=numbers)
 
 
 def test_segments_are_read(root):
@@ -97,14 +85,8 @@ def test_segments_are_read(root):
 
 
 def test_segments_of_one_video_have_different_ids():
-    segments = [
-        {},
-        {"start": 1.0},
-        {"end": 1.0},
-        {"start": 1.0, "end": 2.0},
-        {"start_frame": 1},
-        {"end_frame": 1},
-    ]
+    seconds = [{"start": 1.0}, {"end": 1.0}, {"start": 1.0, "end": 2.0}]
+    segments = [{}, *seconds, {"start_frame": 1}, {"end_frame": 1}]
     assert len({Sample(path="/a.mp4", **segment).video_id for segment in segments}) == len(segments)
     assert Sample(path="/a.mp4").video_id == "/a.mp4"
 
@@ -127,6 +109,13 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        ("a.mp4 0\nwith space.mp4 1\n", {}, r"train\.csv:2: 3 fields where path, label are .*; quote paths"),
+        (f"a.mp4 0\n{'b' * 200_000} 1\n", {}, r"csv:2: field larger than field limit .*; a line is `path"),
+        (f"a.mp4 0\n{'b' * 300} 1\n", {}, r"train\.csv:2: cannot look for .*bbb: File name too long"),
+        ("a.mp4 0\nnone.mp4 0\nb.mp4 1\n", {}, r"train\.csv:2: no file .*/none\.mp4$"),
+        ("x.mp4 0\ny.mp4 1\n", {}, "none of its 2 videos exists, first .*x.mp4; paths are rel.* --data DIR"),
+        (f"a.mp4 {'6' * 6000}\n", {}, "is not an integer from 0"),
+        ("da\0ria.mp4 0\neli.mp4 1\n", {}, r"csv: not a text file in UTF-8 \(byte 2\)"),
         ("a.mp4 0\nb.mp4 3", {"num_classes": 3}, r"csv:2: label 3 is out of range: labels count from 0 to 2"),
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
         ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
@@ -164,23 +153,6 @@ def test_first_five_wrong_lines_are_named_and_all_counted(root):
     assert lines[5] == "… 12 lines are wrong"
 
 
-def test_missing_videos_are_named_with_their_line(root):
-    with pytest.raises(DataError) as caught:
-        read(root, "a.mp4 0\nnone.mp4 0\nb.mp4 1\n")
-    assert str(caught.value) == f"{root}/train.csv:2: no file {root}/none.mp4"
-
-
-def test_a_list_without_any_existing_video_points_to_the_root(root):
-    fix = "paths are relative to .*; name their folder by --data DIR"
-    with pytest.raises(DataError, match=rf"none of its 2 videos exists, first .*x\.mp4; {fix}"):
-        read(root, "x.mp4 0\ny.mp4 1\n")
-
-
-def test_missing_list_is_named_with_the_fix(root):
-    with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
-        read_samples(root / "none.csv", root=root)
-
-
 NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
 
 
@@ -192,25 +164,17 @@ def test_numbers_that_are_no_index_are_no_class_either(root, label, other, class
         read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
 
 
-@pytest.mark.parametrize("name", ["1_0", "3-pointer", "1st", "e3"])
-def test_names_may_begin_like_numbers(root, name):
-    assert read(root, f"a.mp4,{name}\nb.mp4,walk\n").class_names == tuple(sorted((name, "walk")))
+def test_names_may_begin_like_numbers(root):
+    for name in ("1_0", "3-pointer", "1st", "e3"):
+        assert read(root, f"a.mp4,{name}\nb.mp4,walk\n").class_names == tuple(sorted((name, "walk")))
 
 
 def test_names_of_a_list_that_names_no_classes_are_refused(root):
-    with pytest.raises(
-        DataError, match=r"names \(jump, run\), and the checkpoint or training list has no class"
-    ):
+    words = r"names \(jump, run\), and the checkpoint or training list has no class"
+    with pytest.raises(DataError, match=words):
         read(root, "a.mp4,run\nb.mp4,jump\n", names_classes=False)
     assert read(root, "a.mp4,run\n", names_classes=False, classes=NAMES).samples[0].labels == (1,)
     assert read(root, "a.mp4,1\n", names_classes=False).samples[0].labels == (1,)
-
-
-def test_a_number_that_is_a_name_means_that_class_and_no_other_number_is_taken(root):
-    numbers = ("0", "1", "10", "2")
-    assert short(read(root, "a.mp4 2\nb.mp4 10\n", classes=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
-    with pytest.raises(DataError, match="unknown class '3'"):
-        read(root, "a.mp4 3\n", classes=numbers)
 
 
 @pytest.mark.parametrize(
@@ -229,18 +193,16 @@ def test_lists_of_other_kinds_are_refused_with_the_expected_format(root, text, m
         read(root, text)
 
 
-def test_field_without_an_end_is_named_with_its_line(root):
-    with pytest.raises(
-        DataError, match=r"train\.csv:2: field larger than field limit .*; a line is `path label`"
-    ):
-        read(root, f"a.mp4 0\n{'b' * 200_000} 1\n")
-
-
-def test_path_too_long_for_the_system_is_named_with_its_line(root):
-    with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
-        read(root, f"a.mp4 0\n{'b' * 300} 1\n")
+def test_what_is_no_list_is_named_with_the_fix(root):
     with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
         read_samples(root / ("b" * 300), root=root)
+    with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
+        read_samples(root / "none.csv", root=root)
+    with pytest.raises(DataError, match="/dev/zero: not a regular file"):
+        read_class_names(Path("/dev/zero"))
+    (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(DataError, match="not a text file"):
+        read_samples(root / "list.csv", root=root)
 
 
 def refuse(monkeypatch, method, name):
@@ -282,25 +244,13 @@ def test_a_list_in_another_encoding_than_its_files_is_named(root):
         read_samples(root / "list.csv", root=root)
 
 
-def test_binary_file_is_no_list(root):
-    (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="not a text file"):
-        read_samples(root / "list.csv", root=root)
-
-
 # --- folders ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for path in (
-        "run/a.mp4",
-        "run/deep/b.AVI",
-        "jump/c.webm",
-        "jump/notes.txt",
-        ".hidden/d.mp4",
-        "jump/.e.mp4",
-    ):
+    hidden = (".hidden/d.mp4", "jump/.e.mp4")
+    for path in ("run/a.mp4", "run/deep/b.AVI", "jump/c.webm", "jump/notes.txt", *hidden):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
     (tmp_path / "jump" / "pictures").mkdir()
@@ -312,17 +262,25 @@ def read_folder(folder, **options):
     return read_samples(folder, root=folder, **options)
 
 
-def test_subfolders_are_classes(folder):
+FOUND = [("jump/c.webm", 0), ("jump/pictures", 0), ("run/a.mp4", 1), ("run/deep/b.AVI", 1)]
+
+
+def test_subfolders_are_classes_and_other_files_and_folders_are_none(folder):
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "a.mp4").touch()
+    (folder / "jump" / "poster.jpg").touch()  # an image next to videos or folders is no video
+    (folder / "run" / "deep" / "thumbnail.png").touch()
     found = read_folder(folder)
     assert found.class_names == ("jump", "run")
-    assert short(found, folder) == [
-        ("jump/c.webm", 0),
-        ("jump/pictures", 0),
-        ("run/a.mp4", 1),
-        ("run/deep/b.AVI", 1),
-    ]
+    assert short(found, folder) == FOUND
     assert read_folder(folder, classes=NAMES[:2]).samples[-1].labels == (1,)
     assert read_folder(folder, classes=("run", "jump")).samples[0].labels == (0,)
+
+
+def test_any_folder_of_videos_serves_pretraining(folder):
+    found = read_folder(folder, labeled=False)
+    assert short(found, folder) == [(path,) for path, _ in FOUND]
+    assert found.class_names is None
 
 
 def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
@@ -333,22 +291,12 @@ def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
     assert [path for (path,) in short(read_folder(tmp_path, labeled=False), tmp_path)] == names
 
 
-def test_any_folder_of_videos_serves_pretraining(folder):
-    found = read_folder(folder, labeled=False)
-    assert [path for (path,) in short(found, folder)] == [
-        "jump/c.webm",
-        "jump/pictures",
-        "run/a.mp4",
-        "run/deep/b.AVI",
-    ]
-    assert found.class_names is None
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"classes": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
         ({"num_classes": 3}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
+        ({"names_classes": False}, r"names \(jump, run\), .*set data\.classes or use numbers"),
         ({"heads": named_heads({"verb": 3})}, r"data\.heads needs a list with the columns label\.verb"),
     ],
 )
@@ -357,35 +305,20 @@ def test_folders_that_do_not_fit_are_refused_with_the_reason(folder, options, me
         read_folder(folder, **options)
 
 
-def test_folders_without_videos_are_refused(tmp_path):
+def test_folders_without_videos_are_refused_and_make_no_class(tmp_path):
     with pytest.raises(DataError, match="no subfolders"):
         read_folder(tmp_path)
     with pytest.raises(DataError, match="no videos in it"):
         read_folder(tmp_path, labeled=False)
-    (tmp_path / "run").mkdir()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no videos in its 1 subfolders"):
         read_folder(tmp_path)
-
-
-def test_an_empty_folder_makes_no_class(folder):
-    (folder / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a.mp4").touch()
     with pytest.raises(DataError, match=r"empty: no videos in this class folder; remove it, or name"):
-        read_folder(folder)
-    found = read_folder(folder, classes=("empty", "jump", "run"))
-    assert {sample.labels for sample in found.samples} == {(1,), (2,)}
-
-
-def test_folders_added_by_macos_are_no_class(folder):
-    (folder / "__MACOSX").mkdir()
-    (folder / "__MACOSX" / "a.mp4").touch()
-    assert read_folder(folder).class_names == ("jump", "run")
-
-
-def test_an_image_next_to_videos_or_folders_is_no_video(folder):
-    (folder / "jump" / "poster.jpg").touch()
-    (folder / "run" / "deep" / "thumbnail.png").touch()
-    assert len(read_folder(folder).samples) == 4
-    assert len(read_folder(folder, labeled=False).samples) == 4
+        read_folder(tmp_path)
+    found = read_folder(tmp_path, classes=("empty", "run"))
+    assert {sample.labels for sample in found.samples} == {(1,)}
 
 
 def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
@@ -396,14 +329,7 @@ def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
     (folder / "run" / "loop").symlink_to(folder / "run")
     (folder / "jump" / "up").symlink_to(folder)
     (folder / "jump" / "other").symlink_to(folder / "run")
-    expected = [
-        ("jump/c.webm", 0),
-        ("jump/pictures", 0),
-        ("run/a.mp4", 1),
-        ("run/again/f.mp4", 1),
-        ("run/deep/b.AVI", 1),
-    ]
-    assert short(read_folder(folder), folder) == expected
+    assert short(read_folder(folder), folder) == sorted([*FOUND, ("run/again/f.mp4", 1)])
     names = [Path(path).name for (path,) in short(read_folder(folder, labeled=False), folder)]
     assert sorted(names) == ["a.mp4", "b.AVI", "c.webm", "f.mp4", "pictures"]
 
@@ -415,32 +341,12 @@ def test_unreadable_folder_is_named(folder, labeled, monkeypatch):
         read_folder(folder, labeled=labeled)
 
 
-def test_class_folders_that_name_no_classes_are_refused(folder):
-    with pytest.raises(DataError, match=r"names \(jump, run\), .*set data\.classes or use numbers"):
-        read_folder(folder, names_classes=False)
-
-
 def test_real_lists_are_read(shared):
     folder = shared / "videos" / "actions"
     names = (folder / "classes.txt").read_text().split()
     found = read_samples(folder / "test.csv", root=folder, classes=names, num_classes=17)
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))
-
-
-def test_a_list_with_a_nul_byte_or_of_a_device_is_refused(tmp_path: Path):
-    (tmp_path / "x.csv").write_bytes(b"da\0ria.mp4 0\neli.mp4 1\n")
-    with pytest.raises(DataError, match=r"x\.csv: not a text file in UTF-8 \(byte 2\)"):
-        read_samples(tmp_path / "x.csv", root=tmp_path)
-    with pytest.raises(DataError, match="/dev/zero: not a regular file"):
-        read_class_names(Path("/dev/zero"))
-
-
-def test_a_label_of_thousands_of_digits_is_no_index(tmp_path: Path):
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "x.csv").write_text(f"a.mp4 {'6' * 6000}\n")
-    with pytest.raises(DataError, match="is not an integer from 0"):
-        read_samples(tmp_path / "x.csv", root=tmp_path)
 
 
 # --- sheets of other programs -----------------------------------------------------------------------------
@@ -471,16 +377,15 @@ def test_a_quoted_header_may_be_separated_by_semicolons(root):
 
 
 def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
-    found = read(root, "path,label,animal\na.mp4,0,m3\nb.mp4,1,m4\n")
-    assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]
-    assert found.notice == f"{root}/train.csv: ignored columns: animal"
+    for text, ignored in (
+        ("path,label,animal\na.mp4,0,m3\nb.mp4,1,m4\n", "animal"),
+        (",path,label\n0,a.mp4,run\n1,b.mp4,walk\n", "column 1"),  # the index of pandas
+        ("path,label,state\na.mp4,0,Ohio\nb.mp4,1,Iowa\n", "state"),  # words: no misspelled start
+    ):
+        found = read(root, text)
+        assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]
+        assert found.notice == f"{root}/train.csv: ignored columns: {ignored}"
     assert read(root, "path,label\na.mp4,0\nb.mp4,1\n").notice is None
-
-
-def test_the_index_column_of_pandas_is_ignored(root):
-    found = read(root, ",path,label\n0,a.mp4,walk\n1,b.mp4,run\n")
-    assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
-    assert found.notice == f"{root}/train.csv: ignored columns: column 1"
 
 
 def test_the_columns_of_a_sheet_are_chosen_by_name(root):
@@ -501,11 +406,7 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
             r"sheet\.csv:1: several columns may hold the classes \(class, behavior\); rename one to 'label', "
             r"or run `everest prepare split .*/sheet\.csv --class-column class`, which writes lists",
         ),
-        (
-            "filename,animal,treatment\na.mp4,m3,salt\n",
-            r"sheet\.csv:1: no column is known to hold the classes \(animal, treatment\); .*"
-            r"--class-column NAME`",
-        ),
+        ("filename,animal,treatment\na.mp4,m3,salt\n", r":1: no column .* \(animal, treatment\); .*mn NAME`"),
         ("path,lable\na.mp4,salt\n", r"no column is known to hold the classes \(lable\)"),
         ("file,video,class\na.mp4,a.mp4,walk\n", r":1: .*file and video may both be that; rename the column"),
         ("path,label,start_time\na.mp4,1,2.5\n", r":1: unknown column 'start_time'; did you mean 'start'"),
@@ -517,25 +418,10 @@ def test_a_sheet_that_may_mean_several_things_is_refused_with_the_command(root, 
         read(root, text, name="sheet.csv")
 
 
-def test_columns_of_words_are_no_misspelled_segments(root):
-    found = read(root, "path,label,state\na.mp4,0,Ohio\nb.mp4,1,Iowa\n")
-    assert found.notice == f"{root}/train.csv: ignored columns: state"
-
-
 NAMES_OF_COLUMNS = st.sampled_from(
     [
-        "path",
-        "label",
-        "Video",
-        "file name",
-        "class",
-        "behavior",
-        "start",
-        "start_time",
-        "label.verb",
-        "x",
-        "",
-        "état",
+        *("path", "label", "Video", "file name", "class", "behavior"),
+        *("start", "start_time", "label.verb", "x", "", "état"),
     ]
 )
 CELLS = st.sampled_from(["a.mp4", "b.mp4", "walk", "3", "1.5", "", "a b", "é"])
@@ -568,9 +454,6 @@ def test_a_class_column_that_is_not_there_is_an_error_of_usage(root):
 def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
     text = "filename,animal,treatment\na.mp4,m3,salt\nb.mp4,m4,salt\n"
     assert short(read(root, text, labeled=False), root) == [("a.mp4",), ("b.mp4",)]
-
-
-@pytest.mark.parametrize("name", ["video", "file", "clip"])
-def test_folders_of_images_named_like_a_column_are_no_header(root, name):
-    (root / name).mkdir()
-    assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2
+    for name in ("video", "file", "clip"):  # folders of images named like a column are no header
+        (root / name).mkdir()
+        assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,9 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import start, wait_for_rows
-from small_runs import RECIPE, metrics, run, weights
+from small_runs import RECIPE, called, contents, run, same_run
 from storage import new_bucket, s3_server, upload
-from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.config.heads import named_heads
@@ -32,20 +30,16 @@ from everest.prepare.shard import plan_shards
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
-from everest_cli.main import app
 
 
 def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
     """stdout and stderr of `everest prepare shard`."""
-    result = CliRunner().invoke(app, ["prepare", "shard", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
+    result = called("prepare shard", *arguments, code=code)
     return result.stdout, result.stderr
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """The checksum of every file below a folder."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def error(*arguments: object, code: int) -> str:
+    return everest(*arguments, code=code)[1]
 
 
 def labeled(source: Path, root: Path, **given: object) -> SampleList:
@@ -64,6 +58,12 @@ def index(videos: Path, tmp_path: Path) -> Path:
     return Path(shown.strip())
 
 
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
+
+
 def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
     here, there = labeled(videos / "train.csv", videos), labeled(index, videos)
     assert there.samples != here.samples
@@ -73,16 +73,12 @@ def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
         assert torch.equal(read_frames(other.video, [5, 31]), read_frames(one.path, [5, 31]))
 
 
-def test_a_sheet_gives_shards_with_its_paths_and_classes(videos: Path, tmp_path: Path):
+def test_paths_classes_and_groups_are_those_of_the_list(videos: Path, tmp_path: Path):
     lines = "".join(f"clip{number}.mp4,{number % 2 or 'zero'},m{number}\n" for number in range(4))
     (videos / "sheet.csv").write_text("file,class,offset\n" + lines.replace("1,m", "one,m"))
-    shown, _ = everest(videos / "sheet.csv", "-o", tmp_path / "shards")
-    made = labeled(Path(shown.strip()), videos)
+    made = labeled(Path(everest(videos / "sheet.csv", "-o", tmp_path / "shards")[0].strip()), videos)
     assert made.class_names == ("one", "zero")
     assert [sample.labels for sample in made.samples] == [(1,), (0,), (1,), (0,)]
-
-
-def test_groups_are_those_of_the_list(videos: Path, tmp_path: Path):
     (videos / "groups.csv").write_text("path,label,group\nclip0.mp4,0,m 3\nclip1.mp4,1,\n")
     shown, _ = everest(videos / "groups.csv", "-o", tmp_path / "shards")
     here, there = labeled(videos / "groups.csv", videos), labeled(Path(shown.strip()), videos)
@@ -132,8 +128,9 @@ def test_folders_that_are_lists_are_no_classes(clip_files: Path, tmp_path: Path)
     for folder in ("Train/wave", "Train/hug", "Test/wave", "Test/hug"):
         (tmp_path / "set" / folder).mkdir(parents=True)
         shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / folder)
-    _, error = everest(tmp_path / "set", "-o", tmp_path / "shards", code=4)
-    assert "its folders Test, Train are lists, not classes; `everest prepare index" in error
+    assert "its folders Test, Train are lists, not classes; `everest prepare index" in error(
+        tmp_path / "set", "-o", tmp_path / "shards", code=4
+    )
     assert not (tmp_path / "shards").exists()
 
 
@@ -219,8 +216,8 @@ def test_a_killed_call_resumes_to_the_same_bytes(videos: Path, tmp_path: Path):
 def test_other_lists_share_a_folder_and_other_contents_are_refused(videos: Path, index: Path, tmp_path: Path):
     before = contents(index.parent)
     for arguments in ([videos / "train.csv"], [videos / "train.csv", "--count", 1]):
-        _, error = everest(*arguments, "-o", index.parent, code=2)
-        assert "holds shards of another train, or of other sizes" in error
+        shown = error(*arguments, "-o", index.parent, code=2)
+        assert "holds shards of another train, or of other sizes" in shown
     assert contents(index.parent) == before
     (videos / "test.csv").write_text("clip1.mp4 1\n")
     everest(videos / "test.csv", "-o", index.parent)
@@ -231,44 +228,39 @@ def test_other_lists_share_a_folder_and_other_contents_are_refused(videos: Path,
     assert not (index.parent / "train-000001.tar").exists()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
-    _, error = everest(videos / "train.csv", "-o", tmp_path / "thesis", code=2)
-    assert "holds other files (thesis.txt)" in error
+    assert "holds other files (thesis.txt)" in error(videos / "train.csv", "-o", tmp_path / "thesis", code=2)
 
 
-def test_shards_of_a_video_that_changed_are_not_kept(videos: Path, index: Path):
+def test_shards_of_a_video_that_changed_or_without_an_index_are_not_replaced(videos: Path, index: Path):
     video = videos / "clip0.mp4"
-    content = bytearray(video.read_bytes())
-    content[-1] ^= 1
-    video.write_bytes(content)
+    content = video.read_bytes()
+    video.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(video, ns=(0, 0))
-    _, error = everest(videos / "train.csv", "-o", index.parent, "--count", 2, code=2)
-    assert "or of other sizes or versions of the videos" in error
-
-
-def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
+    command = [videos / "train.csv", "-o", index.parent, "--count", 2]
+    assert "or of other sizes or versions of the videos" in error(*command, code=2)
     index.unlink()
     (index.parent / "other.index.json").write_text("{}")
-    _, error = everest(videos / "train.csv", "-o", index.parent, "--count", 2, code=2)
-    assert "holds shards of another train" in error
+    assert "holds shards of another train" in error(*command, code=2)
 
 
 def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
     with sole_writer(tmp_path / "out" / "train.index.json"):
-        _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=2)
-    assert "another process writes there now" in error
+        shown = error(videos / "train.csv", "-o", tmp_path / "out", code=2)
+    assert "another process writes there now" in shown
     everest(videos / "train.csv", "-o", tmp_path / "out")
 
 
 def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
     (videos / "train.csv").write_text("clip0.mp4 0\nnone.mp4 1\n")
-    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
-    assert f"train.csv:2: no file {videos}/none.mp4" in error
+    assert f"train.csv:2: no file {videos}/none.mp4" in error(
+        videos / "train.csv", "-o", tmp_path / "out", code=4
+    )
     (videos / "none.mp4").mkdir()
-    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
-    assert "a folder of images; `everest prepare encode` makes a video of it" in error
+    assert "a folder of images; `everest prepare encode` makes a video of it" in error(
+        videos / "train.csv", "-o", tmp_path / "out", code=4
+    )
     assert not (tmp_path / "out").exists()
-    _, error = everest(tmp_path / "gone.csv", "-o", tmp_path / "out", code=4)
-    assert "no such list or folder" in error
+    assert "no such list or folder" in error(tmp_path / "gone.csv", "-o", tmp_path / "out", code=4)
 
 
 def test_damaged_shards_are_named(index: Path, videos: Path):
@@ -296,8 +288,8 @@ def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_pa
 
 def test_without_webdataset_the_command_to_install_it_is_shown(videos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
-    assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
+    shown = error(videos / "train.csv", "-o", tmp_path / "out", code=5)
+    assert shown == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
     assert not (tmp_path / "out").exists()
 
 
@@ -309,25 +301,11 @@ def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: 
             file.write(bytes(4096))
     with ballast.open("r+b") as file:
         file.truncate(ballast.stat().st_size - 12288)  # for the plan, not for a shard
-    _, error = everest(videos / "train.csv", "-o", output, "--count", 2, code=5)
-    assert "the disk is full" in error
+    assert "the disk is full" in error(videos / "train.csv", "-o", output, "--count", 2, code=5)
     assert not list(output.glob(".*.part"))
     ballast.unlink()
     everest(videos / "train.csv", "-o", output, "--count", 2)
     assert contents(output) == contents(index.parent)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-def same_run(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    assert metrics(one) == metrics(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_over_shards_is_the_run_over_the_files(recipe: Path, videos: Path, index: Path, tmp_path: Path):

@@ -39,36 +39,22 @@ def test_pretraining_takes_a_folder_tree_with_a_notice(recipe: Path, tree: Path)
     ) in shown.stderr
 
 
-@pytest.mark.parametrize("command", ["finetune", "pretrain"])
-def test_the_lists_of_a_known_data_set_are_not_replaced_by_all_videos(recipe: Path, tree: Path, command: str):
-    recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))
-    init = ["--init", "none"] if command == "finetune" else []
-    message = refused(command, "--recipe", recipe, "--data", tree, *init, "--dry-run", code=4)
-    assert (
-        f"set data.root, by --data DIR, or run `everest prepare index {tree}`, which writes train.csv; then"
-        in message
-    )
-
-
-def test_finetuning_on_a_folder_tree_names_the_command_that_makes_lists(recipe: Path, tree: Path):
-    message = refused("finetune", "--recipe", recipe, "--data", tree, "--init", "none", "--dry-run", code=4)
-    assert (
-        f"or run `everest prepare split {tree}`, which writes train.csv from its 2 folders; then repeat this "
-        "command"
-    ) in message
-
-
-def test_a_list_that_the_user_named_is_never_replaced(recipe: Path, tree: Path):
-    options = ["--recipe", recipe, "--data", tree, "--set", "data.train=mine.csv", "--dry-run"]
-    assert "mine.csv: no such list or folder; set data.root" in refused("pretrain", *options, code=4)
-
-
-def test_a_missing_list_names_a_similar_one(recipe: Path, tree: Path):
-    (tree / "mice.csv").write_text("a.mp4 0\n")
+def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree: Path):
     options = ["--recipe", recipe, "--data", tree, "--dry-run"]
-    refusal = refused("pretrain", *options, "--set", "data.train=mise.csv", code=4)
-    assert "mise.csv: no such list or folder; did you mean 'mice.csv'?; set data.root" in refusal
-    assert "did you mean" not in refused("pretrain", *options, "--set", "data.train=val.csv", code=4)
+    message = refused("finetune --init none", *options, code=4)
+    makes = (
+        f"or run `everest prepare split {tree}`, which writes train.csv from its 2 folders; then repeat this"
+    )
+    assert makes in message
+    (tree / "mice.csv").write_text("a.mp4 0\n")
+    for named, similar in (("mise", "; did you mean 'mice.csv'?"), ("val", "")):
+        message = refused("pretrain", *options, "--set", f"data.train={named}.csv", code=4)
+        assert f"{named}.csv: no such list or folder{similar}; set data.root" in message
+    recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))  # a known data set
+    for command in ("finetune --init none", "pretrain"):
+        message = refused(command, *options, code=4)
+        makes = f"set data.root, by --data DIR, or run `everest prepare index {tree}`, which writes train.csv"
+        assert makes in message
 
 
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -96,20 +97,19 @@ def test_videos_without_a_class_are_divided_like_a_class():
 
 
 def test_numbers_are_divided_by_their_quantiles():
+    def parts_of(numbers: list[float]) -> dict[str, list[float]]:
+        samples = [Sample(path=f"/v/{i}.mp4", labels=(label,)) for i, label in enumerate(numbers)]
+        lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+        return {name: [sample.labels[0] for sample in part] for name, part in lists.items()}
+
     numbers = np.random.default_rng(0).lognormal(size=100).tolist()
-    samples = [Sample(path=f"/v/{number}.mp4", labels=(label,)) for number, label in enumerate(numbers)]
-    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
     ranks = {label: rank for rank, label in enumerate(sorted(numbers))}
+    parts = parts_of(numbers)
     for name in ("val", "test"):
-        bins = sorted(ranks[sample.labels[0]] // 10 for sample in lists[name])
-        assert bins == list(range(10))
-
-
-def test_few_numbers_have_few_bins():
-    samples = [Sample(path=f"/v/{number}.mp4", labels=(float(number),)) for number in range(20)]
-    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
-    assert [len(part) for part in lists.values()] == [16, 2, 2]
-    assert all({sample.labels[0] < 10 for sample in part} == {True, False} for part in lists.values())
+        assert sorted(ranks[label] // 10 for label in parts[name]) == list(range(10))
+    few = parts_of([float(number) for number in range(20)])  # have few bins
+    assert [len(part) for part in few.values()] == [16, 2, 2]
+    assert all({label < 10 for label in part} == {True, False} for part in few.values())
 
 
 # --- index -------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_the_task_can_be_given(tmp_path: Path, labels: list[str], task: str, kep
 
 def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_path: Path):
     assert split(write(tmp_path / "a", ["0", "1"] * 10))[0]["task"] == "single-label"
-    rows = ["0,a|1,0.5"] * 0 + ["0,0|1,0.5", "1,2,1"] * 10
+    rows = ["0,0|1,0.5", "1,2,1"] * 10
     source = write(tmp_path / "b", rows, header="path,label.verb,label.tags,label.quality")
     assert split(source)[0]["lists"]["train"]["classes"] == {"0": 6, "1": 6}
     heads = (
@@ -210,9 +210,7 @@ def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
     ("labels", "options", "code", "message"),
     [
         (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is no finite number"),
-        (["0.5", "inf"], [], 4, "all.csv:3: label 'inf' is no finite number"),
         (["0.5", ""], [], 4, "all.csv:3: no label in '1.mp4,'"),
-        (["0.5", "x"], ["--task", "regression"], 4, "all.csv:3: label 'x' is no number"),
         (
             ["1.0", "2"],
             [],
@@ -220,7 +218,6 @@ def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
             "all.csv:2: label '1.0' is not an integer from 0; labels that are numbers need",
         ),
         (["a|b", "a||b"], [], 4, "all.csv:3: label 'a||b': nothing between two '|'"),
-        (["a|b", "a|a"], [], 4, "all.csv:3: label 'a|a' has a class twice"),
         (["1|2", "x"], [], 4, "all.csv:3: unknown class 'x'; other labels are numbers"),
         (["", ""], ["--task", "multi-label"], 4, "the column label is empty in all rows"),
         (["", ""], ["--task", "regression"], 4, "the column label is empty in all rows"),
@@ -285,11 +282,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         ),
         ({"test": ["2", "0"], "m_train": ["0", "1"]}, [], ["test.csv:2: class '2' has no video in"]),
         ({"val": ["0", "1"], "test": ["2", "0"]}, [], []),
-        (
-            {"train": ["a|b", "b", "c"], "val": ["d|a"]},
-            [],
-            ["val.csv:2: unknown class 'd'; known: a, b, c"],
-        ),
+        ({"train": ["a|b", "b", "c"], "val": ["d|a"]}, [], ["val.csv:2: unknown class 'd'; known: a, b, c"]),
         ({"train": ["a|b", "b"], "val": ["", "a"]}, [], ["train.csv: all 2 videos have the class 'b'"]),
         ({"train": ["a", "", "b"], "val": [""]}, ["--task", "multi-label"], []),
         ({"train": ["", ""], "val": [""]}, ["--task", "multi-label"], ["train.csv: the column label is em"]),
@@ -320,8 +313,6 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
 def test_check_lists_the_problems_of_labels(
     videos: Path, lists: dict[str, list[str]], options: list[str], problems: list[str]
 ):
-    import re
-
     result = check(videos, lists, *options, code=4 if problems else 0)
     assert len(result["labels"]) == len(problems), result["labels"]
     for problem, line in zip(problems, result["labels"], strict=True):

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny
 from torch import Tensor, nn
 
-import everest
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
@@ -61,21 +61,7 @@ def test_a_model_computes_the_same_from_bytes(
     selection: Selector, input_kind: Literal["frames", "differences"]
 ):
     torch.manual_seed(0)
-    model = everest.create_model(
-        "vit-tiny",
-        kind="pretrain",
-        frames=8,
-        size=(32, 48),
-        tubelet=TUBELET,
-        selection=selection,
-        input=input_kind,
-        width=24,
-        depth=2,
-        heads=2,
-        decoder_width=16,
-        decoder_heads=2,
-        decoder_depth=1,
-    )
+    model = tiny("pretrain", size=(32, 48), selection=selection, input=input_kind)
     frames, noise = clips(), torch.rand(2, 96)
     of_bytes, of_floats = model(frames, noise=noise), model(normalize(frames), noise=noise)
     assert torch.equal(of_bytes.selection.visible, of_floats.selection.visible)
@@ -95,10 +81,8 @@ class Brightest(RedundancyRobust):
 
 def test_a_strategy_of_another_package_measures_normalized_clips():
     frames = clips()
-    assert torch.equal(
-        measure(Brightest(), frames, RawPixels(TUBELET)),
-        measure(Brightest(), normalize(frames), RawPixels(TUBELET)),
-    )  # type: ignore[arg-type]
+    of_bytes, of_floats = (measure(Brightest(), x, RawPixels(TUBELET)) for x in (frames, normalize(frames)))
+    assert torch.equal(of_bytes, of_floats)  # type: ignore[arg-type]
 
 
 def test_two_parts_of_bfloat16_keep_sixteen_bits_of_a_weight():
@@ -111,9 +95,8 @@ def test_two_parts_of_bfloat16_keep_sixteen_bits_of_a_weight():
 
 def real_clips(folder: Path) -> Iterator[Tensor]:
     """Clips of 16 frames of 224 x 224 pixels, (3, 16, 224, 224) uint8."""
-    make = PretrainViews(
-        frames=16, stride=4, size=(224, 224), flip=False, sampling="dense", views_per_decode=1
-    )
+    options = {"flip": False, "sampling": "dense", "views_per_decode": 1}
+    make = PretrainViews(frames=16, stride=4, size=(224, 224), **options)
     videos = sorted(folder.rglob("*.mp4")) + sorted(folder.rglob("*.avi"))
     for number in np.linspace(0, len(videos) - 1, REAL_CLIPS).astype(int):
         rng = np.random.default_rng(int(number))

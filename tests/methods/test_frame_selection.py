@@ -37,6 +37,8 @@ def test_kept_tokens_are_counted_by_slice():
     assert kept_per_slice(RedundancyRobust(keep_ratio=0.56), importance, grid).tolist() == [[1, 3, 1]]
     ascending = RedundancyRobust(keep_ratio=0.34, visible_ratio=None, order="ascending")
     assert kept_per_slice(ascending, importance, grid).tolist() == [[1, 0, 2]]
+    # A uniform number of zero is drawn last, and not an empty slice.
+    assert draw_slices(torch.tensor([[3, 0, 3]]), torch.tensor([[0.0, 0.1, 0.5]]), 2).tolist() == [[0, 2]]
 
 
 def exact_inclusion(counts: list[int], num: int) -> dict[tuple[int, ...], float]:
@@ -82,10 +84,6 @@ def test_slices_with_kept_tokens_come_before_those_without(counts: list[int], se
     empty = sorted(set(range(len(counts))) - full, key=lambda place: float(uniform[0, place]))
     missing = max(0, num - len(full))
     assert set(drawn) - full == set(empty[:missing])  # in the order of their numbers
-
-
-def test_a_uniform_number_of_zero_draws_last_and_not_an_empty_slice():
-    assert draw_slices(torch.tensor([[3, 0, 3]]), torch.tensor([[0.0, 0.1, 0.5]]), 2).tolist() == [[0, 2]]
 
 
 def test_drawn_slices_are_cut_out_with_their_importance():

@@ -127,21 +127,27 @@ def test_each_score_comes_from_its_measure():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("recipe", "overrides", "message"),
     [
-        ("pretrain.selection.strategy=learned-importance", "pretrain.selection.score: needs a tokenizer"),
-        ("pretrain.target.kind=tokens", "pretrain.target.kind: needs a tokenizer"),
+        ("k400", "strategy=learned-importance", "pretrain.selection.score: needs a tokenizer"),
+        (
+            "lvmae-demo",
+            "keep_ratio=0.6 random_ratio=0.5",
+            r"random_ratio: 0\.5 and keep_ratio \(0\.6\)",
+        ),
+        ("lvmae-128", "scope=window window=0", r"selection\.window: must be at least 1 slice, not 0"),
     ],
 )
-def test_a_recipe_without_a_tokenizer_cannot_ask_for_one(override: str, message: str):
+def test_settings_that_cannot_be_meant_are_refused(recipe: str, overrides: str, message: str):
     with pytest.raises(RecipeError, match=message):
-        load_recipe("k400", overrides=[override])
+        load_recipe(recipe, overrides=[f"pretrain.selection.{part}" for part in overrides.split()])
 
 
-def test_shares_that_exceed_all_tokens_are_refused():
-    shares = ["pretrain.selection.keep_ratio=0.6", "pretrain.selection.random_ratio=0.5"]
-    with pytest.raises(RecipeError, match=r"random_ratio: 0\.5 and keep_ratio \(0\.6\) are more than all"):
-        load_recipe("lvmae-demo", overrides=shares)
+def test_a_recipe_may_predict_no_token_at_random_and_no_token_without_a_tokenizer():
+    recipe = load_recipe("lvmae-128", overrides=["pretrain.selection.random_ratio=0.0"])
+    assert recipe.pretrain.selection.random_ratio == 0
+    with pytest.raises(RecipeError, match=r"pretrain\.target\.kind: needs a tokenizer"):
+        load_recipe("k400", overrides=["pretrain.target.kind=tokens"])
 
 
 def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
@@ -159,11 +165,3 @@ def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
     assert keep_ratio(str(file)) == 0.3
     file.write_text("base: k400\npretrain: {selection: {strategy: learned-importance, score: random}}\n")
     assert keep_ratio(str(file)) == 0.1
-
-
-def test_a_recipe_may_predict_no_token_at_random(tmp_path):
-    (tmp_path / "r.yaml").write_text("base: lvmae-128\npretrain: {selection: {random_ratio: 0.0}}\n")
-    assert load_recipe(tmp_path / "r.yaml").pretrain.selection.random_ratio == 0
-    (tmp_path / "w.yaml").write_text("base: lvmae-128\npretrain: {selection: {scope: window, window: 0}}\n")
-    with pytest.raises(RecipeError, match=r"selection\.window: must be at least 1 slice, not 0"):
-        load_recipe(tmp_path / "w.yaml")

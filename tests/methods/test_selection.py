@@ -62,13 +62,10 @@ def test_a_strategy_that_does_not_draw_ignores_the_noise(strategy):
     assert torch.equal(first.visible, second.visible) != strategy.draws
 
 
-@pytest.mark.parametrize("strategy", [TubeDropout(keep_ratio=0.5), AllTokens()])
-def test_a_classifier_without_ranking_encodes_all_tokens_in_evaluation(strategy):
-    assert strategy.at_evaluation() == AllTokens()
-    assert strategy.at_evaluation(0.3) == RedundancyRobust(keep_ratio=0.3, visible_ratio=None)
-
-
-def test_a_ranking_encodes_the_same_share_in_evaluation():
+def test_a_classifier_without_ranking_encodes_all_tokens_in_evaluation():
+    for strategy in (TubeDropout(keep_ratio=0.5), AllTokens()):
+        assert strategy.at_evaluation() == AllTokens()
+        assert strategy.at_evaluation(0.3) == RedundancyRobust(keep_ratio=0.3, visible_ratio=None)
     selector = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
     assert selector.at_evaluation() is selector
     assert selector.at_evaluation(0.3).keep_ratio == 0.3
@@ -122,17 +119,12 @@ def test_no_dropped_token_matters_more_than_a_kept_one(seed, keep):
     assert torch.equal(ascending(grid, importance=-importance, noise=importance).visible, kept)
 
 
-def test_tube_masks_the_same_places_in_every_slice():
-    grid = TokenGrid(t=4, h=3, w=3)
-    chosen = Tube(mask_ratio=0.75)(grid, importance=None, noise=torch.rand(1, grid.num_tokens))
-    places = (chosen.visible % grid.per_slice).view(grid.t, -1)
-    assert (places == places[0]).all()
-
-
-def test_tube_dropout_keeps_the_places_that_a_tube_would_encode():
+def test_tube_masks_the_same_places_in_every_slice_and_tube_dropout_keeps_those_it_would_encode():
     grid = TokenGrid(t=4, h=4, w=4)
     noise = torch.rand(2, grid.num_tokens)
     tube = Tube(mask_ratio=0.25)(grid, importance=None, noise=noise)
+    places = (tube.visible % grid.per_slice).view(2, grid.t, -1)
+    assert (places == places[:, :1]).all()
     dropout = TubeDropout(keep_ratio=0.75)(grid, importance=None, noise=noise)
     assert torch.equal(dropout.visible, tube.visible)
 
@@ -243,24 +235,16 @@ def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
         assert (importance[~still] > NO_CHANGE[distance]).all()
 
 
-def test_first_slice_copies_the_second_or_is_zero():
+def test_first_slice_copies_the_second_or_is_zero_in_float32():
     frames = torch.rand(2, 3, 6, 4, 4)
     copied = change_importance(frames, Identity(), (2, 2, 2))
     zero = change_importance(frames, Identity(), (2, 2, 2), first_slice="zero")
     assert torch.equal(copied[:, :4], copied[:, 4:8])
     assert (zero[:, :4] == 0).all()
     assert torch.equal(copied[:, 4:], zero[:, 4:])
-
-
-def test_a_clip_of_one_slice_has_no_change():
-    assert change_importance(torch.rand(1, 3, 2, 4, 4), Identity(), (2, 2, 2)).tolist() == [[0.0] * 4]
-
-
-def test_importance_is_float32_under_autocast():
-    frames = torch.rand(1, 3, 4, 4, 4)
+    assert not change_importance(frames[:, :, :2], Identity(), (2, 2, 2)).any()  # a clip of one slice
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        importance = change_importance(frames.bfloat16(), Identity(), (2, 2, 2))
-    assert importance.dtype == torch.float32
+        assert change_importance(frames.bfloat16(), Identity(), (2, 2, 2)).dtype == torch.float32
 
 
 def test_only_strategies_that_sort_by_change_measure_it():
@@ -356,16 +340,12 @@ def test_a_pass_without_scored_tokens_has_a_loss_of_zero():
     assert {seen: loss.item() for seen, loss in losses} == {True: 1.0, False: 0.0}
 
 
-def test_running_cells_of_the_encoder_leave_the_rest_to_predict():
+def test_running_cells_of_the_encoder_leave_the_rest_to_predict_and_need_even_rows_and_columns():
     grid = TokenGrid(t=8, h=4, w=4)
     noise = torch.rand(2, grid.num_tokens)
     chosen = RunningCell(encoder="running-cell", mask_ratio=0.5)(grid, importance=None, noise=noise)
     both = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
     assert torch.equal(both, torch.arange(grid.num_tokens).expand(2, -1))
-
-
-def test_running_cells_need_even_rows_and_columns():
-    noise = torch.rand(1, 4 * 3 * 4)
     with pytest.raises(RecipeError, match="do not fill 3 x 4 places"):
         RunningCell()(TokenGrid(t=4, h=3, w=4), importance=None, noise=noise)
 

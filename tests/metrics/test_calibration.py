@@ -44,16 +44,14 @@ def simulate(
 
 def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any], task: ClassTask) -> float:
     """The loss of a plain loop over videos; the logarithm of 0 is replaced by that of the next float."""
-    losses = []
+    chances = []
     for row, label in zip(probabilities.astype(np.float64), labels, strict=True):
         if task == "single-label":
-            losses.append(-math.log(max(row[label], 1e-300)))
+            chances.append(max(row[label], 1e-300))
         else:
-            chances = [
-                max(p, 1e-300) if has else max(1 - p, 2**-53) for p, has in zip(row, label, strict=True)
-            ]
-            losses += [-math.log(chance) for chance in chances]
-    return float(np.mean(losses))
+            pairs = zip(row, label, strict=True)
+            chances += [max(p, 1e-300) if has else max(1 - p, 2**-53) for p, has in pairs]
+    return float(-np.log(chances).mean())
 
 
 def grid_temperature(
@@ -104,10 +102,8 @@ def test_a_fitted_temperature_never_raises_the_loss(
     found = fit_temperature(probabilities, labels, task)
     assert found == fit_temperature(probabilities, labels, task)
     assert LOWEST_TEMPERATURE <= found <= HIGHEST_TEMPERATURE
-    before, after = (
-        cross_entropy(apply_temperature(probabilities, temperature, task), labels, task)
-        for temperature in (1.0, found)
-    )
+    scaled = [apply_temperature(probabilities, temperature, task) for temperature in (1.0, found)]
+    before, after = (cross_entropy(each, labels, task) for each in scaled)
     assert after <= before + 1e-12
 
 
@@ -193,9 +189,7 @@ def best_threshold(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float:
 @pytest.mark.parametrize("decimals", [1, 6])  # 1: many equal scores
 def test_thresholds_are_those_of_a_search_over_all_middles(decimals: int):
     rng = np.random.default_rng(decimals)
-    labels = rng.random((25, 12)) < np.linspace(
-        0, 1, 12
-    )  # the first class is never positive, the last always
+    labels = rng.random((25, 12)) < np.linspace(0, 1, 12)  # of the first class never, of the last always
     scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.3), 0.01, 0.99).round(decimals)
     found = choose_thresholds(scores, labels)
     expected = [best_threshold(scores[:, i], labels[:, i]) for i in range(12)]

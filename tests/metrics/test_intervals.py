@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_predictions import predictions_of
 from scipy.stats import beta, binom
 
 from everest.config.heads import Head, named_heads
 from everest.evaluation.metric_text import percent
 from everest.metrics.intervals import bootstrap_intervals
 from everest.metrics.metrics import measure
-from everest.metrics.predicted import Predictions
 
 
 @pytest.mark.parametrize(("right", "videos"), [(9, 50), (45, 50), (300, 400), (12, 3000)])
@@ -76,14 +76,8 @@ def test_accuracies_have_intervals_on_request_by_head():
         [rng.dirichlet(np.ones(count), size=(100, 2)) for count in (3, 7)], axis=-1, dtype=np.float32
     )
     labels = np.stack([rng.integers(3, size=100), rng.integers(7, size=100)], axis=1)
-    videos = [str(i) for i in range(100)]
-    two = Predictions(
-        videos=videos,
-        labels=[(int(verb), int(noun)) for verb, noun in labels],
-        outputs=probabilities,
-        skipped=[],
-        heads=named_heads({"verb": 3, "noun": 7}),
-    )
+    labels = [(int(verb), int(noun)) for verb, noun in labels]
+    two = predictions_of(labels, probabilities, *named_heads({"verb": 3, "noun": 7}))
     assert "intervals" not in measure(two)["heads"]["verb"]
     found = measure(two, intervals=True)
     assert set(found) == {"heads", "action_top1", "chance_action_top1", "intervals"}
@@ -107,14 +101,7 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
     outputs = np.eye(2, dtype=np.float32)[np.random.default_rng(0).integers(2, size=24)][:, None]
 
     def intervals(counted: int) -> dict[str, list[float | None]]:
-        rows = slice(0, counted)
-        predictions = Predictions(
-            videos=[str(i) for i in range(counted)],
-            labels=[(int(label),) for label in labels[rows]],
-            outputs=outputs[rows],
-            skipped=[],
-            heads=(Head(outputs=2),),
-        )
+        predictions = predictions_of(labels[:counted].tolist(), outputs[:counted], Head(outputs=2))
         return measure(predictions, intervals=True)["intervals"]
 
     found = intervals(24)
@@ -124,12 +111,7 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
 
 
 def test_all_wrong_multi_label_videos_have_the_exact_bound():
-    wrong = Predictions(
-        videos=[str(i) for i in range(12)],
-        labels=[((0,),)] * 12,
-        outputs=np.tile(np.array([0.1, 0.9], np.float32), (12, 1, 1)),
-        skipped=[],
-        heads=(Head(task="multi-label", outputs=2),),
-    )
+    outputs = np.tile([0.1, 0.9], (12, 1, 1))
+    wrong = predictions_of([(0,)] * 12, outputs, Head(task="multi-label", outputs=2))
     low, high = measure(wrong, intervals=True)["intervals"]["exact_match"]
     assert (low, high) == (0, pytest.approx(100 * beta.ppf(0.975, 1, 12), abs=1e-3))

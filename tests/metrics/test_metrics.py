@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -9,25 +10,23 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_predictions import predictions_of
 from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, r2_score
 
 from everest.config.heads import Calibration, Head, named_heads
 from everest.metrics.head_metrics import map_of_random_order, weighted_multi_label
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.metrics.weighted import average_precisions, rank_correlation, share_of_variance
 
 VIDEOS = 60
 
 
 def single_label(seed: int, classes: int = 5) -> Predictions:
     rng = np.random.default_rng(seed)
-    return Predictions(
-        videos=[str(i) for i in range(VIDEOS)],
-        labels=[(int(label),) for label in rng.integers(classes, size=VIDEOS)],
-        outputs=rng.dirichlet(np.ones(classes), size=(VIDEOS, 2)).astype(np.float32),
-        skipped=[],
-        heads=(Head(outputs=classes),),
-    )
+    labels = rng.integers(classes, size=VIDEOS).tolist()
+    return predictions_of(labels, rng.dirichlet(np.ones(classes), size=(VIDEOS, 2)), Head(outputs=classes))
 
 
 def multi_label(seed: int, classes: int = 4, thresholds: tuple[float, ...] = ()) -> Predictions:
@@ -35,26 +34,15 @@ def multi_label(seed: int, classes: int = 4, thresholds: tuple[float, ...] = ())
     present = rng.random((VIDEOS, classes)) < 0.3
     scores = np.round(rng.random((VIDEOS, 2, classes)), 1)  # with ties
     calibration = Calibration(thresholds=thresholds) if thresholds else None
-    return Predictions(
-        videos=[str(i) for i in range(VIDEOS)],
-        labels=[(tuple(np.flatnonzero(row).tolist()),) for row in present],
-        outputs=scores.astype(np.float32),
-        skipped=[],
-        heads=(Head(task="multi-label", outputs=classes, calibration=calibration),),
-    )
+    labels = [tuple(np.flatnonzero(row).tolist()) for row in present]
+    return predictions_of(labels, scores, Head(task="multi-label", outputs=classes, calibration=calibration))
 
 
 def numbers(seed: int) -> Predictions:
     rng = np.random.default_rng(seed)
     truth = rng.normal(5, 2, size=VIDEOS)
     answers = truth[:, None, None] + rng.normal(size=(VIDEOS, 3, 1))
-    return Predictions(
-        videos=[str(i) for i in range(VIDEOS)],
-        labels=[(float(value),) for value in truth],
-        outputs=answers.astype(np.float32),
-        skipped=[],
-        heads=(Head(task="regression", outputs=1, mean=5.0, std=2.0),),
-    )
+    return predictions_of(truth.tolist(), answers, Head(task="regression", outputs=1, mean=5.0, std=2.0))
 
 
 def only_head(predictions: Predictions) -> HeadPredictions:
@@ -127,13 +115,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn():
 
 
 def test_numbers_that_are_all_alike_have_no_share_of_the_variance():
-    alike = Predictions(
-        videos=["a", "b"],
-        labels=[(1.0,), (1.0,)],
-        outputs=np.ones((2, 1, 1), np.float32),
-        skipped=[],
-        heads=(Head(task="regression", outputs=1),),
-    )
+    alike = predictions_of([1.0, 1.0], np.ones((2, 1, 1)), Head(task="regression", outputs=1))
     found = measure(alike, intervals=True)
     assert (found["mae"], found["r2"], found["spearman"]) == (0, None, None)
     assert found["intervals"]["r2"] == [None, None]
@@ -155,7 +137,7 @@ def test_each_class_has_the_values_of_scikit_learn():
 def test_a_class_without_a_video_has_no_average_precision():
     predictions = multi_label(0, classes=3)
     none_of_last = [(tuple(i for i in classes if i != 2),) for (classes,) in predictions.labels]
-    fewer = Predictions(**{**vars(predictions), "labels": none_of_last})
+    fewer = replace(predictions, labels=none_of_last)
     assert [row["ap"] is None for row in per_class(only_head(fewer), list("abc"))] == [False, False, True]
     two = only_head(fewer)
     expected = sk.average_precision_score(two.labels[:, :2], two.means[:, :2])
@@ -168,12 +150,12 @@ def test_the_chance_levels_are_of_models_that_have_learned_nothing():
     orders = []
     for _ in range(300):  # answers that know nothing
         outputs = rng.random((VIDEOS, 1, 4)).astype(np.float32)
-        orders.append(measure(Predictions(**{**vars(several), "outputs": outputs}))["map"])
+        orders.append(measure(replace(several, outputs=outputs))["map"])
     chance = chance_of("map", several.heads, several.labels)
     assert np.mean(orders) == pytest.approx(chance, abs=1)
     of_numbers = numbers(0)
     median = np.median(only_head(of_numbers).labels)
-    always = Predictions(**{**vars(of_numbers), "outputs": np.full((VIDEOS, 1, 1), median, np.float32)})
+    always = replace(of_numbers, outputs=np.full((VIDEOS, 1, 1), median, np.float32))
     assert chance_of("mae", always.heads, always.labels) == pytest.approx(measure(always)["mae"], rel=1e-5)
 
 
@@ -196,24 +178,42 @@ def test_the_loss_of_guessing_is_that_of_answers_that_do_not_see_the_video(predi
         "regression": np.array([head.mean]),
     }[head.task]
     outputs = np.tile(constant, (VIDEOS, 1, 1)).astype(np.float32)
-    blind = Predictions(**{**vars(predictions), "outputs": outputs})
-    assert loss_of_guessing(predictions.heads, predictions.labels) == pytest.approx(
-        mean_loss(blind), rel=1e-5
-    )
+    found = loss_of_guessing(predictions.heads, predictions.labels)
+    assert found == pytest.approx(mean_loss(replace(predictions, outputs=outputs)), rel=1e-5)
 
 
 def test_mixed_heads_are_measured_each_on_its_own():
     one, several, value = single_label(0), multi_label(0), numbers(0)
     heads = named_heads({"verb": 5, "tags": {"multi-label": 4}, "speed": "regression"})
-    mixed = Predictions(
-        videos=one.videos,
-        labels=[(*a, *b, *c) for a, b, c in zip(one.labels, several.labels, value.labels, strict=True)],
-        outputs=np.concatenate([one.outputs, several.outputs, value.outputs[:, :2]], axis=-1),
-        skipped=[],
-        heads=heads,
-    )
-    found = measure(mixed)
+    labels = [(*a, *b, *c) for a, b, c in zip(one.labels, several.labels, value.labels, strict=True)]
+    outputs = np.concatenate([one.outputs, several.outputs, value.outputs[:, :2]], axis=-1)
+    found = measure(predictions_of(labels, outputs, *heads))
     assert set(found) == {"heads"}
     assert found["heads"]["verb"] == measure(one)
     assert found["heads"]["tags"] == measure(several)
     assert set(found["heads"]["speed"]) == set(measure(value))
+
+
+# --- metrics of weighted videos, compared with scikit-learn and scipy on repeated videos --------------------
+
+
+@given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))
+@settings(max_examples=60)
+def test_weighted_videos_count_as_often_as_repeated_ones(seed: int, videos: int):
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 4, videos)
+    weights[0] += 1  # some video counts
+    repeated = np.repeat(np.arange(videos), weights)
+    as_floats = weights.astype(np.float64)
+    labels, scores = rng.random((videos, 4)) < 0.4, rng.integers(0, 6, (videos, 4)) / 5  # with ties
+    found = average_precisions(labels, scores)(as_floats)
+    for c in range(4):
+        truth = labels[repeated, c]
+        expected = average_precision_score(truth, scores[repeated, c]) if truth.any() else np.nan
+        assert found[c] == pytest.approx(expected, nan_ok=True)
+    truth, predicted = rng.integers(0, 5, (2, videos)).astype(np.float64)  # with ties
+    varies = [np.ptp(values[repeated]) > 0 for values in (truth, predicted)]
+    expected = spearmanr(truth[repeated], predicted[repeated]).statistic if all(varies) else np.nan
+    assert rank_correlation(truth, predicted)(as_floats) == pytest.approx(expected, nan_ok=True)
+    expected = r2_score(truth[repeated], predicted[repeated]) if varies[0] else np.nan
+    assert share_of_variance(truth, predicted, as_floats) == pytest.approx(expected, nan_ok=True)

@@ -24,11 +24,7 @@ HEADS = (
 def test_labels_become_an_index_yes_or_no_for_each_class_and_a_standardized_number():
     assert label_values((2, (1,), 13.0), HEADS) == [2, 0.0, 1.0, 1.5]
     assert label_values((0, (), 10.0), HEADS) == [0, 0.0, 0.0, 0.0]
-
-
-def test_smoothing_spreads_over_classes_and_over_yes_and_no():
-    labels = torch.tensor([[2, 0.0, 1.0, 1.5]])
-    targets = soft_targets(labels, HEADS, smoothing=0.3)
+    targets = soft_targets(torch.tensor([[2, 0.0, 1.0, 1.5]]), HEADS, smoothing=0.3)
     torch.testing.assert_close(targets, torch.tensor([[0.1, 0.1, 0.8, 0.15, 0.85, 1.5]]))
 
 
@@ -87,10 +83,8 @@ def test_weights_by_name_reach_the_classes_of_that_name():
 
 
 def test_a_weighted_loss_is_that_of_torch():
-    logits, labels = (
-        torch.randn(6, 3, generator=torch.Generator().manual_seed(1)),
-        torch.tensor([0, 1, 2, 2, 1, 0]),
-    )
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
     head, weights = (Head(outputs=3),), torch.tensor([1.0, 4.0, 0.5])
     targets = soft_targets(labels[:, None].float(), head, smoothing=0.0)
     loss = supervised_loss(logits, targets, head, [weights])

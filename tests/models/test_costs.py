@@ -1,10 +1,29 @@
-"""The computation and the saved bytes of a step, counted: goals that hold on every machine."""
+"""The computation and the memory of a step: estimates are what is counted."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
+import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
-from steps import Case
+from live_bytes import LiveBytes, autocast, model_without_numbers, norms_in_float32, peak_of_forward
+from saved import saved_bytes_per_clip, without_numbers
+from small_runs import run
+from steps import Case, clips_for, our_pass
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from everest.config.recipe import load_recipe
+from everest.config.stage_settings import TokenTargetSettings
+from everest.models.cost import WEIGHT_BYTES, count_weights
+from everest.models.memory import tokenizer_bytes, training_bytes
+from everest.models.partial import choose_trained, frozen_layers
+from everest.models.spec import ModelSpec
+from everest.profiling.profile import stage_cost, stage_spec
+from everest.tokenizer.targets import FrozenTokenizer
 
 
 @pytest.mark.parametrize(
@@ -24,3 +43,192 @@ def test_memory_grows_with_the_frames_and_not_with_their_square():
     )
     assert long["gflop"] / short["gflop"] <= LONGER_GFLOP
     assert 8 <= long["saved_bf16_mb"] / short["saved_bf16_mb"] <= LONGER_MEGABYTES
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+MAGVIT = "tokenizer.size=magvit-b"
+HALF = "tokenizer.size=magvit-b-half"
+
+
+def spec_of(recipe: str, *overrides: str) -> ModelSpec:
+    return stage_spec(load_recipe(recipe, overrides=list(overrides)), "pretrain")
+
+
+def coding_bytes_of(spec: ModelSpec, bytes_per_value: int) -> int:
+    """The estimate without the weights of the tokenizer."""
+    assert spec.tokenizer is not None
+    weights = WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total
+    return tokenizer_bytes(spec, bytes_per_value) - weights
+
+
+def test_the_counter_sees_tensors_come_and_go():
+    with FakeTensorMode(), LiveBytes() as counter:
+        first = torch.zeros(1000)
+        second = first + 1
+        assert counter.now == 8000
+        del first
+        third = second.view(10, 100)
+        assert (counter.now, counter.most) == (4000, 8000)
+        del second, third
+        assert counter.now == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("k400", ()),
+        ("k400", ("model.embedding_layers=2",)),
+        ("k400", ("model.embedding_layers=3",)),
+        ("lvmae-128", ("data.frames=32",)),
+        ("lvmae-128", ("data.frames=32", "pretrain.selection.score=frame-difference")),
+    ],
+)
+def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...]):
+    spec = spec_of(recipe, "train.checkpointing=false", *overrides)
+    few, many = (peak_of_forward(spec, clips, bytes_per_value=2) for clips in (8, 16))
+    assert training_bytes(spec, 2) == pytest.approx((many - few) / 8, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(), (HALF,), (MAGVIT,)])
+def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
+    spec = spec_of("lvmae-128", "train.checkpointing=false", *size)
+    peak = peak_of_forward(spec, 2, bytes_per_value=4)
+    assert 2 * training_bytes(spec, 4) + coding_bytes_of(spec, 4) == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(), (HALF,), (MAGVIT,), ("tokenizer.size=tiny", "model.tubelet=[2, 4, 4]")])
+@pytest.mark.parametrize("bytes_per_value", [2, 4])
+def test_coding_takes_what_is_estimated_for_any_number_of_clips(size, bytes_per_value: int, monkeypatch):
+    norms_in_float32(monkeypatch)
+    spec = spec_of("lvmae-128", "data.frames=32", *size)
+    peaks = []
+    with model_without_numbers(spec) as model:
+        frozen = model.learned
+        assert isinstance(frozen, FrozenTokenizer)
+        clip = torch.zeros(1, 3, spec.frames, *spec.size, dtype=torch.uint8)
+        at_once = frozen.tokenizer.clips_at_once(clip)
+        for clips in (at_once, 4 * at_once):
+            frames = clip.repeat(clips, 1, 1, 1, 1)
+            with LiveBytes() as counter, autocast(bytes_per_value):
+                frozen.scores(frames)
+                frozen.latent(frames)
+            peaks.append(counter.most)
+    few, many = peaks
+    assert coding_bytes_of(spec, bytes_per_value) == pytest.approx(few, rel=0.1)
+    assert many == pytest.approx(few, rel=0.02)  # more results only
+
+
+def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
+    recipe = load_recipe("lvmae-128")
+    state = stage_cost(recipe, "pretrain", value_bytes=2).model_state
+    assert state["tokenizer"] == tokenizer_bytes(spec_of("lvmae-128"), 2) > 0
+    assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2).model_state
+    spec = spec_of("lvmae-128")
+    assert isinstance(spec.target, TokenTargetSettings)
+    assert tokenizer_bytes(replace(spec, target=replace(spec.target, cache="tokens")), 2) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+DEPTH = 6
+BASE = ("model.backbone=vit-b", f"model.depth={DEPTH}", "finetune.drop_path=0.0")
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_value", "settings"),
+    [
+        (2, ()),
+        (2, ("finetune.freeze=embedding",)),
+        (2, ("finetune.freeze=first:3",)),
+        (2, ("finetune.freeze=first:5", "model.pooling=class-attention")),
+        (2, ("finetune.lora.rank=8",)),
+        (4, ("finetune.freeze=first:3",)),
+        (4, ("finetune.lora.rank=8",)),
+    ],
+)
+def test_the_estimate_is_what_a_step_saves(bytes_per_value: int, settings: tuple[str, ...]):
+    recipe = load_recipe("k400", overrides=[*BASE, *settings])
+    spec, section = stage_spec(recipe, "finetune"), recipe.finetune
+    model = spec.build().train()
+    choose_trained(model, section)
+    dtype = torch.float32 if bytes_per_value == 4 else torch.bfloat16
+    with without_numbers(model):
+        found = saved_bytes_per_clip(model, our_pass(model, dtype), clips_for(model, 2))
+    clip = 10 * 3 * spec.frames * spec.size[0] * spec.size[1]  # twice as bytes, twice as float32
+    estimate = training_bytes(spec, bytes_per_value, frozen_layers=frozen_layers(section, DEPTH))
+    assert estimate == pytest.approx(found + clip, rel=0.1)
+
+
+def cost(*settings: str, value_bytes: int = 2):
+    return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("finetune.freeze=embedding",),
+        ("finetune.freeze=first:3",),
+        ("finetune.freeze=encoder",),
+        ("train.checkpointing=true",),
+        ("train.checkpointing=true", "finetune.freeze=first:3"),
+        ("train.checkpointing=true", "finetune.freeze=encoder"),
+    ],
+)
+def test_the_count_of_both_passes_is_what_a_step_computes(settings: tuple[str, ...]):
+    recipe = load_recipe("k400", overrides=[*BASE, *settings])
+    model = stage_spec(recipe, "finetune").build().train()
+    choose_trained(model, recipe.finetune)
+    step = our_pass(model, torch.bfloat16)
+    with without_numbers(model), FlopCounterMode(display=False) as counter:
+        step(clips_for(model, 1)).backward()
+    counted = cost(*settings).dump()["training_gflops"]
+    assert counted == pytest.approx(counter.get_total_flops() / 1e9, rel=0.05)
+
+
+def test_both_passes_of_adapters_are_not_counted():
+    assert cost("finetune.lora.rank=8").dump()["training_gflops"] is None
+    shown = run("profile", "--recipe", "k400", *(part for s in BASE for part in ("--set", s)))
+    with_adapters = run("profile", "--recipe", "k400", "--set", "finetune.lora.rank=8")
+    for text, cells in ((shown, 2), (with_adapters, 1)):
+        (line,) = [line for line in text.splitlines() if "GFLOPs forward and backward" in line]
+        assert len([cell for cell in line.split()[4:] if cell != "-"]) == cells
+
+
+def test_frozen_blocks_save_nothing_and_have_no_state():
+    costs = [cost(f"finetune.freeze=first:{n}") for n in range(1, DEPTH)]
+    bytes_of = [found.activation_bytes_per_clip for found in costs]
+    assert len({before - after for before, after in pairwise(bytes_of)}) == 1
+    whole, block = cost(), costs[0].trained_parameters - costs[1].trained_parameters
+    assert block == 12 * 768**2 + 12 * 768  # four matrices, and vectors: the keys have no bias
+    assert all(found.parameters == whole.parameters == whole.trained_parameters for found in costs)
+    for found in costs:
+        assert found.model_state["weights"] == 4 * found.parameters
+        assert found.model_state["gradients"] == 4 * found.trained_parameters
+        assert found.model_state["moments"] == 8 * found.trained_parameters
+    head = cost("finetune.freeze=encoder")  # which computes a block at a time
+    assert head.trained_parameters == 2 * 768 + 768 * 400 + 400
+    assert head.activation_bytes_per_clip == costs[-1].activation_bytes_per_clip
+
+
+@pytest.mark.parametrize(("value_bytes", "copies"), [(2, 0), (4, DEPTH * 4 * 768**2)])
+def test_adapters_are_counted_with_the_matrices_that_float32_keeps(value_bytes: int, copies: int):
+    found, whole = cost("finetune.lora.rank=8", value_bytes=value_bytes), cost(value_bytes=value_bytes)
+    adapters = DEPTH * 8 * ((768 + 3 * 768) + (768 + 768))  # qkv and proj
+    assert found.parameters == whole.parameters + adapters
+    assert found.trained_parameters == adapters + 2 * 768 + 768 * 400 + 400
+    assert found.model_state["weights"] == 4 * (found.parameters + copies)
+    assert found.model_state["moments"] == 8 * found.trained_parameters
+
+
+def test_profile_shows_the_trained_parameters_of_partial_training():
+    options = ["profile", "--backbone", "vit-tiny", "--set", "finetune.lora.rank=4"]
+    stages = json.loads(run(*options, "--json"))["stages"]
+    assert stages["pretrain"]["trained_parameters"] == stages["pretrain"]["parameters"]
+    assert stages["finetune"]["trained_parameters"] < stages["finetune"]["parameters"] / 20
+    assert "trained_parameters" not in stages["eval"]
+    assert "trained parameters" in run(*options)
+    assert "trained parameters" not in run(*options[:3])

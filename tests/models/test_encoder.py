@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, refused, run, small_recipe, weights
+from small_runs import refused, run, weights
 from tiny_models import tiny
 
 import everest
@@ -28,10 +28,9 @@ KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> ModelSpec:
+def spec(recipe: Path) -> ModelSpec:
     """The encoder of the small recipe, which encodes all tokens."""
-    recipe = load_recipe(small_recipe(tmp_path_factory.mktemp("recipe"), clip_files))
-    return replace(encoder_spec(recipe), selection=everest.strategies.AllTokens())
+    return replace(encoder_spec(load_recipe(recipe)), selection=everest.strategies.AllTokens())
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +41,9 @@ def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Pat
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    Weights(
-        kind="encoder",
-        settings=spec.dump(),
-        classes=None,
-        recipe="here",
-        step=0,
-        tensors=model.state_dict(),
-        clip={"stride": 2, "sampling": "dense"},
-    ).save(file)
+    header = {"settings": spec.dump(), "classes": None, "recipe": "here", "step": 0}
+    clip = {"stride": 2, "sampling": "dense"}
+    Weights(kind="encoder", **header, tensors=model.state_dict(), clip=clip).save(file)
     return file
 
 
@@ -100,8 +93,8 @@ def test_weights_are_loaded_as_they_were_saved(checkpoint: Path, spec: ModelSpec
     assert ModelSpec.from_settings(spec.dump(), source=checkpoint) == spec
 
 
-def test_commands_use_it(checkpoint: Path, clip_files: Path, tmp_path: Path):
-    recipe, out = small_recipe(tmp_path, clip_files), tmp_path / "f.safetensors"
+def test_commands_use_it(checkpoint: Path, recipe: Path, clip_files: Path, tmp_path: Path):
+    out = tmp_path / "f.safetensors"
     run("extract", clip_files, "-c", checkpoint, "-o", out, "--clips", "1", "--crops", "1", "-q")
     features = load_file(out)["features"]
     model, file = everest.load_model(checkpoint), clip_files / "clip2.mp4"
@@ -117,17 +110,9 @@ def test_commands_use_it(checkpoint: Path, clip_files: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_classifier_starts_from_it(checkpoint: Path, clip_files: Path, tmp_path: Path, pooling: str):
-    still = [
-        "--set",
-        "finetune.base_lr=1e-30",
-        "--set",
-        "finetune.min_lr=0",
-        "--set",
-        f"model.pooling={pooling}",
-    ]
-    options = ["--recipe", small_recipe(tmp_path, clip_files), "--init", checkpoint, "-q", *still]
-    called("finetune", *options, "-o", tmp_path / "run")
+def test_a_classifier_starts_from_it(checkpoint: Path, recipe: Path, tmp_path: Path, pooling: str):
+    still = ["--set=finetune.base_lr=1e-30", "--set=finetune.min_lr=0", f"--set=model.pooling={pooling}"]
+    run("finetune -q", "--recipe", recipe, "--init", checkpoint, *still, "-o", tmp_path / "run")
     before, after = load_file(checkpoint), weights(tmp_path / "run")
     norms = {f"encoder.norm.{leaf}" for leaf in ("weight", "bias")}
     assert before.keys() - after.keys() == norms
@@ -136,8 +121,8 @@ def test_a_classifier_starts_from_it(checkpoint: Path, clip_files: Path, tmp_pat
     assert same == (pooling == "first")
 
 
-def test_what_needs_classes_says_to_train_them(checkpoint: Path, clip_files: Path, tmp_path: Path):
-    video, recipe = clip_files / "clip0.mp4", small_recipe(tmp_path, clip_files)
+def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, clip_files: Path, tmp_path):
+    video = clip_files / "clip0.mp4"
     message = "an encoder checkpoint where a classifier one is needed; fine-tune it first"
     assert message in refused("predict", video, "-c", checkpoint, code=6)
     assert message in refused("eval", "-c", checkpoint, "--recipe", recipe, code=6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import RECIPE, called, metrics, refused, run, weights
+from small_runs import called, refused, run, same_run, small_recipe, weights
 from tiny_models import grouped, tiny
 
 import everest
@@ -29,12 +29,10 @@ def recipe(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pooling")
     rows = [f"{clip_files}/clip{i}.mp4,{i % 3},{i % 2}\n" for i in range(4)]
     (folder / "train.csv").write_text("path,label.noun,label.verb\n" + "".join(rows))
-    path = folder / "tiny.yaml"
-    text = RECIPE.replace("data: {", f'data: {{root: "{folder}", ')
-    text = text.replace("num_classes: 2", "heads: {verb: 2, noun: 3}")
-    text = text.replace("model: {", "model: {pooling: class_attention, ")
-    path.write_text(text.replace("finetune: {", "finetune: {selection: {strategy: tube, keep_ratio: 0.75}, "))
-    return path
+    changes = {"num_classes: 2": "heads: {verb: 2, noun: 3}"}
+    changes["model: {"] = "model: {pooling: class_attention, "
+    changes["finetune: {"] = "finetune: {selection: {strategy: tube, keep_ratio: 0.75}, "
+    return small_recipe(folder, folder, changes)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +93,14 @@ def test_it_learns_at_the_rate_of_the_head_and_its_token_does_not_decay():
     assert groups["pool.block.attn.k.weight"] == (0.05, 1.0)
 
 
-def test_other_poolings_have_no_weights():
+def test_other_poolings_and_pretraining_have_no_weights(pretrained: Path):
     for pooling in ("mean", "first"):
         names = tiny("classifier", num_classes=3, pooling=pooling).state_dict()
         assert not [name for name in names if name.startswith("pool")]
+    assert not [name for name in weights(pretrained) if "pool" in name]
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
-
-
-def test_pretraining_has_no_pooling_weights(pretrained: Path):
-    assert not [name for name in weights(pretrained) if "pool" in name]
 
 
 def test_it_works_with_tubes_heads_and_a_pretrained_encoder(recipe: Path, pretrained: Path, trained: Path):
@@ -126,9 +121,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     newest = max((tmp_path / "run" / "state").iterdir())
     newest.unlink()
     run(*command, "-o", tmp_path / "run")
-    assert metrics(tmp_path / "run") == metrics(trained)
-    resumed, whole = weights(tmp_path / "run"), weights(trained)
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert same_run(tmp_path / "run", trained)
 
 
 def test_another_run_loads_its_layer_only_with_the_same_pooling(recipe: Path, trained: Path, tmp_path: Path):
@@ -163,26 +156,21 @@ def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Pat
     assert set(probed["heads"]) == {"verb", "noun"}
 
 
-def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(clip_files: Path, tmp_path: Path):
-    path, old = tmp_path / "tiny.yaml", tmp_path / "old.safetensors"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run", "-q")
-    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(classifier_run: Path, tmp_path: Path):
+    old = tmp_path / "old.safetensors"
+    with safe_open(classifier_run / "model.safetensors", "pt") as file:
         header = file.metadata()
     settings = json.loads(header["settings"])
     del settings["model"]["pooling"]
-    save_file(weights(tmp_path / "run"), old, {**header, "settings": json.dumps(settings)})
-    clip = torch.randn(1, 3, 4, 32, 32)
+    save_file(weights(classifier_run), old, {**header, "settings": json.dumps(settings)})
+    clip, model = torch.randn(1, 3, 4, 32, 32), everest.load_model(classifier_run, which="newest")
     assert everest.load_model(old).pooling == "mean"
-    assert torch.equal(
-        everest.load_model(old)(clip), everest.load_model(tmp_path / "run", which="newest")(clip)
-    )
+    assert torch.equal(everest.load_model(old)(clip), model(clip))
 
 
 def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):
-    said = refused(
-        "finetune", "--recipe", recipe, "--init", "none", "--set", "model.pooling=attention", code=2
-    )
+    command = ["finetune --init none --set model.pooling=attention", "--recipe", recipe]
+    said = refused(*command, code=2)
     assert "model.pooling" in said
     assert "class-attention" in said
 
@@ -193,9 +181,8 @@ def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):
 @pytest.mark.parametrize(("name", "epochs"), [("lvmae-128-large", 50), ("lvmae-ek100-large", 30)])
 def test_the_large_recipes_have_the_values_of_the_paper(name: str, epochs: int):
     large = load_recipe(name)
-    base = load_recipe(
-        name.removesuffix("-large"), overrides=["model.backbone=vit-l", "model.pooling=class-attention"]
-    )
+    overrides = ["model.backbone=vit-l", "model.pooling=class-attention"]
+    base = load_recipe(name.removesuffix("-large"), overrides=overrides)
     stage, size = large.finetune, large.model.backbone_size
     assert (large.model.backbone, large.model.pooling) == ("vit-l", "class-attention")
     assert (stage.epochs, stage.drop_path, stage.selection.keep_ratio) == (epochs, 0.2, 0.75)
@@ -214,7 +201,5 @@ def test_the_layer_is_a_small_part_of_the_cost_of_fine_tuning():
     # Keys, values, products and norm of all tokens with the class token; its query, projection, MLP and norm.
     assert added == (tokens + 1) * (2 * width**2 + 2 * width + 5 * width) + 10 * width**2 + 5 * width
     assert attention.parameters - mean.parameters == 12 * width**2 + (9 + 2 + 4 + 1) * width
-    assert (
-        cost_of("lvmae-128-large", "pretrain", changes).macs
-        == cost_of("lvmae-128", "pretrain", (*changes, "model.backbone=vit-l")).macs
-    )
+    pretraining = cost_of("lvmae-128", "pretrain", (*changes, "model.backbone=vit-l")).macs
+    assert cost_of("lvmae-128-large", "pretrain", changes).macs == pretraining

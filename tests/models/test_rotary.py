@@ -148,7 +148,7 @@ def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dt
     assert changed[2] - changed[0] == estimated[2] - estimated[0] < 0
 
 
-def test_the_width_of_the_mlp_is_counted():
+def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
     spec = stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
     (stack,) = stacks_of(spec)
     without = stage_spec(load_recipe("small"), "finetune")
@@ -156,9 +156,6 @@ def test_the_width_of_the_mlp_is_counted():
     assert linear == stack.depth * stack.tokens * stack.width * 2 * (4 * stack.width - 100)
     wide = spec.build().encoder.blocks[0].mlp
     assert wide.fc1.weight.shape == (100, stack.width)
-
-
-def test_a_backbone_has_its_own_mlp_unless_its_width_is_another():
     assert ModelSettings(backbone="vit-g").backbone_size.mlp == 6144
     assert ModelSettings(backbone="vit-g", width=64).backbone_size.mlp == 256
     assert ModelSettings(backbone="vit-g", width=64, mlp_width=10).backbone_size.mlp == 10
@@ -168,10 +165,7 @@ def test_a_backbone_has_its_own_mlp_unless_its_width_is_another():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"width": 20, "heads": 5},
-            "model.heads: 5 heads of 4 channels; rotary positions need an even number",
-        ),
+        ({"width": 20, "heads": 5}, "model.heads: 5 heads of 4 channels; rotary positions need an even num"),
         ({"width": 21, "heads": 3}, "model.heads: 3 heads of 7 channels; rotary"),
         ({"decoder_width": 8, "decoder_heads": 2}, "model.decoder_heads: 2 heads of 4 channels; rotary"),
     ],

@@ -19,7 +19,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from PIL import Image
+from small_runs import called
+from small_runs import contents as all_contents
 
 from everest.lists.samples import read_samples
 from everest.prepare.encode import poor_gain
@@ -28,22 +30,23 @@ from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video
 from everest.video.reader import frame_times, frames_between, probe, read_frames
 from everest.video.writer import read_comment, write_video
-from everest_cli.main import app
 
 SIZES = st.integers(1, 5000)
 
 
 def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
     """stdout and stderr of `everest prepare encode`."""
-    result = CliRunner().invoke(app, ["prepare", "encode", *map(str, arguments), "--workers", "1"])
-    assert result.exit_code == code, (result.output, result.exception)
+    result = called("prepare encode --workers 1", *arguments, code=code)
     return result.stdout, result.stderr
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def error(*arguments: object, code: int) -> str:
+    return everest(*arguments, code=code)[1]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
     """All files below a folder, but for the files that mark the settings."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".encode-")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {path: data for path, data in all_contents(folder).items() if not path.name.startswith(".encode-")}
 
 
 def summary(*arguments: object, code: int = 0) -> dict:
@@ -98,9 +101,8 @@ def same_video(source: Path, tmp_path: Path) -> None:
     encoded = read_frames(made, ids).permute(0, 3, 1, 2).float()
     original = read_frames(source, ids).permute(0, 3, 1, 2).float()
     original = torch.nn.functional.interpolate(original, size, mode="bilinear", antialias=True)
-    assert (encoded - original).abs().mean() < 6, (
-        source.name
-    )  # of 255; colors of half the positions, quantized
+    # Of 255; colors of half the positions, quantized.
+    assert (encoded - original).abs().mean() < 6, source.name
 
 
 def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_path: Path):
@@ -126,21 +128,12 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
     shown = summary(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
     broken = {"path": str(videos / "broken.mp4"), "reason": "not a video file"}
     assert (shown["failed"], shown["videos"], shown["encoded"]) == ([broken], 3, 2)
-    assert (
-        (tmp_path / "out" / "bad_videos.csv")
-        .read_text()
-        .splitlines()[1]
-        .endswith("broken.mp4,not a video file")
-    )
-    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
-    found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
+    named = (tmp_path / "out" / "bad_videos.csv").read_text().splitlines()[1]
+    assert named.endswith("broken.mp4,not a video file")
+    found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out")
     assert found.class_names == ("hug", "kick")
-    assert [(sample.labels, sample.start, sample.end) for sample in found.samples] == [
-        ((1,), 0.5, 1.5),
-        ((0,), None, 1.0),
-        ((0,), 1.0, None),
-    ]
-    assert [sample.group for sample in found.samples] == ["m 3", None, "m 4"]
+    expected = [((1,), 0.5, 1.5, "m 3"), ((0,), None, 1.0, None), ((0,), 1.0, None, "m 4")]
+    assert [(x.labels, x.start, x.end, x.group) for x in found.samples] == expected
     assert probe(found.samples[1].path).frames == 32
 
 
@@ -181,8 +174,9 @@ def test_a_second_call_has_nothing_to_do(videos: Path, tmp_path: Path):
 
 def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
     summary(videos, "-o", tmp_path / "out")
+    os.utime(videos / "clip2.mp4", ns=(0, 0))  # of the same size
     shutil.copy(videos / "clip1.mp4", videos / "clip0.mp4")
-    assert summary(videos, "-o", tmp_path / "out")["encoded"] == 1
+    assert summary(videos, "-o", tmp_path / "out")["encoded"] == 2
     assert torch.equal(*(read_frames(tmp_path / "out" / f"clip{i}.mp4", range(32)) for i in (0, 1)))
 
 
@@ -226,12 +220,6 @@ def test_the_file_of_another_video_of_the_same_name_is_not_replaced(
     assert target.read_bytes() != before
 
 
-def test_a_source_of_the_same_size_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
-    everest(videos, "-o", tmp_path / "out")
-    os.utime(videos / "clip0.mp4", ns=(0, 0))
-    assert summary(videos, "-o", tmp_path / "out")["encoded"] == 1
-
-
 def test_files_of_a_folder_that_moved_or_of_an_earlier_version_are_kept(videos: Path, tmp_path: Path):
     everest(videos, "-o", tmp_path / "out")
     videos.rename(tmp_path / "moved")
@@ -265,18 +253,8 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
     everest(videos, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
-    command = [
-        sys.executable,
-        "-m",
-        "everest_cli",
-        "prepare",
-        "encode",
-        videos,
-        "-o",
-        parts,
-        "--workers",
-        "1",
-    ]
+    options = ["prepare", "encode", videos, "-o", parts, "--workers", "1"]
+    command = [sys.executable, "-m", "everest_cli", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while len(list(parts.glob("*.mp4"))) < 5:
@@ -293,15 +271,12 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
 def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path):
     everest(videos, "-o", tmp_path / "out")
     before = contents(tmp_path / "out")
-    _, error = everest(videos, "-o", tmp_path / "out", "--gop", 6, code=2)
-    assert "was encoded with other settings" in error
+    assert "was encoded with other settings" in error(videos, "-o", tmp_path / "out", "--gop", 6, code=2)
     assert contents(tmp_path / "out") == before
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
-    _, error = everest(videos, "-o", tmp_path / "thesis", code=2)
-    assert "holds other files (thesis.txt)" in error
-    _, error = everest(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
-    assert "is a file" in error
+    assert "holds other files (thesis.txt)" in error(videos, "-o", tmp_path / "thesis", code=2)
+    assert "is a file" in error(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
     everest(videos, "-o", tmp_path / "out", "--gop", 6, "--overwrite")
     assert contents(tmp_path / "out") != before
 
@@ -318,10 +293,8 @@ def test_a_file_of_another_program_is_not_replaced(videos: Path, tmp_path: Path)
 
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     before = contents(videos)
-    _, error = everest(videos, "-o", videos / "small", "--overwrite", code=2)
-    assert "is inside" in error
-    _, error = everest(videos / "train.csv", "-o", videos, "--overwrite", code=2)
-    assert "an input of this command" in error
+    assert "is inside" in error(videos, "-o", videos / "small", "--overwrite", code=2)
+    assert "an input of this command" in error(videos / "train.csv", "-o", videos, "--overwrite", code=2)
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
@@ -340,31 +313,16 @@ def test_two_folders_keep_apart_and_names_that_clash_are_reported(videos: Path, 
     lists[0].write_text("videos/clip0.mp4 0\n")
     lists[1].write_text("videos/clip0.mp4 0\n")
     shutil.copytree(videos, tmp_path / "more" / "videos")
-    _, error = everest(*lists, "-o", tmp_path / "clash", code=2)
-    assert "would both become" in error
-
-
-def test_images_become_a_video(shared: Path, videos: Path, tmp_path: Path):
-    from PIL import Image
-
-    (tmp_path / "in" / "film").mkdir(parents=True)
-    for number, frame in enumerate(read_frames(videos / "clip0.mp4", range(8)).numpy()):
-        Image.fromarray(frame).save(tmp_path / "in" / "film" / f"{number}.png")
-    everest(tmp_path / "in", "-o", tmp_path / "out")
-    made = tmp_path / "out" / "film.mp4"
-    assert probe(made).frames == 8
-    difference = read_frames(made, [5]).float() - read_frames(videos / "clip0.mp4", [5]).float()
-    assert difference.abs().mean() < 6
+    assert "would both become" in error(*lists, "-o", tmp_path / "clash", code=2)
 
 
 def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):
-    from PIL import Image
-
     (tmp_path / "in" / "film").mkdir(parents=True)
     for number in range(12):
         Image.new("RGB", (32, 32), (20 * number,) * 3).save(tmp_path / "in" / "film" / f"frame{number}.png")
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 1
     made = tmp_path / "out" / "film.mp4"
+    assert probe(made).frames == 12
     grays = read_frames(made, range(12)).float().mean(dim=(1, 2, 3))
     assert (grays - 20 * torch.arange(12)).abs().max() < 6
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 0
@@ -378,8 +336,7 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     source = shared / "videos" / "odd" / "vfr_made.mp4"
     (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
     (made,) = summary(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
-    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
-    (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
+    (sample,) = read_samples(Path(made), root=tmp_path / "out").samples
     assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
 
@@ -392,27 +349,23 @@ def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, small_d
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    _, error = everest(videos, "-o", output, code=5)
-    assert "the disk is full" in error
+    assert "the disk is full" in error(videos, "-o", output, code=5)
     ballast.unlink()
     assert summary(videos, "-o", output)["encoded"] == 1
     everest(videos, "-o", tmp_path / "whole")
     assert contents(output) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2"])
-def test_parts_that_make_no_sense_are_refused(videos: Path, tmp_path: Path, text: str):
-    _, error = everest(videos, "-o", tmp_path / "out", f"--shard={text}", code=2)
-    assert "give I/N" in error
+def test_parts_that_make_no_sense_are_refused(videos: Path, tmp_path: Path):
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/2"):
+        assert "give I/N" in error(videos, "-o", tmp_path / "out", f"--shard={text}", code=2)
 
 
 def test_a_video_that_breaks_off_is_no_shorter_video(shared: Path, tmp_path: Path):
     """Afterwards, nothing would show that frames are missing."""
     source = shared / "videos" / "odd" / "truncated_faststart.mp4"
     (tmp_path / "list.csv").write_text(f"{source} 0\n")
-    command = ["prepare", "encode", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-q"]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 4
+    everest(tmp_path / "list.csv", "-o", tmp_path / "out", "-q", code=4)
     assert "breaks off after 154 frames" in (tmp_path / "out" / "bad_videos.csv").read_text()
     assert not list((tmp_path / "out").rglob("*.mp4"))
 

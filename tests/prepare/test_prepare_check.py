@@ -13,6 +13,8 @@ import av
 import numpy as np
 import pytest
 from misbehaving import fail, misbehave
+from PIL import Image
+from prepare_commands import check as checked
 from prepare_commands import everest
 
 from everest.lists.samples import read_samples
@@ -32,7 +34,7 @@ BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
 
 
 def check(*arguments, output: Path, code=0):
-    shown = everest("prepare", "check", *arguments, "-o", output, "--json", "-q", code=code)
+    shown = checked(*arguments, "-o", output, "--json", "-q", code=code)
     return json.loads(shown.stdout)
 
 
@@ -134,17 +136,14 @@ def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path)
     assert result["leaks"] == 2
 
 
-def test_copies_in_one_list_are_reported_and_no_failure(videos: Path, tmp_path: Path):
+def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
     (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
     result = check(videos / "train.csv", output=tmp_path / "out")
     assert [row["kind"] for row in result["duplicates"]] == ["file"]
-
-
-def test_parts_of_one_video_are_no_copies_and_have_to_be_inside(videos: Path, tmp_path: Path):
     rows = "clip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,0,5,6\n"
     (videos / "train.csv").write_text(f"path,label,start,end\n{rows}")
-    result = check(videos / "train.csv", output=tmp_path / "out", code=4)
+    result = check(videos / "train.csv", output=tmp_path / "parts", code=4)
     assert result["duplicates"] == []
     assert [(row["path"], row["reason"]) for row in result["bad"]] == [
         (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment is outside the video, which has 32 frames in 2.00 s")
@@ -180,8 +179,6 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
 
 
 def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
-    from PIL import Image
-
     for number in range(3):
         (tmp_path / "data" / "run").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / "run" / f"{number}.png")
@@ -231,16 +228,13 @@ def test_class_folders_of_composed_and_decomposed_letters_are_reported(
     assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
-def test_the_labels_of_a_video_that_has_two_are_reported_with_their_lines(videos: Path, tmp_path: Path):
-    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 1\nclip0.mp4 1\n")
-    shown = everest("prepare", "check", videos / "train.csv", "-o", tmp_path / "out").stdout
-    assert f"other labels: {videos}/train.csv:1 and {videos}/train.csv:4" in shown
-
-
-def test_known_classes_without_a_video_are_reported_and_no_failure(videos: Path, tmp_path: Path):
+def test_a_video_of_two_labels_and_a_class_without_a_video_are_reported(videos: Path, tmp_path: Path):
     (videos / "classes.txt").write_text("run\nwalk\nswim\n")
     result = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
     assert result["unused_classes"] == ["swim"]
+    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 1\nclip0.mp4 1\n")
+    shown = checked(videos / "train.csv", "-o", tmp_path / "two").stdout
+    assert f"other labels: {videos}/train.csv:1 and {videos}/train.csv:4" in shown
 
 
 def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):
@@ -255,12 +249,6 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
     assert (result["unused_classes"], result["duplicates"]) == ([], [])
 
 
-def test_a_recipe_without_lists_has_nothing_to_check(videos: Path, tmp_path: Path):
-    options = ["--set", "data.train=null", "--set", "data.test=null", "-o", tmp_path]
-    shown = everest("prepare", "check", "--recipe", "custom", *options, code=2)
-    assert "custom: its data names no list" in shown.stderr
-
-
 def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):
     for place in ("train/run", "train/walk", "test/walk"):
         (tmp_path / place).mkdir(parents=True)
@@ -270,18 +258,15 @@ def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip
     assert (result["labels"], result["checked"]) == ([], 3)
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
+def test_class_names_have_to_differ(videos: Path, tmp_path: Path):
+    arguments = [videos / "train.csv", "--classes", videos / "classes.txt", "-o", tmp_path / "out"]
+    for names, message in (
         ("run\nrun\n", "class 'run' is in line 1 already"),
         ("run\nRUN\n", "'run' and 'RUN'"),
         ("", "no class names"),
-    ],
-)
-def test_class_names_have_to_differ(videos: Path, tmp_path: Path, names: str, message: str):
-    (videos / "classes.txt").write_text(names)
-    arguments = [videos / "train.csv", "--classes", videos / "classes.txt", "-o", tmp_path / "out"]
-    assert message in everest("prepare", "check", *arguments, code=4).stderr
+    ):
+        (videos / "classes.txt").write_text(names)
+        assert message in checked(*arguments, code=4).stderr
 
 
 # --- cleaned lists -----------------------------------------------------------------------------------------
@@ -299,26 +284,17 @@ def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, t
     assert (videos / "train.clean.csv").read_text() == "path,label\nclip1.mp4,1\nclip3.mp4,0\n"
     assert (videos / "train.csv").read_text() == train
     assert check(videos / "train.clean.csv", videos / "test.csv", output=tmp_path / "out")["bad"] == []
-    assert (
-        "train.clean.csv: exists"
-        in everest("prepare", "check", *lists, "--fix", "-o", tmp_path / "out", code=2).stderr
-    )
+    shown = checked(*lists, "--fix", "-o", tmp_path / "out", code=2).stderr
+    assert "train.clean.csv: exists; move it away, or use --overwrite" in shown
 
 
-def test_cleaned_lists_keep_no_copy_of_a_test_video_that_another_list_names_too(videos: Path, tmp_path: Path):
-    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
-    (videos / "test.csv").write_text("clip0.mp4 0\n")
-    check(videos / "train.csv", videos / "test.csv", "--fix", output=tmp_path / "out", code=4)
-    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\n"
-    assert not (videos / "test.clean.csv").exists()
-
-
-def test_of_three_lists_with_a_video_only_the_last_keeps_it(videos: Path, tmp_path: Path):
+def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
     lists = [videos / f"{name}.csv" for name in ("train", "val", "test")]
-    for number, (file, name) in enumerate(zip(lists, ("clip0", "clip0", "copy"), strict=True), start=1):
-        file.write_text(f"{name}.mp4 0\nclip{number}.mp4 1\n")
+    for number, (file, names) in enumerate(
+        zip(lists, (("clip0", "copy"), ("clip0",), ("copy",)), strict=True), start=1
+    ):
+        file.write_text("".join(f"{name}.mp4 0\n" for name in names) + f"clip{number}.mp4 1\n")
     check(*lists, "--fix", output=tmp_path / "out", code=4)
     assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\n"
     assert (videos / "val.clean.csv").read_text() == "clip2.mp4 1\n"
@@ -333,8 +309,7 @@ def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     cleaned = tmp_path / "set.clean.csv"
     assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
-    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
-    assert len(read_samples(cleaned, root=tmp_path / "set", **options).samples) == 2
+    assert len(read_samples(cleaned, root=tmp_path / "set").samples) == 2
 
 
 # --- crashes, hangs, kills ---------------------------------------------------------------------------------
@@ -357,9 +332,13 @@ def test_a_bug_in_a_process_is_raised_and_leaves_no_process():
         list(map_apart(fail, ["x", "y"], workers=2, limit=5))
 
 
-def test_a_video_that_takes_too_long_is_bad_and_looked_at_again(videos: Path, tmp_path: Path):
+def test_a_video_that_takes_too_long_or_is_fixed_is_looked_at_again(videos: Path, tmp_path: Path):
     result = check(videos / "train.csv", "--timeout", 0.01, output=tmp_path / "out", code=4)
     assert set(bad(result).values()) == {"not decoded within 0.01 s"}
+    good = (videos / "clip1.mp4").read_bytes()
+    (videos / "clip1.mp4").write_bytes(good[:500])
+    assert check(videos / "train.csv", output=tmp_path / "out", code=4)["ok"] == 3
+    (videos / "clip1.mp4").write_bytes(good)
     assert check(videos / "train.csv", output=tmp_path / "out")["ok"] == 4
 
 
@@ -380,16 +359,7 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     results = (tmp_path / "out" / "bad_videos.csv").read_text()
     shutil.rmtree(tmp_path / "out")
     journal = tmp_path / "out" / "checked_videos.jsonl"
-    command = [
-        sys.executable,
-        "-m",
-        "everest_cli",
-        "prepare",
-        "check",
-        str(rows),
-        "-o",
-        str(tmp_path / "out"),
-    ]
+    command = [sys.executable, "-m", "everest_cli", "prepare", "check", rows, "-o", tmp_path / "out"]
     process = subprocess.Popen([*command, "--workers", "1", "-q"], stderr=subprocess.DEVNULL)
     while not journal.exists() or journal.read_bytes().count(b"\n") < 7:
         assert process.poll() is None
@@ -400,7 +370,7 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     assert 7 <= done < 81
     with journal.open("ab") as file:
         file.write(b'{"path": "half a li')  # as a kill in the midst of a write leaves it
-    shown = everest("prepare", "check", rows, "-o", tmp_path / "out", "--json", code=4)
+    shown = checked(rows, "-o", tmp_path / "out", "--json", code=4)
     assert json.loads(shown.stdout) == whole
     assert f"{done} of 81 videos were checked before" in shown.stderr
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == results
@@ -411,22 +381,14 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(
     videos: Path, small_disk: Path, tmp_path: Path
 ):
     ballast = small_disk / "ballast"
-    arguments = ["prepare", "check", videos / "train.csv", "-o", small_disk / "out"]
+    arguments = [videos / "train.csv", "-o", small_disk / "out"]
     (small_disk / "out").mkdir()
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    assert "checked_videos.jsonl: the disk is full; free some space" in everest(*arguments, code=5).stderr
+    assert "checked_videos.jsonl: the disk is full; free some space" in checked(*arguments, code=5).stderr
     ballast.unlink()
-    everest(*arguments)
-
-
-def test_a_fixed_file_is_looked_at_again(videos: Path, tmp_path: Path):
-    good = (videos / "clip1.mp4").read_bytes()
-    (videos / "clip1.mp4").write_bytes(good[:500])
-    check(videos / "train.csv", output=tmp_path / "out", code=4)
-    (videos / "clip1.mp4").write_bytes(good)
-    check(videos / "train.csv", output=tmp_path / "out")
+    checked(*arguments)
 
 
 def test_without_output_the_files_are_in_the_folder_of_the_first_list(
@@ -434,20 +396,12 @@ def test_without_output_the_files_are_in_the_folder_of_the_first_list(
 ):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    everest("prepare", "check", videos / "train.csv", "-q")
+    checked(videos / "train.csv", "-q")
     assert list(Path().iterdir()) == []
     assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
-
-
-def test_a_cleaned_list_is_not_replaced_by_default(videos: Path, tmp_path: Path):
-    (videos / "train.clean.csv").write_text("mine")
-    arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path, "--fix"]
-    said = everest(*arguments, code=2).stderr
-    assert "train.clean.csv: exists; move it away, or use --overwrite" in said
-    assert (videos / "train.clean.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -469,9 +423,9 @@ def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[s
 
 def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     (tmp_path / "bad_videos.csv").write_text("path,reason\n")
-    arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path]
-    assert "bad_videos.csv: exists" in everest(*arguments, code=2).stderr
-    everest(*arguments, "--overwrite")
+    arguments = [videos / "train.csv", "-o", tmp_path]
+    assert "bad_videos.csv: exists" in checked(*arguments, code=2).stderr
+    checked(*arguments, "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -479,6 +433,11 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     [
         ([], 2, "nothing to check: name lists or folders, or a --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
+        (
+            ["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"],
+            2,
+            "names no list",
+        ),
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
@@ -493,7 +452,7 @@ def test_what_cannot_be_meant(
     if arguments == ["journal"]:
         Path("checked_videos.jsonl").write_text("mine\n")
         arguments = ["train.csv"]
-    assert message in everest("prepare", "check", *arguments, code=code).stderr
+    assert message in checked(*arguments, code=code).stderr
 
 
 def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
@@ -512,9 +471,10 @@ def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
     assert not found.lasting
 
 
-@pytest.mark.parametrize("name", ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"])
-def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path, name: str):
+def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path):
     (tmp_path / "set" / "run").mkdir(parents=True)
-    (tmp_path / "set" / "run" / name).write_bytes(b"")
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / "run")
-    assert bad(check(tmp_path / "set", output=tmp_path, code=4)) == {name: "empty file"}
+    names = ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"]
+    for name in names:
+        (tmp_path / "set" / "run" / name).touch()
+    assert bad(check(tmp_path / "set", output=tmp_path, code=4)) == dict.fromkeys(names, "empty file")

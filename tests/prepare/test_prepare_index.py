@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from archives import ARCHIVES, MISSING
-from prepare_commands import everest, rows_of, touch
+from prepare_commands import everest, index, rows_of, touch
 
-from everest.errors import DataError
 from everest.lists.samples import read_samples
 from everest.lists.text import read_rows
 from everest.prepare.layout import LAYOUTS, seconds_of, unique_names
@@ -101,10 +100,6 @@ NAMES = {
 }
 
 
-def index(root, *options, code=0):
-    return everest("prepare", "index", root, *options, code=code)
-
-
 @pytest.fixture(params=ARCHIVES)
 def archive(request, tmp_path):
     ARCHIVES[request.param](tmp_path)
@@ -171,39 +166,30 @@ def test_answers_make_a_labelled_test_list(tmp_path):
     assert rows_of(tmp_path / "test.csv", tmp_path) == [("20bn-something-something-v2/5.webm", (2,))]
 
 
-def test_nothing_is_replaced_by_default(tmp_path):
+def test_nothing_is_replaced_by_default_and_annotations_never(tmp_path):
     ARCHIVES["ucf101"](tmp_path)
     (tmp_path / "train.csv").write_text("mine")
-    assert (
-        "train.csv: exists; write elsewhere by --output DIR, or use --overwrite"
-        in index(tmp_path, code=2).stderr
-    )
+    message = "train.csv: exists; write elsewhere by --output DIR, or use --overwrite"
+    assert message in index(tmp_path, code=2).stderr
     assert (tmp_path / "train.csv").read_text() == "mine"
     assert not (tmp_path / "test.csv").exists()
     index(tmp_path, "--overwrite")
     assert (tmp_path / "test.csv").exists()
-
-
-def test_annotations_are_never_replaced(tmp_path):
-    ARCHIVES["kinetics"](tmp_path)
-    (tmp_path / "annotations" / "train.csv").rename(tmp_path / "train.csv")
-    before = (tmp_path / "train.csv").read_bytes()
-    assert (
-        "train.csv: is an input of this command; write elsewhere by --output DIR"
-        in index(tmp_path, "--overwrite", code=2).stderr
-    )
-    assert (tmp_path / "train.csv").read_bytes() == before
+    root = tmp_path / "kinetics"
+    ARCHIVES["kinetics"](root)
+    annotations = (root / "annotations" / "train.csv").rename(root / "train.csv")
+    before = annotations.read_bytes()
+    message = "train.csv: is an input of this command; write elsewhere by --output DIR"
+    assert message in index(root, "--overwrite", code=2).stderr
+    assert annotations.read_bytes() == before
 
 
 def test_three_official_splits(tmp_path):
     ARCHIVES["ucf101"](tmp_path)
-    (tmp_path / "ucfTrainTestlist" / "trainlist02.txt").write_text(
-        "ApplyLipstick/v_ApplyLipstick_g01_c01.avi 2\n"
-    )
+    lipstick = "ApplyLipstick/v_ApplyLipstick_g01_c01.avi"
+    (tmp_path / "ucfTrainTestlist" / "trainlist02.txt").write_text(f"{lipstick} 2\n")
     index(tmp_path, "--split", 2)
-    assert rows_of(tmp_path / "train.csv", tmp_path) == [
-        ("UCF-101/ApplyLipstick/v_ApplyLipstick_g01_c01.avi", (1,))
-    ]
+    assert rows_of(tmp_path / "train.csv", tmp_path) == [(f"UCF-101/{lipstick}", (1,))]
 
 
 ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "run/#1.mp4", "walk/tab\t.mp4"]
@@ -221,34 +207,22 @@ def test_loose_videos_make_an_unlabelled_list(tmp_path):
     touch(tmp_path, "#1.mp4", " b c.mp4", "d.mp4")
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert (data["train"], data["pretrain"]) == (None, "all.csv")
-    found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=(), labeled=False
-    )
+    found = read_samples(tmp_path / "all.csv", root=tmp_path, labeled=False)
     assert {Path(sample.path).name for sample in found.samples} == {"#1.mp4", " b c.mp4", "d.mp4"}
     assert all(Path(sample.path).exists() for sample in found.samples)
 
 
-def test_folders_of_splits_give_a_list_each(tmp_path):
-    touch(tmp_path, "train/run/a.mp4", "train/walk/b.mp4", "validation/run/c.mp4", "test/walk/d.mp4")
-    index(tmp_path)
-    assert rows_of(tmp_path / "train.csv", tmp_path) == [
-        ("train/run/a.mp4", (0,)),
-        ("train/walk/b.mp4", (1,)),
-    ]
-    assert rows_of(tmp_path / "val.csv", tmp_path) == [("validation/run/c.mp4", (0,))]
-    assert rows_of(tmp_path / "test.csv", tmp_path) == [("test/walk/d.mp4", (1,))]
-
-
-@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "TESTING")])
-def test_folders_of_splits_may_have_other_folders_next_to_them(tmp_path, names):
-    train, test = names
-    touch(tmp_path, f"{train}/run/a.mp4", f"{train}/walk/b.mp4", f"{test}/run/c.mp4", "unlabeled/1/d.mp4")
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Train", "Test"), ("training", "TEST")])
+def test_folders_of_splits_give_a_list_each_and_may_have_other_folders_next_to_them(tmp_path, names):
+    train, *others = names
+    touch(tmp_path, f"{train}/run/a.mp4", f"{train}/walk/b.mp4", "unlabeled/1/d.mp4")
+    touch(tmp_path, *(f"{name}/run/c.mp4" for name in others))
     assert "1 in no list" in index(tmp_path).stderr
-    assert rows_of(tmp_path / "train.csv", tmp_path) == [
-        (f"{train}/run/a.mp4", (0,)),
-        (f"{train}/walk/b.mp4", (1,)),
-    ]
-    assert rows_of(tmp_path / "test.csv", tmp_path) == [(f"{test}/run/c.mp4", (0,))]
+    rows = [(f"{train}/run/a.mp4", (0,)), (f"{train}/walk/b.mp4", (1,))]
+    assert rows_of(tmp_path / "train.csv", tmp_path) == rows
+    for name in others:
+        written = tmp_path / f"{name.lower()[:4].replace('vali', 'val')}.csv"
+        assert rows_of(written, tmp_path) == [(f"{name}/run/c.mp4", (0,))]
     assert not (tmp_path / "all.csv").exists()
 
 
@@ -264,16 +238,16 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
 
 def test_folders_inside_class_folders_are_noticed(tmp_path):
     touch(tmp_path, "meet/push/a.mp4", "meet/wave/1/b.mp4", "road/c.mp4")
-    shown = everest("prepare", "index", tmp_path).stderr
+    shown = index(tmp_path).stderr
     assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown
     assert f"`everest prepare index {tmp_path}/meet`" in shown
-    shown = everest("prepare", "index", tmp_path / "meet").stderr
+    shown = index(tmp_path / "meet").stderr
     assert f"{tmp_path}/meet: deeper folders are no classes of their own (wave/1); " in shown
     (tmp_path / "meet" / "classes.txt").unlink()
     touch(tmp_path / "split", "train/run/a.mp4", "test/run/b.mp4")
     touch(tmp_path / "images", "run/1.png", "walk/clip/1.png")
     for name in ("split", "images"):
-        assert "deeper" not in everest("prepare", "index", tmp_path / name).stderr
+        assert "deeper" not in index(tmp_path / name).stderr
 
 
 def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
@@ -281,9 +255,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
     names = (tmp_path / data["classes"]).read_text().split()
-    found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=(), labeled=True
-    )
+    found = read_samples(tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2)
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
 
 
@@ -293,7 +265,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
         (["Run/a.mp4", "run/b.mp4"], "the classes 'Run' and 'run' differ in case only; rename or merge them"),
         (
             ["\u00e9t\u00e9/a.mp4", "e\u0301te\u0301/b.mp4"],
-            "differ in the Unicode form of their letters only; rename",
+            "differ in the Unicode form of their letters only",
         ),
         (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
         (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
@@ -305,7 +277,9 @@ def test_folders_that_cannot_be_meant(tmp_path, files, message):
 
 
 def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
-    touch(tmp_path, "run/a.mp4", "run/two\nlines.mp4", "walk/b.mp4")
+    touch(tmp_path, "run/two\nlines.mp4")
+    assert r"run/two\nlines.mp4': a line break in its name, which no list" in index(tmp_path, code=4).stderr
+    touch(tmp_path, "run/a.mp4", "walk/b.mp4")
     odd = os.fsdecode(b"\xff.mp4")  # lists hold any bytes
     (tmp_path / "walk" / odd).touch()
     told = json.loads(index(tmp_path, "--json").stdout)
@@ -313,11 +287,6 @@ def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
     listed = [path for path, *_ in rows_of(tmp_path / "all.csv", tmp_path)]
     assert listed == ["run/a.mp4", "walk/b.mp4", f"walk/{odd}"]
     assert "a line break in its name" in (tmp_path / "index_report.csv").read_text()
-
-
-def test_a_folder_of_unlistable_names_only_is_refused(tmp_path):
-    touch(tmp_path, "run/two\nlines.mp4")
-    assert r"run/two\nlines.mp4': a line break in its name, which no list" in index(tmp_path, code=4).stderr
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
@@ -333,20 +302,19 @@ def test_an_empty_folder_error_shows_what_is_expected(tmp_path):
 def test_a_named_layout_that_is_not_there_gets_an_error_with_what_it_needs(tmp_path):
     touch(tmp_path, "a.mp4")
     message = index(tmp_path, "--layout", "ucf101", code=4).stderr
-    assert (
-        "not all of UCF101 (split 1) is there; expected below it are classInd.txt, trainlist01.txt" in message
-    )
+    assert "not all of UCF101 (split 1) is there; expected below it are classInd.txt, trainlist01" in message
     assert "did you mean 'ucf101'?" in index(tmp_path, "--layout", "ucf110", code=2).stderr
 
 
-def test_two_data_sets_in_one_folder_are_not_mixed(tmp_path):
+def test_two_data_sets_or_annotations_in_one_folder_are_not_mixed(tmp_path):
     ARCHIVES["ucf101"](tmp_path)
+    shutil.copytree(tmp_path / "ucfTrainTestlist", tmp_path / "copy")
+    assert "2 files with the same annotations" in index(tmp_path, code=4).stderr
+    index(tmp_path, "--annotations", tmp_path / "copy")
     ARCHIVES["diving48"](tmp_path)
-    assert (
-        "annotations of ucf101, diving48 are below it; choose one by --layout"
-        in index(tmp_path, code=2).stderr
-    )
-    index(tmp_path, "--layout", "diving48")
+    message = "annotations of ucf101, diving48 are below it; choose one by --layout"
+    assert message in index(tmp_path, "--overwrite", code=2).stderr
+    index(tmp_path, "--layout", "diving48", "--overwrite")
 
 
 def test_annotations_without_any_of_their_videos(tmp_path):
@@ -388,31 +356,14 @@ def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     assert message in index(tmp_path, code=4).stderr
 
 
-def test_a_second_file_of_the_same_annotations_is_no_guess(tmp_path):
-    ARCHIVES["ucf101"](tmp_path)
-    shutil.copytree(tmp_path / "ucfTrainTestlist", tmp_path / "copy")
-    assert "2 files with the same annotations" in index(tmp_path, code=4).stderr
-    index(tmp_path, "--annotations", tmp_path / "copy")
+def test_names_of_several_labels_and_times_in_seconds():
+    assert unique_names(["a", "b", "a"]) == ("a #0", "b", "a #2")  # the label is appended
+    stamps = {"00:00:00.14": 0.14, "01:02:04.370": 3724.37, "10:00:00": 36000}
+    assert {stamp: seconds_of(stamp) for stamp in stamps} == stamps
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_folders_that_are_missing_or_cannot_be_written(tmp_path):
     ARCHIVES["ucf101"](tmp_path)
     (tmp_path / "file").touch()
     assert "cannot write" in index(tmp_path, "--output", tmp_path / "file" / "below", code=5).stderr
-
-
-def test_a_name_of_several_labels_gets_the_label_appended():
-    assert unique_names(["a", "b", "a"]) == ("a #0", "b", "a #2")
-
-
-@pytest.mark.parametrize(
-    ("stamp", "seconds"), [("00:00:00.14", 0.14), ("01:02:04.370", 3724.37), ("10:00:00", 36000)]
-)
-def test_times_in_seconds(stamp, seconds):
-    assert seconds_of(stamp) == seconds
-
-
-def test_the_message_of_a_missing_folder(tmp_path):
     assert "no such folder" in index(tmp_path / "none", code=4).stderr
-    with pytest.raises(DataError, match="no such list"):
-        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=(), labeled=True)

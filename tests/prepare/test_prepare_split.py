@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, rows_of, touch
+from prepare_commands import everest, rows_of, split, touch
 
 from everest.lists.groups import grouping
 from everest.lists.sample import Sample
@@ -98,13 +98,10 @@ def test_the_same_seed_cuts_alike_and_another_does_not():
     assert cuts[0] == cuts[1] != cuts[2]
 
 
-def test_the_shares_of_a_large_set_are_exact():
-    samples = samples_of([25] * 160, 1)
-    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_exactly():
+    even = samples_of([25] * 160, 1)
+    lists = split_samples(even, read_shares("80/10/10"), group_of=grouping(None), seed=0)
     assert [len(part) for part in lists.values()] == [3200, 400, 400]
-
-
-def test_many_classes_that_do_not_divide_evenly_meet_their_shares():
     classes = [3 + 7 * number % 57 for number in range(300)]
     lists = split_samples(samples_of(classes, 1), read_shares("80/10/10"), group_of=grouping(None), seed=0)
     for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
@@ -136,28 +133,19 @@ def ucf_names(tmp_path):
 
 
 def test_a_list_of_another_split_does_not_remain_next_to_a_new_one(ucf_names):
-    everest("prepare", "split", ucf_names / "all.csv")
-    other = ("prepare", "split", ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
+    split(ucf_names / "all.csv")
+    other = (ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
     before = (ucf_names / "train.csv").read_text()
-    assert "val.csv: would remain from another split; remove it" in everest(*other, code=2).stderr
+    assert "val.csv: would remain from another split; remove it" in split(*other, code=2).stderr
     assert (ucf_names / "train.csv").read_text() == before
     (ucf_names / "val.csv").unlink()
-    everest(*other)
-    everest("prepare", "split", "--check", ucf_names / "train.csv", ucf_names / "test.csv")
+    split(*other)
+    split("--check", ucf_names / "train.csv", ucf_names / "test.csv")
 
 
 def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     told = json.loads(
-        everest(
-            "prepare",
-            "split",
-            ucf_names / "all.csv",
-            "--shares",
-            "60/20/20",
-            "--group",
-            r"_g(\d+)_",
-            "--json",
-        ).stdout
+        split(ucf_names / "all.csv", "--shares", "60/20/20", "--group", r"_g(\d+)_", "--json").stdout
     )
     rows = {name: rows_of(ucf_names / f"{name}.csv", ucf_names) for name in ("train", "val", "test")}
     groups = {name: {path.split("_g")[1][:2] for path, *_ in found} for name, found in rows.items()}
@@ -169,12 +157,12 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     assert told["lists"]["val"] == {"videos": 6, "share": 0.2, "groups": 1, "classes": {"0": 3, "1": 3}}
     lists = [ucf_names / f"{name}.csv" for name in rows]
-    everest("prepare", "split", "--check", *lists, "--group", r"_g(\d+)_")
+    split("--check", *lists, "--group", r"_g(\d+)_")
 
 
 def test_class_folders_are_cut_and_their_names_written(ucf_names):
     (ucf_names / "all.csv").unlink()
-    shown = everest("prepare", "split", ucf_names, "--shares", "80/20")
+    shown = split(ucf_names, "--shares", "80/20")
     assert shown.stdout.splitlines() == [
         str(ucf_names / name) for name in ("train.csv", "test.csv", "classes.txt")
     ]
@@ -182,21 +170,23 @@ def test_class_folders_are_cut_and_their_names_written(ucf_names):
     assert Counter(label for _, (label,) in rows_of(ucf_names / "train.csv", ucf_names)) == {0: 12, 1: 12}
 
 
-def test_a_class_with_too_few_groups_is_reported(ucf_names):
-    shown = everest("prepare", "split", ucf_names / "all.csv", "--group", "folder")
-    assert "has no video of" in shown.stderr
+def test_a_class_with_too_few_groups_is_reported_and_labels_of_two_kinds_are_refused(ucf_names):
+    assert "has no video of" in split(ucf_names / "all.csv", "--group", "folder").stderr
+    (ucf_names / "both.csv").write_text("path,label,label.verb\nRun/v_Run_g01_c01.avi,0,1\n")
+    shown = split(ucf_names / "both.csv", code=4)
+    assert "both.csv: has columns label and label.NAME" in shown.stderr
 
 
 def test_a_group_in_two_lists_is_a_leak(ucf_names):
     (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
     (ucf_names / "b.csv").write_text("Run/v_Run_g01_c02.avi 0\nWalk/v_Walk_g03_c01.avi 0\n")
     lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
-    alone = everest("prepare", "split", "--check", *lists)
+    alone = split("--check", *lists)
     assert (
         "no video is in two of the 2 lists. Without --group, nothing is known about leakage" in alone.stderr
     )
     assert "no group" not in alone.stderr
-    shown = everest("prepare", "split", "--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
+    shown = split("--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
     assert json.loads(shown.stdout)["leaks"] == [
         {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
     ]
@@ -208,23 +198,17 @@ def test_a_video_is_one_however_its_path_is_written(ucf_names):
     (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
     (ucf_names / "b.csv").write_text("Walk/../Run/v_Run_g01_c01.avi 0\nlink.avi 0\n")
     lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
-    shown = everest("prepare", "split", "--check", *lists, "--json", code=4)
+    shown = split("--check", *lists, "--json", code=4)
     assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == [
         str((ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve()) for number in (1, 2)
     ]
-    twice = everest("prepare", "split", "--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
+    twice = split("--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
     assert "a list is given twice" in twice.stderr
-
-
-def test_labels_of_two_kinds_are_refused(ucf_names):
-    (ucf_names / "both.csv").write_text("path,label,label.verb\nRun/v_Run_g01_c01.avi,0,1\n")
-    shown = everest("prepare", "split", ucf_names / "both.csv", code=4)
-    assert "both.csv: has columns label and label.NAME" in shown.stderr
 
 
 def test_given_splits_of_real_clips_do_not_leak(shared: Path):
     actions = shared / "videos" / "actions"
-    everest("prepare", "split", "--check", *(actions / f"{name}.csv" for name in ("train", "val", "test")))
+    split("--check", *(actions / f"{name}.csv" for name in ("train", "val", "test")))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +227,7 @@ def test_given_splits_of_real_clips_do_not_leak(shared: Path):
     ],
 )
 def test_what_cannot_be_meant(ucf_names, options, code, message):
-    assert message in everest("prepare", "split", ucf_names / "all.csv", *options, code=code).stderr
+    assert message in split(ucf_names / "all.csv", *options, code=code).stderr
 
 
 @pytest.fixture
@@ -259,7 +243,7 @@ def sheet(ucf_names):
 
 
 def test_a_sheet_is_split_by_its_columns(sheet):
-    shown = everest("prepare", "split", sheet, "--shares", "60/20/20", "--group", "column:animal")
+    shown = split(sheet, "--shares", "60/20/20", "--group", "column:animal")
     rows = {name: rows_of(sheet.parent / f"{name}.csv", sheet.parent) for name in ("train", "val", "test")}
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     groups = [{path.split("_g")[1][:2] for path, *_ in found} for found in rows.values()]
@@ -271,18 +255,22 @@ def test_a_sheet_is_split_by_its_columns(sheet):
 
 
 def test_the_class_column_can_be_named(sheet):
-    everest("prepare", "split", sheet, "--class-column", "animal")
+    split(sheet, "--class-column", "animal")
     assert (sheet.parent / "classes.txt").read_text().split() == ["m01", "m02", "m03", "m04", "m05"]
-    message = everest("prepare", "split", sheet, "--class-column", "animals", "--overwrite", code=2).stderr
+    message = split(sheet, "--class-column", "animals", "--overwrite", code=2).stderr
     assert "--class-column animals: no such column in" in message
     assert "did you mean 'animal'?" in message
-    folder = everest("prepare", "split", sheet.parent, "--class-column", "animal", code=2).stderr
+    folder = split(sheet.parent, "--class-column", "animal", code=2).stderr
     assert "is a folder, which has no columns" in folder
 
 
-def test_a_sheet_without_a_known_class_column_is_split_with_a_notice(sheet):
-    sheet.write_text(sheet.read_text().replace("Behavior", "treatment"))
-    shown = everest("prepare", "split", sheet)
+def test_one_video_with_two_groups_is_refused_and_an_unknown_class_column_noticed(sheet):
+    text = sheet.read_text()
+    sheet.write_text(text + 'Run/v_Run_g01_c01.avi,run fast,m09,"a, b"\n')
+    message = split(sheet, "--group", "column:animal", code=4).stderr
+    assert "sheet.csv:32: the column 'animal' is 'm09', and 'm01' in another row of" in message
+    sheet.write_text(text.replace("Behavior", "treatment"))
+    shown = split(sheet)
     assert "no column is known to hold the classes (treatment, animal, note)" in shown.stderr
     assert "--class-column NAME names it" in shown.stderr
 
@@ -292,52 +280,39 @@ def test_groups_of_a_column_are_found_in_several_lists(sheet):
     lists = [sheet.with_name("a.csv"), sheet.with_name("b.csv")]
     lists[0].write_text(header + "".join(lines[:2]))
     lists[1].write_text(header + "".join(lines[2:4]))
-    shown = everest("prepare", "split", "--check", *lists, "--group", "column:animal", code=4)
+    shown = split("--check", *lists, "--group", "column:animal", code=4)
     assert shown.stdout == f"m01: 2 in {lists[0]}, 1 in {lists[1]}\n"
     lists[1].write_text(header + lines[2].replace(",m01,", ",,"))
-    empty = everest("prepare", "split", "--check", *lists, "--group", "column:animal", code=4).stderr
+    empty = split("--check", *lists, "--group", "column:animal", code=4).stderr
     assert "b.csv:2: the column 'animal' is empty, so the group is not known" in empty
-
-
-def test_one_video_with_two_groups_is_refused(sheet):
-    sheet.write_text(sheet.read_text() + 'Run/v_Run_g01_c01.avi,run fast,m09,"a, b"\n')
-    message = everest("prepare", "split", sheet, "--group", "column:animal", code=4).stderr
-    assert "sheet.csv:32: the column 'animal' is 'm09', and 'm01' in another row of" in message
 
 
 @pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])
 def test_a_group_may_be_a_part_of_the_path_from_the_root_on(ucf_names, group):
-    everest("prepare", "split", ucf_names / "all.csv", "--shares", "50/50", "--group", group)
+    split(ucf_names / "all.csv", "--shares", "50/50", "--group", group)
     for name in ("train", "test"):
         assert len({path.split("/")[0] for path, _ in rows_of(ucf_names / f"{name}.csv", ucf_names)}) == 1
 
 
 def test_a_split_ends_with_the_next_commands(ucf_names):
-    shown = everest("prepare", "split", ucf_names / "all.csv", "--shares", "60/20/20")
+    shown = split(ucf_names / "all.csv", "--shares", "60/20/20")
     assert shown.stderr.splitlines()[-4:] == [
         "next:",
         f"  everest recipes suggest {ucf_names} --output my.yaml",
         "  everest finetune --recipe my.yaml --init none --output runs/my",
         "  everest eval --checkpoint runs/my",
     ]
-    told = everest("prepare", "split", ucf_names / "all.csv", "-o", ucf_names / "my lists", "--json")
+    told = split(ucf_names / "all.csv", "-o", ucf_names / "my lists", "--json")
     assert json.loads(told.stdout)["next"][0] == (
         f"everest recipes suggest {ucf_names} --train 'my lists/train.csv' --val 'my lists/val.csv' "
         "--test 'my lists/test.csv' --output my.yaml"
     )
 
 
-def test_classes_with_names_of_numbers_keep_their_file(tmp_path):
-    touch(tmp_path, *(f"{folder}/{number}.mp4" for folder in ("1.5", "2.5") for number in range(10)))
-    everest("prepare", "split", tmp_path)
-    assert data_section(str(tmp_path))["classes"] == "classes.txt"
-    assert rows_of(tmp_path / "val.csv", tmp_path)
-
-
 def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
     names = ("0.5", "1", "1.5", "2")
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(10)))
-    everest("prepare", "split", tmp_path)
+    split(tmp_path)
     assert (tmp_path / "classes.txt").read_text().split() == list(names)
     assert data_section(str(tmp_path))["classes"] == "classes.txt"
     for part in ("train", "val", "test"):
@@ -350,11 +325,9 @@ def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
 def test_nothing_is_replaced(ucf_names):
     (ucf_names / "train.csv").write_text("Run/v_Run_g01_c01.avi 0\nWalk/v_Walk_g01_c01.avi 1\n")
     before = (ucf_names / "train.csv").read_text()
-    assert "train.csv: exists" in everest("prepare", "split", ucf_names / "all.csv", code=2).stderr
-    assert (
-        "is an input of this command"
-        in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
-    )
+    assert "train.csv: exists" in split(ucf_names / "all.csv", code=2).stderr
+    message = split(ucf_names / "train.csv", "--overwrite", code=2).stderr
+    assert "is an input of this command" in message
     assert (ucf_names / "train.csv").read_text() == before
 
 
@@ -363,41 +336,34 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     everest("prepare", "index", tmp_path)
     names = tmp_path / "classes.txt"
     written = names.stat().st_mtime_ns
-    everest("prepare", "split", tmp_path)
+    split(tmp_path)
     assert names.stat().st_mtime_ns == written
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").unlink()
     names.write_text("run\njump\n")
-    assert "classes.txt: exists" in everest("prepare", "split", tmp_path, code=2).stderr
+    assert "classes.txt: exists" in split(tmp_path, code=2).stderr
     assert not (tmp_path / "train.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("videos", "shares", "warning"),
+    ("videos", "shares", "warning", "advised"),
     [
-        ((36, 12, 12), (0.6, 0.2, 0.2), "val has 12 videos, test has 12 videos: few for a measurement"),
-        (
-            (80, 1, 20),
-            (0.8, 0.1, 0.1),
-            "val has 1 video: few for a measurement; `everest prepare split --shares 60/20/20` gives more",
-        ),
-        (
-            (30, 15),
-            (0.7, 0.3),
-            "test has 15 videos: few for a measurement; `everest prepare split --shares 60/40` gives more",
-        ),
-        ((160, 20, 20), (0.8, 0.1, 0.1), None),
+        ((36, 12, 12), (0.6, 0.2, 0.2), "val has 12 videos, test has 12 videos", None),
+        ((80, 1, 20), (0.8, 0.1, 0.1), "val has 1 video", "60/20/20"),
+        ((30, 15), (0.7, 0.3), "test has 15 videos", "60/40"),
+        ((160, 20, 20), (0.8, 0.1, 0.1), None, None),
     ],
 )
-def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning):
+def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning, advised):
     names = ("train", "val", "test") if len(videos) == 3 else ("train", "test")
     found = few_videos(dict(zip(names, videos, strict=True)), dict(zip(names, shares, strict=True)))
-    assert found == (warning and f"warning: {warning}")
+    advice = f"; `everest prepare split --shares {advised}` gives more" if advised else ""
+    assert found == (warning and f"warning: {warning}: few for a measurement{advice}")
 
 
 def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp_path):
     touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
-    message = everest("prepare", "split", tmp_path, code=4).stderr
+    message = split(tmp_path, code=4).stderr
     assert "a line break in its name, which no list can hold; rename it" in message
     assert not list(tmp_path.glob("*.csv"))
 
@@ -405,7 +371,7 @@ def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp
 def test_folders_inside_class_folders_are_noticed(tmp_path: Path):
     names = ("meet/push", "meet/wave", "road")
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(3)))
-    shown = everest("prepare", "split", tmp_path).stderr
+    shown = split(tmp_path).stderr
     assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown
 
 
@@ -425,5 +391,5 @@ def test_folders_of_splits_are_no_classes(tmp_path: Path, command: str, names: t
 def test_a_class_may_have_the_name_of_a_split(tmp_path: Path):
     names = ("run", "test", "train", "walk")
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(8)))
-    everest("prepare", "split", tmp_path, "--shares", "50/25/25")
+    split(tmp_path, "--shares", "50/25/25")
     assert (tmp_path / "classes.txt").read_text().split() == list(names)

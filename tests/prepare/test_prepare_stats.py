@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from prepare_commands import everest
+from prepare_commands import stats as shown
 
 from everest.config.recipe import load_recipe
 from everest.prepare.contact_sheet import choose_videos, spread_over_range
@@ -18,9 +18,7 @@ from everest.video.reader import read_frames
 
 
 def stats(*arguments, code=0):
-    return json.loads(
-        everest("prepare", "stats", *arguments, "--json", "-q", "--workers", 1, code=code).stdout
-    )
+    return json.loads(shown("--json", "-q", "--workers", 1, *arguments, code=code).stdout)
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def test_the_largest_stride_that_fits_is_reported(clip_files: Path, tmp_path: Pa
     assert stats(*options)["strides"] == {"8": 4, "16": 2, "32": 1}  # of 32 frames
     (tmp_path / "list.csv").write_text("path,end_frame\nclip0.mp4,31\nclip1.mp4,9\n")
     assert stats(*options)["strides"] == {"8": 1, "16": None, "32": None}
-    text = everest("prepare", "stats", *options, "-q").stdout
+    text = shown(*options, "-q").stdout
     assert "for clips of 8 frames: 1, 16 frames: none, 32 frames: none" in text
 
 
@@ -82,10 +80,7 @@ def test_a_set_without_a_readable_video_is_refused(tmp_path: Path):
     (tmp_path / "set").mkdir()
     for name in ("bad.mp4", "worse.mp4"):
         (tmp_path / "set" / name).write_bytes(b"")
-    assert (
-        "none of 1 videos can be read"
-        in everest("prepare", "stats", tmp_path / "set", "--videos", 1, code=4).stderr
-    )
+    assert "none of 1 videos can be read" in shown(tmp_path / "set", "--videos", 1, code=4).stderr
 
 
 def test_the_image_is_a_png_of_its_own(images: Path, tmp_path_factory):
@@ -93,10 +88,10 @@ def test_the_image_is_a_png_of_its_own(images: Path, tmp_path_factory):
     stats(images, "--picture", target)
     with Image.open(target) as sheet:
         assert sheet.width > 1000
-    again = everest("prepare", "stats", images, "--picture", target, code=2)
+    again = shown(images, "--picture", target, code=2)
     assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
     stats(images, "--picture", target, "--overwrite")
-    assert "end its name in .png" in everest("prepare", "stats", images, "--picture", "a.jpg", code=2).stderr
+    assert "end its name in .png" in shown(images, "--picture", "a.jpg", code=2).stderr
 
 
 def test_a_video_of_several_classes_is_shown_for_one_of_them():
@@ -126,10 +121,10 @@ def test_mean_and_std_become_a_recipe(images: Path, tmp_path_factory: pytest.Tem
     assert list(recipe.data.mean) == [round(value, 4) for value in result["mean"]] == result["data"]["mean"]
     assert list(recipe.data.std) == [round(value, 4) for value in result["std"]]
     assert replace(recipe.data, mean=None, std=None) == load_recipe("small").data
-    refused = everest("prepare", "stats", images, "--output", output, code=2).stderr
+    refused = shown(images, "--output", output, code=2).stderr
     assert "use --overwrite" in refused
-    shown = everest("prepare", "stats", images, "-q").stdout
-    (line,) = (line for line in shown.splitlines() if line.startswith("for a recipe: "))
+    text = shown(images, "-q").stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("for a recipe: "))
     overrides = [part for part in shlex.split(line.removeprefix("for a recipe: ")) if part != "--set"]
     assert load_recipe("small", overrides=overrides).data.pixels == recipe.data.pixels
 
@@ -150,10 +145,10 @@ def test_a_recipe_of_a_single_color_or_of_a_tokenizer_is_refused(images: Path, t
     for number in range(2):
         Image.new("RGB", (6, 4)).save(black / f"{number}.png")
     target = tmp_path / "r.yaml"
-    message = everest("prepare", "stats", tmp_path / "black", "--output", target, code=2).stderr
+    message = shown(tmp_path / "black", "--output", target, code=2).stderr
     assert "data.std" in message
     options = ["--output", target, "--channels", 1, "--base", "lvmae-128"]
-    assert "a tokenizer, which codes colors" in everest("prepare", "stats", images, *options, code=2).stderr
+    assert "a tokenizer, which codes colors" in shown(images, *options, code=2).stderr
     assert not target.exists()
 
 

@@ -20,7 +20,7 @@ from damage import damaged_bytes, damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import stop_after
-from small_runs import called, metrics, weights
+from small_runs import called, metrics, same_run
 
 from everest.checkpoints.describe import load_model
 from everest.config.recipe import load_recipe
@@ -132,9 +132,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     prepare(recipe, moved, tmp_path / "tokens", *(part for value in values for part in ("--set", value)))
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
-    assert metrics(tmp_path / "cached") == metrics(tmp_path / "live")
-    cached, live = weights(tmp_path / "cached"), weights(tmp_path / "live")
-    assert all(torch.equal(cached[name], live[name]) for name in live)
+    assert same_run(tmp_path / "cached", tmp_path / "live")
 
 
 @pytest.mark.parametrize("space", ["values", "codes"])
@@ -170,9 +168,7 @@ def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, 
     command = ["pretrain", *(part for value in values for part in ("--set", value))]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
-    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
-    cached, live = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert all(torch.equal(cached[name], live[name]) for name in live)
+    assert same_run(tmp_path / "parts", tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -294,10 +290,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     folder = shutil.copytree(cache, tmp_path / "tokens")
     whole, first = parts(folder), min(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
-    assert (
-        f"{first}: missing or damaged"
-        in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
-    )
+    said = pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
+    assert f"{first}: missing or damaged" in said
     assert f"{first}: missing or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
     first.unlink()
     assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
@@ -310,15 +304,24 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
 
 
 @pytest.mark.parametrize(
-    ("key", "number"), [("mean", 1e308), ("mean", math.nan), ("std", 1e308), ("std", 1e-300), ("std", -1.0)]
+    ("key", "value", "problem"),
+    [
+        ("videos", 10**12, "has the tokens of other clips: videos"),
+        ("variants", 10**12, r"damaged \(variants: Input should be less than or equal to 10000"),
+        ("variants", 9999, r"9996 of 9999 parts are missing, first variant0003-"),
+        ("grid", [8, 8, 8], "has the tokens of other clips: grid"),
+        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 0.000001"),
+        ("mean", [0.0], r"damaged \(mean and std are not of the 6 dimensions of a code"),
+        *(("mean", [number] + [0.0] * 5, "damaged") for number in (1e308, math.nan)),
+        *(("std", [number] + [1.0] * 5, "damaged") for number in (1e308, 1e-300, -1.0)),
+    ],
 )
-def test_numbers_that_float32_cannot_hold_are_damage(recipe, cache, tmp_path, key, number):
-    shutil.copytree(cache, tmp_path / "tokens")
-    index = json.loads((tmp_path / "tokens" / INDEX).read_text())
-    index[key][0] = number
-    (tmp_path / "tokens" / INDEX).write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="damaged"):
-        opened(recipe, tmp_path / "tokens")
+def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, value, problem):
+    folder = shutil.copytree(cache, tmp_path / "tokens")
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(index | {key: value}))
+    with pytest.raises(CheckpointError, match=problem):
+        opened(recipe, folder)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -344,25 +347,6 @@ def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp
     else:
         assert tokens["importance"].shape == (1, np.prod(grid))
         assert tokens["values"].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "problem"),
-    [
-        ("videos", 10**12, "has the tokens of other clips: videos"),
-        ("variants", 10**12, r"damaged \(variants: Input should be less than or equal to 10000"),
-        ("variants", 9999, r"9996 of 9999 parts are missing, first variant0003-"),
-        ("grid", [8, 8, 8], "has the tokens of other clips: grid"),
-        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 0.000001"),
-        ("mean", [0.0], r"damaged \(mean and std are not of the 6 dimensions of a code"),
-    ],
-)
-def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, value, problem):
-    folder = shutil.copytree(cache, tmp_path / "tokens")
-    index = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps(index | {key: value}))
-    with pytest.raises(CheckpointError, match=problem):
-        opened(recipe, folder)
 
 
 def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small_runs import called
-from task_runs import SCORES, mixed_run, write_list
+from small_runs import called, json_of, refused
+from task_runs import SCORES, write_list
 
 import everest
 from everest.config.heads import Head
@@ -34,8 +33,6 @@ from everest.probes.probe_heads import (
 )
 from everest.system.events import silent
 
-__all__ = ["mixed_run"]  # a fixture
-
 CPU = torch.device("cpu")
 NUMBER = Head(task="regression", outputs=1)
 
@@ -46,7 +43,7 @@ def runs(classifier_run: Path, autoencoder_run: Path) -> dict[str, Path]:
 
 
 def probed(*arguments: object) -> dict[str, Any]:
-    return json.loads(called("probe", *arguments, "--json", "-q").stdout)
+    return json_of("probe -q", *arguments)
 
 
 def test_neighbors_vote_by_their_cosine():
@@ -61,11 +58,8 @@ def test_neighbors_vote_by_their_cosine():
         for place in np.argsort(-cosine)[:NEIGHBORS]:
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
-
-
-def test_fewer_videos_than_neighbors_all_vote():
-    features = np.eye(3, dtype=np.float32)
-    found, report = nearest_neighbors(features, np.array([0, 1, 1]), features[:1], Head(outputs=2))
+    few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
+    found, report = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
     assert report["neighbours"] == 3
     assert found[0, 0] > 0.999
 
@@ -143,23 +137,19 @@ def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
 
 
 def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
-    one = {"clips": 1, "crops": 1}
-    options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "-q"]
+    options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1]
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
-    model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, **one)
+    model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, clips=1, crops=1)
     found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
     for level, encoded in (("video", found.features), ("tokens", found.tokens)):
-        called("extract", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
+        called("extract -q", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
         extracted = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
         assert np.array_equal(encoded, extracted.reshape(encoded.shape))
     assert found.labels == [(0,), (1,), (0,), (1,)]
     classifier = everest.load_model(runs["finetune"])
     logits = classifier.head(torch.from_numpy(found.features)).softmax(dim=-1)
-    predicted = called(
-        "predict", clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "--json"
-    )
-    for row, expected in zip(json.loads(predicted.stdout), logits.tolist(), strict=True):
+    for row, expected in zip(json_of("predict", *options), logits.tolist(), strict=True):
         for one_class in row["predictions"]:
             assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)
 
@@ -185,26 +175,24 @@ def test_unreadable_videos_are_skipped_up_to_a_limit(runs: dict[str, Path], clip
     command = ["-c", runs["pretrain"], "--probes", "knn"]
     result = probed(*command, "--set", f"data.train={tmp_path}/one.csv")
     assert (result["train"], result["skipped"]) == (4, 1)
-    refused = called("probe", *command, "--set", f"data.train={tmp_path}/many.csv", code=4)
-    assert "5 of 9 videos could not be read, more than data.max_bad=0.01 allows" in refused.stderr
+    message = refused("probe", *command, "--set", f"data.train={tmp_path}/many.csv", code=4)
+    assert "5 of 9 videos could not be read, more than data.max_bad=0.01 allows" in message
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (["--probes", "knn,liner"], 2, "--probes: unknown name 'liner'; did you mean 'linear'?"),
-        (["--set", "data.train=HERE/one.csv"], 4, "data.train: its videos are of one class"),
-        (["--set", "data.train=gone.csv"], 4, "gone.csv: no such list or folder"),
-        (["--set", "data.size=36"], 2, "no multiple of the tubelet's 8"),
-        (["--keep", "0"], 2, "--keep 0: must be more than 0"),
-    ],
-)
-def test_errors_are_one_line(
-    runs: dict[str, Path], clip_files: Path, tmp_path: Path, options: list[str], code: int, message: str
-):
+def test_errors_are_one_line(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 0\n")
-    named = [part.replace("HERE", str(tmp_path)) for part in options]
-    assert message in called("probe", "-c", runs["pretrain"], *named, code=code).stderr
+    write_list(tmp_path / "list.csv", clip_files, label=("run",) * 4)
+    same = {part: f"data.{part}={tmp_path}/list.csv" for part in ("train", "test")}
+    tags = [*same.values(), "data.task=multi-label", "data.num_classes=null"]
+    for options, code, message in (
+        (["--probes", "knn,liner"], 2, "--probes: unknown name 'liner'; did you mean 'linear'?"),
+        ([f"--set=data.train={tmp_path}/one.csv"], 4, "data.train: its videos are of one class"),
+        (["--set=data.train=gone.csv"], 4, "gone.csv: no such list or folder"),
+        (["--set=data.size=36"], 2, "no multiple of the tubelet's 8"),
+        (["--keep", "0"], 2, "--keep 0: must be more than 0"),
+        ([f"--set={text}" for text in tags], 4, "each class is that of all videos or of none"),
+    ):
+        assert message in refused("probe", "-c", autoencoder_run, *options, code=code)
 
 
 def test_neighbors_have_a_mean_label():
@@ -267,17 +255,6 @@ def test_heads_of_every_task_are_probed(mixed_run: Path):
     }
     # Two of four videos have each tag: 1/4 (25/12 + 1/3 (4 - 25/12)).
     assert [result["heads"][name]["chance"] for name in ("verb", "tags")] == [50, 68.0556]
-    assert result["heads"]["score"]["chance"] == pytest.approx(
-        np.abs(np.subtract(SCORES, np.mean(SCORES))).mean()
-    )
+    chance = np.abs(np.subtract(SCORES, np.mean(SCORES))).mean()
+    assert result["heads"]["score"]["chance"] == pytest.approx(chance)
     assert "majority" not in result["heads"]["tags"]
-
-
-def test_labels_that_are_the_same_for_all_videos_are_refused(
-    runs: dict[str, Path], clip_files: Path, tmp_path: Path
-):
-    write_list(tmp_path / "list.csv", clip_files, label=("run", "run", "run", "run"))
-    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
-    labels = ["--set", "data.task=multi-label", "--set", "data.num_classes=null"]
-    message = called("probe", "-c", runs["pretrain"], *lists, *labels, "--probes", "knn", code=4).stderr
-    assert "each class is that of all videos or of none" in message

@@ -15,7 +15,8 @@ from everest.train.plan import learning_rate_advice, plan_stage
 from everest.train.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest_cli.output import probe_line
 
-STEPS, VIDEOS, HELD_OUT = 1500, 240, 64
+STEPS, VIDEOS = 1500, 240
+RUN = {"steps": STEPS, "videos": VIDEOS, "held_out": 64}
 # k-NN, RankMe, feature std, held-out loss and the loss of the mean target, before the first step, after a
 # fifth of the run and at its end: docs/pretraining-works.md has the settings.
 HEALTHY = {
@@ -69,74 +70,62 @@ def row(step: int, values: list[float | None]) -> dict[str, Any]:
 def test_a_healthy_run_is_not_called_broken(name: str):
     rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
     for number in range(1, 4):
-        assert warnings(rows[:number], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+        assert warnings(rows[:number], **RUN) == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
     first, last, kinds = BROKEN[name]
     rows = [row(0, first), row(304, last)]
-    assert warnings(rows[:1], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
-    assert set(new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
+    assert warnings(rows[:1], **RUN) == {}
+    assert set(new_warnings(rows, **RUN)) == kinds
     rows.append(row(600, last))
-    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
-    assert new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert set(warnings(rows, **RUN)) == kinds
+    assert new_warnings(rows, **RUN) == {}
 
 
 def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
     too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
     rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]
-    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert warnings(rows, **RUN) == {}
     rows.append(row(750, too_little_hidden[1]))
-    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == {"held-out loss"}
+    assert set(warnings(rows, **RUN)) == {"held-out loss"}
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     first, last, _ = BROKEN["surveillance, frozen"]
-    assert warnings([row(0, first), row(299, last)], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
-    assert warnings([row(0, first), row(299, last)], steps=10_000, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert warnings([row(0, first), row(299, last)], **RUN) == {}
+    assert warnings([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
     at_end = [row(0, first), row(50, last)]
-    assert warnings(at_end, steps=50, videos=VIDEOS, held_out=HELD_OUT)  # the end of a short run
+    assert warnings(at_end, **{**RUN, "steps": 50})  # the end of a short run
 
 
 def test_an_accuracy_clearly_below_the_start_is_named_and_a_small_fall_is_not():
     good = [8.0, 0.4, 0.02, 0.03]
     for after, expected in ((45.0, set()), (20.0, {"accuracy"})):
         rows = [row(0, [50.0, *good]), row(304, [after, 8.0, 0.4, 0.01, 0.03])]
-        assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == expected
+        assert set(warnings(rows, **RUN)) == expected
     rows[1]["probe_linear"], rows[0]["probe_linear"] = 60.0, 50.0  # the better probe has not fallen
-    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert warnings(rows, **RUN) == {}
 
 
 def test_the_sentence_at_the_end_is_of_the_numbers():
     options = {"steps": STEPS, "videos": VIDEOS, "rank_most": 128}
     rows = [row(step, [value, 60.0, 0.4, 1.0, 1.0]) for step, value in ((0, 21.0), (300, 30.0), (1500, 47.0))]
     rows[-1] |= {"heldout_loss": 0.5, "rank_me": 61.0}
-    said = sentence(rows, **options)
-    assert (
-        said
-        == "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising; held-out loss fell from 1 to 0.5 "
-        "(predicting the mean gives 1); RankMe rose from 60 to 61 of 128"
-    )
+    loss = "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
+    accuracy = "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising"
+    assert sentence(rows, **options) == f"{accuracy}; {loss} rose from 60 to 61 of 128"
     rows[-1] |= {"rank_me": 3.0, "probe_knn": 21.0}
-    said = sentence(rows, **options)
-    assert said == (
-        "k-NN stayed at 21 % (chance 10 %); held-out loss fell from 1 to 0.5 (predicting the mean gives 1); "
-        "RankMe fell from 60 to 3 of 128: the features collapsed"
-    )
+    fell = f"{loss} fell from 60 to 3 of 128: the features collapsed"
+    assert sentence(rows, **options) == f"k-NN stayed at 21 % (chance 10 %); {fell}"
     for values in rows:
         values["probe_knn"] = None
-    assert sentence(rows, **options).startswith(
-        "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
-    )
+    assert sentence(rows, **options).startswith(loss)
 
 
 def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
-    for every, expected in (
-        (3, [0, 24, 48, 72, 96, 100]),
-        (12, [0, 96, 100]),
-        (1000, [0, 100]),
-    ):
+    for every, expected in ((3, [0, 24, 48, 72, 96, 100]), (12, [0, 96, 100]), (1000, [0, 100])):
         assert probed_steps(100, every=every, checkpoint_steps=8) == expected
 
 
@@ -155,7 +144,7 @@ def test_weights_that_predicted_before_the_first_step_need_not_improve_by_much()
     good = row(0, [50.0, 40.0, 0.4, 0.50, 0.98])
     for step, loss in ((304, 0.485), (STEPS, 0.478)):
         rows = [good, row(step, [50.0, 38.0, 0.4, loss, 0.98])]
-        assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+        assert warnings(rows, **RUN) == {}
 
 
 def test_a_mask_that_hides_little_is_named_before_the_first_step():
@@ -180,33 +169,27 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
 
 
 @pytest.mark.parametrize(
-    ("base_lr", "advice"),
+    ("base_lr", "new_weights", "advice"),
     [
         (
             1.6,
-            "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base_lr",
+            True,
+            "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base",
         ),
-        (1e-3, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 of new weights, so that"),
-        (0.016, None),
+        (1e-3, True, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 of new weights, so that"),
+        (1e-3, False, None),  # trained weights need less
+        (0.016, True, None),
+        (1e-6, False, "is below the usual 1e-05; raise base_lr"),
     ],
 )
-def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr: float, advice: str | None):
+def test_an_unusual_learning_rate_has_advice_of_its_own(
+    base_lr: float, new_weights: bool, advice: str | None
+):
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
     stage = load_recipe("small", overrides=overrides).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
-    found = learning_rate_advice(plan, new_weights=True)
+    found = learning_rate_advice(plan, new_weights=new_weights)
     assert found is None if advice is None else found is not None and advice in found
-    if base_lr < 0.016:  # trained weights need less
-        assert learning_rate_advice(plan, new_weights=False) is None
-
-
-def test_trained_weights_have_a_lowest_usual_learning_rate_as_well():
-    overrides = ["pretrain.batch_size=8", "pretrain.base_lr=1e-6", "pretrain.min_lr=0"]
-    stage = load_recipe("small", overrides=overrides).pretrain
-    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
-    advice = learning_rate_advice(plan, new_weights=False)
-    assert advice is not None
-    assert "is below the usual 1e-05; raise base_lr" in advice
 
 
 @pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import TWO, everest
-from small_runs import called, equal, refused, small_recipe, weights
+from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
 from everest.data.probe_clips import spaced
@@ -38,11 +38,6 @@ def probes(run: Path) -> list[dict]:
 def losses(run: Path) -> list[dict]:
     names = ("step", "loss", "lr", "grad_norm")
     return [{name: row[name] for name in names} for row in RunFolder(run).rows() if "loss" in row]
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, clip_files: Path) -> Path:
-    return small_recipe(tmp_path, clip_files)
 
 
 def pretrain(recipe: Path, run: Path, *settings: str, options: tuple = ()) -> str:

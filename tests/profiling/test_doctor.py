@@ -13,12 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import run
-from typer.testing import CliRunner
+from small_runs import json_of, run
 
 from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, run_checks
 from everest.profiling.machine_checks import verdict
-from everest_cli.main import app
 
 
 def named(found: Iterator[CheckResult] | list[CheckResult]) -> dict[str, CheckResult]:
@@ -26,9 +24,10 @@ def named(found: Iterator[CheckResult] | list[CheckResult]) -> dict[str, CheckRe
 
 
 def test_a_machine_that_runs_these_tests_is_healthy():
-    told = json.loads(run("doctor", "--json"))
+    told = json_of("doctor")
     found = {finding["name"]: finding for finding in told["findings"]}
     assert told["healthy"] is True
+    assert told["verdict"].startswith("everest works on this machine, on ")
     assert all(finding["state"] != "broken" for finding in found.values())
     assert found["torch"]["found"] == importlib.metadata.version("torch")
     assert torch.__version__ in found["torch and torchvision"]["found"]
@@ -38,40 +37,30 @@ def test_a_machine_that_runs_these_tests_is_healthy():
 
 def test_every_problem_has_a_fix_and_every_result_a_line():
     shown = run("doctor").splitlines()
+    assert shown[-1].startswith("everest works on this machine, on ")
     for finding in run_checks():
         assert (finding.fix is None) == (finding.state == "ok") or finding.name == "CUDA"
         assert any(line.startswith(finding.state) and finding.name in line for line in shown)
 
 
+SLOWER = pytest.mark.slow
 OK = CheckResult("processor", "ok", "2 cores")
 SLOW = CheckResult("memory", "warning", "1 GiB", "end other programs")
 BROKEN = CheckResult("decoder pyav", "broken", "fails", "install it")
 GPU = CheckResult("GPU 0", "ok", "H200")
 
 
-@pytest.mark.parametrize(
-    ("results", "sentence"),
-    [
-        (
-            [OK],
-            "everest works on this machine, on the CPU: begin with "
-            "`everest recipes suggest VIDEOS --output my.yaml`.",
-        ),
-        ([OK, GPU], "everest works on this machine, on 1 GPU."),
-        ([GPU, GPU, SLOW], "everest works on this machine, on 2 GPUs; 1 warning: memory."),
+def test_the_verdict_is_a_sentence():
+    works, mac = "everest works on this machine, on", CheckResult("MPS", "ok", "a Mac's GPU")
+    begin = "begin with `everest recipes suggest VIDEOS --output my.yaml`."
+    for results, sentence in (
+        ([OK], f"{works} the CPU: {begin}"),
+        ([OK, GPU], f"{works} 1 GPU."),
+        ([GPU, GPU, SLOW], f"{works} 2 GPUs; 1 warning: memory."),
         ([GPU, SLOW, BROKEN], "everest does not work on this machine: fix decoder pyav first."),
-        ([OK, CheckResult("MPS", "ok", "a Mac's GPU")], "on the GPU of this Mac, by --gpus mps."),
-    ],
-)
-def test_the_verdict_is_a_sentence(results: list[CheckResult], sentence: str):
-    assert verdict(results).endswith(sentence)
-
-
-def test_the_doctor_ends_with_its_verdict():
-    told = json.loads(run("doctor", "--json"))
-    last = run("doctor").splitlines()[-1]
-    assert last.startswith("everest works on this machine, on ")
-    assert told["verdict"].startswith("everest works on this machine, on ")
+        ([OK, mac], "on the GPU of this Mac, by --gpus mps."),
+    ):
+        assert verdict(results).endswith(sentence)
 
 
 @pytest.fixture
@@ -90,14 +79,8 @@ def install(site: Path, name: str, version: str, *lines: str) -> None:
 
 def test_versions_are_compared_with_the_requirements(site: Path):
     asks = ("av>=14,<=18", "timm>=1.0,<=1.5", "rich<=15", "nowhere>=2", 'nosuch>=1; extra == "export"')
-    install(
-        site,
-        "everest-video",
-        "9.9",
-        "Requires-Python: >=3.11",
-        *(f"Requires-Dist: {text}" for text in asks),
-        "Provides-Extra: export",
-    )
+    needs = ["Requires-Python: >=3.11", *(f"Requires-Dist: {text}" for text in asks)]
+    install(site, "everest-video", "9.9", *needs, "Provides-Extra: export")
     install(site, "av", "13.2")
     install(site, "timm", "1.6")
     install(site, "rich", "15.0")
@@ -109,9 +92,7 @@ def test_versions_are_compared_with_the_requirements(site: Path):
     assert found["rich"].state == "ok"
     assert (found["nowhere"].state, found["nowhere"].fix) == ("broken", "run `pip install 'nowhere>=2'`")
     assert (found["nosuch"].state, found["nosuch"].found) == ("absent", "not installed (export)")
-    ended = CliRunner().invoke(app, ["doctor"])
-    assert ended.exit_code == 5
-    assert "fix: run `pip install 'nowhere>=2'`" in ended.stdout
+    assert "fix: run `pip install 'nowhere>=2'`" in run("doctor", code=5)
 
 
 def test_a_python_that_is_too_old_is_broken(site: Path):
@@ -123,32 +104,16 @@ def test_a_python_that_is_too_old_is_broken(site: Path):
     ("name", "content", "finding", "message"),
     [
         ("torch", "raise OSError('libcudart.so.99: cannot open')", "torch", "libcudart.so.99"),
-        (
-            "torchvision",
-            "raise RuntimeError('operator torchvision::nms does not exist')",
-            "torch and torchvision",
-            "nms does not exist",
-        ),
-        pytest.param(
-            *("av", "raise ImportError('libavcodec.so.62: wrong ELF class')", "PyAV", "wrong ELF class"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("psutil", "raise ImportError('no module of it here')", "devices", "no module of it here"),
-            marks=pytest.mark.slow,
-        ),
+        ("torchvision", "raise RuntimeError('no nms')", "torch and torchvision", "no nms"),
+        pytest.param("av", "raise ImportError('wrong ELF class')", "PyAV", "wrong ELF class", marks=SLOWER),
+        pytest.param("psutil", "raise ImportError('no module')", "devices", "no module", marks=SLOWER),
     ],
 )
-def test_a_broken_package_is_reported_with_its_fix(
-    site: Path, name: str, content: str, finding: str, message: str
-):
+def test_a_broken_package_is_reported_with_its_fix(site, name, content, finding, message):
     (site / f"{name}.py").write_text(content)
-    ended = subprocess.run(
-        [sys.executable, "-m", "everest_cli", "doctor", "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{site}:{Path(__file__).parents[2]}"},
-    )
+    environment = {**os.environ, "PYTHONPATH": f"{site}:{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-m", "everest_cli", "doctor", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 5, ended.stderr
     found = {row["name"]: row for row in json.loads(ended.stdout)["findings"]}
     assert found[finding]["state"] == "broken"

@@ -9,17 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from profiles import TINY, run
+from profiles import TINY, profile_of
 
 from everest.config.recipe import load_recipe
 from everest.profiling.loading import clips_of_run
-from everest.profiling.measure import (
-    JOULES_PER_KWH,
-    NoEnergyCounter,
-    find_nvml,
-    joules_of_a_step,
-    measure,
-)
+from everest.profiling.measure import JOULES_PER_KWH, NoEnergyCounter, find_nvml, joules_of_a_step, measure
 
 FIRST, SECOND = "GPU-0c8ea9a1-0000-4000-8000-000000000001", "GPU-0c8ea9a1-0000-4000-8000-000000000002"
 MEASURED = 0.01  # seconds
@@ -84,54 +78,37 @@ def test_a_step_longer_than_the_time_is_taken_once(monkeypatch: pytest.MonkeyPat
         nvml.millijoules[FIRST] += 123_456
 
     assert joules_of_a_step(step, uuid=FIRST, nvml=nvml) == 123.456
+    assert JOULES_PER_KWH == 1000 * 3600
 
 
-@pytest.mark.parametrize(
-    ("uuid", "message"), [("GPU-of-another-machine", "Not Found"), (SECOND, "Not Supported")]
-)
-def test_errors_of_nvml_name_the_gpu(uuid: str, message: str):
+def test_errors_of_nvml_name_the_gpu_and_those_of_a_step_stay(monkeypatch: pytest.MonkeyPatch):
     nvml = Counters()
-    with pytest.raises(NoEnergyCounter, match=f"{uuid}: {message}"):
-        joules_of_a_step(lambda: None, uuid=uuid, nvml=nvml)
-    assert nvml.opened == 0
-
-
-def test_an_error_in_a_step_is_not_reported_as_nvmls():
-    def step() -> None:
-        raise ZeroDivisionError
-
-    nvml = Counters()
+    for uuid, message in (("GPU-of-another-machine", "Not Found"), (SECOND, "Not Supported")):
+        with pytest.raises(NoEnergyCounter, match=f"{uuid}: {message}"):
+            joules_of_a_step(lambda: None, uuid=uuid, nvml=nvml)
+        assert nvml.opened == 0
     with pytest.raises(ZeroDivisionError):
-        joules_of_a_step(step, uuid=FIRST, nvml=nvml)
+        joules_of_a_step(lambda: 1 / 0, uuid=FIRST, nvml=nvml)
     assert nvml.opened == 0
-
-
-def test_a_missing_library_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
     with pytest.raises(NoEnergyCounter, match=r"pip install 'everest-video\[energy\]'"):
         find_nvml()
 
 
-def test_a_kilowatt_hour_is_an_hour_of_a_kilowatt():
-    assert JOULES_PER_KWH == 1000 * 3600
-
-
 def test_clips_of_a_run_are_those_of_its_steps(clip_files: Path):
     changes = [*TINY, f"data.root={json.dumps(str(clip_files))}", "data.num_classes=2"]
-    recipe = load_recipe(
-        "k400", overrides=[*changes, "pretrain.epochs=3", "pretrain.batch_size=2", "finetune.batch_size=8"]
-    )
+    changes += ["pretrain.epochs=3", "pretrain.batch_size=2", "finetune.batch_size=8"]
+    recipe = load_recipe("k400", overrides=changes)
     assert clips_of_run(recipe, "pretrain") == 3 * 4
-    assert (
-        clips_of_run(recipe, "finetune") == recipe.finetune.epochs * 8
-    )  # a set smaller than a batch is repeated
+    # A set smaller than a batch is repeated.
+    assert clips_of_run(recipe, "finetune") == recipe.finetune.epochs * 8
 
 
 def test_a_cpu_has_no_energy_values_and_no_notice():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    options = [part for change in TINY for part in ("--set", change)]
-    result = run("--recipe", "k400", *options, "--measure", "--batch", "1", "--json", "-q")
+    options = [f"--set={change}" for change in TINY]
+    result = profile_of("--recipe", "k400", *options, "--measure", "--batch", 1, "--json", "-q")
     assert result.stderr == ""
     for stage in json.loads(result.stdout)["stages"].values():
         energy = stage["measured"]

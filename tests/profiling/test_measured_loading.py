@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_runs import refused
-from typer.testing import CliRunner
+from small_runs import called, json_of, refused
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import DataError
 from everest.profiling import loading
 from everest.profiling.loading import measure_loading
-from everest_cli.main import app
 
+PROFILE = "profile --recipe custom --backbone vit-tiny"
 SMALL = ("data.frames=4", "data.size=64", "model.tubelet=[2,8,8]", "pretrain.stride=2", "train.workers=0")
 
 
@@ -35,11 +34,8 @@ def test_a_step_faster_than_the_loader_waits_and_remedies_are_listed(clip_files:
     found = measure_loading(recipe_on(clip_files), "pretrain", batch=2, step_clips_per_second=1e6)
     assert found["waits"] == "step"
     assert 0.9 < found["data_wait"] < 1
-    assert [text.partition(":")[0].partition("=")[0] for text in found["helps"]] == [
-        "pretrain.views_per_decode",
-        "train.workers",
-        "data.cache",
-    ]
+    advised = [text.partition(":")[0].partition("=")[0] for text in found["helps"]]
+    assert advised == ["pretrain.views_per_decode", "train.workers", "data.cache"]
 
 
 def test_settings_in_use_are_not_advised(clip_files: Path):
@@ -64,11 +60,8 @@ def test_a_loader_faster_than_the_step_needs_no_help(clip_files: Path):
 
 
 def test_the_command_measures_both_training_stages(clip_files: Path):
-    options = [part for change in SMALL for part in ("--set", change)]
-    arguments = ["profile", "--recipe", "custom", "--backbone", "vit-tiny", "--data", str(clip_files)]
-    result = CliRunner().invoke(app, [*arguments, *options, "--set", "data.num_classes=2", "--json"])
-    assert result.exit_code == 0, result.output
-    stages = json.loads(result.stdout)["stages"]
+    options = [f"--set={change}" for change in (*SMALL, "data.num_classes=2")]
+    stages = json_of(PROFILE, "--data", clip_files, *options)["stages"]
     for stage in ("pretrain", "finetune"):
         step = stages[stage]["measured"]["clips_per_second"]
         assert stages[stage]["loading"]["step_clips_per_second"] == step
@@ -77,15 +70,13 @@ def test_the_command_measures_both_training_stages(clip_files: Path):
 
 def test_unlabeled_videos_are_measured_for_pre_training_alone(clip_files: Path, tmp_path: Path):
     (tmp_path / "videos").symlink_to(clip_files)
-    options = [part for change in SMALL for part in ("--set", change)]
-    options += ["--set", "data.train=null", "--set", "data.pretrain=videos", "--backbone", "vit-tiny"]
-    arguments = ["profile", "--recipe", "custom", "--data", str(tmp_path), *options]
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
+    changes = (*SMALL, "data.train=null", "data.pretrain=videos")
+    arguments = [PROFILE, "--data", tmp_path, *(f"--set={change}" for change in changes)]
+    result = called(*arguments, "--json")
     assert "finetune is measured without videos: data.train: not set" in result.stderr
     stages = json.loads(result.stdout)["stages"]
     assert [stage for stage in stages if "loading" in stages[stage]] == ["pretrain"]
-    assert "data.train: not set" in refused(*arguments, "--set", "data.pretrain=null", code=2)
+    assert "data.train: not set" in refused(*arguments, "--set=data.pretrain=null", code=2)
 
 
 def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from profiles import run
+from profiles import json_profile, profile_of
+from small_runs import refused
 
 from everest.config.recipe import load_recipe
 from everest.profiling.planner import GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
 
 
-def plan(*options: str) -> dict:
-    ended = run(*options, "--json")
-    assert ended.exit_code == 0, (ended.output, ended.exception)
-    return json.loads(ended.stdout)["plan"]
+def plan(*options: object) -> dict:
+    return json_profile(*options)["plan"]
 
 
 def test_hours_follow_from_flops_peak_and_share():
@@ -33,12 +30,9 @@ def test_hours_follow_from_flops_peak_and_share():
 
 
 def test_frame_selection_decodes_more_frames():
-    plans = {
-        alpha: plan("--alpha", alpha, "--videos", "1000", "--epochs", "80", "--gpu", "h200")
-        for alpha in ("1", "1.5")
-    }
-    ratio = plans["1.5"]["loader_hours"] / plans["1"]["loader_hours"]
-    assert ratio == pytest.approx(1.5)
+    options = ("--videos", 1000, "--epochs", 80, "--gpu", "h200")
+    one, other = (plan("--alpha", alpha, *options)["loader_hours"] for alpha in (1, 1.5))
+    assert other / one == pytest.approx(1.5)
 
 
 def test_tf32_is_planned_with_its_own_peak():
@@ -63,7 +57,7 @@ def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     assert f"and fits: {planned['batch']} clips" in planned["sentence"]
     assert "Assumed, not measured: 20% of" in planned["sentence"]
     assert ("no bf16: train.precision=auto is fp16" in planned["sentence"]) == (gpu == "t4")
-    text = run("--videos", "10000", "--epochs", "800", "--gpu", gpu)
+    text = profile_of("--videos", "10000", "--epochs", "800", "--gpu", gpu)
     assert text.stdout.splitlines()[-1] == planned["sentence"]
 
 
@@ -106,17 +100,11 @@ def test_more_epochs_take_proportionally_longer(videos: int, epochs: int, gpu: s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--videos", "5"],
-            "--videos and --epochs plan a run on a GPU: add --gpu, one of h200, a100, 4090, t4",
-        ),
-        (["--epochs", "5"], "--videos and --epochs plan a run on a GPU"),
-        (["--gpu", "a100"], "--gpu plans a run: add --videos N"),
-        (["--gpu", "a10", "--videos", "5"], "--gpu: unknown name 'a10'; did you mean 'a100'?"),
+        ("--videos 5", "--videos and --epochs plan a run on a GPU: add --gpu, one of h200, a100, 4090, t4"),
+        ("--epochs 5", "--videos and --epochs plan a run on a GPU"),
+        ("--gpu a100", "--gpu plans a run: add --videos N"),
+        ("--gpu a10 --videos 5", "--gpu: unknown name 'a10'; did you mean 'a100'?"),
     ],
 )
-def test_options_of_a_plan_that_miss_another_are_one_line(options: list[str], message: str):
-    ended = run(*options)
-    assert ended.exit_code == 2
-    assert message in ended.stderr
-    assert ended.stdout == ""
+def test_options_of_a_plan_that_miss_another_are_one_line(options: str, message: str):
+    assert message in refused(f"profile {options}", code=2)

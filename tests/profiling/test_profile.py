@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from profiles import TINY, run
+from profiles import TINY, json_profile, profile_of
+from small_runs import called, refused
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,7 +66,7 @@ def test_counts_of_st_mae_are_those_of_fvcore_on_the_released_modules(golden: Ca
 
 def test_st_mae_has_one_figure_in_every_table():
     """That of its released program next to that of everest's model, with the same decoder."""
-    stages = json.loads(run("--backbone", "vit-b", "--method", "st-mae", "--json").stdout)["stages"]
+    stages = json_profile("--backbone", "vit-b", "--method", "st-mae")["stages"]
     assert stages["pretrain"]["released_gmacs"] == pytest.approx(46.194241, abs=1e-6)
     assert stages["eval"]["released_gmacs"] == pytest.approx(6 * stages["finetune"]["released_gmacs"])
     # everest's model has no class token, and predicts no visible token.
@@ -74,17 +75,16 @@ def test_st_mae_has_one_figure_in_every_table():
     assert count_macs(pretrain).total == without.total - tokens * width * (768 + 5)
     assert stages["pretrain"]["gmacs"] == pytest.approx(46.015852, abs=1e-6)
 
-    compared = json.loads(run("--backbone", "vit-b", "--compare", "--json").stdout)["compare"]
+    compared = json_profile("--backbone", "vit-b", "--compare")["compare"]
     assert {entry["method"]: entry["stages"] for entry in compared}["st-mae"] == stages
-    assert [entry["method"] for entry in compared if "released_gmacs" in entry["stages"]["pretrain"]] == [
-        "st-mae"
-    ]
-    row = {row["what"]: row for row in json.loads(run("--paper", "--json").stdout)}
+    released = [entry["method"] for entry in compared if "released_gmacs" in entry["stages"]["pretrain"]]
+    assert released == ["st-mae"]
+    row = {row["what"]: row for row in json_profile("--paper")}
     paper = row["MAE (ST-MAE) pre-training"]
     assert paper["ours"] == stages["pretrain"]["released_gmacs"]
     assert "everest's model 46.02" in paper["note"]
     for arguments in (["--method", "st-mae"], ["--recipe", "st-mae-k400"], ["--compare"]):
-        shown = run(*arguments).stdout
+        shown = profile_of(*arguments).stdout
         assert "46.19" in shown
         assert "46.02" in shown
 
@@ -182,7 +182,7 @@ def test_first_pooling_norms_every_kept_token():
 
 
 def test_json_has_the_documented_keys():
-    told = json.loads(run("--backbone", "vit-b", "--json").stdout)
+    told = json_profile("--backbone", "vit-b")
     assert (told["backbone"], told["frames"], told["size"], told["compare"]) == ("vit-b", 16, 224, [])
     pretrain, finetune, test = (told["stages"][stage] for stage in STAGES)
     assert pretrain["tokens"] == {"total": 1568, "kept": 470, "visible": 156, "target": 314}
@@ -211,24 +211,22 @@ def test_json_has_the_documented_keys():
     ],
 )
 def test_options_change_what_is_counted(arguments: list[str], gmacs: float):
-    told = json.loads(run(*arguments, "--json").stdout)
+    told = json_profile(*arguments)
     assert told["stages"]["pretrain"]["gmacs"] == pytest.approx(gmacs, abs=1e-6)
 
 
 def test_compare_puts_all_methods_side_by_side():
-    told = json.loads(
-        run("--backbone", "vit-s", "--keep", "0.2", "--alpha", "1.5", "--compare", "--json").stdout
-    )
+    told = json_profile("--backbone", "vit-s", "--keep", "0.2", "--alpha", "1.5", "--compare")
     assert [entry["method"] for entry in told["compare"]] == list(METHODS)
     assert told["compare"][0]["stages"] == told["stages"]
     assert told["compare"][1]["stages"]["pretrain"]["gmacs"] == pytest.approx(11.557245, abs=1e-6)
-    shown = run("--backbone", "vit-s", "--compare").stdout
+    shown = profile_of("--backbone", "vit-s", "--compare").stdout
     assert "GMACs" in shown
     assert "videomae-v2" in shown
 
 
 def test_paper_prints_every_table():
-    shown = run("--paper").stdout
+    shown = profile_of("--paper").stdout
     for table in (1, 3, 4, 5, 10, 11, 12, 15):
         assert re.search(rf"^Table {table}: \w+", shown, re.MULTILINE)  # with its subject
     assert "with 0.3, as in Table 7 and the text, 19.81" in shown
@@ -238,39 +236,45 @@ def test_paper_prints_every_table():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--keep", "0"], "--keep: must be more than 0 and at most 1, not 0.0"),
-        (
-            ["--keep", "0.05"],
-            "--keep: 0.05 is less than the encoder sees (0.1); give a smaller",
-        ),
-        (["--frames", "15"], "--frames: 15 is no multiple of the tubelet's 2"),
-        (["--size", "225"], "--size: 225 is no multiple of the tubelet's 16"),
-        (["--size", "0"], "--size: must be a number of pixels"),
-        (["--size", "224x"], "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH"),
-        (["--size", "224x225"], "--size: 225 is no multiple of the tubelet's 16"),
-        (["--backbone", "vit-x"], "--backbone: unknown value 'vit-x'; did you mean"),
-        (["--method", "mae"], "--method: unknown name 'mae'"),
-        (["--visible", "0"], "--visible: must be more than 0 and at most 1"),
-        (["--finetune-keep", "2"], "--finetune-keep: must be more than 0 and at most 1"),
-        (["--alpha", "0.5"], "--alpha: must be at least 1"),
-        (["--method", "videomae", "--alpha", "1.5"], "--alpha: above 1 it counts tokens by importance"),
-        (["--recipe", "k400", "--method", "videomae"], "--method and --recipe both name a recipe"),
-        (["--max-batch", "--memory", "0"], "--memory: must be more than 0"),
-        (["--plot", "costs.pdf"], "--plot costs.pdf: "),
+        ("--keep 0", "--keep: must be more than 0 and at most 1, not 0.0"),
+        ("--keep 0.05", "--keep: 0.05 is less than the encoder sees (0.1); give a smaller"),
+        ("--frames 15", "--frames: 15 is no multiple of the tubelet's 2"),
+        (f"--frames {10**21}", "--frames: must be at most"),
+        ("--size 225", "--size: 225 is no multiple of the tubelet's 16"),
+        ("--size 0", "--size: must be a number of pixels"),
+        ("--size 224x", "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH"),
+        ("--size 224x225", "--size: 225 is no multiple of the tubelet's 16"),
+        ("--backbone vit-x", "--backbone: unknown value 'vit-x'; did you mean"),
+        ("--method mae", "--method: unknown name 'mae'"),
+        ("--visible 0", "--visible: must be more than 0 and at most 1"),
+        ("--visible 2 --method videomae", "--visible: must be more than 0 and at most 1, not 2.0"),
+        ("--finetune-keep 2", "--finetune-keep: must be more than 0 and at most 1"),
+        ("--alpha 0.5", "--alpha: must be at least 1"),
+        ("--method videomae --alpha 1.5", "--alpha: above 1 it counts tokens by importance"),
+        ("--recipe k400 --method videomae", "--method and --recipe both name a recipe"),
+        ("--max-batch --memory 0", "--memory: must be more than 0"),
+        ("--memory nan", "--memory: must be more than 0"),
+        (f"--set data.num_classes={10**18}", "--set: data.num_classes: must be at most"),
+        ("--plot costs.pdf", "--plot costs.pdf: "),
     ],
 )
-def test_impossible_options_are_one_line_and_code_2(arguments: list[str], line: str):
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith(f"error: {line}")
-    assert len(result.stderr.splitlines()) == 1
+def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
+    message = refused(f"profile {arguments}", code=2)
+    assert message.startswith(f"error: {line}")
+    assert len(message.splitlines()) == 1
 
 
-def test_an_option_without_effect_is_reported():
-    result = run("--method", "videomae", "--keep", "0.2", "--json")
-    assert result.exit_code == 0
-    assert "--keep has no effect with tube" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--method videomae --keep 0.2 --json", "--keep has no effect with tube"),
+        ("--recipe small --compare", "--recipe has no effect on --compare"),
+        ("--batch 2", "--batch has no effect without --measure"),
+        ("--overwrite", "--overwrite has no effect without --plot"),
+    ],
+)
+def test_options_without_effect_are_reported(options: str, message: str):
+    assert message in called(f"profile {options}").stderr
 
 
 def test_several_heads_count_as_their_outputs():
@@ -287,7 +291,7 @@ def test_several_heads_count_as_their_outputs():
 def test_the_largest_batch_fits_next_to_the_state():
     assert largest_batch(memory=1000, state=500, bytes_per_clip=100) == 4  # nine tenths of the memory
     assert largest_batch(memory=1000, state=2000, bytes_per_clip=100) == 0
-    told = json.loads(run("--max-batch", "--memory", "24", "--json").stdout)
+    told = json_profile("--max-batch", "--memory", "24")
     assert told["memory_bytes"] == 24 * 2**30
     stage = told["stages"]["pretrain"]
     used = stage["max_batch"] * stage["activation_bytes_per_clip"] + stage["model_state_bytes"]
@@ -318,13 +322,11 @@ def test_measured_steps_are_real(stage):
 
 def test_the_plot_is_a_png(tmp_path: Path):
     path = tmp_path / "costs.png"
-    result = run("--backbone", "vit-tiny", "--plot", str(path))
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(path)
+    command = ("profile --backbone vit-tiny --plot", path)
+    assert called(*command).stdout.splitlines()[-1] == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    again = run("--backbone", "vit-tiny", "--plot", str(path))
-    assert again.exit_code == 2
-    assert f"--plot {path}: exists; choose another name, or use --overwrite" in again.stderr
+    message = f"--plot {path}: exists; choose another name, or use --overwrite"
+    assert message in refused(*command, code=2)
 
 
 # --- LVMAE --------------------------------------------------------------------------------------------------
@@ -332,10 +334,8 @@ def test_the_plot_is_a_png(tmp_path: Path):
 
 def test_the_decoder_of_128_frames_costs_what_its_specification_says():
     """Half-precision of the design's table: encoder and decoder blocks, without embedding and tokenizer."""
-    adaptive, every = (
-        cost_of("lvmae-128", "pretrain", (f"pretrain.selection.score={score}",))
-        for score in ("learned", "all")
-    )
+    scores = [(f"pretrain.selection.score={score}",) for score in ("learned", "all")]
+    adaptive, every = (cost_of("lvmae-128", "pretrain", score) for score in scores)
     blocks = [2 * (cost.macs.linear + cost.macs.attention) / 1e9 for cost in (adaptive, every)]
     assert blocks == pytest.approx([278 + 106, 278 + 1144], rel=0.05)
     assert adaptive.tokens == {"total": 12544, "kept": 3161, "visible": 1280, "target": 1881}
@@ -353,33 +353,3 @@ def test_a_frozen_tokenizer_is_counted_separately():
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
     assert "tokenizer_gmacs" not in profile(load_recipe("k400"))["stages"]["pretrain"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--recipe", "small", "--compare"], "--recipe has no effect on --compare"),
-        (["--batch", "2"], "--batch has no effect without --measure"),
-        (["--overwrite"], "--overwrite has no effect without --plot"),
-    ],
-)
-def test_options_without_effect_are_reported(options: list[str], message: str):
-    ended = run(*options)
-    assert ended.exit_code == 0
-    assert message in ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--memory", "nan"], "--memory: must be more than 0"),
-        (["--visible", "2", "--method", "videomae"], "--visible: must be more than 0 and at most 1, not 2.0"),
-        (["--frames", str(10**21)], "--frames: must be at most"),
-        (["--set", f"data.num_classes={10**18}"], "data.num_classes: must be at most"),
-    ],
-)
-def test_extreme_numbers_are_one_line(options: list[str], message: str):
-    ended = run(*options)
-    assert ended.exit_code == 2
-    assert message in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, refused
+from small_runs import called, refused, run
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
@@ -23,12 +24,23 @@ from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
 
+SUGGEST = "recipes suggest"
+DRY_RUN = "finetune --init none --dry-run --gpus cpu --set train.workers=0"
+AUTO = "finetune --recipe auto --init none --gpus cpu --print-config"
 LISTS_OF_CLASSES = {
-    "train.csv": "classes.txt",
-    "a_train.csv": "a_classes.txt",
-    "b_train.csv": None,
-    "all.csv": None,
+    **{"train.csv": "classes.txt", "a_train.csv": "a_classes.txt", "b_train.csv": None, "all.csv": None}
 }
+
+
+def facts_of(videos: int, **others: int) -> DataFacts:
+    """Facts of small videos of five classes."""
+    probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
+    usual = {"classes": 5, "frames": 60, "height": 240, "width": 320, "probed": probed}
+    return DataFacts(**{"videos": videos, **usual, **others})
+
+
+def value_of(choices: list, key: str) -> Any:
+    return next((choice.value for choice in choices if choice.key == key), None)
 
 
 @given(
@@ -43,10 +55,7 @@ LISTS_OF_CLASSES = {
 def test_every_suggestion_is_a_valid_recipe(
     tmp_path_factory, videos, classes, frames, height, width, device, hours
 ):
-    probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
-    facts = DataFacts(
-        videos=videos, classes=classes, frames=frames, height=height, width=width, probed=probed
-    )
+    facts = facts_of(videos, classes=classes, frames=frames, height=height, width=width)
     choices = choose_values(facts, device, hours=hours)
     text = recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
@@ -66,58 +75,67 @@ def test_every_suggestion_is_a_valid_recipe(
 
 def test_more_hours_and_more_videos_never_give_fewer_steps():
     def steps(videos: int, hours: float) -> int:
-        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
-        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
-        return load_steps(choose_values(facts, "cpu", hours=hours))
+        return value_of(choose_values(facts_of(videos), "cpu", hours=hours), "finetune.steps")
 
     assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
-
-
-def load_steps(choices) -> int:
-    return next(choice.value for choice in choices if choice.key == "finetune.steps")
 
 
 def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path):
     data = shutil.copytree(clip_files, tmp_path / "data")
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", data, "--val", "train.csv", "--hours", "0.01", "-o", mine)
+    called(SUGGEST, data, "--val", "train.csv", "--hours", "0.01", "-o", mine)
     recipe = load_recipe(mine)
     assert (recipe.data.root, recipe.data.train, recipe.data.val) == (str(data), "train.csv", "train.csv")
     assert "base: small\n" in mine.read_text()
-    called(
-        "finetune", "--recipe", mine, "--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"
-    )
-    message = refused("recipes", "suggest", data, "-o", mine, code=2)
+    called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
+    message = refused(SUGGEST, data, "-o", mine, code=2)
     assert "exists; choose another name, or use --overwrite" in message
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "problem"),
-    [
-        (["--train", "none.csv"], 4, "none.csv"),
-        (["--device", "16GB"], 2, "--device: unknown name '16GB'"),
-        (["--hours", "0"], 2, "0.01"),
-    ],
-)
-def test_bad_input_is_named(tmp_path: Path, clip_files: Path, options: list[str], code: int, problem: str):
-    message = refused("recipes", "suggest", clip_files, *options, "-o", tmp_path / "x.yaml", code=code)
-    assert problem in message
-    assert not (tmp_path / "x.yaml").exists()
+def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path, class_folders: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "sheet.csv").write_text("path,class\n")
+    before = sorted(tmp_path.iterdir())
+    for source, options, code, problem in (
+        (clip_files, ["--train", "none.csv"], 4, "none.csv"),
+        (clip_files, ["--device", "16GB"], 2, "--device: unknown name '16GB'"),
+        (clip_files, ["--hours", 0], 2, "0.01"),
+        (class_folders, ["--device", "foo"], 2, "--device: unknown name 'foo'"),
+        (class_folders, ["--hours", "inf"], 2, "'--hours'"),
+        (class_folders, ["--group", "("], 2, "--group"),
+        (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
+        (tmp_path / "none", [], 4, "no such folder"),
+        (
+            tmp_path / "sheet.csv",
+            [],
+            4,
+            "not a folder; name the folder of the videos. `everest prepare",
+        ),
+    ):
+        message = refused(SUGGEST, source, *options, "-o", tmp_path / "mine.yaml", code=code)
+        assert problem in message
+        assert sorted(tmp_path.iterdir()) == before
+    assert "--recipe auto: needs --data DIR" in refused("finetune --init none --recipe auto", code=2)
+    assert "--recipe auto --data DIR" in refused("recipes show auto", code=2)
+
+
+def in_class_folders(videos: Path, clip_files: Path, count: int) -> Path:
+    """Write so many videos to folders of two classes."""
+    for number in range(count):
+        folder = videos / ("run", "walk")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number % 4}.mp4", folder / f"{number}.mp4")
+    return videos
 
 
 @pytest.fixture
 def class_folders(tmp_path: Path, clip_files: Path) -> Path:
-    """Ten videos in folders of two classes."""
-    for number in range(10):
-        folder = tmp_path / "videos" / ("run", "walk")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_files / f"clip{number % 4}.mp4", folder / f"{number}.mp4")
-    return tmp_path / "videos"
+    return in_class_folders(tmp_path / "videos", clip_files, 10)
 
 
 def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path):
     before = sorted(class_folders.rglob("*"))
-    shown = called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml")
+    shown = called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml")
     assert "everest finetune --recipe" in shown.stderr
     data = load_recipe(tmp_path / "mine.yaml").data
     lists = [tmp_path / "mine-lists" / f"{name}.csv" for name in ("train", "val", "test")]
@@ -125,20 +143,17 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     videos = [sample.path for path in lists for sample in read_samples(path, root=class_folders).samples]
     assert sorted(videos) == sorted(map(str, class_folders.rglob("*.mp4")))
     assert sorted(class_folders.rglob("*")) == before
-    message = refused("recipes", "suggest", class_folders, "-o", class_folders / "in.yaml", code=2)
+    message = refused(SUGGEST, class_folders, "-o", class_folders / "in.yaml", code=2)
     assert "its lists would look like a class" in message
-    message = refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", code=2)
+    message = refused(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", code=2)
     assert "mine.yaml: exists" in message
-    called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
+    called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
 
 
 def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path, clip_files: Path):
-    for number in range(50):  # 70 % of them are enough to probe
-        folder = tmp_path / "videos" / ("run", "walk")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_files / f"clip{number % 4}.mp4", folder / f"{number}.mp4")
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
+    videos = in_class_folders(tmp_path / "videos", clip_files, 50)  # 70 % of them are enough to probe
+    called(SUGGEST, videos, "--device", "cpu", "-o", mine, "-q")
     assert load_recipe(mine).pretrain.probe.list == str(tmp_path / "mine-lists" / "train.csv")
     options = ["--recipe", mine, "--dry-run", "--gpus", "cpu", "--set", "train.workers=0"]
     called("pretrain", *options, "-o", tmp_path / "encoder")
@@ -152,23 +167,20 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
             (tmp_path / "videos" / name / label).mkdir(parents=True)
             shutil.copy(clip_files / f"{clip}.mp4", tmp_path / "videos" / name / label)
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
+    called(SUGGEST, tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
     data = load_recipe(mine).data
     assert (data.train, data.val, data.test) == names[:3]
     assert "# 2 training videos with 2 classes." in mine.read_text()
-    options = ["--init", "none", "--gpus", "cpu", "--set", "train.workers=0"]
-    called("finetune", "--recipe", mine, *options, "--dry-run", "-o", tmp_path / "run")
-    auto = ["finetune", "--recipe", "auto", "--data", tmp_path / "videos", *options, "--print-config"]
-    assert yaml.safe_load(called(*auto).stdout)["data"]["train"] == names[0]
-    unlabeled = ["recipes", "suggest", tmp_path / "videos", "--unlabeled", "-o", tmp_path / "all.yaml", "-q"]
-    called(*unlabeled)
+    called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
+    assert yaml.safe_load(run(AUTO, "--data", tmp_path / "videos"))["data"]["train"] == names[0]
+    called(SUGGEST, tmp_path / "videos", "--unlabeled", "-o", tmp_path / "all.yaml", "-q")
     assert load_recipe(tmp_path / "all.yaml").data.train == names[0]
 
 
 def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, class_folders: Path):
     for name in ("train", "test"):
         shutil.copytree(class_folders / "run", class_folders / name)
-    called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "-q")
+    called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "-q")
     assert "with 4 classes." in (tmp_path / "mine.yaml").read_text()
 
 
@@ -181,10 +193,8 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
 
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
     def model_input(purpose: Purpose, videos: int) -> str | None:
-        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
-        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
-        choices = choose_values(facts, "cpu", hours=1, purpose=purpose)
-        return next((choice.value for choice in choices if choice.key == "model.input"), None)
+        choices = choose_values(facts_of(videos), "cpu", hours=1, purpose=purpose)
+        return value_of(choices, "model.input")
 
     assert model_input("scratch", 60) == "differences"
     assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
@@ -195,19 +205,17 @@ def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_fe
     tmp_path: Path, class_folders: Path, device: str
 ):
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", class_folders, "--device", device, "-o", mine, "-q")
+    called(SUGGEST, class_folders, "--device", device, "-o", mine, "-q")
     stage = load_recipe(mine).finetune
     assert (stage.layer_decay, stage.rand_augment, stage.erasing) == (1.0, None, 0.0)
-    assert "layer_decay: 1.0 # all layers start from new weights" in mine.read_text()
-    assert "rand_augment: null # with the crops" in mine.read_text()
-    assert "erasing: 0.0 # with the crops" in mine.read_text()
+    reason = "layer_decay: 1.0 # all layers start from new weights"
+    for text in (reason, "rand_augment: null # with the crops", "erasing: 0.0 # with the crops"):
+        assert text in mine.read_text()
 
 
 def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentation_of_the_base():
     def keys(purpose: Purpose, videos: int) -> set[str]:
-        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
-        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
-        choices = choose_values(facts, "24GB", hours=1, purpose=purpose)
+        choices = choose_values(facts_of(videos), "24GB", hours=1, purpose=purpose)
         return {choice.key.split(".")[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
 
     assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
@@ -216,11 +224,11 @@ def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentatio
 
 
 def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path):
-    shown = called("recipes", "suggest", class_folders, "--unlabeled", "-o", tmp_path / "mine.yaml")
-    assert f"everest pretrain --recipe {tmp_path / 'mine.yaml'}" in shown.stderr
-    assert "10 training videos with no labels" in (tmp_path / "mine.yaml").read_text()
-    recipe = tmp_path / "mine.yaml"
-    called("pretrain", "--recipe", recipe, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run")
+    mine = tmp_path / "mine.yaml"
+    shown = called(SUGGEST, class_folders, "--unlabeled", "-o", mine)
+    assert f"everest pretrain --recipe {mine}" in shown.stderr
+    assert "10 training videos with no labels" in mine.read_text()
+    called("pretrain --dry-run --gpus cpu", "--recipe", mine, "-o", tmp_path / "run")
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -238,7 +246,7 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
         lines = [f"{path}\n" for path in sorted((tmp_path / "unlabeled").rglob("*.mp4"))]
         (tmp_path / source).write_text("".join(lines))
     options = ["--pretrain", source, "--hours", "10", "--device", "cpu", "-o", "both.yaml"]
-    shown = called("recipes", "suggest", class_folders, *options)
+    shown = called(SUGGEST, class_folders, *options)
     assert "everest pretrain --recipe both.yaml --output runs/both-pretrain\n" in shown.stderr
     assert "--init runs/both-pretrain --output runs/both\n" in shown.stderr
     text = (tmp_path / "both.yaml").read_text()
@@ -246,12 +254,10 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
     recipe = load_recipe(tmp_path / "both.yaml")
     assert recipe.data.pretrain == str(tmp_path / source)
     assert (recipe.pretrain.steps, recipe.finetune.steps) == (round(120 * 40**0.5), 600)
-    assert (recipe.model.input, recipe.finetune.layer_decay) == (
-        "frames",
-        load_recipe("small").finetune.layer_decay,
-    )
-    run = ["--recipe", "both.yaml", "--dry-run", "--gpus", "cpu", "--set", "train.workers=0", "-o", "run"]
-    assert "40" in called("pretrain", *run).stdout
+    base = load_recipe("small").finetune
+    assert (recipe.model.input, recipe.finetune.layer_decay) == ("frames", base.layer_decay)
+    command = "pretrain --recipe both.yaml --dry-run --gpus cpu --set train.workers=0 -o run"
+    assert "40" in run(command)
 
 
 @pytest.mark.parametrize("name", ["run", "videos/run", "videos", "linked"])
@@ -260,9 +266,9 @@ def test_a_class_folder_is_not_for_pre_training(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linked").symlink_to(class_folders / "run")
-    message = refused("recipes", "suggest", class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
+    message = refused(SUGGEST, class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
     assert f" of {class_folders}, whose folders are classes; name another folder" in message
-    message = refused("recipes", "suggest", class_folders, "--pretrain", "none", "-o", "both.yaml", code=4)
+    message = refused(SUGGEST, class_folders, "--pretrain", "none", "-o", "both.yaml", code=4)
     assert "--pretrain none: no such list" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", "videos"]
 
@@ -271,12 +277,12 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
     data = shutil.copytree(clip_files, tmp_path / "data")
     (data / "test.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
     mine = tmp_path / "mine.yaml"
-    shown = called("recipes", "suggest", data, "--pretrain", data, "-o", mine)
+    shown = called(SUGGEST, data, "--pretrain", data, "-o", mine)
     assert f"warning: --pretrain {data} has 2 videos of the validation or test list" in shown.stderr
     (tmp_path / "short").mkdir()
     frames = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
     write_video(tmp_path / "short" / "a.mp4", frames, fps=16)
-    options = ["recipes", "suggest", data, "--overwrite", "-q", "-o", mine]
+    options = [SUGGEST, data, "--overwrite", "-q", "-o", mine]
     shown = called(*options, "--pretrain", tmp_path / "short")
     assert "of the validation" not in shown.stderr
     recipe = load_recipe(mine)
@@ -291,7 +297,7 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
 
 
 def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path):
-    options = ["recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "-q", "--overwrite"]
+    options = [SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "-q", "--overwrite"]
     called(*options)
     assert (tmp_path / "mine-lists" / "test.csv").exists()
     for number in range(2, 10):
@@ -303,39 +309,12 @@ def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: P
 
 def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", clip_files, "--device", "cpu", "-o", mine, "-q")
-    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
-    written = called("finetune", "--recipe", mine, *options, "--set", "train.workers=0").stdout
-    made = called("finetune", "--recipe", "auto", *options, "--set", "train.workers=0").stdout
-    assert yaml.safe_load(made) == yaml.safe_load(written) | {"name": "auto"}
-    unlabeled = called("pretrain", "--recipe", "auto", *options[:4], "--print-config").stdout
+    called(SUGGEST, clip_files, "--device", "cpu", "-o", mine, "-q")
+    options = ["--data", clip_files, "--set", "train.workers=0"]
+    written = run(AUTO.replace("auto", str(mine)), *options)
+    assert yaml.safe_load(run(AUTO, *options)) == yaml.safe_load(written) | {"name": "auto"}
+    unlabeled = run("pretrain --recipe auto --gpus cpu --print-config", *options)
     assert yaml.safe_load(unlabeled)["model"]["input"] == "frames"
-
-
-@pytest.mark.parametrize(
-    ("command", "code", "problem"),
-    [
-        (["finetune", "--init", "none", "--recipe", "auto"], 2, "--recipe auto: needs --data DIR"),
-        (["recipes", "show", "auto"], 2, "--recipe auto --data DIR"),
-    ],
-)
-def test_auto_needs_data(command: list[str], code: int, problem: str):
-    assert problem in refused(*command, code=code)
-
-
-@pytest.mark.parametrize(
-    ("source", "problem"),
-    [
-        ("empty", "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
-        ("none", "no such folder"),
-        ("sheet.csv", "not a folder; name the folder of the videos. `everest prepare split "),
-    ],
-)
-def test_a_source_without_lists_names_the_command_that_makes_them(tmp_path: Path, source: str, problem: str):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "sheet.csv").write_text("path,class\n")
-    message = refused("recipes", "suggest", tmp_path / source, "-o", tmp_path / "x.yaml", code=4)
-    assert problem in message
 
 
 def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_directory(
@@ -343,23 +322,14 @@ def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_director
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip_files / "train.csv", "mine.csv")
-    shown = called("recipes", "suggest", clip_files, "--train", "mine.csv", "-o", "mine.yaml")
+    shown = called(SUGGEST, clip_files, "--train", "mine.csv", "-o", "mine.yaml")
     assert "no val or test list" in shown.stderr
     assert "everest eval" not in shown.stderr
     assert load_recipe("mine.yaml").data.train == str(tmp_path / "mine.csv")
 
 
-@pytest.mark.parametrize(
-    ("options", "code"), [(["--device", "foo"], 2), (["--hours", "inf"], 2), (["--group", "("], 2)]
-)
-def test_a_failed_command_leaves_nothing(tmp_path: Path, class_folders: Path, options: list[str], code: int):
-    before = sorted(tmp_path.iterdir())
-    refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", *options, code=code)
-    assert sorted(tmp_path.iterdir()) == before
-
-
 def test_empty_lists_are_not_named(tmp_path: Path, class_folders: Path):
-    shown = called("recipes", "suggest", class_folders, "--group", "folder", "-o", tmp_path / "mine.yaml")
+    shown = called(SUGGEST, class_folders, "--group", "folder", "-o", tmp_path / "mine.yaml")
     data = load_recipe(tmp_path / "mine.yaml").data
     named = [Path(path) for path in (data.train, data.val, data.test) if path]
     assert all(path.is_file() for path in named)
@@ -375,8 +345,7 @@ def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
 
 
 def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
-    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
-    made = called("finetune", "--recipe", "auto", *options, "--set", "data.size=72").stdout
+    made = run(AUTO, "--data", clip_files, "--set", "data.size=72")
     assert yaml.safe_load(made)["data"]["size"] == 72
 
 
@@ -384,10 +353,8 @@ def test_the_stride_counts_frames_at_the_rate_of_the_recipe(tmp_path: Path, clip
     rows = [f"{clip_files}/clip{i}.mp4,{i % 2},0.5,1.5\n" for i in range(4)]
     (tmp_path / "train.csv").write_text("path,label,start,end\n" + "".join(rows))
     assert examine_data(DataSettings(root=str(tmp_path), fps=8)).frames == 8
-    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
     for fps, stride in ((8, 1), (16, 2), (64, 6)):  # of 2 seconds
-        made = called("finetune", "--recipe", "auto", *options, "--set", f"data.fps={fps}").stdout
-        recipe = yaml.safe_load(made)
+        recipe = yaml.safe_load(run(AUTO, "--data", clip_files, "--set", f"data.fps={fps}"))
         assert (recipe["finetune"]["stride"], recipe["pretrain"]["stride"]) == (stride, stride), fps
 
 
@@ -402,62 +369,51 @@ def labeled_list(folder: Path, clip_files: Path, labels: list[str]) -> Path:
 def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, clip_files: Path):
     data = labeled_list(tmp_path / "data", clip_files, [str(number / 4) for number in range(8)])
     mine = tmp_path / "mine.yaml"
-    shown = called("recipes", "suggest", data, "--device", "cpu", "-o", mine).stderr
+    shown = called(SUGGEST, data, "--device", "cpu", "-o", mine).stderr
     assert "labels are decimals, so they are read as numbers (regression)" in shown
     recipe = load_recipe(mine)
     stage = recipe.finetune
     assert (recipe.data.task, stage.mixup, stage.cutmix, stage.label_smoothing) == ("regression", 0, 0, 0)
     assert "# 8 training videos with numbers as labels." in mine.read_text()
-    options = ["--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
-    called("finetune", "--recipe", mine, *options)
-    auto = called("finetune", "--recipe", "auto", "--data", data, *options[:2], "--print-config").stdout
-    assert yaml.safe_load(auto)["data"]["task"] == "regression"
+    called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
+    assert yaml.safe_load(run(AUTO, "--data", data))["data"]["task"] == "regression"
 
 
 def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path):
     data = labeled_list(tmp_path / "data", clip_files, ["a"] * 11 + ["a|b", "c", "c"])
     mine = tmp_path / "mine.yaml"
-    called("recipes", "suggest", data, "--device", "cpu", "-o", mine)
+    called(SUGGEST, data, "--device", "cpu", "-o", mine)
     recipe = load_recipe(mine)
     assert (recipe.data.task, recipe.finetune.sampler) == ("multi-label", "sqrt")
     assert "sampler: sqrt # the most frequent class has 12 times the videos" in mine.read_text()
-    options = ["--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
-    called("finetune", "--recipe", mine, *options)
+    called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
     balanced = labeled_list(tmp_path / "balanced", clip_files, ["a"] * 10 + ["b"])
-    called("recipes", "suggest", balanced, "--device", "cpu", "-o", tmp_path / "b.yaml")
+    called(SUGGEST, balanced, "--device", "cpu", "-o", tmp_path / "b.yaml")
     recipe = load_recipe(tmp_path / "b.yaml")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("turn_left", ["left"]),
-        ("Swipe-Right", ["right"]),
-        ("move LEFT", ["left"]),
-        ("swipeLeftHand", ["left"]),
-        ("RotateClockwise", ["clockwise"]),
-        ("counter-clockwise", ["clockwise"]),
-        ("counterclockwise turn", ["counterclockwise"]),
-        ("turn_anticlockwise", ["anticlockwise"]),
-        ("leftovers", []),
-        ("BrightLight", []),
-        ("copyright", []),
-    ],
-)
-def test_words_for_a_side_are_found_in_names_of_classes(name: str, words: list[str]):
-    assert side_words([name, "run"]) == words
+def test_words_for_a_side_are_found_in_names_of_classes():
+    for words, names in {
+        "left": ("turn_left", "move LEFT", "swipeLeftHand"),
+        "right": ("Swipe-Right",),
+        "clockwise": ("RotateClockwise", "counter-clockwise"),
+        "counterclockwise": ("counterclockwise turn",),
+        "anticlockwise": ("turn_anticlockwise",),
+        "": ("leftovers", "BrightLight", "copyright"),
+    }.items():
+        for name in names:
+            assert side_words([name, "run"]) == words.split()
 
 
 def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path):
     sides = labeled_list(tmp_path / "sides", clip_files, ["turn_left", "turn_right"] * 3)
-    called("recipes", "suggest", sides, "--device", "cpu", "-o", tmp_path / "sides.yaml")
+    called(SUGGEST, sides, "--device", "cpu", "-o", tmp_path / "sides.yaml")
     assert load_recipe(tmp_path / "sides.yaml").data.flip is False
     assert "flip: false # class names have left, right; a mirrored" in (tmp_path / "sides.yaml").read_text()
-    auto = ["finetune", "--recipe", "auto", "--data", sides, "--init", "none", "--print-config"]
-    assert yaml.safe_load(called(*auto).stdout)["data"]["flip"] is False
+    assert yaml.safe_load(run(AUTO, "--data", sides))["data"]["flip"] is False
     others = labeled_list(tmp_path / "others", clip_files, ["run", "walk"] * 3)
-    called("recipes", "suggest", others, "--device", "cpu", "-o", tmp_path / "others.yaml")
+    called(SUGGEST, others, "--device", "cpu", "-o", tmp_path / "others.yaml")
     assert load_recipe(tmp_path / "others.yaml").data.flip is True
 
 
@@ -465,12 +421,12 @@ def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files:
     data = labeled_list(tmp_path / "data", clip_files, ["1", "5", "3", "2"])
     (data / "classes.txt").write_text("left over\nfrom classes\n")
     options = ["--task", "regression", "-o", tmp_path / "mine.yaml"]
-    called("recipes", "suggest", data, *options)
+    called(SUGGEST, data, *options)
     assert load_recipe(tmp_path / "mine.yaml").data.task == "regression"
-    message = refused("recipes", "suggest", data, "--unlabeled", *options, "--overwrite", code=2)
+    message = refused(SUGGEST, data, "--unlabeled", *options, "--overwrite", code=2)
     assert "--task: has no effect with --unlabeled" in message
     (data / "train.csv").write_text(f"{clip_files}/clip0.mp4,x\n{clip_files}/clip1.mp4,1\n")
-    message = refused("recipes", "suggest", data, *options, "--overwrite", code=4)
+    message = refused(SUGGEST, data, *options, "--overwrite", code=4)
     assert "train.csv:1: label 'x' is no number" in message
 
 
@@ -497,34 +453,28 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
 
 
 def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
-    probed = ProbeList(name="val.csv", videos=20_000, held_out=64)
-    facts = DataFacts(videos=60_000, classes=5, frames=60, height=240, width=320, probed=probed)
-    (probe,) = (choice for choice in choose_values(facts, "80GB", hours=8) if choice.key == "pretrain.probe")
-    assert "list" not in probe.value
+    facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=20_000, held_out=64))
+    assert "list" not in value_of(choose_values(facts, "80GB", hours=8), "pretrain.probe")
 
 
 def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
     probed = ProbeList(name="train.csv", videos=50, held_out=10)
-    facts = DataFacts(videos=50, classes=10, frames=60, height=144, width=180, probed=probed)
+    facts = facts_of(50, classes=10, height=144, width=180, probed=probed)
     for hours, probes in ((0.01, {"every": 0}), (1.0, {"every": 39, "list": "train.csv"})):
-        (probe,) = (
-            choice for choice in choose_values(facts, "cpu", hours=hours) if choice.key == "pretrain.probe"
-        )
+        choices = choose_values(facts, "cpu", hours=hours)
+        (probe,) = (choice for choice in choices if choice.key == "pretrain.probe")
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
-    lists = {"train": "train.csv", "val": "val.csv"}
-    sizes = {"train_videos": 500}
-    chosen = probe_list(**lists, **sizes, val_videos=100)
-    assert chosen == ProbeList(name="val.csv", videos=100, held_out=64)
-    assert probe_list(**lists, **sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
-
-
-def test_probes_need_no_labels():
-    sizes = {"train": None, "train_videos": 500, "val": None}
-    assert probe_list(**sizes, val_videos=0) == ProbeList(name=None, videos=256, held_out=0)
-    assert probe_list(**sizes, val_videos=100) == ProbeList(name=None, videos=100, held_out=64)
-    tiny = {**sizes, "train": "train.csv", "train_videos": 20}
-    assert probe_list(**tiny, val_videos=0) == ProbeList(name=None, videos=20, held_out=0)
+    for lists, videos, expected in (
+        (("train.csv", "val.csv"), 100, ("val.csv", 100, 64)),
+        (("train.csv", "val.csv"), 5, ("train.csv", 500, 5)),
+        ((None, None), 0, (None, 256, 0)),  # probes need no labels
+        ((None, None), 100, (None, 100, 64)),
+    ):
+        found = probe_list(train=lists[0], val=lists[1], val_videos=videos, train_videos=500)
+        assert (found.name, found.videos, found.held_out) == expected
+    tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
+    assert tiny == ProbeList(name=None, videos=20, held_out=0)

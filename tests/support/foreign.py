@@ -18,6 +18,13 @@ TINY = 16  # by which the tiny ones are narrower: 48 wide with 3 heads instead o
 TINY_DEPTH = 2
 
 
+# What makes the recipe of `small_runs` one for them: clips of 64 x 64 pixels in tubelets of 2 x 16 x 16.
+NARROW = {
+    "size: 32": "size: 64",
+    "[2, 8, 8], width: 24, depth: 2, heads: 2": "[2, 16, 16], width: 48, depth: 2, heads: 3",
+}
+
+
 def shapes(name: str, *, depth: int | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a released checkpoint; `depth` cuts its stacks."""
     told = RELEASED[name]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from typer.testing import CliRunner
+from small_runs import called
 
 from everest.config.heads import named_heads
 from everest.lists.samples import read_samples
-from everest_cli.main import app
 
-
-def everest(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+everest = called
+index, split, check, stats = (
+    partial(called, f"prepare {name}") for name in ("index", "split", "check", "stats")
+)
 
 
 def rows_of(file: Path, root: Path, heads=None):

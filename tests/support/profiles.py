@@ -1,19 +1,12 @@
-"""A tiny recipe for `everest profile`, and a call of the command."""
+"""A tiny recipe for `everest profile`, and calls of the command."""
 
 from __future__ import annotations
 
-from typer.testing import CliRunner
+from functools import partial
 
-from everest_cli.main import app
+from small_runs import called, json_of
 
-TINY = (
-    "model.backbone=vit-tiny",
-    "model.tubelet=[2, 8, 8]",
-    "data.frames=4",
-    "data.size=32",
-    "model.depth=2",
-)
-
-
-def run(*arguments: str):
-    return CliRunner().invoke(app, ["profile", *arguments])
+CLIP = ("data.frames=4", "data.size=32")
+TINY = ("model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", *CLIP, "model.depth=2")
+profile_of = partial(called, "profile")
+json_profile = partial(json_of, "profile")

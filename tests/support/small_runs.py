@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
 
-def called(*arguments: object, code: int = 0) -> Any:
-    """What a command said; it must end with `code`."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+def called(*words: object, code: int = 0) -> Result:
+    """What a command prints; it must end with `code`. Its first word may be several: "runs list"."""
+    first, *others = words
+    result = CliRunner().invoke(app, [*str(first).split(), *map(str, others)])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
 
-def small_recipe(folder: Path, clip_files: Path) -> Path:
-    """A recipe whose data is the videos of `clip_files`."""
+def run(*words: object, code: int = 0) -> str:
+    """What a command prints on stdout."""
+    return called(*words, code=code).stdout
+
+
+def json_of(*words: object, code: int = 0) -> Any:
+    """What a command prints with --json."""
+    return json.loads(run(*words, "--json", code=code))
+
+
+def refused(*words: object, code: int) -> str:
+    """The message of a command that must end with `code`, print nothing on stdout and show no traceback."""
+    result = called(*words, code=code)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def small_recipe(folder: Path, root: Path, changes: dict[str, str] | None = None, text: str = "") -> Path:
+    """A recipe whose data is in `root`, as the videos of `clip_files`, with parts of its text replaced."""
+    text = text or RECIPE
+    for before, after in (changes or {}).items():
+        text = text.replace(before, after)
     path = folder / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    path.write_text(text.replace("data: {", f'data: {{root: "{root}", '))
     return path
 
 
@@ -49,13 +72,6 @@ eval: {clips: 2, crops: 3}
 SAME = ("step", "epoch", "loss", "lr", "grad_norm", "val_top1")
 
 
-def run(*arguments: object, code: int = 0) -> str:
-    """What a command prints on stdout; it must end with `code`."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result.stdout
-
-
 def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
@@ -70,10 +86,12 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def refused(*arguments: object, code: int) -> str:
-    """The message of a command that must end with `code`, print nothing on stdout and show no traceback."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr
+def same_run(first: Path, second: Path) -> bool:
+    """Whether two runs have the same metrics and weights, to the bit."""
+    return metrics(first) == metrics(second) and equal(weights(first), weights(second))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}

@@ -1,17 +1,27 @@
-"""Classifiers of several classes and of numbers: lists of the tests' videos, and runs of tiny models."""
+"""Classifiers of several heads, of several classes and of numbers: their lists, recipes and tiny runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from small_runs import RECIPE, run
+from small_runs import called, small_recipe
 
 # Of the four videos: the second has no tag, and the last has three.
 TAGS = ("walk|sit", "", "run", "walk|run|sit")
 SCORES = (10.5, 30, -2.25, 41)
 NAMES = ("run", "sit", "walk")
-NO_MIX = {"mixup: 0.8": "mixup: 0.0", "cutmix: 1.0": "cutmix: 0.0"}
+COLUMNS = {
+    "tags": {"label": TAGS},
+    "scores": {"label": SCORES},
+    "mixed": {**{"label_verb": (0, 1, 0, 1), "label_tags": ("0|2", "", "1", "0|1|2"), "label_score": SCORES}},
+    "heads": {"label_noun": (0, 1, 2, 0), "label_verb": (0, 1, 0, 1)},
+}
+SETTINGS = {
+    "tags": "task: multi-label",
+    "scores": "task: regression",
+    "mixed": "heads: {verb: 2, tags: {multi-label: 3}, score: regression}",
+    "heads": "heads: {verb: 2, noun: 3}",
+}
 
 
 def write_list(path: Path, clip_files: Path, **columns: tuple[object, ...]) -> Path:
@@ -23,36 +33,17 @@ def write_list(path: Path, clip_files: Path, **columns: tuple[object, ...]) -> P
     return path
 
 
-def task_run(folder: Path, data: str) -> Path:
-    """Train a tiny classifier on the list `train.csv` of a folder, with this part of the data section."""
-    text = RECIPE.replace("data: {", f'data: {{root: "{folder}", ').replace("num_classes: 2", data)
-    for before, after in NO_MIX.items():
-        text = text.replace(before, after)
-    (folder / "tiny.yaml").write_text(text)
-    run("finetune", "--recipe", folder / "tiny.yaml", "--init", "none", "-o", folder / "run", "-q")
-    return folder / "run"
+def task_recipe(folder: Path, clip_files: Path, name: str) -> Path:
+    """A recipe next to the list `train.csv`, on which it trains, validates and tests."""
+    root = folder / name
+    root.mkdir()
+    write_list(root / "train.csv", clip_files, **COLUMNS[name])
+    mixing = {} if name == "heads" else {"mixup: 0.8": "mixup: 0.0", "cutmix: 1.0": "cutmix: 0.0"}
+    return small_recipe(root, root, {"num_classes: 2": SETTINGS[name], **mixing})
 
 
-@pytest.fixture(scope="module")
-def tags_run(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of three tags, of which a video has any number."""
-    folder = tmp_path_factory.mktemp("tags")
-    write_list(folder / "train.csv", clip_files, label=TAGS)
-    return task_run(folder, "task: multi-label")
-
-
-@pytest.fixture(scope="module")
-def scores_run(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier that predicts a number."""
-    folder = tmp_path_factory.mktemp("scores")
-    write_list(folder / "train.csv", clip_files, label=SCORES)
-    return task_run(folder, "task: regression")
-
-
-@pytest.fixture(scope="module")
-def mixed_run(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier with a head of each task."""
-    folder = tmp_path_factory.mktemp("mixed")
-    tags = ("0|2", "", "1", "0|1|2")
-    write_list(folder / "train.csv", clip_files, label_verb=(0, 1, 0, 1), label_tags=tags, label_score=SCORES)
-    return task_run(folder, "heads: {verb: 2, tags: {multi-label: 3}, score: regression}")
+def task_run(folder: Path, clip_files: Path, name: str) -> Path:
+    """A tiny classifier, trained; its recipe and its list are next to the run folder."""
+    recipe = task_recipe(folder, clip_files, name)
+    called("finetune --init none -q", "--recipe", recipe, "-o", recipe.parent / "run")
+    return recipe.parent / "run"

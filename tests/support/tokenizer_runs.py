@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from typer.testing import CliRunner
+import pytest
+from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
 from everest.system.accelerator import make_accelerator
@@ -12,7 +13,6 @@ from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.train.context import RunContext
 from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
-from everest_cli.main import app
 
 RECIPE = """
 summary: small enough for a test
@@ -27,12 +27,16 @@ tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], fr
 
 def train(recipe: Path, folder: Path, *options: str, code: int = 0) -> str:
     """What is said on stderr."""
-    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(folder), *options]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == code, (result.output, result.exception)
+    result = called("train-tokenizer", "--recipe", recipe, "-o", folder, *options, code=code)
     if code == 0 and "--dry-run" not in options:
         assert result.stdout == f"{folder}\n"
     return result.stderr
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """A recipe of `clip_files` for a tiny tokenizer."""
+    return small_recipe(tmp_path_factory.mktemp("recipe"), clip_files, text=RECIPE)
 
 
 def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:

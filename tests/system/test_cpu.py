@@ -1,7 +1,8 @@
-"""Settings of a process on a CPU: products stay float32, freed memory is kept for the next step."""
+"""Settings of a process: products stay float32, freed memory is kept, and how many processes read videos."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
+from everest.methods.alignment import previous_frames
+from everest.methods.importance import change_importance
+from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
+from everest.system import cores
 from everest.system.accelerator import make_accelerator
-from everest.system.compute import configure_cpu, matmul_stays_float32
+from everest.system.compute import configure_cpu, fuse_functions, matmul_stays_float32
+from everest.system.cores import JOBS, crowded_cores, num_cores, num_readers
+from everest.video.pixels import IMAGENET
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +99,142 @@ print(faults() - before)
 def test_a_step_reuses_the_memory_of_the_step_before():
     ended = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
     assert int(ended.stdout) < 1000  # of the 97,656 pages that it requests
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from everest.system.cores import num_cores, num_readers
+print(num_cores(), num_readers())
+"""
+
+
+CROWDED_BY_OTHERS = """
+import time
+from everest.system.cores import BusyCores, crowded_cores
+for _ in range(20):  # the tests that run at the same time come and go
+    others = BusyCores()
+    time.sleep(0.5)
+    if crowded := crowded_cores(*others.measure()):
+        break
+print(crowded)
+"""
+
+
+def test_a_process_bound_to_one_core_has_one_reader():
+    printed = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("100000 100000", 1), ("150000 100000", 1), ("1 100000", 1)])
+def test_the_limit_of_a_container_counts(
+    text: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    quota = tmp_path / "cpu.max"
+    quota.write_text(f"{text}\n")
+    monkeypatch.setattr(cores, "QUOTA", quota)
+    assert num_cores() == expected
+
+
+@pytest.mark.parametrize("text", ["max 100000\n", "", None])
+def test_without_a_limit_all_cores_count(text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quota = tmp_path / "cpu.max"
+    if text is not None:
+        quota.write_text(text)
+    monkeypatch.setattr(cores, "QUOTA", quota)
+    assert num_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("processes", "jobs", "readers"),
+    [("1", None, 16), ("2", "4", 2), ("1", "4", 4), ("1", "", 16), ("9", "9", 1)],
+)
+def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(
+    processes: str, jobs: str | None, readers: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cores, "num_cores", lambda: 16)
+    monkeypatch.setattr(cores, "READER_BYTES", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.delenv(JOBS, raising=False)
+    if jobs is not None:
+        monkeypatch.setenv(JOBS, jobs)
+    assert num_readers() == readers
+
+
+def test_a_run_is_warned_of_processes_that_use_the_cores():
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
+    try:
+        outside = subprocess.run(
+            [sys.executable, "-c", CROWDED_BY_OTHERS], capture_output=True, text=True, check=True
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert f"of the {num_cores()} cores of this machine; runs that share cores" in outside.stdout
+
+
+def test_a_machine_with_free_cores_gives_no_warning():
+    assert crowded_cores(0, num_cores() / 2) is None
+    assert crowded_cores(num_cores(), num_cores() / 4) is None
+
+
+def test_a_run_that_shares_the_cores_evenly_is_warned():
+    assert crowded_cores(num_cores() / 2, num_cores() / 2) is not None
+
+
+@pytest.mark.parametrize(("value", "number"), [("auto", None), ("0", 0), ("3", 3)])
+def test_a_recipe_leaves_the_number_open_or_sets_it(value: str, number: int | None):
+    settings = load_recipe("ucf101", overrides=[f"train.workers={value}"]).train
+    assert settings.num_workers == (num_readers() if number is None else number)
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "true", "1.5"])
+def test_another_number_of_workers_is_refused(value: str):
+    with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
+        load_recipe("ucf101", overrides=[f"train.workers={value}"])
+
+
+# --- functions that a run on a GPU compiles -----------------------------------------------------------------
+
+
+def moving_clips(device: str) -> Tensor:
+    """(2, 3, 8, 64, 64) uint8: a texture that moves by 3 pixels a frame."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, 3, 12, 18, generator=generator) * 255
+    texture = torch.nn.functional.interpolate(noise, size=(64, 96), mode="bicubic").clamp(0, 255).byte()
+    return torch.stack([texture[..., 3 * t : 3 * t + 64] for t in range(8)], dim=2).to(device)
+
+
+def found(device: str) -> tuple[Tensor, Tensor]:
+    previous = previous_frames(moving_clips(device), lag=2, align="affine", pixels=IMAGENET)
+    assert previous.moves.all()
+    return previous.frames, previous.motion
+
+
+def test_on_a_cpu_nothing_is_compiled():
+    before = found("cpu")
+    fuse_functions()
+    assert all(torch.equal(one, other) for one, other in zip(before, found("cpu"), strict=True))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fused_importance_is_the_same():
+    clips = moving_clips("cuda")
+    embed = TubeletEmbedding(64, (2, 16, 16)).to("cuda")
+    eager = change_importance(clips, embed, embed.tubelet)
+    fuse_functions()
+    assert torch.equal(change_importance(clips, embed, embed.tubelet), eager)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fused_estimate_is_the_same():
+    eager = found("cuda")
+    fuse_functions()
+    fused = found("cuda")
+    torch.testing.assert_close(fused[1], eager[1], rtol=1e-3, atol=1e-4)
+    difference = (fused[0].int() - eager[0].int()).abs()
+    assert (difference <= 1).float().mean() > 0.999

@@ -1,12 +1,32 @@
-"""Files are written completely or not at all, and an unwritable path is refused before the work."""
+"""Files: written whole or not at all, none left behind, damaged ones named, JSON that any program reads."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
+import torch
+from damage import damaged_bytes, damaged_json
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from processes import wait_for_rows
+from pydantic import TypeAdapter
+from small_runs import called, refused, small_recipe
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.inference.journal import open_journal
+from everest.inference.row_store import open_row_store
+from everest.prepare.examine import Inspection
 from everest.system.files import (
     check_new_file,
     check_new_folder,
@@ -14,6 +34,11 @@ from everest.system.files import (
     unfinished_folder,
     write_atomically,
 )
+from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
+from everest.system.locks import running_here
+from everest.system.run_folder import RunFolder
+from everest_cli.output import print_json
+from everest_cli.prediction_text import as_json
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), EnvironmentProblem("differs")])
@@ -86,3 +111,194 @@ def test_a_folder_is_that_of_an_interrupted_call_only_if_the_call_marked_it(tmp_
     assert sorted(path.name for path in folder.iterdir()) == ["first", "last"]
     with pytest.raises(RecipeError, match="is not empty"):
         check()
+
+
+# --- worker processes leave nothing among the temporary files, wherever they are ----------------------------
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for temporary files whose name leaves room for those of sockets."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, clip_files: Path):
+    """The path of a socket has at most 107 bytes, and the processes use none."""
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=1", "-q"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *options]
+    environment = {**os.environ, "TMPDIR": str(long)}
+    subprocess.run(list(map(str, command)), env=environment, check=True, timeout=120)
+    assert list(long.glob("pymp-*")) == []
+
+
+@pytest.mark.slow
+def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_folder: Path, clip_files: Path):
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=2", "-q"]
+    command = list(map(str, [sys.executable, "-m", "everest_cli", "pretrain", *options]))
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
+    killed = subprocess.Popen([*command, "--set", "pretrain.epochs=400"], env=environment)
+    wait_for_rows(tmp_path / "run", 2, killed)
+    children = psutil.Process(killed.pid).children(recursive=True)
+    assert len(children) >= 2
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    assert list(short_folder.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+VIDEOS = ["a.mp4", "b.mp4", "c\udce9.mp4"]
+
+
+def test_every_problem_of_a_json_document_is_a_value_error_of_one_line():
+    adapter = TypeAdapter(dict[str, list[int]])
+    for text in ("", "{", "[" * 10**5, "9" * 5000, b"\xff", '{"a": [1, "x"]}', "[]"):
+        with pytest.raises(ValueError, match=r"^[^\n]+$"):
+            validated(adapter, parse_json(text))
+    assert validated(adapter, parse_json('{"a": [1]}')) == {"a": [1]}
+
+
+@EACH
+@given(data=st.data())
+def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data):
+    outside, folder = tmp_path / "outside.bin", tmp_path / "rows"
+    outside.write_bytes(b"precious")
+    row = {"x": torch.zeros(2, 3), "ids": torch.arange(2)}
+    with open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1, restart=True) as store:
+        for video in VIDEOS:
+            store.add(video, row if video != "b.mp4" else "empty file")
+    name = data.draw(st.sampled_from(["plan.json", "shapes.json", "journal.jsonl", "x.bin"]))
+    content = (folder / name).read_bytes()
+    changed = damaged_json(json.loads(content)) if name.endswith(".json") else damaged_bytes(content)
+    if name == "shapes.json" and data.draw(st.booleans()):
+        changed = st.just(json.dumps({"../outside": ["<f4", [1]]}).encode())
+    (folder / name).write_bytes(data.draw(changed))
+    with suppress(RecipeError), open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1) as store:
+        store.check_videos(VIDEOS)
+        for video in VIDEOS[len(store.samples) :]:
+            store.add(video, row)
+        assert len(store.samples) == len(VIDEOS)
+        store.arrays()
+    assert outside.read_bytes() == b"precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}
+
+
+@EACH
+@given(data=st.data())
+def test_a_damaged_journal_of_a_check_is_one_error_or_has_inspections(tmp_path: Path, data):
+    file, adapter = tmp_path / "checked.jsonl", TypeAdapter(Inspection)
+    entry = {"path": "c\udce9.mp4", "size": 9, "frames": 3, "seconds": 0.5, "content": "0" * 32}
+    with open_journal(file, entry=adapter, fix="remove it", restart=True) as journal:
+        journal.add([validated(adapter, entry)] * 2)
+    first, *others = file.read_bytes().splitlines(keepends=True)
+    document = json.loads(first)
+    kinds = [damaged_json(document).map(lambda text: text + b"\n"), damaged_bytes(first)]
+    file.write_bytes(b"".join([data.draw(st.one_of(kinds)), *others]))
+    with suppress(RecipeError), open_journal(file, entry=adapter, fix="remove it") as journal:
+        for inspection in journal.entries:
+            assert isinstance(inspection.path, str)
+            assert isinstance(inspection.frames, int)
+            assert inspection.frames >= 0
+
+
+@EACH
+@given(data=st.data())
+def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
+    run = RunFolder(tmp_path)
+    run.write_bad_videos({"a,b.mp4": 'a "reason"', "c\udce9.mp4": "empty file"})
+    content = (tmp_path / "bad_videos.csv").read_bytes()
+    (tmp_path / "bad_videos.csv").write_bytes(data.draw(damaged_bytes(content)))
+    with suppress(DataError):
+        assert all(isinstance(reason, str) for reason in run.bad_videos().values())
+    (tmp_path / "env.json").write_bytes(data.draw(damaged_json({"plan": {"steps": 3}})))
+    with suppress(RecipeError):
+        assert isinstance(run.environment(), dict)
+    rows = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(data.draw(damaged_bytes(rows)) + b"\n")
+    assert all(isinstance(row["step"], int) for row in run.rows())
+    marker = {"pid": os.getpid(), "host": os.uname().nodename}
+    (tmp_path / "running.json").write_bytes(data.draw(damaged_json(marker)))
+    assert running_here(tmp_path) is None or running_here(tmp_path) > 0
+
+
+def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(clip_files: Path, tmp_path: Path):
+    command = ["pretrain", "--recipe", small_recipe(tmp_path, clip_files), "-o", tmp_path / "run", "-q"]
+    called(*command)
+    damaged = tmp_path / "run" / "bad_videos.csv"
+    damaged.write_text("path\na.mp4\n")
+    message = refused(*command, code=4)
+    line = f"error: {damaged}: damaged (not a table with the columns path and reason); remove it, and"
+    assert message.splitlines()[-1].startswith(line)
+    damaged.unlink()
+    called(*command)
+
+
+def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
+    reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
+    RunFolder(tmp_path).write_bad_videos(reasons)
+    assert RunFolder(tmp_path).bad_videos() == reasons
+
+
+# --- jSON that any program reads: written without NaN, and refused with it ----------------------------------
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def refuse(name: str) -> None:
+    raise AssertionError(name)
+
+
+@given(VALUES)
+def test_a_document_of_measured_numbers_is_json_in_every_program(value):
+    text = json_text(nonfinite_as_null(value))
+    assert json.loads(text, parse_constant=refuse) == parse_json(text)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_command_prints_a_number_that_is_not_finite(number: float, capsys: pytest.CaptureFixture[str]):
+    for write in (print_json, as_json):
+        with pytest.raises(ValueError, match="JSON"):
+            write([{"top1": number}])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"loss": NaN}', "NaN is no JSON value"),
+        ("[-Infinity]", "-Infinity is no JSON value"),
+        ("1e999", "1e999 is too large"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5000, "Exceeds the limit"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_text_that_is_no_json_is_a_value_error(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+def test_metrics_that_are_not_finite_are_logged_as_null(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.log({"step": 1, "loss": math.nan, "val_top1": math.inf, "lr": 0.5})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=refuse) == {"step": 1, "loss": None, "val_top1": None, "lr": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(line + '{"step": 2, "loss": NaN}\n')
+    rows, problems = run.read_metrics()
+    assert [row["step"] for row in rows] == [1]
+    assert problems == [f"{tmp_path}/metrics.jsonl:2: not a row of metrics (NaN is no JSON value)"]

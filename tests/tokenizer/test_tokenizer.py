@@ -34,10 +34,8 @@ def model() -> AdaptiveTokenizer:
 @pytest.mark.parametrize("name", ["magvit-b", "magvit-b-half", "lite"])
 def test_tokens_of_224_pixels_are_those_of_a_vit(name: str):
     with torch.device("meta"):
-        model, frames = (
-            AdaptiveTokenizer(TOKENIZERS[name], window=16, keep=0.375),
-            torch.empty(1, 3, 16, 224, 224),
-        )
+        model = AdaptiveTokenizer(TOKENIZERS[name], window=16, keep=0.375)
+        frames = torch.empty(1, 3, 16, 224, 224)
     z = model.encoder(model.scaled(frames))
     assert model.tubelet == (2, 16, 16)
     assert z.shape == (1, 6, 8, 14, 14)
@@ -59,14 +57,10 @@ def test_any_stem_and_halvings_give_back_the_clip_s_shape(config):
     model = AdaptiveTokenizer(config, window=8, keep=0.5)
     frames = clip(1, 3, 16, 16, 16)
     assert model.reconstruct(frames).shape == frames.shape
-
-
-def test_a_smaller_input_has_the_same_tokens():
-    model = AdaptiveTokenizer(replace(TINY, input_scale=0.5), window=8, keep=0.5)
-    frames = clip(1, 3, 8, 32, 32)
-    assert model.tubelet == (2, 8, 8)
-    assert model.encode(frames).scores.shape == (1, 4, 4, 4)
-    assert model.reconstruct(frames).shape == (1, 3, 8, 16, 16)
+    smaller = AdaptiveTokenizer(replace(TINY, input_scale=0.5), window=8, keep=0.5)
+    assert smaller.tubelet == (2, 8, 8)
+    assert smaller.encode(clip(1, 3, 8, 32, 32)).scores.shape == (1, 4, 4, 4)  # the same tokens
+    assert smaller.reconstruct(clip(1, 3, 8, 32, 32)).shape == (1, 3, 8, 16, 16)
 
 
 # --- windows ------------------------------------------------------------------------------------------------
@@ -129,11 +123,15 @@ def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model:
     assert windows[:, :, 1:].sum(dim=(2, 3, 4)).tolist() == [[12, 12]] * 3  # a quarter of 3 x 16
 
 
-def test_all_tokens_are_kept_when_asked_for(model: AdaptiveTokenizer):
+def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model: AdaptiveTokenizer):
     frames = clip(1, 3, 16, 16, 16)
     all_kept = torch.ones(1, 8, 4, 4)
     assert torch.equal(model.reconstruct(frames, keep=1.0), model.reconstruct(frames, mask=all_kept))
-    assert (model(frames, all_tokens=True).mask == 1).all()
+    out = model(frames, all_tokens=True)
+    assert (out.mask == 1).all()
+    out.loss.backward()
+    gradients = [parameter.grad for parameter in model.scorer.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 def test_a_token_that_is_left_out_says_nothing(model: AdaptiveTokenizer):
@@ -142,12 +140,6 @@ def test_a_token_that_is_left_out_says_nothing(model: AdaptiveTokenizer):
     assert torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
     mask[:, 2, 1, 1] = 1
     assert not torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
-
-
-def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model: AdaptiveTokenizer):
-    model(clip(1, 3, 8, 16, 16), all_tokens=True).loss.backward()
-    gradients = [parameter.grad for parameter in model.scorer.parameters()]
-    assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 def test_the_decoder_reaches_the_first_slice_from_the_last(model: AdaptiveTokenizer):
@@ -218,12 +210,9 @@ def test_clips_that_do_not_divide_are_refused(model: AdaptiveTokenizer, shape, m
             use(clip(*shape))
 
 
-def test_bytes_are_refused(model: AdaptiveTokenizer):
+def test_bytes_and_windows_without_slices_to_choose_from_are_refused(model: AdaptiveTokenizer):
     with pytest.raises(ValueError, match=r"expected float .* got torch.uint8"):
         model.encode(torch.zeros(1, 3, 8, 16, 16, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("window", [2, 9])
-def test_a_window_has_slices_to_choose_from(window: int):
-    with pytest.raises(ValueError, match="must be a multiple of 2, twice at least"):
-        AdaptiveTokenizer(TINY, window=window, keep=0.5)
+    for window in (2, 9):
+        with pytest.raises(ValueError, match="must be a multiple of 2, twice at least"):
+            AdaptiveTokenizer(TINY, window=window, keep=0.5)

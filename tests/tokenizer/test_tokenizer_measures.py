@@ -1,9 +1,14 @@
-"""The measures of a tokenizer, on cases that can be computed by hand."""
+"""The measures and the codes of a tokenizer, on cases that can be computed by hand."""
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from everest.tokenizer.fsq import FSQ
@@ -21,12 +26,9 @@ from everest.tokenizer.measures import (
 from everest.tokenizer.report import codebook_warnings, scorer_warnings
 
 
-def test_an_error_of_a_tenth_is_20_db():
+def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as_these():
     frames = torch.full((2, 3, 4, 2, 2), 0.5)
     assert psnr(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
-
-
-def test_pixels_beyond_white_and_black_count_as_these():
     assert psnr(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(100)
 
 
@@ -45,30 +47,21 @@ def test_a_choice_by_chance_has_ratio_1_and_one_by_change_more():
     assert change_ratio(highest(change, 0.25), torch.zeros(1, 4)) == 1  # nothing moves at all
 
 
-def test_ranks_are_those_of_spearman_with_ties():
+def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_nothing():
     one = torch.tensor([[1.0, 2, 2, 9, 5], [3, 3, 1, 0, 0]])
     other = torch.tensor([[0.0, 5, 5, 1, 2], [1, 2, 3, 3, 9]])
     expected = sum(spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)) / 2
     assert rank_correlation(one, other) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_clip_where_nothing_changes_correlates_with_nothing():
     assert rank_correlation(torch.arange(4.0)[None], torch.ones(1, 4)) == 0
 
 
-def test_overlap_is_intersection_over_union_of_pairs():
+def test_overlaps_of_pairs_shares_of_slices_and_entropy():
     kept = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
-    assert mean_overlap(kept) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
+    assert mean_overlap(kept) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)  # intersection over union
     assert mean_overlap(kept[:1]) == 0
-
-
-def test_shares_of_slices_sum_to_1():
     kept = torch.tensor([[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
     assert slice_shares(kept, 3) == pytest.approx([0.75, 0, 0.25])
-
-
-def test_entropy_is_1_for_equal_scores_and_0_for_one():
-    assert score_entropy(torch.ones(2, 8)) == pytest.approx(1)
+    assert score_entropy(torch.ones(2, 8)) == pytest.approx(1)  # equal scores
     assert score_entropy(torch.eye(8)[:1]) == pytest.approx(0)
 
 
@@ -102,3 +95,83 @@ def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: s
     warnings = codebook_warnings if key == "codebook" else scorer_warnings
     assert list(warnings(HEALTHY)) == []
     assert [warning in text for text in warnings({**HEALTHY, key: value})] == [True]
+
+
+# --- finite scalar quantization: every code is reached, codes match values, gradients pass ------------------
+
+
+levels = st.lists(st.integers(2, 9), min_size=1, max_size=6)
+few_codes = levels.filter(lambda counts: math.prod(counts) <= 2000)
+
+
+def vectors(counts: list[int], seed: int, size: float) -> torch.Tensor:
+    return size * torch.randn(64, len(counts), generator=torch.Generator().manual_seed(seed))
+
+
+@given(counts=levels, seed=st.integers(0, 99), size=st.floats(0.01, 100))
+def test_a_code_stands_for_the_values_it_came_with_and_zero_is_one_of_them(counts, seed, size):
+    quantizer = FSQ(counts)
+    values, codes = quantizer(torch.cat([vectors(counts, seed, size), torch.zeros(1, len(counts))]))
+    assert codes.min() >= 0
+    assert codes.max() < quantizer.num_codes
+    assert torch.equal(quantizer.decode(codes), values)
+    assert values.abs().max() <= 1
+    assert not values[-1].any()
+
+
+@given(counts=few_codes)
+def test_every_code_is_reached_and_none_twice(counts):
+    quantizer = FSQ(counts)
+    line = torch.linspace(-6, 6, 241)
+    of_dimension = []  # for each dimension, a point for each of its levels
+    for dim, count in enumerate(counts):
+        points = torch.zeros(len(line), len(counts))
+        points[:, dim] = line
+        digits = quantizer.digits(quantizer(points)[1])[:, dim]
+        assert digits.unique().tolist() == list(range(count))
+        of_dimension.append([line[digits == level][0].item() for level in range(count)])
+    every = torch.tensor(list(itertools.product(*of_dimension)))
+    assert quantizer(every)[1].sort().values.tolist() == list(range(quantizer.num_codes))
+
+
+def test_eight_levels_are_not_symmetric_and_zero_has_the_number_of_the_specification():
+    quantizer = FSQ([8] * 6)
+    assert quantizer.num_codes == 2**18
+    assert quantizer(torch.zeros(6))[1].item() == 149_796
+    values, _ = quantizer(torch.linspace(-9, 9, 999)[:, None].expand(-1, 6))
+    assert values[:, 0].unique().tolist() == [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75]
+
+
+@given(counts=levels, seed=st.integers(0, 99))
+def test_the_gradient_passes_the_rounding_as_if_it_were_not_there(counts, seed):
+    quantizer = FSQ(counts)
+    z = vectors(counts, seed, 1.0).requires_grad_()
+    weights = vectors(counts, seed + 1, 1.0)
+    rounded = torch.autograd.grad((quantizer(z)[0] * weights).sum(), z)[0]
+    smooth = torch.autograd.grad((quantizer.bound(z) * weights).sum(), z)[0]
+    assert torch.equal(rounded, smooth)
+    assert (rounded != 0).any()
+
+
+@pytest.mark.parametrize("count", [1000, 1001, 1024, 4097, 65535, 65536])
+def test_many_levels_are_all_reached_and_none_outside_of_the_range(count):
+    quantizer = FSQ([count, 64])
+    reach, offset = quantizer.reach[0].double(), quantizer.offset[0].double()
+    levels = torch.arange(count) - count // 2
+    points = torch.zeros(count + 2, 2)
+    points[:count, 0] = torch.atanh((levels + offset) / reach) - torch.atanh(offset / reach)
+    points[count:, 0] = torch.tensor([-1e4, 1e4])
+    values, codes = quantizer(points)
+    assert quantizer.digits(codes).tolist() == [[level, 32] for level in [*range(count), 0, count - 1]]
+    assert values.abs().max() <= 1
+    assert torch.equal(quantizer.decode(codes), values)
+
+
+def test_values_keep_float32_under_autocast_and_fewer_than_two_levels_are_refused():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values, codes = FSQ([8] * 6)(torch.randn(5, 6).bfloat16())
+    assert values.dtype == torch.float32
+    assert torch.equal(FSQ([8] * 6).decode(codes), values)
+    for counts in ([], [1], [8, 0]):
+        with pytest.raises(ValueError, match="levels must be numbers from 2"):
+            FSQ(counts)

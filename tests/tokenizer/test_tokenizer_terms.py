@@ -15,10 +15,9 @@ import timm
 import torch
 from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
 from safetensors.torch import load_file, save_file
-from small_runs import equal, weights
-from tokenizer_runs import RECIPE, set_up, train
+from small_runs import called, equal, weights
+from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
-from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
@@ -30,19 +29,13 @@ from everest.train import tokenizer_loss
 from everest.train.saved_state import SavedState, newest_state
 from everest.train.tokenizer_loss import BETAS, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
-from everest_cli.main import app
+
+__all__ = ["recipe"]  # a fixture
 
 GAN = ["--set", "tokenizer.loss.gan=0.1"]
 STEPS = 15  # of a run here, one an epoch
 LONG = [*GAN, "--set", f"tokenizer.epochs={STEPS}"]
 FIRST = first_step(STEPS)
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +79,9 @@ def part(state: SavedState, name: str) -> dict[str, Tensor]:
 # --- what is logged and saved -------------------------------------------------------------------------------
 
 
-def test_terms_are_logged_without_their_weights_and_the_loss_with_them(trained: Path):
+def test_terms_are_logged_without_their_weights_and_the_loss_with_them(recipe: Path, trained: Path):
+    said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
+    assert "tokenizer.loss.gan (0.1, now 0.0)" in said  # another run
     rows = step_rows(trained)
     adversarial = {"generator", "discriminator", "r1", "discriminator_grad_norm"}
     for row in rows[:FIRST]:
@@ -141,8 +136,8 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
 
 def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
-    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
-    shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
+    command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
+    shown = called(*command, "--dry-run").stdout
     stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
     loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
@@ -193,11 +188,6 @@ def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
     assert figures(parts) == figures(trained)
     assert equal(newest(parts), newest(trained))
     assert equal(weights(parts), weights(trained))
-
-
-def test_a_run_with_a_discriminator_resumes_with_it(recipe: Path, trained: Path):
-    said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
-    assert "tokenizer.loss.gan (0.1, now 0.0)" in said
 
 
 def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
@@ -334,7 +324,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
     assert {name.split("/")[0] for name in newest(tmp_path / "one")} == {"model", "optimizer", "ema"}
 
 
-def test_weights_of_another_network_end_the_command_with_code_6(
+def test_weights_of_another_network_and_clips_too_small_for_a_discriminator_are_refused(
     recipe: Path, tmp_path: Path, small_network: Path
 ):
     other = tmp_path / "other.safetensors"
@@ -342,10 +332,7 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={other}"]
     said = train(recipe, tmp_path / "run", *(f"--set={option}" for option in options), code=6)
     assert "the weights do not fit the model" in said
-    assert not (tmp_path / "run").exists()
-
-
-def test_clips_too_small_for_a_discriminator_are_refused(recipe: Path, tmp_path: Path):
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said
     assert "data.size to 32 at least" in said
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from processes import TWO, wait_for_rows
-from small_runs import metrics, small_recipe
+from small_runs import metrics
 
 from everest.system.run_folder import RunFolder
 
@@ -40,9 +40,8 @@ def run_in_terminal(command: list[str], run: RunFolder, *, rows: int) -> int:
 @pytest.mark.parametrize(
     "options", [["--gpus", "cpu", "--set", "train.workers=1"], pytest.param(TWO, marks=pytest.mark.slow)]
 )
-def test_a_run_whose_terminal_is_closed_saves_and_ends(tmp_path: Path, clip_files: Path, options: list[str]):
+def test_a_run_whose_terminal_is_closed_saves_and_ends(tmp_path: Path, recipe: Path, options: list[str]):
     run = RunFolder(tmp_path / "run")
-    recipe = small_recipe(tmp_path, clip_files)
     command = ["pretrain", "--recipe", str(recipe), "-o", str(run.path), *MANY, *options]
     code = run_in_terminal([sys.executable, "-m", "everest_cli", *command], run, rows=3)
     assert code == 128 + signal.SIGHUP
@@ -54,8 +53,7 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends(tmp_path: Path, clip_file
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--gpus", "cpu"], TWO])
-def test_under_nohup_a_run_goes_on(tmp_path: Path, clip_files: Path, options: list[str]):
-    recipe = small_recipe(tmp_path, clip_files)
+def test_under_nohup_a_run_goes_on(tmp_path: Path, recipe: Path, options: list[str]):
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
     command = ["nohup", sys.executable, "-m", "everest_cli", *command, "--set", "pretrain.epochs=20"]
     with subprocess.Popen(
@@ -68,9 +66,9 @@ def test_under_nohup_a_run_goes_on(tmp_path: Path, clip_files: Path, options: li
 
 
 @pytest.mark.slow
-def test_a_run_outlives_the_reader_of_its_messages(tmp_path: Path, clip_files: Path):
+def test_a_run_outlives_the_reader_of_its_messages(tmp_path: Path, recipe: Path):
     """A pipe that is closed after the first line, and a full disk."""
-    options = ["--recipe", small_recipe(tmp_path, clip_files), "--set", "pretrain.epochs=20"]
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
     for name, where in (("pipe", "2>&1 >/dev/null | head -1"), ("full", "2>/dev/full")):
         command = [sys.executable, "-m", "everest_cli", "pretrain", *options, "-o", tmp_path / name]
         line = f"({' '.join(map(str, command))}; echo $? > {tmp_path / name}.code) {where}"
@@ -80,8 +78,8 @@ def test_a_run_outlives_the_reader_of_its_messages(tmp_path: Path, clip_files: P
 
 
 @pytest.mark.slow
-def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, clip_files: Path):
-    recipe, run = small_recipe(tmp_path, clip_files), RunFolder(tmp_path / "run")
+def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, recipe: Path):
+    run = RunFolder(tmp_path / "run")
     command = ["pretrain", "--recipe", str(recipe), "-o", str(run.path), *MANY, "--gpus", "cpu"]
     pid, terminal = pty.fork()
     if pid == 0:

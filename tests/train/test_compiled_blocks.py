@@ -109,10 +109,7 @@ def test_a_graph_for_each_of_many_batch_shapes_is_compiled(backend: Backend):
     for batch in range(2, 14):
         assert backend.runs_of(lambda batch=batch: layer(torch.ones(batch, 3))) == 1
     assert backend.graphs == 12
-
-
-def test_a_larger_limit_of_graphs_stays(backend: Backend):
-    dynamo_config.recompile_limit = 1000
+    dynamo_config.recompile_limit = 1000  # a larger limit stays
     compile_model(nn.Linear(3, 3), True)
     assert dynamo_config.recompile_limit == 1000
 

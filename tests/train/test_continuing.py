@@ -11,14 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE, equal, weights
-from typer.testing import CliRunner
+from small_runs import RECIPE, called, contents, equal, weights
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
 from everest.system.locks import claim, release, running_here, sole_writer
 from everest.system.run_folder import RunFolder, default_folder
-from everest_cli.main import app
 
 EPOCHS = 3  # of RECIPE, each of one step
 
@@ -30,9 +28,8 @@ def data(tmp_path: Path, clip_files: Path) -> Path:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
 
 
 @pytest.fixture
@@ -46,14 +43,8 @@ def finished(command: list[str], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def everest(command: list[str], *options: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [*command, *options])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result.stderr
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def everest(command: list[str], *options: object, code: int = 0) -> str:
+    return called(*command, *options, code=code).stderr
 
 
 def states(run: Path) -> list[Path]:
@@ -63,11 +54,17 @@ def states(run: Path) -> list[Path]:
 # --- a run whose files are gone or damaged ------------------------------------------------------------------
 
 
-def test_a_finished_run_without_states_is_left_alone(command, finished):
-    shutil.rmtree(finished / "state")
-    before = contents(finished)
+def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_are_not(command, finished):
+    before, other = weights(finished), finished / "state" / "step-8-backup.safetensors"
+    other.write_bytes(b"precious")  # no state
+    (finished / "model.safetensors").unlink()
     everest(command)
-    assert contents(finished) == before
+    assert equal(weights(finished), before)
+    assert other.read_bytes() == b"precious"
+    shutil.rmtree(finished / "state")
+    files = contents(finished)
+    everest(command)
+    assert contents(finished) == files
 
 
 @pytest.mark.parametrize(
@@ -103,16 +100,6 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     assert unfinished.read_bytes() == short
 
 
-def test_damaged_states_are_set_aside_and_never_removed(command, finished):
-    before = weights(finished)
-    last = states(finished)[-1]
-    last.write_bytes(last.read_bytes()[:-5])
-    shown = everest(command)
-    assert f"{last}: damaged, skipped" in shown
-    assert last.with_suffix(".damaged").is_file()
-    assert equal(weights(finished), before)  # the last step again, to the bit
-
-
 def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, finished):
     for state in states(finished):
         state.write_bytes(b"")
@@ -121,44 +108,31 @@ def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, fin
     assert contents(finished) == before
 
 
-def test_other_files_among_the_states_are_none(command, finished):
-    (finished / "state" / "step-8-backup.safetensors").write_bytes(b"precious")
-    everest(command)
-    assert (finished / "state" / "step-8-backup.safetensors").read_bytes() == b"precious"
-
-
-def test_missing_weights_of_a_finished_run_are_written_again(command, finished):
-    before = weights(finished)
-    (finished / "model.safetensors").unlink()
-    everest(command)
-    assert equal(weights(finished), before)
-
-
 def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path, data: Path, tmp_path: Path):
     """In a notebook, the process lives on."""
     broken = [f"broken{number}.mp4" for number in range(4)]
     for name in broken:
         (data / name).write_bytes(b"no video")
     (data / "probed.csv").write_text("".join(f"{name} {number % 2}\n" for number, name in enumerate(broken)))
+    probe = ["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"]
     with pytest.raises(DataError, match="broken"):
-        pretrain(
-            recipe,
-            data=data,
-            overrides=["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"],
-            output=tmp_path / "run",
-        )
+        pretrain(recipe, data=data, overrides=probe, output=tmp_path / "run")
     assert running_here(tmp_path / "run") is None
 
 
 # --- the same run, or another -------------------------------------------------------------------------------
 
 
-def test_a_setting_that_is_new_since_the_run_does_not_orphan_it(command, finished):
+def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
     text = (finished / "recipe.yaml").read_text()
     assert "    recompute: false\n" in text
     (finished / "recipe.yaml").write_text(text.replace("    recompute: false\n", ""))
     everest(command)
+    changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")  # how it reads and saves
+    everest(command, *(part for setting in changed for part in ("--set", setting)))
     assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
+    shown = everest(command, "--set", "train.seed=5", code=2)
+    assert "train.seed (0, now 5); use --set to give the run's own values" in shown
 
 
 def test_videos_may_move_as_a_whole(command, finished, data: Path):
@@ -174,21 +148,18 @@ def test_a_run_of_one_batch_is_another_run(command, finished):
     assert "with --overfit-one-batch" in everest(command, code=2)
 
 
-def test_a_list_with_other_videos_is_another_run(command, finished, data: Path):
-    lines = (data / "train.csv").read_text().splitlines()
-    shutil.copy(data / "clip0.mp4", data / "new.mp4")
-    (data / "train.csv").write_text("\n".join(["new.mp4 0", *lines[1:]]))
-    assert "another list of 4 videos" in everest(command, code=2)
-
-
-def test_classes_that_changed_places_are_another_run(recipe: Path, data: Path, tmp_path: Path):
+def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(
+    recipe: Path, data: Path, tmp_path: Path
+):
     rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
     (data / "train.csv").write_text("\n".join(rows))
-    options = ["--data", str(data), "-o", str(tmp_path / "run"), "-q"]
-    command = ["finetune", "--recipe", str(recipe), "--init", "none", *options]
-    everest(command)
+    options = ["--recipe", recipe, "--data", data, "-o", tmp_path / "run"]
+    everest(["finetune --init none -q", *options])
+    shutil.copy(data / "clip0.mp4", data / "new.mp4")
+    (data / "train.csv").write_text("\n".join(["new.mp4,run", *rows[1:]]))
+    assert "another list of 4 videos" in everest(["finetune --init none -q", *options], code=2)
     (data / "train.csv").write_text("\n".join(rows).replace("walk", "amble"))  # sorts before run
-    assert "or other labels" in everest(command, code=2)
+    assert "or other labels" in everest(["finetune --init none -q", *options], code=2)
 
 
 def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_path: Path):
@@ -199,7 +170,7 @@ def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_pa
 # --- overwrite ----------------------------------------------------------------------------------------------
 
 
-def test_overwrite_spares_what_the_run_reads(command, recipe: Path, tmp_path: Path):
+def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command, recipe, tmp_path: Path):
     project = tmp_path / "project"
     project.mkdir()
     own = project / "recipe.yaml"
@@ -208,9 +179,6 @@ def test_overwrite_spares_what_the_run_reads(command, recipe: Path, tmp_path: Pa
     there[there.index(str(tmp_path / "run"))] = str(project)
     assert f"would remove {own}, which the run reads" in everest(there, "--overwrite", code=2)
     assert own.read_text().startswith("# by hand")
-
-
-def test_overwrite_spares_files_that_no_run_has_written(command, tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "env.json").write_text('{"of": "something else"}')
     assert "which no run has written" in everest(command, "--overwrite", code=2)
@@ -301,18 +269,7 @@ def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypa
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    command = [
-        "finetune",
-        "--recipe",
-        str(recipe),
-        "--init",
-        "none",
-        "--data",
-        str(data),
-        "-o",
-        str(folder),
-        "-q",
-    ]
+    command = ["finetune --init none -q", "--recipe", recipe, "--data", data, "-o", folder]
     (data / "val.csv").write_text("\n".join(f"broken{i}.mp4 {i % 2}" for i in range(8)))
     for i in range(8):
         (data / f"broken{i}.mp4").write_text("no video")
@@ -324,11 +281,3 @@ def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, da
     rows = RunFolder(folder).rows()
     assert [row["step"] for row in rows if "val_top1" in row] == [1, 2, 3]
     assert (folder / "best.safetensors").is_file()
-
-
-def test_how_a_run_reads_and_saves_may_change(command: list[str], finished: Path):
-    changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")
-    everest(command, *(part for setting in changed for part in ("--set", setting)))
-    assert "train.seed (0, now 5); use --set to give the run's own values" in everest(
-        command, "--set", "train.seed=5", code=2
-    )

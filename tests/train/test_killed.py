@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 from kill_at_change import ran_until
-from small_runs import called, equal, refused, small_recipe, weights
+from kills import kill_runs
+from small_runs import called, equal, refused, weights
 
 from everest.system.files import is_unfinished
 from everest.system.run_folder import RunFolder
 
 
-@pytest.fixture
-def command(tmp_path: Path, clip_files: Path, autoencoder_run: Path) -> list[object]:
-    """A command whose modules are imported already, by an equal run."""
-    return ["pretrain", "--recipe", small_recipe(tmp_path, clip_files), "-q", "-o", tmp_path / "run"]
-
-
 def rubbish(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if is_unfinished(path.name) or path.name.startswith(".tmp")]
+
+
+@pytest.fixture
+def command(tmp_path: Path, recipe: Path, autoencoder_run: Path) -> list[object]:
+    """A command whose modules are imported already, by an equal run."""
+    return ["pretrain", "--recipe", recipe, "-q", "-o", tmp_path / "run"]
 
 
 @pytest.mark.parametrize("files", [0, 1, 2, 3, 4])
@@ -103,3 +104,13 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept
+
+
+# --- killed runs are resumed to the same bits: a few kills of `benchmarks/kills.py` -------------------------
+
+
+@pytest.mark.slow
+def test_killed_runs_are_resumed_to_the_same_bits(tmp_path: Path):
+    found = kill_runs(tmp_path, kills=3, seed=0, processes=[1, 2], jobs=1)
+    assert found["kills"] >= 3
+    assert (found["unequal"], found["refused"], found["tracebacks"]) == (0, [], 0)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import equal, metrics, small_recipe, weights
+from small_runs import equal, same_run, weights
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
@@ -57,16 +57,10 @@ def learned(training: Training) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in training.state.networks[0].module.state_dict().items()}
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, clip_files: Path) -> Path:
-    return small_recipe(tmp_path, clip_files)
-
-
 def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
     for overlaps in (False, True):
         pretrain(started(recipe, tmp_path / str(overlaps), overlaps=overlaps))
-    assert metrics(tmp_path / "True") == metrics(tmp_path / "False")
-    assert equal(weights(tmp_path / "True"), weights(tmp_path / "False"))
+    assert same_run(tmp_path / "True", tmp_path / "False")
 
 
 def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe: Path, tmp_path: Path):
@@ -95,29 +89,20 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
     training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
-    after = [(learned(training), next(iter(moments(training)))) for _ in loop(training, {2, 3})]
-    same = [equal(after[i][0], after[i + 1][0]) for i in range(5)]
-    assert same == [False, True, True, False, False]
-    assert [steps for _, steps in after[:6]] == [1, 2, 2, 2, 3, 4]  # AdamW's count of updates
-
-
-@pytest.mark.parametrize("overlaps", [False, True])
-def test_the_average_leaves_out_the_same_updates(recipe: Path, tmp_path: Path, overlaps: bool):
-    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
     network = training.state.networks[0]
     assert network.ema is not None
     average = network.ema.module
     expected = {name: weight.clone() for name, weight in average.named_parameters()}
+    after, updates = [], []
     for step, _ in enumerate(loop(training, {2, 3})):
+        after.append(learned(training))
+        updates.append(next(iter(network.optimizer.state.values()))["step"].item())  # AdamW's count
         if step not in {2, 3}:
             for name, weight in network.module.named_parameters():
                 expected[name].lerp_(weight.detach(), 0.5)
         assert equal(dict(average.named_parameters()), expected)
-
-
-def moments(training: Training) -> Iterator[float]:
-    for state in training.state.networks[0].optimizer.state.values():
-        yield state["step"].item()
+    assert [equal(after[i], after[i + 1]) for i in range(5)] == [False, True, True, False, False]
+    assert updates[:6] == [1, 2, 2, 2, 3, 4]
 
 
 def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
@@ -143,8 +128,7 @@ def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, 
     with pytest.raises(Stopped, match="saved after step 4 of 6"):  # the signal was read in the fourth step
         list(steps)
     pretrain(started(recipe, tmp_path / "parts", overlaps=True, resumed=True))
-    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
-    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert same_run(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_disk_error_in_the_background_ends_the_run(recipe: Path, tmp_path: Path):

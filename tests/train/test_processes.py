@@ -15,20 +15,13 @@ import psutil
 import pytest
 import torch
 from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
-from small_runs import RECIPE, equal, metrics, run, weights
+from small_runs import metrics, run, same_run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, _wait, read_devices
 from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import PARENT, StopSignal
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, clip_files: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    return path
 
 
 def losses(folder: Path) -> list[float]:
@@ -109,8 +102,7 @@ def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Pa
     process.wait(timeout=60)
     wait_until_nobody_runs(parts)
     everest("pretrain", *options, "-o", parts)
-    assert metrics(parts) == metrics(tmp_path / "whole")
-    assert equal(weights(parts), weights(tmp_path / "whole"))
+    assert same_run(parts, tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -152,31 +144,17 @@ def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
 
 
 def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
+    def started(*codes: str) -> list[subprocess.Popen[str]]:
+        return [subprocess.Popen([sys.executable, "-c", code], text=True) for code in codes]
+
+    codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
+    assert _wait(started(*codes)) == 0  # of equal failures the main process has shown the error
+    monkeypatch.setattr("everest.system.processes.GRACE_SECONDS", 0.1)
     began = time.monotonic()
-    with (
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as main,
-        subprocess.Popen([sys.executable, "-c", "raise SystemExit(4)"], text=True) as other,
-    ):
-        assert _wait([main, other]) == 1
+    main, other = started("import time; time.sleep(60)", "raise SystemExit(4)")
+    assert _wait([main, other]) == 1
     assert time.monotonic() - began < 30
     assert (main.returncode, other.returncode) == (-signal.SIGKILL, 4)
-
-
-def test_of_equal_failures_the_main_process_has_shown_the_error():
-    codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
-    workers = [subprocess.Popen([sys.executable, "-c", code], text=True) for code in codes]
-    assert _wait(workers) == 0
-
-
-@pytest.mark.slow
-def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
-    ended = everest(
-        "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", *TWO, code=4
-    )
-    assert ended.stderr.count("gone.csv") == 1
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout == ""
 
 
 def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
@@ -209,63 +187,43 @@ def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
         subprocess.Popen([*command, "1"]),
     ):
         assert left.communicate(timeout=60)[0] == "True\n"
-
-
-def test_other_errors_are_no_lost_process():
     refused = ConnectionResetError("Connection reset by peer")
     for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
         assert not is_lost_peer(error)
 
 
 @pytest.mark.slow
-def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("precious")
-    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *TWO, code=2)
-    assert ended.stderr.count("is no run folder") == 1
-
-
-@pytest.mark.slow
-def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tmp_path: Path):
-    odd = ["--set", "pretrain.batch_size=3"]
-    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *odd, *TWO, code=2)
-    assert "does not divide over 2 processes" in ended.stderr
+def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for name, option, code, message in (
+        ("run", "--set=data.train=gone.csv", 4, "gone.csv"),
+        ("run", "--set=pretrain.batch_size=3", 2, "does not divide over 2 processes"),
+        ("mine", "-q", 2, "is no run folder"),
+    ):
+        ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / name, option, *TWO, code=code)
+        assert ended.stderr.count(message) == 1
+        assert "Traceback" not in ended.stderr
+        assert ended.stdout == ""
 
 
 @pytest.mark.slow
 def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [
-        *torchrun,
-        "-m",
-        "everest_cli",
-        "pretrain",
-        "--recipe",
-        str(recipe),
-        "-o",
-        str(tmp_path / "run"),
-    ]
-    ended = subprocess.run([*command, "--gpus", "cpu"], capture_output=True, text=True, timeout=120)
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu"]
+    command = [*torchrun, "-m", "everest_cli", "pretrain", *map(str, options)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
     assert RunFolder(tmp_path / "run").read_env("plan")["processes"] == 2
 
 
-@pytest.mark.parametrize(
-    ("gpus", "processes", "devices"),
-    [("cpu", None, Devices(kind="cpu")), ("cpu", 4, Devices(kind="cpu", processes=4))],
-)
-def test_devices_are_read_from_the_options(gpus: str, processes: int | None, devices: Devices):
-    assert read_devices(gpus, processes) == devices
-
-
-@pytest.mark.parametrize("gpus", ["", "two", "0,0", "-1", "1,x", "0"])
-def test_devices_that_mean_nothing_are_refused(gpus: str):
-    with pytest.raises(RecipeError):
-        read_devices(gpus, None)
-
-
-def test_gpus_that_are_not_there_are_an_error_of_the_environment():
+def test_devices_are_read_from_the_options():
+    assert read_devices("cpu", None) == Devices(kind="cpu")
+    assert read_devices("cpu", 4) == Devices(kind="cpu", processes=4)
+    for gpus in ("", "two", "0,0", "-1", "1,x", "0"):
+        with pytest.raises(RecipeError):
+            read_devices(gpus, None)
     with pytest.raises(EnvironmentProblem, match="no GPU 99"):
         read_devices("99,100", None)
     with pytest.raises(RecipeError, match="--processes goes with --gpus cpu"):
@@ -273,58 +231,36 @@ def test_gpus_that_are_not_there_are_an_error_of_the_environment():
 
 
 def test_a_task_of_slurm_becomes_a_process_of_torch():
-    environment = {
-        "SLURM_STEP_NUM_TASKS": "16",
-        "SLURM_PROCID": "9",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
-        "SLURM_STEP_NODELIST": "gpu[07-08]",
-        "SLURM_JOB_ID": "123456",
-    }
+    steps = {"NUM_TASKS": "16", "TASKS_PER_NODE": "8(x2)", "NODELIST": "gpu[07-08]"}
+    environment = {f"SLURM_STEP_{name}": value for name, value in steps.items()}
+    environment |= {"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456"}
     adopt_slurm(environment)
-    expected = {
-        "RANK": "9",
-        "WORLD_SIZE": "16",
-        "LOCAL_RANK": "1",
-        "LOCAL_WORLD_SIZE": "8",
-        "MASTER_ADDR": "gpu07",
-    }
-    assert expected.items() <= environment.items()
+    expected = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
+    assert (expected | {"MASTER_ADDR": "gpu07"}).items() <= environment.items()
     assert 20000 <= int(environment["MASTER_PORT"]) < 40000
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [("node3", "node3"), ("a,b", "a"), ("gpu[07-09,11]", "gpu07"), ("gpu[1,3]", "gpu1"), ("x1,y[2-3]", "x1")],
-)
-def test_the_first_of_compressed_host_names(nodes: str, first: str):
-    assert first_host(nodes) == first
+    names = {"node3": "node3", "a,b": "a", "gpu[07-09,11]": "gpu07", "gpu[1,3]": "gpu1", "x1,y[2-3]": "x1"}
+    assert {nodes: first_host(nodes) for nodes in names} == names
 
 
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [
-        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
+        ("WORLD_SIZE=2", "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
+        ("RANK=7 LOCAL_RANK=7 WORLD_SIZE=1", "but not MASTER_PORT, MASTER_ADDR: a "),
         (
-            {"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "1"},
-            "but not MASTER_PORT, MASTER_ADDR: a ",
-        ),
-        (
-            {"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "1", "MASTER_ADDR": "here"},
+            "RANK=x LOCAL_RANK=0 WORLD_SIZE=1 MASTER_PORT=1 MASTER_ADDR=here",
             "RANK=x in the environment is no number; unset it",
         ),
     ],
 )
-def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables, problem):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
-        is_launched()
-
-
-def test_a_local_rank_of_minus_one_is_none(monkeypatch: pytest.MonkeyPatch):
+def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
     monkeypatch.setenv("LOCAL_RANK", "-1")
     assert not is_launched()
+    monkeypatch.delenv("LOCAL_RANK")
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
+    with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
+        is_launched()
 
 
 def test_a_dry_run_that_waits_for_a_batch_has_no_signal():

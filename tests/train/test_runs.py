@@ -13,23 +13,21 @@ from typing import Any
 
 import pytest
 from run_folders import STEPS, append, make_run
-from typer.testing import CliRunner
+from small_runs import called, refused
+from typer.testing import Result
 
 from everest.errors import RecipeError
 from everest.system import locks as run_lock
 from everest.system.run_folder import WEIGHTS, RunFolder
 from everest.system.weights import Weights
-from everest_cli.main import app
 
 
 def mark_running(run: Path, pid: int, host: str | None = None) -> None:
     (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
 
 
-def listed(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["runs", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+def listed(*arguments: object, code: int = 0) -> Result:
+    return called("runs", *arguments, code=code)
 
 
 def summary(run: Path) -> dict[str, Any]:
@@ -37,38 +35,25 @@ def summary(run: Path) -> dict[str, Any]:
     return only
 
 
-@pytest.mark.parametrize(
-    ("logged", "saved", "state"),
-    [
+def test_state_follows_from_what_is_logged_and_saved(tmp_path: Path):
+    for logged, saved, state in (
         (0, None, "started"),
         (3, None, "started"),
         (5, 4, "resumable"),
         (10, 10, "finished"),
         (10, 8, "resumable"),  # killed between the last row and the last save
-    ],
-)
-def test_state_follows_from_what_is_logged_and_saved(
-    tmp_path: Path, logged: int, saved: int | None, state: str
-):
-    assert summary(make_run(tmp_path / "run", logged=logged, saved=saved))["state"] == state
-
-
-@pytest.mark.parametrize(
-    ("command", "recipe", "row"),
-    [
+    ):
+        run = make_run(tmp_path / f"{logged}-{saved}", logged=logged, saved=saved)
+        assert summary(run)["state"] == state
+    for command, recipe, row in (  # killed before its last measurement
         ("finetune", "data: {val: val.csv}", {"val_top1": 50.0, "val_loss": 1.0}),
         ("pretrain", "pretrain: {probe: {every: 1, list: null}}", {"rank_me": 5.0}),
-    ],
-)
-def test_a_run_killed_before_its_last_measurement_is_not_finished(
-    tmp_path: Path, command: str, recipe: str, row: dict[str, float]
-):
-    run = make_run(tmp_path / "run", logged=STEPS, saved=STEPS, command=(command,))
-    (run / "recipe.yaml").write_text(f"name: my-recipe\n{recipe}\n")
-    append(run, json.dumps({"step": STEPS - 2, **row}) + "\n")
-    assert summary(run)["state"] == "resumable"
-    append(run, json.dumps({"step": STEPS, **row}) + "\n")
-    assert summary(run)["state"] == "finished"
+    ):
+        run = make_run(tmp_path / command, logged=STEPS, saved=STEPS, command=(command,))
+        (run / "recipe.yaml").write_text(f"name: my-recipe\n{recipe}\n")
+        for step, state in ((STEPS - 2, "resumable"), (STEPS, "finished")):
+            append(run, json.dumps({"step": step, **row}) + "\n")
+            assert summary(run)["state"] == state
 
 
 def test_a_tokenizer_is_finished_by_its_report_and_has_no_probe(tmp_path: Path):
@@ -86,20 +71,10 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
     append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
     assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
-    assert listed_run == {
-        "path": str(run),
-        "state": "resumable",
-        "command": "finetune",
-        "recipe": "my-recipe",
-        "step": 4,
-        "steps": STEPS,
-        "loss": 0.25,
-        "best_val_top1": 50.0,
-        "best_metric": "top1",
-        "best_value": 50.0,
-        "problem": None,
-        "origins": [],
-    }
+    best = {"best_val_top1": 50.0, "best_metric": "top1", "best_value": 50.0}
+    progress = {"state": "resumable", "step": 4, "steps": STEPS, "loss": 0.25, "problem": None}
+    names = {"path": str(run), "command": "finetune", "recipe": "my-recipe", "origins": []}
+    assert listed_run == names | progress | best
 
 
 @pytest.mark.parametrize(
@@ -121,15 +96,9 @@ def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(
     assert shown in listed(run).stdout
 
 
-def test_a_process_that_lives_makes_a_run_running(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=3, saved=2)
-    mark_running(run, os.getpid())
-    assert summary(run)["state"] == "running"
-
-
 def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     mark_running(run, process.pid)
     assert summary(run)["state"] == "running"
     process.kill()
@@ -138,10 +107,6 @@ def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
     assert summary(run)["state"] == "resumable"  # dead, and not yet buried by its parent
     process.communicate()
     assert summary(run)["state"] == "resumable"
-
-
-def test_a_lock_older_than_its_process_is_ignored(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
     os.utime(run / "running.json", (1e9, 1e9))  # older than this process
     assert summary(run)["state"] == "resumable"
@@ -149,22 +114,15 @@ def test_a_lock_older_than_its_process_is_ignored(tmp_path: Path):
 
 def test_on_another_host_a_run_must_have_given_a_sign_of_life(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
-    mark_running(run, 1, host="elsewhere")
+    mark_running(run, os.getpid(), host="elsewhere")  # a process of that number runs here
     assert summary(run)["state"] == "running"
+    with pytest.raises(RecipeError, match=f"process {os.getpid()} of host elsewhere trains it now"):
+        run_lock.claim(run)
     long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
     for path in run.iterdir():
         os.utime(path, (long_ago, long_ago))
     assert summary(run)["state"] == "resumable"
     assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
-
-
-def test_a_run_of_another_host_is_refused_until_it_gives_no_sign_of_life(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=3, saved=2)
-    mark_running(run, os.getpid(), host="elsewhere")  # a process of that number runs here
-    with pytest.raises(RecipeError, match=f"process {os.getpid()} of host elsewhere trains it now"):
-        run_lock.claim(run)
-    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
-    os.utime(run / "running.json", (long_ago, long_ago))
     run_lock.claim(run)
     assert run_lock.trainer_of(run) == (os.getpid(), socket.gethostname())
 
@@ -188,21 +146,14 @@ def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
     assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run")]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("env.json", "[]"),
-        ("metrics.jsonl", "no row\n"),
-        ("recipe.yaml", "a: [\n"),
-        ("model.safetensors", "x"),
-    ],
-)
-def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, name: str, text: str):
-    make_run(tmp_path / "good", logged=3)
-    (make_run(tmp_path / "bad", logged=STEPS, saved=STEPS) / name).write_text(text)
-    shown = listed(tmp_path, "--json")
-    assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
-    assert name in shown.stderr
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path):
+    texts = {"env.json": "[]", "metrics.jsonl": "no row\n", "recipe.yaml": "a: [\n", "model.safetensors": "x"}
+    for name, text in texts.items():
+        make_run(tmp_path / name / "good", logged=3)
+        (make_run(tmp_path / name / "bad", logged=STEPS, saved=STEPS) / name).write_text(text)
+        shown = listed(tmp_path / name, "--json")
+        assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
+        assert name in shown.stderr
 
 
 def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
@@ -225,17 +176,12 @@ def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Pa
     assert "0.2000" in lines[1]
 
 
-def test_an_empty_folder_is_no_error(tmp_path: Path):
+def test_an_empty_folder_is_no_error_and_a_missing_one_is(tmp_path: Path):
     shown = listed(tmp_path)
     assert shown.stdout == ""
     assert "no run folder" in shown.stderr
     assert listed(tmp_path, "--json").stdout == "[]\n"
-
-
-def test_a_missing_folder_is_an_error(tmp_path: Path):
-    shown = listed(tmp_path / "missing", code=2)
-    assert "no folder" in shown.stderr
-    assert shown.stdout == ""
+    assert "no folder" in refused("runs", tmp_path / "missing", code=2)
 
 
 def test_reading_runs_needs_no_torch():

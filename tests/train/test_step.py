@@ -75,18 +75,11 @@ def test_a_block_can_give_its_last_tokens_only(last: int | None):
     torch.testing.assert_close(block(x, last=last), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_gelu_that_is_computed_again_has_its_gradients():
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(ActivationLinear.apply, (x, weight, bias))
-
-
-def test_norm_that_is_computed_again_has_its_gradients():
+def test_gelu_and_norm_that_are_computed_again_have_their_gradients():
     torch.manual_seed(0)
     shapes = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
     x, scale, shift, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
+    assert torch.autograd.gradcheck(ActivationLinear.apply, (x, weight, bias))
     assert torch.autograd.gradcheck(NormLinear.apply, (x, scale, shift, 1e-6, weight, bias))
 
 

@@ -4,60 +4,50 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from labeled_lists import labeled_recipe
-from processes import stop_after
-from small_runs import called, equal, refused, run, small_recipe, weights
+from small_runs import called, refused, run, same_run, small_recipe, weights
+from task_runs import NAMES, SCORES, task_recipe
 
 import everest
 from everest.config.heads import Head, named_heads
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
-EXPECTED = {
-    "tags": (Head(task="multi-label", outputs=2),),
-    "speeds": (Head(task="regression", outputs=1, mean=-0.0625, std=float(np.std([0.5, 1.25, -2, 0]))),),
-}
+TRAIN = "finetune --init none -q"
 
 
-@pytest.fixture(scope="module", params=["tags", "speeds", "heads"])
-def trained(request: pytest.FixtureRequest, clip_files: Path, tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp(request.param)
-    recipe = labeled_recipe(folder, clip_files, request.param)
-    run("finetune", "--recipe", recipe, "--init", "none", "-o", folder / "run", "-q")
-    return request.param, folder / "run"
+@pytest.fixture(params=["tags", "scores", "mixed"])
+def trained(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    return request.param, request.getfixturevalue(f"{request.param}_run")
 
 
 def test_the_weights_know_their_heads(trained: tuple[str, Path]):
     name, folder = trained
     model = everest.load_model(folder / "model.safetensors")  # the last, which has no calibration
-    if name == "heads":
-        scale = EXPECTED["speeds"][0]
-        heads = named_heads({"verb": 2, "tags": {"multi-label": 3}, "speed": "regression"})
+    scale = (float(np.mean(SCORES)), pytest.approx(float(np.std(SCORES))))
+    if name == "mixed":
+        heads = named_heads({"verb": 2, "tags": {"multi-label": 3}, "score": "regression"})
         assert model.heads[:2] == heads[:2]
-        assert (model.heads[2].mean, model.heads[2].std) == pytest.approx((scale.mean, scale.std))
+        assert (model.heads[2].mean, model.heads[2].std) == scale
+    elif name == "tags":
+        assert (model.heads, model.class_names) == ((Head(task="multi-label", outputs=3),), NAMES)
     else:
-        assert model.heads == EXPECTED[name]
-        assert model.class_names == (("jump", "run") if name == "tags" else None)
+        (head,) = model.heads
+        assert (head.task, head.outputs, model.class_names) == ("regression", 1, None)
+        assert (head.mean, head.std) == scale
 
 
-def test_the_best_weights_have_the_thresholds_that_were_chosen_on_validation_videos(
-    trained: tuple[str, Path],
-):
+def test_the_best_weights_have_the_thresholds_that_were_chosen_on_validation_videos(trained):
     name, folder = trained
-    heads = {head.name: head.calibration for head in everest.load_model(folder / "best.safetensors").heads}
-    if name == "tags":
-        assert heads[""] is not None
-        assert len(heads[""].thresholds) == 2
-    if name == "heads":
-        assert heads["speed"] is None
-        assert heads["verb"] is not None
-        assert (len(heads["verb"].thresholds), len(heads["tags"].thresholds)) == (0, 3)
+    heads = everest.load_model(folder / "best.safetensors").heads
+    found = {head.name: head.calibration and len(head.calibration.thresholds) for head in heads}
+    mixed = {"verb": 0, "tags": 3, "score": None}
+    assert found == {"tags": {"": 3}, "scores": {"": None}, "mixed": mixed}[name]
 
 
 def test_eval_measures_each_task(trained: tuple[str, Path], tmp_path: Path):
@@ -66,49 +56,52 @@ def test_eval_measures_each_task(trained: tuple[str, Path], tmp_path: Path):
     found = json.loads(run("eval", "-c", folder, "--json", "-q", "--predictions", table))
     names = {
         "tags": {"map", "micro_f1", "macro_f1", "exact_match", "chance_map", "ece"},
-        "speeds": {"mae", "rmse", "r2", "spearman", "chance_mae"},
+        "scores": {"mae", "rmse", "r2", "spearman", "chance_mae"},
     }
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == found["videos"] == 4
-    if name == "heads":
+    if name == "mixed":
         assert names["tags"] <= set(found["heads"]["tags"])
-        assert names["speeds"] <= set(found["heads"]["speed"])
+        assert names["scores"] <= set(found["heads"]["score"])
         assert "top1" in found["heads"]["verb"]
-        assert {"predicted.verb", "predicted.tags", "predicted.speed"} <= set(rows[0])
+        assert {"predicted.verb", "predicted.tags", "predicted.score"} <= set(rows[0])
         return
     assert names[name] <= set(found)
-    if name == "speeds":
+    if name == "scores":
         errors = [abs(float(row["error"])) for row in rows]
         assert np.mean(errors) == pytest.approx(found["mae"], rel=1e-4)
-        assert [row["label"] for row in rows] == ["0.5", "1.25", "-2", "0"]
+        assert [row["label"] for row in rows] == ["10.5", "30", "-2.25", "41"]
     else:
-        assert [row["label"] for row in rows] == ["jump|run", "run", "", "jump"]
+        assert [row["label"] for row in rows] == ["sit|walk", "", "run", "run|sit|walk"]
         right = [row["label"] == row["predicted"] for row in rows]
         assert 100 * np.mean(right) == found["exact_match"]
 
 
-@pytest.mark.parametrize("name", ["tags", pytest.param("heads", marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_to_the_same_bits(name: str, clip_files: Path, tmp_path: Path):
-    recipe = labeled_recipe(tmp_path, clip_files, name)
-    command = ["finetune", "--init", "none", "-q"]
-    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
-    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=2)
-    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
-    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+@pytest.mark.parametrize("trained", ["tags", "mixed"], indirect=True)
+def test_a_killed_run_resumes_to_the_same_bits(trained: tuple[str, Path], tmp_path: Path):
+    """The kill itself is tested in test_killed.py; here, the files are as if it had come in the last step."""
+    whole = trained[1]
+    killed = shutil.copytree(whole, tmp_path / "run")
+    sorted((killed / "state").glob("step-*"))[-1].unlink()
+    rows = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_text("".join(row for row in rows if json.loads(row)["step"] < 3))
+    (killed / "model.safetensors").unlink()
+    called(TRAIN, "--recipe", whole.parent / "tiny.yaml", "-o", killed)
+    assert same_run(whole, killed)
 
 
-def test_the_best_weights_are_those_of_the_chosen_metric(clip_files: Path, tmp_path: Path):
-    recipe, folder = labeled_recipe(tmp_path, clip_files, "tags"), tmp_path / "run"
-    by_loss = ["--set", "finetune.best=loss"]
-    run("finetune", "--recipe", recipe, "--init", "none", "-q", *by_loss, "-o", folder)
-    rows = [row for row in RunFolder(folder).rows() if "val_loss" in row]
-    lowest = min(rows, key=lambda row: row["val_loss"])
-    assert read_header(folder / "best.safetensors").step == lowest["step"]
+@pytest.mark.parametrize("name", ["tags", "scores"])
+def test_the_best_weights_of_mixed_clips_are_those_of_the_chosen_metric(name, clip_files, tmp_path):
+    recipe, folder = task_recipe(tmp_path, clip_files, name), tmp_path / "run"
+    run(TRAIN, "--recipe", recipe, "--set", "finetune.best=loss", "--set", "finetune.mixup=0.8", "-o", folder)
+    losses = {row["val_loss"]: row["step"] for row in RunFolder(folder).rows() if "val_loss" in row}
+    assert read_header(folder / "best.safetensors").step == losses[min(losses)]
 
 
 def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
     still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "--init"]
-    first, tags = small_recipe(tmp_path, clip_files), labeled_recipe(tmp_path, clip_files, "tags")
+    first = small_recipe(tmp_path, clip_files, {"num_classes: 2": "num_classes: 3"})
+    tags = task_recipe(tmp_path, clip_files, "tags")
     run("finetune", "--recipe", first, *still, "none", "-o", tmp_path / "one")
     other = ["--set", "train.seed=1", "-o", tmp_path / "several"]  # another fresh head than the first run's
     said = called("finetune", "--recipe", tags, *still, tmp_path / "one", *other).stderr
@@ -132,92 +125,46 @@ def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
     ("name", "option", "message"),
     [
         ("tags", "finetune.best=top1", "top1 is not measured for these labels; known: map, macro_f1, loss"),
-        ("speeds", "finetune.cutmix=0.5", "cannot mix numbers"),
-        ("speeds", "finetune.sampler=balanced", "balanced needs classes, and the labels are numbers"),
-        ("speeds", "finetune.class_weights=balanced", "needs classes, and the labels are numbers"),
-        ("speeds", "data.num_classes=3", "is of classes, and data.task is regression"),
-        ("tags", "finetune.class_weights={jumpp: 2}", "unknown class 'jumpp'; did you mean 'jump'"),
-        ("heads", "data.task=multi-label", "does not go with data.heads"),
-        ("heads", "finetune.best=map", "map is not measured for these labels; known: loss"),
+        ("scores", "finetune.cutmix=0.5", "cannot mix numbers"),
+        ("scores", "finetune.sampler=balanced", "balanced needs classes, and the labels are numbers"),
+        ("scores", "finetune.class_weights=balanced", "needs classes, and the labels are numbers"),
+        ("scores", "data.num_classes=3", "is of classes, and data.task is regression"),
+        ("tags", "finetune.class_weights={sitt: 2}", "unknown class 'sitt'; did you mean 'sit'"),
+        ("mixed", "data.task=multi-label", "does not go with data.heads"),
+        ("mixed", "finetune.best=map", "map is not measured for these labels; known: loss"),
     ],
 )
 def test_settings_that_do_not_fit_the_labels_are_refused(
     name: str, option: str, message: str, clip_files: Path, tmp_path: Path
 ):
-    recipe = labeled_recipe(tmp_path, clip_files, name)
-    command = ("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r", "--set", option)
+    recipe = task_recipe(tmp_path, clip_files, name)
+    command = (TRAIN, "--recipe", recipe, "-o", tmp_path / "r", "--set", option)
     assert message in refused(*command, code=2)
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "cell", "message"),
-    [
-        ("tags", "jump|run|jump", "label 'jump|run|jump' has a class twice"),
-        ("tags", "jump||run", "label 'jump||run': nothing between two '|'"),
-        ("speeds", "nan", "label 'nan' is no finite number"),
-        ("speeds", "fast", "label 'fast' is no number"),
-        ("speeds", "", "no label in 'clip0.mp4,'"),
-    ],
-)
-def test_a_wrong_cell_is_named_with_its_line(
-    name: str, cell: str, message: str, clip_files: Path, tmp_path: Path
-):
-    recipe = labeled_recipe(tmp_path, clip_files, name)
-    lines = (tmp_path / f"{name}.csv").read_text().splitlines()
-    (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], f"clip0.mp4,{cell}", *lines[2:], ""]))
-    said = refused("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r", code=4)
-    assert f"{name}.csv:2: {message}" in said
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize("trained", ["tags"], indirect=True)  # the others have no names of classes
-def test_a_class_that_only_the_test_list_has_is_refused(trained: tuple[str, Path], tmp_path: Path):
-    _, folder = trained
-    (tmp_path / "other.csv").write_text("path,label\nclip0.mp4,run|swim\n")
-    said = refused("eval", "-c", folder, "--set", f"data.test={tmp_path}/other.csv", code=4)
-    assert "other.csv:2: unknown class 'swim'" in said
-
-
-def test_numbers_that_are_all_the_same_are_refused(clip_files: Path, tmp_path: Path):
-    recipe = labeled_recipe(tmp_path, clip_files, "speeds")
-    (tmp_path / "speeds.csv").write_text("path,label\nclip0.mp4,2\nclip1.mp4,2\n")
-    said = refused("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r", code=4)
-    assert "all 2 numbers of the column label are 2; check the list" in said
-
-
 def test_numbers_that_float32_cannot_tell_apart_are_refused(clip_files: Path, tmp_path: Path):
-    recipe = labeled_recipe(tmp_path, clip_files, "speeds")
-    command = ("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r")
+    command = (TRAIN, "--recipe", task_recipe(tmp_path, clip_files, "scores"), "-o", tmp_path / "r")
     for cells, message in (
+        ((0.1, 0.1), "all 2 numbers of the column label are 0.1; check the list"),
         ((1_700_000_000, 1_700_000_011), "subtract 1.70000001e+09 from all of them"),
         ((1e308, -1e308), "label 1e+308 is beyond 1e+15; use another unit"),
-        ((0.1, 0.1), "all 2 numbers of the column label are 0.1; check the list"),
     ):
-        rows = [f"clip{i}.mp4,{cell}\n" for i, cell in enumerate(cells)]
-        (tmp_path / "speeds.csv").write_text("".join(["path,label\n", *rows]))
+        rows = [f"{clip_files}/clip{i}.mp4,{cell}\n" for i, cell in enumerate(cells)]
+        (tmp_path / "scores" / "train.csv").write_text("".join(["path,label\n", *rows]))
         assert message in refused(*command, code=4)
         assert not (tmp_path / "r").exists()
 
 
 def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
     """Equal weights change nothing, and a larger one counts from the first step on."""
-    recipe = labeled_recipe(tmp_path, clip_files, "tags")
-    losses = []
-    for setting in ("none", "{jump: 1, run: 1}", "{jump: 1, run: 9}"):
+    recipe, losses = task_recipe(tmp_path, clip_files, "tags"), []
+    idle = ("--set", "data.val=null", "--set", "finetune.best=macro_f1", "--set", "finetune.patience=2")
+    for setting in ("none", "{run: 1, sit: 1, walk: 1}", "{run: 9, sit: 1, walk: 1}"):
         folder = tmp_path / str(len(losses))
-        options = ("--set", f"finetune.class_weights={setting}", "--set", "data.val=null")
-        run("finetune", "--recipe", recipe, "--init", "none", "-o", folder, "-q", *options)
+        sets = ("--set", f"finetune.class_weights={setting}", *idle)
+        ended = called("finetune --init none", "--recipe", recipe, "-o", folder, *sets)
+        assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr
         losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the weighted mean rounds otherwise
     assert losses[2][0] > losses[1][0]
-
-
-def test_best_and_patience_without_validation_videos_are_a_warning(clip_files: Path, tmp_path: Path):
-    recipe = labeled_recipe(tmp_path, clip_files, "tags")
-    options = ("data.val=null", "finetune.best=macro_f1", "finetune.patience=2")
-    ended = called(
-        *("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r"),
-        *(word for option in options for word in ("--set", option)),
-    )
-    assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr

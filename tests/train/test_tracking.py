@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import called, metrics, small_recipe
+from small_runs import called, metrics
 
 from everest.system.run_folder import RunFolder
 from everest.train.tracking import MLflowRun
@@ -14,13 +14,18 @@ from everest.train.tracking import MLflowRun
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 
 
+def needs_mlflow() -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+
+
 @pytest.fixture
-def resumed(tmp_path: Path, clip_files: Path):
+def resumed(tmp_path: Path, recipe: Path):
     """Trains with a tracker, forgets the last step, and resumes with the same tracker."""
 
     def train(tracker: str) -> Path:
         run = tmp_path / "run"
-        command = ["pretrain", "--recipe", small_recipe(tmp_path, clip_files), "-o", run, "-q", *PROBED]
+        command = ["pretrain", "--recipe", recipe, "-o", run, "-q", *PROBED]
         called(*command, "--tracker", tracker)
         newest = sorted((run / "state").glob("step-*"))[-1]
         newest.unlink()
@@ -38,7 +43,10 @@ def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
     assert len(folders) == 1
     read = accumulator.EventAccumulator(str(folders.pop()))
     read.Reload()
+    logged = {event.step: event.value for event in read.Scalars("loss")}
+    assert logged == pytest.approx({row["step"]: row["loss"] for row in metrics(run) if "loss" in row})
     assert [event.step for event in read.Scalars("loss")] == [1, 2, 3]
+    assert {event.step for event in read.Images("reconstruction")} == {1, 2, 3}
     probed = {row["step"]: row["rank_me"] for row in RunFolder(run).rows() if "rank_me" in row}
     assert {event.step: event.value for event in read.Scalars("rank_me")} == pytest.approx(probed)
     (text,) = read.Tensors("recipe/text_summary")
@@ -46,8 +54,7 @@ def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
 
 
 def test_mlflow_has_one_run_with_the_recipe_the_curves_and_the_images(resumed, monkeypatch):
-    pytest.importorskip("mlflow", reason="mlflow is not installed")
-    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+    needs_mlflow()
     from mlflow.tracking import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -68,8 +75,7 @@ def test_mlflow_has_one_run_with_the_recipe_the_curves_and_the_images(resumed, m
 
 
 def test_mlflow_takes_any_key_and_images_of_a_shared_store_are_not_in_a_run_folder(tmp_path, monkeypatch):
-    pytest.importorskip("mlflow", reason="mlflow is not installed")
-    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+    needs_mlflow()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
@@ -85,8 +91,7 @@ def test_mlflow_takes_any_key_and_images_of_a_shared_store_are_not_in_a_run_fold
 
 
 def test_a_training_continues_without_the_store_of_mlflow(tmp_path, monkeypatch):
-    pytest.importorskip("mlflow", reason="mlflow is not installed")
-    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+    needs_mlflow()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run, said = RunFolder(tmp_path / "run"), []
     run.path.mkdir()
@@ -113,7 +118,7 @@ def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):
     assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {run_id}
 
 
-def test_another_tracker_and_a_new_run_have_another_identity(tmp_path: Path, clip_files: Path):
+def test_another_tracker_and_a_new_run_have_another_identity(tmp_path: Path):
     run = RunFolder(tmp_path / "run")
     run.start("name: tiny\n", plan={})
     run.note("tracker", {"name": "mlflow", "id": "1"})

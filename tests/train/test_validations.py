@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import stop_after
-from small_runs import called, equal, metrics, small_recipe, weights
+from small_runs import called, equal, same_run, weights
 
 from everest.config.heads import Head, named_heads
 from everest.metrics.metrics import chance_top1, mean_loss
@@ -90,20 +90,15 @@ def test_advice_at_the_end_of_a_run(best, advice):
 
 def test_loss_and_chance_of_one_and_of_two_heads():
     probabilities = np.array([[[0.5, 0.5, 0.25, 0.75]]], dtype=np.float32)  # (1 video, 1 view, 2 + 2 classes)
-    two = Predictions(
-        videos=["a"],
-        labels=[(0, 1)],
-        outputs=probabilities,
-        skipped=[],
-        heads=named_heads({"verb": 2, "noun": 2}),
-    )
+    heads = named_heads({"verb": 2, "noun": 2})
+    two = Predictions(videos=["a"], labels=[(0, 1)], outputs=probabilities, skipped=[], heads=heads)
     assert mean_loss(two) == pytest.approx((np.log(2) - np.log(0.75)) / 2)
     assert chance_top1(two.heads) == 25.0
     assert chance_top1((Head(outputs=8),)) == 12.5
 
 
-def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: Path):
-    recipe, folder = small_recipe(tmp_path, clip_files), tmp_path / "run"
+def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path):
+    folder = tmp_path / "run"
     still = ["--set", "finetune.base_lr=1e-12", "--set", "finetune.min_lr=0"]  # so that nothing gets better
     command = ["finetune", "--init", "none", "--recipe", recipe, "-o", folder, *STEPS, *still]
     ended = called(*command)
@@ -112,10 +107,8 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: 
     best = by_top1(rows).best
     assert best is not None
     assert validated.index(best["step"]) == len(validated) - 3
-    assert rows[-1] == {
-        "step": validated[-1],
-        "ended": f"step {validated[-1]}: the last 2 validations brought nothing better",
-    }
+    ended_by = f"step {validated[-1]}: the last 2 validations brought nothing better"
+    assert rows[-1] == {"step": validated[-1], "ended": ended_by}
     assert validated[-1] < 30
     assert read_header(folder / "best.safetensors").step == best["step"]
     assert f"after step {best['step']} of 30" in ended.stderr
@@ -135,21 +128,12 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: 
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, clip_files: Path):
-    recipe = small_recipe(tmp_path, clip_files)
+def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, recipe: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # 3 of 4 videos a step, so that batches begin in one epoch and end in the next
     command = ["finetune", "--init", "none", *STEPS, "--set", "finetune.patience=30"]
-    command += [
-        "--set",
-        "finetune.cutmix=0",
-        "--set",
-        "finetune.batch_size=3",
-        "--set",
-        "train.micro_batch=3",
-    ]
+    command += ["--set=finetune.cutmix=0", "--set=finetune.batch_size=3", "--set=train.micro_batch=3"]
     called(*command, "--recipe", recipe, "-o", whole)
     assert stop_after(recipe, command, parts, signal.SIGKILL, rows=9) == -signal.SIGKILL
     called(*command, "--recipe", recipe, "-o", parts)
-    assert metrics(parts) == metrics(whole)
-    assert equal(weights(parts), weights(whole))
+    assert same_run(parts, whole)

@@ -56,7 +56,7 @@ tests/train/test_plan.py
   everest/train/network.py
     decay of the mask token: "mask_token" => "mask"
 tests/test_parity.py
-  everest/train/network.py
+  everest/train/plan.py
     peak once: max(warmup - 1, 1) => warmup
 tests/train/test_plan.py
   everest/models/video_model.py

@@ -29,7 +29,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.stages import unlabeled_clips
 from everest.data.views import ValidationViews
-from everest.methods.ranked import LearnedImportance
+from everest.methods.learned import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
 from everest.sweep.results import read_results
 from everest.tokenizer.clips import spaced_clips

@@ -20,7 +20,7 @@ from steps import clips_for, our_pass
 
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import count_weights
+from everest.models.memory import count_weights
 from everest.models.partial import choose_trained
 from everest.profiling.profile import stage_spec
 from everest.system.compute import configure_cpu

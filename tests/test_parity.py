@@ -20,8 +20,9 @@ from shared_files import shared_folder
 from torch import Tensor, nn
 
 from everest.config.heads import Head
-from everest.config.sizes import BackboneSize
-from everest.foreign.families import our_name
+from everest.config.settings import ModelSettings
+from everest.config.values import Pooling
+from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime, Tube
@@ -63,24 +64,25 @@ class Recorded:
         _, _, frames, height, width = self.clip.shape
         return TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=TUBELET)
 
-    @property
-    def architecture(self) -> Architecture:
+    def architecture(self, *, pooling: Pooling = "mean") -> Architecture:
         m = self.facts["model"]
-        size = BackboneSize(
+        model = ModelSettings(
             width=m["ed"],
             depth=m["el"],
             heads=m["eh"],
             decoder_width=m.get("dd", 8),
             decoder_heads=m.get("dh", 1),
+            decoder_depth=m.get("dl", 1),
+            tubelet=TUBELET,
+            pooling=pooling,
         )
-        return Architecture(size=size, grid=self.grid, tubelet=TUBELET)
+        return Architecture(model=model, grid=self.grid)
 
     def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
         model = MaskedAutoencoder(
-            self.architecture,
+            self.architecture(),
             selector=selector,
             targets=PixelTargets(tubelet=TUBELET, normalize=normalize),
-            decoder_depth=self.facts["model"]["dl"],
         )
         load_state(model, self.tensors, "pretrain")
         return model
@@ -89,10 +91,9 @@ class Recorded:
         settings = self.facts["cases"][case]["settings"]
         keep = round(1 - settings["mcm_ratio"], 6) if settings.get("mcm") else None
         model = VideoClassifier(
-            self.architecture,
+            self.architecture(pooling="mean" if settings.get("use_mean_pooling", True) else "first"),
             selector=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
             heads=(Head(outputs=self.facts["model"]["nc"]),),
-            pooling="mean" if settings.get("use_mean_pooling", True) else "first",
             drop_path=drop_path,
         )
         load_state(model, self.tensors, "classifier")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import sample_pixels, trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.config.values import Input
+from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
@@ -31,53 +31,36 @@ INPUT: Final = "frames"
 DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of numbers limits exactness
 
 
-class ClassifierGraph(nn.Module):
-    """(B, C, T, H, W) normalized clips to (B, outputs) and the ids (B, K) of the encoded tokens.
+class SelectingGraph(nn.Module):
+    """(B, C, T, H, W) normalized clips to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
 
-    The outputs of a head of classes are logits, the output of a head of numbers is in the unit of the labels.
+    An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
+    the unit of the labels.
     """
 
-    std: Tensor  # (outputs,) 1 for a class
+    std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
-    def __init__(self, classifier: VideoClassifier) -> None:
+    def __init__(self, model: VideoClassifier | VideoEncoder) -> None:
         super().__init__()
-        self.classifier = classifier
-        tasks = {head.task for head in classifier.heads}
-        self.outputs = ("values" if tasks == {"regression"} else "logits", "kept")
+        self.model = model
+        heads = model.heads if isinstance(model, VideoClassifier) else ()
+        tasks = {head.task for head in heads}
         self.has_numbers = "regression" in tasks
-        for name, values in (("std", _stds(classifier.heads)), ("mean", _means(classifier.heads))):
-            self.register_buffer(name, torch.tensor(values), persistent=False)
+        name = "values" if tasks == {"regression"} else "logits" if heads else "features"
+        self.outputs = (name, "kept")
+        std = [head.std for head in heads for _ in range(head.outputs)]
+        mean = [head.mean for head in heads for _ in range(head.outputs)]
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        ids = self.classifier.kept_tokens(frames)
-        outputs = self.classifier.head(self.classifier.pooled(self.classifier.encode(frames, ids)))
+        ids = self.model.kept_tokens(frames)
+        outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
         return outputs * self.std + self.mean if self.has_numbers else outputs, ids
 
 
-def _stds(heads: Heads) -> list[float]:
-    return [head.std for head in heads for _ in range(head.outputs)]
-
-
-def _means(heads: Heads) -> list[float]:
-    return [head.mean for head in heads for _ in range(head.outputs)]
-
-
-class FeaturesGraph(nn.Module):
-    """(B, C, T, H, W) normalized clips to features (B, D) and the ids (B, K) of the encoded tokens."""
-
-    outputs = ("features", "kept")
-
-    def __init__(self, encoder: VideoEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        ids = self.encoder.kept_tokens(frames)
-        return self.encoder.pooled(self.encoder.encode(frames, ids)), ids
-
-
-class EncoderGraph(nn.Module):
+class MeanGraph(nn.Module):
     """(B, C, T, H, W) normalized clips to features (B, D), the mean of all tokens, as `extract` does."""
 
     outputs = ("features",)
@@ -85,20 +68,17 @@ class EncoderGraph(nn.Module):
     def __init__(self, autoencoder: MaskedAutoencoder) -> None:
         super().__init__()
         self.encoder = autoencoder.encoder
-        self.input_kind: Input = autoencoder.input_kind
-        self.pixels = autoencoder.pixels
+        self.to_input = partial(model_input, kind=autoencoder.input_kind, pixels=autoencoder.pixels)
 
     def forward(self, frames: Tensor) -> tuple[Tensor]:
         ids = torch.arange(self.encoder.grid.num_tokens, device=frames.device).expand(frames.size(0), -1)
-        return (self.encoder(model_input(frames, self.input_kind, self.pixels), ids).mean(dim=1),)
+        return (self.encoder(self.to_input(frames), ids).mean(dim=1),)
 
 
 class FramesGraph(nn.Module):
     """(B, T, H, W, C) uint8 frames, RGB or gray, to the outputs of a graph, which gets them normalized."""
 
-    def __init__(
-        self, graph: ClassifierGraph | FeaturesGraph | EncoderGraph, pixels: PixelStatistics
-    ) -> None:
+    def __init__(self, graph: SelectingGraph | MeanGraph, pixels: PixelStatistics) -> None:
         super().__init__()
         self.pixels = pixels
         self.of_clips = graph  # not `graph`, which torch.fx uses
@@ -112,7 +92,7 @@ class FramesGraph(nn.Module):
 class Exportable:
     """A model that is ready to be traced."""
 
-    graph: ClassifierGraph | FeaturesGraph | EncoderGraph | FramesGraph
+    graph: SelectingGraph | MeanGraph | FramesGraph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
     unit: Tensor  # (outputs,) or (1,): the size of a difference that counts as 1
@@ -150,7 +130,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
             raise RecipeError(
                 "--keep: goes with a classifier or an encoder; of an autoencoder all tokens are encoded"
             )
-        graph = EncoderGraph(module)
+        graph = MeanGraph(module)
     else:
         if keep is not None:
             spec = replace(spec, selection=spec.selection.at_evaluation(keep))
@@ -159,7 +139,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
             except RecipeError as error:
                 raise RecipeError(f"--keep {keep:g}: {error}") from error
             module.selector = spec.selection
-        graph = FeaturesGraph(module) if isinstance(module, VideoEncoder) else ClassifierGraph(module)
+        graph = SelectingGraph(module)
     colors = _colors(spec)
     heads = module.heads if isinstance(module, VideoClassifier) else ()
     values: dict[str, Any] = {

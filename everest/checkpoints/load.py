@@ -133,8 +133,6 @@ def open_encoder(path: Path) -> Weights:
         CheckpointError: damaged, of a program that needs `everest convert`, or a tokenizer.
     """
     weights = open_weights(path)
-    if weights.kind == "tokenizer":
-        require_kind(weights, "pretrain", source=path)
     ModelSpec.from_settings(weights.settings, source=path)
     return weights
 
@@ -160,8 +158,8 @@ def open_model(
     """
     file = find_weights(checkpoint, which=which)
     weights = open_weights(file)
-    if kind not in (None, "transformer"):
-        require_kind(weights, kind, source=file)
+    if kind not in (None, "transformer", weights.kind):
+        raise wrong_kind(weights.kind, kind, source=file)
     if weights.kind == "tokenizer" and kind != "transformer":
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
@@ -210,12 +208,6 @@ def fitted(
         notify(f"tubelets of {before} frames become tubelets of {now}: the same tokens on still clips")
         tensors = with_tubelet_frames(tensors, now)
     return tensors
-
-
-def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
-    """Raise CheckpointError unless the weights are of `kind`; the message names the command to run."""
-    if weights.kind != kind:
-        raise wrong_kind(weights.kind, kind, source=source)
 
 
 def wrong_kind(found: str, kind: str, *, source: str | Path) -> CheckpointError:

@@ -20,8 +20,7 @@ from everest.models.spec import ModelSpec
 from everest.system.weights import Weights, load_tensors, require_fitting
 from everest.tokenizer.spec import TokenizerSpec
 
-_NORM = ("norm.weight", "norm.bias")
-ENCODER_NORM: Final = tuple(f"encoder.{name}" for name in _NORM)
+ENCODER_NORM: Final = ("encoder.norm.weight", "encoder.norm.bias")
 _POOLING = ("norm.", "pool.")  # between encoder and head
 _HEAD = ("head.weight", "head.bias")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
@@ -71,8 +70,8 @@ def start_classifier(
     if weights is None:
         return
     own = classifier.state_dict()
-    given = _encoder_tensors(own, weights, saved, spec, source, notify=notify)
-    norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
+    given = _encoder_tensors(own, weights, start, spec, notify)
+    norm = {name.removeprefix("encoder."): given.pop(name) for name in ENCODER_NORM if name in given}
     same_pooling = spec.model.pooling == saved.model.pooling
     if weights.kind == "classifier" and not same_pooling:
         notify(
@@ -85,7 +84,7 @@ def start_classifier(
         if missing:
             raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
         given |= {name: weights.tensors[name] for name in pooling}
-        problem = _head_problem(own, weights, saved, spec, classes)
+        problem = _head_problem(weights, saved, spec, classes)
         if problem is None:
             given |= {name: weights.tensors[name] for name in _HEAD}
         else:
@@ -96,18 +95,14 @@ def start_classifier(
 
 
 def _head_problem(
-    own: Mapping[str, Tensor],
-    weights: Weights,
-    saved: ModelSpec,
-    spec: ModelSpec,
-    classes: tuple[str, ...] | None,
+    weights: Weights, saved: ModelSpec, spec: ModelSpec, classes: tuple[str, ...] | None
 ) -> str | None:
     """Why the head of a classifier does not fit a model, and what follows; None if it does."""
     if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
         return "the checkpoint has other label heads than the recipe: they start fresh"
     if spec.task != saved.task:
         return f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh"
-    before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
+    before, now = len(weights.tensors["head.bias"]), spec.num_classes
     if before != now:
         return f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
     for label, (old, new) in enumerate(zip(weights.classes or (), classes or (), strict=False)):
@@ -129,7 +124,7 @@ def start_autoencoder(
     if weights is None:
         return
     own = model.state_dict()
-    given = _encoder_tensors(own, weights, saved, spec, source, notify=notify)
+    given = _encoder_tensors(own, weights, start, spec, notify)
     given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
     if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
@@ -137,7 +132,8 @@ def start_autoencoder(
     decoder = fitted(decoder, saved, spec, notify=lambda text: None)
     problem = _decoder_problem(own, decoder, saved, spec)
     if start.init.decoder == "keep" and problem is not None:
-        settings = " ".join(f"--set {setting}" for setting in _decoder_settings(saved, spec))
+        before, now = _decoder_sizes(saved) if saved.kind == "pretrain" else {}, _decoder_sizes(spec)
+        settings = " ".join(f"--set model.{key}={size}" for key, size in before.items() if size != now[key])
         fix = f"{settings}, or --decoder fresh" if settings else "--decoder fresh"
         raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use {fix}")
     if start.init.decoder == "fresh" or problem is not None:
@@ -154,11 +150,11 @@ def _decoder_problem(
     """Why a decoder does not fit a model; None if it does."""
     if saved.kind != "pretrain" or not decoder:
         return f"{saved.kind} weights have none"
-    sizes = [(s.model.backbone_size.decoder_width, s.model.decoder_depth) for s in (saved, spec)]
-    if sizes[0] != sizes[1]:
-        before, now = (f"{width} wide and {depth} deep" for width, depth in sizes)
-        return f"it is {before}, the recipe's {now}"
-    if saved.model.backbone_size.decoder_heads != spec.model.backbone_size.decoder_heads:
+    before, now = _decoder_sizes(saved), _decoder_sizes(spec)
+    shape = "{decoder_width} wide and {decoder_depth} deep".format_map
+    if shape(before) != shape(now):
+        return f"it is {shape(before)}, the recipe's {shape(now)}"
+    if before != now:
         return "it has another number of attention heads"
     if _target_of(saved) != _target_of(spec):
         return "it predicts other targets"
@@ -178,26 +174,17 @@ def _target_of(spec: ModelSpec) -> tuple[TargetSettings | None, str | None]:
     return target, tokenizer.sha256
 
 
-def _decoder_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
-    """Yield the settings that a recipe needs for the decoder of `saved`."""
-    if saved.kind != "pretrain":
-        return
-    if saved.model.decoder_depth != spec.model.decoder_depth:
-        yield f"model.decoder_depth={saved.model.decoder_depth}"
-    for key in ("decoder_width", "decoder_heads"):
-        before, now = (getattr(s.model.backbone_size, key) for s in (saved, spec))
-        if before != now:
-            yield f"model.{key}={before}"
+def _decoder_sizes(spec: ModelSpec) -> dict[str, int]:
+    size = spec.model.backbone_size
+    return {
+        "decoder_depth": spec.model.decoder_depth,
+        "decoder_width": size.decoder_width,
+        "decoder_heads": size.decoder_heads,
+    }
 
 
 def _encoder_tensors(
-    own: Mapping[str, Tensor],
-    weights: Weights,
-    saved: ModelSpec,
-    spec: ModelSpec,
-    source: str,
-    *,
-    notify: Callable[[str], None],
+    own: Mapping[str, Tensor], weights: Weights, start: Start, spec: ModelSpec, notify: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """The tensors of a trained encoder for the clips of `spec`, by their names in a model.
 
@@ -210,6 +197,7 @@ def _encoder_tensors(
         CheckpointError: another backbone, patch size, input or kind of positions, a class token in one of
             them, or tensors that are missing.
     """
+    saved, source = start.saved, start.init.file
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     require_same_channels(saved, spec, source=source, notify=notify)
     changes = list(changed_settings(saved, spec))
@@ -218,11 +206,11 @@ def _encoder_tensors(
             f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
         )
     given = fitted(given, saved, spec, notify=notify)
-    encoder = {name: tensor for name, tensor in own.items() if name.startswith("encoder.")}
-    found = {name: tensor for name, tensor in given.items() if name not in ENCODER_NORM}
-    require_fitting(
-        {name: tensor for name, tensor in encoder.items() if name not in ENCODER_NORM}, found, source=source
+    encoder, found = (
+        {key: x for key, x in tensors.items() if key.startswith("encoder.") and key not in ENCODER_NORM}
+        for tensors in (own, given)
     )
+    require_fitting(encoder, found, source=source)
     before, now = ((s.grid.h, s.grid.w) for s in (saved, spec))
     if before != now and spec.model.positions in ("flat", "separable"):
         before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))

@@ -1,6 +1,6 @@
 """A model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
 
-It is written without transformers, under the names that `everest.foreign.families` reads.
+It is written without transformers, under the names that `everest.foreign.translation` reads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from everest.methods.strategies import AllTokens
 from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
-from everest.models.spec import ModelSpec
+from everest.models.spec import ADDED_LATER, ModelSpec
 from everest.system.files import unfinished_folder, write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, write_tensors
@@ -50,6 +50,15 @@ LAYER: Final = (
     "attention.attention.key.weight",
     *(f"{module}.{leaf}" for module in BIASED for leaf in LEAVES),
 )
+
+LACKING: Final = {  # settings of an encoder that must have their defaults
+    "class_token": "a class token (it has none)",
+    "registers": "registers (it has none)",
+    "rotary": "rotary positions of places (it has none)",
+    "norm_before": "a norm before the blocks (it has none)",
+    "mlp": "SwiGLU (its MLPs have GELU)",
+    "gelu": "the approximated GELU (it has the exact one)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +175,7 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
     if spec.model.input != "frames":
         yield f"{spec.model.input} as input (it takes the frames)"
-    if spec.model.class_token:
-        yield "a class token (it has none)"
-    if spec.model.registers:
-        yield "registers (it has none)"
-    if spec.model.rotary != "none":
-        yield "rotary positions of places (it has none)"
-    if spec.model.norm_before:
-        yield "a norm before the blocks (it has none)"
-    if spec.model.mlp != "plain":
-        yield "SwiGLU (its MLPs have GELU)"
-    if spec.model.gelu != "exact":
-        yield "the approximated GELU (it has the exact one)"
+    yield from (text for key, text in LACKING.items() if getattr(spec.model, key) != ADDED_LATER[key])
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         yield "class-attention pooling (it averages the tokens or takes the first)"
     if spec.task == "regression" and not spec.heads:

@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 
 from everest.figures.camera import CameraView
 from everest.figures.mask_view import GRAY, RED, TINT, MaskView
-from everest.methods.ranked import ByChange, ByImportance, LearnedImportance, RedundancyRobust
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import ByChange, ByImportance, RedundancyRobust
 from everest.system.text import escape_bytes
 
 SMALL: Final = 8  # points, of explanations

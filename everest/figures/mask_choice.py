@@ -10,7 +10,8 @@ from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
-from everest.methods.ranked import ByChange, LearnedImportance, ScoreName
+from everest.methods.learned import LearnedImportance, ScoreName
+from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES
 from everest.models.encoder import SelectingModel

@@ -19,7 +19,8 @@ from everest.figures.camera import view_camera
 from everest.figures.mask_view import GRAY, MaskView, in_colors, to_frames, to_patches
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
-from everest.methods.ranked import ByChange, LearnedImportance
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer

@@ -49,7 +49,8 @@ def convert(
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
-    parts = _of_encoder(identity.unexpected)
+    # Of its encoder, one for a tensor that all its blocks have.
+    parts = sorted({re.sub(r"\.\d+\.", ".N.", name) for name in identity.unexpected if _ENCODER.match(name)})
     if parts or (not partial and (identity.missing or identity.unexpected)):
         gaps, fix = _gaps(identity), _fix(identity, parts)
         raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
@@ -74,11 +75,6 @@ def convert(
         },
     )
     return Converted(weights=weights, identity=identity)
-
-
-def _of_encoder(names: Collection[str]) -> list[str]:
-    """Return the foreign names that belong to an encoder, one for a tensor that all its blocks have."""
-    return sorted({re.sub(r"\.\d+\.", ".N.", name) for name in names if _ENCODER.match(name)})
 
 
 def _gaps(identity: Identity) -> str:

@@ -9,16 +9,16 @@ from typing import Literal
 
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, shown
-from everest.foreign import vjepa2
 from everest.foreign.files import Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Translation
-from everest.models.norms import Norms
+from everest.models.vit import Norms
 from everest.video.pixels import PixelStatistics
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
-RELEASED_CLIP = (16, 224)  # frames and pixels of all released programs
+RELEASED_CLIP = (16, 224)  # frames and pixels of all released programs but V-JEPA 2
+V_JEPA_CLIP = (64, 256)
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
 
 
@@ -54,7 +54,7 @@ class ForeignFacts:
     @property
     def released_clip(self) -> tuple[int, int]:
         """The frames of a clip and the side of a frame, unless the file or the user states them."""
-        return vjepa2.CLIP if self.family == "vjepa2" else RELEASED_CLIP
+        return V_JEPA_CLIP if self.family == "vjepa2" else RELEASED_CLIP
 
     @property
     def norms(self) -> Norms:

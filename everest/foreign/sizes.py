@@ -10,17 +10,18 @@ from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_set
 from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import Positions
 from everest.errors import UserError, shown
-from everest.foreign import vjepa2
 from everest.foreign.facts import ForeignFacts
 from everest.foreign.files import MULTI_LABEL_PROBLEM
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
 from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
+from everest.models.rotary import BASE
 from everest.models.spec import ModelSpec
 
 EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 FIRST_MLP = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
 COMPUTED: tuple[ComputedPositions, ...] = ("separable", "flat")  # a stored table is compared in this order
+V_JEPA_CONFIG = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # the only values, if any
 TABLE_TOLERANCE = 1e-3  # stored tables may be in half precision; learned ones differ by more
 
 
@@ -92,9 +93,15 @@ def _check_architecture(facts: ForeignFacts) -> None:
     if facts.family == "vjepa2":
         hints = facts.hints
         given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
-        problem = vjepa2.config_problem(facts.foreign.config, given)
-        if problem is not None:
-            raise facts.error(problem)
+        missing = [option for option, value in given.items() if value is None]
+        if not facts.foreign.config and missing:  # no shape shows them
+            needed = " and ".join(missing)
+            raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
+        for name, value in facts.foreign.config.items():
+            expected = V_JEPA_CONFIG.get(name)
+            if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
+                needed = "none is possible" if expected is None else f"only {expected} is possible"
+                raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
     activation = facts.foreign.config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")

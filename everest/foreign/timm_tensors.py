@@ -26,9 +26,9 @@ from everest.foreign.timm_parts import (
     rotary_of,
 )
 from everest.methods.strategies import AllTokens
-from everest.models.norms import Norms
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
+from everest.models.vit import Norms
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 

@@ -34,7 +34,7 @@ class LabelRules:
     num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
     task: Task = "single-label"  # of the only head
     heads: Heads = ()  # if a sample has several labels
-    of_model: bool = False  # whether task and classes are those of a trained model
+    of_model: bool = False  # whether a trained model fixes task and classes
 
     @property
     def has_names(self) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
+from everest.methods.camera import SMALLEST, Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
 from everest.system.compute import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
@@ -99,9 +99,8 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     pairs = pyramid.pairs(lag)
     now, before = pairs[0]
     still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
-    estimated = still
-    if pyramid.is_large_enough:
-        estimated = estimate_motion(pairs, "shift" if align == "none" else align)
+    is_large_enough = min(now.shape[2:]) >= SMALLEST
+    estimated = estimate_motion(pairs, "shift" if align == "none" else align) if is_large_enough else still
     warped, inside = moved(before, estimated)
     change = mean_change(now, warped, inside)  # (B * P,)
     changed = ((now - warped).abs() > CHANGED).logical_and_(inside).float().mean(dim=(1, 2, 3))

@@ -26,7 +26,7 @@ from everest.system.compute import in_parts
 CameraModel = Literal["shift", "affine"]
 
 SMALL: Final = 56  # pixels of the shorter side of a small image, about
-SMALLEST: Final = 24  # pixels of the shorter side of a frame, at least: in fewer, noise looks like a motion
+SMALLEST: Final = 24  # pixels of a shorter side, at least: in fewer, noise looks like a motion
 COARSEST: Final = 8  # pixels, at least, of the shorter side of the smallest level
 LEVELS: Final = 3
 SEARCH: Final = 3  # pixels of the smallest level: of 14 pixels a fifth of a frame
@@ -62,16 +62,6 @@ class Plane:
         y = torch.arange(height, device=device, dtype=torch.float32).sub_(self.center[1]).div_(self.unit)
         return x, y
 
-    def in_grid(self, motion: Tensor, height: int, width: int) -> Tensor:
-        """Motions (M, 2, 3) from places to the coordinates of grid_sample, -1 to 1 from edge to edge."""
-        sides = (width, height)
-        rows = []
-        for row, center, side in zip(motion.unbind(1), self.center, sides, strict=True):
-            middle = (2 * center + 1) / side - 1  # the coordinate of the middle
-            scaled = row * (2 * self.unit / side)  # (M, 3)
-            rows.append(torch.cat([scaled[:, :2], scaled[:, 2:] + middle], dim=1))
-        return torch.stack(rows, dim=1)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pyramid:
@@ -97,11 +87,6 @@ class Pyramid:
         for _ in range(count - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
         return cls(levels, Plane.of(height, width))
-
-    @property
-    def is_large_enough(self) -> bool:
-        """Whether a motion can be estimated."""
-        return min(self.levels[0].shape[2:]) >= SMALLEST
 
     def pairs(self, lag: int) -> list[tuple[Tensor, Tensor]]:
         """Of each level the images and those `lag` frames earlier: (M, 1, h, w) each, M = B * (T - lag)."""
@@ -136,7 +121,7 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     of the frame, and for two different scenes.
 
     Args:
-        pairs: of `Pyramid.pairs`; the pyramid must be large enough.
+        pairs: of `Pyramid.pairs`; their shorter side must be `SMALLEST`, at least.
     """
     affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
     shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself
@@ -162,13 +147,17 @@ def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[T
     height, width = images.shape[2:]
     plane = plane or Plane.of(height, width)
     x, y = plane.places(height, width, images.device)
+    rows = []  # motions to the coordinates of grid_sample, -1 to 1 from edge to edge
+    for row, center, side in zip(motion.unbind(1), plane.center, (width, height), strict=True):
+        middle = (2 * center + 1) / side - 1  # the coordinate of the middle
+        scaled = row * (2 * plane.unit / side)  # (M, 3)
+        rows.append(torch.cat([scaled[:, :2], scaled[:, 2:] + middle], dim=1))
     # No matrix product: on a GPU it may be computed in TF32, which is too coarse for places.
-    by_x, by_y, start = plane.in_grid(motion, height, width).unsqueeze(3).unbind(2)  # (M, 2, 1) each
+    by_x, by_y, start = torch.stack(rows, dim=1).unsqueeze(3).unbind(2)  # (M, 2, 1) each
     grid = (by_x * x + start).unsqueeze(2) + (by_y * y).unsqueeze(3)  # (M, 2, h, w)
     edge = 1e-4  # rounding is no motion
     inside = (grid[:, 0].abs() <= 1 - 1 / width + edge) & (grid[:, 1].abs() <= 1 - 1 / height + edge)
-    grid = grid.movedim(1, -1)  # (M, h, w, 2)
-    sampled = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(images, grid.movedim(1, -1), padding_mode="border", align_corners=False)
     return sampled, inside.unsqueeze(1)
 
 
@@ -188,8 +177,7 @@ def _search(now: Tensor, before: Tensor) -> Tensor:
     x, y = offsets.repeat(side), offsets.repeat_interleave(side)  # (side * side,)
     best = (change + 1e-3 * (x.square() + y.square())).argmin(dim=1)  # of equal changes the shortest shift
     shift = torch.stack([x[best], y[best]], dim=1) / Plane.of(height, width).unit  # (M, 2)
-    still = no_motion(now.size(0), now.device)
-    return torch.cat([still[:, :, :2], shift.unsqueeze(2)], dim=2)
+    return torch.cat([no_motion(now.size(0), now.device)[:, :, :2], shift.unsqueeze(2)], dim=2)
 
 
 def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) -> Tensor:
@@ -198,8 +186,7 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     The slope is the mean of both images' (as in efficient second-order minimization, Benhimane and Malis
     2004). Of an image, the outermost pixels have none.
     """
-    height, width = now.shape[2:]
-    plane = Plane.of(height, width)
+    plane = Plane.of(now.size(2), now.size(3))
     warped, inside = moved(before, motion)
     error = (now - warped)[:, 0, 1:-1, 1:-1]  # (M, h - 2, w - 2)
     inside = inside[:, 0, 1:-1, 1:-1].float()
@@ -217,7 +204,7 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
         matrix = torch.stack([sums[:, :2], sums[:, 1:3]], dim=1)  # (M, 2, 2)
         step = _solved(matrix, sums[:, 3:].unsqueeze(2))  # (M, 2)
         return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
-    x, y = plane.places(height, width, now.device)
+    x, y = plane.places(now.size(2), now.size(3), now.device)
     place = torch.stack(torch.broadcast_tensors(x[1:-1], y[1:-1, None], torch.ones_like(error[0])))
     twice = (place.unsqueeze(1) * place).flatten(0, 1).flatten(1)  # (9, pixels): products of x, y, 1
     sums = (products.flatten(2) @ twice.T).unflatten(2, (3, 3))  # (M, 5, 3, 3)
@@ -245,13 +232,11 @@ def _is_confirmed(motion: Tensor, now: Tensor, before: Tensor) -> Tensor:
     removes noise, so a motion by less than a pixel looks better than none even if the camera rests. The
     opposite motion is interpolated alike, so the votes for one of the two are noise then.
     """
-    opposite = 2 * no_motion(motion.size(0), motion.device) - motion
     warped, inside = moved(before, motion)
-    back, inside_back = moved(before, opposite)
+    back, inside_back = moved(before, 2 * no_motion(motion.size(0), motion.device) - motion)
     error = (now - warped).abs()
-    overlaps = inside.float().mean(dim=(1, 2, 3)) >= OVERLAP
     return (
-        overlaps
+        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
         & (mean_change(now, warped, inside) < FIT)
         & (_votes(error, (now - before).abs(), inside) > MAJORITY)
         & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)

@@ -14,14 +14,9 @@ from torch import Tensor
 
 from everest.methods.external import external, is_import_path, named_class
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
-from everest.methods.ranked import (
-    ByChange,
-    ByImportance,
-    FrameDifference,
-    LearnedImportance,
-    RedundancyRobust,
-)
+from everest.methods.ranked import ByChange, ByImportance, FrameDifference, RedundancyRobust
 from everest.methods.selector import Selector, checked_share, split
 
 __all__ = [  # of everest.strategies

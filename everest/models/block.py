@@ -2,14 +2,15 @@
 
 Both savings are exact: loss and gradients are equal to the plain block's.
 
-B batch, K tokens, L last tokens, D width, P outputs, F width of the MLP.
+B batch, K tokens, L last tokens, D width, P outputs or branches with stochastic depth, F width of the MLP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,52 @@ from torch import Tensor, nn
 
 from everest.config.sizes import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
-from everest.models.drop_path import DropPath
 from everest.models.recomputed import Activation, ActivationLinear, NormLinear, RecomputedSwiglu
 from everest.models.rotary import Rotation
+
+
+class DropPath(nn.Module):
+    """Scales a branch by 1 / keep, or by 0 in the clips that it is left out of (Huang et al. 2016).
+
+    The rate as a number would be a constant of a compiled graph. Blocks with different rates share their
+    graphs, because they read it from a tensor.
+
+    Args:
+        rate: the share of the clips that the branch is left out of, below 1.
+    """
+
+    keep: Tensor  # () float32: 1 - rate; not stored
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.drop_prob = rate
+        self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
+        self.noise: Tensor | None = None  # (B,) in [0, 1), see `drop_noise`; None: drawn by torch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
+        if not self.training:
+            return x
+        noise = torch.rand(x.size(0), device=x.device) if self.noise is None else self.noise  # (B,)
+        kept = (noise < self.keep).view(-1, 1, 1)
+        return x * (kept / self.keep).to(x.dtype)
+
+
+def drop_paths(model: nn.Module) -> list[DropPath]:
+    """The branches of a model with stochastic depth."""
+    return [module for module in model.modules() if isinstance(module, DropPath)]
+
+
+@contextmanager
+def drop_noise(paths: Sequence[DropPath], noise: Tensor) -> Iterator[None]:
+    """Let `noise` (P, B) decide in the passes of the context which clips a branch is left out of."""
+    for path, row in zip(paths, noise, strict=True):
+        path.noise = row
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.noise = None
 
 
 def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -108,41 +152,3 @@ class Block(nn.Module):
             gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
             return _norm_linear(gated, norm, fc2.weight, fc2.bias)
         return ActivationLinear.apply(hidden, fc2.weight, fc2.bias, self.activation)
-
-
-class Stack(NamedTuple):
-    """Blocks in sequence, and the tokens of one clip that they compute: the input of every cost estimate."""
-
-    depth: int
-    tokens: int
-    width: int
-    heads: int
-    mlp_width: int
-    mlp: MlpKind = "plain"
-
-    @property
-    def mlp_channels(self) -> int:
-        """The outputs of an MLP's first layer."""
-        return self.mlp_width * (1 if self.mlp == "plain" else 2)
-
-
-def activation_bytes(
-    stacks: Iterable[Stack], *, other_bytes: int, bytes_per_value: int, checkpointing: bool
-) -> int:
-    """Estimate the bytes that a forward pass of one clip saves for the backward pass, to about a tenth.
-
-    A block with fused attention saves 7 values per token and channel: the inputs of both norms, which are
-    float32 in any precision, q, k, v and the attention's output; one is for small tensors. Its MLP saves the
-    inputs of its activation and of its norm. The outputs of norms and activations are recomputed. With
-    checkpointing every block saves its input only, and one block at a time saves all values.
-
-    Args:
-        other_bytes: of a clip outside of the blocks.
-    """
-    total = other_bytes
-    for stack in stacks:
-        depth, tokens, width = stack.depth, stack.tokens, stack.width
-        of_mlp = stack.mlp_channels * bytes_per_value + 4 * stack.mlp_width * (stack.mlp == "normed-swiglu")
-        block = tokens * (width * (2 * 4 + 5 * bytes_per_value) + of_mlp)
-        total += depth * tokens * width * 4 + block if checkpointing else depth * block
-    return total

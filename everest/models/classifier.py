@@ -15,11 +15,9 @@ from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.config.values import Pooling
-from everest.methods.grid import TokenSelection
 from everest.methods.selector import Selector
 from everest.models.encoder import SelectingModel
-from everest.models.vit import Architecture, Encoder, init_linear_layers
+from everest.models.vit import Architecture, init_linear_layers
 
 
 def answers(logits: Tensor, heads: Heads) -> Tensor:
@@ -28,13 +26,13 @@ def answers(logits: Tensor, heads: Heads) -> Tensor:
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
     parts = logits.float().split([head.outputs for head in heads], dim=-1)
-    return torch.cat([_answer(part, head) for part, head in zip(parts, heads, strict=True)], dim=-1)
-
-
-def _answer(logits: Tensor, head: Head) -> Tensor:
-    if head.task == "regression":
-        return logits * head.std + head.mean
-    return logits.sigmoid() if head.task == MULTI_LABEL else logits.softmax(dim=-1)
+    found = []
+    for part, head in zip(parts, heads, strict=True):
+        if head.task == "regression":
+            found.append(part * head.std + head.mean)
+        else:
+            found.append(part.sigmoid() if head.task == MULTI_LABEL else part.softmax(dim=-1))
+    return torch.cat(found, dim=-1)
 
 
 def soft_targets(labels: Tensor, heads: Heads, *, smoothing: float) -> Tensor:
@@ -114,8 +112,6 @@ class VideoClassifier(SelectingModel):
 
     Args:
         heads: what is predicted. Each has its rows of one matrix.
-        pooling: `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
-            `class-attention` norms the output of a learned class token.
     """
 
     def __init__(
@@ -124,17 +120,13 @@ class VideoClassifier(SelectingModel):
         *,
         selector: Selector,
         heads: Heads,
-        pooling: Pooling = "mean",
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.input_kind = architecture.input
+        super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
         self.heads = heads
-        self.selector = selector
-        self.pooling = pooling
-        self.encoder = Encoder(architecture, final_norm=False, drop_path=drop_path)
+        self.pooling = architecture.model.pooling
         width = self.encoder.width
-        if pooling == "class-attention":
+        if self.pooling == "class-attention":
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads)
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, sum(head.outputs for head in heads))
@@ -145,7 +137,7 @@ class VideoClassifier(SelectingModel):
     @property
     def num_classes(self) -> int:
         """The outputs of all heads."""
-        return self.head.out_features
+        return sum(head.outputs for head in self.heads)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -159,24 +151,11 @@ class VideoClassifier(SelectingModel):
         return answers(logits, self.heads)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) to (B, D)."""
+        """Pool encoded tokens (B, K, D) to (B, D).
+
+        `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
+        `class-attention` norms the output of a learned class token.
+        """
         if self.pooling == "class-attention":
             return self.norm(self.pool(tokens))
         return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
-
-    def forward(
-        self,
-        frames: Tensor,
-        *,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Compute logits (B, outputs) of all heads, joined, from clips (B, C, T, H, W), bytes or normalized.
-
-        Args:
-            keep, noise, selection: which tokens are encoded; see `kept_tokens`.
-        Raises:
-            ValueError: see `kept_tokens`.
-        """
-        return self.head(self.features(frames, keep, noise, selection))

@@ -1,4 +1,4 @@
-"""The cost of a model, computed from its stacks of blocks: multiply-accumulates, tokens and weights.
+"""The cost of a model, computed from its stacks of blocks: multiply-accumulates and tokens.
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
@@ -15,22 +15,48 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.settings import ModelSettings
+from everest.config.sizes import MLP_RATIO
+from everest.config.values import MlpKind
 from everest.errors import RecipeError
-from everest.models.block import Stack
 from everest.models.embedding import embedding_kernels
-from everest.models.lora import LowRank
-from everest.models.partial import Stage, choose_trained
 from everest.models.spec import ModelSpec
-from everest.tokenizer.spec import TokenizerSpec
 
 NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
-WEIGHT_BYTES = 4  # weights, gradients and both moments of AdamW are float32 in every precision
+
+
+class Stack(NamedTuple):
+    """Blocks in sequence, and the tokens of one clip that they compute."""
+
+    depth: int
+    tokens: int
+    width: int
+    heads: int
+    mlp_width: int
+    mlp: MlpKind = "plain"
+
+    @property
+    def mlp_channels(self) -> int:
+        """The outputs of an MLP's first layer."""
+        return self.mlp_width * (1 if self.mlp == "plain" else 2)
+
+
+def stacks_of(spec: ModelSpec) -> list[Stack]:
+    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
+    size, noise = spec.model.backbone_size, torch.zeros(1, spec.grid.num_tokens, device="meta")
+    selection = spec.selection(spec.grid, importance=noise, noise=noise)
+    visible, target = selection.visible.size(1), selection.target.size(1)
+    tokens, mlp = visible + spec.model.num_prefix, spec.model.mlp
+    encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
+    if spec.kind != "pretrain":
+        return [encoder]
+    width, heads = size.decoder_width, size.decoder_heads
+    return [encoder, Stack(spec.model.decoder_depth, visible + target, width, heads, MLP_RATIO * width)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +113,7 @@ def stack_macs(stack: Stack) -> Macs:
 
 def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
-    stacks = spec.stacks
+    stacks = stacks_of(spec)
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     embedding = embedding_macs(spec.model, offered, spec.channels)
     before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
@@ -127,7 +153,7 @@ def training_macs(spec: ModelSpec, *, frozen_layers: int = 0) -> int:
     Args:
         frozen_layers: of the encoder (everest.models.partial).
     """
-    macs, (encoder, *decoder) = count_macs(spec), spec.stacks
+    macs, (encoder, *decoder) = count_macs(spec), stacks_of(spec)
     frozen_blocks = max(0, frozen_layers - 1)
     frozen = stack_macs(encoder._replace(depth=frozen_blocks)).total + bool(frozen_layers) * macs.embedding
     learning = [encoder._replace(depth=encoder.depth - frozen_blocks), *decoder]
@@ -191,41 +217,3 @@ def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
     """
     spec = replace(spec, selection=spec.selection.at_evaluation(keep))
     return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightCounts:
-    """Numbers of weights."""
-
-    total: int  # adapters included
-    trained: int  # in training; the others are frozen
-    adapted: int  # of the matrices that have an adapter
-
-    def state_bytes(self, *, training: bool, bytes_per_value: int = WEIGHT_BYTES) -> dict[str, int]:
-        """Bytes of the weights, and in training of gradients and AdamW's two moments of the trained ones.
-
-        In float32 an adapted matrix is kept for the backward pass in addition to its two parts. In lower
-        precision every weight has a copy, adapted or not, which is not counted.
-        """
-        trained = WEIGHT_BYTES * self.trained if training else 0
-        copies = WEIGHT_BYTES * self.adapted if training and bytes_per_value == WEIGHT_BYTES else 0
-        return {
-            "weights": WEIGHT_BYTES * self.total + copies,
-            "gradients": trained,
-            "moments": 2 * trained,
-        }
-
-
-def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -> WeightCounts:
-    """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
-    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
-    with torch.device("meta"):
-        model = blank.build()
-        if stage is not None:
-            choose_trained(model, stage)
-    adapters = (module for module in model.modules() if isinstance(module, LowRank))
-    return WeightCounts(
-        total=sum(parameter.numel() for parameter in model.parameters()),
-        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
-    )

@@ -12,22 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from everest.methods.grid import TokenSelection
-from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.video_model import VideoModel
-from everest.models.vit import Architecture, Encoder, init_linear_layers
+from everest.models.vit import Architecture, init_linear_layers
 
 
 class SelectingModel(VideoModel):
     """A model that encodes the tokens of its selector and pools them."""
 
     stage: ClassVar = "finetune"
-    selector: Selector
-
-    @property
-    def measure(self) -> Embedding:
-        """The embedding by which the selector measures importance."""
-        return self.encoder.patch_embed
+    head: nn.Module  # features (B, D) to the outputs
 
     def kept_tokens(
         self,
@@ -78,27 +72,6 @@ class SelectingModel(VideoModel):
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D)."""
 
-
-class VideoEncoder(SelectingModel):
-    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
-
-    Args:
-        selector: selects the tokens that are encoded, unless a call names another keep ratio.
-    """
-
-    classes: tuple[str, ...] = ()  # only a classifier has some
-
-    def __init__(self, architecture: Architecture, *, selector: Selector) -> None:
-        super().__init__()
-        self.input_kind = architecture.input
-        self.selector = selector
-        self.encoder = Encoder(architecture, final_norm=True)
-        init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """The mean (B, D) of encoded tokens (B, K, D), as for an autoencoder."""
-        return tokens.mean(dim=1)
-
     def forward(
         self,
         frames: Tensor,
@@ -107,11 +80,30 @@ class VideoEncoder(SelectingModel):
         noise: Tensor | None = None,
         selection: TokenSelection | None = None,
     ) -> Tensor:
-        """Compute features (B, D) from clips (B, C, T, H, W), bytes or normalized.
+        """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
 
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.
+        Returns:
+            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, D).
         Raises:
             ValueError: see `kept_tokens`.
         """
-        return self.features(frames, keep, noise, selection)
+        return self.head(self.features(frames, keep, noise, selection))
+
+
+class VideoEncoder(SelectingModel):
+    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
+
+    Args:
+        selector: selects the tokens that are encoded, unless a call names another keep ratio.
+    """
+
+    def __init__(self, architecture: Architecture, *, selector: Selector) -> None:
+        super().__init__(architecture, selector=selector, final_norm=True)
+        self.head = nn.Identity()
+        init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The mean (B, D) of encoded tokens (B, K, D), as for an autoencoder."""
+        return tokens.mean(dim=1)

@@ -21,7 +21,7 @@ from everest.methods.targets import TargetMaker
 from everest.models.positions import TokenPositions, add_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import VideoModel
-from everest.models.vit import Architecture, Encoder, init_linear_layers, make_blocks, run_blocks
+from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +81,6 @@ class MaskedAutoencoder(VideoModel):
     """
 
     stage: ClassVar = "pretrain"
-    classes: tuple[str, ...] = ()  # only a classifier has some
 
     def __init__(
         self,
@@ -89,25 +88,21 @@ class MaskedAutoencoder(VideoModel):
         *,
         selector: Selector,
         targets: TargetMaker,
-        decoder_depth: int,
         learned: TokenScores | None = None,
         frame_selection: FrameSelection | None = None,
     ) -> None:
-        super().__init__()
-        self.input_kind = architecture.input
-        self.selector = selector
+        super().__init__(architecture, selector=selector, final_norm=True)
         self.targets = targets
         self.learned = learned
         self.frame_selection = frame_selection
-        self.encoder = Encoder(architecture, final_norm=True)
-        size = architecture.size
+        size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         self.decoder = Decoder(
             size.decoder_width,
-            decoder_depth,
+            architecture.model.decoder_depth,
             size.decoder_heads,
-            position=architecture.decoder_positions(),
+            position=architecture.make_positions(size.decoder_width, size.decoder_heads),
             target_width=targets.width,
             checkpointing=architecture.checkpointing,
         )
@@ -117,7 +112,7 @@ class MaskedAutoencoder(VideoModel):
 
     @property
     def measure(self) -> Embedding:
-        """The embedding by which the selector measures importance, with the learned scores if it has them."""
+        """The embedding, with the learned scores if the selector needs them."""
         embed = self.encoder.patch_embed
         return embed if self.learned is None else ScoredEmbedding(embed, self.learned)
 

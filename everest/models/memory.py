@@ -1,19 +1,87 @@
-"""Estimates of the memory of a model: of each clip in training and in inference, and of a frozen tokenizer.
+"""Estimates of a model's memory: weights, each clip in training and in inference, and a frozen tokenizer.
 
 They are computed on shapes. docs/performance.md compares them with counted bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 
-from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
-from everest.models.block import activation_bytes
-from everest.models.cost import WEIGHT_BYTES, count_weights, embedded_positions
+import torch
+
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.models.cost import Stack, embedded_positions, stacks_of
+from everest.models.lora import LowRank
+from everest.models.partial import Stage, choose_trained
 from everest.models.spec import ModelSpec
 from everest.tokenizer.chunks import coding_bytes
+from everest.tokenizer.spec import TokenizerSpec
 
+WEIGHT_BYTES = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 SOFTMAX_COPIES = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightCounts:
+    """Numbers of weights."""
+
+    total: int  # adapters included
+    trained: int  # in training; the others are frozen
+    adapted: int  # of the matrices that have an adapter
+
+    def state_bytes(self, *, training: bool, bytes_per_value: int = WEIGHT_BYTES) -> dict[str, int]:
+        """Bytes of the weights, and in training of gradients and AdamW's two moments of the trained ones.
+
+        In float32 an adapted matrix is kept for the backward pass in addition to its two parts. In lower
+        precision every weight has a copy, adapted or not, which is not counted.
+        """
+        trained = WEIGHT_BYTES * self.trained if training else 0
+        copies = WEIGHT_BYTES * self.adapted if training and bytes_per_value == WEIGHT_BYTES else 0
+        return {
+            "weights": WEIGHT_BYTES * self.total + copies,
+            "gradients": trained,
+            "moments": 2 * trained,
+        }
+
+
+def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -> WeightCounts:
+    """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
+    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+    with torch.device("meta"):
+        model = blank.build()
+        if stage is not None:
+            choose_trained(model, stage)
+    adapters = (module for module in model.modules() if isinstance(module, LowRank))
+    return WeightCounts(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
+    )
+
+
+def activation_bytes(
+    stacks: Iterable[Stack], *, other_bytes: int, bytes_per_value: int, checkpointing: bool
+) -> int:
+    """Estimate the bytes that a forward pass of one clip saves for the backward pass, to about a tenth.
+
+    A block with fused attention saves 7 values per token and channel: the inputs of both norms, which are
+    float32 in any precision, q, k, v and the attention's output; one is for small tensors. Its MLP saves the
+    inputs of its activation and of its norm. The outputs of norms and activations are recomputed. With
+    checkpointing every block saves its input only, and one block at a time saves all values.
+
+    Args:
+        other_bytes: of a clip outside of the blocks.
+    """
+    total = other_bytes
+    for stack in stacks:
+        depth, tokens, width = stack.depth, stack.tokens, stack.width
+        of_mlp = stack.mlp_channels * bytes_per_value + 4 * stack.mlp_width * (stack.mlp == "normed-swiglu")
+        block = tokens * (width * (2 * 4 + 5 * bytes_per_value) + of_mlp)
+        total += depth * tokens * width * 4 + block if checkpointing else depth * block
+    return total
 
 
 def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
@@ -26,7 +94,7 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     Args:
         frozen_layers: of the encoder (everest.models.partial). Frozen blocks compute one at a time.
     """
-    stacks = spec.stacks
+    stacks = stacks_of(spec)
     learning = max(1, stacks[0].depth - max(0, frozen_layers - 1))
     stacks[0] = stacks[0]._replace(depth=learning)
     saved = activation_bytes(
@@ -105,7 +173,7 @@ def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
     if spec.kind != "pretrain":
         return 0
-    encoder, decoder = spec.stacks
+    encoder, decoder = stacks_of(spec)
     predicted = decoder.tokens - encoder.tokens + spec.model.num_prefix
     return predicted * spec.target_width * (bytes_per_value + 3 * 4)
 
@@ -114,7 +182,7 @@ def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes of one clip without a backward pass: the values of one encoder block at a time."""
     values = spec.channels * spec.frames * spec.size[0] * spec.size[1]
     return activation_bytes(
-        [spec.stacks[0]._replace(depth=1)],
+        [stacks_of(spec)[0]._replace(depth=1)],
         other_bytes=9 * values,  # as uint8, twice as float32
         bytes_per_value=bytes_per_value,
         checkpointing=False,
@@ -123,5 +191,5 @@ def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
 
 def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
-    squares = sum(stack.depth * stack.heads * stack.tokens**2 for stack in spec.stacks)
+    squares = sum(stack.depth * stack.heads * stack.tokens**2 for stack in stacks_of(spec))
     return int(SOFTMAX_COPIES * bytes_per_value * squares)

@@ -13,7 +13,6 @@ from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.lora import add_adapters
 from everest.models.mae import MaskedAutoencoder
-from everest.models.vit import Encoder
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -51,8 +50,13 @@ def choose_trained(model: nn.Module, stage: Stage) -> None:
         add_adapters(encoder.blocks, stage.lora)
     elif isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
         encoder.requires_grad_(False)
-    else:
-        _freeze(encoder, layers=frozen_layers(stage, len(encoder.blocks)))
+    elif layers := frozen_layers(stage, len(encoder.blocks)):
+        # The embedding, with all that is added to it, and the first blocks.
+        later = (*encoder.blocks[layers - 1 :], encoder.norm)
+        trained = {id(parameter) for module in later for parameter in module.parameters()}
+        for parameter in encoder.parameters():
+            if id(parameter) not in trained:
+                parameter.requires_grad_(False)
 
 
 def frozen_layers(stage: Stage | None, depth: int) -> int:
@@ -65,14 +69,3 @@ def frozen_layers(stage: Stage | None, depth: int) -> int:
     if stage.lora.rank:
         return 1  # all blocks have adapters
     return stage.frozen_layers(depth) if isinstance(stage, FinetuneSettings) else 0
-
-
-def _freeze(encoder: Encoder, *, layers: int) -> None:
-    """Freeze the embedding, with all that is added to it, and `layers` - 1 blocks."""
-    if not layers:
-        return
-    later = (*encoder.blocks[layers - 1 :], encoder.norm)
-    trained = {id(parameter) for module in later for parameter in module.parameters()}
-    for parameter in encoder.parameters():
-        if id(parameter) not in trained:
-            parameter.requires_grad_(False)

@@ -9,34 +9,27 @@ from typing import Any, Final, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
+from torch import nn
 
 from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
-from everest.config.sizes import MLP_RATIO
-from everest.config.stage_settings import (
-    FrameSelectionSettings,
-    PixelTargetSettings,
-    TargetSettings,
-    TokenTargetSettings,
-)
+from everest.config.stage_settings import FrameSelectionSettings, TargetSettings
 from everest.config.values import Count, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
-from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
-from everest.models.block import Stack
+from everest.methods.targets import Target, TargetMaker
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.norms import Norms, set_norms
 from everest.models.positions import INTERPOLATED
-from everest.models.vit import Architecture
+from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+from everest.tokenizer.targets import FrozenTokenizer, make_targets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = MaskedAutoencoder | VideoClassifier | VideoEncoder  # one for each kind of ModelSpec
@@ -121,37 +114,37 @@ class ModelSpec:
         problem = next(spec.problems(), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings are of no model: {problem}")
-        if spec.tokenizer is None or spec.tokenizer.path is None or not is_own_tokenizer(spec.tokenizer.path):
+        tokenizer, own = spec.tokenizer, own_tokenizer(source.parent)
+        if tokenizer is None or tokenizer.path is None or not is_own_tokenizer(tokenizer.path):
             return spec
-        own = own_tokenizer(source.parent)  # a run may be moved with its own tokenizer
-        if not own.is_file():
-            return spec
-        return replace(spec, tokenizer=replace(spec.tokenizer, path=str(own.resolve())))
+        # A run may be moved with its own tokenizer.
+        return replace(spec, tokenizer=replace(tokenizer, path=str(own.resolve()))) if own.is_file() else spec
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
         yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        if self.channels not in USUAL:
-            yield f"pixels: {self.channels} channels, neither 1 nor 3"
-        if self.channels == 1 and (self.tokenizer is not None or isinstance(self.target, Target)):
-            yield "pixels: 1 channel, where tokenizer or target take 3"
-        if self.kind == "pretrain" and self.target is None:
-            yield "target: missing"
-        if self.target is not None and self.target.needs_tokenizer and self.tokenizer is None:
-            yield "tokenizer: missing"
-        if self.selection.needs_tokenizer and self.tokenizer is None:
-            yield "tokenizer: missing"
-        if self.kind == "classifier" and self.num_classes is None:
-            yield "num_classes: missing"
-        if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
-            yield "position_grid: for interpolated positions, and only for these"
-        if self.kind == "classifier" and sum(head.outputs for head in self.answered) != self.num_classes:
-            yield "heads: other classes than num_classes"
-        if any(head.task == "regression" and head.outputs != 1 for head in self.answered):
-            yield "task: regression has one output"
-        if self.kind == "classifier" and any(len(h.thresholds) != h.outputs for h in self.answered):
-            yield "calibration: other thresholds than classes"
+        needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
+        learned_colors = self.tokenizer is not None or isinstance(self.target, Target)
+        classifies, heads = self.kind == "classifier", self.answered
+        found = {
+            f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
+            "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
+            "target: missing": self.kind == "pretrain" and self.target is None,
+            "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
+            "num_classes: missing": classifies and self.num_classes is None,
+            "position_grid: for interpolated positions, and only for these": (
+                (self.position_grid is None) == (self.model.positions in INTERPOLATED)
+            ),
+            "heads: other classes than num_classes": (
+                classifies and sum(head.outputs for head in heads) != self.num_classes
+            ),
+            "task: regression has one output": any(h.task == "regression" and h.outputs != 1 for h in heads),
+            "calibration: other thresholds than classes": (
+                classifies and any(len(head.thresholds) != head.outputs for head in heads)
+            ),
+        }
+        yield from (problem for problem, is_found in found.items() if is_found)
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -179,21 +172,12 @@ class ModelSpec:
     def architecture(self) -> Architecture:
         """The parts of the model that are the same whatever it is trained for."""
         return Architecture(
-            size=self.model.backbone_size,
+            model=self.model,
             grid=self.grid,
-            tubelet=self.model.tubelet,
-            embedding_layers=self.model.embedding_layers,
-            positions=self.model.positions,
             trained_grid=self.trained_grid,
-            class_token=self.model.class_token,
-            registers=self.model.registers,
-            rotary=self.model.rotary,
-            norm_before=self.model.norm_before,
-            mlp=self.model.mlp,
-            gelu=self.model.gelu,
-            input=self.model.input,
             checkpointing=self.checkpointing,
             pixels=self.pixels,
+            norms=self.norms,
         )
 
     def build(self) -> Transformer:
@@ -208,10 +192,15 @@ class ModelSpec:
                     self.architecture,
                     selector=self.selection,
                     heads=self.answered,
-                    pooling=self.model.pooling,
                     drop_path=self.drop_path,
                 )
-        set_norms(model, self.norms)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.norms.eps
+        if isinstance(model, MaskedAutoencoder):
+            model.decoder.norm.eps = self.norms.last_eps
+        elif isinstance(model, VideoClassifier) and model.pooling == "mean":
+            model.norm.eps = self.norms.last_eps
         return model
 
     def _autoencoder(self) -> MaskedAutoencoder:
@@ -219,18 +208,14 @@ class ModelSpec:
         if frozen is not None and self.runs_tokenizer:
             # Load now, to report a missing file at once.
             frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
-        frame_selection = None
-        if self.candidate_slices > self.grid.t:
-            frame_selection = FrameSelection(
-                candidates=self.candidate_slices, recompute=self.frame_selection.recompute
-            )
+        candidates, recompute = self.candidate_slices, self.frame_selection.recompute
+        draws = candidates > self.grid.t
         return MaskedAutoencoder(
             self.architecture,
             selector=self.selection,
             targets=self._targets(frozen),
             learned=frozen,
-            decoder_depth=self.model.decoder_depth,
-            frame_selection=frame_selection,
+            frame_selection=FrameSelection(candidates=candidates, recompute=recompute) if draws else None,
         )
 
     @property
@@ -245,18 +230,8 @@ class ModelSpec:
         return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
-        match self.target:
-            case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(
-                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
-                )
-            case TokenTargetSettings(space=space):
-                assert frozen is not None
-                return TokenTargets(frozen=frozen, space=space)
-            case Target():  # of another package
-                return BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
-            case None:
-                raise AssertionError("only the model of pre-training has targets")
+        assert self.target is not None, "only the model of pre-training has targets"
+        return make_targets(self.target, tubelet=self.model.tubelet, pixels=self.pixels, frozen=frozen)
 
     @property
     def target_width(self) -> int:
@@ -272,20 +247,6 @@ class ModelSpec:
     def offered_frames(self) -> int:
         """The frames that the loader returns: more than the clip has if its slices are drawn."""
         return self.candidate_slices * self.model.tubelet[0]
-
-    @property
-    def stacks(self) -> list[Stack]:
-        """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
-        size, noise = self.model.backbone_size, torch.zeros(1, self.grid.num_tokens, device="meta")
-        selection = self.selection(self.grid, importance=noise, noise=noise)
-        visible, target = selection.visible.size(1), selection.target.size(1)
-        tokens, mlp = visible + self.model.num_prefix, self.model.mlp
-        encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
-        if self.kind != "pretrain":
-            return [encoder]
-        width, heads = size.decoder_width, size.decoder_heads
-        decoder = Stack(self.model.decoder_depth, visible + target, width, heads, MLP_RATIO * width)
-        return [encoder, decoder]
 
 
 _SPEC = TypeAdapter(ModelSpec)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
+from everest.methods.importance import Embedding
+from everest.methods.selector import Selector
 from everest.models.embedding import model_input
-from everest.models.vit import Encoder
+from everest.models.vit import Architecture, Encoder
 from everest.video.pixels import PixelStatistics
 
 
@@ -31,12 +33,28 @@ class VideoModel(nn.Module):
     """
 
     stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
-    input_kind: Input = "frames"
-    encoder: Encoder
     clip: ClipFormat
     recipe: Recipe
     file: Path | None
     class_names: tuple[str, ...] | None = None
+
+    def __init__(
+        self, architecture: Architecture, *, selector: Selector, final_norm: bool, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.input_kind: Input = architecture.model.input
+        self.selector = selector
+        self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Only a classifier has some."""
+        return ()
+
+    @property
+    def measure(self) -> Embedding:
+        """The embedding by which the selector measures importance."""
+        return self.encoder.patch_embed
 
     def describe(
         self, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None

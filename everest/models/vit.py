@@ -7,15 +7,16 @@ tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from pydantic import ConfigDict
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.sizes import BackboneSize
-from everest.config.values import Gelu, Input, MlpKind, Positions, Rotary
+from everest.config.settings import ModelSettings
+from everest.config.values import Gelu, MlpKind, Share
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
@@ -82,57 +83,41 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
 
 
 @dataclass(frozen=True, kw_only=True)
+class Norms:
+    """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
+    eps: Share = 1e-6  # added to the variance
+    last_eps: Share = 1e-6  # the same for the decoder's norm and for the norm after averaging
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The encoder of a model, and its input: the same whatever the model is trained for.
+    """The settings of a model with the clips that it takes: the same whatever the model is trained for.
 
     Attributes:
-        size: of the encoder, and the width and heads of a decoder.
         grid: the clip's tokens, which fix their positions.
-        embedding_layers: Linear layers of the tubelet embedding.
         trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
-        class_token: put a learned token in front of the embedded ones. It attends with them in every block
-            and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
-        registers: more such tokens, which have no position (Darcet et al. 2024).
-        rotary: of image models: places turn queries and keys, in addition to the positions.
-        norm_before: LayerNorm before the blocks.
-        mlp, gelu: of the encoder's blocks.
-        input: what encoder and selector take, made from the normalized frames.
         checkpointing: recompute each block in the backward pass.
         pixels: normalize clips of bytes, and fix the number of channels.
     """
 
-    size: BackboneSize
+    model: ModelSettings
     grid: TokenGrid
-    tubelet: tuple[int, int, int]
-    embedding_layers: int = 1
-    positions: Positions = "flat"
     trained_grid: TokenGrid | None = None
-    class_token: bool = False
-    registers: int = 0
-    rotary: Rotary = "none"
-    norm_before: bool = False
-    mlp: MlpKind = "plain"
-    gelu: Gelu = "exact"
-    input: Input = "frames"
     checkpointing: bool = False
     pixels: PixelStatistics = IMAGENET
+    norms: Norms = field(default_factory=Norms)
 
-    def encoder_positions(self) -> TokenPositions:
+    def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
+        """The positions of the encoder or the decoder, which differ in these."""
         return make_positions(
-            self.positions,
+            self.model.positions,
             self.grid,
-            self.size.width,
-            self.size.heads,
-            class_token=self.class_token,
-            trained_grid=self.trained_grid,
-        )
-
-    def decoder_positions(self) -> TokenPositions:
-        return make_positions(
-            self.positions,
-            self.grid,
-            self.size.decoder_width,
-            self.size.decoder_heads,
+            width,
+            heads,
+            class_token=class_token,
             trained_grid=self.trained_grid,
         )
 
@@ -147,15 +132,16 @@ class Encoder(nn.Module):
 
     def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
-        size, grid, tubelet = architecture.size, architecture.grid, architecture.tubelet
+        model, grid = architecture.model, architecture.grid
+        size, is_rotary = model.backbone_size, model.rotary != "none"
         self.grid = grid
-        self.num_frames = grid.t * tubelet[0]  # T
+        self.num_frames = grid.t * model.tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
         self.checkpointing = architecture.checkpointing
         self.pixels = architecture.pixels
         self.patch_embed = TubeletEmbedding(
-            size.width, tubelet, layers=architecture.embedding_layers, pixels=self.pixels
+            size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
         )
         self.blocks = make_blocks(
             size.width,
@@ -163,18 +149,19 @@ class Encoder(nn.Module):
             size.heads,
             drop_path,
             mlp_width=size.mlp_width,
-            rotary=architecture.positions == "rotary" or architecture.rotary != "none",
-            mlp=architecture.mlp,
-            gelu=architecture.gelu,
+            rotary=is_rotary or model.positions == "rotary",
+            mlp=model.mlp,
+            gelu=model.gelu,
         )
-        self.norm_before = LayerNorm(size.width) if architecture.norm_before else nn.Identity()
-        self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
-        self.position = architecture.encoder_positions()
-        self.rotary = None
-        if architecture.rotary != "none":
-            self.rotary = RotaryPositions(grid, size.width // size.heads, architecture.rotary)
-        self.class_token = _learned_tokens(int(architecture.class_token), size.width)
-        self.registers = _learned_tokens(architecture.registers, size.width)
+        self.norm_before = LayerNorm(size.width) if model.norm_before else nn.Identity()
+        has_norm = final_norm and architecture.norms.after_encoder
+        self.norm = LayerNorm(size.width) if has_norm else nn.Identity()
+        self.position = architecture.make_positions(size.width, size.heads, class_token=model.class_token)
+        self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if is_rotary else None
+        # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
+        # so that features are computed from a clip's tokens. Registers have no position (Darcet et al. 2024).
+        self.class_token = _learned_tokens(int(model.class_token), size.width)
+        self.registers = _learned_tokens(model.registers, size.width)
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
@@ -200,23 +187,13 @@ class Encoder(nn.Module):
         patches = self.pixels.normalized(patches).to(self.patch_embed.dtype)
         return add_positions(self.patch_embed(patches), self.position, ids)
 
-    def embed_class_token(self, batch: int) -> Tensor:
-        """The class token of each clip, with its position if that is learned: (B, 1, D)."""
-        assert self.class_token is not None
-        token = self.class_token
-        if isinstance(self.position, LearnedPositions):
-            assert self.position.class_token is not None
-            token = token + self.position.class_token
-        return token.expand(batch, -1, -1)
-
     def prefix(self, batch: int) -> list[Tensor]:
         """The class token (B, 1, D) and the registers (B, R, D) in front of the tokens of each clip."""
-        parts = []
-        if self.class_token is not None:
-            parts.append(self.embed_class_token(batch))
-        if self.registers is not None:
-            parts.append(self.registers.expand(batch, -1, -1))
-        return parts
+        token = self.class_token
+        if token is not None and isinstance(self.position, LearnedPositions):
+            assert self.position.class_token is not None
+            token = token + self.position.class_token
+        return [part.expand(batch, -1, -1) for part in (token, self.registers) if part is not None]
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 
-from everest.models.cost import count_macs, stack_macs, training_macs
+from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.text import counted
@@ -56,7 +56,7 @@ def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, eve
 
 def feature_cost(spec: ModelSpec) -> float:
     """The computation for the features of a video, in training clips: all tokens are encoded, once."""
-    whole = stack_macs(spec.stacks[0]._replace(tokens=spec.grid.num_tokens))
+    whole = stack_macs(stacks_of(spec)[0]._replace(tokens=spec.grid.num_tokens))
     return whole.total / training_macs(spec)
 
 

@@ -15,10 +15,9 @@ from everest.models.cost import (
     count_macs,
     count_tokenizer_macs,
     count_tokens,
-    count_weights,
     training_macs,
 )
-from everest.models.memory import inference_bytes, tokenizer_bytes, training_bytes
+from everest.models.memory import count_weights, inference_bytes, tokenizer_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec

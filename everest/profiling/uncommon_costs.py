@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.methods.alignment import Align, previous_frames
 from everest.methods.ranked import ByChange
-from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs
+from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs, stacks_of
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
 
@@ -75,14 +75,15 @@ def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int
     Args:
         encoder_class, decoder_class: the number of class tokens.
     """
-    visible, total = spec.stacks[0].tokens, spec.grid.num_tokens
-    encoder = spec.stacks[0]._replace(tokens=visible + encoder_class)
+    stacks = stacks_of(spec)
+    visible, total = stacks[0].tokens, spec.grid.num_tokens
+    encoder = stacks[0]._replace(tokens=visible + encoder_class)
     macs = embedding_macs(spec.model, total, spec.channels) + stack_macs(encoder)
     macs += Macs(layer_norm=NORM_OPERATIONS * encoder.tokens * encoder.width)
     if spec.kind == "classifier":
         assert spec.num_classes is not None
         return macs + Macs(linear=encoder.width * spec.num_classes)
-    decoder = spec.stacks[1]._replace(tokens=total + decoder_class)
+    decoder = stacks[1]._replace(tokens=total + decoder_class)
     return (
         macs
         + stack_macs(decoder)

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
 from everest.methods.grid import gather_patches, gather_tokens
+from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -140,3 +142,21 @@ class TokenTargets:
         else:
             error = (prediction.float() - values).square().mean(dim=-1)
         return (error * scored).sum() / scored.sum().clamp(min=1)
+
+
+def make_targets(
+    settings: TargetSettings,
+    *,
+    tubelet: tuple[int, int, int],
+    pixels: PixelStatistics,
+    frozen: FrozenTokenizer | None,
+) -> TargetMaker:
+    """The targets of a recipe, for clips normalized by `pixels`; `frozen` makes targets of tokens."""
+    match settings:
+        case PixelTargetSettings(normalize=normalize, frames=frames):
+            return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)
+        case TokenTargetSettings(space=space):
+            assert frozen is not None
+            return TokenTargets(frozen=frozen, space=space)
+        case Target():  # of another package
+            return BoundTarget(target=settings, tubelet=tubelet, statistics=pixels)

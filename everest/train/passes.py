@@ -19,7 +19,7 @@ from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import ClipLoader, choose_workers, make_loader
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.data.views import MakeViews, PretrainViews
-from everest.models.drop_path import drop_noise, drop_paths
+from everest.models.block import drop_noise, drop_paths
 from everest.system.cores import num_cores, num_trainers
 from everest.system.signals import StopSignal
 from everest.train.context import RunContext

@@ -27,8 +27,7 @@ from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.cost import count_weights
-from everest.models.memory import tokenizer_bytes, training_bytes
+from everest.models.memory import count_weights, tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value

@@ -26,8 +26,8 @@ from everest.methods.importance import DISTANCES, DistanceName, change_importanc
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
-from everest.models.norms import Norms
 from everest.models.spec import ModelSpec
+from everest.models.vit import Norms
 from everest.system.weights import Weights, read_weights
 
 CLASSES = ("run", "sit", "jump")

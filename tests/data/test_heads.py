@@ -18,8 +18,7 @@ from task_runs import COLUMNS, write_list
 import everest
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
-from everest.config.settings import DataSettings, Recipe
-from everest.config.sizes import BackboneSize
+from everest.config.settings import DataSettings, ModelSettings, Recipe
 from everest.data.stages import finetune_clips
 from everest.lists.classes import Classes, empty_classes
 from everest.methods.grid import TokenGrid
@@ -111,9 +110,9 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
 
 def test_heads_are_linear_layers_next_to_each_other():
     torch.manual_seed(0)
-    size = BackboneSize(width=24, depth=1, heads=2, decoder_width=16, decoder_heads=2)
+    settings = ModelSettings(width=24, depth=1, heads=2, tubelet=(2, 8, 8))
     grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
-    architecture = Architecture(size=size, grid=grid, tubelet=(2, 8, 8))
+    architecture = Architecture(model=settings, grid=grid)
     heads = named_heads({"verb": 2, "noun": 3})
     model = VideoClassifier(architecture, selector=AllTokens(), heads=heads).eval()
     clip = torch.randn(2, 3, 2, 16, 16)

@@ -17,9 +17,9 @@ from everest.checkpoints.load import AnyModel, build_model
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
-from everest.foreign.families import KEY_BIAS
 from everest.foreign.files import Foreign, read_foreign, unwrapped
 from everest.foreign.identify import Identity, Refused, identify
+from everest.foreign.translation import KEY_BIAS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

@@ -17,8 +17,9 @@ from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, change_importance
+from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
-from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.methods.selector import Selector, measure
 from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize

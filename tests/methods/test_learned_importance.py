@@ -13,8 +13,8 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, ScoredEmbedding, change_importance, pixel_importance
+from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
-from everest.methods.ranked import LearnedImportance
 
 GRID = TokenGrid(t=16, h=4, w=4)
 SCORES = ("learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all")

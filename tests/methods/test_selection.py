@@ -10,8 +10,9 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import DISTANCES, RawPixels, change_importance, pixel_importance
+from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.ranked import ByImportance, FrameDifference, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding

@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
-from everest.models.cost import WEIGHT_BYTES, count_weights
-from everest.models.memory import tokenizer_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, tokenizer_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_cost, stage_spec

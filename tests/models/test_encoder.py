@@ -17,7 +17,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
-from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs
+from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs, stacks_of
 from everest.models.encoder import VideoEncoder
 from everest.models.memory import training_bytes
 from everest.models.of_recipe import encoder_spec
@@ -74,7 +74,7 @@ def test_its_selector_chooses_unless_a_call_does():
 
 
 def test_its_cost_is_that_of_its_blocks_and_its_norm(spec: ModelSpec):
-    (stack,) = spec.stacks
+    (stack,) = stacks_of(spec)
     assert stack.tokens == 32
     macs = count_macs(spec)
     assert macs.linear == stack_macs(stack).linear

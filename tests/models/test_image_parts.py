@@ -20,7 +20,7 @@ from everest.config.values import Gelu, MlpKind
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
-from everest.models.cost import NORM_OPERATIONS, count_macs
+from everest.models.cost import NORM_OPERATIONS, count_macs, stacks_of
 from everest.models.lora import LowRank, add_adapters, merged
 from everest.models.memory import training_bytes
 from everest.models.partial import choose_trained
@@ -131,7 +131,7 @@ def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, *(spec.frames, *spec.size)))
     assert counter.get_total_flops() == 2 * (macs.embedding + macs.linear + macs.attention)
-    (stack,) = spec.stacks
+    (stack,) = stacks_of(spec)
     normed = stack.depth * stack.tokens * (2 * 192 + 4 * 192 * (mlp == "normed-swiglu"))
     normed += stack.tokens * 192 * norm_before + 192
     assert macs.layer_norm == NORM_OPERATIONS * normed

@@ -17,7 +17,7 @@ from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
-from everest.models.cost import count_macs
+from everest.models.cost import count_macs, stacks_of
 from everest.models.memory import training_bytes
 from everest.models.rotary import RotaryPositions, rotary_angles
 from everest.profiling.profile import stage_spec
@@ -150,7 +150,7 @@ def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dt
 
 def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
     spec = stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
-    (stack,) = spec.stacks
+    (stack,) = stacks_of(spec)
     without = stage_spec(load_recipe("small"), "finetune")
     linear = count_macs(without).linear - count_macs(spec).linear
     assert linear == stack.depth * stack.tokens * stack.width * 2 * (4 * stack.width - 100)

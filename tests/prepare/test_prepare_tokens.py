@@ -27,7 +27,7 @@ from everest.config.recipe import load_recipe
 from everest.data.stages import pretrain_clips
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import LearnedImportance
+from everest.methods.learned import LearnedImportance
 from everest.system.weights import Weights
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.cache_index import INDEX

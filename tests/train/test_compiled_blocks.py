@@ -13,8 +13,7 @@ from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.models.block import Block
-from everest.models.drop_path import DropPath, drop_noise
+from everest.models.block import Block, DropPath, drop_noise
 from everest.models.partial import choose_trained
 from everest.train.update import compile_model
 

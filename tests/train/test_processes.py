@@ -149,7 +149,7 @@ def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.Monk
 
     codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
     assert _wait(started(*codes)) == 0  # of equal failures the main process has shown the error
-    monkeypatch.setattr("everest.system.processes.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
     began = time.monotonic()
     main, other = started("import time; time.sleep(60)", "raise SystemExit(4)")
     assert _wait([main, other]) == 1

@@ -52,13 +52,11 @@ tests/test_parity.py
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
-tests/train/test_plan.py
-  everest/train/network.py
-    decay of the mask token: "mask_token" => "mask"
-tests/test_parity.py
   everest/train/plan.py
     peak once: max(warmup - 1, 1) => warmup
 tests/train/test_plan.py
+  everest/train/network.py
+    decay of the mask token: "mask_token" => "mask"
   everest/models/video_model.py
     embedding in the last layer: "stem": r"encoder => "stem": r"decoder
 tests/data/test_frames.py

@@ -161,18 +161,15 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         assert len(str(error.value)) < 2 * LINE
     for command in (["recipes", "validate"], ["recipes", "show"], ["pretrain", "--recipe"]):
         message = refused(*command, tmp_path / "fifo.yaml", code=2)
-        assert (
-            message
-            == f"error: {tmp_path}/fifo.yaml: cannot be read: not a regular file; save the recipe to one\n"
-        )
+        problem = "cannot be read: not a regular file; save the recipe to one"
+        assert message == f"error: {tmp_path}/fifo.yaml: {problem}\n"
 
 
 def test_a_run_with_an_odd_recipe_is_listed_as_damaged(tmp_path: Path):
     (tmp_path / ENVIRONMENT).write_text("{}")
-    (tmp_path / RECIPE).write_text("a: &a [*a]")
-    assert summarize(tmp_path).state == "damaged"
-    (tmp_path / RECIPE).write_text("[" * 9999)
-    assert summarize(tmp_path).state == "damaged"
+    for text in ("a: &a [*a]", "[" * 9999):
+        (tmp_path / RECIPE).write_text(text)
+        assert summarize(tmp_path).state == "damaged"
 
 
 WITHOUT_TORCH = """

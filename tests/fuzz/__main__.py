@@ -50,18 +50,16 @@ def main() -> int:
         bases.root.mkdir()
         needs = {name for kind in kinds for name in kind.needs}
         in_fork(lambda: bases.build(needs))
-        runner = Runner(
-            {kind.name: kind for kind in kinds}, bases, Path(temporary), options.workers, options.timeout
-        )
+        by_name = {kind.name: kind for kind in kinds}
+        runner = Runner(by_name, bases, Path(temporary), options.workers, options.timeout)
         report = Report()
         started = time.monotonic()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run reports what it has found
         with contextlib.suppress(KeyboardInterrupt):
             for outcome in runner.run(ids):
                 if report.add(outcome) <= KEPT and outcome.problems:
-                    runner.keep_input(
-                        outcome, options.keep / str(outcome.id.kind) / f"{outcome.id.seed}-{outcome.id.index}"
-                    )
+                    name = f"{outcome.id.seed}-{outcome.id.index}"
+                    runner.keep_input(outcome, options.keep / str(outcome.id.kind) / name)
                 if options.index is not None:
                     _show(outcome)
         report.seconds = time.monotonic() - started

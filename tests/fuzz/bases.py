@@ -89,16 +89,8 @@ class Bases:
         names = names | {"clips", "recipe"}
         if names & {"classifier"}:
             names.add("pretrained")
-        for name in (
-            "clips",
-            "recipe",
-            "pretrained",
-            "stopped",
-            "classifier",
-            "shards",
-            "containers",
-            "images",
-        ):
+        first = ("clips", "recipe", "pretrained", "stopped", "classifier")
+        for name in (*first, "shards", "containers", "images"):
             if name in names and not (self.root / name).exists():
                 getattr(self, f"_build_{name}", lambda: None)()
 
@@ -113,14 +105,11 @@ class Bases:
         self.recipe.write_text(RECIPE)
 
     def _build_pretrained(self) -> None:
-        self._call("pretrain", "-r", "recipe.yaml", "-o", "pretrained", "--gpus", "cpu", "-q")
+        self._call("pretrain -r recipe.yaml -o pretrained --gpus cpu -q")
         _fix_environment(self.pretrained)
 
     def _build_classifier(self) -> None:
-        self._call(
-            *("finetune", "-r", "recipe.yaml", "--init", "pretrained"),
-            *("-o", "classifier", "--gpus", "cpu", "-q"),
-        )
+        self._call("finetune -r recipe.yaml --init pretrained -o classifier --gpus cpu -q")
         _fix_environment(self.classifier)
 
     def _build_stopped(self) -> None:
@@ -135,13 +124,13 @@ class Bases:
 
         RunFolder.log = log_and_stop
         try:
-            self._call("pretrain", "-r", "recipe.yaml", "-o", "stopped", "--gpus", "cpu", "-q", code=143)
+            self._call("pretrain -r recipe.yaml -o stopped --gpus cpu -q", code=143)
         finally:
             RunFolder.log = log
         _fix_environment(self.stopped)
 
     def _build_shards(self) -> None:
-        self._call("prepare", "shard", "clips/train.csv", "-o", "shards", "--count", "2", "-q")
+        self._call("prepare shard clips/train.csv -o shards --count 2 -q")
 
     def _build_containers(self) -> None:
         self.containers.mkdir()
@@ -155,12 +144,12 @@ class Bases:
         for number, frame in enumerate(_frames(shift=2)[:6]):
             Image.fromarray(frame).save(self.images / f"{number:03d}.{'png' if number % 2 else 'jpg'}")
 
-    def _call(self, *argv: str, code: int = 0) -> None:
+    def _call(self, command: str, *, code: int = 0) -> None:
         from .worker import call
 
-        ended, _, stderr = call(list(argv), self.root)
+        ended, _, stderr = call(command.split(), self.root)
         if ended != code:
-            raise RuntimeError(f"everest {' '.join(argv)} ended with {ended}: {stderr}")
+            raise RuntimeError(f"everest {command} ended with {ended}: {stderr}")
 
 
 def _frames(*, shift: int):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from .bases import Bases
 
@@ -32,6 +33,12 @@ class Case:
 
     def is_output(self, path: str) -> bool:
         return any(fnmatch(path, pattern) for pattern in self.outputs)
+
+
+def case_of(words: str, codes: frozenset[int], *more: str, **others: Any) -> Case:
+    """A case of a command line in words; with `-o out` among them, it writes only there."""
+    outputs = ("out", "out/*") if " -o out" in words else ()
+    return Case(**{"argv": [*words.split(), *more], "codes": codes, "outputs": outputs, **others})
 
 
 @dataclass(frozen=True, kw_only=True)

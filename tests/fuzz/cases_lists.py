@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from .bases import Bases
-from .case import Case, Kind
+from .case import Case, Kind, case_of
 from .mutations import damage_bytes, damage_text, damage_tree
 
 CODES = frozenset({2, 4})
@@ -30,33 +30,32 @@ def make_list(rng: Random, folder: Path, bases: Bases) -> Case:
     (folder / "clips" / name).write_bytes(damage_text(rng, text))
     classes: list[str] = []
     if rng.random() < 0.2:
-        (folder / "classes.txt").write_bytes(
-            damage_text(rng, CLASSES) if rng.random() < 0.7 else CLASSES.encode()
-        )
+        names = damage_text(rng, CLASSES) if rng.random() < 0.7 else CLASSES.encode()
+        (folder / "classes.txt").write_bytes(names)
         classes = ["--classes", "classes.txt"]
     path = f"clips/{name}"
     command = rng.choices(("split", "shard", "try", "predict", "check splits"), weights=(8, 3, 5, 3, 1))[0]
     if command == "split":
-        argv = ["prepare", "split", path, "-o", "out", "--json", *classes]
-        return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
+        return case_of(f"prepare split {path} -o out --json", CODES, *classes)
     if command == "check splits":
-        return Case(argv=["prepare", "split", "--check", path, "clips/train.csv", *classes], codes=CODES)
+        return case_of(f"prepare split --check {path} clips/train.csv", CODES, *classes)
     if command == "shard":
-        argv = ["prepare", "shard", path, "-o", "out", "-q", "--json"]
-        return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
+        return case_of(f"prepare shard {path} -o out -q --json", CODES)
     if command == "predict":
         bases.copy("classifier", folder)
-        argv = ["predict", path, "-c", "classifier", "--cpu", "--workers", "0", "--json", "-q"]
-        return Case(argv=argv, codes=CODES)
+        return case_of(f"predict {path} -c classifier --cpu --workers 0 --json -q", CODES)
     bases.copy("recipe.yaml", folder)
-    overrides = ["--set", f"data.train={name}", "--set", "data.num_classes=null", "--set", "data.val=null"]
+    changes = [f"data.train={name}", "data.num_classes=null", "data.val=null"]
     if classes:
-        overrides += ["--set", "data.classes=../classes.txt"]
+        changes.append("data.classes=../classes.txt")
     if "label.verb" in text and rng.random() < 0.5:
-        overrides += ["--set", "data.heads={verb: 2, noun: 2}"]
-    stage = rng.choice((["pretrain"], ["finetune", "--init", "none"]))
-    argv = [*stage, "-r", "recipe.yaml", "--gpus", "cpu", "--dry-run", "-q", *overrides]
-    return Case(argv=argv, codes=CODES)
+        changes.append("data.heads={verb: 2, noun: 2}")
+    return _dry_run(rng, *(f"--set={change}" for change in changes))
+
+
+def _dry_run(rng: Random, *options: str) -> Case:
+    stage = rng.choice(("pretrain", "finetune --init none"))
+    return case_of(f"{stage} -r recipe.yaml --gpus cpu --dry-run -q", CODES, *options)
 
 
 def make_shards(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -72,33 +71,13 @@ def make_shards(rng: Random, folder: Path, bases: Bases) -> Case:
     else:
         shard = rng.choice(sorted((folder / "shards").glob("*.tar")))
         shard.write_bytes(damage_bytes(rng, shard.read_bytes()))
-    source = [
-        "--data",
-        "shards",
-        "--set",
-        "data.train=train.index.json",
-        "--set",
-        "data.test=train.index.json",
-    ]
-    source += ["--set", "data.val=null", "--set", "data.max_bad=1"]
+    lists = [f"data.{name}=train.index.json" for name in ("train", "test")]
+    changes = [f"--set={change}" for change in (*lists, "data.val=null", "data.max_bad=1")]
     if rng.random() < 0.25:
         bases.copy("classifier", folder)
-        argv = [
-            "eval",
-            "-c",
-            "classifier",
-            *source,
-            "--set",
-            "train.workers=0",
-            "--gpus",
-            "cpu",
-            "--json",
-            "-q",
-        ]
-        return Case(argv=argv, codes=CODES)
-    stage = rng.choice((["pretrain"], ["finetune", "--init", "none"]))
-    argv = [*stage, "-r", "recipe.yaml", "--gpus", "cpu", "--dry-run", "-q", *source]
-    return Case(argv=argv, codes=CODES)
+        command = "eval -c classifier --data shards --set train.workers=0 --gpus cpu --json -q"
+        return case_of(command, CODES, *changes)
+    return _dry_run(rng, "--data", "shards", *changes)
 
 
 LIST_KINDS = (

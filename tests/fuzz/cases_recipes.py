@@ -13,38 +13,16 @@ from everest.config.recipe import load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names
 
 from .bases import RECIPE, Bases
-from .case import Case, Kind
+from .case import Case, Kind, case_of
 from .mutations import NASTY_TEXTS, damage_bytes, damage_text, damage_tree, nasty
 
 CODES = frozenset({2})
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 YAML_PIECES = (
-    *(
-        "<<: {a: 1}",
-        "<<: *x",
-        "a: &x [1]",
-        "a: &x {b: *x}",
-        "!!python/object/apply:os.system [true]",
-        "--- 1",
-    ),
-    *(
-        "a: !!binary aGk=",
-        "a: !!set {1, 2}",
-        "a: !!timestamp 2026-01-01",
-        "a: !!omap [a: 1]",
-        "? [1, 2]\n: 3",
-    ),
-    *(
-        "a: !!int x",
-        "a: !!float ''",
-        "a: !unknown 1",
-        "%YAML 9.9",
-        "\t- a",
-        "a: |\n  b\n c",
-        "a: 'b",
-        "{",
-        "]",
-    ),
+    *("<<: {a: 1}", "<<: *x", "a: &x [1]", "a: &x {b: *x}", "!!python/object/apply:os.system [true]"),
+    *("--- 1", "a: !!binary aGk=", "a: !!set {1, 2}", "a: !!timestamp 2026-01-01", "a: !!omap [a: 1]"),
+    *("? [1, 2]\n: 3", "a: !!int x", "a: !!float ''", "a: !unknown 1", "%YAML 9.9", "\t- a"),
+    *("a: |\n  b\n c", "a: 'b", "{", "]"),
     *("[" * 3000, "{a: " * 3000, "a: " + "[" * 1500 + "]" * 1500, "- " * 2000, "...", "---", "a: b: c"),
     "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
     "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]",
@@ -55,14 +33,12 @@ def make_recipe(rng: Random, folder: Path, bases: Bases) -> Case:
     """A recipe file, damaged, and a command that reads it."""
     source = rng.choice([RECIPE, *((RECIPES / f"{name}.yaml").read_text() for name in _names())])
     (folder / "my.yaml").write_bytes(_damaged_recipe(rng, source))
-    command = rng.choices(
-        (["pretrain", "--print-config"], ["finetune", "--init", "none", "--print-config"], ["profile"]),
-        weights=(6, 2, 2),
-    )[0]
+    commands = ("pretrain --print-config", "finetune --init none --print-config", "profile")
+    command = rng.choices(commands, weights=(6, 2, 2))[0]
     if rng.random() < 0.25:
-        return Case(argv=["recipes", "validate", "my.yaml"], codes=CODES)
-    as_json = ["--json"] if command == ["profile"] and rng.random() < 0.5 else []
-    return Case(argv=[*command, "--recipe", "my.yaml", *as_json], codes=CODES)
+        return case_of("recipes validate my.yaml", CODES)
+    as_json = ["--json"] if command == "profile" and rng.random() < 0.5 else []
+    return case_of(f"{command} --recipe my.yaml", CODES, *as_json)
 
 
 def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -71,12 +47,11 @@ def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
     options: list[str] = []
     for _ in range(rng.randint(1, 4)):
         options += _option(rng, values)
-    command = rng.choices((["pretrain"], ["finetune", "--init", "none"], ["profile", "--json"]), (6, 2, 2))[0]
+    command = rng.choices(("pretrain", "finetune --init none", "profile --json"), (6, 2, 2))[0]
     name = rng.choice(_names())
-    if command[0] == "profile":
-        options = _only_set(options)
-        return Case(argv=[*command, "-r", name, *options], codes=CODES)
-    return Case(argv=[*command, "-r", name, "--print-config", *options], codes=CODES)
+    if command == "profile --json":
+        return case_of(f"{command} -r {name}", CODES, *_only_set(options))
+    return case_of(f"{command} -r {name} --print-config", CODES, *options)
 
 
 def _names() -> list[str]:
@@ -93,10 +68,8 @@ def _damaged_recipe(rng: Random, source: str) -> bytes:
         indent = rng.choice(("", "  ", "    ", "\t"))
         return "".join([*lines[:place], indent + rng.choice(YAML_PIECES) + "\n", *lines[place:]]).encode()
     if draw < 0.7:
-        base = rng.choice(
-            ("my.yaml", "./my.yaml", "ucf101", "nope", "..", "/", "", [], {"a": 1}, ["ucf101"], None)
-        )
-        return _dumped(rng, {"base": base, **(yaml.safe_load(source) or {})})
+        bases = ("my.yaml", "./my.yaml", "ucf101", "nope", "..", "/", "", [], {"a": 1}, ["ucf101"], None)
+        return _dumped(rng, {"base": rng.choice(bases), **(yaml.safe_load(source) or {})})
     return damage_text(rng, source) if draw < 0.85 else damage_bytes(rng, source.encode())
 
 
@@ -130,11 +103,8 @@ def _nodes(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def _flow(value: Any) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
-        .removesuffix("\n...\n")
-        .strip()
-    )
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.removesuffix("\n...\n").strip()
 
 
 def _argument(text: str) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 from random import Random
 
 from .bases import Bases
-from .case import Case, Kind
+from .case import Case, Kind, case_of
 from .mutations import damage_bytes, damage_text, damage_tree, nasty
 from .safetensors_file import METADATA, damage_file, damage_metadata, join_file, split_file
 
 STATE_CODES = frozenset({6})
 RUN_CODES = frozenset({2, 4, 6})
 RUN_FILES = ("env.json", "metrics.jsonl", "recipe.yaml", "running.json", "bad_videos.csv", "nonfinite.json")
-RESUME = ("pretrain", "-r", "recipe.yaml", "-o", "stopped", "--gpus", "cpu", "-q")
+RESUME = "pretrain -r recipe.yaml -o stopped --gpus cpu -q"
 
 
 def make_state(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -29,13 +29,8 @@ def make_state(rng: Random, folder: Path, bases: Bases) -> Case:
             damage = rng.choice(_STATE_DAMAGES)
             damage(rng, rng.choice([*states, states[-1], states[-1]]))
             notes.append(damage.__name__.strip("_"))
-    return Case(
-        argv=list(RESUME),
-        codes=STATE_CODES | _if_folders(run),
-        outputs=("stopped/*",),
-        check=_same_weights(bases.pretrained),
-        note=" and ".join(notes),
-    )
+    codes, check = STATE_CODES | _if_folders(run), _same_weights(bases.pretrained)
+    return case_of(RESUME, codes, outputs=("stopped/*",), check=check, note=" and ".join(notes))
 
 
 def make_run(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -45,28 +40,19 @@ def make_run(rng: Random, folder: Path, bases: Bases) -> Case:
     run = _copy_stopped(folder, bases) if command == "resume" else bases.copy("classifier", folder)
     for name in rng.sample(RUN_FILES, k=rng.choice((1, 1, 1, 2, 3))):
         _damage_run_file(rng, run / name)
-    clip = "clips/clip0.mp4"
     match command:
         case "runs":
-            return Case(argv=["runs", ".", *rng.choice(([], ["--json"], ["-q"]))], codes=RUN_CODES)
+            return case_of(f"runs . {rng.choice(('', '--json', '-q'))}", RUN_CODES)
         case "plot":
             x = rng.choice(("steps", "hours", "gflops"))
-            return Case(
-                argv=["plot", "classifier", "--x", x, "-o", "out.png"], codes=RUN_CODES, outputs=("out.png",)
-            )
+            return case_of(f"plot classifier --x {x} -o out.png", RUN_CODES, outputs=("out.png",))
         case "predict":
-            argv = ["predict", clip, "-c", "classifier", "--cpu", "--workers", "0", "--json", "-q"]
-            return Case(argv=argv, codes=RUN_CODES)
+            return case_of("predict clips/clip0.mp4 -c classifier --cpu --workers 0 --json -q", RUN_CODES)
         case "eval":
-            argv = ["eval", "-c", "classifier", "--data", "clips", "--gpus", "cpu", "--json", "-q"]
-            return Case(argv=argv, codes=RUN_CODES)
+            return case_of("eval -c classifier --data clips --gpus cpu --json -q", RUN_CODES)
         case _:
-            return Case(
-                argv=list(RESUME),
-                codes=RUN_CODES,
-                outputs=("stopped/*",),
-                check=_same_weights(bases.pretrained),
-            )
+            check = _same_weights(bases.pretrained)
+            return case_of(RESUME, RUN_CODES, outputs=("stopped/*",), check=check)
 
 
 def _copy_stopped(folder: Path, bases: Bases) -> Path:
@@ -123,9 +109,8 @@ def _tensor_bit(rng: Random, state: Path) -> None:
 
 
 def _rename(rng: Random, state: Path) -> None:
-    number = rng.choice(
-        ("0", "000000001", "000000003", "000000004", "999999999", "-1", "x", "\u0663", "9" * 100)
-    )
+    others = ("000000001", "000000003", "000000004", "999999999")
+    number = rng.choice(("0", *others, "-1", "x", "\u0663", "9" * 100))
     target = state.with_name(f"step-{number}.safetensors")
     if target.is_dir():  # of another damage
         target.rmdir()
@@ -155,9 +140,8 @@ def _step(rng: Random, state: Path) -> None:
     if parts is None:
         return
     header, tensors = parts
-    header.setdefault(METADATA, {})["step"] = str(
-        rng.choice((0, 1, 3, 4, 5, -1, 2.0, "", "2 ", "\uff11", nasty(rng)))
-    )
+    step = rng.choice((0, 1, 3, 4, 5, -1, 2.0, "", "2 ", "\uff11", nasty(rng)))
+    header.setdefault(METADATA, {})["step"] = str(step)
     state.write_bytes(join_file(header, tensors))
 
 

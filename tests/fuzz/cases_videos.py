@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from .bases import CONTAINERS, Bases
-from .case import Case, Kind
+from .case import Case, Kind, case_of
 from .mutations import damage_bytes
 
 CODES = frozenset({4})
@@ -42,22 +42,15 @@ def _watch(rng: Random, folder: Path, bases: Bases, video: str) -> Case:
     command = rng.choices(("predict", "timeline", "frames", "extract", "mask"), weights=(8, 3, 4, 2, 1))[0]
     if command in ("predict", "timeline", "extract"):
         bases.copy("classifier", folder)
-    model = ["-c", "classifier", "--cpu", "--workers", "0", "-q"]
-    match command:
-        case "predict":
-            return Case(argv=["predict", video, *model, "--json"], codes=CODES)
-        case "timeline":
-            argv = ["predict", video, *model, "--timeline", "--step", "0.3", "--json"]
-            return Case(argv=argv, codes=CODES)
-        case "extract":
-            argv = ["extract", video, *model, "-o", "out/x.safetensors"]
-            return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
-        case "frames":
-            argv = ["select-frames", video, "--frames", "4", "--stride", "1", "--size", "32", "--json"]
-            return Case(argv=argv, codes=CODES)
-        case _:
-            argv = ["visualize-mask", video, "--frames", "4", "--stride", "1", "--size", "32", "-o", "out"]
-            return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
+    model, clip = "-c classifier --cpu --workers 0 -q", "--frames 4 --stride 1 --size 32"
+    commands = {
+        "predict": f"predict {video} {model} --json",
+        "timeline": f"predict {video} {model} --timeline --step 0.3 --json",
+        "extract": f"extract {video} {model} -o out/x.safetensors",
+        "frames": f"select-frames {video} {clip} --json",
+        "mask": f"visualize-mask {video} {clip} -o out",
+    }
+    return case_of(commands[command], CODES)
 
 
 # Boxes of mp4 -------------------------------------------------------------------------------------------
@@ -84,11 +77,8 @@ def damage_boxes(rng: Random, boxes: list[Box]) -> list[Box]:
     place = rng.randrange(len(boxes))
     name, content = boxes[place]
     if name in MP4_CONTAINERS and split_boxes(content) and rng.random() < 0.8:
-        return [
-            *boxes[:place],
-            (name, join_boxes(damage_boxes(rng, split_boxes(content)))),
-            *boxes[place + 1 :],
-        ]
+        inner = join_boxes(damage_boxes(rng, split_boxes(content)))
+        return [*boxes[:place], (name, inner), *boxes[place + 1 :]]
     match rng.randrange(6):
         case 0:
             other = rng.randrange(len(boxes))
@@ -98,10 +88,8 @@ def damage_boxes(rng: Random, boxes: list[Box]) -> list[Box]:
         case 2:
             boxes.insert(place, boxes[place])
         case 3:
-            boxes[place] = (
-                rng.choice((b"free", b"skip", b"moov", b"trak", b"stts", b"\x00\x00\x00\x00")),
-                content,
-            )
+            names = (b"free", b"skip", b"moov", b"trak", b"stts", b"\x00\x00\x00\x00")
+            boxes[place] = (rng.choice(names), content)
         case 4:  # one number of a table: counts, times, offsets, sizes
             if len(content) >= 4:
                 start = rng.randrange(0, len(content) - 3, 4) if len(content) > 4 else 0
@@ -140,25 +128,14 @@ def _other_format(rng: Random, file: Path) -> None:
     from PIL import Image
 
     mode = rng.choice(("RGBA", "P", "1", "I;16", "LA", "CMYK"))
-    Image.new(mode, (32, 24)).save(
-        file, format="TIFF" if rng.random() < 0.2 else "PNG" if mode != "CMYK" else "JPEG"
-    )
+    form = "TIFF" if rng.random() < 0.2 else "PNG" if mode != "CMYK" else "JPEG"
+    Image.new(mode, (32, 24)).save(file, format=form)
 
 
 def _rename(rng: Random, file: Path) -> None:
-    names = (
-        "a.jpg",
-        "10.png",
-        "Ü.JPG",
-        "x y.jpeg",
-        "001",
-        ".hidden.jpg",
-        "a.gif",
-        "a.mp4",
-        "[red].png",
-        "\udcff.jpg",
-    )
-    file.rename(file.with_name(rng.choice(names)))
+    names = ("a.jpg", "10.png", "Ü.JPG", "x y.jpeg", "001", ".hidden.jpg")
+    others = ("a.gif", "a.mp4", "[red].png", "\udcff.jpg")
+    file.rename(file.with_name(rng.choice((*names, *others))))
 
 
 def _link(rng: Random, file: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from random import Random
 
 from .bases import Bases
-from .case import Case, Kind
+from .case import Case, Kind, case_of
 from .mutations import damage_bytes
 from .safetensors_file import damage_file
 
 CODES = frozenset({2, 4, 6})
-CPU = ("--cpu", "--workers", "0", "-q")
+CPU = "--cpu --workers 0 -q"
 
 
 def make_weights(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -29,33 +29,19 @@ def make_weights(rng: Random, folder: Path, bases: Bases) -> Case:
     else:
         checkpoint = "my.safetensors"
         (folder / checkpoint).write_bytes(data)
-    clip, figures = "clips/clip0.mp4", ("out", "out/*")
-    command = rng.choice(
-        ("predict", "predict", "eval", "finetune", "convert", "inspect", "extract", "frames")
-    )
-    seen = ["--recipe", "recipe.yaml"] if rng.random() < 0.5 else []
+    seen = "--recipe recipe.yaml" if rng.random() < 0.5 else ""
+    clip = f"clips/clip0.mp4 -c {checkpoint}"
     bases.copy("recipe.yaml", folder)
-    match command:
-        case "predict":
-            return Case(argv=["predict", clip, "-c", checkpoint, *CPU, "--json", *seen], codes=CODES)
-        case "eval":
-            argv = ["eval", "-c", checkpoint, "-r", "recipe.yaml", "--gpus", "cpu", "-q", "--json"]
-            return Case(argv=argv, codes=CODES)
-        case "finetune":
-            argv = ["finetune", "-r", "recipe.yaml", "--init", checkpoint, "--gpus", "cpu", "--dry-run", "-q"]
-            return Case(argv=argv, codes=CODES)
-        case "convert":
-            return Case(argv=["convert", checkpoint, "-o", "out/x.safetensors"], codes=CODES, outputs=figures)
-        case "inspect":
-            return Case(argv=["convert", checkpoint, "--inspect", "--json"], codes=CODES)
-        case "extract":
-            argv = ["extract", clip, "-c", checkpoint, "-o", "out/x.safetensors", *CPU, *seen]
-            return Case(argv=argv, codes=CODES, outputs=figures)
-        case _:
-            return Case(
-                argv=["select-frames", clip, "-c", checkpoint, "--frames", "4", "--stride", "1", "--json"],
-                codes=CODES,
-            )
+    commands = [
+        *[f"predict {clip} {CPU} --json {seen}"] * 2,
+        f"eval -c {checkpoint} -r recipe.yaml --gpus cpu -q --json",
+        f"finetune -r recipe.yaml --init {checkpoint} --gpus cpu --dry-run -q",
+        f"convert {checkpoint} -o out/x.safetensors",
+        f"convert {checkpoint} --inspect --json",
+        f"extract {clip} -o out/x.safetensors {CPU} {seen}",
+        f"select-frames {clip} --frames 4 --stride 1 --json",
+    ]
+    return case_of(rng.choice(commands), CODES)
 
 
 def _make_pickle(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -67,8 +53,7 @@ def _make_pickle(rng: Random, folder: Path, bases: Bases) -> Case:
     stream = io.BytesIO()
     torch.save({"model": renamed, "epoch": 3}, stream, _use_new_zipfile_serialization=rng.random() < 0.7)
     (folder / "my.pth").write_bytes(damage_bytes(rng, stream.getvalue()))
-    argv = ["convert", "my.pth", *rng.choice((["--inspect", "--json"], ["-o", "out/x.safetensors"]))]
-    return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
+    return case_of(f"convert my.pth {rng.choice(('--inspect --json', '-o out/x.safetensors'))}", CODES)
 
 
 WEIGHT_KINDS = (Kind(name="checkpoints", make=make_weights, share=1500, needs=("classifier",)),)

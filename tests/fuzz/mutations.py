@@ -20,19 +20,7 @@ NASTY_NUMBERS = (
     *(float("inf"), float("-inf"), float("nan"), -0.5, 1.0000001, 0.1, 0.3, 0.999999999),
 )
 NASTY_VALUES = (
-    None,
-    True,
-    False,
-    [],
-    {},
-    [[]],
-    [None],
-    {"": None},
-    {"a": {"b": 1}},
-    [1, 2, 3],
-    [0],
-    "a",
-    ["a"],
+    *(None, True, False, [], {}, [[]], [None], {"": None}, {"a": {"b": 1}}, [1, 2, 3], [0], "a", ["a"]),
 )
 
 

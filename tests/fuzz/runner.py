@@ -134,13 +134,9 @@ class Runner:
         if child.current is not None:
             code = os.waitstatus_to_exitcode(status)
             name = signal.Signals(-code).name if code < 0 else f"os._exit({code})"
-            outcome = Outcome(
-                id=child.current,
-                argv=[],
-                code=None,
-                problems=[child.killed_for or f"the process was ended by {name}"],
-                seconds=time.monotonic() - child.since,
-            )
+            problems = [child.killed_for or f"the process was ended by {name}"]
+            seconds = time.monotonic() - child.since
+            outcome = Outcome(id=child.current, argv=[], code=None, problems=problems, seconds=seconds)
             yield from self._judge(outcome, fresh=child.fresh)
         elif child.waiting:
             raise RuntimeError(f"a process of the suite ended before {child.waiting[0]}: its own fault")

@@ -91,14 +91,12 @@ def _damage_entry(rng: Random, header: dict[str, Any]) -> dict[str, Any]:
             entry["dtype"] = rng.choice(TYPES)
         case 2:
             shape = entry["shape"]
-            entry["shape"] = rng.choice(
-                (shape[::-1], [*shape, 1], [1, *shape], shape[1:], [0], [-1], [2**62, 4])
-            )
+            wrong = (shape[::-1], [*shape, 1], [1, *shape], shape[1:], [0], [-1], [2**62, 4])
+            entry["shape"] = rng.choice(wrong)
         case 3:
             start, end = entry["data_offsets"]
-            entry["data_offsets"] = rng.choice(
-                ([end, start], [start, end + 8], [0, 0], [2**63, 2**64], [start])
-            )
+            wrong = ([end, start], [start, end + 8], [0, 0], [2**63, 2**64], [start])
+            entry["data_offsets"] = rng.choice(wrong)
         case 4:
             changed[name], changed[other] = changed[other], changed[name]
             return changed

@@ -40,16 +40,9 @@ def run_case(kind: Kind, case_id: CaseId, bases: Bases, folder: Path) -> Outcome
     resident = _memory("VmRSS")
     started = time.monotonic()
     code, stdout, stderr = call(case.argv, folder)
-    outcome = Outcome(
-        id=case_id,
-        argv=case.argv,
-        code=code,
-        stdout=stdout,
-        stderr=stderr,
-        seconds=time.monotonic() - started,
-        peak_bytes=max(0, _memory("VmHWM") - resident),
-        note=case.note,
-    )
+    seconds, peak = time.monotonic() - started, max(0, _memory("VmHWM") - resident)
+    outcome = Outcome(id=case_id, argv=case.argv, code=code, seconds=seconds, peak_bytes=peak, note=case.note)
+    outcome.stdout, outcome.stderr = stdout, stderr
     outcome.problems = problems_of(case, outcome, folder, before)
     if outcome.peak_bytes > PEAK_BYTES:
         outcome.problems.append(f"used more than {PEAK_BYTES >> 20} MiB")

@@ -18,13 +18,8 @@ from everest.system.signals import Stopped
 
 
 def job(folder: Path, name: str, code: str, needs: str | None = None) -> Job:
-    return Job(
-        name=name,
-        command=(sys.executable, "-c", code),
-        needs=needs,
-        log=folder / f"{name}.log",
-        output=folder / f"{name}.out",
-    )
+    files = {"log": folder / f"{name}.log", "output": folder / f"{name}.out"}
+    return Job(name=name, command=(sys.executable, "-c", code), needs=needs, **files)
 
 
 def run(jobs: list[Job], *, slots: int = 1, can_start=lambda job: True, on_end=None) -> list[Ended]:
@@ -49,17 +44,15 @@ def test_jobs_run_after_the_one_they_need_and_are_skipped_if_it_fails(tmp_path: 
         job(tmp_path, "needs an earlier one", "print()", needs="done before"),
     ]
     ended = {end.job.name: (end.state, end.code) for end in run(jobs)}
-    assert ended == {
-        "fails": ("failed", 4),
-        "skipped": ("skipped", 0),
-        "skipped too": ("skipped", 0),
-        "first": ("finished", 0),
-        "second": ("finished", 0),
-        "needs an earlier one": ("finished", 0),
-    }
+    states = dict.fromkeys(("first", "second", "needs an earlier one"), ("finished", 0))
+    states |= dict.fromkeys(("skipped", "skipped too"), ("skipped", 0))
+    assert ended == {"fails": ("failed", 4), **states}
     assert (tmp_path / "fails.log").read_text() == "why\n"
     assert (tmp_path / "second.out").read_text() == "out\n\n"
     assert not (tmp_path / "skipped.out").exists()
+    # A job that is not accepted counts as failed.
+    jobs = [job(tmp_path, "a", "print()"), job(tmp_path, "b", "print()", needs="a")]
+    assert [end.state for end in run(jobs, on_end=lambda end: False)] == ["finished", "skipped"]
 
 
 def test_the_error_of_a_job_is_that_of_its_last_start(tmp_path: Path):
@@ -71,16 +64,9 @@ def test_the_error_of_a_job_is_that_of_its_last_start(tmp_path: Path):
     assert last_error(fails.log, second.log_start) == NO_LINE
 
 
-def test_a_job_that_is_not_accepted_counts_as_failed(tmp_path: Path):
-    jobs = [job(tmp_path, "a", "print()"), job(tmp_path, "b", "print()", needs="a")]
-    assert [end.state for end in run(jobs, on_end=lambda end: False)] == ["finished", "skipped"]
-
-
 def test_each_slot_has_one_job_at_a_time(tmp_path: Path):
-    code = (
-        "import os, time\n"
-        "print(os.environ['SLOT'], time.time(), flush=True); time.sleep(0.3); print(time.time())"
-    )
+    code = "import os, time; print(os.environ['SLOT'], time.time(), flush=True)"
+    code += "; time.sleep(0.3); print(time.time())"
     run([job(tmp_path, str(number), code) for number in range(5)], slots=2)
     texts = [(tmp_path / f"{number}.out").read_text().split() for number in range(5)]
     for slot in ("0", "1"):
@@ -112,9 +98,8 @@ def test_a_signal_reaches_the_jobs_and_starts_no_others(tmp_path: Path, number: 
     jobs = [job(tmp_path, name, code) for name in "abc"]
 
     def stop() -> None:
-        while not all((tmp_path / f"{name}.out").exists() for name in "ab") or not all(
-            "ready" in (tmp_path / f"{name}.out").read_text() for name in "ab"
-        ):
+        outputs = [tmp_path / f"{name}.out" for name in "ab"]
+        while not all(path.exists() and "ready" in path.read_text() for path in outputs):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import small_recipe
@@ -97,11 +98,8 @@ def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
     other.mkdir()
     (other / "train.csv").write_text((clip_files / "train.csv").read_text())
     assert planned(recipe, data=str(other)).works().keys() == planned(recipe).works().keys()
-    assert counts(planned(recipe, over=[f"data.root={clip_files},{other}"])) == {
-        "pretrain": 2,
-        "finetune": 2,
-        "eval": 2,
-    }
+    both = planned(recipe, over=[f"data.root={clip_files},{other}"])
+    assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
 
 
 def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: Path):
@@ -112,18 +110,13 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
     )
     plan = planned(path)
     assert (plan.header["recipe"], plan.header["seeds"], plan.header["against"]) == ("tiny", [4], "b")
-    assert {arm.name: arm.stages for arm in plan.arms} == {
-        "a": ("pretrain", "finetune"),
-        "b": ("pretrain", "finetune"),
-        "c": ("finetune",),
-    }
+    both = ("pretrain", "finetune")
+    assert {arm.name: arm.stages for arm in plan.arms} == {"a": both, "b": both, "c": ("finetune",)}
     assert counts(plan) == {"pretrain": 1, "finetune": 3}
     assert [arm.recipe.finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
     assert {arm.recipe.model.depth for arm in plan.arms} == {1}
-    assert [arm.name for arm in planned(path, over=["model.width=24,48"], against="width=48").arms] == [
-        "width=24",
-        "width=48",
-    ]
+    widths = planned(path, over=["model.width=24,48"], against="width=48").arms
+    assert [arm.name for arm in widths] == ["width=24", "width=48"]
     assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
     assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
 
@@ -155,9 +148,12 @@ def test_a_wrong_sweep_file_is_refused_in_a_line(recipe: Path, tmp_path: Path, t
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_list_is_noticed_before_any_job(recipe: Path):
+def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
     with pytest.raises(DataError, match=r"^train=gone.csv: data.train: .*gone.csv: no such list or folder"):
         planned(recipe, over=["data.train=gone.csv"])
+    for over in ("data.val=train.csv,gone.csv", "data.classes=gone.txt"):
+        with pytest.raises(DataError, match=r"gone.*: no such list or folder; finetune reads it"):
+            planned(recipe, over=[over])
 
 
 def test_a_headline_that_no_job_measures_is_noticed_before_any_job(recipe: Path):
@@ -173,23 +169,16 @@ def test_the_headline_is_that_of_the_stages_of_the_arm_compared_with(recipe: Pat
     assert planned(sweep).headline == "top1"
 
 
-@pytest.mark.parametrize("over", ["data.val=train.csv,gone.csv", "data.classes=gone.txt"])
-def test_a_missing_file_of_a_later_stage_is_noticed_before_any_job(recipe: Path, over: str):
-    with pytest.raises(DataError, match=r"gone.*: no such list or folder; finetune reads it"):
-        planned(recipe, over=[over])
-
-
-@pytest.mark.parametrize(
-    ("over", "stages"),
-    [
-        ("train.workers=0,1", "pretrain,finetune,eval"),
-        ("finetune.steps=5,9", "pretrain"),
-        ("finetune.selection.keep_ratio=0.3,0.30", "finetune"),
-    ],
-)
-def test_arms_that_run_the_same_jobs_are_refused(recipe: Path, over: str, stages: str):
-    with pytest.raises(RecipeError, match="have the same jobs"):
-        planned(recipe, over=[over], stages=stages)
+def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
+    for over, options in (
+        ("train.workers=0,1", {"stages": "pretrain,finetune,eval"}),
+        ("finetune.steps=5,9", {"stages": "pretrain"}),
+        ("finetune.selection.keep_ratio=0.3,0.30", {"stages": "finetune"}),
+        ("finetune.steps=300,600", {"equal": "gmacs"}),
+    ):
+        reason = r": .* \(equal: gmacs sets their steps\)" if "equal" in options else ""
+        with pytest.raises(RecipeError, match=f"have the same jobs{reason}"):
+            planned(recipe, over=[over], **options)
 
 
 def test_equal_gmacs_scale_the_steps_of_both_stages(recipe: Path):
@@ -242,27 +231,16 @@ def test_equal_gmacs_name_the_arms_that_they_do_not_scale(recipe: Path):
     assert f"scratch: {text}" in notices
 
 
-def test_equal_gmacs_are_named_where_they_make_two_arms_equal(recipe: Path):
-    with pytest.raises(RecipeError, match=r"have the same jobs: .* \(equal: gmacs sets their steps\)"):
-        planned(recipe, over=["finetune.steps=300,600"], equal="gmacs")
-
-
-def test_problems_of_an_arm_name_the_file(recipe: Path):
-    file = recipe.with_name("sweep.yaml")
-    file.write_text(f"recipe: {recipe.name}\narms: {{wrong: {{pretrain.stepps: 4}}}}\n")
-    with pytest.raises(RecipeError, match=rf"^{file}: wrong: pretrain.stepps: unknown key"):
-        planned(file)
-
-
 @pytest.mark.parametrize(
     ("arm", "problem"),
     [
+        ("{pretrain.stepps: 4}", "lost: pretrain.stepps: unknown key"),
         ("{data.train: cllips.csv}", "lost: .*cllips.csv: no such list or folder"),
         ("{init: nowhere.safetensors}", "lost: .*nowhere.safetensors"),
         ("{pretrain.selection.keep_ratio: 0.9}", "here: pretrain.epochs: arms of equal GMACs need steps"),
     ],
 )
-def test_data_weights_and_budgets_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
+def test_problems_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
     file = recipe.with_name("sweep.yaml")
     file.write_text(f"recipe: {recipe.name}\nequal: gmacs\narms: {{here: {{}}, lost: {arm}}}\n")
     with pytest.raises(UserError, match=rf"^{file}: {problem}"):
@@ -275,37 +253,32 @@ def test_a_folder_takes_more_seeds_arms_and_stages(recipe: Path, tmp_path: Path)
     assert check_folder(folder, planned(recipe, over=["finetune.steps=3,4,5"], seeds="9,8")) == []
     assert check_folder(folder, planned(recipe, over=["finetune.steps=4"])) == ["steps=3"]
     # A stage that was not in the plan may have any settings.
-    assert check_folder(folder, planned(recipe, over=["finetune.steps=3"], overrides=["eval.clips=1"])) == [
-        "steps=4"
-    ]
+    plan = planned(recipe, over=["finetune.steps=3"], overrides=["eval.clips=1"])
+    assert check_folder(folder, plan) == ["steps=4"]
 
 
 def test_a_folder_refuses_arms_with_other_settings(recipe: Path, tmp_path: Path):
-    folder = tmp_path / "sweep"
+    def refused(folder: Path, message: str, **options: Any) -> None:
+        with pytest.raises(RecipeError, match=message):
+            check_folder(folder, planned(recipe, **options))
+
+    folder, steps = tmp_path / "sweep", ["finetune.steps=3"]
     write_plan(folder, planned(recipe, over=["finetune.steps=3,4"]))
-    with pytest.raises(
-        RecipeError, match=r"arm 'steps=3' has other settings: pretrain.base_lr \(0.1, now 0.2\)"
-    ):
-        check_folder(folder, planned(recipe, over=["finetune.steps=3,4"], overrides=["pretrain.base_lr=0.2"]))
+    rate = r"arm 'steps=3' has other settings: pretrain.base_lr \(0.1, now 0.2\)"
+    refused(folder, rate, over=["finetune.steps=3,4"], overrides=["pretrain.base_lr=0.2"])
     for before, now in (("null", "{magnitude: 5}"), ("{magnitude: 9}", "null")):
         own = tmp_path / f"augment {now}"
         write_plan(own, planned(recipe, overrides=[f"finetune.rand_augment={before}"]))
-        with pytest.raises(RecipeError, match=r"finetune\.rand_augment"):
-            check_folder(own, planned(recipe, overrides=[f"finetune.rand_augment={now}"]))
-    with pytest.raises(RecipeError, match=r'finetune.weight_decay \("default", now 0.1\)'):
-        check_folder(
-            folder, planned(recipe, over=["finetune.steps=3"], overrides=["finetune.weight_decay=0.1"])
-        )
-    with pytest.raises(RecipeError, match=r'first stage \("pretrain", now "finetune"\)'):
-        check_folder(folder, planned(recipe, over=["finetune.steps=3"], stages="finetune,eval"))
+        refused(own, r"finetune\.rand_augment", overrides=[f"finetune.rand_augment={now}"])
+    decay = r'finetune.weight_decay \("default", now 0.1\)'
+    refused(folder, decay, over=steps, overrides=["finetune.weight_decay=0.1"])
+    refused(folder, r'first stage \("pretrain", now "finetune"\)', over=steps, stages="finetune,eval")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file.txt").touch()
-    with pytest.raises(RecipeError, match="holds other files"):
-        check_folder(tmp_path / "other", planned(recipe))
+    refused(tmp_path / "other", "holds other files")
     for damage in ("[]", "arms: {a: 5}\nsettings: {}", "\0", "settings: 5"):
         (folder / "sweep.yaml").write_text(damage)
-        with pytest.raises(RecipeError, match=r"sweep.yaml: damaged"):
-            check_folder(folder, planned(recipe))
+        refused(folder, r"sweep.yaml: damaged")
 
 
 def test_the_plan_of_a_folder_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path):

@@ -22,34 +22,20 @@ from everest.sweep.statistics import paired, spread
 
 
 def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
+    def seed_of(seed: int, value: float | None, gmacs: float) -> dict:
+        metrics = {} if value is None else {metric: value, "loss": 1.0}
+        row = {"seed": seed, "finished": value is not None, "gmacs": gmacs, "hours": 0.5}
+        return {**row, "metrics": metrics, "jobs": []}
+
+    arm = {"overrides": {}, "stages": ["finetune", "eval"]}
     arms = [
-        {
-            "arm": name,
-            "overrides": {},
-            "stages": ["finetune", "eval"],
-            "seeds": [
-                {
-                    "seed": seed,
-                    "finished": value is not None,
-                    "gmacs": 10.0 * (number + 1),
-                    "hours": 0.5,
-                    "metrics": {} if value is None else {metric: value, "loss": 1.0},
-                    "jobs": [],
-                }
-                for seed, value in of_arm.items()
-            ],
-        }
-        for number, (name, of_arm) in enumerate(values.items())
+        {"arm": name, **arm, "seeds": [seed_of(*row, 10.0 * number) for row in of_arm.items()]}
+        for number, (name, of_arm) in enumerate(values.items(), start=1)
     ]
     done = sum(value is not None for of_arm in values.values() for value in of_arm.values())
+    sweep = {"recipe": "r", "summary": "", "stages": arm["stages"], "seeds": [0, 1, 2], "equal": "steps"}
     return {
-        **{
-            "recipe": "r",
-            "summary": "",
-            "stages": ["finetune", "eval"],
-            "seeds": [0, 1, 2],
-            "equal": "steps",
-        },
+        **sweep,
         **{"against": next(iter(values)), "metric": metric, "arms": arms, "failures": []},
         "jobs": {"all": sum(map(len, values.values())), "finished": done},
     }
@@ -107,15 +93,12 @@ def test_an_arm_without_results_does_not_count_as_no_seeds():
     assert not [note for note in said if note.startswith("0 seeds")]
 
 
-def test_equal_values_are_named_instead_of_an_interval_without_width():
+def test_equal_values_and_differences_are_named_instead_of_an_interval_without_width():
     document = make_report(results({"a": {0: 20.0, 1: 20.0}, "b": {0: 20.0, 1: 30.0}}))
     assert document["arms"][0]["interval"] is None
     said = list(notes(document))
     assert "a: all seeds have the same value, which gives no interval" in said
     assert not [note for note in said if note.startswith("b: ")]
-
-
-def test_equal_differences_are_named_instead_of_an_interval_without_width():
     document = make_report(results({"a": {0: 55.4, 1: 61.1345}, "b": {0: 55.5, 1: 61.2345}}))
     assert document["arms"][1]["difference"]["interval"] is None
     assert "b: all differences are equal, which gives no interval" in list(notes(document))
@@ -131,12 +114,9 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
         ("b", "1", "52.0 %", "", "+2.0", "", "", "", "20", "0.5"),
     ]
     assert len(table_columns(document)) == 10
-
-
-def test_an_arm_without_results_has_an_empty_row():
-    document = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
-    assert document["arms"][1]["mean"] is None
-    assert list(table_rows(document))[1] == ("b", "0", *[""] * 8)
+    empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
+    assert empty["arms"][1]["mean"] is None
+    assert list(table_rows(empty))[1] == ("b", "0", *[""] * 8)
 
 
 @pytest.mark.parametrize(
@@ -191,18 +171,21 @@ def test_the_share_is_one_for_arms_with_other_numbers_of_seeds():
 
 
 def test_unknown_names_and_missing_results_are_refused():
-    with pytest.raises(RecipeError, match="--metric: unknown name 'x'; known: loss, top1"):
-        make_report(results(BOTH), metric="x")
-    with pytest.raises(RecipeError, match="--against: unknown name 'x'; known: a, b"):
-        make_report(results(BOTH), against="x")
-    with pytest.raises(RecipeError, match=r"no seed of any arm has top1 yet \(0 of 1 jobs"):
-        make_report(results({"a": {0: None}}))
-    unmeasured = results({"a": {0: None}})
-    unmeasured["jobs"]["finished"] = 1
-    with pytest.raises(RecipeError, match="no job has measured anything; add the stage eval"):
-        make_report(unmeasured)
-    with pytest.raises(RecipeError, match="--metric: unknown name 'pretrain_loss'; known: loss, top1"):
-        make_report({**results(BOTH), "metric": "pretrain_loss"})
+    nothing = results({"a": {0: None}})
+    unmeasured = {**nothing, "jobs": {"all": 1, "finished": 1}}
+    for document, options, message in (
+        (results(BOTH), {"metric": "x"}, "--metric: unknown name 'x'; known: loss, top1"),
+        (results(BOTH), {"against": "x"}, "--against: unknown name 'x'; known: a, b"),
+        (nothing, {}, r"no seed of any arm has top1 yet \(0 of 1 jobs"),
+        (unmeasured, {}, "no job has measured anything; add the stage eval"),
+        (
+            {**results(BOTH), "metric": "pretrain_loss"},
+            {},
+            "--metric: unknown name 'pretrain_loss'",
+        ),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            make_report(document, **options)
 
 
 def test_less_is_better_for_errors():
@@ -230,12 +213,9 @@ def test_the_headline_is_the_metric_of_the_task(metric: str):
 
 
 def test_names_of_metrics_have_titles():
-    assert title_of("top1") == "top-1"
-    assert title_of("verb.top1") == "verb top-1"
-    assert title_of("probe.linear.top1") == "linear probe top-1"
-    assert title_of("val_macro_f1") == "validation macro F1"
-    assert title_of("pretrain_loss") == "pre-training loss"
-    assert title_of("x.y") == "x y"
+    titles = {"top1": "top-1", "verb.top1": "verb top-1", "probe.linear.top1": "linear probe top-1"}
+    titles |= {"val_macro_f1": "validation macro F1", "pretrain_loss": "pre-training loss", "x.y": "x y"}
+    assert {name: title_of(name) for name in titles} == titles
     assert (title_of("mae"), value_text("mae", 1.23456)) == ("mean absolute error", "1.235")
 
 

@@ -46,27 +46,16 @@ def test_products_on_amd_have_the_precision_of_float32(monkeypatch: pytest.Monke
     assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 has an error of 2**-9
 
 
-def test_amd_processors_that_lower_the_precision_keep_the_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
+def test_other_processors_and_those_that_lower_the_precision_keep_the_default(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
-    configure_cpu()
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-def test_other_processors_keep_the_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
-    configure_cpu()
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-@pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-def test_the_vendor_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    assert cpu._made_by_amd(cpuinfo) is amd
-
-
-def test_a_lower_precision_is_noticed():
+    for amd in (True, False):
+        monkeypatch.setattr(cpu, "_made_by_amd", lambda amd=amd: amd)
+        configure_cpu()
+        assert torch.get_float32_matmul_precision() == "highest"
+        monkeypatch.undo()
+    for vendor, amd in (("AuthenticAMD", True), ("GenuineIntel", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        assert cpu._made_by_amd(tmp_path / "cpuinfo") is amd
     assert matmul_stays_float32()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not matmul_stays_float32()
@@ -97,8 +86,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_step_reuses_the_memory_of_the_step_before():
-    ended = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
-    assert int(ended.stdout) < 1000  # of the 97,656 pages that it requests
+    assert int(printed_by(FAULTS)) < 1000  # of the 97,656 pages that it requests
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -124,78 +112,58 @@ print(crowded)
 """
 
 
+def printed_by(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_a_process_bound_to_one_core_has_one_reader():
-    printed = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True)
-    assert printed.stdout.split() == ["1", "1"]
+    assert printed_by(ONE_CORE).split() == ["1", "1"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [("100000 100000", 1), ("150000 100000", 1), ("1 100000", 1)])
-def test_the_limit_of_a_container_counts(
-    text: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    quota = tmp_path / "cpu.max"
-    quota.write_text(f"{text}\n")
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quota, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
     monkeypatch.setattr(cores, "QUOTA", quota)
-    assert num_cores() == expected
+    assert num_cores() == all_cores
+    limits = {"100000 100000": 1, "150000 100000": 1, "1 100000": 1, "max 100000": all_cores, "": all_cores}
+    for text, expected in limits.items():
+        quota.write_text(f"{text}\n")
+        assert num_cores() == expected
 
 
-@pytest.mark.parametrize("text", ["max 100000\n", "", None])
-def test_without_a_limit_all_cores_count(text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    quota = tmp_path / "cpu.max"
-    if text is not None:
-        quota.write_text(text)
-    monkeypatch.setattr(cores, "QUOTA", quota)
-    assert num_cores() == len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("processes", "jobs", "readers"),
-    [("1", None, 16), ("2", "4", 2), ("1", "4", 4), ("1", "", 16), ("9", "9", 1)],
-)
-def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(
-    processes: str, jobs: str | None, readers: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cores, "num_cores", lambda: 16)
     monkeypatch.setattr(cores, "READER_BYTES", 1)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.delenv(JOBS, raising=False)
-    if jobs is not None:
-        monkeypatch.setenv(JOBS, jobs)
-    assert num_readers() == readers
+    for processes, jobs, readers in ((1, None, 16), (2, "4", 2), (1, "4", 4), (1, "", 16), (9, "9", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        if jobs is not None:
+            monkeypatch.setenv(JOBS, jobs)
+        assert num_readers() == readers
 
 
 def test_a_run_is_warned_of_processes_that_use_the_cores():
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
     try:
-        outside = subprocess.run(
-            [sys.executable, "-c", CROWDED_BY_OTHERS], capture_output=True, text=True, check=True
-        )
+        outside = printed_by(CROWDED_BY_OTHERS)
     finally:
         for other in others:
             other.kill()
             other.wait()
-    assert f"of the {num_cores()} cores of this machine; runs that share cores" in outside.stdout
+    assert f"of the {num_cores()} cores of this machine; runs that share cores" in outside
 
 
-def test_a_machine_with_free_cores_gives_no_warning():
+def test_only_a_machine_without_free_cores_gives_a_warning():
     assert crowded_cores(0, num_cores() / 2) is None
     assert crowded_cores(num_cores(), num_cores() / 4) is None
+    assert crowded_cores(num_cores() / 2, num_cores() / 2) is not None  # shared evenly
 
 
-def test_a_run_that_shares_the_cores_evenly_is_warned():
-    assert crowded_cores(num_cores() / 2, num_cores() / 2) is not None
-
-
-@pytest.mark.parametrize(("value", "number"), [("auto", None), ("0", 0), ("3", 3)])
-def test_a_recipe_leaves_the_number_open_or_sets_it(value: str, number: int | None):
-    settings = load_recipe("ucf101", overrides=[f"train.workers={value}"]).train
-    assert settings.num_workers == (num_readers() if number is None else number)
-
-
-@pytest.mark.parametrize("value", ["many", "-1", "true", "1.5"])
-def test_another_number_of_workers_is_refused(value: str):
-    with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
-        load_recipe("ucf101", overrides=[f"train.workers={value}"])
+def test_a_recipe_leaves_the_number_open_or_sets_it():
+    for value, number in (("auto", num_readers()), ("0", 0), ("3", 3)):
+        assert load_recipe("ucf101", overrides=[f"train.workers={value}"]).train.num_workers == number
+    for value in ("many", "-1", "true", "1.5"):
+        with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
+            load_recipe("ucf101", overrides=[f"train.workers={value}"])
 
 
 # --- functions that a run on a GPU compiles -----------------------------------------------------------------

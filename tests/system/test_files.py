@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import wait_for_rows
 from pydantic import TypeAdapter
-from small_runs import called, refused, small_recipe
+from small_runs import called, refused
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.inference.journal import open_journal
 from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
-from everest.system.files import (
-    check_new_file,
-    check_new_folder,
-    check_writable,
-    unfinished_folder,
-    write_atomically,
-)
+from everest.system import files
+from everest.system.files import check_new_file, check_new_folder, unfinished_folder, write_atomically
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
 from everest.system.locks import running_here
 from everest.system.run_folder import RunFolder
@@ -56,15 +52,15 @@ def test_an_error_while_writing_keeps_the_earlier_file(tmp_path: Path, error: Ba
 
 
 def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
-    check_writable(tmp_path / "new" / "folder" / "file.txt")
+    files.check_writable(tmp_path / "new" / "folder" / "file.txt")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there.txt").write_text("before")
-    check_writable(tmp_path / "there.txt")
+    files.check_writable(tmp_path / "there.txt")
     assert (tmp_path / "there.txt").read_text() == "before"
     with pytest.raises(EnvironmentProblem, match="it is a folder"):
-        check_writable(tmp_path)
+        files.check_writable(tmp_path)
     with pytest.raises(EnvironmentProblem, match="File exists"):
-        check_writable(tmp_path / "there.txt" / "file.txt")
+        files.check_writable(tmp_path / "there.txt" / "file.txt")
 
 
 def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
@@ -123,26 +119,25 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def pretraining(recipe: Path, folder: Path, *, workers: int) -> list[str]:
+    options = ["--recipe", recipe, "-o", folder / "run", "--set", f"train.workers={workers}", "-q"]
+    return [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options)]
+
+
 @pytest.mark.slow
-def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, clip_files: Path):
+def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, recipe: Path):
     """The path of a socket has at most 107 bytes, and the processes use none."""
     long = tmp_path / ("t" * 100)
     long.mkdir()
-    recipe = small_recipe(tmp_path, clip_files)
-    options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=1", "-q"]
-    command = [sys.executable, "-m", "everest_cli", "pretrain", *options]
     environment = {**os.environ, "TMPDIR": str(long)}
-    subprocess.run(list(map(str, command)), env=environment, check=True, timeout=120)
+    subprocess.run(pretraining(recipe, tmp_path, workers=1), env=environment, check=True, timeout=120)
     assert list(long.glob("pymp-*")) == []
 
 
 @pytest.mark.slow
-def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_folder: Path, clip_files: Path):
-    recipe = small_recipe(tmp_path, clip_files)
-    options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=2", "-q"]
-    command = list(map(str, [sys.executable, "-m", "everest_cli", "pretrain", *options]))
-    environment = {**os.environ, "TMPDIR": str(short_folder)}
-    killed = subprocess.Popen([*command, "--set", "pretrain.epochs=400"], env=environment)
+def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_folder: Path, recipe: Path):
+    command = [*pretraining(recipe, tmp_path, workers=2), "--set", "pretrain.epochs=400"]
+    killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(short_folder)})
     wait_for_rows(tmp_path / "run", 2, killed)
     children = psutil.Process(killed.pid).children(recursive=True)
     assert len(children) >= 2
@@ -231,9 +226,11 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     assert running_here(tmp_path) is None or running_here(tmp_path) > 0
 
 
-def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(clip_files: Path, tmp_path: Path):
-    command = ["pretrain", "--recipe", small_recipe(tmp_path, clip_files), "-o", tmp_path / "run", "-q"]
-    called(*command)
+def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(
+    recipe: Path, autoencoder_run: Path, tmp_path: Path
+):
+    shutil.copytree(autoencoder_run, tmp_path / "run")
+    command = ["pretrain -q", "--recipe", recipe, "-o", tmp_path / "run"]
     damaged = tmp_path / "run" / "bad_videos.csv"
     damaged.write_text("path\na.mp4\n")
     message = refused(*command, code=4)
@@ -277,20 +274,17 @@ def test_no_command_prints_a_number_that_is_not_finite(number: float, capsys: py
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_text_that_is_no_json_is_a_value_error():
+    for text, message in (
         ('{"loss": NaN}', "NaN is no JSON value"),
         ("[-Infinity]", "-Infinity is no JSON value"),
         ("1e999", "1e999 is too large"),
         ("[" * 100_000, "nested too deeply"),
         ("1" * 5000, "Exceeds the limit"),
         ("{", "Expecting property name"),
-    ],
-)
-def test_text_that_is_no_json_is_a_value_error(text: str, message: str):
-    with pytest.raises(ValueError, match=message):
-        parse_json(text)
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_json(text)
 
 
 def test_metrics_that_are_not_finite_are_logged_as_null(tmp_path: Path):

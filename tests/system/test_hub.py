@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from hub_cache import REVISION, cached, transformers_folder
-from typer.testing import CliRunner
+from small_runs import refused
 
 from everest.system.hub import license_of
-from everest_cli.main import app
 
 NAME = "hf:someone/videomae-tiny"
 
@@ -72,9 +71,7 @@ def test_a_checkpoint_neither_cached_nor_reachable_is_an_error(cache: Path):
 
 
 def test_a_name_without_an_owner_is_an_error():
-    result = CliRunner().invoke(app, ["eval", "-c", "hf:nonsense"])
-    assert result.exit_code == 6
-    assert "write hf:OWNER/NAME" in result.stderr
+    assert "write hf:OWNER/NAME" in refused("eval -c hf:nonsense", code=6)
 
 
 def test_the_license_is_read_from_the_front_matter(tmp_path: Path):

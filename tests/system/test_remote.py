@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import everest
 from s3fs import S3FileSystem
-from small_runs import RECIPE, metrics, run, weights
+from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
 from torch import Tensor
-from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import VideoClips
@@ -27,10 +26,10 @@ from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.samples import SampleList, read_samples
+from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.tokenizer.clips import held_out_key
 from everest.video.reader import VideoError, probe, read_frames
-from everest_cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +65,8 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def unlabelled(source: str, root: str) -> SampleList:
-    return read_samples(
-        parse_location(source),
-        root=parse_location(root),
-        classes=None,
-        num_classes=None,
-        heads=None,
-        labeled=False,
-    )
+    nothing = dict.fromkeys(("classes", "num_classes", "heads"))
+    return read_samples(parse_location(source), root=parse_location(root), **nothing, labeled=False)
 
 
 def test_a_url_keeps_its_protocol_and_joins_like_a_path():
@@ -87,16 +80,13 @@ def test_a_url_keeps_its_protocol_and_joins_like_a_path():
     assert parse_location("file:///data/a b.mp4") == Path("/data/a b.mp4")
 
 
-def test_frames_of_a_storage_are_those_of_the_file(stored: str, clip_files: Path):
-    url = f"{stored}/clip1.mp4"
-    assert probe(url) == probe(clip_files / "clip1.mp4")
-    assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(clip_files / "clip1.mp4", [31, 0, 7]))
-
-
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_every_decoder_reads_a_storage(stored: str, clip_files: Path, decoder: str):
-    frames = read_frames(f"{stored}/clip1.mp4", [3, 9], decoder=decoder)
-    assert torch.equal(frames, read_frames(clip_files / "clip1.mp4", [3, 9], decoder=decoder))
+def test_every_decoder_reads_the_same_frames_of_a_storage(stored: str, clip_files: Path):
+    url, file = f"{stored}/clip1.mp4", clip_files / "clip1.mp4"
+    assert probe(url) == probe(file)
+    assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(file, [31, 0, 7]))
+    for decoder in ("pyav", "decord"):
+        frames = read_frames(file, [3, 9], decoder=decoder)
+        assert torch.equal(read_frames(url, [3, 9], decoder=decoder), frames)
 
 
 @pytest.mark.slow
@@ -163,9 +153,8 @@ def test_a_video_is_fetched_once_a_clip_and_folders_are_listed_once(stored: str,
 
 def pretraining(samples: SampleList) -> VideoClips:
     views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
-    return VideoClips(
-        samples.samples, make_views=views, seed=3, num_noise=5, decoder="auto", replace_bad=True
-    )
+    options = {"seed": 3, "num_noise": 5, "decoder": "auto", "replace_bad": True}
+    return VideoClips(samples.samples, make_views=views, **options)
 
 
 def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: Path):
@@ -175,10 +164,8 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     keys = [[(0, index)] for index in range(4)]
     ours = batches(make_loader(there, keys, workers=2, timeout=60))
     theirs = batches(make_loader(here, keys, workers=0, timeout=60))
-    pairs = [
-        (torch.equal(one.frames, other.frames), one.failed) for one, other in zip(ours, theirs, strict=True)
-    ]
-    assert pairs == [(True, ["[]"])] * 4
+    pairs = zip(ours, theirs, strict=True)
+    assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, ["[]"])] * 4
 
 
 def test_missing_videos_are_named_with_their_lines(stored: str):
@@ -192,18 +179,22 @@ def test_missing_videos_are_named_with_their_lines(stored: str):
     ]
 
 
-def test_what_is_not_there_is_a_line(bucket: str):
+def test_what_is_not_there_is_a_line(bucket: str, recipe: Path, tmp_path: Path):
     with pytest.raises(DataError, match="no such list or folder"):
         unlabelled(f"{bucket}/none.csv", bucket)
     with pytest.raises(VideoError, match="No such file or directory"):
         read_frames(f"{bucket}/none.mp4", [0])
+    with pytest.raises(DataError, match="xyz://a: unknown protocol"):
+        read_frames("xyz://a", [0])
+    command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
+    message = refused(*command, code=4)
+    assert message == f"error: data.root: {bucket}/none: no such folder; set it by --data DIR\n"
 
 
 def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    known = {"ACCESS_KEY_ID": "somebody", "SECRET_ACCESS_KEY": "secret", "MAX_ATTEMPTS": "1"}
+    for name, value in {**known, "ENDPOINT_URL": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(S3FileSystem, "retries", 1)
     with pytest.raises(DataError, match=r"s3://lost/a\.mp4: the storage does not answer") as error:
         read_frames("s3://lost/a.mp4", [0])
@@ -222,22 +213,14 @@ def test_a_missing_package_is_an_error_of_the_environment(monkeypatch: pytest.Mo
         read_frames("s3://bucket/a.mp4", [0])
 
 
-def test_an_unknown_protocol_is_refused():
-    with pytest.raises(DataError, match="xyz://a: unknown protocol"):
-        read_frames("xyz://a", [0])
-
-
-def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files: Path, tmp_path: Path):
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE)
-    for name, root in (("here", clip_files), ("there", stored)):
-        options = ["--recipe", recipe, "--data", root, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
-        run("pretrain", *options, "-o", tmp_path / name)
-    assert metrics(tmp_path / "there") == metrics(tmp_path / "here")
-    ours, theirs = weights(tmp_path / "there"), weights(tmp_path / "here")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+def test_a_run_over_a_storage_is_the_run_over_the_files(
+    stored: str, recipe: Path, autoencoder_run: Path, tmp_path: Path
+):
+    options = ["--recipe", recipe, "--data", stored, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
+    run("pretrain", *options, "-o", tmp_path / "there")
+    assert same_run(autoencoder_run, tmp_path / "there")
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
-    plans = [json.loads((tmp_path / name / "env.json").read_text())["plan"] for name in ("here", "there")]
+    plans = [RunFolder(folder).environment()["plan"] for folder in (autoencoder_run, tmp_path / "there")]
     assert plans[0]["samples"] == plans[1]["samples"]
 
 
@@ -251,17 +234,7 @@ def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
         # A process of its own: those that encode keep the environment that the first of them was started in.
-        command = [
-            "prepare",
-            "encode",
-            f"{source}/train.csv",
-            "-o",
-            str(tmp_path / name),
-            "--workers",
-            "1",
-            "-q",
-        ]
-        subprocess.run([sys.executable, "-m", "everest_cli", *command], check=True, stdout=subprocess.DEVNULL)
+        everest("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "--workers", 1, "-q")
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
     here, marks_here = without_versions(tmp_path / "here")
     there, marks_there = without_versions(tmp_path / "there")
@@ -288,14 +261,3 @@ def without_versions(folder: Path) -> tuple[dict[str, object], list[str]]:
             found = index
         contents[str(path.relative_to(folder))] = found
     return contents, marks
-
-
-def test_a_run_without_the_storage_ends_with_code_4_and_one_line(bucket: str, tmp_path: Path):
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE)
-    command = ["pretrain", "--recipe", str(recipe), "--data", f"{bucket}/none", "-o", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 4
-    assert result.stderr.splitlines() == [
-        f"error: data.root: {bucket}/none: no such folder; set it by --data DIR"
-    ]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE
+from small_runs import small_recipe
 
 REMEDY = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
 
@@ -26,12 +26,8 @@ def with_shared(megabytes: int, *arguments: object) -> subprocess.CompletedProce
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     """Clips of 2.4 MB, read by two workers: five batches of two are 24 MB."""
-    text = RECIPE.replace("frames: 4, size: 32", "frames: 16, size: 224").replace("[2, 8, 8]", "[2, 16, 16]")
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        text.replace("data: {", f'data: {{root: "{clip_files}", ').replace("workers: 0", "workers: 2")
-    )
-    return path
+    changes = {"frames: 4, size: 32": "frames: 16, size: 224", "[2, 8, 8]": "[2, 16, 16]"}
+    return small_recipe(tmp_path, clip_files, {**changes, "workers: 0": "workers: 2"})
 
 
 @pytest.mark.slow
@@ -75,7 +71,8 @@ from everest.errors import EnvironmentProblem
 
 clips = pretrain_clips(load_recipe(sys.argv[1]))
 loader = make_loader(clips, [[(0, 0), (0, 1)], [(0, 2), (0, 3)]], workers=1, timeout=60)
-Path("/dev/shm/other").write_bytes(bytes(29_000_000))
+for size in sys.argv[2:]:
+    Path("/dev/shm/other").write_bytes(bytes(int(size)))
 try:
     list(batches(loader))
 except EnvironmentProblem as error:
@@ -85,7 +82,7 @@ except EnvironmentProblem as error:
 
 @pytest.mark.slow
 def test_memory_that_another_program_takes_is_reported_by_the_loader(recipe: Path):
-    ended = with_shared(30, "-c", FILL, recipe)
+    ended = with_shared(30, "-c", FILL, recipe, 29_000_000)
     assert ended.stdout.startswith("too little shared memory (")
     assert ended.stdout.endswith(f"; {REMEDY}\n")
     assert "Traceback" not in ended.stderr
@@ -99,24 +96,9 @@ def test_the_doctor_finds_a_container_without_shared_memory():
     assert re.fullmatch(r"0\.06 GiB free; a run with a usual recipe uses \d+\.\d\d GiB", found["found"])
 
 
-LIMITED = """
-import sys
-from everest.config.recipe import load_recipe
-from everest.data.loader import batches, make_loader
-from everest.data.stages import pretrain_clips
-from everest.errors import EnvironmentProblem
-
-clips = pretrain_clips(load_recipe(sys.argv[1]))
-try:
-    list(batches(make_loader(clips, [[(0, 0), (0, 1)]], workers=1, timeout=60)))
-except EnvironmentProblem as error:
-    print(error)
-"""
-
-
 @pytest.mark.slow
 def test_a_limit_of_file_sizes_is_reported_with_its_fix(recipe: Path):
-    command = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-c", LIMITED, str(recipe)]
+    command = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-c", FILL, str(recipe)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.stdout.endswith("raise `ulimit -f`, or set train.workers=0\n"), ended.stderr
     assert len(ended.stdout.splitlines()) == 1

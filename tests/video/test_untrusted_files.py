@@ -151,31 +151,24 @@ def test_an_image_that_states_a_giant_size_is_refused_before_it_is_decoded(tmp_p
     png(tmp_path / "0.png", side, side)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(
-            VideoError, match=r"0\.png: (an image of \d+ x \d+ pixels|cannot be read)"
-        ) as caught:
+        reason = r"0\.png: (an image of \d+ x \d+ pixels|cannot be read)"
+        with pytest.raises(VideoError, match=reason) as caught:
             probe(tmp_path)
     assert caught.value.path == str(tmp_path)  # the sample, not its image
     assert "\n" not in str(caught.value)
 
 
 def test_damaged_images_are_errors_of_their_folder(tmp_path: Path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
-        tmp_path / "0.png"
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
     whole = (tmp_path / "0.png").read_bytes()
     wrong_chunk = whole[:33] + b"\0\0\0\0\1\2\3\4" + whole[33:]  # Pillow raises SyntaxError
     text = struct.pack(">I", 2**20) + b"zTXtx"  # a chunk that is longer than the file
     compressed = zlib.compress(bytes(2**26))
     zipped = b"zTXt" + b"x\0\0" + compressed  # Pillow raises ValueError for texts that unpack to so much
     zipped = struct.pack(">I", len(zipped) - 4) + zipped + struct.pack(">I", zlib.crc32(zipped))
-    for content in (
-        whole[:200],
-        wrong_chunk,
-        whole[:33] + text,
-        whole[:33] + zipped + whole[33:],
-        b"%!PS-Adobe-3.0 EPSF-3.0\n",
-    ):
+    too_much, other = whole[:33] + zipped + whole[33:], b"%!PS-Adobe-3.0 EPSF-3.0\n"
+    for content in (whole[:200], wrong_chunk, whole[:33] + text, too_much, other):
         (tmp_path / "0.png").write_bytes(content)
         with pytest.raises(VideoError, match=r"0\.png: cannot be read: ") as caught:
             read_frames(tmp_path, [0])
@@ -183,13 +176,11 @@ def test_damaged_images_are_errors_of_their_folder(tmp_path: Path):
         assert examine(str(tmp_path)).reason == caught.value.reason
 
 
-def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path: Path):
+def test_a_pipe_and_an_animation_are_no_frame(tmp_path: Path):
     os.mkfifo(tmp_path / "0.png")
     with pytest.raises(VideoError, match=r"0\.png: not a regular file"):
         read_frames(tmp_path, [0])
-
-
-def test_an_animation_is_no_frame(tmp_path: Path):
+    (tmp_path / "0.png").unlink()
     red, blue = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     red.save(tmp_path / "0.png", save_all=True, append_images=[blue])
     with pytest.raises(VideoError, match=r"0\.png: an animation"):
@@ -241,11 +232,10 @@ def giant_avi(path: Path, side: int) -> Path:
         container.mux(stream.encode(av.VideoFrame(48, 32, "yuvj420p")))
         container.mux(stream.encode(None))
     content = path.read_bytes()
-    for size, other in (("<II", "<II"), (">HH", ">HH")):
-        width_first = size == "<II"
-        now = struct.pack(size, *((48, 32) if width_first else (32, 48)))
+    for size, sides in (("<II", (48, 32)), (">HH", (32, 48))):
+        now = struct.pack(size, *sides)
         assert now in content
-        content = content.replace(now, struct.pack(other, side, side))
+        content = content.replace(now, struct.pack(size, side, side))
     path.write_bytes(content)
     return path
 

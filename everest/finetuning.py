@@ -75,6 +75,8 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     validation = validation_clips(recipe, classes)
     if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
         context.notice(text)
+    if validation is None:
+        context.notice("no data.val: the run cannot keep its best weights, nor notice that it overfits")
     idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
     if validation is None and idle:
         names = " and ".join(f"finetune.{name}" for name in idle)

@@ -172,7 +172,10 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     groups = len(set(predictions.groups))
-    if intervals and groups < FEW_GROUPS:
+    if intervals and groups == 1:
+        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+        intervals = False
+    elif intervals and groups < FEW_GROUPS:
         unit = "videos" if groups == len(predictions.videos) else "groups of videos"
         few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
         report(notice(few))

@@ -82,14 +82,16 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
 
 def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeList:
     """The videos for probes; labels are checked when they are used."""
-    val_videos = 0
+    val_videos, groups = 0, set()
     if data.val is not None:
-        val_videos = len(read_stage(data, "val", labeled=False, may_miss=True).samples)
+        samples = read_stage(data, "val", labeled=False, may_miss=True).samples
+        val_videos, groups = len(samples), {sample.group for sample in samples}
+    one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
     has_classes = labeled and not data.heads and data.task == "single-label"
     return probe_list(
         train=data.train if has_classes else None,
         train_videos=train_videos,
-        val=data.val if has_classes else None,
+        val=data.val if has_classes and not one_source else None,
         val_videos=val_videos,
     )
 
@@ -166,7 +168,9 @@ def data_section(
         found |= {key: name for key, name in folders.items() if found[key] is None}
     if found["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
-        if has_class_folders(root):
+        if lists := _named_lists(location):
+            fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
+        elif has_class_folders(root):
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
         raise DataError(f"{root}: no {LISTS['train']}; {fix}")
@@ -209,12 +213,20 @@ def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
 
 
 def has_class_folders(root: str) -> bool:
-    """Whether two subfolders of a folder have videos, and it has no training list and no folder for one."""
+    """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _folder(root)
     if _find_list(location, "train", labeled=True) is not None or split_folders(location):
         return False
+    if _named_lists(location):
+        return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2
+
+
+def _named_lists(location: Location) -> list[str]:
+    """The training lists in a folder under names such as `X_train.csv`."""
+    with as_data_error(location):
+        return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LISTS['train']}"))
 
 
 def _class_file(train: str, root: Location) -> str | None:

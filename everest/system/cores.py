@@ -75,9 +75,10 @@ def crowded_cores(own: float, others: float) -> str | None:
     cores = num_cores()
     if others < CROWDED * max(cores - own, cores / 2):
         return None
+    remedy = "" if "OMP_NUM_THREADS" in os.environ else ", or divide the cores by OMP_NUM_THREADS"
     return (
         f"other processes use {others:.1f} of the {cores} cores of this machine; runs that share cores may "
-        "be ten times slower than one after the other; wait, or divide the cores by OMP_NUM_THREADS"
+        f"be ten times slower than one after the other; wait{remedy}"
     )
 
 

@@ -135,6 +135,10 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
     notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow"
     assert notice in ended.stderr
     assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
+    write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
+    ended = called("eval", "-c", scores_run, *options[:2], "--json")
+    assert "all videos of data.test are of one group: the metrics have no intervals" in ended.stderr
+    assert "intervals" not in json.loads(ended.stdout)
 
 
 @pytest.mark.slow

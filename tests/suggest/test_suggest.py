@@ -18,7 +18,7 @@ from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.lists.samples import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
-from everest.suggest.data_facts import DataFacts, data_section, examine_data
+from everest.suggest.data_facts import DataFacts, _probed, data_section, examine_data
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
@@ -131,6 +131,23 @@ def in_class_folders(videos: Path, clip_files: Path, count: int) -> Path:
 @pytest.fixture
 def class_folders(tmp_path: Path, clip_files: Path) -> Path:
     return in_class_folders(tmp_path / "videos", clip_files, 10)
+
+
+def test_a_list_of_another_name_is_not_passed_over(tmp_path: Path, class_folders: Path):
+    (class_folders / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
+    shown = refused(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", code=4)
+    assert "--train letters_train.csv reads the list that is there" in shown
+
+
+@pytest.mark.parametrize(("groups", "probed"), [(1, "train.csv"), (2, "val.csv")])
+def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, groups: int, probed: str):
+    for name in ("train", "val"):
+        rows = [f"clip{i % 4}.mp4,{i % 2},{name}{i % (groups if name == 'val' else 4)}" for i in range(60)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
+    for video in clip_files.glob("*.mp4"):
+        shutil.copy(video, tmp_path)
+    data = DataSettings(root=str(tmp_path), train="train.csv", val="val.csv")
+    assert _probed(data, 60, labeled=True).name == probed
 
 
 def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path):

@@ -165,6 +165,7 @@ def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
         sets = ("--set", f"finetune.class_weights={setting}", *idle)
         ended = called("finetune --init none", "--recipe", recipe, "-o", folder, *sets)
         assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr
+        assert "no data.val: the run cannot keep its best weights" in ended.stderr
         losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the weighted mean rounds otherwise
     assert losses[2][0] > losses[1][0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.models.spec import ModelSpec
-from everest.pretraining import pretraining_loss
+from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
 from everest.system.accelerator import make_accelerator
 from everest.train.network import Network, set_lr, stage_optimizer
@@ -46,7 +46,7 @@ class TrainingStep:
         self.updater = Updater(
             self.accelerator, [Network(module=self.model, optimizer=optimizer)], recipe.train
         )
-        self.loss: Loss = lambda clips: pretraining_loss(self.updater.model, clips)
+        self.loss: Loss = lambda clips: pretraining_output(self.updater.model, clips).loss
 
     def clips(self, batch: int, *, random: bool = False) -> Clip:
         """A batch on the device, of random bytes or of no known content."""

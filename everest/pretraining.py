@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
+from everest.errors import DivergedError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
+from everest.models.pretraining import PretrainingOutput
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_advice import FEWEST_HELD_OUT
 from everest.train.setup import set_up_training
+from everest.train.step_log import Row
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
 
+# Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses.spread).
+COLLAPSED_STEPS: Final = 50
+LEAST_SPREAD: Final = 0.02
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -49,11 +56,33 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     return training
 
 
-def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
-    """The reconstruction loss of a batch of clips on the device."""
+def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
+    """The loss of a batch of clips on the device."""
     frames = clip.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
-    tokens = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
-    return model(frames, noise=clip.noise.flatten(0, 1), **tokens).loss
+    inputs = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
+    return model(frames, noise=clip.noise.flatten(0, 1), **inputs)
+
+
+class CollapseWatch:
+    """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
+
+    def __init__(self) -> None:
+        self._steps = 0  # in a row
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add new rows of metrics.jsonl.
+
+        Raises:
+            DivergedError: the projections have collapsed.
+        """
+        for row in rows:
+            spread = row.get("view_spread", 1.0)
+            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            if self._steps == COLLAPSED_STEPS:
+                raise DivergedError(
+                    f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
+                    f"(spread {spread:.2g} of 1); lower pretrain.base_lr, or raise pretrain.batch_size"
+                )
 
 
 def pretrain(training: Training) -> None:
@@ -63,13 +92,15 @@ def pretrain(training: Training) -> None:
         UserError: see everest.errors; the run can be resumed.
     """
     training.model.train()
+    collapse = CollapseWatch()
     with training.explain_out_of_memory():
         read_probes(training)
         probe_if_due(training)  # also one that is missing because the run was killed in it
         for _ in training.steps():
             for clip in training.micro_batches():
-                training.backward([pretraining_loss(training.model, clip)])
-            training.update()
+                output = pretraining_output(training.model, clip)
+                training.backward([output.loss], output.parts)
+            collapse.add(training.update())
             probe_if_due(training)
             if training.at_checkpoint and training.tracker is not None:
                 _show_reconstruction(training, training.tracker)
@@ -82,12 +113,12 @@ def pretrain(training: Training) -> None:
 def _summarize(training: Training) -> None:
     """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
     model, losses = training.state.trained_model, training.step_log.losses.finite
-    assert isinstance(model, MaskedAutoencoder)
     if not losses:
         return
     loss = sum(losses) / len(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
-    if isinstance(model.targets, PixelTargets) and model.targets.normalize:
+    targets = model.targets if isinstance(model, MaskedAutoencoder) else None
+    if isinstance(targets, PixelTargets) and targets.normalize and not model.camera_weight:
         text += "; tubelets of one color would give about 1"
         checked = training.prober is not None and training.prober.num_held_out >= FEWEST_HELD_OUT
         if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
@@ -107,7 +138,8 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     due = image_is_due(plan, training.steps_done)
     if not due or training.settings.shard == "full" or training.clips.tokens:
         return
-    assert isinstance(model, MaskedAutoencoder)
+    if not isinstance(model, MaskedAutoencoder):  # nothing is predicted
+        return
 
     from everest.figures.pictures import rows_of  # here: matplotlib takes half a second to import
 

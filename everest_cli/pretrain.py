@@ -33,7 +33,7 @@ def pretrain(
         raise RecipeError("--decoder: only with --init, which may have a decoder")
     run = options.launch("pretrain", recipe, init=init, decoder=decoder)
 
-    from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
+    from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
     from everest.train.start import start_or_resume
     from everest.train.tokenizer_first import with_tokenizer
 
@@ -42,7 +42,7 @@ def pretrain(
     with options.context(settings, run) as context:
         training = set_up_pretraining(settings, context)
         if options.dry_run:
-            print_trial(training, lambda clip: [pretraining_loss(training.model, clip)])
+            print_trial(training, lambda clip: [pretraining_output(training.model, clip).loss])
             return
         with start_or_resume(training, settings):
             pretrain(training)

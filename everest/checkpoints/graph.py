@@ -23,7 +23,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
-from everest.models.mae import MaskedAutoencoder
+from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
 
@@ -65,10 +65,10 @@ class MeanGraph(nn.Module):
 
     outputs = ("features",)
 
-    def __init__(self, autoencoder: MaskedAutoencoder) -> None:
+    def __init__(self, model: PretrainingModel) -> None:
         super().__init__()
-        self.encoder = autoencoder.encoder
-        self.to_input = partial(model_input, kind=autoencoder.input_kind, pixels=autoencoder.pixels)
+        self.encoder = model.encoder
+        self.to_input = partial(model_input, kind=model.input_kind, pixels=model.pixels)
 
     def forward(self, frames: Tensor) -> tuple[Tensor]:
         ids = torch.arange(self.encoder.grid.num_tokens, device=frames.device).expand(frames.size(0), -1)
@@ -125,10 +125,10 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
     """
     spec, module, weights = opened.spec, opened.transformer, opened.weights
     assert isinstance(spec, ModelSpec)
-    if isinstance(module, MaskedAutoencoder):
+    if isinstance(module, PretrainingModel):
         if keep is not None:
             raise RecipeError(
-                "--keep: goes with a classifier or an encoder; of an autoencoder all tokens are encoded"
+                "--keep: goes with a classifier or an encoder; of a pre-trained model all tokens are encoded"
             )
         graph = MeanGraph(module)
     else:

@@ -15,8 +15,9 @@ from everest.config.stage_settings import PixelTargetSettings, TargetSettings, T
 from everest.errors import CheckpointError, shown
 from everest.foreign.preprocessor import require_same_channels
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
+from everest.models.views import ViewModel
 from everest.system.weights import Weights, load_tensors, require_fitting
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -37,13 +38,13 @@ def start_model(
     classes: tuple[str, ...] | None,
     notify: Callable[[str], None],
 ) -> None:
-    """Put the weights into the new model of a stage; see `start_classifier` and `start_autoencoder`."""
+    """Put the weights into the new model of a stage; see `start_classifier` and `start_pretraining`."""
     assert isinstance(spec, ModelSpec)
     if isinstance(model, VideoClassifier):
         start_classifier(model, spec, start, classes=classes, notify=notify)
     else:
-        assert isinstance(model, MaskedAutoencoder)
-        start_autoencoder(model, spec, start, notify=notify)
+        assert isinstance(model, PretrainingModel)
+        start_pretraining(model, spec, start, notify=notify)
 
 
 def start_classifier(
@@ -112,10 +113,10 @@ def _head_problem(
     return None
 
 
-def start_autoencoder(
-    model: MaskedAutoencoder, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
+def start_pretraining(
+    model: PretrainingModel, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
 ) -> None:
-    """Start an autoencoder from a trained encoder, and from its decoder if that fits and is kept.
+    """Start pre-training from a trained encoder, and from its decoder or projector if that fits and is kept.
 
     Raises:
         CheckpointError: see `_encoder_tensors`; or `--decoder keep`, and the decoder does not fit.
@@ -128,6 +129,14 @@ def start_autoencoder(
     given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
     if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
+    if isinstance(model, ViewModel):
+        projector = {name: x for name, x in weights.tensors.items() if name.startswith("projector.")}
+        fits = {name: x.shape for name, x in projector.items()} == {
+            name: x.shape for name, x in own.items() if name.startswith("projector.")
+        }
+        notify("the projector is kept, too" if fits else "the projector starts fresh")
+        load_tensors(model, own | given | (projector if fits else {}), source=source)
+        return
     decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
     decoder = fitted(decoder, saved, spec, notify=lambda text: None)
     problem = _decoder_problem(own, decoder, saved, spec)

@@ -23,6 +23,7 @@ from everest.config.stage_checks import (
     label_problems,
     partial_problems,
     probe_problems,
+    view_problems,
 )
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -51,6 +52,7 @@ def contradictions(recipe: Recipe) -> Problems:
         yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     yield from partial_problems(recipe)
     yield from probe_problems(recipe)
+    yield from view_problems(recipe)
     smallest, largest = finetune.crop_area
     if not 0 < smallest <= largest:
         yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
@@ -207,7 +209,8 @@ def _token_counts(recipe: Recipe) -> Problems:
         if not visible:
             verb = "lets the encoder see" if stage == "pretrain" else "keeps"
             yield (stage, "selection"), f"{verb} none of {grid.num_tokens} tokens"
-        if stage == "pretrain" and (not target or visible == grid.num_tokens):
+        predicts = stage == "pretrain" and recipe.pretrain.objective == "pixels"
+        if predicts and (not target or visible == grid.num_tokens):
             yield (stage, "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
         if stage == "finetune" and target:
             text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"

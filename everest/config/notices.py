@@ -42,8 +42,16 @@ def _idle(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield ("data", "num_classes"), "with data.heads"
     if tasks == {"regression"} and recipe.finetune.label_smoothing:
         yield ("finetune", "label_smoothing"), "on numbers"
-    for key in sorted(TARGET_KEYS - vars(target).keys()):
-        yield ("pretrain", "target", key), f"with {target.kind}"
+    if recipe.pretrain.objective == "views":
+        for key in sorted({*TARGET_KEYS, "kind"}):
+            yield ("pretrain", "target", key), "with pretrain.objective=views"
+        yield ("pretrain", "views_per_decode"), "with pretrain.objective=views; set pretrain.views.number"
+        yield ("train", "micro_batch"), "in pre-training with pretrain.objective=views: a step is one pass"
+    else:
+        for key in sorted(TARGET_KEYS - vars(target).keys()):
+            yield ("pretrain", "target", key), f"with {target.kind}"
+        for name in vars(recipe.pretrain.views):
+            yield ("pretrain", "views", name), "if pretrain.objective is pixels"
     for stage, settings in recipe.stages:
         if settings.sampling != "dense":
             yield (stage, "stride"), f"with {settings.sampling} sampling"

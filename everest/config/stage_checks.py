@@ -64,6 +64,25 @@ def partial_problems(recipe: Recipe) -> Problems:
             yield (stage, "lora", "layers"), f"names {twice} twice"
 
 
+def view_problems(recipe: Recipe) -> Problems:
+    """Settings of pre-training that do not go with learning between views, or with the task of the camera."""
+    stage = recipe.pretrain
+    if stage.camera and recipe.data.frames < 2:
+        yield ("pretrain", "camera"), "needs clips of at least two frames (data.frames)"
+    if stage.objective == "pixels":
+        return
+    if stage.selection.needs_tokenizer:
+        yield ("pretrain", "selection"), "needs a tokenizer, which pretrain.objective=views does not run"
+    if stage.frame_selection.alpha > 1:
+        yield (
+            ("pretrain", "frame_selection", "alpha"),
+            "draws frames for an autoencoder only; set it to 1",
+        )
+    if stage.batch_size < 2 * stage.views.number:
+        text = f"{stage.batch_size} clips are fewer than two videos of {stage.views.number} views to compare"
+        yield ("pretrain", "batch_size"), text
+
+
 def probe_problems(recipe: Recipe) -> Problems:
     data, probe = recipe.data, recipe.pretrain.probe
     if probe.list is not None and (data.heads or data.task != "single-label"):

@@ -29,7 +29,7 @@ from everest.config.values import (
     with_underscores,
 )
 from everest.methods.external import external
-from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import EXTERNAL, AllTokens, Strategy, TubeDropout
 from everest.methods.targets import Target
 
@@ -45,7 +45,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
 FinetuneSelection = Annotated[
-    RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
+    RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
     BeforeValidator(with_hyphens),
     *EXTERNAL,
@@ -128,10 +128,24 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewsSettings:
+    """Learning between views (everest.models.views), without a decoder."""
+
+    __pydantic_config__ = _STRICT
+    number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
+    loss: Literal["contrast", "sigreg"] = "contrast"
+    temperature: Positive = 0.1  # of contrast; our choice
+    sigreg_weight: Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight
+    hidden: Count = 512  # of the projector; our choice
+    width: Count = 128  # of what the loss compares; our choice
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """The self-supervised stage, EVEREST Table 7."""
 
     __pydantic_config__ = _STRICT
+    objective: Literal["pixels", "views"] = "pixels"  # pixels: of `target`
     stride: Count = 4  # Table 7
     sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
@@ -139,6 +153,8 @@ class PretrainSettings:
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
+    views: ViewsSettings = field(default_factory=ViewsSettings)  # with objective: views
+    camera: NotNegative = 0.0  # weight of everest.methods.camera_task in the loss
     lora: LoraSettings = field(default_factory=LoraSettings)
     epochs: Count | None = 3200  # Table 7
     steps: Count | None = None  # updates, instead of epochs
@@ -156,9 +172,15 @@ class PretrainSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
+    def clips_per_video(self) -> int:
+        """The clips that are cut from a video when it is read."""
+        return self.views.number if self.objective == "views" else self.views_per_decode
+
+    @property
     def needs_tokenizer(self) -> bool:
         """Whether a tokenizer scores the tokens or gives the targets."""
-        return self.selection.needs_tokenizer or self.target.needs_tokenizer
+        targets = self.objective == "pixels" and self.target.needs_tokenizer
+        return self.selection.needs_tokenizer or targets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
 from everest.data.ring import Layout
-from everest.data.views import MakeViews, Views
+from everest.data.views import MakeViews, PretrainViews, Views
 from everest.data.workers import SampleKey
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -45,7 +45,7 @@ class Clip(NamedTuple):
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed: str  # JSON: [path, reason] of every video that was tried and could not be read
-    tokens: dict[str, Tensor]  # (V, …) each, by the names of MaskedAutoencoder's inputs; may be empty
+    tokens: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
 
 
@@ -96,6 +96,11 @@ class VideoClips(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def compares_videos(self) -> bool:
+        """Whether the model needs to know which clips are of the same video."""
+        return isinstance(self.make_views, PretrainViews) and self.make_views.compared
+
     def layout(self) -> Layout:
         """The shape and the type of each tensor of a clip; CheckpointError if the tokens are damaged."""
         views = self.make_views
@@ -105,6 +110,8 @@ class VideoClips(Dataset[Clip]):
             "noise": ((views.num_views, self.num_noise), torch.float32),
             "erase": ((views.num_views, 4), torch.int64),
         }
+        if self.compares_videos:
+            layout["videos"] = ((views.num_views,), torch.int64)
         if self.tokens is None:
             return layout
         for index in range(len(self.samples)):
@@ -140,6 +147,8 @@ class VideoClips(Dataset[Clip]):
                 if self.replace_bad:
                     continue
                 tokens, views = {}, self._blank(out)
+            if self.compares_videos:
+                tokens = {"videos": torch.full((len(views.frames),), index)}
             rng = generator_at(self.seed, Purpose.NOISE, *key)
             noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
             sample = self.samples[index]

@@ -44,7 +44,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
     assert isinstance(views, PretrainViews)
     held_out = None
     if recipe.data.val is not None:
-        one = replace(views, views_per_decode=1)
+        one = views if views.compared else replace(views, views_per_decode=1)
         held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
     if settings.list is not None:
         data = replace(recipe.data, train=settings.list)

@@ -32,6 +32,7 @@ from everest.lists.labels import indices
 from everest.lists.sample import Sample
 from everest.lists.samples import SampleList
 from everest.lists.stage import read_stage, unused_validation
+from everest.methods.camera_task import NUMBERS
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location
@@ -59,12 +60,12 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     views = PretrainViews(
         **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if stage.flip is None else stage.flip,
-        views_per_decode=stage.views_per_decode,
+        views_per_decode=stage.clips_per_video,
+        compared=stage.objective == "views",
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
-    return unlabeled_clips(
-        recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=replace_bad
-    )
+    num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera else 0)
+    return unlabeled_clips(recipe, pretrain_key(data), views, num_noise=num_noise, replace_bad=replace_bad)
 
 
 def pretrain_key(data: DataSettings) -> str:

@@ -84,10 +84,14 @@ class PretrainViews(StageViews):
     """Random window, then multi-scale crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
+
+    Args:
+        compared: the views are compared: each has a window of its own, and all are flipped or none is.
     """
 
     flip: bool
     views_per_decode: int
+    compared: bool = False
 
     @property
     def num_views(self) -> int:
@@ -96,13 +100,19 @@ class PretrainViews(StageViews):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        window = sampling(self.sampling).pretrain
-        clip = self._clip(sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache)
-        views = []
-        for _ in range(self.views_per_decode):
+        window, count = sampling(self.sampling).pretrain, self.views_per_decode
+        footage, windows = footage_of(sample, self.fps), count if self.compared else 1
+        chosen = [window(footage.num_frames, self.frames, self.stride, rng) for _ in range(windows)]
+        numbers, positions = np.unique(footage.numbers(np.stack(chosen)), return_inverse=True)
+        video = _read(sample, footage, numbers, self.channels, decoder, cache)  # (F, H, W, C)
+        clips = [video[place] for place in torch.from_numpy(positions.reshape(windows, self.frames))]
+        flips, views = None, []
+        for clip in clips * (count // windows):
             box = multi_scale_crop(_size(clip), self.size, rng)
             view = resize(crop(clip, box), self.size, antialias=True)
-            views.append(view.flip(-1) if self.flip and rng.random() < 0.5 else view)
+            if flips is None or not self.compared:
+                flips = self.flip and rng.random() < 0.5
+            views.append(view.flip(-1) if flips else view)
         return _stacked(views, out)
 
 

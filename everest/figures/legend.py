@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from everest.figures.camera import CameraView
 from everest.figures.mask_view import GRAY, RED, TINT, MaskView
 from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import ByChange, ByImportance, RedundancyRobust
+from everest.methods.ranked import ByChange, ByEmbedding, ByImportance
 from everest.system.text import escape_bytes
 
 SMALL: Final = 8  # points, of explanations
@@ -108,8 +108,8 @@ def choice_text(view: MaskView) -> str:
     if selector.align != "none":
         text += f", without the motion of the camera ({selector.align})"
     if selector.cuts == "detect":
-        unit = "time slice" if isinstance(selector, RedundancyRobust) else "frame"
-        is_copied = not isinstance(selector, RedundancyRobust) or selector.first_slice == "copy"
+        unit = "time slice" if isinstance(selector, ByEmbedding) else "frame"
+        is_copied = not isinstance(selector, ByEmbedding) or selector.first_slice == "copy"
         values = f"takes the values of the next, or the mean of all {unit}s"
         text += f"; the first {unit} of a scene {values if is_copied else 'counts as unchanged'}"
     return text

@@ -15,7 +15,7 @@ from torch import Tensor
 from everest.figures.camera import CameraView
 from everest.methods.grid import TokenGrid, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE
-from everest.methods.ranked import RedundancyRobust
+from everest.methods.ranked import ByEmbedding
 from everest.methods.selector import Selector
 
 RED = (0.9, 0.15, 0.1)
@@ -64,7 +64,7 @@ class MaskView:
     @property
     def no_change(self) -> float:
         """The importance of a token that did not change."""
-        return NO_CHANGE[self.selector.distance] if isinstance(self.selector, RedundancyRobust) else 0.0
+        return NO_CHANGE[self.selector.distance] if isinstance(self.selector, ByEmbedding) else 0.0
 
     def heat(self) -> Tensor:
         """Return the importance of each pixel's token, (T, H, W) float32."""

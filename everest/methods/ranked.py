@@ -1,4 +1,4 @@
-"""Strategies that rank tokens by their change: EVEREST's redundancy-robust selection, a baseline on pixels.
+"""Strategies by the change of tokens: EVEREST's redundancy-robust selection, draws, a baseline on pixels.
 
 B batch, N tokens, K kept tokens, t h w the grid's slices, rows and columns.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from everest.methods.alignment import Align, Cuts
 from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
 from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
 from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
+
+LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,9 @@ class ByChange(ByImportance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RedundancyRobust(ByChange):
-    """EVEREST §4.1: a token is important if its embedding has changed since the slice before."""
+class ByEmbedding(ByChange):
+    """Measures the change of a token's embedding since the slice before, EVEREST §4.1."""
 
-    strategy: Literal["redundancy-robust"] = "redundancy-robust"
     distance: DistanceName = "l2"  # EVEREST Table 9
     first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
 
@@ -123,6 +124,56 @@ class RedundancyRobust(ByChange):
             align=self.align,
             cuts=self.cuts,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedundancyRobust(ByEmbedding):
+    """EVEREST §4.1: keeps the tokens whose embeddings have changed most."""
+
+    strategy: Literal["redundancy-robust"] = "redundancy-robust"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(ByEmbedding):
+    """Draws tokens without replacement, those that have changed with a higher probability. Ours.
+
+    A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
+    importance above the lowest of the clip. The tokens drawn first are visible, the others are predicted.
+    """
+
+    strategy: Literal["drawn"] = "drawn"
+    uniform: float = 0.5  # our choice
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def at_evaluation(self, keep: float | None = None) -> RedundancyRobust:
+        """The tokens with the highest probabilities."""
+        settings = {name: value for name, value in vars(self).items() if name not in ("strategy", "uniform")}
+        ranked = RedundancyRobust(**settings)
+        return ranked if keep is None else ranked.keeping(keep)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if not 0 <= self.uniform <= 1:
+            yield "uniform", f"must be from 0 to 1, not {self.uniform}"
+        if self.order != "descending":
+            yield "order", "must be descending: what changes most has the highest probability"
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        assert importance is not None, "this strategy draws by importance"
+        change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
+        total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        uniform = max(self.uniform, LEAST_UNIFORM) / grid.num_tokens
+        chance = uniform + (1 - self.uniform) * change / total  # (B, N)
+        # The order of log p + Gumbel noise is that of a draw without replacement (Yellott 1977).
+        gumbel = -(-noise[:, : grid.num_tokens].log()).log()
+        kept = self.kept(grid, chance.log() + gumbel)  # (B, K), as drawn
+        if self.visible_ratio is None:
+            return TokenSelection(ascending(kept), kept[:, :0])
+        visible = num_kept(grid.num_tokens, self.visible_ratio)
+        return TokenSelection(ascending(kept[:, :visible]), ascending(kept[:, visible:]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from everest.methods.external import external, is_import_path, named_class
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
-from everest.methods.ranked import ByChange, ByImportance, FrameDifference, RedundancyRobust
+from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, RedundancyRobust
 from everest.methods.selector import Selector, checked_share, split
 
 __all__ = [  # of everest.strategies
@@ -24,6 +24,7 @@ __all__ = [  # of everest.strategies
     "AllTokens",
     "ByChange",
     "ByImportance",
+    "Drawn",
     "FrameDifference",
     "FrameWise",
     "LearnedImportance",
@@ -80,6 +81,7 @@ class TubeDropout(Selector):
 
 Strategy = (
     RedundancyRobust
+    | Drawn
     | FrameDifference
     | Tube
     | TubeDropout

@@ -11,7 +11,7 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
@@ -53,7 +53,7 @@ def stacks_of(spec: ModelSpec) -> list[Stack]:
     visible, target = selection.visible.size(1), selection.target.size(1)
     tokens, mlp = visible + spec.model.num_prefix, spec.model.mlp
     encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
-    if spec.kind != "pretrain":
+    if not spec.is_autoencoder:
         return [encoder]
     width, heads = size.decoder_width, size.decoder_heads
     return [encoder, Stack(spec.model.decoder_depth, visible + target, width, heads, MLP_RATIO * width)]
@@ -119,6 +119,15 @@ def count_macs(spec: ModelSpec) -> Macs:
     before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
     macs = sum((stack_macs(stack) for stack in stacks), start=embedding) + Macs(layer_norm=before)
     tokens, width = stacks[0].tokens - spec.model.num_prefix, stacks[0].width  # the outputs of the encoder
+    if spec.camera:  # one more clip for each, or for each video
+        whole = embedding_macs(spec.model, spec.grid.num_tokens, spec.channels) + stack_macs(stacks[0])
+        share = 1 if spec.views is None else spec.views.number
+        macs += Macs(**{kind: count // share for kind, count in asdict(whole).items()})
+    if spec.views is not None:
+        projector = spec.views.hidden * (width + spec.views.width)
+        return macs + Macs(
+            linear=projector, layer_norm=NORM_OPERATIONS * spec.norms.after_encoder * tokens * width
+        )
     if spec.kind == "pretrain":
         decoder_tokens, decoder_width = stacks[1].tokens, stacks[1].width
         predicted = decoder_tokens - tokens
@@ -203,7 +212,7 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     selection = spec.selection(grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.target.size(1)
     scored = int(selection.scored().sum())
-    if visible == 0 or (spec.kind == "pretrain" and scored == 0):
+    if visible == 0 or (spec.is_autoencoder and scored == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{spec.selection.strategy}: of {grid.num_tokens} tokens none is left to {purpose}")
     return Tokens(total=grid.num_tokens, kept=visible + scored, visible=visible, target=target)

@@ -6,7 +6,6 @@ B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -19,19 +18,15 @@ from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
 from everest.models.positions import TokenPositions, add_positions
+from everest.models.pretraining import PretrainingModel, PretrainingOutput
 from everest.models.rotary import RotaryPositions
-from everest.models.video_model import VideoModel
 from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reconstruction:
-    """The output of one forward pass of pre-training.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reconstruction(PretrainingOutput):
+    """The output of one forward pass of an autoencoder."""
 
-    It is no tuple: Accelerate would copy the tensors of a tuple to float32.
-    """
-
-    loss: Tensor  # scalar
     prediction: Tensor  # (B, M, P), without gradient
     target: Tensor  # (B, M, P)
     selection: TokenSelection
@@ -70,7 +65,7 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))  # (B, M, P)
 
 
-class MaskedAutoencoder(VideoModel):
+class MaskedAutoencoder(PretrainingModel):
     """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
     Args:
@@ -78,9 +73,8 @@ class MaskedAutoencoder(VideoModel):
         targets: computes the values of target tokens, from the same pixels (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
         frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
+        camera: see `PretrainingModel`.
     """
-
-    stage: ClassVar = "pretrain"
 
     def __init__(
         self,
@@ -90,8 +84,9 @@ class MaskedAutoencoder(VideoModel):
         targets: TargetMaker,
         learned: TokenScores | None = None,
         frame_selection: FrameSelection | None = None,
+        camera: float = 0.0,
     ) -> None:
-        super().__init__(architecture, selector=selector, final_norm=True)
+        super().__init__(architecture, selector=selector, camera=camera)
         self.targets = targets
         self.learned = learned
         self.frame_selection = frame_selection
@@ -160,7 +155,8 @@ class MaskedAutoencoder(VideoModel):
             frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
                 candidates, or clips of T frames, from which nothing is drawn.
             noise: (B, at least N) uniform in [0, 1), the random part of the selection. With frame selection:
-                (B, tokens of the candidates + their slices). None: drawn from torch's default generator.
+                (B, tokens of the candidates + their slices). With the camera task: NUMBERS more at the end.
+                None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
@@ -180,5 +176,15 @@ class MaskedAutoencoder(VideoModel):
             target = self.targets.values(x, selection.target)  # (B, M, P)
         else:
             target = gather_tokens(values, selection.target)
-        loss = self.targets.loss(prediction, target, selection.scored())
-        return Reconstruction(loss, prediction.detach(), target, selection, frames)
+        loss, parts = self.targets.loss(prediction, target, selection.scored()), {}
+        if self.camera_head is not None and self.training:
+            parts = {"camera_loss": self.camera_loss(frames, noise)}
+            loss = loss + self.camera_weight * parts["camera_loss"]
+        return Reconstruction(
+            loss=loss,
+            parts=parts,
+            prediction=prediction.detach(),
+            target=target,
+            selection=selection,
+            frames=frames,
+        )

@@ -12,7 +12,7 @@ from math import prod
 import torch
 
 from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.ranked import ByEmbedding, FrameDifference
 from everest.models.cost import Stack, embedded_positions, stacks_of
 from everest.models.lora import LowRank
 from everest.models.partial import Stage, choose_trained
@@ -161,7 +161,7 @@ def _importance_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     values = spec.channels * prod(spec.model.tubelet)  # of a token
     if score == "frame-difference" or isinstance(selection, FrameDifference):
         return tokens * 3 * 4 * values
-    if score != "embedding-distance" and not isinstance(selection, RedundancyRobust):
+    if score != "embedding-distance" and not isinstance(selection, ByEmbedding):
         return 0
     positions = embedded_positions(spec.model)
     changes = values * (bytes_per_value + (4 if len(positions) > 1 else 0))
@@ -171,7 +171,7 @@ def _importance_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
 
 def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
-    if spec.kind != "pretrain":
+    if not spec.is_autoencoder:
         return 0
     encoder, decoder = stacks_of(spec)
     predicted = decoder.tokens - encoder.tokens + spec.model.num_prefix

@@ -13,15 +13,12 @@ from everest.tokenizer.spec import TokenizerUse
 
 
 def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpec:
-    """The autoencoder of a recipe, with the tokenizer that `everest.tokenizer.cache.tokenizer_for` finds."""
-    return replace(
-        encoder_spec(recipe),
-        kind="pretrain",
-        selection=recipe.pretrain.selection,
-        target=recipe.pretrain.target,
-        tokenizer=tokenizer,
-        frame_selection=recipe.pretrain.frame_selection,
-    )
+    """The model that a recipe pre-trains, with the tokenizer of `everest.tokenizer.cache.tokenizer_for`."""
+    stage = recipe.pretrain
+    spec = replace(encoder_spec(recipe), kind="pretrain", selection=stage.selection, camera=stage.camera)
+    if stage.objective == "views":
+        return replace(spec, views=stage.views)
+    return replace(spec, target=stage.target, tokenizer=tokenizer, frame_selection=stage.frame_selection)
 
 
 def encoder_spec(recipe: Recipe) -> ModelSpec:

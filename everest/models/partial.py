@@ -12,7 +12,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.lora import add_adapters
-from everest.models.mae import MaskedAutoencoder
+from everest.models.pretraining import PretrainingModel
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -43,7 +43,7 @@ def choose_trained(model: nn.Module, stage: Stage) -> None:
     """
     if isinstance(stage, TokenizerSettings):
         return
-    assert isinstance(model, MaskedAutoencoder | VideoClassifier)
+    assert isinstance(model, PretrainingModel | VideoClassifier)
     encoder = model.encoder
     if stage.lora.rank:
         encoder.requires_grad_(False)

@@ -14,8 +14,8 @@ from torch import nn
 from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import FrameSelectionSettings, TargetSettings
-from everest.config.values import Count, Positive, ShareBelowOne, Side
+from everest.config.stage_settings import FrameSelectionSettings, TargetSettings, ViewsSettings
+from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -25,6 +25,8 @@ from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
+from everest.models.pretraining import PretrainingModel
+from everest.models.views import ViewModel
 from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
@@ -32,7 +34,7 @@ from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, make_targets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
-Transformer = MaskedAutoencoder | VideoClassifier | VideoEncoder  # one for each kind of ModelSpec
+Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 # Settings of a model that older files do not have, with their defaults, which are not written.
 ADDED_LATER: Final = {
     **{"class_token": False, "registers": 0, "input": "frames", "mlp_width": None},
@@ -50,7 +52,9 @@ class ModelSpec:
     size: tuple[Side, Side]  # height, width
     model: ModelSettings
     selection: StoredStrategy
-    target: TargetSettings | None = None  # pretrain
+    target: TargetSettings | None = None  # pretrain, of an autoencoder
+    views: ViewsSettings | None = None  # pretrain, without a decoder
+    camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: Count | None = None  # classifier: outputs of all its heads
@@ -87,8 +91,16 @@ class ModelSpec:
         """Return the fields as plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
         # Older files have none of these.
-        for added_later in ("heads", "scales", "calibration", "tokenizer", "position_grid"):
-            if values[added_later] is None:
+        for added_later in (
+            "heads",
+            "scales",
+            "calibration",
+            "tokenizer",
+            "position_grid",
+            "views",
+            "camera",
+        ):
+            if not values[added_later]:
                 del values[added_later]
         if self.task == "single-label":
             del values["task"]
@@ -130,7 +142,7 @@ class ModelSpec:
         found = {
             f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
             "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
-            "target: missing": self.kind == "pretrain" and self.target is None,
+            "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
             "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
             "num_classes: missing": classifies and self.num_classes is None,
             "position_grid: for interpolated positions, and only for these": (
@@ -183,6 +195,10 @@ class ModelSpec:
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
         match self.kind:
+            case "pretrain" if self.views is not None:
+                model = ViewModel(
+                    self.architecture, selector=self.selection, settings=self.views, camera=self.camera
+                )
             case "pretrain":
                 model = self._autoencoder()
             case "encoder":
@@ -216,7 +232,13 @@ class ModelSpec:
             targets=self._targets(frozen),
             learned=frozen,
             frame_selection=FrameSelection(candidates=candidates, recompute=recompute) if draws else None,
+            camera=self.camera,
         )
+
+    @property
+    def is_autoencoder(self) -> bool:
+        """Whether a decoder predicts tokens."""
+        return self.kind == "pretrain" and self.views is None
 
     @property
     def runs_tokenizer(self) -> bool:

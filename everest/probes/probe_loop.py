@@ -32,7 +32,8 @@ def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, eve
     Args:
         every: epochs from one probe to the next.
     """
-    training.warn_once("mask", too_little_hidden(spec))
+    if spec.is_autoencoder:
+        training.warn_once("mask", too_little_hidden(spec))
     if training.context.resumed:
         return
     plan, probes = training.plan, len(prober.steps)

@@ -29,7 +29,8 @@ from everest.data.randomness import Purpose, seed_at
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.models.lora import merged
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import MaskedAutoencoder, Reconstruction
+from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
 from everest.probes import list_probe
 from everest.probes.probe_loop import announce_probes
@@ -144,8 +145,8 @@ class Prober(Probing):
         row = decide_on_main(self._training.accelerator, of_features)
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _of_held_out(self, model: MaskedAutoencoder) -> Row:
-        """The loss of pre-training, and that of predicting the mean of all targets; None for classes.
+    def _of_held_out(self, model: PretrainingModel) -> Row:
+        """The loss of pre-training, and that of predicting the mean of all targets; None without such.
 
         Targets may need gigabytes, so that each process keeps its own.
         """
@@ -153,7 +154,7 @@ class Prober(Probing):
 
         def loss(clip: Clip) -> float:
             out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
-            if out.prediction.shape == out.target.shape:  # no classification
+            if isinstance(out, Reconstruction) and out.prediction.shape == out.target.shape:  # no classes
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
@@ -162,7 +163,8 @@ class Prober(Probing):
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
         mean = float(np.average([part.value for part in passes], weights=counts))
-        return {"heldout_loss": mean, "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss)}
+        of_mean = _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
+        return {"heldout_loss": mean, "heldout_mean_loss": of_mean}
 
     def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
@@ -207,7 +209,7 @@ class Prober(Probing):
         return [part for part in every if part.videos]
 
     @contextmanager
-    def _evaluating(self) -> Iterator[MaskedAutoencoder]:
+    def _evaluating(self) -> Iterator[PretrainingModel]:
         """The trained model in evaluation mode, and whole; afterwards the training finds all as it was."""
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
@@ -223,7 +225,7 @@ class Prober(Probing):
                 whole = self._spec.build()
                 whole.load_state_dict(merged(trained, tensors))
                 whole.to(device)
-            assert isinstance(whole, MaskedAutoencoder)
+            assert isinstance(whole, PretrainingModel)
             try:
                 yield whole.eval()
             finally:

@@ -127,7 +127,8 @@ def _speed(work: Callable[[int], object], seconds: float) -> float:
 
 def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
     """Yield remedies for a slow loader, measured gains first."""
-    if stage == "pretrain" and recipe.pretrain.views_per_decode < VIEWS:
+    pixels = recipe.pretrain.objective == "pixels"
+    if stage == "pretrain" and pixels and recipe.pretrain.views_per_decode < VIEWS:
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
         speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)
         yield f"pretrain.views_per_decode={VIEWS}: {speed / alone:.1f} times as many clips (measured)"

@@ -99,7 +99,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     largest = largest_batch(
         memory=int(gpu.gib * GIB), state=state, bytes_per_clip=cost.activation_bytes_per_clip
     )
-    unit = stage.views_per_decode  # clips that stay together in a pass
+    unit = stage.clips_per_video  # clips that stay together in a pass
     plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, unit))
     fits = largest >= unit
     clips = plan.steps * plan.batch_size

@@ -151,7 +151,7 @@ def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
     """Returns the warning for a share of the time of the steps."""
     cores = max(1, num_cores() // num_trainers())
     remedies = ["read smaller files (`everest prepare encode`)"]
-    if isinstance(views, PretrainViews):
+    if isinstance(views, PretrainViews) and not views.compared:
         remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
     if workers < cores:
         remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")

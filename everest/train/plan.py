@@ -90,24 +90,26 @@ def plan_stage(
     processes: int,
     largest_micro_batch: int,
 ) -> StagePlan:
-    """Plan a stage on `num_videos` videos, each decoded into `views_per_decode` clips.
+    """Plan a stage on `num_videos` videos, each decoded into one or more clips.
 
     A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
     than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
-    in one epoch and end in the next.
+    in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
 
     Raises:
         RecipeError: the batch does not divide over processes and views.
     """
-    views = stage.views_per_decode if isinstance(stage, PretrainSettings) else 1
+    views, compares = 1, False
+    if isinstance(stage, PretrainSettings):
+        views, compares = stage.clips_per_video, stage.objective == "views"
     pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
     unit = views * pair  # clips that stay together in a pass
     share, rest = divmod(stage.batch_size, processes * unit)
     if rest:
-        parts = f"{processes} processes" + (f" x {views} views_per_decode" if views > 1 else "")
+        parts = f"{processes} processes" + (f" x {views} clips of a video" if views > 1 else "")
         parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
         raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
-    largest = min(share, max(1, largest_micro_batch // unit))
+    largest = share if compares else min(share, max(1, largest_micro_batch // unit))
     if isinstance(stage, TokenizerSettings):
         base_lr, peak_lr = None, stage.lr
     else:

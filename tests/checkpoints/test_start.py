@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import start_autoencoder, start_classifier
+from everest.checkpoints.start import start_classifier, start_pretraining
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
@@ -50,7 +50,7 @@ def started(
     torch.manual_seed(1)
     model, notices = spec.build(), []
     assert isinstance(model, MaskedAutoencoder)
-    start_autoencoder(model, spec, start, notify=notices.append)
+    start_pretraining(model, spec, start, notify=notices.append)
     return model, notices
 
 

@@ -18,7 +18,9 @@ from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
 from everest.system.run_folder import default_folder
 
-STRATEGIES = "all, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
+STRATEGIES = (
+    "all, drawn, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
+)
 STRATEGIES += "tube, tube-dropout"
 BAD_VALUES = [
     ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
@@ -76,7 +78,7 @@ def test_every_settings_class_is_frozen_and_forbids_unknown_keys():
     things = [(thing, module) for module in (settings, stage_settings) for thing in vars(module).values()]
     own = [thing for thing, module in things if getattr(thing, "__module__", "") == module.__name__]
     classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
-    assert len(classes) == 13
+    assert len(classes) == 14
     for cls in classes:
         assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
         assert cls.__dataclass_params__.frozen, cls

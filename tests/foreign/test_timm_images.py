@@ -17,7 +17,7 @@ from torch import nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import changed_settings, start_autoencoder, start_classifier
+from everest.checkpoints.start import changed_settings, start_classifier, start_pretraining
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
@@ -47,7 +47,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
         started = spec.build()
         assert isinstance(started, MaskedAutoencoder)
-        start_autoencoder(started, spec, start, notify=notices.append)
+        start_pretraining(started, spec, start, notify=notices.append)
         assert "the decoder starts fresh: encoder weights have none" in notices
     else:
         spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
@@ -81,7 +81,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
     started = spec.build()
     assert isinstance(started, MaskedAutoencoder)
-    start_autoencoder(started, spec, start, notify=lambda text: None)
+    start_pretraining(started, spec, start, notify=lambda text: None)
     ids = torch.arange(16).expand(2, -1)
     tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
     expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]

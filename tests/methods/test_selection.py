@@ -12,7 +12,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import DISTANCES, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, FrameDifference, RedundancyRobust
+from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
@@ -28,6 +28,7 @@ GRIDS = {
 COUNTS = {
     RedundancyRobust(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
     RedundancyRobust(keep_ratio=0.6, visible_ratio=None): [(940, 0), (1411, 0), (7526, 0), (108, 0)],
+    Drawn(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
     Tube(): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
     RandomSpaceTime(): [(156, 1412), (235, 2117), (1254, 11290), (18, 162)],
     FrameDifference(keep_ratio=0.4): [(156, 471), (235, 705), (1254, 3763), (18, 54)],

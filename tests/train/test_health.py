@@ -229,7 +229,7 @@ def test_too_little_memory_in_a_loop_is_explained(
     def too_much(model: object, clip: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(everest.pretraining, "pretraining_loss", too_much)
+    monkeypatch.setattr(everest.pretraining, "pretraining_output", too_much)
     shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
     assert "tried 2 clips a pass" in shown
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.errors import DivergedError, EnvironmentProblem
-from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
+from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.locks import claim
@@ -48,7 +48,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     training.model.train()
     for step in training.steps():
         for clip in training.micro_batches():
-            loss = pretraining_loss(training.model, clip)
+            loss = pretraining_output(training.model, clip).loss
             training.backward([loss * math.nan if step in broken else loss])
         yield training.update()
 

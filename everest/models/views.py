@@ -1,0 +1,113 @@
+"""Pre-training without a decoder: the features of several views of a video agree.
+
+M videos, V views of each, B = M * V clips, C channels, T frames, H W pixels, N tokens, D width, P channels of
+a projection.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+
+from everest.config.stage_settings import ViewsSettings
+from everest.methods.selector import Selector
+from everest.methods.view_losses import contrast, invariance, random_directions, sigreg, spread
+from everest.models.pretraining import PretrainingModel, PretrainingOutput
+from everest.models.vit import Architecture, init_linear_layers
+
+
+class Projector(nn.Module):
+    """From features to what the loss compares; it is not used after training.
+
+    The norm uses the mean and variance of the batch, of all processes, also in evaluation.
+    """
+
+    def __init__(self, width: int, settings: ViewsSettings) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, settings.hidden, bias=False)
+        self.norm = nn.BatchNorm1d(settings.hidden, track_running_stats=False)
+        self.last = nn.Linear(settings.hidden, settings.width, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project features (B, D) to (B, P)."""
+        return self.last(self.norm(self.hidden(features)).relu())
+
+
+class ViewModel(PretrainingModel):
+    """Encodes the visible tokens of each view, projects their mean, and compares the views of the batch.
+
+    Args:
+        selector: selects the tokens of each view; only its visible tokens count.
+        camera: see `PretrainingModel`; the first view of each video gives the still frame.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, selector: Selector, settings: ViewsSettings, camera: float = 0.0
+    ) -> None:
+        super().__init__(architecture, selector=selector, camera=camera)
+        self.settings = settings
+        self.projector = Projector(self.encoder.width, settings)
+        init_linear_layers(self.encoder, self.projector, init=nn.init.xavier_uniform_)
+
+    def forward(
+        self, frames: Tensor, *, noise: Tensor | None = None, videos: Tensor | None = None
+    ) -> PretrainingOutput:
+        """Compute the loss of a batch. In training, all processes must call it with as many clips.
+
+        Args:
+            frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
+            noise: (B, at least N) uniform in [0, 1), the random part of the selection; see `camera_loss`.
+                None: drawn from torch's default generator.
+            videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
+        Raises:
+            ValueError: the clips do not have the model's size, are no frames, or no whole videos.
+        """
+        views = self.settings.number
+        if frames.size(0) % views:
+            raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
+        if videos is None:
+            videos = torch.arange(frames.size(0), device=frames.device) // views
+        features = self.visible_features(frames, noise)  # (B, D)
+        with torch.autocast(frames.device.type, enabled=False):
+            loss, parts = self._compare(features.float(), videos[::views])
+        if self.camera_head is not None and self.training:
+            of_first = None if noise is None else noise[::views]
+            parts["camera_loss"] = self.camera_loss(frames[::views], of_first)
+            loss = loss + self.camera_weight * parts["camera_loss"]
+        return PretrainingOutput(loss=loss, parts=parts)
+
+    def _compare(self, features: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of features (B, D) over the batches of all processes, and its parts."""
+        settings = self.settings
+        if self.training:
+            features, videos = _of_all_processes(features), _of_all_processes(videos)
+        projected = self.projector(features)  # (B, P)
+        by_video = projected.unflatten(0, (-1, settings.number))  # (M, V, P)
+        parts = {"view_spread": spread(projected.detach())}
+        if settings.loss == "contrast":
+            loss, parts["view_top1"] = contrast(by_video, videos, temperature=settings.temperature)
+            return loss, parts
+        directions = random_directions(settings.width, device=features.device)  # (P, S)
+        if self.training and distributed.is_initialized():
+            distributed.broadcast(directions, src=0)
+        of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
+        parts["invariance"] = invariance(by_video)
+        parts["sigreg"] = torch.stack(of_views).mean()
+        weight = settings.sigreg_weight
+        return (1 - weight) * parts["invariance"] + weight * parts["sigreg"], parts
+
+
+def _of_all_processes(rows: Tensor) -> Tensor:
+    """The rows (n, …) of all W processes, in their order: (W * n, …).
+
+    Every process computes the same loss of all rows, and gradients are averaged over the processes. So the
+    gradient of the own rows is multiplied by W here, and the average is that of one process with all rows.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return rows
+    world, rank = distributed.get_world_size(), distributed.get_rank()
+    gathered = [torch.empty_like(rows) for _ in range(world)]
+    distributed.all_gather(gathered, rows.detach().contiguous())
+    if rows.requires_grad:
+        gathered[rank] = world * rows - (world - 1) * rows.detach()
+    return torch.cat(gathered)

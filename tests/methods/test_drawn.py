@@ -1,0 +1,66 @@
+"""Draws of tokens by a mixture of uniform and of their change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.methods.ranked import Drawn, RedundancyRobust
+
+GRID = TokenGrid(t=2, h=1, w=4)
+CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])
+
+
+def first_draws(uniform: float, importance: Tensor = CHANGE, *, rows: int = 40_000) -> Tensor:
+    """The share (N,) of the rows in which each token is drawn first."""
+    noise = torch.rand(rows, GRID.num_tokens, generator=torch.Generator().manual_seed(0))
+    selector = Drawn(keep_ratio=0.125, visible_ratio=None, uniform=uniform)
+    chosen = selector(GRID, importance=importance.expand(rows, -1), noise=noise)
+    return torch.bincount(chosen.visible[:, 0], minlength=GRID.num_tokens) / rows
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.3, 1.0])
+def test_a_token_is_drawn_with_the_probability_of_the_mixture(uniform: float):
+    expected = uniform / GRID.num_tokens + (1 - uniform) * CHANGE / CHANGE.sum()
+    assert first_draws(uniform).numpy() == pytest.approx(expected.numpy(), abs=0.01)
+
+
+def test_distances_below_zero_count_from_the_stillest_token():
+    assert torch.equal(first_draws(0.0, CHANGE - 3), first_draws(0.0, CHANGE))
+
+
+def test_where_nothing_changes_all_tokens_are_drawn_alike():
+    assert first_draws(0.0, torch.zeros(8)).numpy() == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_visible_tokens_are_drawn_first_and_the_others_are_predicted():
+    noise = torch.rand(500, 8, generator=torch.Generator().manual_seed(1))
+    rows = CHANGE.expand(500, -1)
+    both = Drawn(keep_ratio=0.5, visible_ratio=0.25, uniform=0.0)(GRID, importance=rows, noise=noise)
+    kept = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=0.0)(GRID, importance=rows, noise=noise)
+    assert both.visible.shape == both.target.shape == (500, 2)
+    joined = torch.cat([both.visible, both.target], dim=1).sort(dim=1).values
+    assert torch.equal(joined, kept.visible)
+    assert set(kept.visible.flatten().tolist()) == {2, 3, 5, 6}  # those that change
+    assert (kept.visible.diff(dim=1) > 0).all()
+    assert (both.visible == 6).any(dim=1).float().mean() > 0.7
+
+
+def test_evaluation_takes_the_most_changed_tokens():
+    chosen = Drawn(keep_ratio=0.5, visible_ratio=None, align="shift").at_evaluation()
+    assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, align="shift")
+    assert Drawn().at_evaluation(0.25) == RedundancyRobust(keep_ratio=0.25, visible_ratio=None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [("uniform", 1.5, "must be from 0 to 1"), ("order", "ascending", "must be descending")],
+)
+def test_a_recipe_with_other_values_is_refused(key: str, value: object, text: str):
+    settings = [f"pretrain.selection={{strategy: drawn, {key}: {value}}}"]
+    with pytest.raises(RecipeError, match=f"pretrain.selection.{key}: {text}"):
+        load_recipe("ucf101", overrides=settings)

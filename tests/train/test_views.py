@@ -1,0 +1,185 @@
+"""Pre-training between views, as a user runs it: alone, in two processes, killed, and what follows it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from processes import TWO, everest, stop_after
+from small_runs import called, json_of, refused, run, same_run, weights
+from torch import Tensor
+
+from everest import load_model
+from everest.config.recipe import load_recipe
+from everest.data.dataset import Clip
+from everest.data.stages import pretrain_clips
+from everest.errors import DivergedError
+from everest.models.of_recipe import pretrain_spec
+from everest.models.views import ViewModel
+from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
+from everest.system.run_folder import RunFolder
+
+VIEWS = ["--set", "pretrain.objective=views", "--set", "pretrain.selection.strategy=drawn"]
+CAMERA = ["--set", "pretrain.camera=0.5"]
+SIGREG = ["--set", "pretrain.views.loss=sigreg"]
+
+
+def parts(folder: Path, name: str) -> list[float]:
+    return [row[name] for row in RunFolder(folder).rows() if name in row]
+
+
+@pytest.mark.parametrize("loss", [CAMERA, SIGREG], ids=["contrast", "sigreg"])
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, loss: list[str]):
+    options = [
+        "--recipe",
+        recipe,
+        *VIEWS,
+        *loss,
+        "--set",
+        "pretrain.epochs=10",
+        "--set",
+        "pretrain.batch_size=8",
+    ]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
+    everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
+    names = [
+        "loss",
+        "grad_norm",
+        "view_spread",
+        *(["camera_loss"] if loss is CAMERA else ["invariance", "sigreg"]),
+    ]
+    for name in names:
+        one, two = (parts(tmp_path / folder, name) for folder in ("one", "two"))
+        assert len(one) == 10
+        assert two == pytest.approx(one, abs=1e-3 if name == "grad_norm" else 1e-4)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-2  # Adam enlarges small differences
+
+
+def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
+    options = [*VIEWS, *CAMERA, *SIGREG, "--set", "pretrain.epochs=40", "--gpus", "cpu"]
+    command = ["pretrain", *options]
+    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
+    assert len(RunFolder(tmp_path / "killed").rows()) < 40
+    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
+    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
+    assert same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def views_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("views") / "run"
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
+    called("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *probe, "-o", folder)
+    return folder
+
+
+def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path: Path, clip_files: Path):
+    video = clip_files / "clip0.mp4"
+    model = load_model(views_run)
+    assert isinstance(model, ViewModel)
+    run("finetune", "--recipe", recipe, "--init", views_run, "-o", tmp_path / "classifier")
+    autoencoder = called("pretrain", "--recipe", recipe, "--init", views_run, "-o", tmp_path / "pixels")
+    assert "the decoder starts fresh" in autoencoder.stderr
+    again = called("pretrain", "--recipe", recipe, *VIEWS, "--init", views_run, "-o", tmp_path / "again")
+    assert "the projector is kept, too" in again.stderr
+    fresh = called(
+        "pretrain", "--recipe", recipe, *VIEWS, "--init", tmp_path / "pixels", "-o", tmp_path / "fresh"
+    )
+    assert "the projector starts fresh" in fresh.stderr
+    assert json_of("probe", "-c", views_run, "--probes", "knn")["probes"]["knn"]["top1"] >= 0
+    run("extract", video, "-c", views_run, "-o", tmp_path / "features.safetensors")
+    run("visualize-mask", video, "-c", views_run, "-o", tmp_path / "mask.png")
+    adapted = ["--set", "pretrain.lora.rank=2"]
+    run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
+
+
+def test_profile_counts_encoder_projector_and_camera(recipe: Path):
+    def gmacs(*options: str) -> float:
+        return json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]["gmacs"]
+
+    encoder, width, kernel = 2 * 24, 24, 3 * 2 * 8 * 8  # channels of two blocks, and values of a tubelet
+    visible, tokens = 3, 32
+    blocks = visible * encoder * (12 * width + 2 * visible) + 2 * 5 * visible * encoder + 5 * visible * width
+    embedding, projector = tokens * kernel * width, 512 * (24 + 128)
+    expected = embedding + blocks + projector
+    views = gmacs(*VIEWS)
+    assert views == pytest.approx(expected / 1e9, rel=1e-9)
+    camera = embedding + blocks - 5 * visible * width
+    assert gmacs(*VIEWS, *CAMERA) == pytest.approx((expected + camera / 2) / 1e9, rel=1e-6)
+    assert gmacs(*CAMERA) == pytest.approx(gmacs() + camera / 1e9, rel=1e-6)
+
+
+def test_probes_measure_a_run_while_it_trains(views_run: Path):
+    rows = [row for row in RunFolder(views_run).rows() if "rank_me" in row]
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    for row in rows:
+        assert row["heldout_mean_loss"] is None
+        assert row["heldout_loss"] > 0
+
+
+def clip_of(recipe: Path, *settings: str, index: int = 0) -> Clip:
+    loaded = load_recipe(str(recipe), overrides=["pretrain.objective=views", *settings])
+    return pretrain_clips(loaded).read((0, index))
+
+
+def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recipe: Path):
+    settings = ("pretrain.views.number=4", "pretrain.batch_size=8", "pretrain.flip=false")
+    clip = clip_of(recipe, *settings, index=2)
+    assert clip.frames.shape == (4, 3, 4, 32, 32)
+    assert len({view.numpy().tobytes() for view in clip.frames}) == 4
+    assert clip.tokens["videos"].tolist() == [2] * 4
+
+
+def test_other_draws_of_a_video_are_no_negatives():
+    recipe = load_recipe("small", overrides=["pretrain.objective=views", "data.size=32", "model.width=32"])
+    model = pretrain_spec(recipe, tokenizer=None).build()
+    assert isinstance(model, ViewModel)
+    frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
+    noise = torch.rand(8, model.encoder.grid.num_tokens)
+
+    def loss(videos: list[int]) -> Tensor:
+        return model(frames, noise=noise, videos=torch.tensor(videos).repeat_interleave(2)).loss
+
+    same = loss([7, 7, 7, 7])  # no video is wrong, so every other view of the own video is found
+    assert same.item() == pytest.approx(0, abs=1e-6)
+    assert loss([0, 1, 2, 3]) > loss([0, 1, 0, 1]) > same
+
+
+def test_projections_that_are_all_the_same_end_the_run():
+    watch = CollapseWatch()
+    low, high = {"step": 1, "view_spread": 0.001}, {"step": 2, "view_spread": 0.5}
+    watch.add([low] * (COLLAPSED_STEPS - 1) + [high] + [low] * (COLLAPSED_STEPS - 1))
+    with pytest.raises(DivergedError, match="collapsed"):
+        watch.add([low])
+    CollapseWatch().add(
+        [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
+    )  # of an autoencoder
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ("pretrain.batch_size=3", "3 clips are fewer than two videos of 2 views"),
+        ("pretrain.selection.strategy=learned-importance", "pretrain.selection: needs a tokenizer"),
+        (
+            "pretrain.frame_selection.alpha=2",
+            "pretrain.frame_selection.alpha: draws frames for an autoencoder",
+        ),
+        ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
+    ],
+)
+def test_settings_that_do_not_go_with_views_are_refused(
+    recipe: Path, tmp_path: Path, settings: str, text: str
+):
+    set_views = ["--set", "pretrain.objective=views", "--set", settings]
+    assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
+
+
+def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
+    given = ["--set", "pretrain.target.normalize=false", "--set", "pretrain.views_per_decode=2"]
+    shown = called("pretrain", "--recipe", recipe, *VIEWS, *given, "-o", tmp_path / "run").stderr
+    for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
+        assert f"{key} has no effect with pretrain.objective=views" in shown

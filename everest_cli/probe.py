@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,9 @@ def _print(result: dict[str, Any]) -> None:
     console, tables = Console(soft_wrap=True), {}
     for head, of_head in result.get("heads", {"": result}).items():
         rows = dict(of_head["probes"])
+        rows |= {
+            f"{name}, {each}": row for each, of in of_head["baselines"].items() for name, row in of.items()
+        }
         metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
         rows |= {name: {metrics[0]: of_head[name]} for name in ("majority", "chance") if name in of_head}
         # Heads of one task share a table.
@@ -57,5 +61,25 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(f"{head} {name}".strip(), *(as_text(METRICS[m], row.get(m)) for m in metrics))
     for table in tables.values():
         console.print(table, markup=False, highlight=False)
+    for head, of_head in result.get("heads", {"": result}).items():
+        for text in _neighbors_text(of_head):
+            typer.echo(f"{head}: {text}" if head else text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
+
+
+def _neighbors_text(of_head: dict[str, Any]) -> Iterator[str]:
+    """Yield what the nearest videos of a single-label head have in common."""
+    if "retrieval" not in of_head:
+        return
+    shares = [f"{name} {share:.1f} %" for name, share in of_head["retrieval"].items() if share is not None]
+    if shares:
+        yield f"of the 10 nearest training videos of other groups, these have the class: {', '.join(shares)}"
+    if of_head["class_and_group"] is not None:
+        of_class, of_group = of_head["class_and_group"]
+        if of_group > of_class:
+            yield (
+                "warning: the features know the group better than the class: the nearest video of another "
+                f"class has the same group in {of_group:.1f} %, that of another group the same class in "
+                f"{of_class:.1f} %"
+            )

@@ -110,9 +110,12 @@ def add_rows(
     batch: int,
     workers: int,
     report: Report,
+    compute: Callable[[Tensor], Values] | None = None,
 ) -> None:
     """Add the rows of the samples that a store does not have yet.
 
+    Args:
+        compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: those of the encoder.
     Raises:
         RecipeError: the store is damaged.
     """
@@ -120,7 +123,7 @@ def add_rows(
     encoded = over_videos(
         model,
         samples,
-        lambda clips: model.encode(clips)._asdict(),
+        compute or (lambda clips: model.encode(clips)._asdict()),
         batch=batch,
         workers=workers,
         report=report,

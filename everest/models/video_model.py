@@ -6,7 +6,7 @@ B batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,15 @@ from everest.models.embedding import model_input
 from everest.models.vit import Architecture, Encoder
 from everest.video.pixels import PixelStatistics
 
+if TYPE_CHECKING:
+    from everest.models.spec import ModelSpec
+
 
 class VideoModel(nn.Module):
     """A model on clips of videos. `everest.load_model` and `everest.create_model` set the attributes.
 
     Attributes:
+        spec: all that is needed to rebuild the model; `ModelSpec.build` sets it.
         input_kind: of `to_input`, which every method that takes normalized frames applies to them.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
@@ -32,6 +36,7 @@ class VideoModel(nn.Module):
         class_names: in the order of the logits; None if only indices are known, or several heads have them.
     """
 
+    spec: ModelSpec
     stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
     clip: ClipFormat
     recipe: Recipe

@@ -21,6 +21,7 @@ from everest.probes.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, l
 FOLDS: Final = 5  # our choice
 NEAREST: Final = 5  # our choice: videos that are compared with each video
 DRAWS: Final = 199  # our choice: of random labels
+RETRIEVED: Final = 10  # our choice: videos that a search shows
 SMALLEST: Final = 1e-7  # RankMe, eq. 1: added to each share
 ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
@@ -61,6 +62,53 @@ def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classe
         answered = votes.any(axis=1)
         correct += int((answered & (votes.argmax(axis=1) == labels[rows])).sum())
     return 100 * correct / len(units)
+
+
+def precision_of_nearest(
+    queries: Floats,
+    labels: Labels,
+    sources: Sources,
+    gallery: Floats,
+    gallery_labels: Labels,
+    gallery_sources: Sources,
+) -> float | None:
+    """The percentage of the `RETRIEVED` nearest videos of other sources that have the class of a video.
+
+    Args:
+        queries, gallery: (N, D) and (M, D) features; they may be the same.
+        sources, gallery_sources: numbers of the same names.
+    Returns:
+        The mean over the queries; None if no query has a video of another source.
+    """
+    similarity = unit_rows(queries) @ unit_rows(gallery).T  # (N, M)
+    similarity[sources[:, None] == gallery_sources] = -np.inf
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
+    allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (N, RETRIEVED)
+    right = (gallery_labels[nearest] == labels[:, None]) & allowed
+    counts = allowed.sum(axis=1)
+    return 100 * float((right.sum(axis=1)[counts > 0] / counts[counts > 0]).mean()) if counts.any() else None
+
+
+def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple[float, float] | None:
+    """How often the nearest video of another source has the class, and that of another class the source.
+
+    Args:
+        features: (N, D).
+    Returns:
+        Two percentages; None unless a source has videos of several classes, and a class of several sources.
+    """
+    units = unit_rows(features)
+    similarity = units @ units.T  # (N, N)
+    same_class, same_source = labels[:, None] == labels, sources[:, None] == sources
+    found = []
+    for wanted, excluded in ((same_class, same_source), (same_source, same_class)):
+        allowed = np.where(excluded, -np.inf, similarity)
+        asked = (wanted & ~excluded).any(axis=1)  # others have nothing to find
+        if not asked.any():
+            return None
+        nearest = allowed.argmax(axis=1)
+        found.append(100 * float(wanted[np.arange(len(units)), nearest][asked].mean()))
+    return found[0], found[1]
 
 
 def nearest_of_class(features: Floats, labels: Labels) -> tuple[float, list[float]]:

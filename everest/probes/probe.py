@@ -31,8 +31,10 @@ from everest.lists.labels import Label
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.predicted import Predictions, label_array
+from everest.probes import list_probe
 from everest.probes.attentive import attentive
-from everest.probes.probe_heads import linear, nearest_neighbors, one_vs_rest, ridge
+from everest.probes.baselines import DIFFERENCES, RANDOM, difference_image, random_encoder
+from everest.probes.probe_heads import Floats, Labels, linear, nearest_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
@@ -50,7 +52,9 @@ class EncodedSet:
 
     videos: list[str]
     labels: list[tuple[Label, ...]]  # of each video, one per head
+    sources: list[str]  # of each video: its group, or the file
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
+    baselines: dict[str, NDArray[np.float32]]  # (N, …) of what the features have to be better than
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
     num_skipped: int
 
@@ -60,13 +64,15 @@ def encode_set(
     samples: Sequence[Sample],
     folder: Path,
     *,
+    untrained: OpenedModel,
     with_tokens: bool,
     batch: int,
     report: Report,
 ) -> EncodedSet:
-    """Encode the views of every video once, without augmentation.
+    """Encode the views of every video once, without augmentation, also by the baselines.
 
     Args:
+        untrained: a model of the same shape (everest.probes.baselines).
         folder: holds the rows as long as the set is used.
         with_tokens: keep each token, too.
         batch: videos in one forward pass.
@@ -86,13 +92,18 @@ def encode_set(
                 "attentive probe out: --probes knn,linear"
             )
 
+    def compute(clips: Tensor) -> Values:
+        baselines = {RANDOM: untrained.encode(clips).pooled, DIFFERENCES: difference_image(clips)}
+        return model.encode(clips)._asdict() | baselines
+
     def row_of(views: Values) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
-        return {"features": views["pooled"].mean(dim=0), **tokens}
+        return {name: views[name].mean(dim=0) for name in ("pooled", RANDOM, DIFFERENCES)} | tokens
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
-        add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.num_workers, report=report)
+        workers = recipe.train.num_workers
+        add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report, compute=compute)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
         readable = [
@@ -102,7 +113,9 @@ def encode_set(
     return EncodedSet(
         videos=[sample.video_id for sample in readable],
         labels=[sample.labels for sample in readable],
-        features=np.array(arrays["features"]),
+        sources=[sample.source for sample in readable],
+        features=np.array(arrays["pooled"]),
+        baselines={name: np.array(arrays[name]) for name in (RANDOM, DIFFERENCES)},
         tokens=arrays.get("tokens"),
         num_skipped=len(skipped),
     )
@@ -115,9 +128,11 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         names: of PROBES.
         batch: videos in one forward pass.
     Returns:
-        `probes` with the metrics of each probe (SHOWN), `chance` of the first of them, and of a single-label
-        head `majority` (always answering the most frequent class of the test set). Metrics of classes are in
-        percent. Several heads have these under `heads`, by name.
+        `probes` with the metrics of each probe (SHOWN), `baselines` with those of k-NN and of the linear
+        probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
+        answering the most frequent class of the test set), `retrieval` (the precision of the ten nearest
+        training videos of other groups, by features), and `class_and_group` (see list_probe). Metrics of
+        classes are in percent. Several heads have these under `heads`, by name.
     Raises:
         DataError: too many videos are unreadable, or all videos for training have the same label.
         RecipeError: an unknown probe.
@@ -126,7 +141,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     for name in names:
         if name not in PROBES:
             raise unknown_name("--probes", name, PROBES)
-    started = time.monotonic()
+    started, untrained = time.monotonic(), random_encoder(model)
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
@@ -134,6 +149,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
                 model,
                 samples,
                 Path(folder) / part,
+                untrained=untrained,
                 with_tokens="attentive" in names,
                 batch=batch,
                 report=report,
@@ -176,13 +192,14 @@ def _probe_head(
     elif len(np.unique(labels)) < 2:
         same = "of one class" if head.task == "single-label" else "of one number"
         raise DataError(f"data.train: its videos are {same}; a probe needs two or more")
-    results, measured = {}, {}
-    for name in names:
-        report(notice(f"{name} probe of {len(train.videos)} videos"))
+    measured: dict[str, Any] = {}
+
+    def metrics_of(name: str, train_features: Floats, test_features: Floats) -> dict[str, Any]:
+        nonlocal measured
         if name == "knn":
-            outputs, settings = nearest_neighbors(train.features, labels, test.features, head)
+            outputs, settings = nearest_neighbors(train_features, labels, test_features, head)
         elif name == "linear":
-            outputs, settings = LINEAR[head.task](train.features, labels, test.features, head, seed=seed)
+            outputs, settings = LINEAR[head.task](train_features, labels, test_features, head, seed=seed)
         else:
             assert train.tokens is not None
             assert test.tokens is not None
@@ -196,8 +213,39 @@ def _probe_head(
             heads=(replace(head, name=""),),
         )
         measured = measure(predictions)
-        results[name] = {**{key: measured[key] for key in SHOWN[head.task]}, **settings}
+        return {**{key: measured[key] for key in SHOWN[head.task]}, **settings}
+
+    results = {}
+    for name in names:
+        report(notice(f"{name} probe of {len(train.videos)} videos"))
+        results[name] = metrics_of(name, train.features, test.features)
+    baselines = {
+        each: {
+            name: metrics_of(name, train.baselines[each], test.baselines[each])
+            for name in names
+            if name != "attentive"
+        }
+        for each in train.baselines
+    }
     chance = METRICS[SHOWN[head.task][0]].chance
     assert chance is not None
-    majority = {"majority": measured["majority_top1"]} if head.task == "single-label" else {}
-    return {"probes": results, "chance": measured[chance], **majority}
+    found = {"probes": results, "baselines": baselines, "chance": measured[chance]}
+    if head.task != "single-label":
+        return found
+    tested = label_array([row[position] for row in test.labels], head)
+    found["majority"] = measured["majority_top1"]
+    return found | _neighbors(train, labels, test, tested)
+
+
+def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
+    """What the nearest videos have in common: `retrieval` and `class_and_group` of the results."""
+    sources = list_probe.numbered([*train.sources, *test.sources])
+    of_train, of_test = sources[: len(train.sources)], sources[len(train.sources) :]
+    pairs = {"encoder": (train.features, test.features)}
+    pairs |= {name: (train.baselines[name], test.baselines[name]) for name in train.baselines}
+    retrieval = {
+        name: list_probe.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)
+        for name, (gallery, queries) in pairs.items()
+    }
+    both = np.concatenate([train.features, test.features]), np.concatenate([labels, tested])
+    return {"retrieval": retrieval, "class_and_group": list_probe.class_and_group(*both, sources)}

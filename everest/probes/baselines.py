@@ -1,0 +1,35 @@
+"""What features have to be better than: those of an encoder that has learned nothing, and an image of motion.
+
+B clips, C channels, T frames, H W pixels, D width, P places of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everest.data.randomness import Purpose, seed_at
+from everest.inference.model import OpenedModel
+
+RANDOM: Final = "random encoder"
+DIFFERENCES: Final = "difference image"
+SIDE: Final = 32  # our choice: rows and columns of a difference image
+
+
+def difference_image(clips: Tensor) -> Tensor:
+    """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P)."""
+    change = clips.float().mean(dim=1).diff(dim=1).abs().mean(dim=1)  # (B, H, W)
+    return F.adaptive_avg_pool2d(change, SIDE).flatten(1)
+
+
+def random_encoder(model: OpenedModel) -> OpenedModel:
+    """A model of the same shape with new weights, which take their seed from the recipe."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
+        module = model.module.spec.without_files().build()
+    module.describe(model.recipe, file=model.module.file)
+    return replace(model, module=module.eval().to(model.module.device))

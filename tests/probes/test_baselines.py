@@ -1,0 +1,83 @@
+"""What features have to be better than, and what the nearest videos have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import called, json_of
+
+import everest
+from everest.inference.model import OpenedModel
+from everest.probes.baselines import SIDE, difference_image, random_encoder
+from everest.probes.list_probe import class_and_group, precision_of_nearest
+
+
+def features(*angles: float) -> np.ndarray:
+    """Rows (N, 2) in these directions, in degrees."""
+    radians = np.radians(angles)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def numbers(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def test_retrieval_counts_the_class_among_the_nearest_videos_of_other_sources():
+    gallery = features(*range(0, 120, 10))  # twelve: the last two are never among the ten nearest of 0
+    labels = numbers(*[1] * 5, *[0] * 7)
+    found = precision_of_nearest(
+        features(0), numbers(1), numbers(9), gallery, labels, numbers(*range(12)) + 20
+    )
+    assert found == pytest.approx(50)
+    own_group = numbers(9, 9, 9, *range(20, 29))  # the three nearest are of the query's group
+    found = precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, own_group)
+    assert found == pytest.approx(100 * 2 / 9)  # nine are left
+    nobody = numbers(*[9] * 12)
+    assert precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, nobody) is None
+
+
+def test_persons_that_look_alike_are_told_from_classes_that_do():
+    labels, persons = numbers(0, 1, 0, 1), numbers(0, 0, 1, 1)
+    by_person, by_class = features(0, 1, 90, 91), features(0, 90, 1, 91)
+    assert class_and_group(by_person, labels, persons) == (50, 100)
+    assert class_and_group(by_class, labels, persons) == (100, 50)
+    labels, persons = numbers(0, 1, 0, 1, 2, 2), numbers(0, 0, 1, 1, 0, 1)
+    of_class, of_person = class_and_group(features(0, 1, 90, 91, 2, 92), labels, persons) or (0, 0)
+    assert of_person == 100 > of_class
+    of_class, of_person = class_and_group(features(0, 90, 1, 91, 180, 181), labels, persons) or (0, 0)
+    assert of_class == 100 > of_person
+    assert class_and_group(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1)) is None
+
+
+def test_a_difference_image_shows_where_something_moves():
+    clips = torch.zeros(2, 3, 5, 64, 96, dtype=torch.uint8)
+    clips[1, :, 2:, :32, :48] = 100  # once, in the first quarter
+    still, moving = difference_image(clips)
+    assert not still.any()
+    image = moving.unflatten(0, (SIDE, SIDE))
+    assert image[: SIDE // 2, : SIDE // 2].numpy() == pytest.approx(100 / 4)
+    assert image.sum() == image[: SIDE // 2, : SIDE // 2].sum()
+
+
+def test_the_random_encoder_has_the_shape_and_other_weights(autoencoder_run: Path):
+    opened = OpenedModel.open(autoencoder_run / "model.safetensors", cpu=True)
+    first, again = (random_encoder(opened).module.state_dict() for _ in range(2))
+    own = opened.module.state_dict()
+    assert {name: x.shape for name, x in first.items()} == {name: x.shape for name, x in own.items()}
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], own["encoder.blocks.0.attn.qkv.weight"])
+    assert everest.load_model(autoencoder_run).spec == opened.module.spec
+
+
+def test_probe_names_the_baselines(autoencoder_run: Path):
+    result = json_of("probe -q --probes knn,linear", "-c", autoencoder_run)
+    assert result["baselines"].keys() == {"random encoder", "difference image"}
+    for rows in result["baselines"].values():
+        assert rows.keys() == {"knn", "linear"}
+    assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
+    shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
+    for text in ("difference image", "random encoder", "nearest training videos of other groups"):
+        assert text in shown

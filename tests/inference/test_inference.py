@@ -132,6 +132,9 @@ def test_the_device_is_named_in_one_way_and_the_older_option_is_kept(
     called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
     called("probe", *options, "--gpus", "cpu", "--probes", "knn")
     assert "--cpu" not in called("predict", "--help").stdout
+    notice = "--gpus has no effect without --measure, --data or --max-batch"
+    assert notice in called("profile", "--backbone", "vit-tiny", "--gpus", "cpu").stderr
+    called("profile", "--backbone", "vit-tiny", "--gpus", "cpu", "--max-batch")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert "--gpus 2: this command uses one device" in refused(
         "predict", video, *options, "--gpus", 2, code=2

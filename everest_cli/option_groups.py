@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from everest.errors import RecipeError
+from everest.system.launch import read_devices, visible_gpus
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe
 from everest_cli.output import say
@@ -50,6 +53,24 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def is_on_cpu(gpus: str) -> bool:
+    """Choose the device of a command that uses one; returns whether it is the CPU.
+
+    Args:
+        gpus: the value of --gpus.
+    Raises:
+        RecipeError: it names several GPUs, or nothing that is known.
+        EnvironmentProblem: a GPU that this machine does not have.
+    """
+    if gpus in ("auto", "cpu"):
+        return gpus == "cpu"
+    devices = read_devices(gpus, None)
+    if devices.processes > 1:
+        raise RecipeError(f"--gpus {gpus}: this command uses one device; give cpu, 1 or an id such as 2,")
+    os.environ.update(visible_gpus(devices.ids))
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The options of a command that runs a trained model on any videos."""
@@ -64,6 +85,7 @@ class ModelOptions:
     which: o.WhichWeights = None
     workers: o.Workers = 2
     precision: o.PrecisionMode = None
+    gpus: o.OneGpu = "auto"
     cpu: o.OnCpu = False
     quiet: o.Quiet = False
 
@@ -89,7 +111,7 @@ class ModelOptions:
             crops=self.crops or views,
             keep=self.keep,
             precision=self.precision,
-            cpu=self.cpu,
+            cpu=is_on_cpu("cpu" if self.cpu else self.gpus),
             calibrated=calibrated,
             notify=say,
         )

@@ -53,6 +53,12 @@ Gpus = Annotated[
         "--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number of GPUs, their ids, or none."
     ),
 ]
+OneGpu = Annotated[
+    str,
+    typer.Option(
+        "--gpus", metavar="auto|cpu|mps|2,", help="A GPU if there is one, the CPU, or the GPU of this id."
+    ),
+]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
@@ -129,7 +135,7 @@ Batch = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode videos.")]
-OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even if there is a GPU.")]
+OnCpu = Annotated[bool, typer.Option("--cpu", hidden=True)]  # an older name of --gpus cpu
 
 
 ClassesFile = Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_groups import is_on_cpu
 from everest_cli.option_values import read_recipe
 from everest_cli.output import Display, print_json, say
 
@@ -24,6 +25,7 @@ def tokens(
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", min=1, help="Videos in one forward pass.")
     ] = 8,
+    gpus: o.OneGpu = "auto",
     overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -45,6 +47,7 @@ def tokens(
             output,
             variants=variants,
             batch=batch,
+            cpu=is_on_cpu(gpus),
             overwrite=overwrite,
             report=display.report,
         )

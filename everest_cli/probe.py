@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_groups import RunOptions, grouped
+from everest_cli.option_groups import RunOptions, grouped, is_on_cpu
 from everest_cli.output import Display, print_json
 
 
@@ -22,6 +22,7 @@ def probe(
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
+    gpus: o.OneGpu = "auto",
     cpu: o.OnCpu = False,
     seed: o.Seed = None,
 ) -> None:
@@ -34,7 +35,8 @@ def probe(
     from everest.inference.model import OpenedModel
     from everest.probes.probe import probe
 
-    model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=cpu)
+    on_cpu = is_on_cpu("cpu" if cpu else gpus)
+    model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=on_cpu)
     with Display(quiet=run.quiet) as display:
         result = probe(model, probes.split(","), batch=batch, report=display.report)
     print_json(result) if run.as_json else _print(result)

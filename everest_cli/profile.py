@@ -10,6 +10,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
+from everest_cli.option_groups import is_on_cpu
 from everest_cli.option_values import read_size
 from everest_cli.output import print_json, say
 
@@ -80,6 +81,7 @@ def profile(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
     ] = None,
+    gpus: o.OneGpu = "auto",
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -100,6 +102,8 @@ def profile(
         "with --paper no other option but --json has an effect": paper and any(other_options),
         OWN_RECIPES: recipe and (comparing or plot),
         "--batch has no effect without --measure or --data": batch and not (measured or data),
+        "--gpus has no effect without --measure, --data or --max-batch": gpus != "auto"
+        and not (measured or data or max_batch),
         "--overwrite has no effect without --plot": overwrite and not plot,
     }
     for text in (text for text, holds in notices.items() if holds):
@@ -159,10 +163,11 @@ def profile(
     document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
     if planned is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
+    on_cpu = is_on_cpu(gpus)
     if max_batch or memory is not None:
-        _add_largest_batches(document, memory)
+        _add_largest_batches(document, memory, on_cpu=on_cpu)
     if measured or data is not None:
-        _add_measurements(document, profiled, batch, clips, quiet=quiet)
+        _add_measurements(document, profiled, batch, clips, on_cpu=on_cpu, quiet=quiet)
     if plot is not None:
         from everest.profiling.drawing import draw_costs
 
@@ -171,13 +176,13 @@ def profile(
     print_json(document) if as_json else print_profile(document)
 
 
-def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None:
+def _add_largest_batches(document: dict[str, Any], memory: float | None, *, on_cpu: bool) -> None:
     """Estimate the largest batch of each stage in `memory` GiB, or in this device's free memory."""
     import torch
 
     from everest.profiling.measure import free_memory, largest_batch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     available = int(memory * 2**30) if memory is not None else free_memory(device)
     document["memory_bytes"] = available
     for stage in document["stages"].values():
@@ -189,7 +194,13 @@ def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None
 
 
 def _add_measurements(
-    document: dict[str, Any], recipe: Recipe, batch: int | None, clips: dict[str, int], *, quiet: bool
+    document: dict[str, Any],
+    recipe: Recipe,
+    batch: int | None,
+    clips: dict[str, int],
+    *,
+    on_cpu: bool,
+    quiet: bool,
 ) -> None:
     """Measure the steps of all stages and, if the clips of their videos are given, the loader."""
     from everest.profiling import loading
@@ -199,7 +210,7 @@ def _add_measurements(
     for stage in STAGES:
         if not quiet:
             say(f"measuring {stage}")
-        measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage))
+        measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage), cpu=on_cpu)
         document["stages"][stage]["measured"] = measured
     problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
     for problem in problems - {None}:

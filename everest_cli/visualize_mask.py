@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from everest.errors import DataError, RecipeError
 from everest_cli import camera_options as camera
 from everest_cli import options as o
-from everest_cli.option_values import read_shares
+from everest_cli.option_values import read_recipe, read_shares
 from everest_cli.output import print_json, say
 
 
@@ -21,13 +22,20 @@ def visualize_mask(
             "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of this recipe, before training."),
+    ] = None,
+    stage: Annotated[
+        Literal["pretrain", "finetune"], typer.Option("--stage", help="Of --recipe.")
+    ] = "pretrain",
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="Token selection [redundancy-robust, or the checkpoint's]."),
+        typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R]."),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Keep ratios, stacked [0.3, or the checkpoint's]."),
+        typer.Option("--keep", metavar="SHARE,…", help="Keep ratios, stacked [0.3, or of C or R]."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Stack the common strategies.")] = False,
     order: Annotated[
@@ -40,16 +48,18 @@ def visualize_mask(
     cuts: camera.Cuts = None,
     slice_cap: camera.SliceCap = None,
     frames: Annotated[
-        int, typer.Option("--frames", min=2, help="Frames of a clip, without a checkpoint.")
-    ] = 16,
+        int | None, typer.Option("--frames", min=2, help="Frames of a clip [16, or of C or R].")
+    ] = None,
     stride: Annotated[
         int | None,
-        typer.Option("--stride", min=1, help="Frames from one frame to the next [4, or the checkpoint's]."),
+        typer.Option("--stride", min=1, help="Frames from one frame to the next [4, or of C or R]."),
     ] = None,
     fps: o.Fps = None,
     size: Annotated[
         int | None,
-        typer.Option("--size", min=16, help="Shorter side in pixels [224]; a transformer has its own."),
+        typer.Option(
+            "--size", min=16, help="Shorter side in pixels [224, or of R]; a transformer has its own."
+        ),
     ] = None,
     windows: Annotated[
         int, typer.Option("--windows", min=1, help="Clips of a long video, one figure each.")
@@ -69,11 +79,18 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
+    if recipe is None and stage != "pretrain":
+        raise RecipeError(f"--stage {stage}: needs --recipe")
     from everest.checkpoints.load import open_model
-    from everest.errors import DataError
-    from everest.figures.mask_choice import DEFAULT_STRIDE, own_choices, requested_selectors
+    from everest.figures.mask_choice import (
+        DEFAULT_CLIP,
+        choices_of_recipe,
+        own_choices,
+        requested_selectors,
+    )
     from everest.figures.mask_files import MaskRequest, write_mask_figures
     from everest.lists.inputs import named_videos, refuse_same_stems
+    from everest.methods.ranked import ByChange
 
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
@@ -81,6 +98,10 @@ def visualize_mask(
     given = {"order": order, "distance": distance, "slice_cap": slice_cap, "align": align, "cuts": cuts}
     settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
+    if recipe is not None:
+        if own is not None:
+            raise RecipeError("--recipe: a transformer of --checkpoint has its own clips; leave one out")
+        own = choices_of_recipe(read_recipe(recipe), stage)
     chosen = strategy or keep or compare or settings
     selectors = (
         [own.selector]
@@ -94,17 +115,24 @@ def visualize_mask(
             trained=own.selector[1] if own else None,
         )
     )
+    aligned = [
+        selector for _, selector in selectors if isinstance(selector, ByChange) and selector.sees_camera
+    ]
+    if aligned and own and own.clip.get("input_kind") == "differences":
+        raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
     paths = named_videos(videos)
     refuse_same_stems(paths)
+    clip: dict[str, Any] = {**DEFAULT_CLIP, **({"size": min(tokenizer.spec.size)} if tokenizer else {})}
+    clip |= own.clip if own else {}
+    requested = {"frames": frames, "stride": stride, "fps": fps, "size": size}
+    requested["sampling"] = None if stride is None else "dense"  # the others have no stride
+    clip |= {name: value for name, value in requested.items() if value is not None}
     request = MaskRequest(
         selectors=selectors,
-        frames=frames,
-        stride=stride or (own.stride if own else DEFAULT_STRIDE),
-        fps=fps or (own.fps if own else None),
-        size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
         windows=windows,
         seed=seed,
         model=None if opened is None else opened.module,
+        **clip,
     )
     documents: list[dict[str, Any]] = []
     failed = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,50 @@ def test_finetuning_starts_with_the_pretrained_encoder(recipe: Path, pretrained:
     before, after = weights(pretrained), weights(tmp_path / "run")
     name = "encoder.blocks.1.mlp.fc1.weight"
     assert (before[name] - after[name]).abs().max() < 1e-6
+
+
+def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path, tmp_path: Path):
+    out = tmp_path / "a run"
+    small = [
+        "--recipe",
+        recipe,
+        "--set",
+        "pretrain.epochs=1",
+        "--set",
+        "finetune.epochs=1",
+        "--data",
+        clip_files,
+    ]
+    shown = called("pretrain", *small, "-o", out)
+    assert shown.stdout == f"{out}\n"
+    start, finetune, probe = shown.stderr.splitlines()[-3:]
+    assert (start, probe) == ("next:", f"  everest probe --checkpoint '{out}'")
+    assert "pretrain.epochs" not in finetune
+    for command in (finetune, probe):
+        called(*shlex.split(command)[1:], "--gpus", "cpu")
+    assert (tmp_path / "a run-finetune" / "best.safetensors").is_file()
+    assert "next:" not in called("pretrain", *small, "-o", out, "-q").stderr
+
+
+def test_pretraining_without_labels_asks_for_them(recipe: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "videos")
+    own = [
+        "--set",
+        "data.pretrain=videos",
+        "--set",
+        "data.val=null",
+        "--set",
+        "data.fps=null",
+        "--set",
+        "pretrain.batch_size=1",
+    ]
+    shown = called("pretrain", "--recipe", recipe, *own, "--data", tmp_path, "-o", tmp_path / "run").stderr
+    start, finetune = shown.splitlines()[-2:]
+    assert start == "next:"
+    run = tmp_path / "run"
+    used = f"--recipe {recipe} --data LABELED --set data.val=null --set data.fps=null --init {run}"
+    assert finetune == f"  everest finetune {used} --output {run}-finetune"
 
 
 def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):

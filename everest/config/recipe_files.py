@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.yaml import MOST_BYTES, read_yaml
-from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
+from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, similar, unknown_name
 
 AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.auto makes
+SUFFIXES: Final = (".yaml", ".yml")
 MOST_BASES: Final = 16  # our choice: of one recipe, each the base of the one before
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
@@ -66,12 +68,18 @@ def shipped_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def shipped_recipe(name: str) -> RecipeFile:
-    """The shipped recipe of this name; underscores are accepted for hyphens."""
+def shipped_recipe(name: str, *, folder: Path = Path()) -> RecipeFile:
+    """The shipped recipe of this name; underscores are accepted for hyphens.
+
+    Args:
+        folder: whose recipes an error may name, too.
+    """
     spelled = name.replace("_", "-")
     if spelled == AUTO:
         raise RecipeError("auto is made for the data of a training command: --recipe auto --data DIR")
     if spelled not in shipped_names():
+        if near := _similar_recipe(folder / name):
+            raise RecipeError(f"recipe: unknown name '{shown(name)}'{near}")
         raise unknown_name("recipe", name, shipped_names())
     label = f"{spelled}.yaml"
     text = (_shipped() / label).read_text(encoding="utf-8")
@@ -82,15 +90,23 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
     """A shipped recipe by its name; a text that looks like a path is the path of a file, from `folder`."""
     if isinstance(name_or_path, RecipeFile):
         return name_or_path
-    is_path = (
-        isinstance(name_or_path, Path) or name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
-    )
+    is_path = isinstance(name_or_path, Path) or name_or_path.endswith(SUFFIXES) or "/" in name_or_path
     if not is_path:
-        return shipped_recipe(str(name_or_path))
+        return shipped_recipe(str(name_or_path), folder=folder)
     path = folder / name_or_path
     text = _read_file(path)
     name = os.fsencode(path.stem).decode("utf-8", errors="replace")
     return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
+
+
+def _similar_recipe(path: Path) -> str:
+    """`"; did you mean 'my.yaml'?"` for a file of the same folder or a shipped recipe, else nothing."""
+    by_stem = {name: name for name in shipped_names()}
+    with suppress(OSError):  # no such folder, or one that may not be read
+        files = (file for file in path.parent.iterdir() if file.suffix in SUFFIXES)
+        by_stem |= {file.stem: file.name for file in files}
+    near = similar(path.stem, list(by_stem))
+    return "" if near is None else f"; did you mean '{by_stem[near]}'?"
 
 
 def _read_file(path: Path) -> str:
@@ -112,7 +128,8 @@ def _read_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{name}: cannot be read: not UTF-8 text") from error
     except OSError as error:
-        raise RecipeError(f"{name}: cannot be read: {error.strerror}") from error
+        near = _similar_recipe(path) if isinstance(error, FileNotFoundError) else ""
+        raise RecipeError(f"{name}: cannot be read: {error.strerror}{near}") from error
     except ValueError as error:  # a name that no file can have
         raise RecipeError(f"{name}: cannot be read: {error}") from error
 

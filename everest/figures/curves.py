@@ -27,6 +27,8 @@ LABELS: dict[AxisName, str] = {
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")  # the next style when all colors are used
 SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on either side
+USUAL = 0.9  # our choice: the quantile of a curve that sets the scale if the largest value is a spike
+DECADES = 100  # our choice: the ratio of losses from which the scale is logarithmic
 EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged
 TRAINING: Any = {"linewidth": 2, "markersize": 4}
 VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
@@ -56,6 +58,12 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
     with np.errstate(invalid="ignore"):  # 0 / 0, a gap, if no value nearby is finite
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
+
+
+def without_spikes(values: NDArray[np.float64]) -> float:
+    """The largest of finite values (R,), unless it is a spike: more than twice 90 % of the values."""
+    usual, most = float(np.quantile(values, USUAL)), float(values.max())
+    return most if usual <= 0 or most <= 2 * usual else 1.2 * usual
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
@@ -152,7 +160,8 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
     """Draw the losses of training, validation and probes; returns a line for each run.
 
     The training loss is smoothed; the logged values are faint behind it. The limits are 0 and the highest
-    smoothed loss, or that of other videos after the first step.
+    smoothed loss, or that of other videos after the first step, without spikes. If the losses span decades,
+    the scale is logarithmic.
     """
     lines, drawn = [], []
     for run, style in zip(runs, styles, strict=True):
@@ -165,12 +174,20 @@ def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
         trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
         drawn += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
     panel.set_ylabel("loss")
-    losses = np.concatenate(drawn)
-    finite = losses[np.isfinite(losses)]
-    if finite.any():  # from 0, or from the lowest negative loss
-        panel.set_ylim(min(0.0, 1.05 * float(finite.min())), max(0.0, 1.05 * float(finite.max())))
-    else:
+    curves = [finite for values in drawn if (finite := values[np.isfinite(values)]).size]
+    if not any(curve.any() for curve in curves):
         panel.set_ylim(None, None)  # matplotlib's limits
+    else:
+        low = min(float(curve.min()) for curve in curves)
+        high, most = (max(map(of, curves)) for of in (without_spikes, np.max))
+        typical = min(float(np.quantile(curve, 1 - USUAL)) for curve in curves)
+        if low > 0 and high > DECADES * typical:
+            panel.set_yscale("log")
+            panel.set_ylim(0.9 * low, 1.1 * most)
+        else:  # from 0, or from the lowest negative loss
+            panel.set_ylim(min(0.0, 1.05 * low), max(0.0, 1.05 * high))
+            if most > high:
+                panel.set_title(f"values up to {most:.3g}", **TITLE)
     kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
     kinds |= {"validation": VALIDATION} if any(_is_drawn(run.validation_loss) for run in runs) else {}
     kinds |= {"held-out videos": HELD_OUT} if any(_is_drawn(run.held_out_loss) for run in runs) else {}
@@ -192,7 +209,8 @@ def _draw_ratios(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) 
         "held-out loss over that of predicting the mean (dotted): above 1, nothing is learned", **TITLE
     )
     panel.set_ylabel("ratio")
-    low, high = np.nanmin(limited), np.nanmax(limited)
+    finite = limited[np.isfinite(limited)]
+    low, high = finite.min(), without_spikes(finite)
     panel.set_ylim(low - 0.2 * (high - low) - 0.02, high + 0.2 * (high - low) + 0.02)
 
 

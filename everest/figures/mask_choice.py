@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.selectors import make_selector
+from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.methods.learned import LearnedImportance, ScoreName
 from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
-from everest.methods.strategies import STRATEGIES
+from everest.methods.strategies import STRATEGIES, AllTokens
 from everest.models.encoder import SelectingModel
 
-DEFAULT_STRIDE: Final = 4
+DEFAULT_CLIP: Final = {"frames": 16, "stride": 4, "size": 224}
 DEFAULT: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy
 COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
@@ -25,11 +26,10 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnChoices:
-    """The token selection, with its title, the stride of a checkpoint, and the frame rate that it counts."""
+    """The token selection of a checkpoint or a recipe, with its title, and its clips."""
 
     selector: tuple[str, Selector]
-    stride: int
-    fps: float | None
+    clip: dict[str, Any]  # fields of a MaskRequest
 
 
 def own_choices(opened: LoadedModel) -> OwnChoices:
@@ -38,8 +38,17 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
     selector = module.selector
     if isinstance(module, SelectingModel):
         selector = selector.at_evaluation()
-    stride, fps = (DEFAULT_STRIDE, None) if clip is None else (clip.stride, clip.fps)
-    return OwnChoices(selector=(selector.strategy, selector), stride=stride, fps=fps)
+    trained = {} if clip is None else {"stride": clip.stride, "fps": clip.fps}
+    return OwnChoices(selector=(selector.strategy, selector), clip=trained)
+
+
+def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> OwnChoices:
+    """Return how a stage of a recipe chooses tokens, and its clips."""
+    settings, data, model = getattr(recipe, stage), recipe.data, recipe.model
+    clip = {"frames": data.frames, "size": data.frame_size, "sampling": settings.sampling}
+    clip |= {"stride": settings.stride, "fps": data.fps}
+    clip |= {"tubelet": model.tubelet, "pixels": data.pixels, "input_kind": model.input}
+    return OwnChoices(selector=(settings.selection.strategy, settings.selection), clip=clip)
 
 
 def requested_selectors(
@@ -57,7 +66,8 @@ def requested_selectors(
         strategy: None: learned-importance for a tokenizer, else redundancy-robust.
         ratios: keep ratios; none: the strategy's default.
         settings: of the strategy, by their names in a recipe.
-        trained: of a checkpoint; without a strategy, its settings are changed if it measures change.
+        trained: of a checkpoint or recipe; without a strategy, its settings are changed, if it measures
+            change or only its keep ratio is changed.
         compared: draw the common strategies or, for a tokenizer, other scores next to its own.
     Raises:
         RecipeError: an unknown strategy or setting, or options that do not go together.
@@ -69,7 +79,8 @@ def requested_selectors(
         )
     name = LEARNED if has_tokenizer else strategy or DEFAULT
     written = settings
-    if strategy is None and not compared and isinstance(trained, ByChange):
+    keeps_strategy = isinstance(trained, ByChange) or not (settings or isinstance(trained, AllTokens))
+    if strategy is None and not compared and trained is not None and keeps_strategy and not has_tokenizer:
         name = trained.strategy
         settings = {key: value for key, value in vars(trained).items() if key != "strategy"} | dict(settings)
     known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else settings

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
@@ -29,6 +30,7 @@ from everest.methods.selector import Selector
 from everest.models.video_model import VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
+from everest.video.pixels import IMAGENET, PixelStatistics
 from everest.video.reader import probe
 
 Format = Literal["png", "gif", "mp4", "html"]
@@ -36,10 +38,19 @@ Format = Literal["png", "gif", "mp4", "html"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest(FigureRequest):
-    """The strategies to draw, with their titles, and the windows of a video to draw them on."""
+    """The strategies to draw, with their titles, and the windows of a video to draw them on.
+
+    Args:
+        sampling: of the frames of a window (everest.data.frames.SAMPLINGS).
+        tubelet, pixels, input_kind: without a model, which has its own.
+    """
 
     selectors: Sequence[tuple[str, Selector]]
     windows: int
+    sampling: str = "dense"
+    tubelet: tuple[int, int, int] = TUBELET
+    pixels: PixelStatistics = IMAGENET
+    input_kind: Input = "frames"
 
     def clips(self, video: Path) -> list[tuple[Tensor, ShownFrames]]:
         """Read windows spread over a video, (C, T, H, W) uint8 each; a single window is in its middle.
@@ -48,7 +59,7 @@ class MaskRequest(FigureRequest):
             VideoError: the video cannot be read.
             RecipeError: `frames` do not fit the tokenizer.
         """
-        frames, tubelet = self.frames, TUBELET
+        frames, tubelet = self.frames, self.tubelet
         if isinstance(self.model, VideoModel):
             frames = self.model.encoder.num_frames
         elif isinstance(self.model, AdaptiveTokenizer):
@@ -64,14 +75,15 @@ class MaskRequest(FigureRequest):
             size=size,
             clips=self.windows,
             crops=1,
-            sampling="dense",
+            sampling=self.sampling,
             fps=self.fps,
-            channels=self.model.pixels.channels if isinstance(self.model, VideoModel) else 3,
+            channels=(self.model if isinstance(self.model, VideoModel) else self).pixels.channels,
         )
         sample = Sample(path=str(video))
         clips = views(sample, np.random.default_rng(0), "auto").frames
         footage = footage_of(sample, self.fps)
-        missing = max(frames - -(-footage.num_frames // self.stride), 0)
+        step = self.stride if self.sampling == "dense" else 1
+        missing = max(frames - -(-footage.num_frames // step), 0)
         shown = {"video": video.name, "total": info.frames, "missing": missing, "fps": self.fps}
         return [
             (clip, ShownFrames(numbers=tuple(numbers), **shown))
@@ -116,7 +128,15 @@ def write_mask_figures(
     embedding = "pixels" if request.model is None else "checkpoint"
     documents = []
     for path, (clip, source) in zip(paths, clips, strict=True):
-        views = view_masks(clip, request.selectors, model=request.model, seed=request.seed)
+        views = view_masks(
+            clip,
+            request.selectors,
+            model=request.model,
+            tubelet=request.tubelet,
+            pixels=request.pixels,
+            input_kind=request.input_kind,
+            seed=request.seed,
+        )
         title = request.title(views)
         if kind == "png":
             draw_views(path, views, title=title, source=source)

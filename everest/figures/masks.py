@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.camera import view_camera
 from everest.figures.mask_view import GRAY, MaskView, in_colors, to_frames, to_patches
@@ -22,6 +23,7 @@ from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
+from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
@@ -41,23 +43,26 @@ class FigureRequest:
     Args:
         frames: T, the length of a clip.
         stride: in frames of the video, or in frames at `fps`.
-        size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
+        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
+            model has its own size.
         model: measures change; None for raw pixels.
     """
 
     frames: int
     stride: int
-    size: int
+    size: int | tuple[int, int]
     seed: int
     model: AnyModel | None
     fps: float | None = None
 
     def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""
+        """Height and width of the frames: the transformer's, else `size`, a side in whole `multiples`."""
         if isinstance(self.model, VideoModel):
             encoder = self.model.encoder
             _, p, q = encoder.patch_embed.tubelet
             return encoder.grid.h * p, encoder.grid.w * q
+        if not isinstance(self.size, int):
+            return self.size
         scale = self.size / min(video.height, video.width)
         height, width = (
             max(round(side * scale / multiple), 1) * multiple
@@ -73,6 +78,8 @@ def view_masks(
     *,
     model: AnyModel | None,
     tubelet: tuple[int, int, int] = TUBELET,
+    pixels: PixelStatistics = IMAGENET,
+    input_kind: Input = "frames",
     seed: int,
 ) -> list[MaskView]:
     """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
@@ -81,13 +88,13 @@ def view_masks(
         model: its embedding measures change; an autoencoder also predicts. A tokenizer scores tokens, and
             rebuilds the clip from the kept tokens and the first slice of each window. None: raw pixels
             measure change.
-        tubelet: of the raw pixels; a model has its own.
+        tubelet, pixels, input_kind: of the raw pixels; a model has its own.
     Raises:
         RecipeError: the clip does not divide into tubelets, a strategy does not fit its grid, or no token is
             visible to the model.
     """
     if model is None:
-        embed: Embedding = RawPixels(tubelet)
+        embed: Embedding = RawPixels(tubelet, pixels)
     elif isinstance(model, AdaptiveTokenizer):
         embed = ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
     else:
@@ -96,7 +103,7 @@ def view_masks(
     pixels = embed.pixels
     x = pixels.normalize(clip)[None]  # (1, C, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    seen = model.to_input(x) if isinstance(model, VideoModel) else x
+    seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, pixels)
     views = []
     for title, selector in selectors:
         importance = selector.importance(seen, embed)

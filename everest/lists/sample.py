@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
@@ -125,16 +126,35 @@ def samples_of_list(
     files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
     missing = _missing(files, file)
     if files and len(missing) == len(files):
+        if not root.is_dir():
+            raise DataError(
+                f"{root}: no such folder; the paths in {file} are relative to it; set it by --data DIR"
+            )
         first = next(iter(samples.values())).path
         raise DataError(
-            f"{file}: none of its {len(files)} videos exists, first {first}; "
+            f"{file}: none of its {len(files)} videos exists, first {first}{_next_to(file, rows[0], root)}; "
             f"paths are relative to {root}; name their folder by --data DIR"
             + ("" if is_unicode(first) else "; the list is not in UTF-8")
         )
     if not may_miss:
-        absent = {where: sample.path for where, sample in samples.items() if sample.path in missing}
-        refuse([f"{where}: {missing[path]}" for where, path in absent.items()], "videos are missing")
+        absent = [row for row in rows if samples[row.where].path in missing]
+        problems = [f"{row.where}: {missing[samples[row.where].path]}" for row in absent]
+        for place, row in enumerate(absent[:SHOWN]):
+            problems[place] += _next_to(file, row, root)
+        refuse(problems, "videos are missing")
     return tuple(samples.values())
+
+
+def _next_to(file: Location, row: ListRow, root: Location) -> str:
+    """Whether a missing video is next to its list, if its path was taken relative to another folder."""
+    path, folder = row.values["path"], file.absolute().parent
+    video = join_location(folder, path)
+    if folder == root.absolute() or video == join_location(root, path):
+        return ""
+    with suppress(OSError):
+        if video.exists():
+            return f", but there is {video}: paths are not relative to the list, but to --data ({root})"
+    return f", nor next to the list, {video}"
 
 
 def _missing(videos: Mapping[str, Location], file: Location) -> dict[str, str]:

@@ -49,8 +49,8 @@ def read_stage(
         DataError: there is no such list or folder, or its lines, labels or videos are wrong: the message
             names the first problems and their number.
     """
+    source = find_source(data, key, labeled=labeled)  # first: without the folder, no class names are found
     names = _class_names(data, classes) if labeled else None
-    source = find_source(data, key, labeled=labeled)
     samples = read_samples(
         source.location,
         root=source.root,

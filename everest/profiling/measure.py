@@ -92,7 +92,12 @@ def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
 
 
 def measure(
-    recipe: Recipe, stage: StageName, *, batch: int | None = None, clips_of_run: int | None = None
+    recipe: Recipe,
+    stage: StageName,
+    *,
+    batch: int | None = None,
+    clips_of_run: int | None = None,
+    cpu: bool = False,
 ) -> dict[str, Any]:
     """Measure steps on the first available device.
 
@@ -102,10 +107,11 @@ def measure(
     Args:
         batch: clips in a step; None: as many as fit, at most LARGEST_BATCH.
         clips_of_run: of the whole stage, for its energy; None if unknown.
+        cpu: use the CPU even if there is a GPU.
     Raises:
         EnvironmentProblem: the device has too little memory.
     """
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec, device = stage_spec(recipe, stage), accelerator.device
     frozen = frozen_layers(training_settings(recipe, stage), spec.model.backbone_size.depth)
     bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator), frozen_layers=frozen)

@@ -71,10 +71,8 @@ class Work:
         """The command that does the work, without the program."""
         start = self.init if self.needs is None else str(self.needs.run(folder))
         shared = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
-        if self.stage == "probe":
-            return ["probe", "--checkpoint", start, *shared, "--json", *(["--cpu"] if gpus == "cpu" else [])]
-        if self.stage == "eval":
-            return ["eval", "--checkpoint", start, *shared, "--json", "--gpus", gpus]
+        if self.stage in ("probe", "eval"):
+            return [self.stage, "--checkpoint", start, *shared, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != NO_INIT else []
         return [self.stage, *shared, *init, "--output", str(self.run(folder)), "--gpus", gpus]
 

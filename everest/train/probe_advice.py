@@ -56,6 +56,8 @@ class Probing(Protocol):
 CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
 LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse
 LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
+# Our choice: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
+SAME_RANK: Final = 1.5
 NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
 # Our choice. A healthy run on normalized targets may be near that loss for a third of its steps; RankMe is
 # then still above 0.7 times the first one; in most broken runs, RankMe is below 0.35 times the first one.
@@ -91,9 +93,13 @@ def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str,
     last = rows[-1]
     if last["step"] < _checked_from(steps):
         return {}
+    # A run whose features keep their rank may still begin to learn.
+    keeps_rank = last["rank_me"] >= PATIENT_RANK * rows[0]["rank_me"]
+    patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
     found = {"collapse": _collapse(rows[0], last), "accuracy": _worse(rows[0], last, videos)}
+    if found["collapse"] is None and videos > 1 and not patient:
+        found["same features"] = _same_features(rows[0], last)
     if held_out >= FEWEST_HELD_OUT:
-        patient = last["step"] < PATIENT_UNTIL * steps
         found["held-out loss"] = _no_fall(rows[0], last, patient=patient)
     return {kind: f"step {last['step']}: {text}" for kind, text in found.items() if text is not None}
 
@@ -112,16 +118,21 @@ def _collapse(first: Row, last: Row) -> str | None:
     return f"the features have collapsed: {' and '.join(parts)}. Lower base_lr, or use a longer warm-up"
 
 
-def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
-    """The held-out loss is no better than without learning.
+def _same_features(first: Row, last: Row) -> str | None:
+    """RankMe is near 1; a RankMe that was below 5 before the first step cannot fall to a fifth of it."""
+    if last["rank_me"] >= SAME_RANK:
+        return None
+    return (
+        f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}; near 1, the "
+        "features of all videos are nearly the same. Unless the videos are, try another base_lr or more steps"
+    )
 
-    Args:
-        patient: a run whose features keep their rank may still begin to learn.
-    """
+
+def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
+    """The held-out loss is no better than without learning; a `patient` check waits for the mean's loss."""
     loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
     if loss is None:
         return None
-    patient = patient and last["rank_me"] >= PATIENT_RANK * first["rank_me"]
     if mean is not None and loss <= NEAR_MEAN * mean:
         return None  # weights that had learned before may have been as good before the first step
     if mean is not None and not patient:
@@ -183,8 +194,9 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     """
     first, last = rows[0], rows[-1]
     rank = f"RankMe {_moved(first['rank_me'], last['rank_me'])} of {rank_most}"
-    collapsed = "collapse" in warnings(rows, steps=steps, videos=videos, held_out=0)
-    parts = [f"{rank}: the features collapsed" if collapsed else rank]
+    found = warnings(rows, steps=steps, videos=videos, held_out=0)
+    states = {"collapse": "collapsed", "same features": "are nearly the same for all videos"}
+    parts = [rank + "".join(f": the features {states[kind]}" for kind in states if kind in found)]
     key = next((key for key in ACCURACIES if last.get(key) is not None and first.get(key) is not None), None)
     if key is not None:
         values = [row[key] for row in rows if row.get(key) is not None]

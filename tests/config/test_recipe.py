@@ -144,6 +144,20 @@ def test_unknown_recipe_says_so():
     assert problems_of("no/such.yaml") == ["no/such.yaml: cannot be read: No such file or directory"]
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("my.yml", "my.yaml"), ("myy.yaml", "my.yaml"), ("my", "my.yaml"), ("ucf101.yml", "ucf101")],
+)
+def test_a_missing_recipe_file_names_a_similar_file_or_shipped_recipe(tmp_path, monkeypatch, name, meant):
+    write(tmp_path, "base: small\n", "my.yaml")
+    monkeypatch.chdir(tmp_path)
+    (problem,) = problems_of(name)
+    assert problem.endswith(f"; did you mean '{meant}'?")
+    write(tmp_path, f"base: {name}\n", "based.yaml")
+    (problem,) = problems_of(tmp_path / "based.yaml")
+    assert problem.endswith(f"; did you mean '{meant}'?")
+
+
 def test_circle_of_bases_is_an_error(tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_runs import called
 
 import everest
+from everest.config.recipe import load_recipe
 from everest.data.crops import resize
+from everest.data.views import EvalViews
 from everest.figures.frame_selection import FrameDraw, draw_selection
 from everest.figures.legend import share_text
 from everest.figures.mask_page import ranks_of, strategy_ranks
+from everest.lists.sample import Sample
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
+from everest.models.embedding import model_input
 from everest.video.reader import probe
 from everest.video.writer import write_video
 
@@ -131,6 +137,53 @@ def test_a_classifier_is_shown_with_its_own_tokens_and_stride(video: Path, tmp_p
     assert len(other["kept"]) * 2 == len(row["kept"])
 
 
+TOKENS = """
+base: small
+data: {frames: 8, size: [48, 64], channels: 1}
+model: {tubelet: [2, 8, 8], input: differences}
+pretrain: {stride: 3, selection: {strategy: redundancy-robust, keep_ratio: 0.25}}
+finetune: {stride: 2, selection: {strategy: redundancy-robust, keep_ratio: 0.5}}
+"""
+
+
+def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp_path: Path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(TOKENS)
+    shown = ("visualize-mask", video, "--recipe", recipe, "--overwrite", "--out", tmp_path)
+    (row,) = json_of(*shown)
+    assert (row["grid"], row["keep"]) == ([4, 6, 8], 0.25)
+    assert [b - a for a, b in itertools.pairwise(row["frames"])] == [3] * 7
+    clips = {"frames": 8, "stride": 3, "size": (48, 64), "channels": 1, "sampling": "dense"}
+    views = EvalViews(**clips, clips=1, crops=1)(Sample(path=str(video)), np.random.default_rng(), "auto")
+    pixels = load_recipe(recipe).data.pixels
+    seen = model_input(pixels.normalize(views.frames), "differences", pixels)
+    selector = load_recipe(recipe).pretrain.selection
+    importance = selector.importance(seen, RawPixels((2, 8, 8), pixels))
+    most = importance[0].argsort(descending=True, stable=True)[: len(row["kept"])]
+    assert row["kept"] == most.sort().values.tolist()
+    (row,) = json_of(*shown, "--stage", "finetune")
+    assert (row["keep"], row["visible"]) == (0.5, row["kept"])
+    assert row["frames"][1] - row["frames"][0] == 2
+    assert "model.input of the recipe is differences" in called(*shown, "--align", "shift", code=2).stderr
+    recipe.write_text("base: small\npretrain: {selection: {strategy: redundancy-robust, align: shift}}\n")
+    (row,) = json_of(*shown, "--size", 64)
+    assert "camera" in row
+
+
+def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(TOKENS.replace(", input: differences", "").replace("0.25}", "0.25, align: shift}"))
+    shown = ("visualize-mask", video, "--recipe", recipe, "--overwrite", "--out", tmp_path)
+    (row,) = json_of(*shown, "--frames", 4, "--stride", 5, "--size", 32, "--keep", 0.5, "--align", "none")
+    assert (row["grid"], row["keep"], "camera" in row) == ([2, 4, 6], 0.5, False)
+    assert row["frames"][1] - row["frames"][0] == 5
+    rows = json_of(*shown, "--compare")
+    assert [row["strategy"] for row in rows] == ["random", "tube", "running-cell", "redundancy-robust"]
+    recipe.write_text("base: small\npretrain: {selection: {strategy: tube}}\n")
+    (row,) = json_of(*shown, "--keep", 0.2, "--size", 64)
+    assert row["strategy"] == "tube"
+
+
 # --- select-frames ------------------------------------------------------------------------------------------
 
 
@@ -227,6 +280,9 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
         (["mask", "VIDEO", "--compare", "--distance", "l1"], 2, "--distance: --compare shows"),
         (["mask", "VIDEO", "--compare", "--keep", "0.5,0.2"], 2, "with one share"),
         (["mask", "VIDEO", "--compare", "--strategy", "tube"], 2, "leave out the others"),
+        (["mask", "VIDEO", "--stage", "finetune"], 2, "--stage finetune: needs --recipe"),
+        (["mask", "VIDEO", "-r", "smal"], 2, "did you mean 'small'"),
+        (["mask", "VIDEO", "-r", "lvmae-demo"], 2, "learned-importance needs a trained tokenizer"),
         (["mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
         (["select", "VIDEO", "--frames", "5"], 2, "give an even number"),
         (["select", "VIDEO", "--frames", "64"], 4, "64 frames, fewer than the 96 candidates"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import called, json_of
+from small_runs import called, json_of, refused
 from torch import Tensor
 
 import everest
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
+from everest_cli.option_groups import is_on_cpu
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -119,6 +121,28 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     assert "no recipe.yaml" not in with_recipe.stderr
     of_run = called("predict", video, "-c", classifier_run, "--which", "newest", "--json", "--cpu")
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
+
+
+def test_the_device_is_named_in_one_way_and_the_older_option_is_kept(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    video, options = clip_files / "clip0.mp4", ["-c", classifier_run, "-q"]
+    of_cpu = called("predict", video, *options, "--gpus", "cpu").stdout
+    assert called("predict", video, *options, "--cpu").stdout == of_cpu
+    called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
+    called("probe", *options, "--gpus", "cpu", "--probes", "knn")
+    assert "--cpu" not in called("predict", "--help").stdout
+    notice = "--gpus has no effect without --measure, --data or --max-batch"
+    assert notice in called("profile", "--backbone", "vit-tiny", "--gpus", "cpu").stderr
+    called("profile", "--backbone", "vit-tiny", "--gpus", "cpu", "--max-batch")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert "--gpus 2: this command uses one device" in refused(
+        "predict", video, *options, "--gpus", 2, code=2
+    )
+    assert "no GPU 7" in refused("predict", video, *options, "--gpus", "7,", code=5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert not is_on_cpu("2,")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
 
 
 def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(

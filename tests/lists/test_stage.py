@@ -57,6 +57,44 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
         assert makes in message
 
 
+def test_a_folder_that_does_not_exist_is_named_before_its_files(
+    recipe: Path, tmp_path: Path, clip_files: Path
+):
+    recipe.write_text(OPEN.replace("classes: null", "classes: classes.txt"))
+    wrong = tmp_path / "wrong"
+    for command in ("finetune --init none", "pretrain"):
+        message = refused(command, "--recipe", recipe, "--data", wrong, "--gpus", "cpu", code=4)
+        assert message == f"error: data.root: {wrong}: no such folder; set it by --data DIR\n"
+    (tmp_path / "list.csv").write_text("clip0.mp4 0\n")
+    message = refused("prepare stats", tmp_path / "list.csv", "--data", wrong, code=4)
+    assert message.startswith(
+        f"error: {wrong}: no such folder; the paths in {tmp_path}/list.csv are relative"
+    )
+
+
+@pytest.mark.parametrize("also_there", [False, True])
+def test_the_error_of_a_missing_video_names_both_places(
+    recipe: Path, tmp_path: Path, clip_files: Path, also_there
+):
+    root, lists = tmp_path / "root", tmp_path / "root" / "lists"
+    shutil.copytree(clip_files, root)
+    lists.mkdir()
+    (lists / "some.csv").write_text("clip0.mp4 0\nclip9.mp4 1\n")
+    if also_there:
+        shutil.copy(clip_files / "clip0.mp4", lists / "clip9.mp4")
+    options = ["--recipe", recipe, "--data", root, "--set", "data.train=lists/some.csv", "--gpus", "cpu"]
+    message = refused("finetune --init none", *options, code=4)
+    next_to = f", nor next to the list, {lists}/clip9.mp4"
+    if also_there:
+        next_to = (
+            f", but there is {lists}/clip9.mp4: paths are not relative to the list, but to --data ({root})"
+        )
+    assert message == f"error: {lists}/some.csv:2: no file {root}/clip9.mp4{next_to}\n"
+    (lists / "some.csv").write_text("clip9.mp4 1\n")
+    message = refused("finetune --init none", *options, code=4)
+    assert f"none of its 1 videos exists, first {root}/clip9.mp4{next_to}; paths are relative to" in message
+
+
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
     root = tmp_path / "root"
     for name in ("train", "val", "test"):

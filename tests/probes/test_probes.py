@@ -84,6 +84,22 @@ def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
     assert new_warnings(rows, **RUN) == {}
 
 
+def test_features_that_are_and_stay_nearly_the_same_for_all_videos_are_named():
+    """RankMe is never below 1, so that it cannot fall to a fifth of a first value below 5."""
+    same, good = [10.0, 1.05, 0.05, 0.9, 1.0], [10.0, 3.0, 0.4, 0.5, 1.0]
+    rows = [row(0, same), row(304, [*same[:3], 0.5, 1.0])]
+    assert warnings(rows, **RUN) == {}  # may still begin to learn
+    rows.append(row(STEPS, [*same[:3], 0.5, 1.0]))
+    assert set(new_warnings(rows, **RUN)) == {"same features"}
+    assert "RankMe was 1.05 before the first step and is 1.05" in warnings(rows, **RUN)["same features"]
+    stayed = "RankMe stayed at 1.1 of 128: the features are nearly the same for all videos"
+    assert sentence(rows, steps=STEPS, videos=VIDEOS, rank_most=128).endswith(stayed)
+    assert warnings(rows, **{**RUN, "videos": 1}) == {}
+    assert warnings([rows[0], row(STEPS, good)], **RUN) == {}
+    fell = [row(0, good), row(304, [10.0, 1.05, 0.2, 0.5, 1.0])]
+    assert set(warnings(fell, **RUN)) == {"same features"}  # at once
+
+
 def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
     too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
     rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]

@@ -16,7 +16,7 @@ from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
-from everest.models.pretraining import PretrainingOutput
+from everest.models.video_model import PretrainingOutput
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext

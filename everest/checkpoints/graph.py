@@ -23,8 +23,8 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
-from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
+from everest.models.video_model import PretrainingModel
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"

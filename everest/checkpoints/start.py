@@ -15,8 +15,8 @@ from everest.config.stage_settings import PixelTargetSettings, TargetSettings, T
 from everest.errors import CheckpointError, shown
 from everest.foreign.preprocessor import require_same_channels
 from everest.models.classifier import VideoClassifier
-from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
+from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.system.weights import Weights, load_tensors, require_fitting
 from everest.tokenizer.spec import TokenizerSpec

@@ -18,8 +18,8 @@ from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
 from everest.models.positions import TokenPositions, add_positions
-from everest.models.pretraining import PretrainingModel, PretrainingOutput
 from everest.models.rotary import RotaryPositions
+from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
 
 

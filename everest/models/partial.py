@@ -12,7 +12,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.lora import add_adapters
-from everest.models.pretraining import PretrainingModel
+from everest.models.video_model import PretrainingModel
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 

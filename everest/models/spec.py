@@ -7,30 +7,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FrameSelectionSettings, TargetSettings, ViewsSettings
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
-from everest.methods.targets import TargetMaker
+from everest.methods.targets import Target, TargetMaker
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.pretraining import PretrainingModel
-from everest.models.spec_problems import spec_problems
+from everest.models.positions import INTERPOLATED
+from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, make_targets
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 # Settings of a model that older files do not have, with their defaults, which are not written.
@@ -132,7 +134,36 @@ class ModelSpec:
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
-        return spec_problems(self)
+        yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
+        yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
+        needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
+        learned_colors = self.tokenizer is not None or isinstance(self.target, Target)
+        classifies, heads = self.kind == "classifier", self.answered
+        found = {
+            f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
+            "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
+            "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
+            "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
+            "num_classes: missing": classifies and self.num_classes is None,
+            "position_grid: for interpolated positions, and only for these": (
+                (self.position_grid is None) == (self.model.positions in INTERPOLATED)
+            ),
+            "heads: other classes than num_classes": (
+                classifies and sum(head.outputs for head in heads) != self.num_classes
+            ),
+            "task: regression has one output": any(h.task == "regression" and h.outputs != 1 for h in heads),
+            "calibration: other thresholds than classes": (
+                classifies and any(len(head.thresholds) != head.outputs for head in heads)
+            ),
+        }
+        yield from (problem for problem, is_found in found.items() if is_found)
+        try:
+            check_num_tokens(self.grid)
+            blank = torch.empty(1, self.grid.num_tokens, device="meta")
+            if not self.selection(self.grid, importance=blank, noise=blank).visible.size(1):
+                yield f"selection: keeps none of {self.grid.num_tokens} tokens"
+        except RecipeError as error:
+            yield str(error)
 
     def without_files(self) -> ModelSpec:
         """The same model with an untrained tokenizer, for a device on which tensors have no values."""

@@ -1,34 +1,36 @@
-"""The base class of the models that a user opens: they know the clips they take, and their classes.
+"""The base classes of the models that a user opens, and of those that pre-training trains.
 
-B batch, C channels, T frames, H W pixels.
+They know the clips they take, and their classes. The task of a camera's motion joins any pre-training.
+
+B batch, C channels, T frames, H W pixels, N tokens, D width.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
+from everest.methods.camera_task import MOTIONS, NUMBERS, moving_clips
 from everest.methods.importance import Embedding
-from everest.methods.selector import Selector
+from everest.methods.selector import Selector, choose
 from everest.models.embedding import model_input
 from everest.models.vit import Architecture, Encoder
 from everest.video.pixels import PixelStatistics
-
-if TYPE_CHECKING:
-    from everest.models.spec import ModelSpec
 
 
 class VideoModel(nn.Module):
     """A model on clips of videos. `everest.load_model` and `everest.create_model` set the attributes.
 
     Attributes:
-        spec: all that is needed to rebuild the model; `ModelSpec.build` sets it.
+        spec: the ModelSpec that has built the model; its `build` sets it.
         input_kind: of `to_input`, which every method that takes normalized frames applies to them.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
@@ -36,7 +38,7 @@ class VideoModel(nn.Module):
         class_names: in the order of the logits; None if only indices are known, or several heads have them.
     """
 
-    spec: ModelSpec
+    spec: Any
     stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
     clip: ClipFormat
     recipe: Recipe
@@ -111,3 +113,59 @@ class VideoModel(nn.Module):
             VideoError: the file is unreadable.
         """
         return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PretrainingOutput:
+    """The output of one forward pass of pre-training.
+
+    It is no tuple: Accelerate would copy the tensors of a tuple to float32.
+    """
+
+    loss: Tensor  # scalar
+    parts: dict[str, Tensor] = field(default_factory=dict)  # further scalars for metrics.jsonl, by name
+
+
+class PretrainingModel(VideoModel):
+    """An encoder with its last norm, and what learns with it.
+
+    Args:
+        camera: the weight of the task of everest.methods.camera_task in the loss; 0: without it.
+    """
+
+    stage: ClassVar = "pretrain"
+
+    def __init__(self, architecture: Architecture, *, selector: Selector, camera: float) -> None:
+        super().__init__(architecture, selector=selector, final_norm=True)
+        self.camera_weight = camera
+        self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
+
+    def visible_features(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+        """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            noise: (B, at least N) uniform in [0, 1). None: drawn from torch's default generator.
+        Raises:
+            ValueError: the clips do not have the model's size or are no frames.
+        """
+        encoder, grid = self.encoder, self.encoder.grid
+        encoder.check(frames)
+        if noise is None:
+            noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
+        x = self.to_input(frames)
+        ids = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
+        return encoder(x, ids).mean(dim=1)
+
+    def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+        """The mean squared error of the camera's motion that still frames of clips get; a scalar.
+
+        Args:
+            noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.
+                None: drawn from torch's default generator.
+        """
+        assert self.camera_head is not None
+        if noise is None:
+            noise = torch.rand(frames.size(0), self.encoder.grid.num_tokens + NUMBERS, device=frames.device)
+        clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
+        features = self.visible_features(clips, noise)  # (B, D)
+        return F.mse_loss(self.camera_head(features).float(), motions)

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from everest.config.stage_settings import ViewsSettings
 from everest.methods.selector import Selector
 from everest.methods.view_losses import contrast, invariance, random_directions, sigreg, spread
-from everest.models.pretraining import PretrainingModel, PretrainingOutput
+from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
 

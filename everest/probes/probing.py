@@ -30,8 +30,8 @@ from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder, Reconstruction
-from everest.models.pretraining import PretrainingModel
 from everest.models.spec import ModelSpec
+from everest.models.video_model import PretrainingModel
 from everest.probes import list_probe
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from everest.config.metrics import LOGGED, MEASURED_BY, METRICS, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
-from everest.data.augment import mix
+from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
@@ -27,7 +28,13 @@ from everest.models.classifier import VideoClassifier, soft_targets, supervised_
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, Validations, stays_at_chance
+from everest.train.health import (
+    FEWEST_STEPS,
+    STILL_GUESSING,
+    UNDERFITS,
+    Validations,
+    stays_at_chance,
+)
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 
@@ -183,13 +190,20 @@ def _validation_row(predictions: Predictions) -> dict[str, float]:
 
 
 def _warn_at_chance(stage: Finetuning, step: int) -> None:
-    """Warn after a real budget, or at the end of a shorter run, if nothing has been learned."""
+    """Warn after a real budget, and at the end of the run, if hardly anything has been learned."""
     training, settings, heads = stage.training, stage.settings, stage.model.heads
-    budget = min(training.plan.steps, training.plan.warmup_steps + FEWEST_STEPS)
-    plain = not settings.mixup and not settings.cutmix and settings.class_weights == "none"
-    if step == budget and plain and all(head.task == "single-label" for head in heads):
-        sizes = [head.outputs for head in heads]
-        training.warn_once("chance", stays_at_chance(list(training.step_log.losses.finite), sizes))
+    steps = training.plan.steps
+    budget = min(steps, training.plan.warmup_steps + FEWEST_STEPS)
+    guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
+    if step not in (budget, steps) or not guessable:
+        return
+    sizes = [head.outputs for head in heads]
+    mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
+    lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
+    losses, share = list(training.step_log.losses.finite), UNDERFITS if step == steps else STILL_GUESSING
+    mixes = any(mixing.values())
+    warning = stays_at_chance(losses, sizes, lowest=lowest, share=share, mixes=mixes)
+    training.warn_once("chance", warning)
 
 
 def _summary(stage: Finetuning, validations: Validations) -> str:
@@ -204,10 +218,10 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
     metric = METRICS[validations.metric]
     labels = [sample.labels for sample in clips.samples]
     chance = chance_of(validations.metric, heads, labels)
-    shown = "" if chance is None else f" (chance {as_text(metric, chance)})"
+    shown = "" if chance is None else f"; chance {as_text(metric, chance)}"
     value = as_text(metric, validations.best_value)
     text = (
-        f"best validation {metric.title} {value} of {len(clips)} videos{shown} "
+        f"best validation {metric.title} {value} of {len(clips)} videos (one center view of each{shown}) "
         f"after step {best['step']} of {steps}; eval, predict, extract and export use these weights, "
         f"{training.run.best}"
     )

@@ -75,10 +75,10 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.evaluation.metric_text import fact_rows, metric_rows, sweep_table
+    from everest.evaluation.metric_text import fact_rows, metric_rows, sweep_table, views_text
 
     tables = [
-        (("", "value", "95 % interval", "chance"), metric_rows(result)),
+        ((views_text(result), "value", "95 % interval", "chance"), metric_rows(result)),
         (("", ""), fact_rows(result)),
         *([sweep_table(result["sweep"])] if "sweep" in result else []),
     ]

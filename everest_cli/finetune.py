@@ -8,7 +8,7 @@ from everest_cli.training_command import InitName, TrainOptions, finish, print_t
 
 
 @grouped
-def finetune(recipe: o.RecipeName, init: InitName, options: TrainOptions) -> None:
+def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101

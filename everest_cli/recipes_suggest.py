@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,7 +12,7 @@ import typer
 from everest.errors import RecipeError
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.output import say
+from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
@@ -53,19 +54,21 @@ def suggest(
         float, typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="For a stage.")
     ] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file and its lists.")] = False,
+    as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write a recipe for a data set and a device, with the reason for each value.
+    """Write a recipe for a data set and a device, with the reason for each value; prints its path.
 
     Class folders without lists are split first, into FILE-lists.
     """
     from everest.config.recipe import load_recipe
     from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
-    from everest.suggest.auto import this_device
-    from everest.suggest.data_facts import data_section, examine_data, has_class_folders, with_task
+    from everest.suggest.data_facts import examine_data
+    from everest.suggest.data_section import data_section, has_class_folders, with_task
+    from everest.suggest.devices import DEVICES, check_device, stage_times, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.suggest import DEVICES, check_device, choose_values, recipe_text
+    from everest.suggest.suggest import choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -90,8 +93,8 @@ def suggest(
             if found is not None:
                 say(found)
         settings = DataSettings(**section)
-        if pretrain is not None:
-            _check_pretrain(pretrain, settings, data, divided=divided is not None)
+        if pretrain is not None or unlabeled:
+            _check_held_out(pretrain, settings, data, divided=divided is not None)
         facts = examine_data(settings, labeled=not unlabeled)
         if divided is not None:
             section = divided.in_place(section)
@@ -112,26 +115,46 @@ def suggest(
     without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
     if without:
         say(f"warning: no {' or '.join(without)} list; `everest prepare split LIST` divides a list first")
+    times = stage_times(choices, device, purpose)
+    commands = training_commands(
+        output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
+    )
     if not quiet:
-        commands = training_commands(
-            output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
-        )
+        for time in times:
+            say(str(time))
+        measure = f"everest profile --recipe {shlex.quote(str(output))} --measure"
+        say(f"`{measure}` measures the clips/s of this machine")
         say("\n  ".join(["next:", *commands]))
-    typer.echo(output)
+    if as_json:
+        print_json({"recipe": str(output), "stages": [time._asdict() for time in times], "next": commands})
+    else:
+        typer.echo(output)
 
 
-def _check_pretrain(source: str, settings: DataSettings, data: str, *, divided: bool) -> None:
-    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
+def _check_held_out(source: str | None, settings: DataSettings, data: str, *, divided: bool) -> None:
+    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them.
+
+    Args:
+        source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
+    """
+    from everest.suggest.data_section import held_out_lists
     from everest.suggest.next_commands import shared_videos
 
-    count = shared_videos(settings, ("train", "val", "test") if divided else ("val", "test"))
-    videos = counted(count, "video")
-    if count and divided:
+    keys = ("train", "val", "test") if divided else ("val", "test")
+    lists = [name for key in keys if (name := getattr(settings, key)) is not None]
+    shared = shared_videos(settings, "pretrain" if source else "train", lists or held_out_lists(data))
+    videos = counted(len(shared), "video")
+    if shared and divided:
         raise RecipeError(
             f"--pretrain {source}: has {videos} of {data}, whose folders are classes; name another folder"
         )
-    if count:
-        say(f"warning: --pretrain {source} has {videos} of the validation or test list")
+    if shared:
+        option = f"--pretrain {source}" if source else f"--unlabeled {data}"
+        fix = "--pretrain" if source else "--train"
+        say(
+            f"warning: {option} has {videos} of the validation or test list, such as {shared[0]}: an "
+            f"encoder that has seen them is evaluated too well; {fix} LIST names the videos without them"
+        )
 
 
 class _DividedFolder:

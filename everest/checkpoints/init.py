@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import is_hub_name
 from everest.system.run_environment import INIT, INIT_NAME, ORIGIN, Decoder, Init
-from everest.system.run_folder import ENVIRONMENT, RunFolder
+from everest.system.run_folder import BEST, ENDED, ENVIRONMENT, PLAN, WEIGHTS, RunFolder
 from everest.system.weights import Weights, state_hash
 
 
@@ -31,7 +32,10 @@ def find_init(
         RecipeError: `output` holds the weights, or its env.json is damaged; or the name is empty.
     """
     if name == "":
-        raise RecipeError("--init: empty; name a checkpoint, or none")
+        raise RecipeError(
+            "--init: missing; name the weights to start from (a run folder, a .safetensors file, "
+            "hf:OWNER/NAME or timm:NAME), or none to train from scratch"
+        )
     is_elsewhere = is_hub_name(name) or is_timm_name(name)
     name = str(name) if is_elsewhere else str(absolute(Path(name)))
     run = RunFolder(output) if output is not None and not overwrite else None
@@ -63,6 +67,25 @@ class Start:
     origin: dict[str, Any]
     saved: ModelSpec
     weights: Weights | None
+
+    def notices(self) -> Iterator[str]:
+        """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
+        file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
+        own = file.name in (WEIGHTS, BEST) and RunFolder(file.parent).is_run()
+        plan = RunFolder(file.parent).read_env(PLAN) if own else None
+        steps = plan.get("steps") if isinstance(plan, dict) else None
+        shown = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
+        reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
+        yield f"weights: encoder of {shown}{reached}"
+        if not (isinstance(step, int) and isinstance(steps, int)) or step == steps:
+            return
+        rows = RunFolder(file.parent).rows()
+        last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
+        if last < steps and not any(ENDED in row for row in rows):
+            yield (
+                f"warning: {shown} has not reached its last step ({last} of {steps}); let that run finish "
+                "first, for a better encoder"
+            )
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""

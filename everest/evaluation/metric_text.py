@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from everest.config.metrics import MEASURED_BY, METRICS, Metric
+from everest.system.text import counted
 
 ALL_HEADS = "action_top1"  # the one metric of several heads together
 
@@ -67,12 +68,16 @@ def _range(metric: Metric, low: float | None, high: float | None) -> str:
     return f"{_digits(low)} to {percent(high)}" if metric.percent else f"{low:.4g} to {high:.4g}"
 
 
+def views_text(result: dict[str, Any]) -> str:
+    """The views of a video that the metrics in the document of `everest eval --json` are from."""
+    views = result["views"]
+    return f"views of a video: {counted(views['clips'], 'clip')} x {counted(views['crops'], 'crop')}"
+
+
 def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield how the metrics in the document of `everest eval --json` were measured."""
-    views = result["views"]
     groups = f", from {result['groups']} groups" if result["groups"] < result["videos"] else ""
     yield "videos", f"{result['videos']}{groups}"
-    yield "views of a video", f"{views['clips']} clips x {views['crops']} crops"
     yield "skipped (unreadable)", str(result["skipped"])
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.dataset import VideoClips
 from everest.evaluation.keep_figure import draw_sweep
-from everest.evaluation.metric_text import fact_rows, metric_rows, percent, sweep_table
+from everest.evaluation.metric_text import fact_rows, metric_rows, percent, sweep_table, views_text
 from everest.evaluation.plots import LONGEST_NAME, NUMBERED
 from everest.evaluation.sections import Section, is_plot, make_section
 from everest.figures.drawing import any_script, jpeg_uri, png_uri
@@ -87,6 +87,7 @@ def render_page(
     )
     return templates.get_template("page.html").render(
         title=f"Evaluation of {result['checkpoint']}",
+        views=views_text(result),
         metrics=metric_rows(result),
         drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
         few_groups=FEW_GROUPS,

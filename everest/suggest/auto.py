@@ -8,31 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile, find_recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.lists.stage import LISTS
 from everest.suggest.choices import Purpose
-from everest.suggest.data_facts import data_section, examine_data, with_task
-from everest.suggest.suggest import DEVICES, choose_values, recipe_text
+from everest.suggest.data_facts import examine_data
+from everest.suggest.data_section import data_section, with_task
+from everest.suggest.devices import DEVICES, this_device
+from everest.suggest.suggest import choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
 HOURS: Final = 1.0  # for both stages
 DIGITS: Final = 4  # our choice, of a mean and std: a fortieth of a level of a byte
-
-
-def this_device() -> str:
-    """The name of the largest of `DEVICES` that this machine has."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    gpus = [name for name in DEVICES if name != "cpu"]
-    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
-    return fitting[-1] if fitting else gpus[0]
 
 
 def auto_recipe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from everest.config.heads import Task
@@ -13,14 +14,14 @@ from everest.lists.sample import Sample
 from everest.lists.stage import read_stage
 
 
-def shared_videos(data: DataSettings, keys: Iterable[str]) -> int:
-    """Count the videos of `data.pretrain` that the lists `keys` have, too; a link counts as its target.
+def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
+    """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target.
 
     Raises:
         DataError: a list cannot be read.
     """
-    others = [_paths(data, key) for key in keys if getattr(data, key) is not None]
-    return len(_paths(data, "pretrain").intersection(set().union(*others)))
+    others = (_paths(replace(data, test=name), "test") for name in lists)
+    return sorted(_paths(data, key).intersection(set().union(*others)))
 
 
 def _paths(data: DataSettings, key: str) -> set[str]:

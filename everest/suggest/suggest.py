@@ -10,65 +10,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
-from everest.errors import unknown_name
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
+from everest.suggest.devices import DEVICES, Device, check_device
 from everest.train.plan import PEAK_LR
 from everest.train.probe_advice import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
+MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated
+WHOLE_FRAME: Final = 0.8  # a crop that shows more is the only one that is evaluated
 FRAMES: Final = 16  # of a clip
 MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
 FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
-STEPS_A_SECOND: Final = 10  # at most, assumed
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """The model and the batch that a kind of device can train in hours."""
-
-    base: str  # recipe
-    backbone: str
-    side: int  # of a square of as many pixels as a frame
-    tubelet: tuple[int, int, int]
-    batch: int
-    keep: float  # share of the tokens that fine-tuning encodes
-    speed: int  # clips per second in fine-tuning, assumed
-
-
-DEVICES: Final = {
-    "cpu": Device(
-        base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15, speed=60
-    ),
-    "8GB": Device(
-        base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6, speed=100
-    ),
-    "24GB": Device(
-        base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6, speed=150
-    ),
-    "80GB": Device(
-        base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6, speed=200
-    ),
-}
-
-
-def check_device(name: str) -> str:
-    """The name of a device; RecipeError if there is none of that name."""
-    if name not in DEVICES:
-        raise unknown_name("--device", name, DEVICES)
-    return name
 
 
 def choose_values(
@@ -111,7 +75,8 @@ def choose_values(
         *_labels(facts, purpose),
     ]
     chosen += _probes(facts, chosen, batch=device.batch)
-    order = ("data", "model", "pretrain", "finetune")
+    chosen += _evaluated_views(facts, chosen)
+    order = ("data", "model", "pretrain", "finetune", "eval")
     return sorted(chosen, key=lambda choice: order.index(choice.key.split(".")[0]))
 
 
@@ -132,15 +97,16 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
 
 def _stride(stage: str, frames: float) -> Choice:
     stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
-    covered = f"{min(1.0, stride * FRAMES / frames):.0%}"
-    return Choice(
-        f"{stage}.stride", stride, f"a clip covers {covered} of the median video ({frames:g} frames)"
-    )
+    return Choice(f"{stage}.stride", stride, f"{_coverage(stride, frames)} ({frames:g} frames)")
+
+
+def _coverage(stride: int, frames: float) -> str:
+    return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median video"
 
 
 def _budgets(stage: str, videos: int, device: Device, *, hours: float) -> list[Choice]:
     by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(videos))))
-    in_time = int(hours * 3600 * min(device.speed / device.batch, STEPS_A_SECOND))
+    in_time = int(hours * 3600 * device.speed / device.batch)
     steps = max(1, min(by_data, in_time))
     limit = f"{STEPS_OF_ROOT} x sqrt({videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
@@ -209,6 +175,19 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[C
             return [Choice("pretrain.probe", {"every": every, **named}, reason)]
     reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
     return [Choice("pretrain.probe", {"every": 0}, reason)]
+
+
+def _evaluated_views(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
+    """One clip and one crop where they show most of the median video, else as many as the base has."""
+    values, views = {choice.key: choice.value for choice in chosen}, []
+    stride, (height, width) = values["finetune.stride"], values["data.size"]
+    if stride * FRAMES > MOST_OF_VIDEO * facts.frames:
+        views.append(Choice("eval.clips", 1, f"{_coverage(stride, facts.frames)}: one is enough"))
+    shapes = sorted((height / width, facts.height / facts.width))
+    shown = shapes[0] / shapes[1]  # by the largest crop of the shape of a clip
+    if shown > WHOLE_FRAME:
+        views.append(Choice("eval.crops", 1, f"a crop shows {shown:.0%} of the median frame: one is enough"))
+    return views
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:

@@ -61,10 +61,14 @@ class RunContext:
         self.report(notice(text))
 
     def read_start(self) -> Start | None:
-        """Read the weights that the run starts from, if any.
+        """Read the weights that the run starts from, if any, and show which they are.
 
         Raises:
             CheckpointError: see `everest.checkpoints.init.read_start`.
         """
         run = self.run if self.resumed else None
-        return None if self.init is None else read_start(self.init, resumed=run)
+        start = None if self.init is None else read_start(self.init, resumed=run)
+        if start is not None and start.weights is not None and self.accelerator.is_main_process:
+            for text in start.notices():
+                self.notice(text)
+        return start

@@ -16,6 +16,10 @@ SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts t
 SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
 SPIKE_STDS: Final = 6.0  # our choice
 NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below which little has been learned
+# Our choice: of the way from the training loss of guessing to that of a model that knows every label. After
+# few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
+STILL_GUESSING: Final = 0.03
+UNDERFITS: Final = 0.2
 NEAR_GUESSING: Final = 0.95  # our choice: a validation loss above this share of that of guessing
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 MEANT: Final = 5  # our choice: validations whose losses are averaged before overfitting is reported
@@ -89,23 +93,31 @@ class LossWatch:
         return warning
 
 
-def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str | None:
-    """A warning if the last losses still equal the loss of guessing, else None.
+def stays_at_chance(
+    losses: Sequence[float], num_classes: Sequence[int], *, lowest: float, share: float, mixes: bool = False
+) -> str | None:
+    """A warning if the last losses are hardly below the loss of guessing, else None.
+
+    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
 
     Args:
         num_classes: of each head; the loss is the mean over the heads.
+        lowest: the loss of a model that knows every class (everest.data.augment.lowest_loss).
+        share: of the way from guessing to `lowest`, below which there is a warning.
+        mixes: whether mixup or cutmix is on.
     """
     if not losses:  # not one of them was finite
         return None
-    chance = sum(map(math.log, num_classes)) / len(num_classes)
-    mean = sum(losses) / len(losses)
-    if abs(mean - chance) > 0.02 * chance:
+    chance, mean = fmean(map(math.log, num_classes)), fmean(losses)
+    if mean < chance - share * (chance - lowest):
         return None
     logarithms = " and ".join(f"ln({number})" for number in num_classes)
     logarithms = f"the mean of {logarithms}" if len(num_classes) > 1 else logarithms
+    fewer = "lower finetune.mixup and finetune.cutmix, " if mixes else ""
     return (
-        f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
-        "to the videos, try another base_lr, or see with --overfit-one-batch if anything can be learned"
+        f"the loss, {mean:.2f}, is still near that of guessing, {logarithms} = {chance:.2f}; a model that "
+        f"knows every label would reach {lowest:.2f}. Check that the labels belong to the videos; try "
+        f"{fewer}more steps or a higher base_lr; --overfit-one-batch shows whether anything can be learned"
     )
 
 

@@ -201,7 +201,8 @@ def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Pat
     assert "only with --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
     assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
-    assert "--init: empty" in refused(*pretrain, "--init", "", *out, code=2)
+    assert "--init: missing" in refused(*pretrain, "--init", "", *out, code=2)
+    assert "or none to train from scratch" in refused("finetune", *pretrain[1:], *out, code=2)
     assert "timm has no such model" in refused(*pretrain, "--init", "timm:vit_small", *out, code=2)
     assert not (tmp_path / "x").exists()
 
@@ -371,3 +372,28 @@ def test_weights_with_interpolated_positions_open_at_other_sizes(
         tables.append(model.encoder.position.table)
     assert torch.equal(tables[0], open_model(first).transformer.encoder.position.table)
     assert tables[1].shape == (72, 24)
+
+
+def test_a_run_names_the_weights_that_it_starts_from(
+    first: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def notices(stage: str, init: str) -> list[str]:
+        shown = called(stage, "--recipe", recipe, "--init", init, "--dry-run", "-q").stderr.splitlines()
+        return [line for line in shown if "weights: " in line or "last step" in line]
+
+    step = read_header(first / "model.safetensors").step
+    for stage in ("pretrain", "finetune"):
+        assert notices(stage, "first") == [f"weights: encoder of first, step {step} of {step}"]
+    environment = json.loads((first / "env.json").read_text())
+    environment["plan"]["steps"] = 849  # as if the run had been stopped
+    (first / "env.json").write_text(json.dumps(environment))
+    named = f"weights: encoder of first, step {step} of 849"
+    warning = f"warning: first has not reached its last step ({step} of 849); let that run finish first"
+    assert notices("finetune", "first") == [named, f"{warning}, for a better encoder"]
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": {step}, "ended": "by patience"}}\n')
+    assert notices("finetune", "first") == [named]
+    shutil.copy(first / "model.safetensors", "alone.safetensors")
+    assert notices("pretrain", "alone.safetensors") == [f"weights: encoder of alone.safetensors, step {step}"]

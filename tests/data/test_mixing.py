@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from everest.config.heads import Head
-from everest.data.augment import cut_box, mix
+from everest.data.augment import cut_box, lowest_loss, mix
 from everest.models.classifier import soft_targets
 
 CLASSES = 5
@@ -156,3 +156,17 @@ def test_several_heads_are_mixed_alike_each_with_its_own_sum():
         alone, expected = mixed_batch(frames, own, num_classes=[3 + head], **options, rng=rng)
         assert torch.equal(both, alone)
         assert torch.equal(part, expected)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.0, 0.0), (0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_lowest_loss_is_the_mean_entropy_of_the_targets(mixup, cutmix, smoothing):
+    rng, entropies = np.random.default_rng(0), []
+    for _ in range(2000):
+        labels, frames = torch.from_numpy(rng.integers(CLASSES, size=(8, 1))), torch.zeros(8, 1, 1, 16, 16)
+        settings = {"smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
+        _, targets = mixed_batch(frames, labels, num_classes=[CLASSES], **settings, rng=rng)
+        entropies.append(float(torch.special.entr(targets).sum(1).mean()))
+    expected = lowest_loss(CLASSES, smoothing=smoothing, mixup=mixup, cutmix=cutmix)
+    assert np.mean(entropies) == pytest.approx(expected, abs=0.04)
+    assert expected < 0.7 * math.log(CLASSES)

@@ -265,6 +265,13 @@ def test_metrics_that_every_model_reaches_are_no_rows():
     assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
 
 
+def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
+    for clips, crops, views in ((2, 3, "2 clips x 3 crops"), (1, 1, "1 clip x 1 crop")):
+        options = ["--set", f"eval.clips={clips}", "--set", f"eval.crops={crops}"]
+        header = run("eval", "-c", classifier_run, "-q", *options).splitlines()[1]
+        assert header.split("┃")[1].strip() == f"views of a video: {views}"
+
+
 def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
     mixed_run: Path, monkeypatch: pytest.MonkeyPatch
 ):

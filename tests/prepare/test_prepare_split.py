@@ -14,7 +14,7 @@ from everest.lists.sample import Sample
 from everest.lists.samples import read_samples
 from everest.prepare.assignment import assign
 from everest.prepare.split import read_shares, split_samples
-from everest.suggest.data_facts import data_section
+from everest.suggest.data_section import data_section
 from everest_cli.split_text import few_videos
 
 

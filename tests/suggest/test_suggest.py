@@ -11,15 +11,17 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, refused, run
+from small_runs import called, json_of, refused, run
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.lists.samples import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
-from everest.suggest.data_facts import DataFacts, _probed, data_section, examine_data
-from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words
+from everest.suggest.data_facts import DataFacts, _probed, examine_data
+from everest.suggest.data_section import data_section
+from everest.suggest.devices import DEVICES
+from everest.suggest.suggest import choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
@@ -202,10 +204,74 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, class_folders: Pat
 
 
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
-    for name in ("train.csv", "a_train.csv", "b_train.csv", "all.csv", "classes.txt", "a_classes.txt"):
-        (tmp_path / name).write_text("")
+    for prefix, label in (("", "walk"), ("a_", "run")):
+        (tmp_path / f"{prefix}train.csv").write_text(f"0.mp4,{label}\n")
+        (tmp_path / f"{prefix}classes.txt").write_text(f"{label}\n")
+    for name in ("b_train.csv", "all.csv"):
+        (tmp_path / name).write_text("0.mp4,swim\n")
     found = {name: data_section(str(tmp_path), train=name).get("classes") for name in LISTS_OF_CLASSES}
     assert found == LISTS_OF_CLASSES
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_class_file_of_most_labels_is_used(tmp_path: Path, elsewhere: bool):
+    root, folder = tmp_path / "root", tmp_path / "elsewhere" if elsewhere else tmp_path / "root"
+    for each in (root, tmp_path / "elsewhere"):
+        each.mkdir()
+    (folder / "all.csv").write_text("0.mp4,run\n1.mp4,walk\n2.mp4,wolk\n")
+    for names, found in (("run walk", True), ("run walk jump", False), ("run wolk walk jump", True)):
+        (root / "a_classes.txt").write_text(names.replace(" ", "\n"))
+        section = data_section(str(root), train=str(folder / "all.csv"))
+        assert (Path(section.get("classes", "")).name == "a_classes.txt") == found, names
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test", "mine"])
+def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path, name: str):
+    data = shutil.copytree(clip_files, tmp_path / "data")
+    (data / "classes.txt").write_text("run\nwalk\n")
+    right = "".join(f"clip{i}.mp4,{('run', 'walk')[i % 2]}\n" for i in range(4))
+    train = "mine" if name == "mine" else "train"
+    (data / "train.csv").unlink()
+    for each in {train, "val", "test"}:
+        (data / f"{each}.csv").write_text(right.replace("clip3.mp4,walk", "clip3.mp4,wolk", each == name))
+    message = refused(SUGGEST, data, "--train", f"{train}.csv", "-o", tmp_path / "mine.yaml", code=4)
+    assert f"{name}.csv:4: unknown class 'wolk'; did you mean 'walk'?" in message
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_views_that_show_the_same_are_evaluated_once():
+    def views(**facts: int) -> tuple[int | None, int | None]:
+        choices = choose_values(facts_of(300, **facts), "cpu", hours=1)
+        return value_of(choices, "eval.clips"), value_of(choices, "eval.crops")
+
+    assert views(frames=24) == views(frames=300) == views(frames=5) == (1, 1)
+    assert views(frames=500) == (None, 1)  # clips cover 38 %: as many as the base has
+    assert views(frames=24, height=16, width=400) == (1, None)  # a crop shows a part of a band
+    for device in DEVICES:
+        choices = choose_values(facts_of(300, frames=24), device, hours=1)
+        reasons = {choice.key: choice.reason for choice in choices if choice.key.startswith("eval.")}
+        assert reasons["eval.clips"] == "a clip covers 67% of the median video: one is enough"
+        assert reasons["eval.crops"].endswith(" of the median frame: one is enough")
+
+
+def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path):
+    mine, unlabeled = tmp_path / "mine.yaml", tmp_path / "unlabeled"
+    unlabeled.mkdir()
+    shutil.copy(class_folders / "run" / "0.mp4", unlabeled)
+    options = [SUGGEST, class_folders, "--device", "cpu", "-o", mine, "--overwrite"]
+    lines = called(*options).stderr.splitlines()
+    assert "finetune: 600 steps of 16 clips, about 3 min at 60 clips/s (assumed)" in lines
+    assert f"`everest profile --recipe {mine} --measure` measures the clips/s of this machine" in lines
+    assert not any(line.startswith("pretrain: ") for line in lines)
+    document = json_of(*options, "--pretrain", unlabeled)
+    assert [stage["stage"] for stage in document["stages"]] == ["pretrain", "finetune"]
+    assert document["stages"][1] == {
+        **{"stage": "finetune", "steps": 600, "batch_size": 16, "clips_per_second": 60, "seconds": 160}
+    }
+    assert document["recipe"] == str(mine)
+    assert [command.split()[1] for command in document["next"]] == ["pretrain", "finetune", "eval"]
+    document = json_of(SUGGEST, class_folders, "--unlabeled", "-o", tmp_path / "p.yaml")
+    assert [stage["stage"] for stage in document["stages"]] == ["pretrain"]
 
 
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
@@ -311,6 +377,19 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
     assert mine.read_text() == before
     for option in ("--pretrain", "--train"):
         assert f"{option}: empty; name a list or a folder" in refused(*options, option, "", code=2)
+
+
+@pytest.mark.parametrize("name", ["test.csv", "letters_test.csv", "train.csv"])
+def test_unlabeled_videos_are_compared_with_the_tests(tmp_path: Path, clip_files: Path, name: str):
+    data = shutil.copytree(clip_files, tmp_path / "data")
+    if name != "train.csv":
+        (data / "train.csv").unlink()
+    (data / name).write_text("clip0.mp4 0\nclip1.mp4 1\n")
+    shown = called(SUGGEST, data, "--unlabeled", "-o", tmp_path / "mine.yaml").stderr
+    warning = (
+        f"warning: --unlabeled {data} has 2 videos of the validation or test list, such as {data}/clip0.mp4"
+    )
+    assert (warning in shown) == (name != "train.csv")
 
 
 def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path):

@@ -82,12 +82,33 @@ def test_a_jump_of_the_loss_is_reported_and_a_slow_rise_is_not():
     assert all(watch.spike(1 + i / 100) is None for i in range(200))
 
 
-def test_the_loss_and_the_accuracy_of_guessing_are_recognized():
-    assert "ln(101)" in str(stays_at_chance([math.log(101)] * 5, [101]))
-    assert stays_at_chance([3.0] * 5, [101]) is None
-    assert stays_at_chance([], [101]) is None
-    warning = stays_at_chance([(math.log(97) + math.log(300)) / 2] * 5, [97, 300])
-    assert "the mean of ln(97) and ln(300) = 5.14" in str(warning)
+def test_a_loss_near_that_of_guessing_is_recognized():
+    def warning(losses: list[float], classes: list[int], **others: Any) -> str | None:
+        return stays_at_chance(losses, classes, **{"lowest": 1.0, "share": 0.2, **others})
+
+    assert "2.97, is still near that of guessing, ln(26) = 3.26" in str(warning([2.97] * 5, [26]))
+    assert warning([2.97] * 5, [26], share=0.03) is None
+    assert warning([2.97] * 5, [26], lowest=2.0) is None  # a quarter of the way
+    assert warning([], [26]) is None
+    assert "the mean of ln(97) and ln(300) = 5.14" in str(warning([5.14] * 5, [97, 300]))
+    mixing = "lower finetune.mixup and finetune.cutmix, more steps or a higher base_lr"
+    assert mixing in str(warning([3.2], [26], mixes=True))
+    assert "finetune.mixup" not in str(warning([3.2], [26]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_run_that_mixes_clips_and_learns_nothing_warns_unless_classes_are_weighted(
+    recipe: Path, tmp_path: Path, weighted: bool
+):
+    still = ["finetune.base_lr=1e-12", "finetune.min_lr=0", "finetune.mixup=0.8"]
+    still += ["finetune.class_weights={0: 1.0, 1: 2.0}"] if weighted else []
+    command = ["finetune", "--init", "none", "--recipe", recipe, "-o", tmp_path / "run"]
+    shown = called(*command, *(f"--set={setting}" for setting in still)).stderr
+    assert ("still near that of guessing, ln(2) = 0.69" in shown) == (not weighted)
+    assert ("try lower finetune.mixup" in shown) == (not weighted)
+
+
+def test_an_accuracy_near_chance_is_recognized():
     near = {(50.0, 2), (54.0, 2), (10.0, 10)}
     for top1, num_classes in (*near, (60.0, 2), (20.0, 10), (12.0, 400)):
         assert is_near_chance(top1, 100 / num_classes) == ((top1, num_classes) in near), (top1, num_classes)

@@ -111,7 +111,8 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path
     assert rows[-1] == {"step": validated[-1], "ended": ended_by}
     assert validated[-1] < 30
     assert read_header(folder / "best.safetensors").step == best["step"]
-    assert f"after step {best['step']} of 30" in ended.stderr
+    summary = f"of 4 videos (one center view of each; chance 50.0 %) after step {best['step']} of 30"
+    assert summary in ended.stderr.replace("\N{NO-BREAK SPACE}", " ")
     assert "(chance 50.0 %, best " in ended.stderr
     assert summarize(folder).state == "finished"
     called(*command)

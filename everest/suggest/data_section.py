@@ -1,0 +1,167 @@
+"""The data section of a recipe: the lists in a folder or of options, the file of class names, the task."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from everest.config.heads import MULTI_LABEL, Task
+from everest.errors import DataError
+from everest.lists.label_facts import find_task, found_notice
+from everest.lists.labels import names_used, read_class_names
+from everest.lists.shards import find_index, read_index
+from everest.lists.stage import LISTS
+from everest.lists.text import read_rows
+from everest.prepare.index import CLASSES
+from everest.system.storage import Location, join_location, parse_location
+from everest.video.folders import as_data_error, holds_list, split_folders, subfolders, videos_under
+
+
+def data_section(
+    root: str,
+    *,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    pretrain: str | None = None,
+    labeled: bool = True,
+) -> dict[str, Any]:
+    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
+
+    Given lists and folders are relative to `root` or to the working directory. The file of their class names
+    is found, too.
+
+    Args:
+        pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
+        labeled: False lets the training list be missing: all videos below the folder are read then.
+    Raises:
+        DataError: there is no folder `root`, or no training list.
+    """
+    location = _folder(root)
+    found: dict[str, Any] = {}
+    for key, given in (("train", train), ("val", val), ("test", test)):
+        found[key] = _given(location, key, given) if given else _find_list(location, key, labeled=labeled)
+    if pretrain is not None:
+        found["pretrain"] = _given(location, "pretrain", pretrain)
+    if found["train"] in (None, "train"):
+        folders = split_folders(location, labeled=labeled)
+        found |= {key: name for key, name in folders.items() if found[key] is None}
+    if found["train"] is None and labeled:
+        fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
+        if lists := _named_lists(location, "train"):
+            fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
+        elif has_class_folders(root):
+            command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
+            fix = f"`{command}` makes lists of its class folders, and a recipe"
+        raise DataError(f"{root}: no {LISTS['train']}; {fix}")
+    if found["train"] is None:
+        del found["train"]
+    elif classes := _class_file(found["train"], location):
+        found["classes"] = classes
+    return {"root": str(location.resolve()), **found}
+
+
+def _folder(root: str) -> Location:
+    """The folder of the videos; DataError if there is none."""
+    location = parse_location(root)
+    with as_data_error(location):
+        if location.is_dir():
+            return location
+        if not location.exists():
+            raise DataError(f"{root}: no such folder")
+    command = f"everest prepare split {shlex.quote(root)}"
+    raise DataError(
+        f"{root}: not a folder; name the folder of the videos. `{command}` makes lists of a sheet"
+    )
+
+
+def _given(root: Location, key: str, name: str) -> str:
+    """The list or folder that an option names, relative to `root` or to the working directory."""
+    if (root / name).exists():
+        return name
+    if Path(name).exists():
+        return str(Path(name).absolute())
+    raise DataError(f"--{key} {name}: no such list in {root} or here")
+
+
+def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
+    """`KEY.csv`, or a folder `KEY` of videos or shards."""
+    if (root / LISTS[key]).exists():
+        return LISTS[key]
+    folder = root / key
+    return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
+
+
+def has_class_folders(root: str) -> bool:
+    """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
+    location = _folder(root)
+    if _find_list(location, "train", labeled=True) is not None or split_folders(location):
+        return False
+    if _named_lists(location, "train"):
+        return False
+    filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
+    return len(list(islice(filled, 2))) == 2
+
+
+def held_out_lists(root: str) -> list[str]:
+    """The lists in a folder under names such as `X_val.csv` and `X_test.csv`."""
+    location = _folder(root)
+    return [name for key in ("val", "test") for name in _named_lists(location, key)]
+
+
+def _named_lists(location: Location, key: str) -> list[str]:
+    """The lists in a folder under names such as `X_train.csv`."""
+    with as_data_error(location):
+        return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LISTS[key]}"))
+
+
+def _class_file(train: str, root: Location) -> str | None:
+    """The file of class names of a training list, if there is one.
+
+    It is X_classes.txt next to X_train.csv; else such a file next to the list or in `root` whose names are
+    most of the labels: the other labels are typos.
+    """
+    folder, _, file = train.rpartition("/")
+    prefix = file.removesuffix(LISTS["train"])
+    own = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"
+    if prefix != file and (root / own).is_file():
+        return own
+    source = join_location(root, train)
+    with as_data_error(source):
+        if not source.is_file() or find_index(source):
+            return None
+        labels = set(names_used(read_rows(source), MULTI_LABEL))
+        common: dict[str, float] = {}  # share of the labels and names
+        for place in dict.fromkeys((folder, "")):
+            for path in (root / place if place else root).iterdir():
+                if labels and path.name.endswith(CLASSES):
+                    with suppress(DataError):  # no file of class names
+                        names = set(read_class_names(path))
+                        text = f"{place}/{path.name}" if place else path.name
+                        common[text] = len(labels & names) / len(labels | names)
+    best = max(sorted(common), key=lambda text: common[text], default=None)
+    return best if best is not None and common[best] > 0.5 else None
+
+
+def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:
+    """The section of a training list with `task`, and a notice if the task was found from its labels.
+
+    Args:
+        task: what a label is; None: as the labels show.
+    Raises:
+        DataError: the list or the file of class names cannot be read.
+    """
+    if task == "regression":
+        return {key: value for key, value in section.items() if key != "classes"} | {"task": task}, None
+    if task is not None:
+        return section if task == "single-label" else {**section, "task": task}, None
+    root, names = parse_location(section["root"]), section.get("classes")
+    train = join_location(root, section["train"])
+    with as_data_error(train):
+        index = find_index(train)
+        rows = read_index(index) if index else read_rows(train) if train.is_file() else []
+    found = find_task(rows, names=read_class_names(root / names) if names else ())
+    return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)

@@ -84,8 +84,8 @@ class StageTime(NamedTuple):
 def stage_times(choices: Sequence[Choice], device_name: str, purpose: Purpose) -> list[StageTime]:
     """The time of each stage that a recipe of these choices is for."""
     device, values = DEVICES[device_name], {choice.key: choice.value for choice in choices}
-    steps = {stage: values[f"{stage}.steps"] for stage in STAGES[purpose]}
-    return [
-        StageTime(stage, number, device.batch, device.speed, round(number * device.batch / device.speed))
-        for stage, number in steps.items()
-    ]
+    times = []
+    for stage in STAGES[purpose]:
+        steps, batch = values[f"{stage}.steps"], values[f"{stage}.batch_size"]
+        times.append(StageTime(stage, steps, batch, device.speed, round(steps * batch / device.speed)))
+    return times

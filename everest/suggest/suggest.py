@@ -1,8 +1,8 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
-validation lists of sets of 50 to 175 real clips. The number of steps for other sets and all values for a GPU
-were not measured.
+validation lists of sets of 50 to 175 real clips, those of pre-training on 504 (docs/evidence.md). The number of
+steps for other sets and all values for a GPU were not measured.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
+COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
@@ -47,24 +48,18 @@ def choose_values(
     """
     device = DEVICES[check_device(device_name)]
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
+    in_time = (hours, device.speed)
     decay = Choice("finetune.layer_decay", 1.0, "all layers start from new weights")
     chosen = [
         *_clip(facts, device),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *_budgets("pretrain", facts.pretrain_videos or facts.videos, device, hours=hours),
-        *_budgets("finetune", facts.videos, device, hours=hours),
-        Choice("pretrain.batch_size", device.batch, f"fits {on}"),
-        Choice("finetune.batch_size", device.batch, f"fits {on}"),
-        *(
-            Choice(
-                f"{stage}.base_lr",
-                PEAK_LR * 256 / device.batch,
-                f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256",
-            )
-            for stage in ("pretrain", "finetune")
-        ),
+        *_budgets("pretrain", facts.pretrain_videos or facts.videos, COMPARED * device.batch, in_time),
+        *_budgets("finetune", facts.videos, device.batch, in_time),
+        *_compared_views(),
+        *_batch("pretrain", COMPARED * device.batch, "clips are compared with all others of a step"),
+        *_batch("finetune", device.batch, f"fits {on}"),
         *([decay] if purpose == "scratch" else []),
         Choice(
             "finetune.selection",
@@ -74,7 +69,7 @@ def choose_values(
         *_augmentation(facts, purpose),
         *_labels(facts, purpose),
     ]
-    chosen += _probes(facts, chosen, batch=device.batch)
+    chosen += _probes(facts, chosen)
     chosen += _evaluated_views(facts, chosen)
     order = ("data", "model", "pretrain", "finetune", "eval")
     return sorted(chosen, key=lambda choice: order.index(choice.key.split(".")[0]))
@@ -104,16 +99,42 @@ def _coverage(stride: int, frames: float) -> str:
     return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median video"
 
 
-def _budgets(stage: str, videos: int, device: Device, *, hours: float) -> list[Choice]:
+def _budgets(stage: str, videos: int, batch: int, in_time: tuple[float, int]) -> list[Choice]:
+    """The steps by the number of videos, or as many as `in_time` allows: hours, and clips per second."""
+    hours, speed = in_time
     by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(videos))))
-    in_time = int(hours * 3600 * device.speed / device.batch)
-    steps = max(1, min(by_data, in_time))
+    steps = max(1, min(by_data, int(hours * 3600 * speed / batch)))
     limit = f"{STEPS_OF_ROOT} x sqrt({videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
     return [
         Choice(f"{stage}.steps", steps, limit),
         Choice(f"{stage}.warmup_steps", steps // 10, "a tenth"),
+    ]
+
+
+def _compared_views() -> list[Choice]:
+    """Pre-training that compares clips of the videos: predicted pixels did not help on real clips."""
+    return [
+        Choice(
+            "pretrain.objective",
+            "views",
+            "features of the motion; predicting pixels moved none on real clips",
+        ),
+        Choice("pretrain.camera", 1.0, "the motion of a camera over still frames is predicted, too"),
+        Choice(
+            "pretrain.selection",
+            {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 0.5},
+            "half of the draw by change, half uniform",
+        ),
+    ]
+
+
+def _batch(stage: str, clips: int, reason: str) -> list[Choice]:
+    rate = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
+    return [
+        Choice(f"{stage}.batch_size", clips, reason),
+        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / clips, 6), rate),
     ]
 
 
@@ -128,8 +149,10 @@ def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     if purpose == "scratch" and mild:
         chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
         chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
-    if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
-        reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
+    if purpose == "pretrain" or facts.videos <= FEW_VIDEOS:
+        reason = (
+            "of what moves" if purpose == "pretrain" else f"a model overfits to the still parts of {count}"
+        )
         chosen.append(Choice("model.input", "differences", reason))
     words = side_words(facts.class_names)
     if words:
@@ -163,9 +186,10 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     return []
 
 
-def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
+def _probes(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
     """The probes of pre-training; none if they are not cheap."""
-    steps = next(choice.value for choice in chosen if choice.key == "pretrain.steps")
+    values = {choice.key: choice.value for choice in chosen}
+    steps, batch = values["pretrain.steps"], values["pretrain.batch_size"]
     for probed in (facts.probed, facts.probed.without_labels()):
         found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
         if found is not None:

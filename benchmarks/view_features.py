@@ -1,0 +1,241 @@
+"""Frozen features after pre-training on real clips: do they know the action of people that nobody saw?
+
+    python benchmarks/view_features.py VIDEOS runs/features --arms contrast,pixels
+    python benchmarks/view_features.py VIDEOS runs/features --report
+
+A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three units for
+each of two partitions. An encoder is pre-trained on the clips of all other groups, without labels. Then
+classifiers of its features learn the labels of these clips, and answer about the held-out ones. Every unit is
+a file of its own, so that a call that was stopped goes on. Differences are paired by unit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from measuring import HERE, markdown
+from numpy.typing import NDArray
+
+import everest
+from everest.config.heads import Head
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.data.stages import center_views, clips_of
+from everest.inference.model import encode
+from everest.lists.stage import read_stage
+from everest.models.of_recipe import pretrain_spec
+from everest.models.video_model import PretrainingModel
+from everest.probes.baselines import difference_image
+from everest.probes.list_probe import numbered, precision_of_nearest
+from everest.probes.probe_heads import linear, nearest_neighbors
+from everest.sweep.statistics import paired, spread
+
+SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
+FOLDS, PARTITIONS = 3, 2
+RESULTS: Final = HERE / "results" / "view_features.json"
+BASE: Final = (
+    *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]", "data.cache=memory"),
+    *("model.tubelet=[4,8,8]", "model.positions=separable", "model.input=differences"),
+    *("train.precision=fp32", "train.workers=1", "pretrain.stride=2", "finetune.stride=2"),
+    *("pretrain.steps=600", "pretrain.warmup_steps=60", "pretrain.batch_size=48", "pretrain.base_lr=0.0053"),
+)
+VIEWS: Final = ("pretrain.objective=views",)
+SIGREG: Final = (*VIEWS, "pretrain.views.loss=sigreg")
+
+
+def drawn(uniform: float) -> str:
+    values = f"strategy: drawn, keep_ratio: 0.25, visible_ratio: null, uniform: {uniform}"
+    return f"pretrain.selection={{{values}}}"
+
+
+ARMS: Final[dict[str, tuple[str, ...]]] = {
+    "everest": (),
+    "videomae": ("pretrain.selection={strategy: tube, mask_ratio: 0.9}",),
+    "contrast": (*VIEWS, drawn(0.5)),
+    "contrast, uniform": (*VIEWS, drawn(1.0)),
+    "contrast, importance": (*VIEWS, drawn(0.0)),
+    "sigreg": (*SIGREG, drawn(0.5)),
+    "sigreg, uniform": (*SIGREG, drawn(1.0)),
+    "sigreg, importance": (*SIGREG, drawn(0.0)),
+    "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera=1"),
+    "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera=1"),
+    "everest and camera": ("pretrain.camera=1",),
+}
+RANDOM, DIFFERENCES = "random encoder", "difference image"
+MEASURES: Final = ("linear", "knn", "retrieval")
+
+
+class Clips:
+    """The clips of the training and validation lists of all sets, with their groups."""
+
+    def __init__(self, videos: Path, recipe: Recipe) -> None:
+        self.videos, self.recipe = videos, recipe
+        with (videos / "clips.csv").open() as file:
+            self._groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
+
+    def rows(self, name: str) -> list[tuple[str, int, str]]:
+        """Path, label and group of each clip of a set; the clips of one simulated camera share a frame."""
+        found = []
+        for part in ("train", "val"):
+            for line in (self.videos / f"{name}_{part}.csv").read_text().splitlines():
+                path, label = line.rsplit(" ", 1)
+                found.append((path, int(label), self._groups.get(path, Path(path).stem)))
+        return found
+
+    @cache  # noqa: B019 - there is one object
+    def pixels(self, name: str) -> torch.Tensor:
+        """The center clips (N, C, T, H, W) uint8 of a set."""
+        listed = self.videos / f".{name}-{os.getpid()}.csv"
+        listed.write_text("".join(f"{path} {label}\n" for path, label, _ in self.rows(name)))
+        data = replace(self.recipe.data, root=str(self.videos), train=listed.name, cache="none")
+        try:
+            samples = read_stage(data, "train", labeled=False)
+        finally:
+            listed.unlink()
+        clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
+        return torch.stack([clips.read((0, index)).frames[0] for index in range(len(clips))])
+
+    def held_out(self, unit: int, name: str) -> NDArray[np.bool_]:
+        """Whether each clip (N,) of a set is of a group that the unit holds out."""
+        partition, fold = divmod(unit, FOLDS)
+        groups = sorted({group for _, _, group in self.rows(name)})
+        places = np.random.default_rng(partition).permutation(len(groups)) % FOLDS
+        chosen = {group for group, place in zip(groups, places, strict=True) if place == fold}
+        return np.array([group in chosen for _, _, group in self.rows(name)])
+
+
+def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> PretrainingModel:
+    """The model of an arm, trained on the clips that a unit does not hold out, but not on `cameramotion8`."""
+    run = folder / arm.replace(", ", "-").replace(" ", "-") / str(unit)
+    listed = run.with_suffix(".csv")
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name in SETS:
+        if name != "cameramotion8":
+            held_out = clips.held_out(unit, name)
+            kept = [row for row, out in zip(clips.rows(name), held_out, strict=True) if not out]
+            lines += [f"{clips.videos / path}\n" for path, _, _ in kept]
+    listed.write_text("".join(lines))
+    data = [f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
+    settings = [part for each in (*data, *BASE, *ARMS[arm], *changes) for part in ("--set", each)]
+    command = ["pretrain", "--recipe", "small", *settings, "--seed", str(unit), "-o", str(run), "-q"]
+    subprocess.run([sys.executable, "-m", "everest_cli", *command, "--gpus", "cpu"], check=True)
+    model = everest.load_model(run)
+    assert isinstance(model, PretrainingModel)
+    return model
+
+
+@torch.no_grad()
+def features_of(model: PretrainingModel, clips: torch.Tensor) -> NDArray[np.float32]:
+    """The mean encoded tokens (N, D) of clips (N, C, T, H, W) uint8."""
+    parts = (encode(model, model.pixels.normalize(part), None).pooled for part in clips.split(32))
+    return torch.cat(list(parts)).float().numpy()
+
+
+def measured(
+    features: NDArray[np.float32], rows: list[tuple[str, int, str]], held_out: NDArray[np.bool_], seed: int
+) -> dict[str, float]:
+    """Percentages of right answers about the held-out clips, and of the precision of their ten nearest."""
+    labels, groups = np.array([label for _, label, _ in rows]), numbered([group for *_, group in rows])
+    known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
+    of_known = (features[known], labels[known], features[held_out], head)
+    answers = {"linear": linear(*of_known, seed=seed)[0], "knn": nearest_neighbors(*of_known)[0]}
+    found = {
+        name: 100 * float((answer.argmax(axis=1) == labels[held_out]).mean())
+        for name, answer in answers.items()
+    }
+    near = precision_of_nearest(
+        *(features[held_out], labels[held_out], groups[held_out]),
+        *(features[known], labels[known], groups[known]),
+    )
+    assert near is not None
+    return {**found, "retrieval": near}
+
+
+def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+    """The measures of every set for one arm or baseline."""
+    model = None
+    if arm == RANDOM:
+        torch.manual_seed(unit)
+        built = pretrain_spec(clips.recipe, tokenizer=None).build().eval()
+        assert isinstance(built, PretrainingModel)
+        model = built
+    elif arm != DIFFERENCES:
+        model = pretrained(arm, unit, clips, folder, changes)
+    result = {}
+    for name in SETS:
+        pixels = clips.pixels(name)
+        features = difference_image(pixels).numpy() if model is None else features_of(model, pixels)
+        result[name] = measured(features, clips.rows(name), clips.held_out(unit, name), unit)
+    return result
+
+
+def table(results: dict[str, dict[str, Any]], measure: str) -> Iterator[list[str]]:
+    """For each arm its mean over the units, and the differences to both baselines with 95 % intervals."""
+    for arm, units in results.items():
+        row = [arm]
+        for name in SETS:
+            own = {int(unit): found[name][measure] for unit, found in units.items()}
+            cell = f"{spread(list(own.values())).mean:.1f}"
+            for other in (RANDOM, DIFFERENCES):
+                before = {int(u): found[name][measure] for u, found in results.get(other, {}).items()}
+                difference = paired(own, before) if arm not in (RANDOM, DIFFERENCES) else None
+                if difference is not None and difference.interval is not None:
+                    low, high = difference.interval
+                    cell += f"<br>{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+            row.append(cell)
+        yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("videos", type=Path, help="folder of the lists")
+    parser.add_argument("folder", type=Path, help="of runs and results; a later call goes on there")
+    parser.add_argument("--arms", default=",".join(ARMS), help="separated by ';' or, without commas, by ','")
+    parser.add_argument("--units", type=int, default=FOLDS * PARTITIONS)
+    parser.add_argument("--set", action="append", default=[], help="a further setting of all arms")
+    parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name} and print its tables")
+    options = parser.parse_args()
+    clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
+    folder = options.folder.absolute()
+    if options.report:
+        results: dict[str, Any] = {}
+        for arm in (RANDOM, DIFFERENCES, *ARMS):
+            for path in sorted(folder.glob(f"{arm}.*.json")):
+                results.setdefault(arm, {})[path.suffixes[-2].strip(".")] = json.loads(path.read_text())
+        RESULTS.write_text(json.dumps({"base": BASE, "arms": ARMS, "results": results}, indent=1) + "\n")
+        for measure in MEASURES:
+            print(f"\n{measure}\n\n" + markdown([measure, *SETS], list(table(results, measure))))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = (
+        options.arms.split(";") if ";" in options.arms or options.arms in ARMS else options.arms.split(",")
+    )
+    for unit in range(options.units):
+        for arm in (RANDOM, DIFFERENCES, *asked):
+            path = folder / f"{arm}.{unit}.json"
+            if not path.exists():
+                found = of_unit(arm, unit, clips, folder, tuple(options.set))
+                path.write_text(json.dumps(found))
+                print(
+                    arm,
+                    unit,
+                    {name: round(values["linear"], 1) for name, values in found.items()},
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

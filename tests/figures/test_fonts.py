@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,7 @@ def draw_animation(path: Path) -> None:
     ],
     ids=["masks", "curves", "selection", "animation"],
 )
-def test_every_figure_with_names_of_files_and_runs_draws_any_letter(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, draw: Callable[[Path], None]
-):
+def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(tmp_path / "figure.png")

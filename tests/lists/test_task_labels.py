@@ -225,9 +225,7 @@ def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
         (["0", "1"], ["--check", "--task", "regression"], 2, "--task has no effect with --check"),
     ],
 )
-def test_labels_of_another_kind_are_one_line_with_their_row(
-    tmp_path: Path, labels: list[str], options: list[str], code: int, message: str
-):
+def test_labels_of_another_kind_are_one_line_with_their_row(tmp_path, labels, options, code, message):
     shown = everest("prepare", "split", write(tmp_path, labels), *options, code=code).stderr
     assert message in shown
     lines = [line for line in shown.splitlines() if line.startswith("error:")]
@@ -310,9 +308,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         ({"train": ["0.5", "1"], "val": ["2", "2"]}, [], []),
     ],
 )
-def test_check_lists_the_problems_of_labels(
-    videos: Path, lists: dict[str, list[str]], options: list[str], problems: list[str]
-):
+def test_check_lists_the_problems_of_labels(videos, lists, options, problems):
     result = check(videos, lists, *options, code=4 if problems else 0)
     assert len(result["labels"]) == len(problems), result["labels"]
     for problem, line in zip(problems, result["labels"], strict=True):

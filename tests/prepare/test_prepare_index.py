@@ -72,7 +72,7 @@ ROWS = {
             ("subactions/A0xAXXysHUo_E_002184_002237_A_0035_0036.mp4", (2,)),
             ("events/0LtLS9wROrk_E_002407_002435.mp4", (1,), {"start": 3.0, "end": 4.0}),
             ("videos/A_B_video01.mp4", (0,), {"start": 12.0, "end": 15.0}),
-        ],
+        ]
     },
 }
 DATA = {  # the keys of a recipe in addition to the lists

@@ -217,7 +217,9 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
     called("finetune", *options, "--init", encoder, "-o", run)  # the function's run is finished for it, too
 
     with ThreadPoolExecutor(max_workers=1) as thread:  # as in a notebook
-        options = {"init": encoder, "output": tmp_path / "run3", "seed": 3, "cpu": True}
+        options = {"output": tmp_path / "encoder3", "seed": 3, "cpu": True}
+        assert same_run(thread.submit(everest.pretrain, recipe, **options).result(), encoder)
+        options |= {"init": encoder, "output": tmp_path / "run3"}
         assert same_run(thread.submit(everest.finetune, recipe, **options).result(), run)
 
     with pytest.raises(RecipeError, match="holds a run that started from"):

@@ -61,8 +61,8 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
+    from everest.lists.checked import read_checked
     from everest.lists.label_facts import found_notice
-    from everest.lists.sources import read_sources
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists
@@ -70,7 +70,7 @@ def check(
     from everest.system.run_folder import BAD_VIDEOS
 
     chosen = _choose_sources(sources, recipe, data, overrides, classes, task)
-    lists, rules = read_sources(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
+    lists, rules = read_checked(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
     notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
     if notice is not None:
         say(notice)

@@ -77,10 +77,6 @@ class Header:
         """Whether several columns may hold the classes."""
         return not self.has_classes and bool(self.class_columns)
 
-    def key(self, column: str) -> str | None:
-        """The name in `ListRow.values` of a column as written; None if there is no such column."""
-        return dict(zip(self.written, self.names, strict=True)).get(column)
-
     def no_classes(self, file: object) -> DataError:
         """The error for a list that is read with labels and has no column of classes."""
         others = self.class_columns or tuple(self.unassigned)

@@ -1,4 +1,4 @@
-"""Write lists that everest.lists.samples reads back to the same samples."""
+"""Write lists that everest.lists.reading reads back to the same samples."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from everest.lists.label_facts import count_classes, find_task, found_notice, im
 from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
 from everest.lists.shards import find_index, read_index
-from everest.lists.stage import LISTS, read_stage
+from everest.lists.stage import LIST_FILES, read_stage
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.suggest.choices import ProbeList, probe_list
@@ -173,7 +173,7 @@ def data_section(
         elif has_class_folders(root):
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
-        raise DataError(f"{root}: no {LISTS['train']}; {fix}")
+        raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
     if found["train"] is None:
         del found["train"]
     elif classes := _class_file(found["train"], location):
@@ -206,8 +206,8 @@ def _given(root: Location, key: str, name: str) -> str:
 
 def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
     """`KEY.csv`, or a folder `KEY` of videos or shards."""
-    if (root / LISTS[key]).exists():
-        return LISTS[key]
+    if (root / LIST_FILES[key]).exists():
+        return LIST_FILES[key]
     folder = root / key
     return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
 
@@ -226,13 +226,14 @@ def has_class_folders(root: str) -> bool:
 def _named_lists(location: Location) -> list[str]:
     """The training lists in a folder under names such as `X_train.csv`."""
     with as_data_error(location):
-        return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LISTS['train']}"))
+        names = (path.name for path in location.iterdir())
+        return sorted(name for name in names if name.endswith(f"_{LIST_FILES['train']}"))
 
 
 def _class_file(train: str, root: Location) -> str | None:
     """The file of class names next to a training list, if there is one: X_classes.txt for X_train.csv."""
     folder, _, file = train.rpartition("/")
-    prefix = file.removesuffix(LISTS["train"])
+    prefix = file.removesuffix(LIST_FILES["train"])
     if prefix == file:
         return None
     name = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"

@@ -11,8 +11,8 @@ from everest.config.heads import named_heads
 from everest.errors import DataError, RecipeError
 from everest.lists.header import read_header
 from everest.lists.labels import read_class_names
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 
 NAMES = ("jump", "run", "walk")
 

@@ -17,8 +17,8 @@ from prepare_commands import everest, touch
 
 from everest.config.heads import named_heads
 from everest.lists.groups import grouping
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.split import read_shares, split_samples
 

@@ -12,7 +12,7 @@ import yaml
 from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.lists.text import read_rows
 from everest.prepare.layout import LAYOUTS, seconds_of, unique_names
 

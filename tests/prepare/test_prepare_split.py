@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, split, touch
 
 from everest.lists.groups import grouping
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.prepare.assignment import assign
 from everest.prepare.split import read_shares, split_samples
 from everest.suggest.data_facts import data_section

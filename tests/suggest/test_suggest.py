@@ -16,7 +16,7 @@ from small_runs import called, refused, run
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, data_section, examine_data
 from everest.suggest.suggest import DEVICES, choose_values, recipe_text, side_words

@@ -8,7 +8,7 @@ from pathlib import Path
 from small_runs import called
 
 from everest.config.heads import named_heads
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 
 everest = called
 index, split, check, stats = (

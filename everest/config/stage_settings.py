@@ -26,7 +26,6 @@ from everest.config.values import (
     WidthOrZero,
     check_class_weights,
     with_hyphens,
-    with_underscores,
 )
 from everest.methods.external import external
 from everest.methods.ranked import FrameDifference, RedundancyRobust
@@ -35,7 +34,7 @@ from everest.methods.targets import Target
 
 BestMetric = Annotated[
     Literal["top1", "mean_class_accuracy", "macro_f1", "map", "mae", "loss"],
-    BeforeValidator(with_underscores),
+    BeforeValidator(lambda value: value.replace("-", "_") if isinstance(value, str) else value),
 ]
 ClassWeights = Annotated[
     Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(check_class_weights)

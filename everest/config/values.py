@@ -39,11 +39,6 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def with_underscores(value: Any) -> Any:
-    """A name with underscores, `macro_f1` for `macro-f1`."""
-    return value.replace("-", "_") if isinstance(value, str) else value
-
-
 def check_class_weights(value: Any) -> Any:
     """none, balanced, or weights by the names of classes."""
     numbers = list(value.values()) if isinstance(value, dict) else []

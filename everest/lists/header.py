@@ -83,9 +83,10 @@ class Header:
         listed = ", ".join(others) or "its columns"
         found = "several columns may hold" if self.is_unclear else "no column is known to hold"
         column = self.class_columns[0] if self.class_columns else others[0] if len(others) == 1 else "NAME"
+        quoted = f"'{column}'" if " " in column else column
         return DataError(
             f"{self.where}: {found} the classes ({listed}); rename one to 'label', or run "
-            f"`everest prepare split {file} --class-column {_quoted(column)}`, which writes lists"
+            f"`everest prepare split {file} --class-column {quoted}`, which writes lists"
         )
 
 
@@ -171,7 +172,7 @@ def _refuse_misspelled(header: Header, rows: Sequence[Sequence[str]]) -> None:
         meant = difflib.get_close_matches(_plain(name), absent, n=1, cutoff=SIMILAR)
         meant = meant or [column for column in absent[:2] if _plain(name).startswith(f"{column}_")]
         values = [row[index] for row in rows if index < len(row) and row[index]]
-        if meant and values and all(map(_is_number, values)):
+        if meant and values and None not in map(as_number, values):
             raise DataError(
                 f"{header.where}: unknown column '{name}'; did you mean '{meant[0]}'? Other columns are "
                 "ignored, but this one may name a segment of each video: rename or remove it"
@@ -182,13 +183,8 @@ def _plain(field: str) -> str:
     return field.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _is_number(text: str) -> bool:
+def as_number(text: str) -> float | None:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if " " in text else text
+        return None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import is_known
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.shards import find_index
@@ -85,11 +84,6 @@ class SourceList:
     @property
     def stem(self) -> str:
         return self.location.stem if self.is_list else self.location.absolute().name
-
-    def without_further_columns(self) -> SourceList:
-        """The same list with the columns that training reads."""
-        rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in self.rows)
-        return replace(self, rows=rows)
 
     def video(self, path: str) -> Location:
         """The video for the `path` of a row."""

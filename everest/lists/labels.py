@@ -10,7 +10,7 @@ from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.header import HEAD_PREFIX
+from everest.lists.header import HEAD_PREFIX, as_number
 from everest.lists.text import ListRow, quoted, read_lines
 from everest.system.storage import Location
 
@@ -161,11 +161,10 @@ def _classes_in(text: str, index: Callable[[str], int]) -> tuple[int, ...]:
 
 def _number_in(column: str, text: str) -> float:
     """Returns the number of a regression cell."""
-    try:
-        number = float(text)
-    except ValueError:
+    number = as_number(text)
+    if number is None:
         point = "; write decimals with a point" if "," in text else ""
-        raise ValueError(f"{column} '{shown(text)}' is no number{point}") from None
+        raise ValueError(f"{column} '{shown(text)}' is no number{point}")
     if not text.isascii():  # float() accepts the digits of every script
         raise ValueError(f"{column} '{shown(text)}' is no number; write it with the digits 0 to 9")
     if not isfinite(number) or "_" in text:
@@ -209,13 +208,7 @@ def is_integer(text: str) -> bool:
 
 def is_number_like(text: str) -> bool:
     """Whether a text means any number: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
-    if text.isnumeric():
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
+    return text.isnumeric() or (as_number(text) is not None and "_" not in text)
 
 
 def _in_range(name: str, label: int, num_classes: int) -> int:

@@ -80,8 +80,12 @@ def read_samples(
         of_model=not names_classes,
     )
     names: tuple[str, ...] = ()
-    if rows is None:
-        samples, names = _of_class_folders(source, rules) if labeled else (_videos_of(source), ())
+    if rows is None and labeled:
+        samples, names = _of_class_folders(source, rules)
+    elif rows is None:
+        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
+        if not samples:
+            raise DataError(f"{source}: no videos in it")
     elif labeled:
         rules = _rules_of_list(source, rows, rules)
         names = rules.names if rules.has_names else ()
@@ -133,13 +137,6 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         rules = replace(rules, names=names)
     _refuse_empty_columns(source, rows, rules)
     return rules
-
-
-def _videos_of(folder: Location) -> tuple[Sample, ...]:
-    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
-    if not samples:
-        raise DataError(f"{folder}: no videos in it")
-    return samples
 
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:

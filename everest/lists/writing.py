@@ -11,7 +11,7 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
+from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import refuse_inputs, write_atomically
 from everest.system.text import is_file_name, is_unicode
@@ -99,11 +99,6 @@ def label_text(label: Label, names: Sequence[str] = ()) -> str:
 def names_needed(names: Sequence[str]) -> Sequence[str]:
     """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
-
-
-def names_to_write(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names if a list needs them or can use them as labels; none if one is a decimal."""
-    return names_needed(names) or (() if any(map(is_number_like, names)) else names)
 
 
 def refuse_existing(

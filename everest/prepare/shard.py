@@ -13,7 +13,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.lists.header import is_known
 from everest.lists.inputs import SourceList
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
@@ -137,7 +138,8 @@ def write_shards(
         RecipeError: `output` holds other files or other shards, or another process writes there now.
         EnvironmentProblem: webdataset is not installed, or the disk is full.
     """
-    source = source.without_further_columns()
+    rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
+    source = replace(source, rows=rows)
     try:
         import webdataset
     except ImportError as error:

@@ -194,12 +194,11 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
             "values, or make the cache again with everest prepare tokens --overwrite"
         )
     present = {file.name for file in folder.glob(PARTS)}
-    missing = (part.name for part in index.parts() if part.name not in present)
-    first = next(missing, None)
-    if first is not None:
-        num_missing = 1 + sum(1 for _ in missing)
+    parts = [part.name for part in index.parts()]
+    missing = [part for part in parts if part not in present]
+    if missing:
         raise CheckpointError(
-            f"{folder}: {num_missing} of {index.num_parts} parts are missing, first {first}; run the same "
+            f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
             "everest prepare tokens again to make them"
         )
     match target:

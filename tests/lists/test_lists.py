@@ -440,7 +440,7 @@ def test_any_header_is_read_or_refused_with_its_line(header, data):
     if found is not None:
         assert len(found.names) == len(found.written) == len(set(found.names)) == len(header)
         assert "path" in found.names
-        assert class_column is None or found.key(class_column) == "label"
+        assert class_column is None or found.names[found.written.index(class_column)] == "label"
 
 
 def test_a_class_column_that_is_not_there_is_an_error_of_usage(root):

@@ -93,6 +93,8 @@ def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
         return None
     settings: dict[str, HeadSetting] = {}
     for head in heads:
-        several = {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
-        settings[head.name] = "regression" if head.task == "regression" else several
+        if head.task == "regression":
+            settings[head.name] = "regression"
+        else:
+            settings[head.name] = {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
     return settings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest.errors import EnvironmentProblem
+from everest.errors import EnvironmentProblem, first_names
 from everest_cli import options as o
 from everest_cli.option_values import local_path, read_recipe
 from everest_cli.output import Display, print_json, say
@@ -191,8 +191,7 @@ def _print_check(document: dict[str, Any], span: int | None, fps: float | None) 
         typer.echo(f"classes: {len(counts)}, of {min(counts)} to {counted(max(counts), 'video')}")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        named = ", ".join(rare[:SHOWN]) + (", …" if len(rare) > SHOWN else "")
-        typer.echo(f"warning: fewer than {RARE} training videos: {named}")
+        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")
     for name, facts in document["numbers"].items():
         typer.echo(f"{name}: {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}")
     _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])

@@ -10,10 +10,10 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
-from everest.errors import DataError
+from everest.errors import DataError, first_names
 from everest.lists.labels import indices
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample, first_names
+from everest.lists.sample import Sample
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100

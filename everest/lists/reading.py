@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
-from everest.errors import DataError, did_you_mean
+from everest.errors import DataError, did_you_mean, first_names
 from everest.lists.labels import (
     JOINED_BY,
     SEPARATED,
@@ -22,7 +22,7 @@ from everest.lists.labels import (
     missing_columns,
     names_used,
 )
-from everest.lists.sample import Sample, first_names, refuse, samples_of_list
+from everest.lists.sample import Sample, refuse, samples_of_list
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, quoted, read_rows
 from everest.system.storage import Location

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
+from everest.errors import first_names
 from everest.lists.checked import CheckedList, CheckedSample
 from everest.lists.class_folders import alike_names
 from everest.lists.label_facts import are_equal, count_classes, number_facts
@@ -143,7 +144,7 @@ def _gaps(used: dict[int, str]) -> Iterator[str]:
     highest = max(used, default=0)
     gaps = sorted(set(range(highest)) - used.keys())
     if gaps:
-        listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
+        listed = first_names(gaps, SHOWN)
         yield f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
 
 

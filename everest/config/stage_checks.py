@@ -1,4 +1,4 @@
-"""Contradictions between sections of a recipe: labels, partial training, probes, channels, inputs."""
+"""Contradictions between sections of a recipe: labels, partial training, channels, inputs."""
 
 from __future__ import annotations
 
@@ -62,15 +62,6 @@ def partial_problems(recipe: Recipe) -> Problems:
         twice = next((layer for layer in lora.layers if lora.layers.count(layer) > 1), None)
         if twice is not None:
             yield (stage, "lora", "layers"), f"names {twice} twice"
-
-
-def probe_problems(recipe: Recipe) -> Problems:
-    data, probe = recipe.data, recipe.pretrain.probe
-    if probe.list is not None and (data.heads or data.task != "single-label"):
-        text = (
-            "needs one class for each video, and data has other labels (data.task, data.heads); leave it out"
-        )
-        yield ("pretrain", "probe", "list"), text
 
 
 def channel_problems(recipe: Recipe) -> Problems:

@@ -56,11 +56,6 @@ class Classes:
         """The outputs of all heads."""
         return sum(head.outputs for head in self.heads)
 
-    @property
-    def named_heads(self) -> Heads:
-        """The heads that have a column `label.NAME` each; none if there is one head of the column `label`."""
-        return tuple(head for head in self.heads if head.name)
-
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 

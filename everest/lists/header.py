@@ -45,12 +45,6 @@ class Header:
     class_columns: tuple[str, ...]  # as written; several if it is not clear which holds the classes
 
     @property
-    def ignored(self) -> list[str]:
-        """The columns that training does not read, as written."""
-        pairs = zip(self.written, self.names, strict=True)
-        return [column for column, name in pairs if not is_known(name)]
-
-    @property
     def unassigned(self) -> list[str]:
         """The columns that may hold the classes of a list without labels, as written; `group` may, too."""
         pairs = zip(self.written, self.names, strict=True)
@@ -63,7 +57,8 @@ class Header:
             for name, what in (("path", "paths"), ("label", "labels"))
             if name in self.names and self.written[self.names.index(name)].lower() != name
         ]
-        ignored = ", ".join(column for column in self.ignored if column not in used)
+        pairs = zip(self.written, self.names, strict=True)
+        ignored = ", ".join(column for column, name in pairs if not is_known(name) and column not in used)
         parts = [*renamed, *([f"ignored columns: {ignored}"] if ignored else [])]
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 

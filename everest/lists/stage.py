@@ -51,13 +51,16 @@ def read_stage(
     """
     names = _class_names(data, classes) if labeled else None
     location, notice = find_source(data, key, labeled=labeled)
+    heads = named_heads(data.heads or {})
+    if classes:  # the only head of the column `label` has no name
+        heads = tuple(head for head in classes.heads if head.name)
     samples = read_samples(
         location,
         root=parse_location(data.root),
         classes=names,
         num_classes=classes.count if classes else data.num_classes,
         task=classes.heads[0].task if classes else data.task,
-        heads=classes.named_heads if classes else named_heads(data.heads or {}),
+        heads=heads,
         labeled=labeled,
         names_classes=classes is None,
         may_miss=may_miss,

@@ -126,11 +126,6 @@ class Check:
     def leaks(self) -> list[Duplicate]:
         return [duplicate for duplicate in self.duplicates if duplicate.leaks]
 
-    @property
-    def passed(self) -> bool:
-        """Whether a run can use the lists as they are. Copies within one list are only reported."""
-        return not (self.bad or self.labels or self.leaks)
-
     def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for an interrupted and an uninterrupted check."""
         good = [inspection for inspection in self.inspections.values() if inspection.reason is None]

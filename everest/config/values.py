@@ -133,7 +133,7 @@ Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
 WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-Views = Annotated[int, Field(ge=1, le=1000)]
+NumViews = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
@@ -179,7 +179,7 @@ MicroBatch = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
 ]
-Workers = Annotated[
+NumWorkers = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 0", least=0, most=MOST_WORKERS),
 ]

@@ -93,7 +93,7 @@ def is_header(fields: Sequence[str]) -> bool:
     )
 
 
-def read_header(
+def find_header(
     where: str, rows: Sequence[Sequence[str]], *, class_column: str | None = None
 ) -> Header | None:
     """Reads the header in the first row of a list; None if the list has none.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
-from everest.lists.header import COLUMNS, Header, is_header, read_header
+from everest.lists.header import COLUMNS, Header, find_header, is_header
 from everest.system.storage import Location
 from everest.system.text import is_unicode
 from everest.video.folders import as_data_error
@@ -60,7 +60,7 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    header = read_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
+    header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
     if header is not None:
         columns: Sequence[str] = header.names
         lines, fields_of_lines = lines[1:], fields_of_lines[1:]

@@ -17,7 +17,7 @@ from everest.inference.journal import open_journal
 from everest.lists.checked import CheckedList, CheckedSample
 from everest.lists.labels import LabelRules
 from everest.lists.sample import Sample
-from everest.prepare.examine import Inspection, examine, num_frames, spread
+from everest.prepare.examine import Inspection, examine, min_median_max, num_frames
 from everest.prepare.label_checks import (
     check_labels,
     class_counts,
@@ -129,12 +129,13 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for an interrupted and an uninterrupted check."""
         good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
+        lengths = [inspection.length for inspection in good if inspection.length is not None]
         return {
             "checked": len(self.inspections),
             "ok": len(good),
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
-            "frames": spread([inspection.frames for inspection in good]),
-            "seconds": spread([inspection.length for inspection in good if inspection.length is not None]),
+            "frames": min_median_max([inspection.frames for inspection in good]),
+            "seconds": min_median_max(lengths),
             "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
             "leaks": len(self.leaks),
             "labels": list(self.labels),

@@ -202,14 +202,14 @@ def entries(file: Path) -> list[tuple[str, Any]]:
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{file}: not a table separated by commas ({error})") from error
     else:
-        document = read_json(file)
+        document = read_annotations(file)
         rows = document.get("clips") if isinstance(document, dict) else document
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{file}: a list of objects is expected")
     return [(f"{file}: entry {number}", row) for number, row in enumerate(rows, start=1)]
 
 
-def read_json(file: Path) -> Any:
+def read_annotations(file: Path) -> Any:
     """The JSON document in a file; DataError if it cannot be read, or is not JSON."""
     try:
         with as_data_error(file):

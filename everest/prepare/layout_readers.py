@@ -23,7 +23,7 @@ from everest.prepare.layout import (
     naming,
     needed,
     only,
-    read_json,
+    read_annotations,
     read_lists,
     seconds_of,
     unique_names,
@@ -87,7 +87,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
     classes = needed(sources, "classes")
-    document = read_json(classes)
+    document = read_annotations(classes)
     with naming(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     if sorted(label_of.values()) != list(range(len(label_of))):
@@ -186,7 +186,7 @@ def _read_diving48(sources: Sources) -> Annotations:
     vocabulary = only(sources, "classes")
     names: tuple[str, ...] = ()
     if vocabulary is not None:
-        dives = read_json(vocabulary)
+        dives = read_annotations(vocabulary)
         with naming(f"{vocabulary}: entry 1"):
             names = unique_names([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
     return Annotations(lists=lists, class_names=names)

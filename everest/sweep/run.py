@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from everest.config.metrics import value_text
 from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
-from everest.sweep.metric_names import VALIDATION, title_of
+from everest.sweep.metric_names import VALIDATION, metric_title
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
 from everest.sweep.results import RESULTS, Metrics, WorkRow, collect, read_work
@@ -110,7 +110,7 @@ class _Sweep:
         """The metric of the sweep, if the work has it, else another one."""
         names = (self.plan.headline, f"{VALIDATION}{self.plan.headline}", *metrics)
         name = next((name for name in names if metrics.get(name) is not None), None)
-        return "finished" if name is None else f"{title_of(name)} {value_text(name, metrics[name])}"
+        return "finished" if name is None else f"{metric_title(name)} {value_text(name, metrics[name])}"
 
     def _remaining(self) -> str:
         """The time that the other jobs need, once a job of each stage has finished."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from everest.config.heads import named_heads
 from everest.errors import DataError, RecipeError
-from everest.lists.header import read_header
+from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
@@ -434,7 +434,7 @@ def test_any_header_is_read_or_refused_with_its_line(header, data):
     )
     class_column = data.draw(st.none() | st.sampled_from([*header, "gone"]))
     try:
-        found = read_header("list.csv:1", [header, *rows], class_column=class_column)
+        found = find_header("list.csv:1", [header, *rows], class_column=class_column)
     except (DataError, RecipeError):
         return
     if found is not None:

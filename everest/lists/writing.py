@@ -13,7 +13,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer
 from everest.lists.sample import Sample
-from everest.system.files import refuse_inputs, write_atomically
+from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
@@ -117,5 +117,5 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
     Paths that are not UTF-8 keep their bytes.
     """
-    text = "".join(f"{line}\n" for line in lines)
-    write_atomically(file, lambda part: part.write_text(text, "utf-8", "surrogateescape", newline="\n"))
+    with atomic_file(file) as part:
+        part.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogateescape", newline="\n")

@@ -197,11 +197,10 @@ def _intervals(
     """The 95 % intervals of statistics of weighted videos."""
     names = list(statistics(np.ones(len(groups))))
     low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
-
-    def shown(value: float) -> float | None:
-        return percent_of(value) if percent and not math.isnan(value) else number(value)
-
-    return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
+    return {
+        name: [percent_of(end) if percent and not math.isnan(end) else number(end) for end in ends]
+        for name, *ends in zip(names, low, high, strict=True)
+    }
 
 
 def percent_of(share: Any) -> float:

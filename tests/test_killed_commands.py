@@ -25,7 +25,9 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["extract", "eval", "export", "shard", "extract, safetensors"])
-def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(tmp_path, classifier_run, clip_files, name):
+def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(
+    tmp_path: Path, classifier_run: Path, clip_files: Path, name: str
+):
     out = tmp_path / "out"
     command = commands(classifier_run, clip_files, out)[name]
     called(*command)

@@ -79,7 +79,9 @@ def clips(shared: Path) -> Tensor:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(clips, tmp_path, pooling):
+def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(
+    clips: Tensor, tmp_path: Path, pooling: str
+):
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
@@ -190,7 +192,9 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     ],
     ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
-def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path, spec, keep):
+def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
+    clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
+):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
@@ -224,7 +228,9 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distance", ["neg-cosine", pytest.param("neg-cka", marks=pytest.mark.slow)])
-def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path, distance):
+def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
+    clips: Tensor, tmp_path: Path, distance: DistanceName
+):
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
@@ -240,7 +246,9 @@ def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
-def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, spec):
+def test_a_program_of_torch_computes_the_same_without_our_code(
+    clips: Tensor, tmp_path: Path, spec: ModelSpec
+):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
     about = {"classes": ""}
@@ -301,7 +309,9 @@ def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder", "alone", "unknown"])
-def test_exports_state_the_stride_of_their_clips(classifier_run, autoencoder_run, tmp_path, kind):
+def test_exports_state_the_stride_of_their_clips(
+    classifier_run: Path, autoencoder_run: Path, tmp_path: Path, kind: str
+):
     checkpoint = autoencoder_run if kind == "autoencoder" else classifier_run
     if kind in ("alone", "unknown"):
         checkpoint = tmp_path / "alone.safetensors"
@@ -404,7 +414,9 @@ def test_invalid_options_are_refused(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them(tmp_path, monkeypatch):
+def test_missing_packages_are_named_with_the_line_that_installs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)

@@ -222,7 +222,9 @@ def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Pat
     assert json.loads(other.stdout) != with_recipe
 
 
-def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(run, data, tmp_path):
+def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(
+    run: Path, data: Path, tmp_path: Path
+):
     options = ["--timeline", "--json", "--cpu", data / "clip0.mp4"]
     (row,) = json.loads(called("predict", "-c", run, *options).stdout)
     first = row["windows"][0]

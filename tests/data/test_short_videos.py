@@ -15,7 +15,10 @@ from everest.errors import DataError
 from everest.lists.reading import read_samples
 
 
-@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60), frames=st.sampled_from([1, 4, 8, 16]))
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60),
+    frames=st.sampled_from([1, 4, 8, 16]),
+)
 def test_the_suggested_stride_is_the_largest_that_fits_nearly_all_videos(lengths: list[int], frames: int):
     stride = largest_stride(lengths, frames)
 
@@ -43,7 +46,9 @@ def test_short_videos_are_reported_once_with_a_stride_that_fits(tmp_path: Path, 
     assert "lower data.frames: most videos have 32 frames or more" in shown
 
 
-def test_one_video_that_is_slow_to_fail_ends_no_run(tmp_path, clip_files, monkeypatch):
+def test_one_video_that_is_slow_to_fail_ends_no_run(
+    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("everest.data.short_videos.SECONDS", 0.0)
     (tmp_path / "broken.mp4").write_text("no video")
     samples = read_samples(clip_files / "train.csv", root=clip_files, labeled=True).samples

@@ -125,7 +125,9 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     assert "average precision" in table
 
 
-def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_files, tmp_path):
+def test_groups_of_videos_are_counted_and_few_are_a_notice(
+    scores_run: Path, clip_files: Path, tmp_path: Path
+):
     listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
     ended = called("eval", "-c", scores_run, *options)
@@ -140,7 +142,9 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_file
 
 
 @pytest.mark.slow
-def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(mixed_run, clip_files, tmp_path):
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
     listed = write_list(tmp_path / "test.csv", clip_files, **COLUMNS["mixed"])
     listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
     found = []
@@ -202,7 +206,9 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     assert "--background: goes with one class per window" in text
 
 
-def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
+def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
     options = ["--timeline", "--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
     (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", mixed_run, *options))
     assert list(row["bouts"]) == ["verb", "tags", "score"]
@@ -259,7 +265,9 @@ def test_metrics_that_every_model_reaches_are_no_rows():
     assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
 
 
-def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(mixed_run, monkeypatch):
+def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
+    mixed_run: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
     assert max(map(len, lines)) <= 80

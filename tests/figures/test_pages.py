@@ -91,7 +91,9 @@ def moved(browser: WebDriver, slider: str, value: int) -> str:
     return picture(browser)
 
 
-def test_sliders_and_the_switch_change_the_picture(quiet_browser, clip_files, tmp_path):
+def test_sliders_and_the_switch_change_the_picture(
+    quiet_browser: WebDriver, clip_files: Path, tmp_path: Path
+):
     small = ["--size", "48", "--frames", "8", "--stride", "2", "--keep", "0.5"]
     run("visualize-mask", clip_files / "clip0.mp4", *small, "--format", "html", "--out", tmp_path)
     quiet_browser.get((tmp_path / "clip0-mask.html").as_uri())
@@ -125,7 +127,9 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, heads_
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
 @pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "mask"])
-def test_a_page_fits_its_window_and_the_color_scheme(quiet_browser, written, pages, width, scheme):
+def test_a_page_fits_its_window_and_the_color_scheme(
+    quiet_browser: WebDriver, written: dict[str, Path], pages: str, width: int, scheme: str
+):
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     quiet_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

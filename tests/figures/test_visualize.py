@@ -233,7 +233,9 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
 )
-def test_impossible_options_are_reported_in_one_line(video, tmp_path, arguments, code, message):
+def test_impossible_options_are_reported_in_one_line(
+    video: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+):
     command, *options = [str(video) if part == "VIDEO" else part for part in arguments]
     out, name = (["--out", tmp_path], "visualize-mask") if command == "mask" else ([], "select-frames")
     result = called(name, *options, *out, code=code)

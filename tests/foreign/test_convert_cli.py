@@ -155,7 +155,9 @@ def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Pat
     assert (before[name] - after[name]).abs().max() < 1e-6
 
 
-def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(recipe, folder, tmp_path):
+def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(
+    recipe: Path, folder: Path, tmp_path: Path
+):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
     all_classes = ["--set", "data.num_classes=400"]

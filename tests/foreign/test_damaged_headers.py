@@ -102,7 +102,10 @@ SETTINGS = {
     "other classes": (_set("num_classes", value=10**6), "do not fit the model"),
     "no classes": (_set("num_classes", value=None), "num_classes: missing"),
     "heads of labels": (_set("heads", value={"a": 2, "b": 3}), "heads: other classes than num_classes"),
-    "negative head": (_set("heads", value={"a": -3, "b": 5}), "heads.a: Value error, must be a number"),
+    "negative head": (
+        _set("heads", value={"a": -3, "b": 5}),
+        "heads.a: Value error, must be a number",
+    ),
     "drop path": (_set("drop_path", value=1e308), "drop_path: Input"),
     "kind": (_set("kind", value="pretrain"), "damaged (settings)"),
     "keep nothing": (_set("selection", "keep_ratio", value=1e-320), "keeps none of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,7 +23,9 @@ TUNE = ("finetune.steps=2", "finetune.batch_size=2", "eval.clips=1", "eval.crops
 
 
 @pytest.mark.parametrize("backbone", ["vit-s", "vit-b", "vit-l", "vit-h"])
-def test_weights_of_transformers_are_continued_tuned_and_used(backbone, tmp_path, clip_files):
+def test_weights_of_transformers_are_continued_tuned_and_used(
+    backbone: str, tmp_path: Path, clip_files: Path
+):
     transformers = pytest.importorskip("transformers")
     size = BACKBONES[backbone]
     needed = 32 * 12 * size.width**2 * size.depth  # bytes: measured, 32 for each weight of a block

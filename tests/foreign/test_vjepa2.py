@@ -287,7 +287,9 @@ def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Pa
     assert "fine-tune it first" in refused("eval", "-c", folder, "-r", recipe, code=6)
 
 
-def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe, tmp_path, clip_files):
+def test_a_classifier_starts_from_the_folder_and_keeps_its_places(
+    folder: Path, recipe: Path, tmp_path: Path, clip_files: Path
+):
     still = ["--set", "finetune.base_lr=1e-30", "--set", "finetune.min_lr=0", "-o", tmp_path / "run", "-q"]
     options = ["finetune", "--recipe", recipe, "--init", folder, *still]
     message = refused(*options, code=6)
@@ -312,7 +314,9 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe
     run("eval", "-c", tmp_path / "run", "--json", "-q")
 
 
-def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(recipe, tmp_path):
+def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(
+    recipe: Path, tmp_path: Path
+):
     rotary = ["--set", "model.positions=rotary"]
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q", *rotary)
     assert "encoder.blocks.0.attn.k_bias" in weights(tmp_path / "run")

@@ -70,7 +70,9 @@ def test_missing_files_of_a_list_are_skipped(classifier_run: Path, clip_files: P
     assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
 
 
-def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(clip_files, monkeypatch):
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
     make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
     sample = Sample(path=str(clip_files / "clip1.mp4"))
     expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
@@ -78,7 +80,9 @@ def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes
     assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
 
 
-def test_images_of_different_sizes_stop_no_other_video(classifier_run, clip_files, tmp_path, monkeypatch):
+def test_images_of_different_sizes_stop_no_other_video(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
     (tmp_path / "images").mkdir()
     for number in range(8):
@@ -102,7 +106,9 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
-def test_weights_without_a_recipe_name_the_recipe_that_is_used(classifier_run, clip_files, tmp_path):
+def test_weights_without_a_recipe_name_the_recipe_that_is_used(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
     weights = tmp_path / "alone.safetensors"
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
@@ -115,7 +121,9 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(classifier_run, c
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 
-def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier_run, clip_files, caplog):
+def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
+    classifier_run: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
+):
     arguments = ["predict", clip_files / "clip0.mp4", "-c", classifier_run, "--cpu"]
     called(*arguments)
     (message,) = caplog.messages
@@ -136,7 +144,9 @@ def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_fil
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
-def test_features_equal_those_of_the_model(classifier_run, autoencoder_run, clip_files, tmp_path, kind):
+def test_features_equal_those_of_the_model(
+    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
+):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"

@@ -71,7 +71,9 @@ def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Pat
 
 
 @pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "Testing")])
-def test_folders_with_other_names_of_splits_replace_the_lists(recipe, tree, tmp_path, names):
+def test_folders_with_other_names_of_splits_replace_the_lists(
+    recipe: Path, tree: Path, tmp_path: Path, names: tuple[str, str]
+):
     train, test = names
     root = tmp_path / "root"
     for name in (*names, "unlabeled"):

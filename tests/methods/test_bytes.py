@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from everest.methods.importance import RawPixels, change_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
 from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.selector import measure
+from everest.methods.selector import Selector, measure
 from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize
 
@@ -56,7 +57,9 @@ def test_change_of_bytes_is_that_of_normalized_frames(embed, distance):
     [RedundancyRobust(), Tube(), FrameDifference(), LearnedImportance(score="embedding-distance")],
     ids=lambda selection: selection.strategy,
 )
-def test_a_model_computes_the_same_from_bytes(selection, input_kind):
+def test_a_model_computes_the_same_from_bytes(
+    selection: Selector, input_kind: Literal["frames", "differences"]
+):
     torch.manual_seed(0)
     model = tiny("pretrain", size=(32, 48), selection=selection, input=input_kind)
     frames, noise = clips(), torch.rand(2, 96)

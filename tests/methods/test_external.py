@@ -93,7 +93,9 @@ def test_the_shown_code_is_short():
     assert len("\n".join(lines)[:strategy_lines].splitlines()) <= 22
 
 
-def test_a_recipe_names_a_strategy_and_a_target_of_another_package(package, recipe, tmp_path, clip_files):
+def test_a_recipe_names_a_strategy_and_a_target_of_another_package(
+    package: str, recipe: Path, tmp_path: Path, clip_files: Path
+):
     path = f"{package}.methods"
     mine = tmp_path / "mine.yaml"
     mine.write_text(
@@ -151,7 +153,9 @@ def test_it_trains_and_its_checkpoints_load_when_the_module_is_imported(
     assert out.selection.visible.size(1) == 4
 
 
-def test_weights_import_nothing(package, recipe, tmp_path, clip_files, monkeypatch):
+def test_weights_import_nothing(
+    package: str, recipe: Path, tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
     path, run = f"{package}.methods", tmp_path / "run"
     options = strategy("finetune", f"{path}:Middle", visible_ratio="null")
     called("finetune", "-r", recipe, "--init", "none", *options, "-o", run, "-q")
@@ -215,7 +219,10 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.at_all:Middle", "there is no module 'nowhere'; install it, or put its folder on PYTHON"),
+        (
+            "nowhere.at_all:Middle",
+            "there is no module 'nowhere'; install it, or put its folder on PYTHON",
+        ),
         ("PACKAGE.nothing:Middle", r"there is no module 'PACKAGE\.nothing'; install it"),
         ("PACKAGE.needy:X", r"importing 'PACKAGE\.needy' fails: No module named 'package_that_nobody_has'"),
         ("PACKAGE.broken:X", r"importing 'PACKAGE\.broken' fails: OSError: no licence \(broken\.py:2\)"),
@@ -230,7 +237,9 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
         (":", "':' is no import path"),
     ],
 )
-def test_what_is_no_strategy_is_a_line(package, recipe, tmp_path, clip_files, name, message):
+def test_what_is_no_strategy_is_a_line(
+    package: str, recipe: Path, tmp_path: Path, clip_files: Path, name: str, message: str
+):
     options = strategy("pretrain", f"'{name.replace('PACKAGE', package)}'")
     shown = refused("pretrain", "-r", recipe, *options, "--dry-run", code=2)
     assert re.search(f"^error: .*: pretrain.selection.*{message}".replace("PACKAGE", package), shown), shown
@@ -244,7 +253,9 @@ def test_what_is_no_strategy_is_a_line(package, recipe, tmp_path, clip_files, na
         ({"keep_ratio": 2}, r"pretrain\.selection\.keep_ratio: must be more than 0 and at most 1, not 2"),
     ],
 )
-def test_its_keys_are_checked_like_others(package, recipe, tmp_path, clip_files, options, message):
+def test_its_keys_are_checked_like_others(
+    package: str, recipe: Path, tmp_path: Path, clip_files: Path, options: dict, message: str
+):
     given = strategy("pretrain", f"{package}.methods:Middle", **options)
     shown = refused("pretrain", "-r", recipe, *given, "--dry-run", code=2)
     assert re.search(f"^error: --set: {message}", shown), shown

@@ -115,7 +115,9 @@ def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (ActivationLinear, GELU_SHAPES)])
-def test_gradients_that_are_needed_do_not_depend_on_the_others(function, shapes):
+def test_gradients_that_are_needed_do_not_depend_on_the_others(
+    function: type, shapes: tuple[tuple[int, ...]]
+):
     torch.manual_seed(0)
     tensors = [torch.randn(shape) for shape in shapes]
     everything = gradients(function, tensors, tuple(range(len(shapes))))

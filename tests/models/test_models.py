@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,9 @@ AUTOENCODER = ModelSpec(
 
 @pytest.mark.parametrize("official", NAMES)
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
-def test_parameters_are_as_many_as_the_released_models_have(golden, official, kind):
+def test_parameters_are_as_many_as_the_released_models_have(
+    golden: Callable[[str], Path], official: str, kind: str
+):
     counts = json.loads(golden("parameter_counts.json").read_text())
     stage = "pretrain" if kind == "pretrain" else "finetune"
     with torch.device("meta"):

@@ -113,7 +113,9 @@ def test_it_works_with_tubes_heads_and_a_pretrained_encoder(recipe: Path, pretra
         assert json.loads(file.metadata()["settings"])["model"]["pooling"] == "class-attention"
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(recipe, pretrained, trained, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_bits(
+    recipe: Path, pretrained: Path, trained: Path, tmp_path: Path
+):
     command = ["finetune", "--recipe", recipe, "--init", pretrained, "-q", "--set", "train.save_every=2"]
     run(*command, "-o", tmp_path / "run")
     newest = max((tmp_path / "run" / "state").iterdir())

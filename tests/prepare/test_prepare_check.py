@@ -204,7 +204,9 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
         ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
     ],
 )  # fmt: skip
-def test_labels_are_verified(videos, tmp_path, text, classes, problems):
+def test_labels_are_verified(
+    videos: Path, tmp_path: Path, text: str, classes: str | None, problems: list[str]
+):
     (videos / "train.csv").write_text(text, newline="")
     options = []
     if classes:
@@ -216,7 +218,9 @@ def test_labels_are_verified(videos, tmp_path, text, classes, problems):
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
 
 
-def test_class_folders_of_composed_and_decomposed_letters_are_reported(videos, clip_files, tmp_path):
+def test_class_folders_of_composed_and_decomposed_letters_are_reported(
+    videos: Path, clip_files: Path, tmp_path: Path
+):
     for name, clip in (("\u00e9t\u00e9", "clip2"), ("e\u0301te\u0301", "clip3"), ("hiver", "clip1")):
         (videos / "seasons" / name).mkdir(parents=True)
         shutil.copy(clip_files / f"{clip}.mp4", videos / "seasons" / name)
@@ -373,7 +377,9 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
 
 
-def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos, small_disk, tmp_path):
+def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(
+    videos: Path, small_disk: Path, tmp_path: Path
+):
     ballast = small_disk / "ballast"
     arguments = [videos / "train.csv", "-o", small_disk / "out"]
     (small_disk / "out").mkdir()
@@ -385,7 +391,9 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
-def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     checked(videos / "train.csv", "-q")
@@ -425,14 +433,20 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     [
         ([], 2, "nothing to check: name lists or folders, or a --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
-        (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
+        (
+            ["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"],
+            2,
+            "names no list",
+        ),
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
         (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],
 )
-def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
+def test_what_cannot_be_meant(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+):
     monkeypatch.chdir(videos)
     Path("empty").mkdir()
     if arguments == ["journal"]:
@@ -441,7 +455,9 @@ def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     assert message in checked(*arguments, code=code).stderr
 
 
-def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, monkeypatch):
+def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
     allowed = Path.open
 
     def refusing(path: Path, *args, **options):

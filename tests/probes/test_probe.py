@@ -115,7 +115,9 @@ def test_an_attentive_probe_finds_the_token_that_counts_and_repeats_itself():
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_an_encoder_of_either_kind_is_probed_the_same_each_time(runs, clip_files, tmp_path, kind):
+def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path, kind: str
+):
     (tmp_path / "test.csv").write_text("".join(f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in (1, 2, 3)))
     command = ["-c", runs[kind], "--set", f"data.test={tmp_path}/test.csv"]
     result = probed(*command)

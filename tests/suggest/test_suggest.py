@@ -105,7 +105,12 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path,
         (class_folders, ["--group", "("], 2, "--group"),
         (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
         (tmp_path / "none", [], 4, "no such folder"),
-        (tmp_path / "sheet.csv", [], 4, "not a folder; name the folder of the videos. `everest prepare"),
+        (
+            tmp_path / "sheet.csv",
+            [],
+            4,
+            "not a folder; name the folder of the videos. `everest prepare",
+        ),
     ):
         message = refused(SUGGEST, source, *options, "-o", tmp_path / "mine.yaml", code=code)
         assert problem in message
@@ -244,7 +249,9 @@ def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_fo
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_a_recipe_for_both_stages_counts_the_videos_of_each(tmp_path, class_folders, monkeypatch, as_list):
+def test_a_recipe_for_both_stages_counts_the_videos_of_each(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, as_list: bool
+):
     monkeypatch.chdir(tmp_path)
     for number in range(40):
         folder = tmp_path / "unlabeled" / str(number % 3)
@@ -271,7 +278,9 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(tmp_path, class_fold
 
 
 @pytest.mark.parametrize("name", ["run", "videos/run", "videos", "linked"])
-def test_a_class_folder_is_not_for_pre_training(tmp_path, class_folders, monkeypatch, name):
+def test_a_class_folder_is_not_for_pre_training(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linked").symlink_to(class_folders / "run")
     message = refused(SUGGEST, class_folders, "--pretrain", name, "-o", "both.yaml", code=2)

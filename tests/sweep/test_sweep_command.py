@@ -98,7 +98,11 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
         ("--gpus many", 2, "--gpus many: give auto"),
         ("--data gone", 4, "gone: no such folder"),
         ("--set data.test=gone.csv", 4, "gone.csv: no such list or folder"),
-        ("--equal gmacs --over pretrain.selection.keep_ratio=0.3,0.6", 2, "pretrain.epochs: arms of equal"),
+        (
+            "--equal gmacs --over pretrain.selection.keep_ratio=0.3,0.6",
+            2,
+            "pretrain.epochs: arms of equal",
+        ),
     ):
         shown = refused("sweep", recipe, "-o", out, *options.split(), code=code)
         assert message in shown
@@ -178,7 +182,9 @@ def everest_long(recipe: Path, out: Path, options: list[Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_jobs_and_another_sweep_is_refused(recipe, tmp_path, number):
+def test_a_signal_saves_the_jobs_and_another_sweep_is_refused(
+    recipe: Path, tmp_path: Path, number: signal.Signals
+):
     out = tmp_path / "out"
     options = ["--stages", "pretrain", "--set", "pretrain.epochs=3000", "--gpus", "cpu"]
     command = [sys.executable, "-m", "everest_cli", "sweep", str(recipe), "-o", str(out), *options]

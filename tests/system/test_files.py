@@ -227,7 +227,9 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     assert running_here(tmp_path) is None or running_here(tmp_path) > 0
 
 
-def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):
+def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(
+    recipe: Path, autoencoder_run: Path, tmp_path: Path
+):
     shutil.copytree(autoencoder_run, tmp_path / "run")
     command = ["pretrain -q", "--recipe", recipe, "-o", tmp_path / "run"]
     damaged = tmp_path / "run" / "bad_videos.csv"

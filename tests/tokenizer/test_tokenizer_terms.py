@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,9 @@ def test_terms_are_logged_without_their_weights_and_the_loss_with_them(recipe: P
 
 
 @pytest.mark.slow
-def test_until_the_discriminator_starts_the_run_equals_one_without_it(recipe, trained, tmp_path):
+def test_until_the_discriminator_starts_the_run_equals_one_without_it(
+    recipe: Path, trained: Path, tmp_path: Path
+):
     train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
     adversarial, plain = step_rows(trained), step_rows(tmp_path / "run")
     assert [row["loss"] for row in adversarial[:FIRST]] == [row["loss"] for row in plain[:FIRST]]
@@ -100,7 +103,9 @@ def test_until_the_discriminator_starts_the_run_equals_one_without_it(recipe, tr
     assert not any("reconstruction" in row for row in plain)
 
 
-def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, trained, tmp_path):
+def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
+    recipe: Path, trained: Path, tmp_path: Path
+):
     state = newest_state(trained / "state", notify=silent)
     assert state is not None
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
@@ -117,7 +122,9 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
     assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
 
 
-def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(recipe, tmp_path):
+def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
+    recipe: Path, tmp_path: Path
+):
     own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", *own)
     adversary = stage.objective.adversary
@@ -169,7 +176,9 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, 3 * FIRST])
-def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(recipe, trained, tmp_path, rows):
+def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
+    recipe: Path, trained: Path, tmp_path: Path, rows: int
+):
     """Killed before the discriminator begins, and after."""
     parts = tmp_path / "parts"
     assert stop_after(recipe, ["train-tokenizer", *LONG], parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
@@ -284,7 +293,9 @@ def trial(stage: TokenizerStage) -> None:
 
 
 @pytest.mark.parametrize("change", [whole_step, trial])
-def test_a_step_and_a_trial_change_both(recipe, tmp_path, change):
+def test_a_step_and_a_trial_change_both(
+    recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
+):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     (tmp_path / "run").mkdir()
     assert stage.objective.adversary is not None
@@ -298,7 +309,9 @@ def test_a_step_and_a_trial_change_both(recipe, tmp_path, change):
 # --- perceptual ---------------------------------------------------------------------------------------------
 
 
-def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small_network):
+def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
+    recipe: Path, tmp_path: Path, small_network: Path
+):
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
     for name in ("one", "two"):
         train(recipe, tmp_path / name, *(f"--set={option}" for option in options))

@@ -164,7 +164,9 @@ def test_a_finished_run_gives_back_what_was_lost(recipe: Path, trained: Path, tm
     assert (folder / "report.json").read_text() == report
 
 
-def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(recipe, trained, clip_files, tmp_path):
+def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(
+    recipe: Path, trained: Path, clip_files: Path, tmp_path: Path
+):
     said = train(recipe, trained, "--set", "tokenizer.keep=0.5", code=2)
     assert "tokenizer.keep (0.25, now 0.5)" in said
     train(recipe, tmp_path / "run", "--dry-run")
@@ -181,7 +183,10 @@ def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(recipe, tra
     [
         ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
         ("tokenizer.loss.r1=-1", "tokenizer.loss.r1: must be at least 0.0, not -1"),
-        ("tokenizer.loss.discriminator_lr=0", "loss.discriminator_lr: must be more than 0.0, not 0"),
+        (
+            "tokenizer.loss.discriminator_lr=0",
+            "loss.discriminator_lr: must be more than 0.0, not 0",
+        ),
         ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
         ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
         ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: is 0, like perceptual"),

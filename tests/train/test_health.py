@@ -94,7 +94,9 @@ def test_the_loss_and_the_accuracy_of_guessing_are_recognized():
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(recipe, tmp_path, policy):
+def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
+    recipe: Path, tmp_path: Path, policy: str
+):
     folder = tmp_path / "run"
     wild = ("pretrain.base_lr=1e30", "pretrain.epochs=30", "pretrain.betas=[0.0, 0.0]")
     sets = [f"--set={setting}" for setting in (*wild, f"train.nonfinite={policy}")]
@@ -219,7 +221,9 @@ def test_memory_advice_has_numbers_that_shrink():
     assert "bf16" not in memory_advice(plan, bytes_of, bytes_per_value=2)
 
 
-def test_too_little_memory_in_a_loop_is_explained(recipe, tmp_path, monkeypatch):
+def test_too_little_memory_in_a_loop_is_explained(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     import everest.pretraining
 
     def too_much(model: object, clip: object) -> None:
@@ -230,7 +234,9 @@ def test_too_little_memory_in_a_loop_is_explained(recipe, tmp_path, monkeypatch)
     assert "tried 2 clips a pass" in shown
 
 
-def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(recipe, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     shown = called("pretrain --tracker wandb", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
     assert "pip install wandb" in shown

@@ -53,7 +53,9 @@ def test_a_run_killed_before_its_recipe_is_written_is_started_again(command, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--overwrite",)])
-def test_a_run_killed_at_any_moment_ends_with_the_same_weights(command, tmp_path, autoencoder_run, options):
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
+    command, tmp_path: Path, autoencoder_run: Path, options: tuple[str, ...]
+):
     run, change, ended = tmp_path / "run", 0, False
     while not ended:
         change += 1
@@ -82,7 +84,9 @@ def test_a_folder_with_other_files_is_still_refused(command, tmp_path: Path, nam
     assert file.read_text() == text
 
 
-def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tmp_path, autoencoder_run):
+def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
+    command, tmp_path: Path, autoencoder_run
+):
     called(*command)
     run = tmp_path / "run"
     ours = (run / "model.safetensors").read_bytes()

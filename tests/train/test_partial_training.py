@@ -56,7 +56,9 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     ("freeze", "frozen"),
     [("embedding", "encoder.patch_embed."), ("first:1", "encoder.blocks.0."), ("first:2", "encoder.")],
 )
-def test_frozen_parts_keep_their_bits_and_have_no_moments(recipe, pretrained, tmp_path, freeze, frozen):
+def test_frozen_parts_keep_their_bits_and_have_no_moments(
+    recipe: Path, pretrained: Path, tmp_path: Path, freeze: str, frozen: str
+):
     run(*finetune(recipe, pretrained, f"finetune.freeze={freeze}"), "-o", tmp_path / "run")
     before, after = weights(pretrained), weights(tmp_path / "run")
     encoder = {name for name in after if name.startswith("encoder.")}
@@ -74,7 +76,9 @@ def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(rec
 
 
 @pytest.mark.parametrize("settings", [("finetune.freeze=first:1",), (*LORA, "train.ema=0.9")])
-def test_a_stopped_run_resumes_to_the_same_bits(recipe, pretrained, tmp_path, settings):
+def test_a_stopped_run_resumes_to_the_same_bits(
+    recipe: Path, pretrained: Path, tmp_path: Path, settings: tuple[str, ...]
+):
     command = finetune(recipe, pretrained, *settings)
     run(*command, "-o", tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
@@ -122,14 +126,18 @@ def test_a_killed_run_with_adapters_resumes_to_the_same_bits(recipe: Path, pretr
     assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
 
 
-def test_missing_weights_are_written_again_merged(recipe, pretrained, adapted, tmp_path):
+def test_missing_weights_are_written_again_merged(
+    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path
+):
     shutil.copytree(adapted, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()
     run(*finetune(recipe, pretrained, *LORA), "-o", tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(adapted))
 
 
-def test_commands_read_the_weights_like_any_others(recipe, adapted, clip_files, tmp_path):
+def test_commands_read_the_weights_like_any_others(
+    recipe: Path, adapted: Path, clip_files: Path, tmp_path: Path
+):
     run("eval", "-c", adapted, "--json", "-q")
     run("predict", clip_files / "clip0.mp4", "-c", adapted, "--json", "-q")
     run("extract", clip_files / "clip0.mp4", "-c", adapted, "-o", tmp_path / "x.safetensors", "-q")
@@ -139,7 +147,9 @@ def test_commands_read_the_weights_like_any_others(recipe, adapted, clip_files, 
 
 
 @pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.precision=bf16"])
-def test_adapters_learn_with_settings_of_memory(recipe, pretrained, adapted, tmp_path, setting):
+def test_adapters_learn_with_settings_of_memory(
+    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path, setting: str
+):
     run(*finetune(recipe, pretrained, *LORA, setting), "-o", tmp_path / "run")
     found, expected = (
         [row["loss"] for row in metrics(folder) if "loss" in row] for folder in (tmp_path / "run", adapted)

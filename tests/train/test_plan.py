@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,7 +123,9 @@ def test_mixup_gets_pairs_in_every_pass(largest):
         ("pretrain_small_wd_0.05", "vit-s", 1.0),
     ],
 )
-def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
+def test_groups_equal_the_released_ones(
+    golden: Callable[[str], Path], name: str, backbone: str, layer_decay: float
+):
     official_groups = json.loads(golden("optim.json").read_text())[name]
     kind = "pretrain" if name.startswith("pretrain") else "classifier"
     with torch.device("meta"):

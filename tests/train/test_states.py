@@ -201,7 +201,9 @@ def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
     assert equal(weights(run), before)
 
 
-def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):
+def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(
+    run: Path, command: list[object]
+):
     message = refused("finetune", "--init", "none", *command[1:], code=2)
     assert message.startswith(f"error: --output {run}: holds a run of pretrain, not of finetune; ")
     environment = json.loads((run / "env.json").read_text())

@@ -134,7 +134,9 @@ def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
         ("mixed", "finetune.best=map", "map is not measured for these labels; known: loss"),
     ],
 )
-def test_settings_that_do_not_fit_the_labels_are_refused(name, option, message, clip_files, tmp_path):
+def test_settings_that_do_not_fit_the_labels_are_refused(
+    name: str, option: str, message: str, clip_files: Path, tmp_path: Path
+):
     recipe = task_recipe(tmp_path, clip_files, name)
     command = (TRAIN, "--recipe", recipe, "-o", tmp_path / "r", "--set", option)
     assert message in refused(*command, code=2)

@@ -59,7 +59,9 @@ def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(trained, clip_files, tmp_path):
+def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
     other = small_run(tmp_path, clip_files, "pretrain")
     shown = refused(*command(clip_files, tmp_path / "run"), "--init", other, code=6)
     assert "trained first" not in shown
@@ -105,7 +107,9 @@ def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
         ["data.frames=32", "data.num_classes=null", "finetune.epochs=3", "train.ema=0.9"],
     ],
 )
-def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(trained, clip_files, tmp_path, changes):
+def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(
+    trained: Path, clip_files: Path, tmp_path: Path, changes: list[str]
+):
     output = tmp_path / "run"
     own = shutil.copytree(trained / "tokenizer", output / "tokenizer")
     before = contents(own)
@@ -170,7 +174,9 @@ def read_by_tokenizer(recipe: Recipe) -> list[Any]:
     ],
 )
 @pytest.mark.parametrize("also", [(), ("data.val=train.csv", "pretrain.flip=true")])
-def test_the_settings_of_a_tokenizer_are_those_that_it_reads(clip_files, tmp_path, change, also):
+def test_the_settings_of_a_tokenizer_are_those_that_it_reads(
+    clip_files: Path, tmp_path: Path, change: str, also: tuple[str, ...]
+):
     folder = shutil.copytree(clip_files, tmp_path / "data")
     (folder / "other.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
     base, changed = (

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 from everest.figures.curves import COLORS
 from everest.sweep.figure import draw_report
 from everest.sweep.report import make_report
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 
 BY_COST: Final = ("methods", "keep-ratios")  # the parts that are drawn by their GMACs
 BUDGETS: Final = "steps"  # the part that is drawn by each budget
@@ -73,4 +73,5 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
             panel.grid(alpha=0.3)
         panels[0].set_ylabel(f"{report['title']} (%)")
         panels[0].legend(frameon=False)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png")

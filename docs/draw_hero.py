@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from everest.figures.legend import legend_of, title_of
+from everest.figures.legend import legend_of, view_title
 from everest.figures.masks import view_masks
 from everest.figures.pictures import draw_rows, rows_of
 from everest.methods.strategies import RedundancyRobust
@@ -125,7 +125,7 @@ def main() -> None:
         path,
         [frames, importance, kept],
         slices=views[0].grid.t,
-        title=title_of(views[0]),
+        title=view_title(views[0]),
         legend=legend_of(views, numbered=False),
     )
     with Image.open(path) as image:  # small enough for a repository

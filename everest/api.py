@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.config.heads import Head, HeadSetting, Task, named_heads
-from everest.config.selectors import recipe_of, refuse_contradictions, selector_for
+from everest.config.selectors import recipe_of_sections, refuse_contradictions, selector_for
 from everest.data.clip_format import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
@@ -94,7 +94,7 @@ def create_model(
         sections[stage]["drop_path"] = drop_path
     elif drop_path != 0:
         raise ValueError(f"drop_path={drop_path}: only a classifier has stochastic depth")
-    recipe = recipe_of(sections)
+    recipe = recipe_of_sections(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
         spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))

@@ -80,14 +80,18 @@ def one_per_line(problems: Iterable[str]) -> str:
     return "\n".join(lines if further <= 0 else [*lines[:MOST_PROBLEMS], f"and {further} more problems"])
 
 
+def first_names(names: Sequence[object], most: int = 5) -> str:
+    """The first `most` of some names, in a line for a message."""
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
     close = similar(name, names)
     if close is not None:
         return f"; did you mean '{close}'?"
-    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"; known: {listed}" if names else ""
+    return f"; known: {first_names(names, 20)}" if names else ""
 
 
 def similar(name: str, known: Sequence[str]) -> str | None:
@@ -95,14 +99,13 @@ def similar(name: str, known: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
 
 
-def differing(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int | None = None) -> list[str]:
-    """The keys whose values differ, each with both values; "…" replaces those after the first `most`."""
-    texts = [
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, each with both values."""
+    return [
         f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
-    return texts if most is None or len(texts) <= most else [*texts[:most], "…"]
 
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:

@@ -149,6 +149,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
 
 def _print_lines(document: dict[str, Any]) -> None:
     """Print a line per known property; long lists of names by group."""
+    from everest.errors import first_names
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
@@ -157,7 +158,7 @@ def _print_lines(document: dict[str, Any]) -> None:
         if name in ("missing", "unexpected", "without_effect"):
             value = f"{len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
-            value = f"{', '.join(value[:MOST_NAMES])}{', …' if len(value) > MOST_NAMES else ''}"
+            value = first_names(value, MOST_NAMES)
         elif name == "origin":  # the file, and the files that it started from
             value = " from ".join(_files(value))
         elif isinstance(value, dict):

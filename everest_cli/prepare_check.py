@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest.errors import EnvironmentProblem
+from everest.errors import EnvironmentProblem, first_names
 from everest_cli import options as o
 from everest_cli.option_values import local_path, read_recipe
 from everest_cli.output import Display, print_json, say
@@ -61,8 +61,8 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
+    from everest.lists.checked import read_checked
     from everest.lists.label_facts import found_notice
-    from everest.lists.sources import read_sources
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists
@@ -70,7 +70,7 @@ def check(
     from everest.system.run_folder import BAD_VIDEOS
 
     chosen = _choose_sources(sources, recipe, data, overrides, classes, task)
-    lists, rules = read_sources(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
+    lists, rules = read_checked(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
     notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
     if notice is not None:
         say(notice)
@@ -108,7 +108,7 @@ def check(
         _print_check(result.to_dict(), chosen.span, chosen.fps)
         for path in cleaned:
             typer.echo(f"cleaned: {path}")
-    if not result.passed:
+    if result.bad or result.labels or result.leaks:  # copies within one list are only reported
         raise typer.Exit(4)
 
 
@@ -191,8 +191,7 @@ def _print_check(document: dict[str, Any], span: int | None, fps: float | None) 
         typer.echo(f"classes: {len(counts)}, of {min(counts)} to {counted(max(counts), 'video')}")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        named = ", ".join(rare[:SHOWN]) + (", …" if len(rare) > SHOWN else "")
-        typer.echo(f"warning: fewer than {RARE} training videos: {named}")
+        typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")
     for name, facts in document["numbers"].items():
         typer.echo(f"{name}: {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}")
     _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])

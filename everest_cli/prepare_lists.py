@@ -43,10 +43,10 @@ def index(
 
     Example: everest prepare index /data/ucf101
     """
-    from everest.prepare.index import read_index, recipe_lines, write_index
+    from everest.prepare.index import index_folder, recipe_lines, write_index
     from everest.system.text import counted
 
-    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=task)
+    result = index_folder(folder, annotations=annotations, layout=layout, split=split, task=task)
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()

@@ -128,8 +128,8 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.lists.groups import COLUMN, FOLDER, Listed, grouping, with_groups
-    from everest.lists.sources import read_labeled
+    from everest.lists.groups import COLUMN, FOLDER, grouping, with_groups
+    from everest.lists.labeled import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
     from everest.suggest.next_commands import commands_for_lists
 
@@ -144,8 +144,7 @@ def split_source(
         used_columns=() if grouped_by is None else (grouped_by,),
     )
     data = labeled.data
-    listed = Listed(path=source, samples=data.samples, rows=labeled.rows)
-    group_of = grouping(group, root=root, sources=[listed])
+    group_of = grouping(group, root=root, lists={source: data})
     lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
     if group is not None:
         base = root if group == FOLDER else None
@@ -190,30 +189,28 @@ def _label_counts(samples: Sequence[Sample], names: Sequence[str], task: Task) -
 
 def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *, as_json: bool) -> None:
     """Print groups that are in several lists; exit code 4 if there are any."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from everest.errors import RecipeError
-    from everest.lists.groups import COLUMN, Listed, find_leaks, grouping
-    from everest.lists.samples import read_samples
-    from everest.lists.sources import read_list
+    from everest.lists.groups import COLUMN, find_leaks, grouping
+    from everest.lists.reading import read_list, read_samples
 
     if len({path.resolve() for path in lists}) < len(lists):
         raise RecipeError("--check: a list is given twice; leave it out once")
     by_column = group is not None and group.startswith(COLUMN)
-    listed = [
-        Listed(
-            path=path,
-            samples=read_samples(path, root=root or path.parent, labeled=False).samples,
+    listed = {
+        path: replace(
+            read_samples(path, root=root or path.parent, labeled=False),
             rows=read_list(path) if by_column else None,
         )
         for path in lists
-    ]
+    }
     folders = {path.parent for path in lists}
     base = root or (folders.pop() if len(folders) == 1 else None)
-    group_of = grouping(group, root=base, sources=listed)
-    leaks = find_leaks({str(source.path): source.samples for source in listed}, group_of)
+    group_of = grouping(group, root=base, lists=listed)
+    leaks = find_leaks({str(path): data.samples for path, data in listed.items()}, group_of)
     if as_json:
-        counts = {str(source.path): len(source.samples) for source in listed}
+        counts = {str(path): len(data.samples) for path, data in listed.items()}
         print_json({"lists": counts, "group": group, "leaks": [asdict(leak) for leak in leaks]})
     else:
         for leak in leaks:
@@ -224,7 +221,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *,
     if leaks:
         say(f"{len(leaks)} {what} are in several lists")
         raise typer.Exit(4)
-    advice = _advice(group, (sample for source in listed for sample in source.samples))
+    advice = _advice(group, (sample for data in listed.values() for sample in data.samples))
     if advice:
         say(f"no video is in two of the {len(lists)} lists. {advice}")
     else:

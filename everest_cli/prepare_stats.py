@@ -56,7 +56,7 @@ def stats(
     """
     from everest.errors import RecipeError
     from everest.figures.curves import check_target
-    from everest.lists.sources import read_labeled
+    from everest.lists.labeled import read_labeled
     from everest.prepare.stats import take_stats
     from everest.suggest.auto import check_base, pixel_recipe, pixel_settings
     from everest.system.files import check_new_file, write_text

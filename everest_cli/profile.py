@@ -127,7 +127,7 @@ def profile(
 
     planned = gpu_to_plan(gpu, videos=videos, epochs=epochs)
 
-    from everest.profiling.choices import ProfileOverrides, compare, recipe_of
+    from everest.profiling.choices import ProfileOverrides, compare, recipe_of_method
     from everest.profiling.profile import profile
 
     if method is not None and recipe is not None:
@@ -144,7 +144,7 @@ def profile(
         finetune_keep=finetune_keep,
         others=tuple(overrides or ()),
     )
-    profiled = changes.applied(recipe or recipe_of(method or "everest"))
+    profiled = changes.applied(recipe or recipe_of_method(method or "everest"))
     if profiled.tokenizer is not None and profiled.tokenizer.checkpoint is not None:
         from everest.train.tokenizer_first import with_absolute_paths
 

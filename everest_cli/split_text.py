@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from everest.errors import first_names
 from everest.system.text import counted
 from everest_cli.output import say
 
@@ -22,9 +23,8 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         say(f"{name}: {counted(row['videos'], 'video')} ({row['share']:.1%}){of_groups}{_range(row)}")
         empty = sorted(every_class - row["classes"].keys())
         if empty:
-            some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             reason = "which have too few groups, or none without other rare classes"
-            say(f"{name} has no video of {counted(len(empty), 'class')}, {reason}: {some}")
+            say(f"{name} has no video of {counted(len(empty), 'class')}, {reason}: {first_names(empty)}")
     videos = {name: row["videos"] for name, row in document["lists"].items()}
     warning = few_videos(videos, document["shares"])
     if warning is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
-from everest.figures.legend import title_of
+from everest.figures.legend import view_title
 from everest.figures.masks import view_model
 from everest.figures.pictures import draw_views
 from everest.models.mae import MaskedAutoencoder
@@ -46,7 +46,7 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_views(folder / PICTURE, [view], title=title_of(view))
+    draw_views(folder / PICTURE, [view], title=view_title(view))
     steps.write_report(_text(recipe, result))
     return result
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from archives import ARCHIVES
 from foreign import saved
-from typer.testing import CliRunner
+from processes import everest as everest_process
+from small_runs import called
 
 import everest
 from everest.checkpoints.load import open_model
@@ -22,7 +21,6 @@ from everest.methods.strategies import STRATEGIES
 from everest.models.of_recipe import pretrain_spec
 from everest.profiling import loading
 from everest.system.weights import Weights
-from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,13 +29,8 @@ LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
-DATA_SETS = {
-    "ucf101": "UCF101",
-    "hmdb51": "HMDB51",
-    "ssv2": "SSV2",
-    "kinetics": "KINETICS",
-    "oscc": "OSCC",
-} | {**{"diving48": "DIVING48", "epic-kitchens-100": "EPIC", "finegym288": "FINEGYM"}}
+DATA_SETS = {name: name.upper() for name in ("ucf101", "hmdb51", "ssv2", "kinetics", "oscc", "diving48")}
+DATA_SETS |= {"epic-kitchens-100": "EPIC", "finegym288": "FINEGYM"}
 # What makes a run of any recipe small; nothing else of a command is changed.
 SMALL = [
     *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),
@@ -47,14 +40,8 @@ SMALL = [
 # The tokenizer's tokens are those of its recipe, so the clips stay as they are.
 SMALL_LVMAE = [
     *("train.workers=0", "tokenizer.channels=8", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"),
-    *(
-        "tokenizer.batch_size=4",
-        "data.frames=16",
-        "model.depth=1",
-        "pretrain.epochs=1",
-        "pretrain.batch_size=4",
-    ),
-    *("finetune.epochs=1", "finetune.batch_size=4"),
+    *("tokenizer.batch_size=4", "data.frames=16", "model.depth=1", "pretrain.epochs=1"),
+    *("pretrain.batch_size=4", "finetune.epochs=1", "finetune.batch_size=4"),
 ]
 
 
@@ -80,10 +67,8 @@ def test_every_image_is_shown_and_small():
 def write_videomae(folder: Path) -> None:
     """Write a small VideoMAE with random weights as transformers does."""
     spec = pretrain_spec(load_recipe("custom", overrides=SMALL), tokenizer=None)
-    tensors = spec.build().state_dict()
-    weights = Weights(
-        kind="pretrain", settings=spec.dump(), classes=None, recipe="custom", step=0, tensors=tensors
-    )
+    header = {"kind": "pretrain", "settings": spec.dump(), "classes": None, "recipe": "custom", "step": 0}
+    weights = Weights(**header, tensors=spec.build().state_dict())
     weights.save(folder.with_suffix(".safetensors"))
     write_folder(folder, open_model(folder.with_suffix(".safetensors")))
 
@@ -104,13 +89,10 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for number, name in enumerate(["run", "walk", "run", "walk"]):
         (tmp_path / "ACTIONS" / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "ACTIONS" / name)
-    rows = [
-        f"ACTIONS/{name}/clip{number}.mp4,{name},m{number}\n" for number, name in enumerate(["run", "walk"])
-    ]
-    paths = [line.split()[0].split(",")[0] for line in (clip_files / "train.csv").read_text().splitlines()]
-    videos = [path for path in paths if path.endswith(".mp4")]
+    rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
+    videos = [f"clip{number}.mp4" for number in range(4)]
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):
-        lines = [f"{path},{label}\n" for path, label in zip(videos, labels, strict=False)]
+        lines = [f"{path},{label}\n" for path, label in zip(videos, labels, strict=True)]
         (tmp_path / "VIDEOS" / f"{name}.csv").write_text("".join(["path,label\n", *lines]))
     shutil.copytree(tmp_path / "ACTIONS", tmp_path / "UNLABELED")
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
@@ -134,12 +116,9 @@ def run(arguments: list[str]) -> None:
     if arguments[0] == "sweep" and not {"report", "--dry-run"} & set(arguments):
         arguments = [*arguments, *FEW_SEEDS, *(f"--set={value}" for value in SMALL)]
     if "--processes" in arguments:  # starts its command again, so that it must be one
-        command = [sys.executable, "-m", "everest_cli", *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 0, (arguments, ended.stderr)
+        everest_process(*arguments)
         return
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, (arguments, result.output, result.exception)
+    called(*arguments)
 
 
 def rows_of_the_paper() -> list[str]:
@@ -152,13 +131,9 @@ def rows_of_the_paper() -> list[str]:
 def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
     command, *options = row.replace("--init PT", "--init none").split()
     small = [f"--set={value}" for value in SMALL]
-    result = CliRunner().invoke(
-        app, [command, *small, *options, "--data", "VIDEOS", "--gpus", "cpu", "--dry-run"]
-    )
-    assert result.exit_code == 0, (result.output, result.exception)
+    result = called(command, *small, *options, "--data", "VIDEOS", "--gpus", "cpu", "--dry-run")
     assert re.search(r"^loss: \d", result.stdout)
-    shown = CliRunner().invoke(app, [command, *options, "--print-config"])
-    assert shown.exit_code == 0, shown.output  # as it stands, too
+    called(command, *options, "--print-config")  # as it stands, too
 
 
 @pytest.mark.parametrize(
@@ -194,22 +169,14 @@ def test_every_page_has_commands_and_every_link_leads_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_strategy_stands_in_the_table_of_methods():
-    page = (ROOT / "docs" / "methods.md").read_text()
-    assert [name for name in STRATEGIES if f"\n| `{name}` |" not in page] == []
-
-
-def test_every_room_has_a_row_in_the_architecture():
-    page = (ROOT / "docs" / "architecture.md").read_text()
+def test_every_strategy_room_and_page_has_its_row():
+    names = ("docs/methods.md", "docs/architecture.md", "README.md")
+    methods, architecture, readme = ((ROOT / name).read_text() for name in names)
+    assert [name for name in STRATEGIES if f"\n| `{name}` |" not in methods] == []
     rooms = {path.parent.name for path in (ROOT / "everest").glob("*/__init__.py")} - {"recipes"}
-    assert [room for room in sorted(rooms) if page.count(f"\n| `everest/{room}/` |") != 1] == []
-
-
-def test_every_page_is_named_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    assert [
-        page.name for page in PAGES[1:] if f"\n| [docs/{page.name}](docs/{page.name}) |" not in readme
-    ] == []
+    assert [room for room in sorted(rooms) if architecture.count(f"\n| `everest/{room}/` |") != 1] == []
+    pages = [page.name for page in PAGES[1:]]
+    assert [name for name in pages if f"\n| [docs/{name}](docs/{name}) |" not in readme] == []
 
 
 def test_readme_has_the_two_commands_and_is_short():

@@ -47,22 +47,18 @@ def test_every_claim_is_about_arms_of_its_part():
             assert arm in sweep_of(claim.part)["arms"], claim
 
 
-@pytest.mark.parametrize(
-    ("better", "low", "high", "verdict"),
-    [
+def test_a_claim_is_seen_if_the_whole_interval_supports_it():
+    unknown, opposite = "not resolvable at this size", "the opposite is seen"
+    for better, low, high, verdict in (
         (True, 0.1, 2.0, "seen"),
-        (True, 0.0, 2.0, "not resolvable at this size"),
-        (True, -2.0, -0.1, "the opposite is seen"),
+        (True, 0.0, 2.0, unknown),
+        (True, -2.0, -0.1, opposite),
         (False, -2.9, 1.0, "seen"),
-        (False, -3.1, 9.0, "not resolvable at this size"),
-        (False, -9.0, -3.1, "the opposite is seen"),
-    ],
-)
-def test_a_claim_is_seen_if_the_whole_interval_supports_it(
-    better: bool, low: float, high: float, verdict: str
-):
-    claim = Claim(part="methods", arms=("a", "b"), text="", origin="", better=better)
-    assert claim.verdict(low, high) == verdict
+        (False, -3.1, 9.0, unknown),
+        (False, -9.0, -3.1, opposite),
+    ):
+        claim = Claim(part="methods", arms=("a", "b"), text="", origin="", better=better)
+        assert claim.verdict(low, high) == verdict
 
 
 @pytest.mark.parametrize("part", PARTS)

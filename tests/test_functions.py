@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, metrics, small_recipe, weights
+from small_runs import called, json_of, same_run, small_recipe
 
 import everest
 from everest.data.views import ValidationViews
@@ -85,9 +85,8 @@ def test_weights_without_a_recipe_know_their_stride(
 
 def test_a_new_model_knows_its_clips(clip_files: Path):
     heads = {"verb": 2, "noun": 3}
-    model = everest.create_model(
-        "vit-tiny", kind="classifier", num_classes=heads, frames=4, stride=3, size=32, depth=1
-    )
+    clip = {"frames": 4, "stride": 3, "size": 32}
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=heads, depth=1, **clip)
     assert (model.clip.frames, model.clip.stride, model.file) == (4, 3, None)
     assert model.classes == ("verb 0", "verb 1", "noun 0", "noun 1", "noun 2")
     (row,) = everest.predict(model, [clip_files / "clip0.mp4"], top=1, clips=1, crops=1)
@@ -108,16 +107,15 @@ def test_classes_have_the_names_of_their_folders(tmp_path: Path, clip_files: Pat
 def test_predictions_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path, options: dict):
     given = [text for name, value in options.items() for text in (f"--{name}", value)]
     videos = clip_files / "train.csv"
-    expected = json.loads(called("predict", videos, "-c", classifier.file, *given, "--json").stdout)
+    expected = json_of("predict", videos, "-c", classifier.file, *given)
     assert everest.predict(classifier, videos, **options) == expected
     assert everest.predict(classifier, [str(videos)], workers=1, **options) == expected
 
 
 def test_timelines_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path):
     video = clip_files / "clip1.mp4"
-    given = ["--timeline", "--window", 0.5, "--step", 0.25]
-    shown = called("predict", video, "-c", classifier.file, *given, "--json")
-    assert everest.predict_timeline(classifier, [video], window=0.5, step=0.25) == json.loads(shown.stdout)
+    shown = json_of("predict --timeline --window 0.5 --step 0.25", video, "-c", classifier.file)
+    assert everest.predict_timeline(classifier, [video], window=0.5, step=0.25) == shown
 
 
 def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_files: Path, tmp_path: Path):
@@ -125,13 +123,11 @@ def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_file
     broken.write_text("no video")
     videos = [clip_files / "clip0.mp4", broken]
     rows = everest.predict(classifier, videos)
-    assert rows == json.loads(called("predict", *videos, "-c", classifier.file, "--json", code=4).stdout)
+    assert rows == json_of("predict", *videos, "-c", classifier.file, code=4)
     assert rows[1] == {"video": str(broken), "error": "not a video file"}
     features = everest.extract(classifier, videos)
     assert (features.videos, features.skipped) == ([str(videos[0])], [(str(broken), "not a video file")])
-    with pytest.raises(
-        DataError, match=r"none of 1 videos can be read, first .*broken\.mp4: not a video file"
-    ):
+    with pytest.raises(DataError, match=r"none of 1 videos can be read, first .*broken\.mp4: not a video"):
         everest.extract(classifier, broken)
 
 
@@ -156,8 +152,8 @@ def test_features_are_those_of_the_command(
 
 def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path: Path):
     written = [tmp_path / "command.csv", tmp_path / "function.csv"]
-    given = ["--keep", "0.5,1", "--predictions", written[0], "--json"]
-    expected = json.loads(called("eval", "-c", classifier.file, "--gpus", "cpu", *given).stdout)
+    given = ["--keep", "0.5,1", "--predictions", written[0]]
+    expected = json_of("eval --gpus cpu", "-c", classifier.file, *given)
     found = everest.evaluate(classifier, keep=(0.5, 1), predictions=written[1])
     assert found | UNTIMED == expected | UNTIMED
     assert written[1].read_bytes() == written[0].read_bytes()
@@ -171,13 +167,10 @@ def test_other_videos_and_views_can_be_evaluated(classifier_run: Path, clip_file
     (tmp_path / "other.csv").write_text(f"{clip_files}/clip1.mp4 1\n{clip_files}/clip2.mp4 0\n")
     moved = everest.load_model(alone(classifier_run, tmp_path))
     found = everest.evaluate(moved, data=tmp_path, test="other.csv", clips=2, crops=1, workers=0)
-    overrides = ["data.test=other.csv", "eval.clips=2", "eval.crops=1"]
-    expected = called(
-        *("eval", "-c", classifier_run / "model.safetensors", "--data", tmp_path, "--json", "--gpus", "cpu"),
-        *(text for override in overrides for text in ("--set", override)),
-    )
+    command = "eval --gpus cpu --set data.test=other.csv --set eval.clips=2 --set eval.crops=1"
+    expected = json_of(command, "-c", classifier_run / "model.safetensors", "--data", tmp_path)
     same = {"checkpoint": "", "recipe": "", **UNTIMED}
-    assert found | same == json.loads(expected.stdout) | same
+    assert found | same == expected | same
 
 
 def test_only_a_classifier_predicts(autoencoder_run: Path, clip_files: Path):
@@ -185,66 +178,51 @@ def test_only_a_classifier_predicts(autoencoder_run: Path, clip_files: Path):
     for refused in (lambda: everest.predict(model, clip_files), lambda: everest.evaluate(model)):
         with pytest.raises(CheckpointError, match="a pretrain checkpoint where a classifier one is needed"):
             refused()
-
-
-def test_other_things_are_no_model(clip_files: Path):
     with pytest.raises(TypeError, match=r"expected a model, got str; everest\.load_model opens one"):
         everest.predict("runs/finetune", clip_files)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"keep": 0.0}, "^keep=0: must be more than 0, at most 1, and leave some of 32 tokens"),
-        ({"keep": 0.001}, r"^keep=0\.001: must be more than 0"),
-        ({"clips": 0}, "^clips=0: must be at least 1"),
-        ({"batch": 0}, "^batch=0: must be at least 1"),
-        ({"level": "vide"}, "^level: unknown name 'vide'; did you mean 'video'"),
-    ],
-)
-def test_odd_arguments_are_refused(
-    classifier: VideoClassifier, clip_files: Path, options: dict, message: str
-):
-    with pytest.raises(RecipeError, match=message):
-        everest.extract(classifier, clip_files / "clip0.mp4", **options)
+def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path):
+    seconds = r"must be a number of seconds from 0\.001 on, not "
+    odd_seconds = (0, -1, 0.0009, float("inf"), float("nan"))
+    for function, options, message in (
+        (everest.extract, {"keep": 0.0}, "keep=0: must be more than 0, at most 1, and leave some of 32 t"),
+        (everest.extract, {"keep": 0.001}, r"keep=0\.001: must be more than 0"),
+        (everest.extract, {"clips": 0}, "clips=0: must be at least 1"),
+        (everest.extract, {"batch": 0}, "batch=0: must be at least 1"),
+        (everest.extract, {"level": "vide"}, "level: unknown name 'vide'; did you mean 'video'"),
+        *((everest.predict_timeline, {"window": odd}, f"--window: {seconds}") for odd in odd_seconds),
+        *((everest.predict_timeline, {"step": odd}, f"--step: {seconds}") for odd in odd_seconds),
+        *(
+            (function, {option: number}, f"{option}={number}: must be at least 1$")
+            for function in (everest.predict, everest.predict_timeline)
+            for option in ("top", "batch")
+            for number in (0, -1)
+        ),
+    ):
+        with pytest.raises(RecipeError, match=f"^{message}"):
+            function(classifier, clip_files / "clip0.mp4", **options)
 
 
-@pytest.mark.parametrize("option", ["window", "step"])
-@pytest.mark.parametrize("seconds", [0, -1, 0.0009, float("inf"), float("nan")])
-def test_odd_windows_and_steps_are_refused(
-    classifier: VideoClassifier, clip_files: Path, option: str, seconds: float
-):
-    with pytest.raises(RecipeError, match=rf"^--{option}: must be a number of seconds from 0\.001 on, not "):
-        everest.predict_timeline(classifier, clip_files / "clip0.mp4", **{option: seconds})
-
-
-@pytest.mark.parametrize("option", ["top", "batch"])
-@pytest.mark.parametrize("number", [0, -1])
-def test_tops_and_batches_below_1_are_refused(
-    classifier: VideoClassifier, clip_files: Path, option: str, number: int
-):
-    for predicted in (everest.predict, everest.predict_timeline):
-        with pytest.raises(RecipeError, match=f"^{option}={number}: must be at least 1$"):
-            predicted(classifier, clip_files / "clip0.mp4", **{option: number})
-
-
-def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):
-    recipe, events = small_recipe(tmp_path, clip_files), []
+def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
+    events = []
     encoder = everest.pretrain(recipe, output=tmp_path / "encoder", seed=3, cpu=True, report=events.append)
     assert encoder == tmp_path / "encoder"
     assert {event["event"] for event in events} == {"notice", "step"}
     options = ["-r", recipe, "--seed", 3, "--gpus", "cpu", "-q"]
     called("pretrain", *options, "-o", tmp_path / "encoder2")
-    assert equal(weights(encoder), weights(tmp_path / "encoder2"))
-    assert metrics(encoder) == metrics(tmp_path / "encoder2")
+    assert same_run(encoder, tmp_path / "encoder2")
 
     run = everest.finetune(recipe, init=encoder, output=tmp_path / "run", seed=3, cpu=True)
     called("finetune", *options, "--init", encoder, "-o", tmp_path / "run2")
-    assert equal(weights(run), weights(tmp_path / "run2"))
-    assert metrics(run) == metrics(tmp_path / "run2")
-    called(
-        "finetune", *options, "--init", encoder, "-o", run
-    )  # the function's run is the command's: finished
+    assert same_run(run, tmp_path / "run2")
+    called("finetune", *options, "--init", encoder, "-o", run)  # the function's run is finished for it, too
+
+    with ThreadPoolExecutor(max_workers=1) as thread:  # as in a notebook
+        options = {"output": tmp_path / "encoder3", "seed": 3, "cpu": True}
+        assert same_run(thread.submit(everest.pretrain, recipe, **options).result(), encoder)
+        options |= {"init": encoder, "output": tmp_path / "run3"}
+        assert same_run(thread.submit(everest.finetune, recipe, **options).result(), run)
 
     with pytest.raises(RecipeError, match="holds a run that started from"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
@@ -252,18 +230,6 @@ def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
-
-
-def test_training_runs_in_a_thread_of_a_notebook(tmp_path: Path, clip_files: Path):
-    recipe = small_recipe(tmp_path, clip_files)
-
-    def train(output: Path) -> Path:
-        encoder = everest.pretrain(recipe, output=output / "encoder", seed=3, cpu=True)
-        return everest.finetune(recipe, init=encoder, output=output / "classifier", seed=3, cpu=True)
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        in_thread = thread.submit(train, tmp_path / "thread").result()
-    assert equal(weights(in_thread), weights(train(tmp_path / "main")))
 
 
 def test_functions_stay_functions_when_their_modules_are_imported():

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors import safe_open
-from small_runs import called, refused
-from typer.testing import CliRunner
+from small_runs import called, json_of, refused
 
 import everest
 from everest.config.recipe import recipe_for_run
@@ -24,7 +23,6 @@ from everest.tokenizer.targets import FrozenTokenizer
 from everest.train.context import RunOptions
 from everest.train.resume import has_not_started
 from everest.train.tokenizer_first import with_tokenizer
-from everest_cli.main import app
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
@@ -34,12 +32,11 @@ SMALL = (
 )
 
 
+LVMAE = ("--recipe", "lvmae-demo", "--gpus", "cpu", *(f"--set={value}" for value in SMALL))
+
+
 def run(command: str, folder: Path, *options: object) -> str:
-    small = [part for value in SMALL for part in ("--set", value)]
-    arguments = [command, "--recipe", "lvmae-demo", "--data", folder, "--gpus", "cpu", *small, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stderr
+    return called(command, *LVMAE, "--data", folder, *options).stderr
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +87,7 @@ def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_pat
     trained.rename(tmp_path / "gone")
     try:
         run("pretrain", clip_files, "-o", moved)  # done already: nothing is trained, and nothing refused
-        again = ["pretrain", "--recipe", moved / "recipe.yaml", "--gpus", "cpu", "-o", moved]
-        assert CliRunner().invoke(app, [str(part) for part in again]).exit_code == 0
+        called("pretrain --gpus cpu", "--recipe", moved / "recipe.yaml", "-o", moved)
         assert hash_of_tokenizer(moved) == before
         (moved / "model.safetensors").unlink()
         shutil.rmtree(moved / "state")  # as in a run that has not come to a save
@@ -108,18 +104,18 @@ def test_a_tokenizer_that_was_trained_again_is_another(trained: Path, clip_files
     other = read_weights(tokenizer)
     next(iter(other.tensors.values())).add_(1.0)
     other.save(tokenizer)
-    small = [part for value in SMALL for part in ("--set", value)]
-    command = ["pretrain", "--recipe", "lvmae-demo", "--data", clip_files, "--gpus", "cpu", *small]
-    shown = refused(*command, "-o", tmp_path / "run", *named, code=2)
+    shown = refused("pretrain", *LVMAE, "--data", clip_files, "-o", tmp_path / "run", *named, code=2)
     assert f"holds a run with another tokenizer than {tokenizer} is now" in shown
+    # A run without a tokenizer is another.
+    shown = refused("pretrain --recipe small --gpus cpu", "--data", clip_files, "-o", trained, code=2)
+    assert "holds a run with other settings" in shown
 
 
 def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, clip_files, tmp_path: Path):
     copied = shutil.copytree(trained, tmp_path / "copy")
     recipe = recipe_for_run("lvmae-demo", data=str(clip_files), overrides=SMALL)
-    options = RunOptions(
-        command="pretrain", recipe_file="lvmae-demo", output=copied, overwrite=True, cpu=True
-    )
+    command = {"command": "pretrain", "recipe_file": "lvmae-demo"}
+    options = RunOptions(**command, output=copied, overwrite=True, cpu=True)
 
     def stop(recipe: Recipe, options: RunOptions) -> None:
         raise Stopped(signal.SIGTERM, "")
@@ -129,20 +125,13 @@ def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, 
     assert has_not_started(copied)
 
 
-def test_a_run_without_a_tokenizer_is_another(trained: Path, clip_files: Path):
-    options = ["--data", clip_files, "--gpus", "cpu", "-o", trained]
-    shown = refused("pretrain", "--recipe", "small", *options, code=2)
-    assert "holds a run with other settings" in shown
-
-
 def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
     copied, file = shutil.copytree(trained, tmp_path / "copy"), trained / "tokenizer" / "model.safetensors"
     content = file.read_bytes()
     try:
         file.write_bytes((trained / "model.safetensors").read_bytes())
-        assert hash_of_tokenizer(copied) == state_hash(
-            read_weights(copied / "tokenizer" / "model.safetensors").tensors
-        )
+        own = read_weights(copied / "tokenizer" / "model.safetensors")
+        assert hash_of_tokenizer(copied) == state_hash(own.tensors)
         features = ["extract", clip_files, "-c", trained, "-o", tmp_path / "f.npz", "--cpu"]
         assert f"{file}: not the tokenizer that this model was trained with" in refused(*features, code=6)
     finally:
@@ -169,39 +158,28 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
 
 def test_costs_are_known_with_the_folder_of_a_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
     small = [*SMALL, f"tokenizer.checkpoint={trained / 'tokenizer'}", "pretrain.steps=10"]
-    options = [part for value in small for part in ("--set", value)]
-    over = ["--over", "model.decoder_depth=1,2", "--stages", "pretrain", "--equal", "gmacs"]
-    sweep = ["sweep", "lvmae-demo", "--data", clip_files, *options, *over, "-o", tmp_path / "s", "--dry-run"]
-    assert "pretrain 10 -> 10 steps" in called(*sweep).stderr
-    profiled = called("profile", "--recipe", "lvmae-demo", *options, "--json").stdout
-    assert json.loads(profiled)["stages"]["pretrain"]["tokenizer_gmacs"] > 0
+    options = [f"--set={value}" for value in small]
+    over = "--over model.decoder_depth=1,2 --stages pretrain --equal gmacs --dry-run"
+    shown = called(f"sweep lvmae-demo {over}", "--data", clip_files, *options, "-o", tmp_path / "s")
+    assert "pretrain 10 -> 10 steps" in shown.stderr
+    profiled = json_of("profile --recipe lvmae-demo", *options)
+    assert profiled["stages"]["pretrain"]["tokenizer_gmacs"] > 0
 
 
-def test_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
-    shown = run(
-        "pretrain", clip_files, "-o", tmp_path / "run", "--set", "pretrain.selection.score=frame-difference",
-        "--set", "pretrain.target.kind=pixels",
-    )  # fmt: skip
-    assert "tokenizer" not in shown
+def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
+    run("pretrain --dry-run", clip_files, "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    without = ["--set=pretrain.selection.score=frame-difference", "--set=pretrain.target.kind=pixels"]
+    assert "tokenizer" not in run("pretrain", clip_files, "-o", tmp_path / "run", *without)
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
-def test_a_trial_trains_no_tokenizer(clip_files: Path, tmp_path: Path):
-    run("pretrain", clip_files, "-o", tmp_path / "run", "--dry-run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_encoder_is_fine_tuned_and_tested(trained: Path, clip_files: Path, tmp_path: Path):
-    run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained)
-    result = CliRunner().invoke(app, ["eval", "-c", str(tmp_path / "run"), "--json"])
-    assert json.loads(result.stdout)["videos"] == 4
-
-
-def test_tubes_are_drawn_in_training_and_all_is_encoded_in_a_test(
+def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(
     trained: Path, clip_files: Path, tmp_path: Path
 ):
     tubes = ["--set", "finetune.selection.strategy=tube", "--set", "finetune.selection.keep_ratio=0.5"]
     run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained, *tubes)
+    assert json_of("eval", "-c", tmp_path / "run")["videos"] == 4
     model = everest.load_model(tmp_path / "run")
     clip = everest.normalise(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
     assert model.kept_tokens(clip).tolist() == [list(range(128))]
@@ -210,10 +188,8 @@ def test_tubes_are_drawn_in_training_and_all_is_encoded_in_a_test(
 def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
     trained: Path, clip_files: Path, tmp_path: Path
 ):
-    tokenizer = trained / "tokenizer"
-    small = [part for value in SMALL for part in ("--set", value)]
-    common = ["--recipe", "lvmae-demo", "--data", clip_files, *small, "-o", tmp_path / "run"]
-    message = refused("finetune", *common, "--init", tokenizer, code=6)
+    common = [*LVMAE, "--data", clip_files, "-o", tmp_path / "run"]
+    message = refused("finetune", *common, "--init", trained / "tokenizer", code=6)
     assert "a tokenizer, which has no transformer" in message
     message = refused("pretrain", *common, "--set", f"tokenizer.checkpoint={trained}", code=6)
     assert "a pretrain checkpoint where a tokenizer is needed" in message
@@ -222,17 +198,8 @@ def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
 def test_tokens_of_a_tokenizer_are_shown_next_to_other_scores(
     trained: Path, clip_files: Path, tmp_path: Path
 ):
-    arguments = [
-        "visualize-mask",
-        clip_files / "clip1.mp4",
-        "-c",
-        trained / "tokenizer",
-        "--compare",
-        "--json",
-    ]
-    result = CliRunner().invoke(app, [*map(str, arguments), "--stride", "1", "-o", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    shown = json.loads(result.stdout)
+    options = ["-c", trained / "tokenizer", "-o", tmp_path]
+    shown = json_of("visualize-mask --compare --stride 1", clip_files / "clip1.mp4", *options)
     assert [len(row["kept"]) for row in shown] == [16] * 3  # a tenth of 8 x 4 x 5 tokens
     assert len({tuple(row["kept"]) for row in shown}) == 3
     assert (tmp_path / "clip1-mask.png").is_file()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from shared_files import shared_folder
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
@@ -49,9 +50,8 @@ class Recorded:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Recorded:
-        return cls(
-            load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
-        )
+        facts = json.loads((folder / f"{name}.json").read_text())
+        return cls(load_file(folder / f"{name}.safetensors"), facts)
 
     @property
     def clip(self) -> Tensor:
@@ -66,24 +66,15 @@ class Recorded:
 
     def architecture(self, *, pooling: Pooling = "mean") -> Architecture:
         m = self.facts["model"]
-        model = ModelSettings(
-            width=m["ed"],
-            depth=m["el"],
-            heads=m["eh"],
-            decoder_width=m.get("dd", 8),
-            decoder_heads=m.get("dh", 1),
-            decoder_depth=m.get("dl", 1),
-            tubelet=TUBELET,
-            pooling=pooling,
-        )
+        encoder = {"width": m["ed"], "depth": m["el"], "heads": m["eh"]}
+        decoder = {"width": m.get("dd", 8), "heads": m.get("dh", 1), "depth": m.get("dl", 1)}
+        decoder = {f"decoder_{name}": value for name, value in decoder.items()}
+        model = ModelSettings(**encoder, **decoder, tubelet=TUBELET, pooling=pooling)
         return Architecture(model=model, grid=self.grid)
 
     def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
-        model = MaskedAutoencoder(
-            self.architecture(),
-            selector=selector,
-            targets=PixelTargets(tubelet=TUBELET, normalize=normalize),
-        )
+        targets = PixelTargets(tubelet=TUBELET, normalize=normalize)
+        model = MaskedAutoencoder(self.architecture(), selector=selector, targets=targets)
         load_state(model, self.tensors, "pretrain")
         return model
 
@@ -112,23 +103,22 @@ class Recorded:
 
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], kind) -> None:
-    state = {
-        our_name(key.removeprefix("state."), kind): t
-        for key, t in tensors.items()
-        if key.startswith("state.")
-    }
-    model.load_state_dict(state)
+    found = {key.removeprefix("state."): t for key, t in tensors.items() if key.startswith("state.")}
+    model.load_state_dict({our_name(key, kind): t for key, t in found.items()})
 
 
 def assert_close(ours: Tensor, official: Tensor, what: str) -> None:
-    torch.testing.assert_close(
-        ours, official, atol=TOLERANCE, rtol=TOLERANCE, msg=lambda text: f"{what}: {text}"
-    )
+    both = {"atol": TOLERANCE, "rtol": TOLERANCE}
+    torch.testing.assert_close(ours, official, **both, msg=lambda text: f"{what}: {text}")
 
 
-def assert_step_equal(
-    model: nn.Module, recorded: Recorded, case: str, kind, optimizer: torch.optim.Optimizer
-) -> None:
+def adamw(model: nn.Module, *, betas: tuple[float, float] = (0.9, 0.95), **options: float) -> Optimizer:
+    optimizer = make_optimizer(parameter_groups(model, weight_decay=0.05, **options), betas=betas)
+    set_lr(optimizer, 1e-3)
+    return optimizer
+
+
+def assert_step_equal(model: nn.Module, recorded: Recorded, case: str, kind, optimizer: Optimizer) -> None:
     """Gradients as recorded, and after one AdamW step the parameters too."""
     parameters = dict(model.named_parameters())
     seen = {"grad": 0, "after_step": 0}
@@ -166,12 +156,9 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
         recorded = Recorded.read(shared_folder() / "golden", file)
     facts = recorded.facts["cases"][case]
     settings = facts["settings"]
-    model = recorded.autoencoder(
-        RedundancyRobust(
-            keep_ratio=round(1 - settings["pre"], 6), visible_ratio=round(1 - settings["mask"], 6)
-        ),
-        normalize=settings["normt"],
-    )
+    ratios = (round(1 - settings[name], 6) for name in ("pre", "mask"))
+    selector = RedundancyRobust(**dict(zip(("keep_ratio", "visible_ratio"), ratios, strict=True)))
+    model = recorded.autoencoder(selector, normalize=settings["normt"])
     importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
     assert_close(importance, recorded.tensors[f"{case}.importance"], "importance")
 
@@ -179,9 +166,8 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
     official = recorded.selection(case)
     if any(facts["boundary_tie"]):
         assert selection.visible.shape == official.visible.shape
-        assert_close(
-            *(kept_importance(importance, s) for s in (selection, official)), "importance of the kept"
-        )
+        pair = (kept_importance(importance, each) for each in (selection, official))
+        assert_close(*pair, "importance of the kept")
         selection = official
     assert torch.equal(selection.visible, official.visible)
     assert torch.equal(selection.target, official.target)
@@ -192,31 +178,20 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
             assert_close(ours.detach(), recorded.tensors[f"{case}.{what}"], what)
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
     out.loss.backward()
-    optimizer = make_optimizer(
-        parameter_groups(model, weight_decay=0.05),
-        betas=(0.9, 0.95),
-    )
-    set_lr(optimizer, 1e-3)
-    assert_step_equal(model, recorded, case, "pretrain", optimizer)
+    assert_step_equal(model, recorded, case, "pretrain", adamw(model))
 
 
 def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path]):
     recorded = Recorded.read(golden("everest_pretrain_s0.safetensors").parent, "everest_pretrain_s0")
     told = json.loads(golden("everest_trajectory.json").read_text())
     model = recorded.autoencoder(RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1))
-    optimizer = make_optimizer(
-        parameter_groups(model, weight_decay=0.05),
-        betas=(0.9, 0.95),
-    )
+    optimizer = adamw(model)
     for step, lr in enumerate(told["lr"]):
-        chosen = TokenSelection(
-            torch.tensor(told["visible_idx"][step]), torch.tensor(told["target_idx"][step])
-        )
+        chosen = TokenSelection(*(torch.tensor(told[f"{name}_idx"][step]) for name in ("visible", "target")))
         ours = model.select(recorded.clip, torch.zeros(2, recorded.grid.num_tokens))
         importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
-        assert_close(
-            *(kept_importance(importance, s) for s in (ours, chosen)), f"importance kept in step {step}"
-        )
+        pair = (kept_importance(importance, each) for each in (ours, chosen))
+        assert_close(*pair, f"importance kept in step {step}")
         out = model(recorded.clip, selection=chosen)
         out.loss.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -251,10 +226,7 @@ def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str]
     if case == "tube75":
         assert_close(out.target, recorded.tensors[f"{case}.target"], "target")
         out.loss.backward()
-        groups = parameter_groups(model, weight_decay=0.05)
-        optimizer = make_optimizer(groups, betas=(0.9, 0.95))
-        set_lr(optimizer, 1e-3)
-        assert_step_equal(model, recorded, case, "pretrain", optimizer)
+        assert_step_equal(model, recorded, case, "pretrain", adamw(model))
 
 
 @pytest.mark.parametrize(
@@ -289,15 +261,12 @@ class RecordedDropPath(nn.Module):
         return x * self.factor
 
 
-@pytest.mark.parametrize(
-    ("file", "case"),
-    [
-        ("everest_finetune_s0", "train_step"),
-        ("everest_finetune_s0", "train_droppath"),
-        ("videomae_finetune_s0", "train_step"),
-    ],
-)
-def test_finetuning_step_equals_the_released_programs(golden: Callable[[str], Path], file: str, case: str):
+STEPS = [*(("everest", case) for case in ("train_step", "train_droppath")), ("videomae", "train_step")]
+
+
+@pytest.mark.parametrize(("program", "case"), STEPS)
+def test_finetuning_step_equals_the_released_programs(golden, program: str, case: str):
+    file = f"{program}_finetune_s0"
     recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
     model = recorded.classifier(case, drop_path=0.3 if case == "train_droppath" else 0.0).train()
     if case == "train_droppath":
@@ -309,9 +278,7 @@ def test_finetuning_step_equals_the_released_programs(golden: Callable[[str], Pa
     loss = F.cross_entropy(model(recorded.clip), recorded.tensors["input.label"], label_smoothing=0.1)
     assert loss.item() == pytest.approx(recorded.facts["cases"][case]["loss"], abs=TOLERANCE)
     loss.backward()
-    groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75)
-    optimizer = make_optimizer(groups, betas=(0.9, 0.999))
-    set_lr(optimizer, 1e-3)
+    optimizer = adamw(model, betas=(0.9, 0.999), layer_decay=0.75)
     assert_step_equal(model, recorded, case, "classifier", optimizer)
 
 
@@ -322,17 +289,9 @@ def test_learning_rates_equal_the_released_schedule(golden: Callable[[str], Path
         if warmup and a["warmup_steps"] > 0:
             warmup = a["warmup_steps"]
         steps = a["epochs"] * a["niter_per_ep"]
-        ours = [
-            cosine_lr(
-                step,
-                steps=steps,
-                warmup=warmup,
-                peak=a["base_value"],
-                minimum=a["final_value"],
-                start=a.get("start_warmup_value", 0.0),
-            )
-            for step in range(steps)
-        ]
+        rates = {"peak": a["base_value"], "minimum": a["final_value"]}
+        rates["start"] = a.get("start_warmup_value", 0.0)
+        ours = [cosine_lr(step, steps=steps, warmup=warmup, **rates) for step in range(steps)]
         assert ours == pytest.approx(told["values"], abs=1e-12, rel=0)
 
 
@@ -348,9 +307,8 @@ def test_every_token_count_equals_the_released_rule(golden: Callable[[str], Path
     for row in told["tube"]:
         t, h, w = row["grid"]
         grid = TokenGrid(t=t, h=h, w=w)
-        chosen = Tube(mask_ratio=row["mask_ratio"])(
-            grid, importance=None, noise=torch.rand(1, grid.num_tokens)
-        )
+        noise = torch.rand(1, grid.num_tokens)
+        chosen = Tube(mask_ratio=row["mask_ratio"])(grid, importance=None, noise=noise)
         assert (chosen.visible.size(1), chosen.target.size(1)) == (row["visible_total"], row["masked_total"])
 
 

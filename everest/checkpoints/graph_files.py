@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.graph import INPUT, Exportable
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 
 TOLERANCE: Final = 1e-4  # our choice: of logits and features in float32; above it no file is written
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
@@ -101,21 +101,14 @@ def write_onnx(path: Path, exported: Exportable) -> float:
     )
     assert program is not None
     program.model.metadata_props.update(exported.metadata)
-    differences = []
-
-    def write(part: Path) -> None:
+    with atomic_file(path) as part:
         program.save(part, external_data=False)
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-        differences.append(
-            compare(
-                exported,
-                lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})],
-                what="onnxruntime",
-            )
+        return compare(
+            exported,
+            lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})],
+            what="onnxruntime",
         )
-
-    write_atomically(path, write)
-    return differences[0]
 
 
 def write_program(path: Path, exported: Exportable) -> float:
@@ -124,14 +117,10 @@ def write_program(path: Path, exported: Exportable) -> float:
     Raises:
         EnvironmentProblem: the file computes something else.
     """
-    program, differences = trace(exported), []
-
-    def write(part: Path) -> None:
+    program = trace(exported)
+    with atomic_file(path) as part:
         with part.open("wb") as file:
             torch.export.save(program, file, extra_files=exported.metadata)
         with part.open("rb") as file:
             written = torch.export.load(file).module()
-        differences.append(compare(exported, lambda clips: written(clips), what="the written program"))
-
-    write_atomically(path, write)
-    return differences[0]
+        return compare(exported, lambda clips: written(clips), what="the written program")

@@ -209,7 +209,7 @@ def _encoder_tensors(
     saved, source = start.saved, start.init.file
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     require_same_channels(saved, spec, source=source, notify=notify)
-    changes = list(changed_settings(saved, spec))
+    changes = list(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(
             f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
@@ -230,7 +230,7 @@ def _encoder_tensors(
     return given
 
 
-def changed_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
+def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     before, now = saved.model, spec.model
     if _size(before) != _size(now):

@@ -22,7 +22,6 @@ from everest.config.stage_checks import (
     input_problems,
     label_problems,
     partial_problems,
-    probe_problems,
     view_problems,
 )
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -51,8 +50,10 @@ def contradictions(recipe: Recipe) -> Problems:
     if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
         yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     yield from partial_problems(recipe)
-    yield from probe_problems(recipe)
     yield from view_problems(recipe)
+    if pretrain.probe.list is not None and (recipe.data.heads or recipe.data.task != "single-label"):
+        text = "needs one class for each video, and data has other labels (data.task, data.heads)"
+        yield ("pretrain", "probe", "list"), f"{text}; leave it out"
     smallest, largest = finetune.crop_area
     if not 0 < smallest <= largest:
         yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"

@@ -76,25 +76,25 @@ Heads = tuple[Head, ...]
 
 def named_heads(settings: Mapping[str, HeadSetting]) -> Heads:
     """The heads of `data.heads`, in its order."""
-    return tuple(_named_head(name, setting) for name, setting in settings.items())
-
-
-def _named_head(name: str, setting: HeadSetting) -> Head:
-    if isinstance(setting, int):
-        return Head(name=name, outputs=setting)
-    if isinstance(setting, str):
-        return Head(name=name, task="regression", outputs=1)
-    return Head(name=name, task=MULTI_LABEL, outputs=setting[MULTI_LABEL])
+    heads = []
+    for name, setting in settings.items():
+        if isinstance(setting, int):
+            heads.append(Head(name=name, outputs=setting))
+        elif isinstance(setting, str):
+            heads.append(Head(name=name, task="regression", outputs=1))
+        else:
+            heads.append(Head(name=name, task=MULTI_LABEL, outputs=setting[MULTI_LABEL]))
+    return tuple(heads)
 
 
 def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
     """The inverse of `named_heads`; None for a single head without a name."""
     if not heads[0].name:
         return None
-    return {head.name: _setting(head) for head in heads}
-
-
-def _setting(head: Head) -> HeadSetting:
-    if head.task == "regression":
-        return "regression"
-    return {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
+    settings: dict[str, HeadSetting] = {}
+    for head in heads:
+        if head.task == "regression":
+            settings[head.name] = "regression"
+        else:
+            settings[head.name] = {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
+    return settings

@@ -72,24 +72,12 @@ class Merged:
                 return Origin(outer.label, outer.key + key[length:], outer.layer)
         return Origin(self.label, key)
 
-    def given_in(self, label: str) -> set[KeyPath]:
-        """The keys that were written in the layers called `label`; for a mapping, the keys of its values."""
-        return {key for key in _keys(self.values) if self.origin(key).label == label}
 
-    def changed_in(self, layer: int, below: Merged) -> set[KeyPath]:
-        """The keys of the layer numbered `layer` with another value than in `below`, the layers under it.
-
-        Keys of the target are left out: older files hold the keys of both kinds.
-        """
-        written = {key for key in _keys(self.values) if self.origin(key).layer == layer}
-        written = {key for key in written if key[:2] != ("pretrain", "target")}
-        return {key for key in written if self.at(key) not in (None, below.at(key))}
-
-
-def _keys(values: dict[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
+def inner_keys(values: dict[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The keys of values that are no mappings, at any depth."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _keys(value, (*path, key))
+            yield from inner_keys(value, (*path, key))
         else:
             yield (*path, key)
 

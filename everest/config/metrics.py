@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # `everest runs` needs the metrics, and no torch, which takes a second
     from everest.config.heads import Heads
@@ -67,17 +66,6 @@ def best_metric(heads: Heads, chosen: str | None) -> str:
     if len(heads) == 1:
         return MEASURED_BY[heads[0].task]
     return "top1" if all(head.task == "single-label" for head in heads) else "loss"
-
-
-def metric_of_rows(rows: Iterable[Mapping[str, Any]], chosen: str | None) -> str | None:
-    """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any.
-
-    Args:
-        chosen: `finetune.best` of its recipe.
-    """
-    logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
-    candidates = ("top1", "map", "mae", "loss") if chosen is None else (chosen,)
-    return next((name for name in candidates if name in logged), None)
 
 
 def metric_of(name: str) -> Metric | None:

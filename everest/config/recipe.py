@@ -20,6 +20,7 @@ from everest.config.layers import (
     LayerStack,
     Merged,
     drop_foreign_keys,
+    inner_keys,
     make_layer,
     read_overrides,
 )
@@ -107,10 +108,14 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError(one_per_line(problems))
     if notify:
-        given = merged.given_in(SET)
+        origins = {key: merged.origin(key) for key in inner_keys(merged.values)}
+        given = {key for key, origin in origins.items() if origin.label == SET}
         if bases:  # a file without a base may list all keys, as a run writes it
             below = replace(stack, layers=layers[: len(bases)]).merged(backbone)
-            given |= merged.changed_in(len(bases), below)
+            own = {key for key, origin in origins.items() if origin.layer == len(bases)}
+            # Older files hold the keys of both kinds of targets.
+            own = {key for key in own if key[:2] != ("pretrain", "target")}
+            given |= {key for key in own if merged.at(key) not in (None, below.at(key))}
         for notice in [*dropped, *notices(recipe, given)]:
             notify(notice)
     return recipe

@@ -38,7 +38,7 @@ def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any])
     """
     if is_import_path(strategy):
         import_named(strategy)
-    recipe = recipe_of({"pretrain": {"selection": {"strategy": strategy, **settings}}})
+    recipe = recipe_of_sections({"pretrain": {"selection": {"strategy": strategy, **settings}}})
     selector = recipe.pretrain.selection
     if keep is not None:
         given = {name: getattr(selector, name) for name in settings}
@@ -50,7 +50,7 @@ def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any])
     return selector
 
 
-def recipe_of(sections: dict[str, Any]) -> Recipe:
+def recipe_of_sections(sections: dict[str, Any]) -> Recipe:
     """A recipe with these sections, and defaults for the others; RecipeError lists the problems."""
     try:
         return TypeAdapter(Recipe).validate_python({"name": "notebook", **sections})

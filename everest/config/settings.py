@@ -29,6 +29,7 @@ from everest.config.values import (
     MicroBatch,
     MlpKind,
     NumClasses,
+    NumWorkers,
     PixelStd,
     Pooling,
     Positions,
@@ -42,7 +43,6 @@ from everest.config.values import (
     Size,
     Timeout,
     Width,
-    Workers,
 )
 from everest.system.cores import num_readers
 from everest.video.pixels import USUAL, PixelStatistics
@@ -145,7 +145,7 @@ class TrainSettings:
 
     __pydantic_config__ = _STRICT
     seed: Seed = 0
-    workers: Workers = "auto"  # processes that read videos for each process that trains; auto: as cores
+    workers: NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: SaveEvery = "10min"

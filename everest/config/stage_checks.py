@@ -1,4 +1,4 @@
-"""Contradictions between sections of a recipe: labels, partial training, probes, channels, inputs."""
+"""Contradictions between sections of a recipe: labels, partial training, channels, inputs."""
 
 from __future__ import annotations
 
@@ -81,15 +81,6 @@ def view_problems(recipe: Recipe) -> Problems:
     if stage.batch_size < 2 * stage.views.number:
         text = f"{stage.batch_size} clips are fewer than two videos of {stage.views.number} views to compare"
         yield ("pretrain", "batch_size"), text
-
-
-def probe_problems(recipe: Recipe) -> Problems:
-    data, probe = recipe.data, recipe.pretrain.probe
-    if probe.list is not None and (data.heads or data.task != "single-label"):
-        text = (
-            "needs one class for each video, and data has other labels (data.task, data.heads); leave it out"
-        )
-        yield ("pretrain", "probe", "list"), text
 
 
 def channel_problems(recipe: Recipe) -> Problems:

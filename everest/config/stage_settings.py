@@ -18,15 +18,14 @@ from everest.config.values import (
     LoraLayer,
     Normalize,
     NotNegative,
+    NumViews,
     Positive,
     Sampler,
     Share,
     ShareBelowOne,
-    Views,
     WidthOrZero,
     check_class_weights,
     with_hyphens,
-    with_underscores,
 )
 from everest.methods.external import external
 from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
@@ -35,7 +34,7 @@ from everest.methods.targets import Target
 
 BestMetric = Annotated[
     Literal["top1", "mean_class_accuracy", "macro_f1", "map", "mae", "loss"],
-    BeforeValidator(with_underscores),
+    BeforeValidator(lambda value: value.replace("-", "_") if isinstance(value, str) else value),
 ]
 ClassWeights = Annotated[
     Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(check_class_weights)
@@ -149,7 +148,7 @@ class PretrainSettings:
     stride: Count = 4  # Table 7
     sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
-    views_per_decode: Views = 1  # released scripts: num_sample 1
+    views_per_decode: NumViews = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
@@ -240,5 +239,5 @@ class EvalSettings:
     """Multi-view evaluation, EVEREST Table 8: every video is evaluated in clips x crops views."""
 
     __pydantic_config__ = _STRICT
-    clips: Views = 5  # Table 8
-    crops: Views = 3  # Table 8
+    clips: NumViews = 5  # Table 8
+    crops: NumViews = 3  # Table 8

@@ -39,11 +39,6 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def with_underscores(value: Any) -> Any:
-    """A name with underscores, `macro_f1` for `macro-f1`."""
-    return value.replace("-", "_") if isinstance(value, str) else value
-
-
 def check_class_weights(value: Any) -> Any:
     """none, balanced, or weights by the names of classes."""
     numbers = list(value.values()) if isinstance(value, dict) else []
@@ -138,7 +133,7 @@ Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
 WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-Views = Annotated[int, Field(ge=1, le=1000)]
+NumViews = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
@@ -184,7 +179,7 @@ MicroBatch = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
 ]
-Workers = Annotated[
+NumWorkers = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 0", least=0, most=MOST_WORKERS),
 ]

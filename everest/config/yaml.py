@@ -91,7 +91,10 @@ class _Loader(yaml.SafeLoader):
 
         An integer is read as text: it may be the name of a class.
         """
-        node.value = [(_as_text(key_node), value_node) for key_node, value_node in node.value]
+        for number, (key, value) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.tag == _TAG + "int":
+                text = yaml.ScalarNode(_TAG + "str", str(int(key.value)), key.start_mark, key.end_mark)
+                node.value[number] = (text, value)
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = key_node.value
@@ -101,13 +104,6 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
-
-
-def _as_text(node: yaml.Node) -> yaml.Node:
-    """The node of an integer as one of text; another node as it is."""
-    if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "int":
-        return node
-    return yaml.ScalarNode(_TAG + "str", str(int(node.value)), node.start_mark, node.end_mark)
 
 
 def _problem(text: str, event: yaml.Event) -> yaml.MarkedYAMLError:

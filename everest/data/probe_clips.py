@@ -16,7 +16,7 @@ from everest.data.dataset import VideoClips
 from everest.data.stages import center_views, clips_of, unlabeled_clips
 from everest.data.views import PretrainViews
 from everest.lists.classes import Classes
-from everest.lists.samples import SampleList
+from everest.lists.reading import SampleList
 from everest.lists.stage import read_stage
 
 MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
@@ -38,7 +38,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
     """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training.
 
     Raises:
-        UserError: a list cannot be used; see everest.lists.samples.
+        UserError: a list cannot be used; see everest.lists.reading.
     """
     views, settings = training.make_views, recipe.pretrain.probe
     assert isinstance(views, PretrainViews)

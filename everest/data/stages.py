@@ -29,8 +29,8 @@ from everest.data.views import (
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes, certain_classes_notice
 from everest.lists.labels import indices
+from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
-from everest.lists.samples import SampleList
 from everest.lists.stage import read_stage, unused_validation
 from everest.methods.camera_task import NUMBERS
 from everest.methods.frame_selection import num_candidates

@@ -29,7 +29,7 @@ from everest.figures.legend import (
 )
 from everest.figures.mask_view import MaskView
 from everest.figures.pictures import FigureRow, rows_of, scale_of, show_frame
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.video.writer import write_video
 
 FPS: Final = 8  # slow enough to follow the tokens
@@ -44,8 +44,7 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
     animation = draw_frames(
         rows_of(views), title=f"{source}\n{title}", legend=legend_of(views, numbered=True), source=source
     )
-
-    def write(part: Path) -> None:
+    with atomic_file(path) as part:
         if path.suffix == ".gif":
             # Without k-means, the palette of the photographs turns the colors of the importance gray.
             first, *others = (Image.fromarray(frame.numpy()).quantize(kmeans=1) for frame in animation)
@@ -54,8 +53,6 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
             with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
             write_video(with_suffix, animation, FPS)
             with_suffix.replace(part)
-
-    write_atomically(path, write)
 
 
 @any_script()

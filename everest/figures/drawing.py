@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from everest.figures.mask_view import in_colors
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.hub import warn_on_main
 from everest.system.text import escape_bytes
 
@@ -55,8 +55,8 @@ def png_figure(
     with mpl.rc_context({"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}):
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure
-        box = "tight" if tight else None
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches=box))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png", bbox_inches="tight" if tight else None)
 
 
 @contextmanager

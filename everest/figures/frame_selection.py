@@ -32,7 +32,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.spec import Transformer
-from everest.system.files import check_new_file, refuse_inputs, write_atomically
+from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.video.reader import probe, read_frames
 
 
@@ -245,6 +245,6 @@ def write_frame_figures(
     if figure is not None:
         draw_selection(figure, view)
     for path, frame in frames.items():
-        image = Image.fromarray(frame.numpy())
-        write_atomically(path, lambda part, image=image: image.save(part, format="PNG"))
+        with atomic_file(path) as part:
+            Image.fromarray(frame.numpy()).save(part, format="PNG")
     return written

@@ -140,7 +140,7 @@ def hides(view: MaskView) -> bool:
     return 0 < len(view.visible) < len(view.kept)
 
 
-def title_of(view: MaskView) -> str:
+def view_title(view: MaskView) -> str:
     """How many tokens a strategy keeps and shows to the encoder."""
     kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
     if not hides(view):

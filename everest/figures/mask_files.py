@@ -20,7 +20,7 @@ from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation
-from everest.figures.legend import ShownFrames, title_of
+from everest.figures.legend import ShownFrames, view_title
 from everest.figures.mask_page import write_page
 from everest.figures.mask_view import MaskView, in_colors
 from everest.figures.masks import TUBELET, FigureRequest, view_masks
@@ -100,7 +100,7 @@ class MaskRequest(FigureRequest):
 
     def title(self, views: Sequence[MaskView]) -> str:
         """How the tokens of a figure were chosen."""
-        text = title_of(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
+        text = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
         return text if all(view.importance is None for view in views) else f"{text}; {self.measured}"
 
 

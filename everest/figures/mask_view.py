@@ -70,7 +70,7 @@ class MaskView:
         """Return the importance of each pixel's token, (T, H, W) float32."""
         assert self.importance is not None
         by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
-        return spread(by_token, self.frames.shape[:3])
+        return over_pixels(by_token, self.frames.shape[:3])
 
     def kept_per_slice(self) -> list[int]:
         return torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t).tolist()
@@ -88,7 +88,7 @@ class MaskView:
         }
 
 
-def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
     for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
         by_token = by_token.repeat_interleave(length // tokens, dim=dim)

@@ -34,7 +34,7 @@ from everest.figures.legend import (
     token_text,
     tokens_text,
 )
-from everest.figures.mask_view import GRAY, MaskView, spread
+from everest.figures.mask_view import GRAY, MaskView, over_pixels
 from everest.system.text import escape_bytes
 from everest.tokenizer.report import Example
 
@@ -198,13 +198,13 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     rows: list[FigureRow] = []
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
-        kept = spread(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+        kept = over_pixels(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, escape_bytes(Path(example.video).name)[-LONGEST_NAME:]),
             FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
-            FigureRow("score", spread(example.scores, frames.shape[:3]), "higher is kept first"),
+            FigureRow("score", over_pixels(example.scores, frames.shape[:3]), "higher is kept first"),
         ]
     first = examples[0]
     t, h, w = first.mask.shape

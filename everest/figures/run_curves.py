@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from everest.errors import RecipeError
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
-from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
+from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import metric_of_run, read_run
 from everest.train.probe_advice import ACCURACIES, probe_rows
@@ -41,7 +41,7 @@ class RunCurves:
     loss: Curve  # (R,)
     lr: Curve  # (R,)
     validation_loss: Curve  # (V,) empty without data.val
-    metric: str | None  # that chooses the best weights (METRICS), unless that is the loss
+    metric: str | None  # of everest.config.metrics, that chooses the best weights, unless that is the loss
     validation: Curve  # (V,) its values, empty without data.val
     chance: float | None  # of the metric, in percent; None before weights are saved, or if it is not known
     probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
@@ -68,7 +68,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         environment, rows = read_run(run)
         steps = [row for row in rows if "loss" in row]
         if not steps:
-            raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
+            raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
         positions = _positions(run, environment, steps, x)
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
         x_of_step[0] = 0.0  # of the probe before the first step
@@ -160,7 +160,7 @@ def _positions(
         )
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
         if any(row.get("clips_per_second") is None for row in rows):
-            raise RecipeError(f"{run / METRICS}: a step without clips_per_second; only --x steps works")
+            raise RecipeError(f"{run / METRICS_FILE}: a step without clips_per_second; only --x steps works")
         speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
         return (np.cumsum(batch_size / speeds) / 3600).tolist()
     spec = _spec(run)

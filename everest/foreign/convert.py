@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.errors import CheckpointError, shown
+from everest.errors import CheckpointError, first_names, shown
 from everest.foreign.facts import Hints
 from everest.foreign.families import FAMILIES
 from everest.foreign.files import Foreign
@@ -96,7 +96,7 @@ def _fix(identity: Identity, parts: list[str]) -> str:
         parts: of its encoder, without a place in everest's.
     """
     if parts:
-        named = ", ".join(map(shown, parts[:FEW])) + (", …" if len(parts) > FEW else "")
+        named = first_names(list(map(shown, parts)), FEW)
         return f"its encoder would compute other features without {named}; take another checkpoint"
     whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
     part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"

@@ -80,7 +80,11 @@ def _foreign_parts_of_block(block: nn.Module) -> Iterator[str]:
     if not all(isinstance(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2)):
         yield f"norms of the kind {type(block.norm1).__name__}"
     yield from _foreign_parts_of_attention(block.attn)
-    yield from _foreign_parts_of_mlp(block.mlp)
+    mlp = block.mlp
+    if mlp_kind(mlp) is None and type(mlp) is not Mlp:
+        yield f"an MLP of the kind {type(mlp).__name__}"
+    elif mlp_kind(mlp) is None:
+        yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
 
 
 def _foreign_parts_of_attention(attention: nn.Module) -> Iterator[str]:
@@ -97,15 +101,6 @@ def _foreign_parts_of_attention(attention: nn.Module) -> Iterator[str]:
         yield "keys and values that several heads share"
     if attention.proj.in_features != attention.proj.out_features:
         yield "heads that are together wider or narrower than its tokens"
-
-
-def _foreign_parts_of_mlp(mlp: nn.Module) -> Iterator[str]:
-    if mlp_kind(mlp) is not None:
-        return
-    if type(mlp) is not Mlp:
-        yield f"an MLP of the kind {type(mlp).__name__}"
-    else:
-        yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
 
 
 def mlp_kind(mlp: nn.Module) -> MlpKind | None:

@@ -23,7 +23,7 @@ from everest.inference.over_videos import Values, over_videos
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, refuse_inputs, write_atomically
+from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -138,15 +138,10 @@ def _write_features(store: RowStore, out: Path, metadata: dict[str, str]) -> Non
     """Write the rows of a store to one file; they are mapped from the disk, never all in memory."""
     videos = [video for video, problem in store.samples if problem is None]
     arrays = store.arrays()
-
     if out.suffix == ".safetensors":
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **metadata})
         return
-
-    def write(part: Path) -> None:
-        texts = {name: np.array(text) for name, text in metadata.items()}
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)
-
-    write_atomically(out, write)
+    texts = {name: np.array(text) for name, text in metadata.items()}
+    with atomic_file(out) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)

@@ -161,7 +161,7 @@ def open_row_store(
         if restart:
             for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
-        known = _read_json(folder / PLAN, _PLAN)
+        known = saved_plan(folder)
         if known is None and journal.entries:
             raise _damaged(folder, f"{PLAN} is missing")
         if known is not None and known != plan:

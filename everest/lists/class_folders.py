@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from everest.errors import DataError
+from everest.errors import DataError, first_names
 from everest.lists.labels import indices, read_class_names
-from everest.lists.sample import Sample, first_names
+from everest.lists.sample import Sample
 from everest.system.storage import Location
 from everest.video.folders import split_folders, videos_by_subfolder, videos_under
 

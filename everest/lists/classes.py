@@ -10,10 +10,10 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
-from everest.errors import DataError
+from everest.errors import DataError, first_names
 from everest.lists.labels import indices
-from everest.lists.sample import Sample, first_names
-from everest.lists.samples import SampleList
+from everest.lists.reading import SampleList
+from everest.lists.sample import Sample
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100
@@ -55,11 +55,6 @@ class Classes:
     def count(self) -> int:
         """The outputs of all heads."""
         return sum(head.outputs for head in self.heads)
-
-    @property
-    def named_heads(self) -> Heads:
-        """The heads that have a column `label.NAME` each; none if there is one head of the column `label`."""
-        return tuple(head for head in self.heads if head.name)
 
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError, RecipeError, did_you_mean
+from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
-from everest.lists.text import ListRow
 from everest.system.text import escape_bytes
 
 FOLDER: Final = "folder"
@@ -34,16 +34,9 @@ class Leak:
     lists: Mapping[str, int]  # its samples in each
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """The samples of a list or folder, with the rows that they come from."""
-
-    path: Path
-    samples: Sequence[Sample]
-    rows: Sequence[ListRow] | None  # of each sample; None for a folder
-
-
-def grouping(text: str | None, *, root: Path | None = None, sources: Sequence[Listed] = ()) -> GroupOf:
+def grouping(
+    text: str | None, *, root: Path | None = None, lists: Mapping[Path, SampleList] | None = None
+) -> GroupOf:
     """Returns the group of a sample for `--group`.
 
     Without a text, each video is a group. `folder` takes its folder, `column:NAME` a column of the list,
@@ -51,7 +44,7 @@ def grouping(text: str | None, *, root: Path | None = None, sources: Sequence[Li
 
     Args:
         root: the folder that paths are taken relative to.
-        sources: the lists whose columns name the groups.
+        lists: by path, with the rows whose columns name the groups.
     Raises:
         RecipeError: not a regular expression, or not with exactly one group; no such column.
         DataError: a row has no group.
@@ -61,7 +54,7 @@ def grouping(text: str | None, *, root: Path | None = None, sources: Sequence[Li
     if text == FOLDER:
         return lambda sample: str(Path(sample.path).parent)
     if text.startswith(COLUMN):
-        return _by_column(text.removeprefix(COLUMN), sources)
+        return _by_column(text.removeprefix(COLUMN), lists or {})
     whole_path = text.startswith(PATH) or "/" in text
     try:
         pattern = re.compile(text.removeprefix(PATH))
@@ -89,19 +82,19 @@ def grouping(text: str | None, *, root: Path | None = None, sources: Sequence[Li
     return group_of
 
 
-def _by_column(column: str, sources: Sequence[Listed]) -> GroupOf:
+def _by_column(column: str, lists: Mapping[Path, SampleList]) -> GroupOf:
     """Returns the values of a column of the lists."""
     groups: dict[Sample, str] = {}
-    for source in sources:
-        header = source.rows[0].header if source.rows else None
-        if source.rows is None or header is None:
-            raise RecipeError(f"--group {COLUMN}{column}: {source.path} has no header that names columns")
-        key = header.key(column)
-        if key is None:
+    for path, listed in lists.items():
+        header = listed.rows[0].header if listed.rows else None
+        if listed.rows is None or header is None:
+            raise RecipeError(f"--group {COLUMN}{column}: {path} has no header that names columns")
+        names = dict(zip(header.written, header.names, strict=True))
+        if column not in names:
             hint = did_you_mean(column, header.written)
-            raise RecipeError(f"--group {COLUMN}{column}: no such column in {source.path}{hint}")
-        for sample, row in zip(map(_ungrouped, source.samples), source.rows, strict=True):
-            value = row.values.get(key)
+            raise RecipeError(f"--group {COLUMN}{column}: no such column in {path}{hint}")
+        for sample, row in zip(map(_ungrouped, listed.samples), listed.rows, strict=True):
+            value = row.values.get(names[column])
             if value is None:
                 raise DataError(f"{row.where}: the column '{column}' is empty, so the group is not known")
             if groups.setdefault(sample, value) != value:

@@ -45,12 +45,6 @@ class Header:
     class_columns: tuple[str, ...]  # as written; several if it is not clear which holds the classes
 
     @property
-    def ignored(self) -> list[str]:
-        """The columns that training does not read, as written."""
-        pairs = zip(self.written, self.names, strict=True)
-        return [column for column, name in pairs if not is_known(name)]
-
-    @property
     def unassigned(self) -> list[str]:
         """The columns that may hold the classes of a list without labels, as written; `group` may, too."""
         pairs = zip(self.written, self.names, strict=True)
@@ -63,7 +57,8 @@ class Header:
             for name, what in (("path", "paths"), ("label", "labels"))
             if name in self.names and self.written[self.names.index(name)].lower() != name
         ]
-        ignored = ", ".join(column for column in self.ignored if column not in used)
+        pairs = zip(self.written, self.names, strict=True)
+        ignored = ", ".join(column for column, name in pairs if not is_known(name) and column not in used)
         parts = [*renamed, *([f"ignored columns: {ignored}"] if ignored else [])]
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 
@@ -77,19 +72,16 @@ class Header:
         """Whether several columns may hold the classes."""
         return not self.has_classes and bool(self.class_columns)
 
-    def key(self, column: str) -> str | None:
-        """The name in `ListRow.values` of a column as written; None if there is no such column."""
-        return dict(zip(self.written, self.names, strict=True)).get(column)
-
     def no_classes(self, file: object) -> DataError:
         """The error for a list that is read with labels and has no column of classes."""
         others = self.class_columns or tuple(self.unassigned)
         listed = ", ".join(others) or "its columns"
         found = "several columns may hold" if self.is_unclear else "no column is known to hold"
         column = self.class_columns[0] if self.class_columns else others[0] if len(others) == 1 else "NAME"
+        quoted = f"'{column}'" if " " in column else column
         return DataError(
             f"{self.where}: {found} the classes ({listed}); rename one to 'label', or run "
-            f"`everest prepare split {file} --class-column {_quoted(column)}`, which writes lists"
+            f"`everest prepare split {file} --class-column {quoted}`, which writes lists"
         )
 
 
@@ -101,7 +93,7 @@ def is_header(fields: Sequence[str]) -> bool:
     )
 
 
-def read_header(
+def find_header(
     where: str, rows: Sequence[Sequence[str]], *, class_column: str | None = None
 ) -> Header | None:
     """Reads the header in the first row of a list; None if the list has none.
@@ -175,7 +167,7 @@ def _refuse_misspelled(header: Header, rows: Sequence[Sequence[str]]) -> None:
         meant = difflib.get_close_matches(_plain(name), absent, n=1, cutoff=SIMILAR)
         meant = meant or [column for column in absent[:2] if _plain(name).startswith(f"{column}_")]
         values = [row[index] for row in rows if index < len(row) and row[index]]
-        if meant and values and all(map(_is_number, values)):
+        if meant and values and None not in map(as_number, values):
             raise DataError(
                 f"{header.where}: unknown column '{name}'; did you mean '{meant[0]}'? Other columns are "
                 "ignored, but this one may name a segment of each video: rename or remove it"
@@ -186,13 +178,8 @@ def _plain(field: str) -> str:
     return field.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _is_number(text: str) -> bool:
+def as_number(text: str) -> float | None:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if " " in text else text
+        return None

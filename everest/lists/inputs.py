@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import is_known
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.lists.shards import find_index
 from everest.lists.text import read_rows
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import videos_under
 
-LISTS: Final = frozenset({".csv", ".tsv", ".txt"})
+LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
 def named_videos(paths: Sequence[Path]) -> list[Path]:
@@ -52,7 +51,7 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
         DataError: a list cannot be used, or a folder has no video.
         RecipeError: a root is given, but no list.
     """
-    lists = {path for path in paths if path.suffix.lower() in LISTS and not path.is_dir()}
+    lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
         raise RecipeError(f"--data {root}: paths in a list are relative to it, and no list is named")
     samples: list[Sample] = []
@@ -85,11 +84,6 @@ class SourceList:
     @property
     def stem(self) -> str:
         return self.location.stem if self.is_list else self.location.absolute().name
-
-    def without_further_columns(self) -> SourceList:
-        """The same list with the columns that training reads."""
-        rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in self.rows)
-        return replace(self, rows=rows)
 
     def video(self, path: str) -> Location:
         """The video for the `path` of a row."""

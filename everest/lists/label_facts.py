@@ -12,7 +12,7 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import shown
-from everest.lists.header import HEAD_PREFIX
+from everest.lists.header import HEAD_PREFIX, as_number
 from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
 from everest.lists.text import ListRow
 
@@ -38,8 +38,11 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
     texts = {row.values[column] for row in rows if column in row.values}.difference(names)
     if any(JOINED_BY in text for text in texts):
         return MULTI_LABEL
-    if not names and all(map(is_number_like, texts)) and any(map(_has_fraction, texts)):
-        return "regression"
+    if not names and all(map(is_number_like, texts)):
+        numbers = [as_number(text) or 0.0 for text in texts]  # none in ½
+        # `nan` and `inf` have no fraction.
+        if not all(number.is_integer() for number in numbers if isfinite(number)):
+            return "regression"
     return "single-label"
 
 
@@ -97,15 +100,6 @@ def empty_columns(rows: Sequence[ListRow], heads: Heads = ()) -> list[str]:
     labels = [name for name in header.names if name == "label" or name.startswith(HEAD_PREFIX)]
     there = [name for name in labels if not wanted or name in wanted]
     return [name for name in there if not any(name in row.values for row in rows)]
-
-
-def _has_fraction(text: str) -> bool:
-    """Whether a text that means a number means no integer; `nan` and `inf` have no fraction."""
-    try:
-        number = float(text)
-    except ValueError:  # such as ½
-        return False
-    return isfinite(number) and not number.is_integer()
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:

@@ -9,10 +9,9 @@ from math import isfinite
 from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, did_you_mean
-from everest.errors import shown as printable
-from everest.lists.header import HEAD_PREFIX
-from everest.lists.text import ListRow, read_lines, shown
+from everest.errors import DataError, did_you_mean, shown
+from everest.lists.header import HEAD_PREFIX, as_number
+from everest.lists.text import ListRow, quoted, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -57,7 +56,7 @@ class LabelRules:
         if self.task == MULTI_LABEL:
             return (_classes_in(text or "", self._index),)
         if text is None:
-            raise ValueError(f"no label in {shown(row.text)}; {self._no_label(row)}")
+            raise ValueError(f"no label in {quoted(row.text)}; {self._no_label(row)}")
         return (self._number(text) if self.task == "regression" else self._index(text),)
 
     def _number(self, text: str) -> float:
@@ -85,12 +84,12 @@ class LabelRules:
                 return _in_range("label", int(text), self.num_classes or len(self.names))
             if is_number_like(text):
                 kind = f"the model predicts classes ({self.task})" if self.of_model else NUMBERS
-                raise ValueError(f"label '{printable(text)}' is not an integer from 0; {kind}")
+                raise ValueError(f"label '{shown(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.names) if self.names else no_names
         if self.task == "single-label" and JOINED_BY in text:
             hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
-        raise ValueError(f"unknown class '{printable(text)}'{hint}")
+        raise ValueError(f"unknown class '{shown(text)}'{hint}")
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -153,26 +152,25 @@ def _classes_in(text: str, index: Callable[[str], int]) -> tuple[int, ...]:
     """Returns the indices of the classes of a multi-label cell, ascending."""
     parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
     if "" in parts:
-        raise ValueError(f"label '{printable(text)}': nothing between two '{JOINED_BY}'")
+        raise ValueError(f"label '{shown(text)}': nothing between two '{JOINED_BY}'")
     indices = sorted(map(index, parts))
     if len(set(indices)) < len(indices):
-        raise ValueError(f"label '{printable(text)}' has a class twice")
+        raise ValueError(f"label '{shown(text)}' has a class twice")
     return tuple(indices)
 
 
 def _number_in(column: str, text: str) -> float:
     """Returns the number of a regression cell."""
-    try:
-        number = float(text)
-    except ValueError:
+    number = as_number(text)
+    if number is None:
         point = "; write decimals with a point" if "," in text else ""
-        raise ValueError(f"{column} '{printable(text)}' is no number{point}") from None
+        raise ValueError(f"{column} '{shown(text)}' is no number{point}")
     if not text.isascii():  # float() accepts the digits of every script
-        raise ValueError(f"{column} '{printable(text)}' is no number; write it with the digits 0 to 9")
+        raise ValueError(f"{column} '{shown(text)}' is no number; write it with the digits 0 to 9")
     if not isfinite(number) or "_" in text:
-        raise ValueError(f"{column} '{printable(text)}' is no finite number")
+        raise ValueError(f"{column} '{shown(text)}' is no finite number")
     if abs(number) > LARGEST_NUMBER:
-        raise ValueError(f"{column} {printable(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
+        raise ValueError(f"{column} {shown(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
     return number
 
 
@@ -210,13 +208,7 @@ def is_integer(text: str) -> bool:
 
 def is_number_like(text: str) -> bool:
     """Whether a text means any number: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
-    if text.isnumeric():
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
+    return text.isnumeric() or (as_number(text) is not None and "_" not in text)
 
 
 def _in_range(name: str, label: int, num_classes: int) -> int:

@@ -16,7 +16,7 @@ from everest.system.storage import Location, RemotePath, join_location, parse_lo
 from everest.system.text import is_unicode
 from everest.video.source import Member, Video
 
-SHOWN: Final = 5  # problems, or names, that a message shows
+SHOWN: Final = 5  # problems that a message shows
 
 Number = TypeVar("Number", int, float)
 
@@ -186,8 +186,3 @@ def refuse(problems: Sequence[str], summary: str) -> None:
         problems = [*problems[:SHOWN], f"… {len(problems)} {summary}"]
     if problems:
         raise DataError("\n".join(problems))
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first of some names, in a line for a message."""
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -7,7 +7,7 @@ the place of a list that is missing.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from everest.config.heads import named_heads
@@ -15,7 +15,7 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
-from everest.lists.samples import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import (
     as_data_error,
@@ -27,7 +27,7 @@ from everest.video.folders import (
     videos_under,
 )
 
-LISTS: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # as `everest prepare` writes them
+LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
 def read_stage(
@@ -49,21 +49,23 @@ def read_stage(
         DataError: there is no such list or folder, or its lines, labels or videos are wrong: the message
             names the first problems and their number.
     """
-    source = find_source(data, key, labeled=labeled)  # first: without the folder, no class names are found
+    location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
     names = _class_names(data, classes) if labeled else None
+    heads = named_heads(data.heads or {})
+    if classes:  # the only head of the column `label` has no name
+        heads = tuple(head for head in classes.heads if head.name)
     samples = read_samples(
-        source.location,
-        root=source.root,
+        location,
+        root=parse_location(data.root),
         classes=names,
         num_classes=classes.count if classes else data.num_classes,
         task=classes.heads[0].task if classes else data.task,
-        heads=classes.named_heads if classes else named_heads(data.heads or {}),
+        heads=heads,
         labeled=labeled,
         names_classes=classes is None,
         may_miss=may_miss,
     )
-    notices = [notice for notice in (source.notice, samples.notice) if notice is not None]
-    return replace(samples, notice="\n".join(notices) or None)
+    return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
 
 
 def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...] | None:
@@ -85,17 +87,8 @@ def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...]
     return trained or names
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageSource:
-    """A list or a folder of videos."""
-
-    root: Location  # that paths in a list are relative to
-    location: Location
-    notice: str | None = None  # why it is not the list that the recipe names
-
-
-def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
-    """Returns the list or folder that `data.KEY` names.
+def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
+    """Returns the list or folder that `data.KEY` names, or another one and a line that names it.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
     one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos
@@ -113,23 +106,21 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
         if not root.is_dir():
             raise DataError(f"data.root: {missing(root, 'folder')}; set it by --data DIR")
         location = join_location(root, source)
-        if source != LISTS.get(key) or location.exists():
-            return StageSource(root=root, location=location)
+        if source != LIST_FILES.get(key) or location.exists():
+            return location, None
         is_key = holds_list(root / key, labeled=labeled)
         folder = key if is_key else split_folders(root, labeled=labeled).get(key)
         if folder is not None:
-            notice = f"{root}: no {source}, so the folder {folder} is read"
-            return StageSource(root=root, location=root / folder, notice=notice)
+            return root / folder, f"{root}: no {source}, so the folder {folder} is read"
     folders, any_video = subfolders(root), next(videos_under(root), None) is not None
     is_open = data.num_classes is None and data.heads is None and data.classes is None
     to_divide = is_open and not split_folders(root)
     command = f"everest prepare {'split' if to_divide else 'index'} {shlex.quote(str(root))}"
     if any_video and not labeled and is_open:
-        notice = (
+        return root, (
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
             "videos apart"
         )
-        return StageSource(root=root, location=root, notice=notice)
     problem = f"{no_list(location)}; set data.root, by --data DIR"
     if any_video and (folders or not labeled):
         from_what = f" from its {len(folders)} folders" if folders and to_divide else ""
@@ -142,7 +133,7 @@ def unused_validation(data: DataSettings) -> str | None:
     if data.val is not None:
         return None
     root = parse_location(data.root)
-    for name in (LISTS["val"], "val"):
+    for name in (LIST_FILES["val"], "val"):
         with as_data_error(root):
             if (root / name).exists():
                 return f"{root / name}: not used; --set data.val={name} selects the best weights on it"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
-from everest.lists.header import COLUMNS, Header, is_header, read_header
+from everest.lists.header import COLUMNS, Header, find_header, is_header
 from everest.system.storage import Location
 from everest.system.text import is_unicode
 from everest.video.folders import as_data_error
@@ -56,11 +56,11 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
     for number, line in lines:
         if line.lstrip().startswith("#"):
             raise DataError(
-                f"{file}:{number}: {shown(line)} looks like a comment, and a list has none; remove the line "
+                f"{file}:{number}: {quoted(line)} looks like a comment, and a list has none; remove the line "
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    header = read_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
+    header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
     if header is not None:
         columns: Sequence[str] = header.names
         lines, fields_of_lines = lines[1:], fields_of_lines[1:]
@@ -80,11 +80,13 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
                 fix = "of `path frames label` leave out the number of frames; further columns need a header"
             raise DataError(
                 f"{file}:{number}: {len(fields)} field{'s' if len(fields) > 1 else ''} where "
-                f"{', '.join(columns)} are expected; {fix}; the line is {shown(line)}"
+                f"{', '.join(columns)} are expected; {fix}; the line is {quoted(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         if not all(is_unicode(value) for column, value in values.items() if column != "path"):
-            raise DataError(f"{file}:{number}: {shown(line)} is not in UTF-8; save the list in that encoding")
+            raise DataError(
+                f"{file}:{number}: {quoted(line)} is not in UTF-8; save the list in that encoding"
+            )
         rows.append(ListRow(f"{file}:{number}", values, line, header=header))
     return rows
 
@@ -108,7 +110,7 @@ def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, st
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def shown(line: str) -> str:
+def quoted(line: str) -> str:
     """Returns a line in quotes for a message, shortened if it is long."""
     line = line.strip()
     return f"'{line}'" if len(line) <= LONGEST_SHOWN else f"'{line[:LONGEST_SHOWN]}…'"
@@ -139,7 +141,7 @@ def _parse(
             (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
         except csv.Error as error:  # a field of more than 131072 characters
             raise DataError(
-                f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}"
+                f"{file}:{number}: {error}; a line is `path label`, this is {quoted(line)}"
             ) from error
         rows.append([field.strip() for field in fields])
     return rows

@@ -1,4 +1,4 @@
-"""Write lists that everest.lists.samples reads back to the same samples."""
+"""Write lists that everest.lists.reading reads back to the same samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
+from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer
 from everest.lists.sample import Sample
-from everest.system.files import refuse_inputs, write_atomically
+from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
@@ -101,11 +101,6 @@ def names_needed(names: Sequence[str]) -> Sequence[str]:
     return names if any(map(is_integer, names)) else ()
 
 
-def names_to_write(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names if a list needs them or can use them as labels; none if one is a decimal."""
-    return names_needed(names) or (() if any(map(is_number_like, names)) else names)
-
-
 def refuse_existing(
     paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
 ) -> None:
@@ -122,5 +117,5 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
     Paths that are not UTF-8 keep their bytes.
     """
-    text = "".join(f"{line}\n" for line in lines)
-    write_atomically(file, lambda part: part.write_text(text, "utf-8", "surrogateescape", newline="\n"))
+    with atomic_file(file) as part:
+        part.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogateescape", newline="\n")

@@ -71,13 +71,12 @@ def fit_temperature(probabilities: Probabilities, labels: NDArray[Any], task: Cl
     logits = _logits(probabilities, task)  # (videos, C)
 
     def loss(temperature: float) -> float:
-        return cross_entropy(temperature) + (math.log(temperature) / USUAL) ** 2 / (2 * len(labels))
-
-    def cross_entropy(temperature: float) -> float:
         scaled = logits / temperature
         if task == "multi-label":  # log(1 + exp(-z)) of a pair with the label, log(1 + exp(z)) without it
-            return float(np.logaddexp(0, np.where(labels, -scaled, scaled)).mean())
-        return float(-log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean())
+            cross_entropy = np.logaddexp(0, np.where(labels, -scaled, scaled)).mean()
+        else:
+            cross_entropy = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels].mean()
+        return float(cross_entropy) + (math.log(temperature) / USUAL) ** 2 / (2 * len(labels))
 
     found: Any = minimize_scalar(
         lambda log_temperature: loss(math.exp(log_temperature)),

@@ -26,7 +26,7 @@ from sklearn.metrics import (
 from everest.metrics.calibration import calibration_errors
 from everest.metrics.intervals import FEW_OF_CLASS, bootstrap, bootstrap_intervals
 from everest.metrics.predicted import HeadPredictions, in_top
-from everest.metrics.weighted import Weights, average_precisions, rank_correlation, share_of_variance
+from everest.metrics.weighted import VideoWeights, average_precisions, rank_correlation, share_of_variance
 
 Values = dict[str, Any]
 
@@ -60,8 +60,8 @@ def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     }
     result: Values = {name: percent_of(share) for name, share in shares.items()} | calibration_errors(head)
     if groups is not None:
-
-        def macro_f1(weights: Weights) -> dict[str, float]:  # scikit-learn's checks take long in each draw
+        # Not by scikit-learn, whose checks take long in each draw.
+        def macro_f1(weights: VideoWeights) -> dict[str, float]:
             support = np.bincount(labels, weights, classes)
             answered = np.bincount(predicted, weights, classes)
             right = np.bincount(labels, weights * (labels == predicted), classes)
@@ -117,7 +117,7 @@ def _of_enough(intervals: Values, labels: NDArray[np.bool_]) -> Values:
     return intervals | {name: [None, None] for name in OVER_CLASSES if name in intervals}
 
 
-def weighted_multi_label(head: HeadPredictions) -> Callable[[Weights], dict[str, float]]:
+def weighted_multi_label(head: HeadPredictions) -> Callable[[VideoWeights], dict[str, float]]:
     """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's.
 
     Means over classes are nan if one of the classes that occur has no weight.
@@ -125,7 +125,7 @@ def weighted_multi_label(head: HeadPredictions) -> Callable[[Weights], dict[str,
     labels, chosen = head.labels.astype(np.float64), head.chosen.astype(np.float64)  # (V, C)
     precisions, used = average_precisions(head.labels, head.means), head.labels.any(axis=0)
 
-    def metrics(weights: Weights) -> dict[str, float]:
+    def metrics(weights: VideoWeights) -> dict[str, float]:
         both, support, answered = weights @ (labels * chosen), weights @ labels, weights @ chosen  # (C,)
         f1 = 2 * both / np.maximum(answered + support, 1)
         complete = used.any() and support[used].all()
@@ -154,7 +154,7 @@ def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     }
     correlation = rank_correlation(truth, answer)
 
-    def drawn(weights: Weights) -> dict[str, float]:
+    def drawn(weights: VideoWeights) -> dict[str, float]:
         return {
             "mae": float(np.average(np.abs(answer - truth), weights=weights)),
             "rmse": math.sqrt(np.average((answer - truth) ** 2, weights=weights)),
@@ -197,11 +197,10 @@ def _intervals(
     """The 95 % intervals of statistics of weighted videos."""
     names = list(statistics(np.ones(len(groups))))
     low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
-
-    def shown(value: float) -> float | None:
-        return percent_of(value) if percent and not math.isnan(value) else number(value)
-
-    return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
+    return {
+        name: [percent_of(end) if percent and not math.isnan(end) else number(end) for end in ends]
+        for name, *ends in zip(names, low, high, strict=True)
+    }
 
 
 def percent_of(share: Any) -> float:

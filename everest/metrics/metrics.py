@@ -32,7 +32,7 @@ from everest.metrics.head_metrics import (
 )
 from everest.metrics.intervals import bootstrap_intervals
 from everest.metrics.predicted import HeadPredictions, Predictions, label_array
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 
 Columns = Sequence[tuple[str, Sequence[str]]]  # their names, and a text for each video
 
@@ -213,11 +213,10 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     for name, head in predictions.by_head().items():
         of_head = TASKS[head.head.task].columns(head, classes)
         columns += [(f"{column}.{name}" if name else column, texts) for column, texts in of_head]
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(column for column, _ in columns)
-            rows.writerows(zip(*(texts for _, texts in columns), strict=True))
-
-    write_atomically(path, write)
+    with (
+        atomic_file(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(column for column, _ in columns)
+        rows.writerows(zip(*(texts for _, texts in columns), strict=True))

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Weights = Floats  # (V,)
+VideoWeights = Floats  # (V,)
 
 
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
-) -> Callable[[Weights], Floats]:
+) -> Callable[[VideoWeights], Floats]:
     """Return a function from weights to the average precision of each class, (C,); nan without a video.
 
     Args:
@@ -34,7 +34,7 @@ def average_precisions(
     places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
     last = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # (V, C)
 
-    def of(weights: Weights) -> Floats:
+    def of(weights: VideoWeights) -> Floats:
         counted = weights[order]  # (V, C)
         found = counted * positive
         above, right = counted.cumsum(axis=0), found.cumsum(axis=0)
@@ -45,11 +45,11 @@ def average_precisions(
     return of
 
 
-def rank_correlation(first: Floats, second: Floats) -> Callable[[Weights], float]:
+def rank_correlation(first: Floats, second: Floats) -> Callable[[VideoWeights], float]:
     """Return a function from weights to Spearman's rank correlation; nan if one of the two does not vary."""
     groups = [np.unique(values, return_inverse=True)[1] for values in (first, second)]  # (V,) each
 
-    def of(weights: Weights) -> float:
+    def of(weights: VideoWeights) -> float:
         counted = weights > 0
         if any(len(np.unique(group[counted])) < 2 for group in groups):
             return math.nan
@@ -59,17 +59,17 @@ def rank_correlation(first: Floats, second: Floats) -> Callable[[Weights], float
     return of
 
 
-def _ranks(groups: NDArray[np.intp], weights: Weights) -> Floats:
+def _ranks(groups: NDArray[np.intp], weights: VideoWeights) -> Floats:
     """Return the mean rank of each value among the values repeated by their weights."""
     counts = np.bincount(groups, weights)
     return (counts.cumsum() - (counts - 1) / 2)[groups]
 
 
-def _centered(values: Floats, weights: Weights) -> Floats:
+def _centered(values: Floats, weights: VideoWeights) -> Floats:
     return values - weights @ values / weights.sum()
 
 
-def share_of_variance(truth: Floats, predicted: Floats, weights: Weights) -> float:
+def share_of_variance(truth: Floats, predicted: Floats, weights: VideoWeights) -> float:
     """Return R², 1 minus squared errors by squared errors of the mean; nan if the truth does not vary."""
     if len(np.unique(truth[weights > 0])) < 2:
         return math.nan

@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 
 from everest.config.heads import Task
 from everest.inference.journal import open_journal
+from everest.lists.checked import CheckedList, CheckedSample
 from everest.lists.labels import LabelRules
 from everest.lists.sample import Sample
-from everest.lists.sources import ListedSample, Source
-from everest.prepare.examine import Inspection, examine, num_frames, spread
+from everest.prepare.examine import Inspection, examine, min_median_max, num_frames
 from everest.prepare.label_checks import (
     check_labels,
     class_counts,
@@ -38,8 +38,8 @@ Kind = Literal["listed", "file", "frames"]
 class Copy:
     """One of several rows with the same content."""
 
-    source: Source
-    row: ListedSample
+    source: CheckedList
+    row: CheckedSample
 
     @property
     def scope(self) -> Hashable:
@@ -78,7 +78,7 @@ class Duplicate:
         }
 
 
-def find_duplicates(sources: Sequence[Source], inspections: Mapping[str, Inspection]) -> list[Duplicate]:
+def find_duplicates(sources: Sequence[CheckedList], inspections: Mapping[str, Inspection]) -> list[Duplicate]:
     """All duplicates, the surest kind first; rows joined by one kind count as one row for the next.
 
     A list for pre-training is compared with itself only.
@@ -110,7 +110,7 @@ def find_duplicates(sources: Sequence[Source], inspections: Mapping[str, Inspect
 class Check:
     """The result of a check."""
 
-    sources: Sequence[Source]
+    sources: Sequence[CheckedList]
     inspections: Mapping[str, Inspection]  # by path, in the order of the lists
     bad: Mapping[str, str]  # video (or segment) to what is wrong with it
     labels: Sequence[str]  # what is wrong with the labels
@@ -126,20 +126,16 @@ class Check:
     def leaks(self) -> list[Duplicate]:
         return [duplicate for duplicate in self.duplicates if duplicate.leaks]
 
-    @property
-    def passed(self) -> bool:
-        """Whether a run can use the lists as they are. Copies within one list are only reported."""
-        return not (self.bad or self.labels or self.leaks)
-
     def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for an interrupted and an uninterrupted check."""
         good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
+        lengths = [inspection.length for inspection in good if inspection.length is not None]
         return {
             "checked": len(self.inspections),
             "ok": len(good),
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
-            "frames": spread([inspection.frames for inspection in good]),
-            "seconds": spread([inspection.length for inspection in good if inspection.length is not None]),
+            "frames": min_median_max([inspection.frames for inspection in good]),
+            "seconds": min_median_max(lengths),
             "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
             "leaks": len(self.leaks),
             "labels": list(self.labels),
@@ -153,7 +149,7 @@ class Check:
 
 
 def check_sources(
-    sources: Sequence[Source],
+    sources: Sequence[CheckedList],
     rules: LabelRules,
     *,
     span: int | None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from everest.lists.sources import Source
+from everest.lists.checked import CheckedList
 from everest.lists.text import read_lines
 from everest.lists.writing import write_lines, write_list
 from everest.prepare.check import Check, Copy
 
 
-def clean_path(source: Source) -> Path:
+def clean_path(source: CheckedList) -> Path:
     """The path of a source's cleaned list."""
     path = source.path.absolute()
     return path.with_name(f"{path.stem}.clean{path.suffix}" if source.is_list else f"{path.name}.clean.csv")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from everest.figures.drawing import any_script
 from everest.prepare.stats import MOTION, Stats
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.text import counted, escape_bytes
 
 COLUMNS: Final = 6
@@ -41,7 +41,8 @@ def draw_contact_sheet(path: Path, stats: Stats) -> None:
             ax.imshow(stats.measured[video].thumbnail, interpolation="nearest")
             ax.set_title(escape_bytes(title))
         figure.suptitle(f"{heading}\nmotion: {MOTION}")
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png")
 
 
 def _by_class(stats: Stats) -> tuple[str, list[Titled]]:

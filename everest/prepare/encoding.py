@@ -20,7 +20,7 @@ from PIL import Image
 
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.storage import Location, parse_location
 from everest.video.folders import images_in
 from everest.video.reader import image_folder, probe, read_image, resized_frames
@@ -85,7 +85,8 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
                 )
         if not (isinstance(earlier, dict) and earlier.get("by") == _MAKER) and not overwrite:
             raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
-    write_atomically(target, lambda part: _write(video, part, settings, mark))
+    with atomic_file(target) as part:
+        _write(video, part, settings, mark)
     return EncodedFile(target, True, size, target.stat().st_size)
 
 

@@ -144,7 +144,7 @@ def damage(
     return None
 
 
-def spread(values: Sequence[float]) -> dict[str, float] | None:
+def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
     """Minimum, median and maximum; None for no values."""
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 

@@ -53,7 +53,7 @@ class Index:
         }
 
 
-def read_index(
+def index_folder(
     folder: Path, *, annotations: Path | None, layout: str | None, split: int, task: Task | None = None
 ) -> Index:
     """Recognize the data set in a folder and find the videos of its lists.

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
+from everest.errors import first_names
+from everest.lists.checked import CheckedList, CheckedSample
 from everest.lists.class_folders import alike_names
 from everest.lists.label_facts import are_equal, count_classes, number_facts
 from everest.lists.labels import Label, LabelRules, columns_of, indices
-from everest.lists.sources import ListedSample, Source
 from everest.video.folders import SPLITS
 
 SHOWN: Final = 10  # labels that a line lists
@@ -18,7 +19,7 @@ RARE: Final = 5  # our choice: a class with fewer training videos is hardly lear
 
 
 def check_labels(
-    sources: Sequence[Source], rules: LabelRules, *, training: Source | None = None
+    sources: Sequence[CheckedList], rules: LabelRules, *, training: CheckedList | None = None
 ) -> tuple[list[str], list[str]]:
     """Check the labels of all lists together.
 
@@ -55,7 +56,7 @@ def check_labels(
     return problems, unused_classes
 
 
-def training_source(sources: Sequence[Source]) -> Source | None:
+def training_source(sources: Sequence[CheckedList]) -> CheckedList | None:
     """Return the list called train, else the first labeled one; None if its name is of another list."""
     named = []  # with `train`, `val` or `test` for a list of such a name, as mice_train.csv
     for source in sources:
@@ -66,7 +67,7 @@ def training_source(sources: Sequence[Source]) -> Source | None:
     return train or next((source for source, split in named[:1] if split is None), None)
 
 
-def class_counts(sources: Sequence[Source], rules: LabelRules) -> list[dict[str, Any]]:
+def class_counts(sources: Sequence[CheckedList], rules: LabelRules) -> list[dict[str, Any]]:
     """Return for each class its videos, in total and in each list that has any."""
     found = []
     for head in _heads(sources):
@@ -82,20 +83,20 @@ def class_counts(sources: Sequence[Source], rules: LabelRules) -> list[dict[str,
     return found
 
 
-def rare_classes(training: Source | None, rules: LabelRules) -> list[dict[str, Any]]:
+def rare_classes(training: CheckedList | None, rules: LabelRules) -> list[dict[str, Any]]:
     """Return the classes with a few videos in the training list, below `RARE`, the rarest first."""
     counts = [] if training is None else class_counts([training], rules)
     rare = [{"class": row["class"], "videos": row["videos"]} for row in counts if row["videos"] < RARE]
     return sorted(rare, key=lambda row: row["videos"])
 
 
-def number_counts(sources: Sequence[Source]) -> dict[str, dict[str, float]]:
+def number_counts(sources: Sequence[CheckedList]) -> dict[str, dict[str, float]]:
     """Return the distribution of the numbers of each head of numbers; the name of an only head is `label`."""
     found = {head: number_facts(label for _, label in _labels(sources, head)) for head in _heads(sources)}
     return {head or "label": facts for head, facts in found.items() if facts is not None}
 
 
-def _row_problems(source: Source, rules: LabelRules, *, trains: bool) -> Iterator[str]:
+def _row_problems(source: CheckedList, rules: LabelRules, *, trains: bool) -> Iterator[str]:
     for column in source.missing_columns:
         yield f"{source.path}: the list has no column {column}"
     tasks = {"label": rules.task}  # of the columns, as far as they are known
@@ -110,13 +111,13 @@ def _row_problems(source: Source, rules: LabelRules, *, trains: bool) -> Iterato
     yield from (f"{where}: {problem}" for where, problem in problems.items() if where not in merged)
 
 
-def _heads(sources: Sequence[Source]) -> list[str]:
+def _heads(sources: Sequence[CheckedList]) -> list[str]:
     """The names of all heads; an only head has none."""
     names = [[head.name for head in source.heads] or [""] for source in sources if source.labeled]
     return list(dict.fromkeys(name for listed in names for name in listed))
 
 
-def _labels(sources: Sequence[Source], head: str) -> Iterator[tuple[ListedSample, Label]]:
+def _labels(sources: Sequence[CheckedList], head: str) -> Iterator[tuple[CheckedSample, Label]]:
     """Yields the rows with a label of a head."""
     for source in sources:
         names = [own.name for own in source.heads] or [""]
@@ -143,11 +144,13 @@ def _gaps(used: dict[int, str]) -> Iterator[str]:
     highest = max(used, default=0)
     gaps = sorted(set(range(highest)) - used.keys())
     if gaps:
-        listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
+        listed = first_names(gaps, SHOWN)
         yield f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
 
 
-def _unlearnable(sources: Sequence[Source], training: Source, rules: LabelRules, head: str) -> Iterator[str]:
+def _unlearnable(
+    sources: Sequence[CheckedList], training: CheckedList, rules: LabelRules, head: str
+) -> Iterator[str]:
     """Yields equal numbers, classes that only other lists have, and classes that all training videos have."""
     labels = [label for _, label in _labels([training], head)]
     if len(labels) > 1 and are_equal(labels):

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import DataError, RecipeError, unknown_name
+from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_lines
 from everest.video.folders import as_data_error
 
@@ -79,7 +80,6 @@ EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it exp
         f"  {FOLDERS}: a folder of videos for each class, or videos without classes",
     ]
 )
-LISTS: Final = ("train", "val", "test")
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
 
@@ -156,7 +156,7 @@ def read_lists(
     Args:
         sample_of: makes a sample of the name of the list and an entry of the file, see `entries`.
     """
-    files = {name: only(sources, name) for name in LISTS}
+    files = {name: only(sources, name) for name in LIST_FILES}
     return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items() if file}
 
 
@@ -202,14 +202,14 @@ def entries(file: Path) -> list[tuple[str, Any]]:
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{file}: not a table separated by commas ({error})") from error
     else:
-        document = read_json(file)
+        document = read_annotations(file)
         rows = document.get("clips") if isinstance(document, dict) else document
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{file}: a list of objects is expected")
     return [(f"{file}: entry {number}", row) for number, row in enumerate(rows, start=1)]
 
 
-def read_json(file: Path) -> Any:
+def read_annotations(file: Path) -> Any:
     """The JSON document in a file; DataError if it cannot be read, or is not JSON."""
     try:
         with as_data_error(file):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, did_you_mean
-from everest.lists.text import read_lines, shown
+from everest.lists.stage import LIST_FILES
+from everest.lists.text import quoted, read_lines
 from everest.prepare.layout import (
-    LISTS,
     AnnotatedSample,
     Annotations,
     Sources,
@@ -23,7 +23,7 @@ from everest.prepare.layout import (
     naming,
     needed,
     only,
-    read_json,
+    read_annotations,
     read_lists,
     seconds_of,
     unique_names,
@@ -47,7 +47,7 @@ def _read_ucf101(sources: Sources) -> Annotations:
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
         if not (first.isdecimal() and name):
-            raise DataError(f"{place}: a line is `number name`, this is {shown(line)}")
+            raise DataError(f"{place}: a line is `number name`, this is {quoted(line)}")
         numbers[name.strip()] = int(first)
     names = sorted(numbers, key=lambda name: numbers[name])
     if sorted(numbers.values()) != list(range(1, len(names) + 1)):
@@ -56,7 +56,7 @@ def _read_ucf101(sources: Sources) -> Annotations:
     def sample(role: str, line: str) -> AnnotatedSample:
         folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
         if not slash or folder not in numbers:
-            raise ValueError(f"no class of the data set in {shown(line)}")
+            raise ValueError(f"no class of the data set in {quoted(line)}")
         return AnnotatedSample((VideoRef(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
 
     return Annotations(lists=read_lists(sources, sample), class_names=tuple(names))
@@ -76,7 +76,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
         for place, line in entries(file):
             video, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not video:
-                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {shown(line)}")
+                raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quoted(line)}")
             if use != "0":
                 refs = (VideoRef(Path(video.strip()).stem),)
                 sample = AnnotatedSample(refs, (names.index(name),), frozenset({name}))
@@ -87,7 +87,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
     classes = needed(sources, "classes")
-    document = read_json(classes)
+    document = read_annotations(classes)
     with naming(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     if sorted(label_of.values()) != list(range(len(label_of))):
@@ -97,7 +97,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
         if len(fields) != 2 or fields[1] not in label_of:
-            raise DataError(f"{answers}:{number}: a line is `id;label`, this is {shown(line)}")
+            raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quoted(line)}")
         label_of_id[fields[0]] = label_of[fields[1]]
 
     def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
@@ -151,7 +151,7 @@ def _read_kinetics(sources: Sources) -> Annotations:
         folders = frozenset({split, label, label.replace(" ", "_")})
         return AnnotatedSample(tuple(refs), (label_of[label],), folders)
 
-    lists = {split: at_places(rows[split], partial(sample, split)) for split in LISTS if split in rows}
+    lists = {split: at_places(rows[split], partial(sample, split)) for split in LIST_FILES if split in rows}
     return Annotations(lists=lists, class_names=names)
 
 
@@ -186,7 +186,7 @@ def _read_diving48(sources: Sources) -> Annotations:
     vocabulary = only(sources, "classes")
     names: tuple[str, ...] = ()
     if vocabulary is not None:
-        dives = read_json(vocabulary)
+        dives = read_annotations(vocabulary)
         with naming(f"{vocabulary}: entry 1"):
             names = unique_names([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
     return Annotations(lists=lists, class_names=names)
@@ -211,7 +211,7 @@ def _read_finegym(sources: Sources) -> Annotations:
         name, _, label = line.partition(" ")
         match = _ELEMENT.fullmatch(name)
         if match is None or not label.strip().isdecimal():
-            raise ValueError(f"a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}")
+            raise ValueError(f"a line is `VIDEO_E_start_end_A_start_end label`, this is {quoted(line)}")
         video, event, start = match["video"], int(match["event"]), int(match["start"])
         end = max(int(match["end"]), start + 1)  # of elements shorter than a second, both are equal
         refs = (
@@ -228,7 +228,7 @@ def _read_finegym(sources: Sources) -> Annotations:
         fields = line.split(";", maxsplit=3)
         if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
             raise DataError(
-                f"{place}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, this is {shown(line)}"
+                f"{place}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, this is {quoted(line)}"
             )
         names.append(fields[3].strip())
     settings = {"num_classes": len(names)} if names else {}

@@ -13,18 +13,18 @@ import json
 import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.lists.header import is_known
 from everest.lists.inputs import SourceList
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
-from everest.system.files import refuse_inputs, write_atomically, write_text
+from everest.system.files import atomic_file, refuse_inputs, write_text
 from everest.system.json_text import parse_json
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
@@ -137,7 +137,8 @@ def write_shards(
         RecipeError: `output` holds other files or other shards, or another process writes there now.
         EnvironmentProblem: webdataset is not installed, or the disk is full.
     """
-    source = source.without_further_columns()
+    rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
+    source = replace(source, rows=rows)
     try:
         import webdataset
     except ImportError as error:
@@ -170,7 +171,8 @@ def write_shards(
         done = 0
         for number, part in enumerate(plan.parts):
             if plan.tar(number) not in kept:
-                write_atomically(plan.tar(number), partial(_write_shard, webdataset, part))
+                with atomic_file(plan.tar(number)) as file:
+                    _write_shard(webdataset, part, file)
             done += len(part)
             report({"event": "video", "done": done, "videos": sum(map(len, plan.parts))})
         write_text(plan.index, _index(plan, source))

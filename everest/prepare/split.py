@@ -15,10 +15,10 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.groups import GroupOf
-from everest.lists.labels import Label, indices, read_class_names
+from everest.lists.labels import Label, indices, is_number_like, read_class_names
 from everest.lists.sample import Sample
 from everest.lists.writing import (
-    names_to_write,
+    names_needed,
     refuse_existing,
     refuse_unlistable,
     write_lines,
@@ -116,8 +116,10 @@ def write_split(
         if old.exists():
             raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
+    # The indices if a name is a decimal, which would be read as a number.
+    label_names = names_needed(names) or (() if any(map(is_number_like, names)) else names)
     for name, path in paths.items():
-        write_list(path, lists[name], root=root, label_names=names_to_write(names), heads=heads)
+        write_list(path, lists[name], root=root, label_names=label_names, heads=heads)
     if names and not has_classes:
         write_lines(folder / CLASSES, names)
     return written

@@ -21,7 +21,7 @@ from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, 
 from everest.lists.labels import indices
 from everest.lists.sample import Sample
 from everest.prepare.camera_stats import APART, CameraShares, camera_shares, mean_shares
-from everest.prepare.examine import num_frames, spread
+from everest.prepare.examine import min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
@@ -131,8 +131,8 @@ class Stats:
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped.items()],
             "mean": [round(value, 5) for value in mean.tolist()],
             "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
-            "seconds": spread(seconds),
-            "frames": spread([video.frames for video in videos]),
+            "seconds": min_median_max(seconds),
+            "frames": min_median_max([video.frames for video in videos]),
             "classes": [
                 {"class": name, "videos": count, "motion": self.motion(name)}
                 for name, count in counts.items()

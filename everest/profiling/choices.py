@@ -102,7 +102,7 @@ class ProfileOverrides:
         ]
 
 
-def recipe_of(method: str) -> str:
+def recipe_of_method(method: str) -> str:
     """Return the name of a method's shipped recipe; RecipeError if there is no such method."""
     name = method.replace("_", "-")
     if name not in METHODS:

@@ -17,7 +17,7 @@ from everest.figures.curves import COLORS, LINES
 from everest.methods.ranked import ByImportance
 from everest.profiling.choices import ProfileOverrides
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 
 RATIOS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SLICES: Final = (4, 8, 12, 16, 24, 32, 48, 64)  # 8 to 128 frames with tubelets of two frames
@@ -58,7 +58,8 @@ def draw_costs(path: Path, overrides: ProfileOverrides) -> None:
         figure.suptitle(f"Pre-training {shown.model.backbone} at {shown.data.size} pixels")
         handles, labels = panels[0, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png")
 
 
 def _cost(recipe: Recipe) -> StageCost:

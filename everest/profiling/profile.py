@@ -10,6 +10,7 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.methods.ranked import ByChange
 from everest.models.cost import (
     Macs,
     count_macs,
@@ -21,7 +22,7 @@ from everest.models.memory import count_weights, inference_bytes, tokenizer_byte
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
-from everest.profiling.uncommon_costs import ST_MAE, operations_of, released_macs
+from everest.profiling.uncommon_costs import ST_MAE, camera_operations, released_macs
 from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -117,6 +118,15 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     frozen = frozen_layers(settings, spec.model.backbone_size.depth)
     frozen_tokenizer = tokenizer_bytes(spec, value_bytes)
     tokenizer = {"tokenizer": frozen_tokenizer} if frozen_tokenizer else {}
+    selection, camera = spec.selection, None
+    if isinstance(selection, ByChange) and selection.sees_camera:
+        camera = camera_operations(
+            size=spec.size,
+            frames=spec.offered_frames,
+            channels=spec.channels,
+            lag=selection.lag(spec.model.tubelet[0]),
+            align=selection.align,
+        )
     return StageCost(
         macs=count_macs(spec),
         parameters=weights.total,
@@ -128,7 +138,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
             else training_bytes(spec, value_bytes, frozen_layers=frozen)
         ),
         model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes) | tokenizer,
-        camera_operations=operations_of(spec),
+        camera_operations=camera,
         tokenizer_macs=count_tokenizer_macs(spec),
         released_macs=released_macs(spec) if recipe.name == ST_MAE else None,
         training_macs=(

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.methods.alignment import Align, previous_frames
-from everest.methods.ranked import ByChange
 from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs, stacks_of
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
@@ -53,20 +52,6 @@ def camera_operations(*, size: tuple[int, int], frames: int, channels: int, lag:
     with FlopCounterMode(display=False) as products, _WrittenValues() as written:
         previous_frames(clip, lag=lag, align=align, pixels=USUAL[channels])
     return products.get_total_flops() + written.count
-
-
-def operations_of(spec: ModelSpec) -> int | None:
-    """Count them for a clip of a model; None if its selection does not look at the camera."""
-    selection = spec.selection
-    if not isinstance(selection, ByChange) or not selection.sees_camera:
-        return None
-    return camera_operations(
-        size=spec.size,
-        frames=spec.offered_frames,
-        channels=spec.channels,
-        lag=selection.lag(spec.model.tubelet[0]),
-        align=selection.align,
-    )
 
 
 def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int = 1) -> Macs:

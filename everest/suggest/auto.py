@@ -12,7 +12,7 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile, find_recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.lists.stage import LISTS
+from everest.lists.stage import LIST_FILES
 from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import examine_data
 from everest.suggest.data_section import data_section, with_task
@@ -44,7 +44,7 @@ def auto_recipe(
     root = f"data.root={json.dumps(data)}"
     of_lists = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
     given = load_recipe(BASE, overrides=[*of_lists, root]).data
-    lists = {key: name for key, default in LISTS.items() if (name := getattr(given, key)) != default}
+    lists = {key: name for key, default in LIST_FILES.items() if (name := getattr(given, key)) != default}
     section = data_section(data, **lists, labeled=labeled)
     if labeled and given.heads is None:
         chosen = any(text.startswith("data.task=") for text in of_lists)

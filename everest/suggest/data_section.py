@@ -13,7 +13,7 @@ from everest.errors import DataError
 from everest.lists.label_facts import find_task, found_notice
 from everest.lists.labels import names_used, read_class_names
 from everest.lists.shards import find_index, read_index
-from everest.lists.stage import LISTS
+from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, join_location, parse_location
@@ -56,7 +56,7 @@ def data_section(
         elif has_class_folders(root):
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
-        raise DataError(f"{root}: no {LISTS['train']}; {fix}")
+        raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
     if found["train"] is None:
         del found["train"]
     elif classes := _class_file(found["train"], location):
@@ -89,8 +89,8 @@ def _given(root: Location, key: str, name: str) -> str:
 
 def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
     """`KEY.csv`, or a folder `KEY` of videos or shards."""
-    if (root / LISTS[key]).exists():
-        return LISTS[key]
+    if (root / LIST_FILES[key]).exists():
+        return LIST_FILES[key]
     folder = root / key
     return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
 
@@ -115,7 +115,7 @@ def held_out_lists(root: str) -> list[str]:
 def _named_lists(location: Location, key: str) -> list[str]:
     """The lists in a folder under names such as `X_train.csv`."""
     with as_data_error(location):
-        return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LISTS[key]}"))
+        return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LIST_FILES[key]}"))
 
 
 def _class_file(train: str, root: Location) -> str | None:
@@ -125,7 +125,7 @@ def _class_file(train: str, root: Location) -> str | None:
     most of the labels: the other labels are typos.
     """
     folder, _, file = train.rpartition("/")
-    prefix = file.removesuffix(LISTS["train"])
+    prefix = file.removesuffix(LIST_FILES["train"])
     own = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"
     if prefix != file and (root / own).is_file():
         return own

@@ -1,8 +1,8 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
-validation lists of sets of 50 to 175 real clips, those of pre-training on 504 (docs/evidence.md). The number of
-steps for other sets and all values for a GPU were not measured.
+validation lists of sets of 50 to 175 real clips, those of pre-training with 504 clips (docs/evidence.md). The
+number of steps for other sets and all values for a GPU were not measured.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from everest.figures.curves import COLORS, LONGEST_NAME
 from everest.figures.drawing import any_script
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.text import escape_bytes
 
 FIGURE: Final = "report.png"
@@ -58,7 +58,8 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             loc="left",
         )
         panel.grid(alpha=0.3)
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png", bbox_inches="tight")
 
 
 def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> None:

@@ -36,7 +36,7 @@ def headline(recipe: Recipe, stages: tuple[StageName, ...]) -> str:
     return PRETRAIN_LOSS
 
 
-def title_of(name: str) -> str:
+def metric_title(name: str) -> str:
     """A name as tables and figures show it: `top-1`, `verb top-1`, `linear probe top-1`."""
     *places, last = name.split(".")
     words = [place for place in places if place != PROBE] + ([PROBE] if PROBE in places else [])

@@ -185,7 +185,7 @@ def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
             if file is not None and not (location := join_location(root, file)).exists():
                 raise DataError(f"{no_list(location)}; {stage} reads it")
         for key in reads[stage]:
-            location = find_source(recipe.data, key, labeled=stage != "pretrain").location
+            location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
             if not location.exists():
                 raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.yaml import read_yaml, write_yaml
-from everest.errors import RecipeError, differing
+from everest.errors import RecipeError, differing, first_names
 from everest.sweep.choices import StageName
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import stage_settings
@@ -87,9 +87,8 @@ def _check_same(folder: Path, name: str, before: dict[str, Any], arm: PlannedArm
         differences += differing({"init": written.get("init")}, {"init": arm.init})
         differences += differing({"first stage": written["stages"][0]}, {"first stage": arm.stages[0]})
     if differences:
-        unique = list(dict.fromkeys(differences))
-        shown = [*unique[:SHOWN], "…"] if len(unique) > SHOWN else unique
+        some = first_names(list(dict.fromkeys(differences)), SHOWN)
         raise RecipeError(
-            f"--output {folder}: its arm '{name}' has other settings: {', '.join(shown)}; choose another "
-            "folder, or another name for the arm"
+            f"--output {folder}: its arm '{name}' has other settings: {some}; choose another folder, or "
+            "another name for the arm"
         )

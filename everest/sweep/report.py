@@ -8,7 +8,7 @@ from typing import Any, Final
 from everest.config.metrics import METRICS, metric_of, value_text
 from everest.errors import RecipeError, shown, unknown_name
 from everest.sweep.budgets import Budget
-from everest.sweep.metric_names import title_of
+from everest.sweep.metric_names import metric_title
 from everest.sweep.statistics import DRAWS, LEVEL, Spread, paired, spread
 
 LEVELS: Final = {"chance": "chance", "majority": "always the most frequent class"}  # keys of an arm, words
@@ -49,7 +49,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         "summary": results["summary"],
         "stages": results["stages"],
         "metric": name,
-        "title": title_of(name),
+        "title": metric_title(name),
         "percent": kind is not None and kind.percent,
         "higher_is_better": kind is None or kind.higher,
         "against": reference,

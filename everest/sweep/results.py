@@ -17,8 +17,7 @@ from everest.sweep.budgets import macs_of_clip
 from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import RUNS, Work
-from everest.system.files import write_text
-from everest.system.json_text import json_text, nonfinite_as_null, read_json
+from everest.system.json_text import nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.health import Validations
@@ -181,11 +180,6 @@ class Results(TypedDict):
 
 
 _RESULTS: Final = TypeAdapter(Results)
-
-
-def write_results(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write `results.json`."""
-    write_text(folder / RESULTS, json_text(document, indent=2))
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from everest.config.metrics import value_text
 from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
-from everest.sweep.metric_names import VALIDATION, title_of
+from everest.sweep.metric_names import VALIDATION, metric_title
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
-from everest.sweep.results import Metrics, WorkRow, collect, read_work, write_results
+from everest.sweep.results import RESULTS, Metrics, WorkRow, collect, read_work
 from everest.sweep.works import RUNS, Work
 from everest.system.events import Report, notice
 from everest.system.files import write_text
-from everest.system.json_text import parse_json
+from everest.system.json_text import json_text, parse_json
 from everest.system.locks import running_here, sole_writer
 from everest.system.run_folder import TOKENIZER
 
@@ -83,7 +83,7 @@ class _Sweep:
     def write(self) -> dict[str, Any]:
         """Write `results.json`; returns its document."""
         document = collect(self.plan, self.rows, self.failures)
-        write_results(self.folder, document)
+        write_text(self.folder / RESULTS, json_text(document, indent=2))
         return document
 
     def _error(self, work: Work, ended: Ended) -> str | None:
@@ -110,7 +110,7 @@ class _Sweep:
         """The metric of the sweep, if the work has it, else another one."""
         names = (self.plan.headline, f"{VALIDATION}{self.plan.headline}", *metrics)
         name = next((name for name in names if metrics.get(name) is not None), None)
-        return "finished" if name is None else f"{title_of(name)} {value_text(name, metrics[name])}"
+        return "finished" if name is None else f"{metric_title(name)} {value_text(name, metrics[name])}"
 
     def _remaining(self) -> str:
         """The time that the other jobs need, once a job of each stage has finished."""

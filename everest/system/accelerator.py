@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
-from everest.system.compute import auto_precision, configure_cpu
+from everest.system.compute import computes_bf16, configure_cpu
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
@@ -29,20 +29,26 @@ COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """Set up the process group and the precision; see `auto_precision` for `auto`.
+    """Set up the process group and the precision.
 
     Also sets the precision of float32 products, and on a CPU the options that make it fast
     (everest.system.compute).
 
+    Args:
+        precision: `auto` is bf16 or else fp16 on a GPU, and fp32 on a CPU.
+        cpu: the CPU computes even if there is a GPU.
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.
     """
-    if precision == "auto":
-        precision = auto_precision(cpu=cpu)
-    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+    on_gpu = not cpu and torch.cuda.is_available()
+    if precision == "auto" and on_gpu:
+        precision = "bf16" if computes_bf16(torch.device("cuda", torch.cuda.current_device())) else "fp16"
+    elif precision == "auto":
+        precision = "fp32"
+    if precision == "fp16" and not on_gpu:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    if cpu or not torch.cuda.is_available():
+    if not on_gpu:
         configure_cpu()
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())

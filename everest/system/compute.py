@@ -23,17 +23,6 @@ def computes_bf16(device: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= FIRST_WITH_BF16
 
 
-def auto_precision(*, cpu: bool) -> str:
-    """The precision of `train.precision: auto`: of the first GPU bf16 or else fp16; of a CPU fp32.
-
-    Args:
-        cpu: the CPU computes even if there is a GPU.
-    """
-    if cpu or not torch.cuda.is_available():
-        return "fp32"
-    return "bf16" if computes_bf16(torch.device("cuda", torch.cuda.current_device())) else "fp16"
-
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -26,8 +26,9 @@ def write_error(path: Path, error: OSError) -> UserError:
     return EnvironmentProblem(f"cannot write {path}: {reason}")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file `.NAME.part` next to `path`, flush it, then rename it to `path`.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only; an earlier file at `path` is still there.
@@ -35,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        yield temporary
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
@@ -47,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file name is one that `write_atomically` or a lock leaves when the process is killed."""
+    """Whether a file name is one that `atomic_file` or a lock leaves when the process is killed."""
     return name.startswith(".") and name.endswith((UNFINISHED, LOCK))
 
 
@@ -162,7 +163,8 @@ def unfinished_folder(path: Path, last: str) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; file names that are not UTF-8 keep their bytes."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:
@@ -172,12 +174,11 @@ def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = Fal
         quoted: quote every field, so that a reader finds the columns whichever separator it tries first.
     """
     quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-
-    def write(part: Path) -> None:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
-
-    write_atomically(path, write)
+    with (
+        atomic_file(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
 
 
 def _flush(path: Path) -> None:

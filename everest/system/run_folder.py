@@ -18,7 +18,7 @@ from everest.system.files import write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
 from everest.system.run_environment import INIT, current_environment
 
-RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
+RECIPE, ENVIRONMENT, METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
     "env.json",
     "metrics.jsonl",
@@ -30,12 +30,12 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
 NONFINITE = "nonfinite.json"
 REPORT, REPORT_IMAGE = "report.json", "report.png"  # of a tokenizer: its quality on held-out videos
 OWN_FILES = (  # replaced by a new run
-    *(RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
+    *(RECIPE, ENVIRONMENT, METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
     *(REPORT, REPORT_IMAGE),
 )
 TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
-ENDED = "ended"  # in METRICS: why a run ended before its last step
+ENDED = "ended"  # in METRICS_FILE: why a run ended before its last step
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
 
 
@@ -152,17 +152,17 @@ class RunFolder:
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         try:
-            with (self.path / METRICS).open("a") as file:
+            with (self.path / METRICS_FILE).open("a") as file:
                 file.write(json_text(nonfinite_as_null(row)) + "\n")
         except OSError as error:
-            raise write_error(self.path / METRICS, error) from error
+            raise write_error(self.path / METRICS_FILE, error) from error
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.
 
         The last line is ignored until its end is written; a run may be writing it.
         """
-        path = self.path / METRICS
+        path = self.path / METRICS_FILE
         rows, problems = [], []
         if path.exists() and not path.is_file():
             return [], [f"{path}: damaged (not a regular file)"]
@@ -189,7 +189,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drop the rows logged after `step` updates: a resumed run logs them again."""
         rows = [row for row in self.rows() if row["step"] <= step]
-        write_text(self.path / METRICS, "".join(json_text(row) + "\n" for row in rows))
+        write_text(self.path / METRICS_FILE, "".join(json_text(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row a video."""

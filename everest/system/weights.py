@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from everest.errors import CheckpointError, shown
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.json_text import validated
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
 
@@ -69,15 +69,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for _, tensor in ordered:
-                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-    write_atomically(path, write)
+    with atomic_file(path) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for _, tensor in ordered:
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes

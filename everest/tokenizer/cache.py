@@ -33,7 +33,7 @@ from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettin
 from everest.data.dataset import VideoClips
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
-from everest.errors import CheckpointError, differing
+from everest.errors import CheckpointError, differing, first_names
 from everest.lists.sample import Sample
 from everest.system.json_text import parse_json, validated
 from everest.system.storage import parse_location
@@ -187,19 +187,18 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     grid, views = clip_grid(recipe), clips.make_views
     now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
     found = {"videos": index.videos, "grid": list(index.grid), **index.clips}
-    differences = differing(found, now, most=SHOWN)
+    differences = differing(found, now)
     if differences:
         raise CheckpointError(
-            f"{folder}: has the tokens of other clips: {', '.join(differences)}; set these to the earlier "
-            "values, or make the cache again with everest prepare tokens --overwrite"
+            f"{folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these to the "
+            "earlier values, or make the cache again with everest prepare tokens --overwrite"
         )
     present = {file.name for file in folder.glob(PARTS)}
-    missing = (part.name for part in index.parts() if part.name not in present)
-    first = next(missing, None)
-    if first is not None:
-        num_missing = 1 + sum(1 for _ in missing)
+    parts = [part.name for part in index.parts()]
+    missing = [part for part in parts if part not in present]
+    if missing:
         raise CheckpointError(
-            f"{folder}: {num_missing} of {index.num_parts} parts are missing, first {first}; run the same "
+            f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
             "everest prepare tokens again to make them"
         )
     match target:

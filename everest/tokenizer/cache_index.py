@@ -51,11 +51,6 @@ class TokenIndex:
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
     precision: str  # in which the tokenizer was run
 
-    @property
-    def num_parts(self) -> int:
-        """The number of `parts`."""
-        return self.variants * -(-self.videos // PART)
-
     def parts(self) -> Iterator[CachePart]:
         """Yield all parts in the order in which they are written."""
         for variant in range(self.variants):

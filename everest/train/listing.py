@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from everest.config.metrics import METRICS, metric_of_rows
+from everest.config.metrics import METRICS
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.locks import is_running, last_written
@@ -109,8 +109,10 @@ def summarize(run: Path) -> RunSummary:
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
-    recipe = find_recipe(run / RECIPE).values()
-    return metric_of_rows(rows, recipe.get("finetune", {}).get("best"))
+    chosen = find_recipe(run / RECIPE).values().get("finetune", {}).get("best")
+    logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
+    candidates = ("top1", "map", "mae", "loss") if chosen is None else (chosen,)
+    return next((name for name in candidates if name in logged), None)
 
 
 def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.errors import CheckpointError, RecipeError, differing
+from everest.errors import CheckpointError, RecipeError, differing, first_names
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, refuse_trained
 from everest.system.run_environment import DECODER, INIT, Init
@@ -185,11 +185,11 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
             )
     for key in may_change:
         before[key] = now[key] = None
-    differences = differing(before, now, most=SHOWN)
+    differences = differing(before, now)
     if differences:
         raise RecipeError(
-            f"--output {path}: holds a run with other settings: {', '.join(differences)}; use --set to "
-            f"give the run's own values, {FIX}"
+            f"--output {path}: holds a run with other settings: {first_names(differences, SHOWN)}; use --set "
+            f"to give the run's own values, {FIX}"
         )
 
 

@@ -15,7 +15,7 @@ from foreign import RELEASED, on_meta
 from small_runs import refused, run
 
 from everest.checkpoints.public_weights import PublicWeights, public_weights
-from everest.checkpoints.start import changed_settings
+from everest.checkpoints.start import differing_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
@@ -106,7 +106,7 @@ def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(n
     assert (spec.frames, spec.size) == (weights.frames, (weights.size, weights.size))
     settings = [f"model.backbone={weights.backbone}", *weights.settings]
     recipe = load_recipe("custom", overrides=["data.classes=null", "data.num_classes=2", *settings])
-    assert list(changed_settings(spec, classifier_spec(recipe, (Head(outputs=2),)))) == []
+    assert list(differing_settings(spec, classifier_spec(recipe, (Head(outputs=2),)))) == []
 
 
 def test_the_commands_of_the_table_exist():

@@ -16,8 +16,8 @@ from everest.data.loader import batches as read_batches
 from everest.data.loader import make_loader
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.video.reader import VideoError, frames_between, read_frames
 from everest.video.writer import write_video
 

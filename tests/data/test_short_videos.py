@@ -12,7 +12,7 @@ from small_runs import called
 
 from everest.data.short_videos import FITTING, largest_stride, read_lengths
 from everest.errors import DataError
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 
 
 @given(

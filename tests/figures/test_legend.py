@@ -18,7 +18,7 @@ import everest
 from everest.config.selectors import make_selector
 from everest.data.crops import resize
 from everest.figures.animation import STYLE, animation_figure, draw_frames
-from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, title_of
+from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, view_title
 from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
 from everest.figures.mask_view import GRAY, MaskView
@@ -64,7 +64,7 @@ def figure_of(views: list[MaskView], source: ShownFrames | None = None) -> Figur
             Path(folder) / "figure.png",
             rows_of(views),
             slices=views[0].grid.t,
-            title=f"{source}\n{title_of(views[0])}",
+            title=f"{source}\n{view_title(views[0])}",
             legend=legend_of(views, numbered=source is not None),
             numbers=None if source is None else source.numbers,
         )
@@ -126,7 +126,7 @@ def test_the_counts_are_the_numbers_of_tokens():
     (view,) = views_of("redundancy-robust")
     kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
     assert (kept, visible, total) == (57, 19, 192)
-    assert title_of(view) == (
+    assert view_title(view) == (
         "redundancy-robust keeps 29.7 % = 57 of 192 tokens, of which 9.9 % = 19 are visible to the encoder"
     )
     notes = {row.label: row for row in rows_of([view])}
@@ -134,7 +134,7 @@ def test_the_counts_are_the_numbers_of_tokens():
     assert notes["visible tokens"].note.endswith("9.9 % = 19 of 192")
     assert notes["kept tokens"].captions == [f"{count} of 48" for count in view.kept_per_slice()]
     (tube,) = views_of("tube")
-    assert title_of(tube) == "tube: 10.4 % = 20 of 192 tokens are visible, all others are predicted"
+    assert view_title(tube) == "tube: 10.4 % = 20 of 192 tokens are visible, all others are predicted"
     assert [row.label for row in rows_of([tube])] == ["original", "visible tokens"]
     robust, tube = rows_of(views_of("redundancy-robust", "tube"))[1:3]
     assert robust.note == "visible 9.9 % = 19 of 192\npredicted 19.8 % = 38 of 192"
@@ -205,7 +205,7 @@ def test_an_animation_has_panels_of_readable_size(size: tuple[int, int]):
 def test_no_words_of_an_animation_are_on_others(size: tuple[int, int], strategies: list[str]):
     views = views_of(*strategies, size=size, frames=2)
     source = source_of(2, "a name of a video that is rather long, as many are.mp4")
-    title = f"{source}\n{title_of(views[0])}; change measured on pixels (no checkpoint)"
+    title = f"{source}\n{view_title(views[0])}; change measured on pixels (no checkpoint)"
     with matplotlib.rc_context(STYLE):
         figure = animation_figure(rows_of(views), title=title, legend=legend_of(views, numbered=True))
         FigureCanvasAgg(figure).draw()

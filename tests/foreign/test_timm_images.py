@@ -17,7 +17,7 @@ from torch import nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import changed_settings, start_classifier, start_pretraining
+from everest.checkpoints.start import differing_settings, start_classifier, start_pretraining
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
@@ -75,7 +75,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     weights = weights_of(model)
     saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
-    named = changed_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
+    named = differing_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
     recipe = load_recipe("demo", overrides=[*settings, *named])
     start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
     spec = start.adapted(pretrain_spec(recipe, tokenizer=None))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from small_runs import called, refused
 
 from everest.errors import DataError
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.lists.shards import read_index
 from everest.system.files import write_text
 from everest.video.source import video_bytes

@@ -13,8 +13,8 @@ from prepare_commands import everest, rows_of, touch
 from everest.data.stages import fingerprint
 from everest.errors import DataError
 from everest.lists.groups import grouping, with_groups
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.lists.writing import is_listable_group, write_list
 
 

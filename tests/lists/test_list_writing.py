@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.errors import DataError
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.lists.text import read_rows
 from everest.lists.writing import names_needed, unlistable, write_lines, write_list
 

@@ -25,7 +25,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from everest.config.heads import named_heads
 from everest.errors import DataError
 from everest.lists.inputs import SourceList
-from everest.lists.samples import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples
 from everest.prepare.shard import plan_shards
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames

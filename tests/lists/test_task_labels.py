@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, touch
 
-from everest.config.heads import Head
+from everest.config.heads import named_heads
 from everest.lists.groups import grouping
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.split import read_shares, split_samples
 
@@ -33,8 +34,14 @@ def write(folder: Path, labels: list[str], name: str = "all.csv", header: str = 
 
 
 def split(source: Path, *options: object):
-    shown = everest("prepare", "split", source, "--shares", "60/20/20", "--json", *options)
+    shown = everest("prepare split", source, "--shares", "60/20/20", "--json", *options)
     return json.loads(shown.stdout), shown.stderr
+
+
+def samples_of(folder: Path, **options: Any) -> list[Sample]:
+    """Those of all parts of a split."""
+    files = [folder / f"{part}.csv" for part in PARTS]
+    return [sample for file in files for sample in read_samples(file, root=folder, **options).samples]
 
 
 # --- the parts of a split ----------------------------------------------------------------------------------
@@ -121,13 +128,13 @@ def test_a_video_in_several_class_folders_has_several_classes(tmp_path: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     (tmp_path / "set" / "jump" / "3.mp4").symlink_to(tmp_path / "set" / "walk" / "3.mp4")
-    shown = everest("prepare", "index", tmp_path / "set", "--task", "multi-label", "--json")
+    shown = everest("prepare index", tmp_path / "set", "--task", "multi-label", "--json")
     assert json.loads(shown.stdout)["data"]["task"] == "multi-label"
     lines = (tmp_path / "set" / "all.csv").read_text().splitlines()
     assert lines == ["path,label", "jump/1.mp4,0|1", "jump/3.mp4,0|2", "run/2.mp4,1", "walk/2.mp4,2"]
     document, _ = split(tmp_path / "set" / "all.csv", "-o", tmp_path / "lists")
     assert document["task"] == "multi-label"
-    shown = everest("prepare", "index", tmp_path / "set", "--task", "regression", code=2).stderr
+    shown = everest("prepare index", tmp_path / "set", "--task", "regression", code=2).stderr
     assert "--task regression: the folders of" in shown
 
 
@@ -142,13 +149,8 @@ def test_labels_with_several_classes_are_found_and_kept(tmp_path: Path):
     assert document["next"][0].endswith("--task multi-label --output my.yaml")
     assert (tmp_path / "classes.txt").read_text().split() == ["jump", "run", "walk"]
     names = ["jump", "run", "walk"]
-    found = {
-        Path(sample.path).name: {names[index] for index in sample.labels[0]}
-        for part in PARTS
-        for sample in read_samples(
-            tmp_path / f"{part}.csv", root=tmp_path, classes=names, task="multi-label"
-        ).samples
-    }
+    samples = samples_of(tmp_path, classes=names, task="multi-label")
+    found = {Path(sample.path).name: {names[index] for index in sample.labels[0]} for sample in samples}
     assert found == {f"{i}.mp4": set(filter(None, text.split("|"))) for i, text in enumerate(labels)}
     assert all(document["lists"][part]["classes"].keys() == set(names) for part in PARTS)
 
@@ -159,11 +161,7 @@ def test_decimals_are_found_to_be_numbers_and_kept(tmp_path: Path):
     assert "labels are decimals, so they are read as numbers (regression)" in shown
     assert document["lists"]["train"]["numbers"]["mean"] == pytest.approx(19 / 16, abs=0.3)
     assert not (tmp_path / "classes.txt").exists()
-    found = [
-        sample.labels[0]
-        for part in PARTS
-        for sample in read_samples(tmp_path / f"{part}.csv", root=tmp_path, task="regression").samples
-    ]
+    found = [sample.labels[0] for sample in samples_of(tmp_path, task="regression")]
     assert sorted(found) == [number / 8 for number in range(20)]
 
 
@@ -188,11 +186,7 @@ def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_pat
     rows = ["0,0|1,0.5", "1,2,1"] * 10
     source = write(tmp_path / "b", rows, header="path,label.verb,label.tags,label.quality")
     assert split(source)[0]["lists"]["train"]["classes"] == {"0": 6, "1": 6}
-    heads = (
-        Head(name="verb", outputs=2),
-        Head(name="tags", task="multi-label", outputs=3),
-        Head(name="quality", task="regression", outputs=1),
-    )
+    heads = named_heads({"verb": 2, "tags": {"multi-label": 3}, "quality": "regression"})
     train = read_samples(tmp_path / "b" / "train.csv", root=tmp_path / "b", heads=heads)
     assert {sample.labels for sample in train.samples} == {(0, (0, 1), 0.5), (1, (2,), 1.0)}
 
@@ -225,10 +219,8 @@ def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
         (["0", "1"], ["--check", "--task", "regression"], 2, "--task has no effect with --check"),
     ],
 )
-def test_labels_of_another_kind_are_one_line_with_their_row(
-    tmp_path: Path, labels: list[str], options: list[str], code: int, message: str
-):
-    shown = everest("prepare", "split", write(tmp_path, labels), *options, code=code).stderr
+def test_labels_of_another_kind_are_one_line_with_their_row(tmp_path, labels, options, code, message):
+    shown = everest("prepare split", write(tmp_path, labels), *options, code=code).stderr
     assert message in shown
     lines = [line for line in shown.splitlines() if line.startswith("error:")]
     assert len(lines) == (1 if "is not one of" not in message else 0)
@@ -237,15 +229,15 @@ def test_labels_of_another_kind_are_one_line_with_their_row(
 
 def test_the_task_of_folders_and_of_columns_of_heads_is_known(tmp_path: Path):
     touch(tmp_path, "set/a/1.mp4", "set/b/2.mp4")
-    shown = everest("prepare", "split", tmp_path / "set", "--task", "regression", code=2).stderr
+    shown = everest("prepare split", tmp_path / "set", "--task", "regression", code=2).stderr
     assert "--task regression:" in shown
     assert "its class folders give a video one class" in shown
     source = write(tmp_path, ["0", "1"], header="path,label.verb")
-    shown = everest("prepare", "split", source, "--task", "multi-label", code=2).stderr
+    shown = everest("prepare split", source, "--task", "multi-label", code=2).stderr
     assert "--task multi-label: is of a column label" in shown
     (tmp_path / "names.txt").write_text("a\nb|c\n")
     options = ["--task", "multi-label", "--classes", tmp_path / "names.txt"]
-    shown = everest("prepare", "split", write(tmp_path, ["a"]), *options, code=4).stderr
+    shown = everest("prepare split", write(tmp_path, ["a"]), *options, code=4).stderr
     assert "the class 'b|c' has a '|' in its name, which joins classes; rename it" in shown
 
 
@@ -267,7 +259,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         (videos / f"{name}.csv").write_text("path,label\n" + "".join(rows))
         number += len(labels)
     paths = [videos / f"{name}.csv" for name in lists]
-    shown = everest("prepare", "check", *paths, *options, "--json", "-q", "--workers", 1, code=code)
+    shown = everest("prepare check", *paths, *options, "--json", "-q", "--workers", 1, code=code)
     return json.loads(shown.stdout)
 
 
@@ -310,9 +302,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         ({"train": ["0.5", "1"], "val": ["2", "2"]}, [], []),
     ],
 )
-def test_check_lists_the_problems_of_labels(
-    videos: Path, lists: dict[str, list[str]], options: list[str], problems: list[str]
-):
+def test_check_lists_the_problems_of_labels(videos, lists, options, problems):
     result = check(videos, lists, *options, code=4 if problems else 0)
     assert len(result["labels"]) == len(problems), result["labels"]
     for problem, line in zip(problems, result["labels"], strict=True):
@@ -335,12 +325,10 @@ def test_check_counts_the_classes_of_each_list_and_describes_numbers(videos: Pat
 
 def test_check_names_the_classes_of_few_training_videos(videos: Path):
     lists = {"train": ["a|b", "a", ""], "val": ["b"]}
-    assert check(videos, lists, code=0)["rare_classes"] == [
-        {"class": "b", "videos": 1},
-        {"class": "a", "videos": 2},
-    ]
+    rare = check(videos, lists, code=0)["rare_classes"]
+    assert rare == [{"class": "b", "videos": 1}, {"class": "a", "videos": 2}]
     paths = [videos / "train.csv", videos / "val.csv"]
-    shown = everest("prepare", "check", *paths, "-q", "--workers", 1, "--overwrite").stdout
+    shown = everest("prepare check", *paths, "-q", "--workers", 1, "--overwrite").stdout
     assert "\nclasses: 2, of 2 to 2 videos\nwarning: fewer than 5 training videos: b (1), a (2)\n" in shown
 
 
@@ -349,7 +337,7 @@ def test_check_takes_the_task_of_a_recipe(videos: Path):
     (videos / "train.csv").write_text("clip0.mp4,1\nclip1.mp4,3\n")
     arguments = ["prepare", "check", *options, "--set", "data.task=regression", "--json", "-q"]
     assert json.loads(everest(*arguments).stdout)["task"] == "regression"
-    shown = everest("prepare", "check", *options, "--task", "regression", code=2).stderr
+    shown = everest("prepare check", *options, "--task", "regression", code=2).stderr
     assert "has data.task; set it by --set data.task=regression" in shown
 
 
@@ -379,10 +367,10 @@ def test_stats_of_numbers(videos: Path):
 def test_equal_numbers_and_lists_without_labels_are_not_classes(videos: Path):
     rows = [f"clip{number}.mp4,0.1\n" for number in range(4)]
     (videos / "all.csv").write_text("path,label\n" + "".join(rows))
-    shown = everest("prepare", "stats", videos / "all.csv", "-q", "--workers", 1).stderr
+    shown = everest("prepare stats", videos / "all.csv", "-q", "--workers", 1).stderr
     assert "warning: all numbers are 0.1, so a model cannot learn them; check the list" in shown
     (videos / "all.csv").write_text("".join(f"clip{number}.mp4\n" for number in range(4)))
-    shown = everest("prepare", "stats", videos / "all.csv", "-q", "--workers", 1)
+    shown = everest("prepare stats", videos / "all.csv", "-q", "--workers", 1)
     assert "\nmotion: 0." in shown.stdout
     assert "class" not in shown.stdout
     assert shown.stderr == ""
@@ -390,10 +378,7 @@ def test_equal_numbers_and_lists_without_labels_are_not_classes(videos: Path):
 
 def test_stats_of_several_classes_name_the_remedies_of_rare_ones(videos: Path):
     text = stats(videos, ["a"] * 10 + ["a|b", ""])
-    assert "4 of 12 videos measured" in text
-    assert "\n  a: 11 videos, motion" in text
-    assert "\n  b: 1 video, motion" in text
-    assert "largest class / smallest: 11" in text
-    assert "finetune.sampler=sqrt" in text
-    assert "finetune.class_weights=balanced" in text
-    assert "classes of a video: 1 on average; 8.3% of the videos have none" in text
+    remedies = ("largest class / smallest: 11", "finetune.sampler=sqrt", "finetune.class_weights=balanced")
+    without = "classes of a video: 1 on average; 8.3% of the videos have none"
+    counts = ("4 of 12 videos measured", "\n  a: 11 videos, motion", "\n  b: 1 video, motion")
+    assert [words for words in (*counts, *remedies, without) if words not in text] == []

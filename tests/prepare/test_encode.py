@@ -23,7 +23,7 @@ from PIL import Image
 from small_runs import called
 from small_runs import contents as all_contents
 
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.prepare.encode import poor_gain
 from everest.prepare.encode_settings import JobShare
 from everest.prepare.encoding import EncodedFile, encoded_size

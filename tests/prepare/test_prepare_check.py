@@ -17,7 +17,7 @@ from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
 
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.prepare.examine import examine
 from everest.video.file_processes import Failure, map_apart
 

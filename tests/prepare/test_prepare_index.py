@@ -12,79 +12,51 @@ import yaml
 from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.lists.text import read_rows
 from everest.prepare.layout import LAYOUTS, seconds_of, unique_names
 
-# Every row of every list, as (file, labels, its segment).
-ROWS = {
-    "ucf101": {
-        "train": [
-            ("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", (0,)),
-            ("UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi", (2,)),
-        ],
-        "test": [("UCF-101/ApplyLipstick/v_ApplyLipstick_g01_c01.avi", (1,))],
-    },
-    "hmdb51": {
-        "train": [("clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", (1,))],
-        "test": [("brush_hair/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", (0,))],
-    },
-    "ssv2": {
-        "train": [
-            ("20bn-something-something-v2/78687.webm", (2,)),
-            ("20bn-something-something-v2/1.webm", (1,)),
-        ],
-        "val": [("20bn-something-something-v2/3.webm", (0,))],
-        "test-unlabelled": [("20bn-something-something-v2/5.webm", ())],
-    },
-    "kinetics": {
-        "train": [
-            ("train/testifying/---QUuC4vJs_000084_000094.mp4", (1,)),
-            ("train/--3ouPhoy2A_000020_000030.mp4", (0,)),
-            ("train/twice______0_000001_000011.mp4", (1,)),
-        ],
-        "val": [("val/0wR5jVB-WPk.mkv", (1,))],
-        "test-unlabelled": [("test/zzzzzzzzzz0_000007_000017.mp4", ())],
-    },
-    "oscc": {
-        "train": [
-            ("v2/pieces/u-1.mp4", (1,)),
-            ("v2/full_scale/v-2.mp4", (0,), {"start": 100.25, "end": 108.25}),
-            ("v2/clips/c-3.mp4", (1,), {"start": 1.5, "end": 9.5}),
-        ],
-        "val": [("v2/pieces/u-1.mp4", (1,))],
-        "test-unlabelled": [("v2/full_scale/v-2.mp4", (), {"start": 100.25, "end": 108.25})],
-    },
-    "diving48": {
-        "train": [("rgb/-9IAfqZnkXk_00000.mp4", (1,), {"start_frame": 0, "end_frame": 148})],
-        "test": [("rgb/2x00lRzlTVQ_00001.mp4", (0,), {"start_frame": 3, "end_frame": 90})],
-    },
-    "epic-kitchens-100": {
-        "train": [
-            ("P01/P01_01.MP4", (3, 3), {"start": 0.14, "end": 3.37}),
-            ("P01/P01_01.MP4", (6, 114), {"start": 3724.37, "end": 3726.0}),
-        ],
-        "val": [("P02/P02_09.MP4", (0, 2), {"start": 0.0, "end": 1.89})],
-        "test-unlabelled": [("P01/videos/P01_11.MP4", (), {"start": 2.86, "end": 3.87})],
-    },
-    "finegym288": {
-        "train": [
-            ("subactions/A0xAXXysHUo_E_002184_002237_A_0035_0036.mp4", (2,)),
-            ("events/0LtLS9wROrk_E_002407_002435.mp4", (1,), {"start": 3.0, "end": 4.0}),
-            ("videos/A_B_video01.mp4", (0,), {"start": 12.0, "end": 15.0}),
-        ],
-    },
-}
-DATA = {  # the keys of a recipe in addition to the lists
-    "ucf101": {"classes": "classes.txt", "num_classes": 3},
-    "hmdb51": {"classes": "classes.txt", "num_classes": 2},
-    "ssv2": {"classes": "classes.txt", "num_classes": 3, "flip": False},
-    "kinetics": {"classes": "classes.txt", "num_classes": 2},
-    "oscc": {"classes": "classes.txt", "num_classes": 2},
-    "diving48": {"classes": "classes.txt", "num_classes": 48},
-    "epic-kitchens-100": {"heads": {"verb": 97, "noun": 300}},
-    "finegym288": {"classes": "classes.txt", "num_classes": 3},
-}
+# Every row of every list: data set, list, file, labels, its segment.
+TABLE = """
+ucf101 train UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 0
+ucf101 train UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi 2
+ucf101 test UCF-101/ApplyLipstick/v_ApplyLipstick_g01_c01.avi 1
+hmdb51 train clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi 1
+hmdb51 test brush_hair/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi 0
+ssv2 train 20bn-something-something-v2/78687.webm 2
+ssv2 train 20bn-something-something-v2/1.webm 1
+ssv2 val 20bn-something-something-v2/3.webm 0
+ssv2 test-unlabelled 20bn-something-something-v2/5.webm -
+kinetics train train/testifying/---QUuC4vJs_000084_000094.mp4 1
+kinetics train train/--3ouPhoy2A_000020_000030.mp4 0
+kinetics train train/twice______0_000001_000011.mp4 1
+kinetics val val/0wR5jVB-WPk.mkv 1
+kinetics test-unlabelled test/zzzzzzzzzz0_000007_000017.mp4 -
+oscc train v2/pieces/u-1.mp4 1
+oscc train v2/full_scale/v-2.mp4 0 start=100.25 end=108.25
+oscc train v2/clips/c-3.mp4 1 start=1.5 end=9.5
+oscc val v2/pieces/u-1.mp4 1
+oscc test-unlabelled v2/full_scale/v-2.mp4 - start=100.25 end=108.25
+diving48 train rgb/-9IAfqZnkXk_00000.mp4 1 start_frame=0 end_frame=148
+diving48 test rgb/2x00lRzlTVQ_00001.mp4 0 start_frame=3 end_frame=90
+epic-kitchens-100 train P01/P01_01.MP4 3,3 start=0.14 end=3.37
+epic-kitchens-100 train P01/P01_01.MP4 6,114 start=3724.37 end=3726.0
+epic-kitchens-100 val P02/P02_09.MP4 0,2 start=0.0 end=1.89
+epic-kitchens-100 test-unlabelled P01/videos/P01_11.MP4 - start=2.86 end=3.87
+finegym288 train subactions/A0xAXXysHUo_E_002184_002237_A_0035_0036.mp4 2
+finegym288 train events/0LtLS9wROrk_E_002407_002435.mp4 1 start=3.0 end=4.0
+finegym288 train videos/A_B_video01.mp4 0 start=12.0 end=15.0
+"""
+ROWS = {}
+for _line in TABLE.strip().splitlines():
+    _name, _list, _path, _labels, *_times = _line.split()
+    _row = (_path, tuple(map(int, _labels.split(","))) if _labels != "-" else ())
+    _part = {key: float(value) for key, _, value in (time.partition("=") for time in _times)}
+    ROWS.setdefault(_name, {}).setdefault(_list, []).append((*_row, _part) if _part else _row)
+COUNTS = {"ucf101": 3, "hmdb51": 2, "ssv2": 3, "kinetics": 2, "oscc": 2, "diving48": 48, "finegym288": 3}
+# The keys of a recipe in addition to the lists.
+DATA = {name: {"classes": "classes.txt", "num_classes": count} for name, count in COUNTS.items()}
+DATA |= {"epic-kitchens-100": {"heads": {"verb": 97, "noun": 300}}, "ssv2": DATA["ssv2"] | {"flip": False}}
 NAMES = {
     "ucf101": ["ApplyEyeMakeup", "ApplyLipstick", "HandstandPushups"],
     "hmdb51": ["brush_hair", "clap"],
@@ -92,11 +64,7 @@ NAMES = {
     "kinetics": ["massaging person's head, long", "testifying"],
     "oscc": ["no state change", "state change"],
     "diving48": ["Back 15som 05Twis FREE", "Inward Dive NoTwis PIKE"],
-    "finegym288": [
-        "(VT) round-off, flic-flac on",
-        "(BB) salto backward tucked #1",
-        "(BB) salto backward tucked #2",
-    ],
+    "finegym288": ["(VT) round-off, flic-flac on", *(f"(BB) salto backward tucked #{i}" for i in (1, 2))],
 }
 
 
@@ -109,6 +77,8 @@ def archive(request, tmp_path):
 def test_every_row_of_every_layout(archive):
     name, root = archive
     shown = index(root)
+    (root / "mine.yaml").write_text(shown.stdout)
+    everest("recipes validate", root / "mine.yaml")
     data = yaml.safe_load(shown.stdout)["data"]
     heads = data.get("heads")
     written = {file.stem: file for file in root.glob("*.csv") if file.stem != "index_report"}
@@ -146,17 +116,10 @@ def test_a_layout_can_be_named_and_annotations_can_be_elsewhere(archive, tmp_pat
     shown = index(root, "--layout", name, "--annotations", lists, "--output", out, "--json")
     told = json.loads(shown.stdout)
     assert told["layout"] == name
-    assert {
-        stem: rows_of(out / f"{stem}.csv", root, told["data"].get("heads")) for stem in told["lists"]
-    } == ROWS[name]
+    heads = told["data"].get("heads")
+    assert {stem: rows_of(out / f"{stem}.csv", root, heads) for stem in told["lists"]} == ROWS[name]
     assert (root / told["data"]["train"]).resolve() == out / "train.csv"
     assert not list(root.glob("*.csv"))
-
-
-def test_the_lines_for_a_recipe_are_one(tmp_path):
-    ARCHIVES["ucf101"](tmp_path)
-    (tmp_path / "mine.yaml").write_text(index(tmp_path).stdout)
-    everest("recipes", "validate", tmp_path / "mine.yaml")
 
 
 def test_answers_make_a_labelled_test_list(tmp_path):
@@ -198,9 +161,8 @@ ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "
 def test_class_folders_with_odd_names_come_back(tmp_path):
     touch(tmp_path, *ODD)
     index(tmp_path)
-    assert sorted(rows_of(tmp_path / "all.csv", tmp_path)) == sorted(
-        (name, (int("walk" in name),)) for name in ODD
-    )
+    expected = sorted((name, (int("walk" in name),)) for name in ODD)
+    assert sorted(rows_of(tmp_path / "all.csv", tmp_path)) == expected
 
 
 def test_loose_videos_make_an_unlabelled_list(tmp_path):
@@ -292,14 +254,11 @@ def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
-def test_an_empty_folder_error_shows_what_is_expected(tmp_path):
+def test_a_folder_without_a_layout_gets_an_error_with_what_is_expected(tmp_path):
     message = index(tmp_path, code=4).stderr
     assert "no videos below it, or none of the known layouts" in message
     for layout in LAYOUTS.values():
         assert f"  {layout.name}: {layout.expects}" in message
-
-
-def test_a_named_layout_that_is_not_there_gets_an_error_with_what_it_needs(tmp_path):
     touch(tmp_path, "a.mp4")
     message = index(tmp_path, "--layout", "ucf101", code=4).stderr
     assert "not all of UCF101 (split 1) is there; expected below it are classInd.txt, trainlist01" in message

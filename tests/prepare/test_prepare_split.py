@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, split, touch
 
 from everest.lists.groups import grouping
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.samples import read_samples
 from everest.prepare.assignment import assign
 from everest.prepare.split import read_shares, split_samples
 from everest.suggest.data_section import data_section
@@ -90,11 +90,8 @@ def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, 
 
 
 def test_the_same_seed_cuts_alike_and_another_does_not():
-    samples = samples_of([40, 40], 4)
-    cuts = [
-        split_samples(samples, read_shares("80/20"), group_of=grouping(r"(c\d_g\d+)_"), seed=seed)
-        for seed in (1, 1, 2)
-    ]
+    samples, groups = samples_of([40, 40], 4), grouping(r"(c\d_g\d+)_")
+    cuts = [split_samples(samples, read_shares("80/20"), group_of=groups, seed=seed) for seed in (1, 1, 2)]
     assert cuts[0] == cuts[1] != cuts[2]
 
 
@@ -144,16 +141,11 @@ def test_a_list_of_another_split_does_not_remain_next_to_a_new_one(ucf_names):
 
 
 def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
-    told = json.loads(
-        split(ucf_names / "all.csv", "--shares", "60/20/20", "--group", r"_g(\d+)_", "--json").stdout
-    )
+    shown = split(ucf_names / "all.csv", "--shares", "60/20/20", "--group", r"_g(\d+)_", "--json")
+    told = json.loads(shown.stdout)
     rows = {name: rows_of(ucf_names / f"{name}.csv", ucf_names) for name in ("train", "val", "test")}
     groups = {name: {path.split("_g")[1][:2] for path, *_ in found} for name, found in rows.items()}
-    assert (
-        not groups["train"] & groups["val"]
-        | groups["train"] & groups["test"]
-        | groups["val"] & groups["test"]
-    )
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values()))
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     assert told["lists"]["val"] == {"videos": 6, "share": 0.2, "groups": 1, "classes": {"0": 3, "1": 3}}
     lists = [ucf_names / f"{name}.csv" for name in rows]
@@ -182,14 +174,12 @@ def test_a_group_in_two_lists_is_a_leak(ucf_names):
     (ucf_names / "b.csv").write_text("Run/v_Run_g01_c02.avi 0\nWalk/v_Walk_g03_c01.avi 0\n")
     lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
     alone = split("--check", *lists)
-    assert (
-        "no video is in two of the 2 lists. Without --group, nothing is known about leakage" in alone.stderr
-    )
+    unknown = "no video is in two of the 2 lists. Without --group, nothing is known about leakage"
+    assert unknown in alone.stderr
     assert "no group" not in alone.stderr
     shown = split("--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
-    assert json.loads(shown.stdout)["leaks"] == [
-        {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
-    ]
+    (leak,) = json.loads(shown.stdout)["leaks"]
+    assert leak == {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
     assert "1 groups are in several lists" in shown.stderr
 
 
@@ -199,9 +189,8 @@ def test_a_video_is_one_however_its_path_is_written(ucf_names):
     (ucf_names / "b.csv").write_text("Walk/../Run/v_Run_g01_c01.avi 0\nlink.avi 0\n")
     lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
     shown = split("--check", *lists, "--json", code=4)
-    assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == [
-        str((ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve()) for number in (1, 2)
-    ]
+    videos = [(ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve() for number in (1, 2)]
+    assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == list(map(str, videos))
     twice = split("--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
     assert "a list is given twice" in twice.stderr
 
@@ -235,9 +224,9 @@ def sheet(ucf_names):
     """A sheet of the videos with a column of classes, one of groups and others."""
     (ucf_names / "all.csv").unlink()
     paths = sorted(path.relative_to(ucf_names) for path in ucf_names.rglob("*.avi"))
-    lines = [
-        f'{path},{path.parent.name.lower()} fast,m{path.name.split("_g")[1][:2]},"a, b"\n' for path in paths
-    ]
+    animals = [path.name.split("_g")[1][:2] for path in paths]
+    rows = zip(paths, animals, strict=True)
+    lines = [f'{path},{path.parent.name.lower()} fast,m{animal},"a, b"\n' for path, animal in rows]
     (ucf_names / "sheet.csv").write_text("file name,Behavior,animal,note\n" + "".join(lines))
     return ucf_names / "sheet.csv"
 
@@ -361,18 +350,15 @@ def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning, 
     assert found == (warning and f"warning: {warning}: few for a measurement{advice}")
 
 
-def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp_path):
+def test_a_name_that_no_list_can_hold_is_reported_first_and_deeper_folders_are_noticed(tmp_path):
     touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
     message = split(tmp_path, code=4).stderr
     assert "a line break in its name, which no list can hold; rename it" in message
     assert not list(tmp_path.glob("*.csv"))
-
-
-def test_folders_inside_class_folders_are_noticed(tmp_path: Path):
     names = ("meet/push", "meet/wave", "road")
-    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(3)))
-    shown = split(tmp_path).stderr
-    assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown
+    touch(tmp_path / "deep", *(f"{name}/{number}.mp4" for name in names for number in range(3)))
+    notice = f"{tmp_path}/deep: deeper folders are no classes of their own (meet/push, meet/wave); "
+    assert notice in split(tmp_path / "deep").stderr
 
 
 @pytest.mark.parametrize("command", ["split", "check", "stats"])

@@ -16,7 +16,7 @@ from small_runs import called, json_of, refused, run
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section

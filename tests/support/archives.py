@@ -72,13 +72,9 @@ def ssv2(root: Path) -> None:
     """Labels in another order than their names; tests with their answers apart."""
     labels = {"Tearing something into two pieces": "1", "Holding something": "2", "Dropping something": "0"}
     _write(root, "labels/labels.json", json.dumps(labels))
+    potato = {"label": "holding potato", "template": "Holding [something]", "placeholders": ["potato"]}
     train = [
-        {
-            "id": "78687",
-            "label": "holding potato",
-            "template": "Holding [something]",
-            "placeholders": ["potato"],
-        },
+        {"id": "78687", **potato},
         {"id": "1", "label": "tearing paper", "template": "Tearing [something] into two pieces"},
     ]
     _write(root, "labels/train.json", json.dumps(train))
@@ -162,11 +158,8 @@ def epic(root: Path) -> None:
     test = "P01_11_0,P01,P01_11,00:00:02.851,00:00:02.86,00:00:03.87,143,193\n"
     _write(root, "epic-kitchens-100-annotations/EPIC_100_train.csv", header + train)
     _write(root, "epic-kitchens-100-annotations/EPIC_100_validation.csv", header + val)
-    _write(
-        root,
-        "epic-kitchens-100-annotations/EPIC_100_test_timestamps.csv",
-        f"{columns},start_frame,stop_frame\n{test}",
-    )
+    timestamps = f"{columns},start_frame,stop_frame\n{test}"
+    _write(root, "epic-kitchens-100-annotations/EPIC_100_test_timestamps.csv", timestamps)
     _touch(root, "P01/P01_01.MP4", "P01/videos/P01_11.MP4", "P02/P02_09.MP4", "P02/P02_77.MP4")
 
 
@@ -194,12 +187,6 @@ def finegym288(root: Path) -> None:
 
 
 ARCHIVES: dict[str, Callable[[Path], None]] = {
-    "ucf101": ucf101,
-    "hmdb51": hmdb51,
-    "ssv2": ssv2,
-    "kinetics": kinetics,
-    "oscc": oscc,
-    "diving48": diving48,
-    "epic-kitchens-100": epic,
-    "finegym288": finegym288,
+    archive.__name__: archive for archive in (ucf101, hmdb51, ssv2, kinetics, oscc, diving48, finegym288)
 }
+ARCHIVES["epic-kitchens-100"] = epic

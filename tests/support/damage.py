@@ -43,9 +43,8 @@ def damaged_json(draw: st.DrawFn, document: Any) -> bytes:
             case "remove":
                 del parent[key]
             case "add" if isinstance(parent, dict):
-                parent[draw(st.sampled_from(["x", "label", "tar", "\ud800"]))] = copy.deepcopy(
-                    draw(st.sampled_from(WRONG))
-                )
+                name = draw(st.sampled_from(["x", "label", "tar", "\ud800"]))
+                parent[name] = copy.deepcopy(draw(st.sampled_from(WRONG)))
             case "double" if isinstance(parent, list):
                 parent.append(copy.deepcopy(parent[key]))
             case _:
@@ -60,9 +59,8 @@ def damaged_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     if kind == "cut":
         return content[: draw(st.integers(0, max(len(content) - 1, 0)))]
     if kind == "other" or not content:
-        return draw(
-            st.sampled_from([b"", b"\0" * 100, b"[]", b"{}", b"null", b"1e999", b"\xff\xfe", DEEP.encode()])
-        )
+        others = [b"", b"\0" * 100, b"[]", b"{}", b"null", b"1e999", b"\xff\xfe", DEEP.encode()]
+        return draw(st.sampled_from(others))
     changed = bytearray(content)
     for at in draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         changed[at] = draw(st.integers(0, 255))

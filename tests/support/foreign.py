@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RELEASED: dict[str, dict] = json.loads(
-    (Path(__file__).parents[1] / "golden" / "official_keys.json").read_text()
-)
+OFFICIAL_KEYS = Path(__file__).parents[1] / "golden" / "official_keys.json"
+RELEASED: dict[str, dict] = json.loads(OFFICIAL_KEYS.read_text())
 TINY = 16  # by which the tiny ones are narrower: 48 wide with 3 heads instead of 768 with 12
 TINY_DEPTH = 2
 

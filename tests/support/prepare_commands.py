@@ -8,7 +8,7 @@ from pathlib import Path
 from small_runs import called
 
 from everest.config.heads import named_heads
-from everest.lists.samples import read_samples
+from everest.lists.reading import read_samples
 
 everest = called
 index, split, check, stats = (
@@ -17,16 +17,11 @@ index, split, check, stats = (
 
 
 def rows_of(file: Path, root: Path, heads=None):
-    found = read_samples(
-        file, root=root, heads=named_heads(heads or {}), labeled="unlabelled" not in file.name
-    )
+    labeled = "unlabelled" not in file.name
     rows = []
-    for sample in found.samples:
-        part = {
-            name: value
-            for name in ("start", "end", "start_frame", "end_frame")
-            if (value := getattr(sample, name)) is not None
-        }
+    for sample in read_samples(file, root=root, heads=named_heads(heads or {}), labeled=labeled).samples:
+        times = {name: getattr(sample, name) for name in ("start", "end", "start_frame", "end_frame")}
+        part = {name: value for name, value in times.items() if value is not None}
         path = sample.path.removeprefix(f"{root}/").removeprefix("./")
         rows.append((path, sample.labels, part) if part else (path, sample.labels))
     return rows

@@ -24,12 +24,7 @@ def stop_after(
     recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int, group: bool = False
 ) -> int:
     """Start a command in a process of its own and send it a signal once it has logged `rows` rows."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "everest_cli", *command, "--recipe", str(recipe), "-o", str(folder)],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=group,
-    )
+    process = start(*command, "--recipe", recipe, "-o", folder, group=group)
     wait_for_rows(folder, rows, process)
     if group:
         os.killpg(process.pid, how)
@@ -48,10 +43,10 @@ def everest(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[st
     return ended
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
+def start(*arguments: object, group: bool = True) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdout=quiet, stderr=quiet, text=True, start_new_session=True)
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=group)
 
 
 def wait_until_nobody_runs(folder: Path) -> None:

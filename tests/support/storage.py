@@ -21,10 +21,9 @@ def s3_server() -> Iterator[None]:
     server.start()
     with pytest.MonkeyPatch.context() as environment:
         _, port = server.get_host_and_port()
-        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        names = {"ACCESS_KEY_ID": "somebody", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
+        for name, value in {**names, "ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
+            environment.setenv(f"AWS_{name}", value)
         S3FileSystem.clear_instance_cache()  # those of an earlier server
         yield
     server.stop()

@@ -9,9 +9,8 @@ TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads
 
 
 def tiny(kind: str, *, frames=8, size=(32, 32), **options):
-    return everest.create_model(
-        "vit-tiny", kind=kind, frames=frames, size=size, tubelet=(2, 8, 8), **{**TINY, **options}
-    )
+    sizes = {"frames": frames, "size": size, "tubelet": (2, 8, 8), **TINY, **options}
+    return everest.create_model("vit-tiny", kind=kind, **sizes)
 
 
 def grouped(model, **options) -> dict[str, tuple[float, float]]:

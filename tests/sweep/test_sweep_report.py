@@ -16,7 +16,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
 from everest.sweep.budgets import Budget
 from everest.sweep.figure import _apart, _draw_arms, draw_report
-from everest.sweep.metric_names import headline, title_of
+from everest.sweep.metric_names import headline, metric_title
 from everest.sweep.report import make_report, notes, table_columns, table_rows
 from everest.sweep.statistics import paired, spread
 
@@ -215,8 +215,8 @@ def test_the_headline_is_the_metric_of_the_task(metric: str):
 def test_names_of_metrics_have_titles():
     titles = {"top1": "top-1", "verb.top1": "verb top-1", "probe.linear.top1": "linear probe top-1"}
     titles |= {"val_macro_f1": "validation macro F1", "pretrain_loss": "pre-training loss", "x.y": "x y"}
-    assert {name: title_of(name) for name in titles} == titles
-    assert (title_of("mae"), value_text("mae", 1.23456)) == ("mean absolute error", "1.235")
+    assert {name: metric_title(name) for name in titles} == titles
+    assert (metric_title("mae"), value_text("mae", 1.23456)) == ("mean absolute error", "1.235")
 
 
 @pytest.mark.parametrize("same_cost", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scipy import stats
 
 from everest.errors import RecipeError
 from everest.sweep.report import make_report
-from everest.sweep.results import metrics_of_run, read_results, write_results
+from everest.sweep.results import metrics_of_run, read_results
 from everest.sweep.statistics import DRAWS, bootstrap, paired, spread
 
 SEED = {"seed": 0, "gmacs": 1.0, "hours": 0.5, "metrics": {"pretrain_loss": 0.5}}
@@ -42,7 +43,7 @@ def test_all_validation_metrics_are_those_of_the_weights_that_were_kept(tmp_path
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
-    write_results(tmp_path, DOCUMENT)
+    (tmp_path / "results.json").write_text(json.dumps(DOCUMENT))
     assert read_results(tmp_path) == DOCUMENT
     assert make_report(DOCUMENT)["arms"][0]["mean"] == 0.5
 
@@ -68,7 +69,7 @@ def test_damaged_results_are_refused_in_a_line(tmp_path: Path, place: str, value
     for name in parents:
         part = part[int(name)] if name.isdigit() else part[name]
     part[last] = value
-    write_results(tmp_path, document)
+    (tmp_path / "results.json").write_text(json.dumps(document))
     with pytest.raises(RecipeError, match=rf"results.json: damaged \({place}") as refusal:
         read_results(tmp_path)
     assert "\n" not in str(refusal.value)

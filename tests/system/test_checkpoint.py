@@ -9,7 +9,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.system.files import write_atomically
+from everest.system.files import atomic_file
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header
 from everest.train.network import Network
@@ -48,12 +48,13 @@ def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def fail(part):
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
+    def fail():
+        with atomic_file(path) as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(EnvironmentProblem, match="disk is full"):
-        write_atomically(path, fail)
+        fail()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

@@ -29,7 +29,7 @@ from everest.inference.journal import open_journal
 from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
-from everest.system.files import check_new_file, check_new_folder, unfinished_folder, write_atomically
+from everest.system.files import atomic_file, check_new_file, check_new_folder, unfinished_folder
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
 from everest.system.locks import running_here
 from everest.system.run_folder import RunFolder
@@ -42,12 +42,13 @@ def test_an_error_while_writing_keeps_the_earlier_file(tmp_path: Path, error: Ba
     path = tmp_path / "file.txt"
     path.write_text("before")
 
-    def write(part: Path) -> None:
-        part.write_text("half of it")
-        raise error
+    def write() -> None:
+        with atomic_file(path) as part:
+            part.write_text("half of it")
+            raise error
 
     with pytest.raises(type(error)):
-        write_atomically(path, write)
+        write()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file.txt", "before")]
 
 

@@ -25,7 +25,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
-from everest.lists.samples import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.tokenizer.clips import held_out_key

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
-from everest.errors import DataError, did_you_mean
+from everest.errors import DataError, did_you_mean, first_names
 from everest.lists.labels import (
     JOINED_BY,
     SEPARATED,
@@ -21,9 +22,9 @@ from everest.lists.labels import (
     missing_columns,
     names_used,
 )
-from everest.lists.sample import Sample, first_names, refuse, samples_of_list
+from everest.lists.sample import Sample, refuse, samples_of_list
 from everest.lists.shards import find_index, read_index
-from everest.lists.text import ListRow, read_rows, shown
+from everest.lists.text import ListRow, quoted, read_rows
 from everest.system.storage import Location
 from everest.video.folders import as_data_error, no_list, videos_by_subfolder, videos_under
 
@@ -34,6 +35,7 @@ class SampleList:
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
+    rows: Sequence[ListRow] | None = None  # of each sample, if other columns are needed; None for a folder
     notice: str | None = None  # about the columns of a sheet: which are read, and which are ignored
 
 
@@ -78,8 +80,12 @@ def read_samples(
         of_model=not names_classes,
     )
     names: tuple[str, ...] = ()
-    if rows is None:
-        samples, names = _of_class_folders(source, rules) if labeled else (_videos_of(source), ())
+    if rows is None and labeled:
+        samples, names = _of_class_folders(source, rules)
+    elif rows is None:
+        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
+        if not samples:
+            raise DataError(f"{source}: no videos in it")
     elif labeled:
         rules = _rules_of_list(source, rows, rules)
         names = rules.names if rules.has_names else ()
@@ -105,6 +111,14 @@ def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | Non
         return read_rows(source, class_column=class_column) if source.is_file() else None
 
 
+def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | None:
+    """The rows of a list; None for a folder."""
+    with as_data_error(path):
+        if not path.exists():
+            raise DataError(f"{path}: no such list or folder")
+        return read_rows(path, class_column=class_column) if path.is_file() else None
+
+
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
@@ -123,13 +137,6 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         rules = replace(rules, names=names)
     _refuse_empty_columns(source, rows, rules)
     return rules
-
-
-def _videos_of(folder: Location) -> tuple[Sample, ...]:
-    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
-    if not samples:
-        raise DataError(f"{folder}: no videos in it")
-    return samples
 
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
@@ -197,7 +204,7 @@ def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], rules: Labe
             return
         reason = "the column label is empty in all rows" if is_column else SEPARATED
         reason += ", not by ';'" if ";" in rows[0].text else ""
-        raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {reason}")
+        raise DataError(f"{rows[0].where}: no label in {quoted(rows[0].text)}; {reason}")
     for head in rules.heads:
         (column,) = columns_of([head.name])
         if trains and head.task == MULTI_LABEL and not any(column in row.values for row in rows):

@@ -149,9 +149,12 @@ def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     if purpose == "scratch" and mild:
         chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
         chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
-    if purpose == "pretrain" or facts.videos <= FEW_VIDEOS:
+    if purpose != "scratch" or facts.videos <= FEW_VIDEOS:
+        of_few = f"a model overfits to the still parts of {count}"
         reason = (
-            "of what moves" if purpose == "pretrain" else f"a model overfits to the still parts of {count}"
+            of_few
+            if purpose == "scratch"
+            else "views of frames are told apart by their places, not by motion"
         )
         chosen.append(Choice("model.input", "differences", reason))
     words = side_words(facts.class_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.lists.reading import read_samples
+from everest.methods.ranked import Drawn
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
@@ -274,13 +276,26 @@ def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_
     assert [stage["stage"] for stage in document["stages"]] == ["pretrain"]
 
 
-def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
+def test_few_labeled_videos_and_views_are_seen_as_differences():
     def model_input(purpose: Purpose, videos: int) -> str | None:
         choices = choose_values(facts_of(videos), "cpu", hours=1, purpose=purpose)
         return value_of(choices, "model.input")
 
     assert model_input("scratch", 60) == "differences"
-    assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
+    assert model_input("scratch", 6000) is None
+    assert {model_input(purpose, 6000) for purpose in ("finetune", "pretrain")} == {"differences"}
+
+
+def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
+    choices = choose_values(facts_of(60), "cpu", hours=1, purpose="pretrain")
+    settings = [
+        f"{choice.key}={json.dumps(choice.value)}" for choice in choices if choice.key != "pretrain.probe"
+    ]
+    stage = load_recipe("small", overrides=settings).pretrain
+    assert (stage.objective, stage.views.loss, stage.camera) == ("views", "contrast", 1.0)
+    assert stage.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)
+    assert stage.batch_size == 3 * value_of(choices, "finetune.batch_size") == 48
+    assert stage.base_lr * stage.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
 
 
 @pytest.mark.parametrize("device", sorted(DEVICES))
@@ -338,7 +353,7 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
     assert recipe.data.pretrain == str(tmp_path / source)
     assert (recipe.pretrain.steps, recipe.finetune.steps) == (round(120 * 40**0.5), 600)
     base = load_recipe("small").finetune
-    assert (recipe.model.input, recipe.finetune.layer_decay) == ("frames", base.layer_decay)
+    assert (recipe.model.input, recipe.finetune.layer_decay) == ("differences", base.layer_decay)
     command = "pretrain --recipe both.yaml --dry-run --gpus cpu --set train.workers=0 -o run"
     assert "40" in run(command)
 
@@ -410,7 +425,7 @@ def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):
     written = run(AUTO.replace("auto", str(mine)), *options)
     assert yaml.safe_load(run(AUTO, *options)) == yaml.safe_load(written) | {"name": "auto"}
     unlabeled = run("pretrain --recipe auto --gpus cpu --print-config", *options)
-    assert yaml.safe_load(unlabeled)["model"]["input"] == "frames"
+    assert yaml.safe_load(unlabeled)["model"]["input"] == "differences"
 
 
 def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_directory(

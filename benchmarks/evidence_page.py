@@ -20,6 +20,8 @@ from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
+from view_features import MEASURES, features_table
+from view_features import RESULTS as FEATURES
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report, table_columns, table_rows
@@ -69,6 +71,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     for part, document in results.items():
         blocks[part] = clips_table(document) if part in CLIPS else part_table(document)
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
+    features = json.loads(FEATURES.read_text())["results"]
+    blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 
 

@@ -1,4 +1,4 @@
-"""Frozen features after pre-training on real clips: do they know the action of people that nobody saw?
+"""Frozen features after pre-training on real clips: do they show the action of people never seen before?
 
     python benchmarks/view_features.py VIDEOS runs/features --arms contrast,pixels
     python benchmarks/view_features.py VIDEOS runs/features --report
@@ -6,7 +6,7 @@
 A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three units for
 each of two partitions. An encoder is pre-trained on the clips of all other groups, without labels. Then
 classifiers of its features learn the labels of these clips, and answer about the held-out ones. Every unit is
-a file of its own, so that a call that was stopped goes on. Differences are paired by unit.
+a file of its own, so that a call that was stopped is resumed. Differences are paired by unit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -182,27 +181,30 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str,
     return result
 
 
-def table(results: dict[str, dict[str, Any]], measure: str) -> Iterator[list[str]]:
+def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
     """For each arm its mean over the units, and the differences to both baselines with 95 % intervals."""
+    rows = []
     for arm, units in results.items():
-        row = [arm]
+        row = [arm, str(len(units))]
         for name in SETS:
             own = {int(unit): found[name][measure] for unit, found in units.items()}
             cell = f"{spread(list(own.values())).mean:.1f}"
-            for other in (RANDOM, DIFFERENCES):
-                before = {int(u): found[name][measure] for u, found in results.get(other, {}).items()}
-                difference = paired(own, before) if arm not in (RANDOM, DIFFERENCES) else None
+            for other in () if arm in (RANDOM, DIFFERENCES) else (RANDOM, DIFFERENCES):
+                before = {int(unit): found[name][measure] for unit, found in results[other].items()}
+                difference = paired(own, before)
                 if difference is not None and difference.interval is not None:
                     low, high = difference.interval
-                    cell += f"<br>{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+                    text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+                    cell += f"<br>{text if low <= 0 <= high else f'**{text}**'}"
             row.append(cell)
-        yield row
+        rows.append(row)
+    return markdown(["pre-training", "units", *SETS], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
-    parser.add_argument("folder", type=Path, help="of runs and results; a later call goes on there")
+    parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
     parser.add_argument("--arms", default=",".join(ARMS), help="separated by ';' or, without commas, by ','")
     parser.add_argument("--units", type=int, default=FOLDS * PARTITIONS)
     parser.add_argument("--set", action="append", default=[], help="a further setting of all arms")
@@ -217,14 +219,12 @@ def main() -> None:
                 results.setdefault(arm, {})[path.suffixes[-2].strip(".")] = json.loads(path.read_text())
         RESULTS.write_text(json.dumps({"base": BASE, "arms": ARMS, "results": results}, indent=1) + "\n")
         for measure in MEASURES:
-            print(f"\n{measure}\n\n" + markdown([measure, *SETS], list(table(results, measure))))
+            print(f"\n{measure}\n\n{features_table(results, measure)}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    asked = (
-        options.arms.split(";") if ";" in options.arms or options.arms in ARMS else options.arms.split(",")
-    )
+    arms = options.arms.split(";") if ";" in options.arms or options.arms in ARMS else options.arms.split(",")
     for unit in range(options.units):
-        for arm in (RANDOM, DIFFERENCES, *asked):
+        for arm in (RANDOM, DIFFERENCES, *arms):
             path = folder / f"{arm}.{unit}.json"
             if not path.exists():
                 found = of_unit(arm, unit, clips, folder, tuple(options.set))

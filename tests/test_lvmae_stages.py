@@ -170,7 +170,8 @@ def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, t
     run("pretrain --dry-run", clip_files, "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     without = ["--set=pretrain.selection.score=frame-difference", "--set=pretrain.target.kind=pixels"]
-    assert "tokenizer" not in run("pretrain", clip_files, "-o", tmp_path / "run", *without)
+    shown = run("pretrain", clip_files, "-o", tmp_path / "run", *without).partition("next:")[0]
+    assert "tokenizer" not in shown
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 

@@ -61,7 +61,7 @@ def test_validate_says_ok_or_names_all_problems(tmp_path, monkeypatch):
     assert recipes("validate", "ucf101", "custom").stdout == "ucf101: ok\ncustom: ok\n"
     assert recipes("validate", "bad.yaml", "ucf101", "none.yaml", code=2).stderr.splitlines() == [
         "error: bad.yaml: data.sise: unknown key; did you mean 'size'?",
-        "error: none.yaml: cannot be read: No such file or directory",
+        "none.yaml: cannot be read: No such file or directory",
     ]
 
 

@@ -75,6 +75,7 @@ def share_text(count: int, total: int) -> str:
 # How the strategies choose; a strategy of another package has no entry.
 CHOICES: Final = {
     "redundancy-robust": "keeps the tokens that changed {most} since the previous time slice",
+    "drawn": "draws tokens, those that changed {most} since the previous slice with a higher probability",
     "frame-difference": "keeps the tokens whose pixels differ {most} from the previous frame",
     "tube": "random places are visible, the same in every time slice",
     "tube-dropout": "random places are kept, the same in every time slice",

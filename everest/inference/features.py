@@ -115,7 +115,7 @@ def add_rows(
     """Add the rows of the samples that a store does not have yet.
 
     Args:
-        compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: those of the encoder.
+        compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
     Raises:
         RecipeError: the store is damaged.
     """

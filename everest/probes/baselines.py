@@ -1,4 +1,4 @@
-"""What features have to be better than: those of an encoder that has learned nothing, and an image of motion.
+"""Baselines of features: an encoder that has learned nothing, and an image of what moves.
 
 B clips, C channels, T frames, H W pixels, D width, P places of an image.
 """

@@ -103,11 +103,11 @@ def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple
     found = []
     for wanted, excluded in ((same_class, same_source), (same_source, same_class)):
         allowed = np.where(excluded, -np.inf, similarity)
-        asked = (wanted & ~excluded).any(axis=1)  # others have nothing to find
-        if not asked.any():
+        tested = (wanted & ~excluded).any(axis=1)  # others have nothing to find
+        if not tested.any():
             return None
         nearest = allowed.argmax(axis=1)
-        found.append(100 * float(wanted[np.arange(len(units)), nearest][asked].mean()))
+        found.append(100 * float(wanted[np.arange(len(units)), nearest][tested].mean()))
     return found[0], found[1]
 
 

@@ -128,7 +128,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         names: of PROBES.
         batch: videos in one forward pass.
     Returns:
-        `probes` with the metrics of each probe (SHOWN), `baselines` with those of k-NN and of the linear
+        `probes` with the metrics of each probe (SHOWN), `baselines` with the same of k-NN and of the linear
         probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
         answering the most frequent class of the test set), `retrieval` (the precision of the ten nearest
         training videos of other groups, by features), and `class_and_group` (see list_probe). Metrics of
@@ -238,7 +238,7 @@ def _probe_head(
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
-    """What the nearest videos have in common: `retrieval` and `class_and_group` of the results."""
+    """The results `retrieval` and `class_and_group`, about the nearest videos of each video."""
     sources = list_probe.numbered([*train.sources, *test.sources])
     of_train, of_test = sources[: len(train.sources)], sources[len(train.sources) :]
     pairs = {"encoder": (train.features, test.features)}

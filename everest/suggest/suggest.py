@@ -1,7 +1,7 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
-validation lists of sets of 50 to 175 real clips, those of pre-training with 504 clips (docs/evidence.md). The
+validation lists of sets of 50 to 175 real clips, the pre-training on 504 clips (docs/evidence.md). The
 number of steps for other sets and all values for a GPU were not measured.
 """
 
@@ -152,9 +152,7 @@ def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     if purpose != "scratch" or facts.videos <= FEW_VIDEOS:
         of_few = f"a model overfits to the still parts of {count}"
         reason = (
-            of_few
-            if purpose == "scratch"
-            else "views of frames are told apart by their places, not by motion"
+            of_few if purpose == "scratch" else "views of frames differ by their places more than by motion"
         )
         chosen.append(Choice("model.input", "differences", reason))
     words = side_words(facts.class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import fmean
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingOutput
+from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
@@ -30,6 +32,7 @@ from everest.train.training import Training
 # Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses.spread).
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
+MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -117,6 +120,9 @@ def _summarize(training: Training) -> None:
         return
     loss = sum(losses) / len(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
+    if isinstance(model, ViewModel):
+        training.notice(f"{text}; {_views_text(training)}")
+        return
     targets = model.targets if isinstance(model, MaskedAutoencoder) else None
     if isinstance(targets, PixelTargets) and targets.normalize and not model.camera_weight:
         text += "; tubelets of one color would give about 1"
@@ -126,6 +132,24 @@ def _summarize(training: Training) -> None:
             advice = advice or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)
+
+
+def _views_text(training: Training) -> str:
+    """The last metrics of views next to what guessing would give."""
+    rows = [row for row in training.run.rows() if "view_spread" in row][-MEANT:]
+    names = {"view_top1", "view_spread", "camera_loss"} & rows[-1].keys()
+    means = {name: fmean(row[name] or 0.0 for row in rows) for name in names}
+    parts = [f"the projections have a spread of {means['view_spread']:.2f} of 1"]
+    if "view_top1" in means:
+        plan = training.plan
+        chance = (plan.views - 1) / (plan.batch_size - 1)
+        found = f"{means['view_top1']:.0%} of the clips find their video in a step (chance {chance:.0%})"
+        parts.insert(0, found)
+    if "camera_loss" in means:
+        parts.append(
+            f"the motion of a camera is predicted with an error of {means['camera_loss']:.2f} (guessing: 1)"
+        )
+    return ", ".join(parts)
 
 
 def _show_reconstruction(training: Training, tracker: Tracker) -> None:

@@ -75,6 +75,8 @@ def _next_commands(recipe: str, options: TrainOptions, settings: Recipe, run: Pa
         text for text in options.overrides or [] if not text.startswith(("pretrain.", "data.pretrain="))
     ]
     words += [word for text in others for word in ("--set", text)]
-    words += ["--init", str(run), "--output", f"{run}-finetune"]
+    name = str(run)
+    output = name.removesuffix("-pretrain") if name.endswith("-pretrain") else f"{name}-finetune"
+    words += ["--init", name, "--output", output]
     probe = ["everest", "probe", "--checkpoint", str(run)]
     return [shlex.join(words), *([shlex.join(probe)] if tested else [])]

@@ -83,5 +83,5 @@ def _neighbors_text(of_head: dict[str, Any]) -> Iterator[str]:
             yield (
                 "warning: the features know the group better than the class: the nearest video of another "
                 f"class has the same group in {of_group:.1f} %, that of another group the same class in "
-                f"{of_class:.1f} %"
+                f"{of_class:.1f} %; fine-tuning may still use them"
             )

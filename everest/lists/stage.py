@@ -100,7 +100,10 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     """
     source = getattr(data, key)
     if source is None:
-        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
+        of_val = (
+            f" (--set data.test={data.val} takes the validation list)" if key == "test" and data.val else ""
+        )
+        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos{of_val}")
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():

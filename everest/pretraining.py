@@ -11,8 +11,8 @@ from torch import nn
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
-from everest.data.stages import pretrain_clips
-from everest.errors import DivergedError
+from everest.data.stages import pretrain_clips, pretrain_key
+from everest.errors import DataError, DivergedError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
@@ -47,6 +47,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     if start is not None:
         spec = start.adapted(spec)
     clips = pretrain_clips(recipe)
+    if spec.views is not None and len(clips) < 2:
+        raise DataError(
+            f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several"
+        )
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
         tokens = clips.tokens
@@ -84,7 +88,7 @@ class CollapseWatch:
             if self._steps == COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
-                    f"(spread {spread:.2g} of 1); lower pretrain.base_lr, or raise pretrain.batch_size"
+                    f"(spread {spread:.2g} of 1); check that the videos differ, or lower pretrain.base_lr"
                 )
 
 
@@ -141,8 +145,9 @@ def _views_text(training: Training) -> str:
     means = {name: fmean(row[name] or 0.0 for row in rows) for name in names}
     parts = [f"the projections have a spread of {means['view_spread']:.2f} of 1"]
     if "view_top1" in means:
-        plan = training.plan
-        chance = (plan.views - 1) / (plan.batch_size - 1)
+        plan = training.plan  # other draws of a video are no candidates
+        videos = min(plan.videos_per_step, len(training.clips))
+        chance = (plan.views - 1) / (plan.views * videos - 1)
         found = f"{means['view_top1']:.0%} of the clips find their video in a step (chance {chance:.0%})"
         parts.insert(0, found)
     if "camera_loss" in means:

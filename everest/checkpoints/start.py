@@ -130,6 +130,10 @@ def start_pretraining(
     if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
     if isinstance(model, ViewModel):
+        if start.init.decoder == "keep":
+            raise CheckpointError(
+                f"{source}: pretrain.objective=views has no decoder to keep; leave out --decoder keep"
+            )
         projector = {name: x for name, x in weights.tensors.items() if name.startswith("projector.")}
         fits = {name: x.shape for name, x in projector.items()} == {
             name: x.shape for name, x in own.items() if name.startswith("projector.")

@@ -167,8 +167,10 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
-    if spec.kind == "encoder":
+    if spec.kind == "encoder" or spec.views is not None:
         yield "an encoder alone (its models have a decoder or a head)"
+    if spec.camera:
+        yield "the task of a camera's motion (pretrain.camera)"
     if spec.channels != 3:
         yield "clips of 1 channel (its frames have colors)"
     if spec.model.positions != "flat":

@@ -23,6 +23,7 @@ from everest.config.values import (
     Sampler,
     Share,
     ShareBelowOne,
+    Width,
     WidthOrZero,
     check_class_weights,
     with_hyphens,
@@ -133,10 +134,10 @@ class ViewsSettings:
     __pydantic_config__ = _STRICT
     number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
     loss: Literal["contrast", "sigreg"] = "contrast"
-    temperature: Positive = 0.1  # of contrast; our choice
+    temperature: Annotated[float, Field(ge=1e-3, le=100)] = 0.1  # of contrast; our choice
     sigreg_weight: Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight
-    hidden: Count = 512  # of the projector; our choice
-    width: Count = 128  # of what the loss compares; our choice
+    hidden: Width = 512  # of the projector; our choice
+    width: Width = 128  # of the projections that are compared; our choice
 
 
 @dataclass(frozen=True, kw_only=True)

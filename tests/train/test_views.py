@@ -169,6 +169,8 @@ def test_projections_that_are_all_the_same_end_the_run():
             "pretrain.frame_selection.alpha: draws frames for an autoencoder",
         ),
         ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
+        ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
+        ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
     ],
 )
 def test_settings_that_do_not_go_with_views_are_refused(
@@ -176,6 +178,20 @@ def test_settings_that_do_not_go_with_views_are_refused(
 ):
     set_views = ["--set", "pretrain.objective=views", "--set", settings]
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
+
+
+def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4\n")
+    options = [*VIEWS, "--set", f"data.pretrain={tmp_path}/one.csv", "-o", tmp_path / "run"]
+    shown = refused("pretrain", "--recipe", recipe, *options, code=4)
+    assert "data.pretrain: one video; pretrain.objective=views compares several" in shown
+
+
+def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_run: Path, tmp_path: Path):
+    shown = refused("export", views_run, "--to", "hf", "-o", tmp_path / "hf", code=6)
+    assert "an encoder alone" in shown
+    options = [*VIEWS, "--init", views_run, "--decoder", "keep", "-o", tmp_path / "run"]
+    assert "no decoder to keep" in refused("pretrain", "--recipe", recipe, *options, code=6)
 
 
 def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):

@@ -212,6 +212,8 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     selection = spec.selection(grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.target.size(1)
     scored = int(selection.scored().sum())
+    if spec.views is not None:  # without a decoder, nothing is predicted
+        target = scored = 0
     if visible == 0 or (spec.is_autoencoder and scored == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{spec.selection.strategy}: of {grid.num_tokens} tokens none is left to {purpose}")

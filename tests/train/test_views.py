@@ -98,7 +98,9 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
 
 def test_profile_counts_encoder_projector_and_camera(recipe: Path):
     def gmacs(*options: str) -> float:
-        return json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]["gmacs"]
+        stage = json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]
+        assert (stage["tokens"]["target"] == 0) == (options[:2] == tuple(VIEWS[:2]))
+        return stage["gmacs"]
 
     encoder, width, kernel = 2 * 24, 24, 3 * 2 * 8 * 8  # channels of two blocks, and values of a tubelet
     visible, tokens = 3, 32

@@ -1,6 +1,6 @@
 """Frozen features after pre-training on real clips: do they show the action of people never seen before?
 
-    python benchmarks/view_features.py VIDEOS runs/features --arms contrast,pixels
+    python benchmarks/view_features.py VIDEOS runs/features --arm contrast --arm everest
     python benchmarks/view_features.py VIDEOS runs/features --report
 
 A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three units for
@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
 import numpy as np
@@ -81,6 +80,7 @@ class Clips:
 
     def __init__(self, videos: Path, recipe: Recipe) -> None:
         self.videos, self.recipe = videos, recipe
+        self._pixels: dict[str, torch.Tensor] = {}
         with (videos / "clips.csv").open() as file:
             self._groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
 
@@ -93,18 +93,18 @@ class Clips:
                 found.append((path, int(label), self._groups.get(path, Path(path).stem)))
         return found
 
-    @cache  # noqa: B019 - there is one object
     def pixels(self, name: str) -> torch.Tensor:
         """The center clips (N, C, T, H, W) uint8 of a set."""
-        listed = self.videos / f".{name}-{os.getpid()}.csv"
-        listed.write_text("".join(f"{path} {label}\n" for path, label, _ in self.rows(name)))
-        data = replace(self.recipe.data, root=str(self.videos), train=listed.name, cache="none")
-        try:
-            samples = read_stage(data, "train", labeled=False)
-        finally:
-            listed.unlink()
-        clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
-        return torch.stack([clips.read((0, index)).frames[0] for index in range(len(clips))])
+        if name not in self._pixels:
+            with NamedTemporaryFile("w", suffix=".csv") as file:
+                file.writelines(f"{path} {label}\n" for path, label, _ in self.rows(name))
+                file.flush()
+                data = replace(self.recipe.data, root=str(self.videos), train=file.name, cache="none")
+                samples = read_stage(data, "train", labeled=False)
+            clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
+            frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]
+            self._pixels[name] = torch.stack(frames)
+        return self._pixels[name]
 
     def held_out(self, unit: int, name: str) -> NDArray[np.bool_]:
         """Whether each clip (N,) of a set is of a group that the unit holds out."""
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
-    parser.add_argument("--arms", default=",".join(ARMS), help="separated by ';' or, without commas, by ','")
+    parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
     parser.add_argument("--units", type=int, default=FOLDS * PARTITIONS)
     parser.add_argument("--set", action="append", default=[], help="a further setting of all arms")
     parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name} and print its tables")
@@ -222,9 +222,8 @@ def main() -> None:
             print(f"\n{measure}\n\n{features_table(results, measure)}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    arms = options.arms.split(";") if ";" in options.arms or options.arms in ARMS else options.arms.split(",")
     for unit in range(options.units):
-        for arm in (RANDOM, DIFFERENCES, *arms):
+        for arm in (RANDOM, DIFFERENCES, *(options.arm or ARMS)):
             path = folder / f"{arm}.{unit}.json"
             if not path.exists():
                 found = of_unit(arm, unit, clips, folder, tuple(options.set))

@@ -1,8 +1,8 @@
-"""Self-supervised pre-training: predict the informative tokens of a clip from a few of them."""
+"""Self-supervised pre-training: predict hidden tokens of a clip, or compare clips of the same video."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Final
 
@@ -125,7 +125,8 @@ def _summarize(training: Training) -> None:
     loss = sum(losses) / len(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
     if isinstance(model, ViewModel):
-        training.notice(f"{text}; {_views_text(training)}")
+        rows = [row for row in training.run.rows() if row.get("view_spread") is not None]
+        training.notice("; ".join([text, *([_views_text(training, rows[-MEANT:])] if rows else [])]))
         return
     targets = model.targets if isinstance(model, MaskedAutoencoder) else None
     if isinstance(targets, PixelTargets) and targets.normalize and not model.camera_weight:
@@ -138,11 +139,13 @@ def _summarize(training: Training) -> None:
     training.notice(text)
 
 
-def _views_text(training: Training) -> str:
-    """The last metrics of views next to what guessing would give."""
-    rows = [row for row in training.run.rows() if "view_spread" in row][-MEANT:]
-    names = {"view_top1", "view_spread", "camera_loss"} & rows[-1].keys()
-    means = {name: fmean(row[name] or 0.0 for row in rows) for name in names}
+def _views_text(training: Training, rows: Sequence[Row]) -> str:
+    """The means of the last metrics of views, next to the values of guessing."""
+    values = {
+        name: [row[name] for row in rows if row.get(name) is not None]
+        for name in ("view_top1", "view_spread", "camera_loss")
+    }
+    means = {name: fmean(of_steps) for name, of_steps in values.items() if of_steps}
     parts = [f"the projections have a spread of {means['view_spread']:.2f} of 1"]
     if "view_top1" in means:
         plan = training.plan  # other draws of a video are no candidates

@@ -101,13 +101,17 @@ class PretrainViews(StageViews):
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         window, count = sampling(self.sampling).pretrain, self.views_per_decode
-        footage, windows = footage_of(sample, self.fps), count if self.compared else 1
-        chosen = [window(footage.num_frames, self.frames, self.stride, rng) for _ in range(windows)]
-        numbers, positions = np.unique(footage.numbers(np.stack(chosen)), return_inverse=True)
-        video = _read(sample, footage, numbers, self.channels, decoder, cache)  # (F, H, W, C)
-        clips = [video[place] for place in torch.from_numpy(positions.reshape(windows, self.frames))]
+        if self.compared:
+            footage = footage_of(sample, self.fps)
+            chosen = [window(footage.num_frames, self.frames, self.stride, rng) for _ in range(count)]
+            numbers, positions = np.unique(footage.numbers(np.stack(chosen)), return_inverse=True)
+            video = _read(sample, footage, numbers, self.channels, decoder, cache)  # (F, H, W, C)
+            clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
+        else:
+            choose = lambda of, frames, stride: window(of, frames, stride, rng)  # noqa: E731
+            clips = [self._clip(sample, choose, decoder, cache)] * count
         flips, views = None, []
-        for clip in clips * (count // windows):
+        for clip in clips:
             box = multi_scale_crop(_size(clip), self.size, rng)
             view = resize(crop(clip, box), self.size, antialias=True)
             if flips is None or not self.compared:

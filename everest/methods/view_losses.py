@@ -36,7 +36,8 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
     ignored = own | ((number[:, None] == number[None]) & ~positive)
     similarity = (rows @ rows.T / temperature).masked_fill(ignored, -torch.inf)
     log_chance = similarity.log_softmax(dim=1)
-    loss = -log_chance[positive].mean()
+    found = log_chance.where(positive, 0.0)  # an index by `positive` would wait for the device
+    loss = -found.sum() / (len(rows) * (views - 1))
     nearest = similarity.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, nearest).float().mean()
 

@@ -28,7 +28,7 @@ def difference_image(clips: Tensor) -> Tensor:
 
 def random_encoder(model: OpenedModel) -> OpenedModel:
     """A model of the same shape with new weights, which take their seed from the recipe."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
         module = model.module.spec.without_files().build()
     module.describe(model.recipe, file=model.module.file)

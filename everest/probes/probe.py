@@ -183,23 +183,15 @@ def _probe_head(
     head: Head,
     report: Report,
 ) -> dict[str, Any]:
-    """Return the results of all probes for one head; raises DataError if there is nothing to learn."""
+    """Return the results of all probes for one head; see `_training_labels` for errors."""
     encoder, seed = model.module.encoder, model.recipe.train.seed
-    labels = label_array([row[position] for row in train.labels], head)
-    if head.task == MULTI_LABEL:
-        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
-    elif len(np.unique(labels)) < 2:
-        same = "of one class" if head.task == "single-label" else "of one number"
-        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")
-    measured: dict[str, Any] = {}
+    labels = _training_labels(train, position, head)
 
-    def metrics_of(name: str, train_features: Floats, test_features: Floats) -> dict[str, Any]:
-        nonlocal measured
+    def measured(name: str, features: Floats, tested: Floats) -> dict[str, Any]:
         if name == "knn":
-            outputs, settings = nearest_neighbors(train_features, labels, test_features, head)
+            outputs, settings = nearest_neighbors(features, labels, tested, head)
         elif name == "linear":
-            outputs, settings = LINEAR[head.task](train_features, labels, test_features, head, seed=seed)
+            outputs, settings = LINEAR[head.task](features, labels, tested, head, seed=seed)
         else:
             assert train.tokens is not None
             assert test.tokens is not None
@@ -212,29 +204,36 @@ def _probe_head(
             skipped=[],
             heads=(replace(head, name=""),),
         )
-        measured = measure(predictions)
-        return {**{key: measured[key] for key in SHOWN[head.task]}, **settings}
+        whole = measure(predictions)
+        references.update({key: whole[key] for key in (chance, "majority_top1") if key in whole})
+        return {**{key: whole[key] for key in SHOWN[head.task]}, **settings}
 
-    results = {}
-    for name in names:
-        report(notice(f"{name} probe of {len(train.videos)} videos"))
-        results[name] = metrics_of(name, train.features, test.features)
-    baselines = {
-        each: {
-            name: metrics_of(name, train.baselines[each], test.baselines[each])
-            for name in names
-            if name != "attentive"
-        }
-        for each in train.baselines
-    }
     chance = METRICS[SHOWN[head.task][0]].chance
     assert chance is not None
-    found = {"probes": results, "baselines": baselines, "chance": measured[chance]}
+    references: dict[str, float] = {}  # of the labels alone: the same for every probe
+    results, baselines = {}, {each: {} for each in train.baselines}
+    for name in names:
+        report(notice(f"{name} probe of {len(train.videos)} videos"))
+        results[name] = measured(name, train.features, test.features)
+        for each, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
+            rows[name] = measured(name, train.baselines[each], test.baselines[each])
+    found = {"probes": results, "baselines": baselines, "chance": references[chance]}
     if head.task != "single-label":
         return found
     tested = label_array([row[position] for row in test.labels], head)
-    found["majority"] = measured["majority_top1"]
-    return found | _neighbors(train, labels, test, tested)
+    return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
+
+
+def _training_labels(train: EncodedSet, position: int, head: Head) -> NDArray[Any]:
+    """The labels of a head; raises DataError if there is nothing to learn."""
+    labels = label_array([row[position] for row in train.labels], head)
+    if head.task == MULTI_LABEL:
+        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
+            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
+    elif len(np.unique(labels)) < 2:
+        same = "of one class" if head.task == "single-label" else "of one number"
+        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")
+    return labels
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:

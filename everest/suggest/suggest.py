@@ -119,7 +119,7 @@ def _compared_views() -> list[Choice]:
         Choice(
             "pretrain.objective",
             "views",
-            "features of the motion; predicting pixels moved none on real clips",
+            "clips of the videos are compared; predicting pixels helped less on real clips",
         ),
         Choice("pretrain.camera", 1.0, "the motion of a camera over still frames is predicted, too"),
         Choice(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.teacher import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.selectors import recipe_of_sections, refuse_contradictions, selector_for
 from everest.data.clip_format import ClipFormat
@@ -22,10 +23,9 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens, Strategy
-from everest.models.of_recipe import classifier_spec, encoder_spec, pretrain_spec
+from everest.models.of_recipe import classifier_spec, encoder_spec
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
-from everest.tokenizer.cache import tokenizer_for
 from everest.video.pixels import IMAGENET, USUAL
 
 Size = int | tuple[int, int]
@@ -97,7 +97,7 @@ def create_model(
     recipe = recipe_of_sections(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
-        spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+        spec = spec_of_pretraining(recipe)
     elif kind == "encoder":
         spec = encoder_spec(recipe)
     else:

@@ -9,18 +9,21 @@ from typing import Final
 import torch
 from torch import nn
 
+from everest.checkpoints.teacher import open_teacher, spec_of_pretraining
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
-from everest.errors import DataError, DivergedError
+from everest.errors import DataError, DivergedError, RecipeError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingOutput
 from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
-from everest.tokenizer.cache import open_token_cache, tokenizer_for
+from everest.system.run_folder import RunFolder
+from everest.system.weights_header import read_header
+from everest.tokenizer.cache import open_token_cache
+from everest.tokenizer.teacher import FeatureTargets, TeacherUse
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_advice import FEWEST_HELD_OUT
@@ -43,9 +46,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     start = context.read_start()  # first: reading the data may take minutes
-    spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+    spec = spec_of_pretraining(recipe)
     if start is not None:
         spec = start.adapted(spec)
+    if spec.teacher is not None and context.resumed:
+        _require_same_teacher(context.run, spec.teacher)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
@@ -56,11 +61,28 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    if spec.teacher is not None and clips.tokens is None:
+        model = training.state.trained_model
+        assert isinstance(model, MaskedAutoencoder)
+        assert isinstance(model.targets, FeatureTargets)
+        model.targets.teacher = open_teacher(recipe)
     if recipe.pretrain.probe.every and not context.one_batch:
         from everest.probes.probing import add_probes  # here: scikit-learn takes a second to import
 
         add_probes(training, recipe, spec)
     return training
+
+
+def _require_same_teacher(run: RunFolder, teacher: TeacherUse) -> None:
+    """Raise RecipeError if a run's weights were trained with another teacher than it has now."""
+    if not run.weights.is_file():
+        return
+    used = (read_header(run.weights).settings.get("teacher") or {}).get("sha256")
+    if used not in (None, teacher.sha256):
+        raise RecipeError(
+            f"--output {run.path}: holds a run with another teacher than {teacher.name} is now; restore it, "
+            "or choose another folder"
+        )
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
@@ -170,8 +192,8 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     due = image_is_due(plan, training.steps_done)
     if not due or training.settings.shard == "full" or training.clips.tokens:
         return
-    if not isinstance(model, MaskedAutoencoder):  # nothing is predicted
-        return
+    if not isinstance(model, MaskedAutoencoder) or isinstance(model.targets, FeatureTargets):
+        return  # nothing that has pixels is predicted
 
     from everest.figures.pictures import rows_of  # here: matplotlib takes half a second to import
 

@@ -1,4 +1,4 @@
-"""`everest prepare tokens`: a cache of a frozen tokenizer's outputs for the pre-training clips."""
+"""`everest prepare tokens`: a cache of what a tokenizer or a teacher makes of the pre-training clips."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def tokens(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Cache the outputs of LVMAE's tokenizer for pre-training; prints the value of pretrain.target.cache.
+    """Cache what a tokenizer or a teacher makes of the clips; prints the value of pretrain.target.cache.
 
     A repeated call resumes a stopped one, or adds more variants.
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
+    from everest.checkpoints.teacher import open_teacher
     from everest.tokenizer.cache_writing import write_tokens
     from everest.train.tokenizer_first import with_absolute_paths
 
@@ -45,6 +46,7 @@ def tokens(
         document = write_tokens(
             settings,
             output,
+            teacher=None if settings.pretrain.teacher is None else open_teacher(settings),
             variants=variants,
             batch=batch,
             cpu=is_on_cpu(gpus),

@@ -145,7 +145,7 @@ def profile(
         others=tuple(overrides or ()),
     )
     profiled = changes.applied(recipe or recipe_of_method(method or "everest"))
-    if profiled.tokenizer is not None and profiled.tokenizer.checkpoint is not None:
+    if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
         from everest.train.tokenizer_first import with_absolute_paths
 
         profiled = with_absolute_paths(profiled)

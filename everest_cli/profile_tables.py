@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -50,10 +51,8 @@ def print_profile(document: dict[str, Any]) -> None:
         ),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
         ("GFLOPs forward and backward", _training_gflops),
-        (
-            "GMACs of the frozen tokenizer",
-            lambda s: f"{s['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in s else "-",
-        ),
+        ("GMACs of the frozen tokenizer", _gmacs_of("tokenizer")),
+        ("GMACs of the frozen teacher", _gmacs_of("teacher")),
         (
             "GFLOPs of the camera's motion",
             lambda s: f"{s['camera_gflops']:.3f}" if "camera_gflops" in s else "-",
@@ -66,12 +65,8 @@ def print_profile(document: dict[str, Any]) -> None:
         ("weights", lambda s: f"{s['model_state']['weights'] / GB:.2f} GB"),
         ("gradients", lambda s: f"{s['model_state']['gradients'] / GB:.2f} GB"),
         ("AdamW moments", lambda s: f"{s['model_state']['moments'] / GB:.2f} GB"),
-        (
-            "frozen tokenizer, estimate",
-            lambda s: (
-                f"{s['model_state']['tokenizer'] / GB:.2f} GB" if "tokenizer" in s["model_state"] else "-"
-            ),
-        ),
+        ("frozen tokenizer, estimate", _gigabytes_of("tokenizer")),
+        ("frozen teacher, estimate", _gigabytes_of("teacher")),
         ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
         ("measured step", _measured),
         ("measured energy", _energy),
@@ -102,6 +97,16 @@ def print_profile(document: dict[str, Any]) -> None:
 def _training_gflops(stage: dict[str, Any]) -> str:
     gflops = stage.get("training_gflops")
     return "-" if gflops is None else f"{gflops:.1f}"
+
+
+def _gmacs_of(network: str) -> Callable[[dict[str, Any]], str]:
+    """The cell of the forward pass of a frozen network: tokenizer or teacher."""
+    key = f"{network}_gmacs"
+    return lambda stage: f"{stage[key]:.2f}" if key in stage else "-"
+
+
+def _gigabytes_of(network: str) -> Callable[[dict[str, Any]], str]:
+    return lambda s: f"{s['model_state'][network] / GB:.2f} GB" if network in s["model_state"] else "-"
 
 
 def _views(stage: dict[str, Any]) -> str:

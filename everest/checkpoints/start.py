@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
+from everest.config.stage_settings import (
+    FeatureTargetSettings,
+    PixelTargetSettings,
+    TargetSettings,
+    TokenTargetSettings,
+)
 from everest.errors import CheckpointError, shown
 from everest.foreign.preprocessor import require_same_channels
 from everest.models.classifier import VideoClassifier
@@ -178,8 +183,10 @@ def _decoder_problem(
 
 
 def _target_of(spec: ModelSpec) -> tuple[TargetSettings | None, str | None]:
-    """The target, without the folder that its values are read from, and the hash of its tokenizer."""
+    """The target, without the files it is made from, and the hash of its tokenizer or its teacher."""
     target, tokenizer = spec.target, spec.tokenizer
+    if isinstance(target, FeatureTargetSettings):
+        return replace(target, cache=None, teacher=""), spec.teacher and spec.teacher.sha256
     if isinstance(target, PixelTargetSettings | TokenTargetSettings):
         target = replace(target, cache=None)
     if target is None or tokenizer is None or not target.needs_tokenizer:

@@ -18,7 +18,7 @@ from everest.checkpoints.describe import sample_clips, sampled_frames, trained_c
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
-from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import FeatureTargetSettings, PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import TORCH_EPS, Hints
@@ -192,6 +192,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a decoder that predicts half of the frames"
     if isinstance(spec.target, TokenTargetSettings):
         yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
+    if isinstance(spec.target, FeatureTargetSettings):
+        yield "a decoder that predicts the features of a teacher (it predicts pixels)"
     if isinstance(spec.target, Target):
         yield f"a decoder that predicts {spec.target.kind} (it predicts pixels)"
 

@@ -60,10 +60,12 @@ def contradictions(recipe: Recipe) -> Problems:
     if pretrain.frame_selection.alpha > 1 and not isinstance(pretrain.selection, ByImportance):
         text = f"above 1 it counts tokens by importance, which {pretrain.selection.strategy} does not measure"
         yield ("pretrain", "frame_selection", "alpha"), text
-    if pretrain.target.cache is not None:  # it holds codes and ranks only, of clips known before training
+    if pretrain.target.cache is not None:  # it holds the tokens of clips known before training
         key = ("pretrain", "target", "cache")
-        if not pretrain.needs_tokenizer:
-            yield key, "serves recipes whose targets or selection need a tokenizer, such as lvmae-128"
+        if pretrain.teacher is not None and pretrain.selection.needs_tokenizer:
+            yield key, "has the features of a teacher, and pretrain.selection needs the scores of a tokenizer"
+        elif pretrain.teacher is None and not pretrain.needs_tokenizer:
+            yield key, "serves recipes whose targets or selection need a tokenizer or a teacher (lvmae-128)"
         elif pretrain.target.kind == "tokens" and pretrain.target.space == "soft":
             yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
         if pretrain.frame_selection.alpha > 1:

@@ -202,7 +202,7 @@ def _problems_of_other_targets(merged: Merged) -> list[str]:
     for kind, settings in TARGETS.items():
         with_kind = replace(merged, values=deepcopy(merged.values))
         with_kind.values["pretrain"]["target"]["kind"] = kind
-        known = {("pretrain", "target", field.name) for field in fields(settings)}
+        known = {("pretrain", "target", field.name) for field in fields(settings) if field.name in target}
         errors = [(key, text) for key, text in _validate(with_kind)[1] if key[:3] in known]
         problems += [f"{merged.origin(key)}: {text}" for key, text in errors if key[2] != "kind"]
     return problems

@@ -84,7 +84,21 @@ class TokenTargetSettings:
     space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
 
 
-TARGETS = {settings.kind: settings for settings in (PixelTargetSettings, TokenTargetSettings)}
+@dataclass(frozen=True, kw_only=True)
+class FeatureTargetSettings:
+    """Predict the features that a frozen teacher gives the target tokens (everest.tokenizer.teacher)."""
+
+    __pydantic_config__ = _STRICT
+    needs_tokenizer: ClassVar[bool] = False
+    kind: Literal["features"] = "features"
+    teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
+    layers: Literal["last"] = "last"  # its output, after its last norm
+    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the teacher
+
+
+TARGETS = {
+    settings.kind: settings for settings in (PixelTargetSettings, TokenTargetSettings, FeatureTargetSettings)
+}
 TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(settings)}
 
 
@@ -99,7 +113,7 @@ def _without_other_targets(values: Any) -> Any:
 
 
 TargetSettings = Annotated[
-    PixelTargetSettings | TokenTargetSettings,
+    PixelTargetSettings | TokenTargetSettings | FeatureTargetSettings,
     Discriminator("kind"),
     BeforeValidator(_without_other_targets),
     *external(Target, "kind"),
@@ -175,6 +189,12 @@ class PretrainSettings:
     def clips_per_video(self) -> int:
         """The clips that are cut from a video when it is read."""
         return self.views.number if self.objective == "views" else self.views_per_decode
+
+    @property
+    def teacher(self) -> str | None:
+        """The name of the frozen encoder whose features are predicted."""
+        target = self.target if self.objective == "pixels" else None
+        return target.teacher if isinstance(target, FeatureTargetSettings) else None
 
     @property
     def needs_tokenizer(self) -> bool:

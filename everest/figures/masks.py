@@ -29,6 +29,7 @@ from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.tokenizer.teacher import FeatureTargets
 from everest.video.file import VideoInfo
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -115,7 +116,12 @@ def view_masks(
         if isinstance(model, MaskedAutoencoder) and not num_visible and not scores_only:
             raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
         prediction = None
-        if isinstance(model, MaskedAutoencoder) and num_visible and num_targets:
+        if (
+            isinstance(model, MaskedAutoencoder)
+            and not isinstance(model.targets, FeatureTargets)  # they have no pixels
+            and num_visible
+            and num_targets
+        ):
             prediction = model(x, selection=selection).prediction
         view = _view(title, selector, x, selection, importance, prediction, model, grid, pixels)
         if isinstance(selector, ByChange) and selector.sees_camera:

@@ -176,11 +176,14 @@ def gmacs_of_clip(spec: ModelSpec) -> float:
 
 
 @torch.no_grad()
-def count_tokenizer_macs(spec: ModelSpec) -> int | None:
-    """Count the multiply-accumulates of the convolutions by which a frozen tokenizer codes and scores a clip.
+def count_frozen_macs(spec: ModelSpec) -> int | None:
+    """Count the multiply-accumulates of a frozen tokenizer's convolutions, or of a teacher, for one clip.
 
-    None if a training step runs no tokenizer. They come on top of the model's own; none of them are trained.
+    None if a training step runs neither. They come on top of the model's own; none of them are trained.
     """
+    teacher = spec.run_teacher
+    if teacher is not None:
+        return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return None
     with torch.device("meta"):

@@ -21,6 +21,7 @@ from everest.models.positions import TokenPositions, add_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
+from everest.tokenizer.teacher import FeatureTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -173,7 +174,8 @@ class MaskedAutoencoder(PretrainingModel):
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         if values is None:
-            target = self.targets.values(x, selection.target)  # (B, M, P)
+            seen = frames if isinstance(self.targets, FeatureTargets) else x  # a teacher has its own input
+            target = self.targets.values(seen, selection.target)  # (B, M, P)
         else:
             target = gather_tokens(values, selection.target)
         loss, parts = self.targets.loss(prediction, target, selection.scored()), {}

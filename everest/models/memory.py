@@ -88,7 +88,7 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     """Estimate the bytes that one clip takes in a training step, at the larger of two peaks.
 
     The first is before the blocks, when the importance of the tokens is measured; the second is the end of
-    the forward pass, with all that is saved for the backward pass. Weights and `tokenizer_bytes`, which do
+    the forward pass, with all that is saved for the backward pass. Weights and `frozen_bytes`, which do
     not depend on the number of clips, are not included.
 
     Args:
@@ -118,12 +118,15 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     return max(saved, _clip_bytes(spec) + _importance_bytes(spec, bytes_per_value))
 
 
-def tokenizer_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """Estimate the bytes of the frozen tokenizer in a training step, for any number of clips.
+def frozen_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """Estimate the bytes of the frozen tokenizer or teacher in a training step, for any number of clips.
 
-    Its weights, and the values of the few windows that it codes at a time, while all that the model saves for
-    the backward pass is alive. 0 if a step runs no tokenizer.
+    Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
+    model saves for the backward pass is alive. 0 if a step runs neither.
     """
+    teacher = spec.run_teacher
+    if teacher is not None:
+        return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return 0
     tokenizer = spec.tokenizer.settings
@@ -141,7 +144,7 @@ def _clip_bytes(spec: ModelSpec) -> int:
     """The bytes of a clip in a training step: as uint8, the next one, which is copied meanwhile, and floats.
 
     Floats are necessary for fine-tuning, which erases and mixes whole clips, and for differences, which are
-    of normalized frames. A tokenizer makes floats of a few clips at a time (`tokenizer_bytes`).
+    of normalized frames. A tokenizer makes floats of a few clips at a time (`frozen_bytes`).
     """
     values = spec.channels * spec.offered_frames * spec.size[0] * spec.size[1]
     stays_bytes = spec.kind == "pretrain" and spec.model.input == "frames"
@@ -153,7 +156,7 @@ def _importance_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
 
     By pixels: three copies of the frames in float32. By embedding: the changes of the pixels, for several
     convolutions in float32 as well, and in float32 the outputs of two successive convolutions, over all
-    tokens that have a slice before them. A tokenizer scores a few clips at a time (`tokenizer_bytes`).
+    tokens that have a slice before them. A tokenizer scores a few clips at a time (`frozen_bytes`).
     """
     selection, per_slice = spec.selection, spec.grid.per_slice
     tokens = spec.offered_frames // spec.model.tubelet[0] * per_slice
@@ -175,7 +178,10 @@ def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
         return 0
     encoder, decoder = stacks_of(spec)
     predicted = decoder.tokens - encoder.tokens + spec.model.num_prefix
-    return predicted * spec.target_width * (bytes_per_value + 3 * 4)
+    own, teacher = predicted * spec.target_width * (bytes_per_value + 3 * 4), spec.run_teacher
+    if teacher is None:
+        return own
+    return own + spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

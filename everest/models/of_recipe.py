@@ -10,15 +10,24 @@ from everest.methods.grid import TokenGrid
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.tokenizer.spec import TokenizerUse
+from everest.tokenizer.teacher import TeacherUse
 
 
-def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpec:
-    """The model that a recipe pre-trains, with the tokenizer of `everest.tokenizer.cache.tokenizer_for`."""
+def pretrain_spec(
+    recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
+) -> ModelSpec:
+    """The model that a recipe pre-trains, with the facts that `spec_of_pretraining` reads of other files."""
     stage = recipe.pretrain
     spec = replace(encoder_spec(recipe), kind="pretrain", selection=stage.selection, camera=stage.camera)
     if stage.objective == "views":
         return replace(spec, views=stage.views)
-    return replace(spec, target=stage.target, tokenizer=tokenizer, frame_selection=stage.frame_selection)
+    return replace(
+        spec,
+        target=stage.target,
+        tokenizer=tokenizer,
+        teacher=teacher,
+        frame_selection=stage.frame_selection,
+    )
 
 
 def encoder_spec(recipe: Recipe) -> ModelSpec:

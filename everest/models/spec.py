@@ -14,7 +14,12 @@ from torch import nn
 from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import FrameSelectionSettings, TargetSettings, ViewsSettings
+from everest.config.stage_settings import (
+    FeatureTargetSettings,
+    FrameSelectionSettings,
+    TargetSettings,
+    ViewsSettings,
+)
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
@@ -32,6 +37,7 @@ from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, make_targets
+from everest.tokenizer.teacher import TeacherUse
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
@@ -56,6 +62,7 @@ class ModelSpec:
     views: ViewsSettings | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
+    teacher: TeacherUse | None = None  # pretrain: its features are the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: Count | None = None  # classifier: outputs of all its heads
     task: Task = "single-label"  # classifier, of its only head
@@ -97,6 +104,7 @@ class ModelSpec:
             "calibration",
             "tokenizer",
             "position_grid",
+            "teacher",
             "views",
             "camera",
         ):
@@ -144,6 +152,7 @@ class ModelSpec:
             "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
             "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
             "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
+            "teacher: missing": isinstance(self.target, FeatureTargetSettings) and self.teacher is None,
             "num_classes: missing": classifies and self.num_classes is None,
             "position_grid: for interpolated positions, and only for these": (
                 (self.position_grid is None) == (self.model.positions in INTERPOLATED)
@@ -246,6 +255,16 @@ class ModelSpec:
         """Whether a training step runs the tokenizer; with a token cache the clips come with their tokens."""
         return self.tokenizer is not None and self.target is not None and self.target.cache is None
 
+    @property
+    def run_teacher(self) -> ModelSpec | None:
+        """The teacher that a training step runs; with a cache the clips come with their features.
+
+        It may take a clip in several windows (everest.checkpoints.teacher).
+        """
+        if self.teacher is None or self.target is None or self.target.cache is not None:
+            return None
+        return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
+
     def _frozen_tokenizer(self) -> FrozenTokenizer | None:
         """The tokenizer, which loads its weights when they are first needed."""
         if self.tokenizer is None:
@@ -254,7 +273,13 @@ class ModelSpec:
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
         assert self.target is not None, "only the model of pre-training has targets"
-        return make_targets(self.target, tubelet=self.model.tubelet, pixels=self.pixels, frozen=frozen)
+        return make_targets(
+            self.target,
+            tubelet=self.model.tubelet,
+            pixels=self.pixels,
+            frozen=frozen,
+            width=0 if self.teacher is None else self.teacher.width,
+        )
 
     @property
     def target_width(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+from everest.checkpoints.teacher import spec_of_pretraining
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -13,17 +14,16 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.methods.ranked import ByChange
 from everest.models.cost import (
     Macs,
+    count_frozen_macs,
     count_macs,
-    count_tokenizer_macs,
     count_tokens,
     training_macs,
 )
-from everest.models.memory import count_weights, inference_bytes, tokenizer_bytes, training_bytes
-from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
+from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.uncommon_costs import ST_MAE, camera_operations, released_macs
-from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -48,11 +48,12 @@ class StageCost:
     trained_parameters: int  # eval: 0
     tokens: dict[str, int]
     activation_bytes_per_clip: int
-    model_state: dict[str, int]  # bytes, for any number of clips; `tokenizer`: as `tokenizer_bytes`
+    model_state: dict[str, int]  # bytes, for any number of clips; frozen ones: `frozen_bytes`
     training_macs: int | None = None  # forward and backward; not known for eval and for adapters
     views: dict[str, int] | None = None  # eval: clips, crops
     camera_operations: int | None = None  # of a selection that estimates the motion of the camera
     tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
+    teacher_macs: int | None = None  # of the frozen teacher, if the recipe has one
     released_macs: Macs | None = None  # of the method's released program, where it has another model
 
     @property
@@ -72,6 +73,8 @@ class StageCost:
             row["training_gflops"] = None if both is None else 2 * both / 1e9
         if self.tokenizer_macs is not None:
             row["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
+        if self.teacher_macs is not None:
+            row["teacher_gmacs"] = self.teacher_macs / 1e9
         if self.camera_operations is not None:
             row["camera_gflops"] = self.camera_operations * self.passes / 1e9
         if not self.views:
@@ -93,7 +96,7 @@ class StageCost:
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
-        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+        return spec_of_pretraining(recipe)
     data = recipe.data
     count = 1 if data.task == "regression" else data.num_classes or DEFAULT_CLASSES
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)
@@ -116,8 +119,8 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     settings = training_settings(recipe, stage)
     weights = count_weights(spec, settings)
     frozen = frozen_layers(settings, spec.model.backbone_size.depth)
-    frozen_tokenizer = tokenizer_bytes(spec, value_bytes)
-    tokenizer = {"tokenizer": frozen_tokenizer} if frozen_tokenizer else {}
+    kind = "tokenizer" if spec.teacher is None else "teacher"
+    frozen_network = frozen_bytes(spec, value_bytes)
     selection, camera = spec.selection, None
     if isinstance(selection, ByChange) and selection.sees_camera:
         camera = camera_operations(
@@ -137,9 +140,10 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
             if evaluated
             else training_bytes(spec, value_bytes, frozen_layers=frozen)
         ),
-        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes) | tokenizer,
+        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes)
+        | ({kind: frozen_network} if frozen_network else {}),
         camera_operations=camera,
-        tokenizer_macs=count_tokenizer_macs(spec),
+        **{f"{kind}_macs": count_frozen_macs(spec)},
         released_macs=released_macs(spec) if recipe.name == ST_MAE else None,
         training_macs=(
             None if settings is None or settings.lora.rank else training_macs(spec, frozen_layers=frozen)

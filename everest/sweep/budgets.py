@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.models.cost import count_macs, count_tokenizer_macs
+from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_spec
 from everest.sweep.choices import StageName
@@ -40,7 +40,7 @@ Budgets = dict[str, Budget]  # of an arm, by the stages that are scaled
 
 def macs_of_clip(spec: ModelSpec) -> int:
     """Multiply-accumulates of a clip's forward pass, with the part of a tokenizer that the step runs."""
-    return count_macs(spec).total + (count_tokenizer_macs(spec) or 0)
+    return count_macs(spec).total + (count_frozen_macs(spec) or 0)
 
 
 def equalize(

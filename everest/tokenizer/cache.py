@@ -1,16 +1,20 @@
-"""The token cache that `everest prepare tokens` writes: codes and ranks of tokens, and the index of a cache.
+"""The token cache that `everest prepare tokens` writes: what a tokenizer or a teacher makes of the clips.
 
 A cache is a folder with `index.json` and a safetensors file for every part: the clips of up to `PART` samples
 in one variant. Variant v of a sample is the clip that epoch v of the run would draw: the same frames, crop
-and flip. A part has R samples:
+and flip. A part has R samples, of a tokenizer:
 
     codes  (R, V, N) unsigned, of FSQ
     ranks  (R, V, N) unsigned, of the scores of a view: 0 for the lowest score, equal ranks for equal scores
 
+or of a teacher:
+
+    features  (R, V, N, D) float16, each token with mean 0 and variance 1: within 0.001 of the value, relative
+
 A selection needs only the ranks of scores, which are exact in 16 bits; float16 scores would create ties.
 `problems` in the header of a part lists the samples that could not be read; their rows have no meaning.
 
-V views, N tokens, D code dimensions.
+V views, N tokens, D code dimensions or the teacher's width.
 """
 
 from __future__ import annotations
@@ -24,12 +28,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import InstanceOf, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import TokenTargetSettings
 from everest.data.dataset import VideoClips
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
@@ -44,6 +49,7 @@ from everest.video.reader import VideoError
 
 SHOWN: Final = 3  # differences that a message names
 UNSIGNED: Final = frozenset({"U8", "U16", "U32", "U64"})  # safetensors' names
+HALF: Final = frozenset({"F16"})
 _PROBLEMS: Final = TypeAdapter(dict[str, InstanceOf[str]])
 
 
@@ -62,7 +68,8 @@ def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
     if recipe.pretrain.target.cache is None:
         return tokenizer_use(recipe)
     folder = Path(recipe.pretrain.target.cache)
-    cached = TokenIndex.read(folder).tokenizer
+    cached = TokenIndex.read(folder, of="tokenizer").tokenizer
+    assert cached is not None
     if tokenizer_settings(recipe).checkpoint is None:
         return cached
     named = tokenizer_use(recipe)
@@ -120,11 +127,21 @@ def _open_part(part: Path) -> Iterator[Any]:
         ) from error
 
 
+def _row(file: Any, name: str, row: int, shape: list[int], types: frozenset[str]) -> NDArray[Any]:
+    """One sample's values of an open part; raises ValueError if the tensor has another shape or type."""
+    stored = file.get_slice(name)
+    if stored.get_shape() != shape or stored.get_dtype() not in types:
+        found = f"{stored.get_dtype()} {stored.get_shape()}"
+        raise ValueError(f"{name} of {found} where {shape} of {' or '.join(sorted(types))} are expected")
+    return stored[row]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenCache:
     """A cache that was checked against a run's clips (everest.data.dataset.ClipTokens).
 
     Args:
+        quantizer: of the tokenizer; None: the cache has the features of a teacher.
         space: of the targets; None if the targets are pixels.
         ranks: whether the selection ranks by the tokenizer's scores.
     """
@@ -133,7 +150,7 @@ class TokenCache:
     index: TokenIndex
     samples: Sequence[Sample]
     views: int
-    quantizer: FSQ
+    quantizer: FSQ | None
     space: Literal["values", "codes"] | None
     ranks: bool
 
@@ -147,7 +164,7 @@ class TokenCache:
         Returns:
             `importance`: (V, N) float32, the rank of each token's score, if the selection needs it.
             `values`: as TokenTargets.values, (V, N, D): standardized values in float32, or with space `codes`
-            the int64 levels. Missing if the targets are pixels.
+            the int64 levels. Missing if the targets are pixels. Of a teacher the features in float16.
         Raises:
             VideoError: the sample could not be read when the cache was made.
             CheckpointError: a part is missing or damaged.
@@ -158,13 +175,12 @@ class TokenCache:
             problem = _problems(file).get(str(index))
             if problem is not None:
                 raise VideoError(self.samples[index].video, f"{problem} (recorded in {path})")
-            slices = [file.get_slice(name) for name in ("codes", "ranks")]
             shape = [len(part.samples), self.views, math.prod(self.index.grid)]
-            for stored in slices:
-                if stored.get_shape() != shape or stored.get_dtype() not in UNSIGNED:
-                    found = f"{stored.get_dtype()} {stored.get_shape()}"
-                    raise ValueError(f"{found} where unsigned integers {shape} are expected")
-            codes, ranks = (stored[row] for stored in slices)  # (V, N) each
+            if self.quantizer is None:
+                assert self.index.teacher is not None
+                features = _row(file, "features", row, [*shape, self.index.teacher.width], HALF)
+                return {"values": torch.from_numpy(features)}
+            codes, ranks = (_row(file, name, row, shape, UNSIGNED) for name in ("codes", "ranks"))  # (V, N)
         tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self.ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
         if self.space == "codes":
@@ -183,7 +199,7 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     """
     target = recipe.pretrain.target
     folder = Path(target.cache or "")
-    index = TokenIndex.read(folder)
+    index = TokenIndex.read(folder, of="teacher" if recipe.pretrain.teacher else "tokenizer")
     grid, views = clip_grid(recipe), clips.make_views
     now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
     found = {"videos": index.videos, "grid": list(index.grid), **index.clips}
@@ -201,17 +217,15 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
             f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
             "everest prepare tokens again to make them"
         )
-    match target:
-        case PixelTargetSettings():
-            space = None
-        case TokenTargetSettings():  # the recipe's checks have refused `soft`
-            space = "codes" if target.space == "codes" else "values"
+    space = None
+    if isinstance(target, TokenTargetSettings):  # the recipe's checks have refused `soft`
+        space = "codes" if target.space == "codes" else "values"
     return TokenCache(
         folder=folder,
         index=index,
         samples=clips.samples,
         views=views.num_views,
-        quantizer=FSQ(index.tokenizer.settings.config.levels),
+        quantizer=None if index.tokenizer is None else FSQ(index.tokenizer.settings.config.levels),
         space=space,
         ranks=recipe.pretrain.selection.needs_tokenizer,
     )

@@ -15,6 +15,7 @@ from everest.errors import CheckpointError
 from everest.system.files import write_text
 from everest.system.json_text import json_text, read_json, validated
 from everest.tokenizer.spec import TokenizerUse
+from everest.tokenizer.teacher import TeacherUse
 
 INDEX: Final = "index.json"
 PARTS: Final = "variant*.safetensors"
@@ -41,10 +42,11 @@ class TokenIndex:
     __pydantic_config__ = ConfigDict(extra="forbid")
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
-    tokenizer: TokenizerUse
+    tokenizer: TokenizerUse | None = None  # makes codes and ranks
+    teacher: TeacherUse | None = None  # makes features
     # Of the values of each code dimension over the tokenizer's training set; float32 holds standardized ones.
-    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = ()
     videos: PositiveInt
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
@@ -67,11 +69,14 @@ class TokenIndex:
         write_text(folder / INDEX, json_text(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
 
     @staticmethod
-    def read(folder: Path) -> TokenIndex:
+    def read(folder: Path, *, of: Literal["tokenizer", "teacher"] | None = None) -> TokenIndex:
         """Read the index of a folder.
 
+        Args:
+            of: what must have made the tokens.
         Raises:
-            CheckpointError: the index is missing or damaged, or this version does not know it.
+            CheckpointError: the index is missing or damaged, or this version does not know it, or its tokens
+                were made by something else than `of`.
         """
         path = folder / INDEX
         if not path.is_file():
@@ -80,22 +85,31 @@ class TokenIndex:
             )
         try:
             index = validated(_INDEX, read_json(path))
-            levels = index.tokenizer.settings.config.levels
+            if (index.tokenizer is None) == (index.teacher is None):
+                raise ValueError("not of one tokenizer or one teacher")
+            levels = index.tokenizer.settings.config.levels if index.tokenizer else ()
             if not len(index.mean) == len(index.std) == len(levels):
                 raise ValueError(f"mean and std are not of the {len(levels)} dimensions of a code")
-            if min(levels, default=0) < 2 or math.prod(levels) > 2**MOST_CODE_BITS:
+            if index.tokenizer and (min(levels, default=0) < 2 or math.prod(levels) > 2**MOST_CODE_BITS):
                 raise ValueError(f"levels {levels}")
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: damaged ({error}); make the cache again with --overwrite"
             ) from error
+        if of is not None and getattr(index, of) is None:
+            made = {"tokenizer": "features of a teacher", "teacher": "codes of a tokenizer"}[of]
+            raise CheckpointError(
+                f"{folder}: has the {made}, and the recipe needs those of a {of}; make them with everest "
+                "prepare tokens in another folder"
+            )
         return index
 
     def to_dict(self) -> dict[str, Any]:
         """The values that must be equal in two caches, or in two calls that write one cache."""
+        maker = {"tokenizer": self.tokenizer} if self.teacher is None else {"teacher": self.teacher}
         return self.clips | {
             "train.precision": self.precision,
-            "tokenizer": self.tokenizer.sha256,
+            **{name: use and use.sha256 for name, use in maker.items()},
             "videos": self.videos,
             "grid": list(self.grid),
         }

@@ -1,4 +1,4 @@
-"""Run a frozen tokenizer once over all pre-training clips; everest.tokenizer.cache describes the files.
+"""Run a tokenizer or a teacher once over all pre-training clips; everest.tokenizer.cache describes the files.
 
 The tokens are written in parts. A part appears under its name only when it is complete, so a killed call is
 resumed with the part that it was writing.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
@@ -33,11 +34,11 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import clip_facts, read_problems
 from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.spec import tokenizer_use
+from everest.tokenizer.teacher import Teacher, standardized
 from everest.video.pixels import IMAGENET
 
-Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
+Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)
 Problems = dict[str, str]  # the number of each unreadable sample, and why
 
 
@@ -45,6 +46,7 @@ def write_tokens(
     recipe: Recipe,
     output: Path,
     *,
+    teacher: Teacher | None,
     variants: int,
     batch: int = 8,
     overwrite: bool = False,
@@ -54,6 +56,7 @@ def write_tokens(
     """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
     Args:
+        teacher: of the recipe (everest.checkpoints.teacher); None: its tokenizer makes the tokens.
         variants: clips of each video; missing variants are added to a folder, surplus ones are kept.
         batch: clips in one forward pass.
         overwrite: start again, whatever `output` has.
@@ -62,33 +65,28 @@ def write_tokens(
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
         call.
     Raises:
-        RecipeError: the recipe has no tokenizer, or `output` holds other files or other tokens, or another
+        RecipeError: the recipe names no tokenizer, or `output` holds other files or other tokens, or another
             process writes there now.
         CheckpointError: the tokenizer cannot be read, or its token grid is not that of the recipe's model.
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: the disk or the device's memory is full.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    use = tokenizer_use(recipe)
-    if use.path is None:
-        raise RecipeError(
-            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
-            "tokenizer.checkpoint=RUN names it"
-        )
+    maker = TokenMaker(recipe, accelerator.device) if teacher is None else FeatureMaker(teacher)
     encoder = _ClipEncoder(
         clips=pretrain_clips(recipe, replace_bad=False),
-        tokenizer=use.load().to(accelerator.device),
+        maker=maker,
         accelerator=accelerator,
         settings=recipe.train,
         batch=batch,
         report=report,
     )
-    inputs = [Path(use.path), *(sample.video for sample in encoder.clips.samples)]
+    inputs = [*maker.files, *(sample.video for sample in encoder.clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     if not overwrite:
         refuse_foreign(output, lambda name: name == INDEX)
     with sole_writer(output / INDEX):
-        index = _save_index(recipe, use, encoder, output, variants=variants, overwrite=overwrite)
+        index = _save_index(recipe, encoder, output, variants=variants, overwrite=overwrite)
         parts = list(index.parts())
         problems = {
             part: read_problems(output / part.name) for part in parts if (output / part.name).is_file()
@@ -126,7 +124,7 @@ def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
 
 
 def _save_index(
-    recipe: Recipe, use: TokenizerUse, encoder: _ClipEncoder, output: Path, *, variants: int, overwrite: bool
+    recipe: Recipe, encoder: _ClipEncoder, output: Path, *, variants: int, overwrite: bool
 ) -> TokenIndex:
     """Save the index: a new one, or that of an earlier call with more variants.
 
@@ -135,9 +133,7 @@ def _save_index(
     """
     grid = clip_grid(recipe)
     index = TokenIndex(
-        tokenizer=use,
-        mean=tuple(encoder.tokenizer.target_mean.tolist()),
-        std=tuple(encoder.tokenizer.target_std.tolist()),
+        **encoder.maker.facts(),
         videos=len(encoder.clips),
         variants=variants,
         grid=(grid.t, grid.h, grid.w),
@@ -160,12 +156,60 @@ def _save_index(
     return index
 
 
+class TokenMaker:
+    """Makes codes and ranks by the tokenizer of a recipe.
+
+    Raises:
+        RecipeError: the recipe names no tokenizer.
+        CheckpointError: it cannot be read, or its token grid is not that of the recipe's model.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self._use = tokenizer_use(recipe)
+        if self._use.path is None:
+            raise RecipeError(
+                "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
+                "tokenizer.checkpoint=RUN names it"
+            )
+        self.files = [Path(self._use.path)]
+        self._tokenizer = self._use.load().to(device)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of the index that describe the tokenizer."""
+        mean, std = self._tokenizer.target_mean, self._tokenizer.target_std
+        return {"tokenizer": self._use, "mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+
+    def rows(self, frames: Tensor) -> Rows:
+        """Codes and ranks (B, N) of clips (B, 3, T, H, W) uint8, prepared as in a training step."""
+        encoded = self._tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))
+        codes = encoded.codes.cpu().numpy()
+        codes = codes.astype(np.min_scalar_type(self._tokenizer.quantizer.num_codes - 1))
+        return {"codes": codes, "ranks": dense_ranks(encoded.scores.flatten(1).cpu().numpy())}
+
+
+class FeatureMaker:
+    """Makes features by a teacher."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        path = Path(teacher.use.name)
+        self.files = [path] if path.exists() else []  # others are in the cache of the hub
+
+    def facts(self) -> dict[str, Any]:
+        """The field of the index that describes the teacher."""
+        return {"teacher": self._teacher.use}
+
+    def rows(self, frames: Tensor) -> Rows:
+        """Features (B, N, D) float16 of clips (B, C, T, H, W) uint8."""
+        return {"features": standardized(self._teacher(frames)).half().cpu().numpy()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _ClipEncoder:
-    """A tokenizer and the clips that it encodes."""
+    """The clips of a recipe, and what makes their tokens."""
 
     clips: VideoClips
-    tokenizer: AdaptiveTokenizer
+    maker: TokenMaker | FeatureMaker
     accelerator: Accelerator
     settings: TrainSettings
     batch: int
@@ -188,21 +232,18 @@ class _ClipEncoder:
 
     @torch.inference_mode()
     def _rows(self, clip: Clip) -> Rows:
-        """The tokens of (B, V, 3, T, H, W) frames, prepared as a training step prepares them."""
-        frames = IMAGENET.normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
+        """The tokens of (B, V, C, T, H, W) frames."""
+        frames = clip.frames.flatten(0, 1).to(self.accelerator.device)
         try:
             with self.accelerator.autocast():
-                encoded = self.tokenizer.encode(IMAGENET.unnormalize(frames))
+                rows = self.maker.rows(frames)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {self.batch} clips in one forward pass; the same command with a smaller "
                 "--batch resumes"
             ) from error
-        codes = encoded.codes.cpu().numpy()  # (B * V, N)
-        codes = codes.astype(np.min_scalar_type(self.tokenizer.quantizer.num_codes - 1))
-        ranks = dense_ranks(encoded.scores.flatten(1).cpu().numpy())
-        shape = (*clip.frames.shape[:2], -1)
-        return {"codes": codes.reshape(shape), "ranks": ranks.reshape(shape)}
+        lead = clip.frames.shape[:2]
+        return {name: values.reshape(*lead, *values.shape[1:]) for name, values in rows.items()}
 
     def name(self, problems: Mapping[CachePart, Problems]) -> list[tuple[str, str]]:
         """The path and reason of each unreadable sample."""

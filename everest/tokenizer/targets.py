@@ -17,10 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
+from everest.config.stage_settings import (
+    FeatureTargetSettings,
+    PixelTargetSettings,
+    TargetSettings,
+    TokenTargetSettings,
+)
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.teacher import FeatureTargets
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 TargetSpace = Literal["values", "soft", "codes"]
@@ -150,13 +156,21 @@ def make_targets(
     tubelet: tuple[int, int, int],
     pixels: PixelStatistics,
     frozen: FrozenTokenizer | None,
+    width: int,
 ) -> TargetMaker:
-    """The targets of a recipe, for clips normalized by `pixels`; `frozen` makes targets of tokens."""
+    """The targets of a recipe, for clips normalized by `pixels`.
+
+    Args:
+        frozen: makes targets of tokens.
+        width: of a teacher's features.
+    """
     match settings:
         case PixelTargetSettings(normalize=normalize, frames=frames):
             return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)
         case TokenTargetSettings(space=space):
             assert frozen is not None
             return TokenTargets(frozen=frozen, space=space)
+        case FeatureTargetSettings():
+            return FeatureTargets(width=width)
         case Target():  # of another package
             return BoundTarget(target=settings, tubelet=tubelet, statistics=pixels)

@@ -27,7 +27,7 @@ from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import count_weights, tokenizer_bytes, training_bytes
+from everest.models.memory import count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value
@@ -95,7 +95,7 @@ def set_up_training(
     weights = count_weights(spec, stage)
     state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained
     if isinstance(spec, ModelSpec):
-        state_bytes += tokenizer_bytes(spec, value_bytes)
+        state_bytes += frozen_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(

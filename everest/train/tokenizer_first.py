@@ -12,9 +12,12 @@ from accelerate.utils.memory import clear_device_cache
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.config.stage_settings import FeatureTargetSettings
 from everest.errors import RecipeError
+from everest.foreign.timm_images import is_timm_name
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
+from everest.system.hub import is_hub_name
 from everest.system.run_folder import (
     RECIPE,
     TOKENIZER,
@@ -49,7 +52,7 @@ def with_tokenizer(
         UserError: see everest.errors.
     """
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
-        return recipe, options
+        return with_absolute_paths(recipe), options
     folder = options.resumed_folder or options.output
     if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
         return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
@@ -71,15 +74,20 @@ def _with_own_tokenizer(recipe: Recipe, output: Path | None) -> Recipe:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Make the paths of a recipe's tokenizer (a file or a run folder) and token cache absolute.
+    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute.
 
     Raises:
-        CheckpointError: there is no such tokenizer.
+        CheckpointError: there is no such tokenizer or teacher.
     """
     tokenizer, stage = recipe.tokenizer, recipe.pretrain
     if tokenizer is not None and tokenizer.checkpoint is not None:
         path = str(find_weights(tokenizer.checkpoint).resolve())
         tokenizer = replace(tokenizer, checkpoint=path)
+    if isinstance(stage.target, FeatureTargetSettings):
+        named = stage.target.teacher
+        if not (is_hub_name(named) or is_timm_name(named)):
+            named = str(find_weights(named).resolve())
+        stage = replace(stage, target=replace(stage.target, teacher=named))
     if stage.target.cache is not None:
         path = str(Path(stage.target.cache).resolve())
         stage = replace(stage, target=replace(stage.target, cache=path))

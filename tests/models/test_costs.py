@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
-from everest.models.memory import WEIGHT_BYTES, count_weights, tokenizer_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_cost, stage_spec
@@ -59,7 +59,7 @@ def coding_bytes_of(spec: ModelSpec, bytes_per_value: int) -> int:
     """The estimate without the weights of the tokenizer."""
     assert spec.tokenizer is not None
     weights = WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total
-    return tokenizer_bytes(spec, bytes_per_value) - weights
+    return frozen_bytes(spec, bytes_per_value) - weights
 
 
 def test_the_counter_sees_tensors_come_and_go():
@@ -122,11 +122,11 @@ def test_coding_takes_what_is_estimated_for_any_number_of_clips(size, bytes_per_
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
     state = stage_cost(recipe, "pretrain", value_bytes=2).model_state
-    assert state["tokenizer"] == tokenizer_bytes(spec_of("lvmae-128"), 2) > 0
+    assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128"), 2) > 0
     assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
     assert isinstance(spec.target, TokenTargetSettings)
-    assert tokenizer_bytes(replace(spec, target=replace(spec.target, cache="tokens")), 2) == 0
+    assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens")), 2) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""Targets from a frozen teacher: the model predicts a trained encoder's features of the target tokens.
+
+Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers (SALT), 2025, arXiv 2509.24317:
+the teacher does not change, so nothing has to keep the features from collapsing, and the loss can be read.
+
+B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D width of the teacher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from torch import Tensor
+
+from everest.methods.grid import gather_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherUse:
+    """The teacher that a model is trained with. It is a file of its own; the model's file refers to it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: str  # as in the recipe
+    sha256: str  # of its weights
+    width: int  # D
+    settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
+
+
+class Teacher(Protocol):
+    """A frozen encoder (everest.checkpoints.teacher), which is not among the weights of any model."""
+
+    use: TeacherUse
+
+    def __call__(self, frames: Tensor, /) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""
+        ...
+
+
+class FeatureTargets:
+    """The teacher's features of the target tokens, each with mean 0 and variance 1 over its D values.
+
+    Attributes:
+        teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        self.width = width  # P = D
+        self.needs_truth = False
+        self.teacher: Teacher | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTargets:
+        return self  # shared with the average of the model's weights
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized.
+
+        Raises:
+            ValueError: the model has no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError(
+                "the model was opened without its teacher; give `values`, or train it with pretrain"
+            )
+        return gather_tokens(standardized(self.teacher(frames)), ids)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """Features have no pixels.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("features have no pixels")
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """The mean absolute error over all values of the scored tokens, in float32."""
+        error = (prediction.float() - values.float()).abs().mean(dim=-1)  # (B, K)
+        return (error * scored).sum() / scored.sum().clamp(min=1)
+
+
+def standardized(features: Tensor) -> Tensor:
+    """(B, N, D) features in float32, those of each token with mean 0 and variance 1."""
+    return F.layer_norm(features.float(), features.shape[-1:])

@@ -1,0 +1,276 @@
+"""Pre-training on the features of a frozen teacher: their values, runs, cache, and what is refused."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from image_models import as_timm, image_model, images, weights_of
+from processes import TWO, everest, stop_after
+from small_runs import RECIPE, called, json_of, metrics, refused, run, same_run, small_recipe, weights
+
+from everest import load_model
+from everest.checkpoints.load import open_model
+from everest.checkpoints.teacher import open_teacher, spec_of_pretraining
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.data.stages import pretrain_clips
+from everest.methods.grid import TokenSelection
+from everest.models.cost import count_macs
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
+from everest.system.run_folder import RunFolder
+from everest.tokenizer.cache import open_token_cache
+from everest.tokenizer.teacher import FeatureTargets
+from everest.video.pixels import normalize
+
+
+def taught_by(teacher: object, *others: str) -> list[str]:
+    values = [f"pretrain.target={{kind: features, teacher: {teacher}}}", *others]
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def teacher(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of an autoencoder."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    run("pretrain", "--recipe", recipe, "-o", folder, "-q")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "run"
+    run("pretrain", "--recipe", recipe, *taught_by(teacher), "-o", folder, "-q")
+    return folder
+
+
+def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
+    """The settings of a student."""
+    target = f"pretrain.target={{kind: features, teacher: {teacher}}}"
+    return load_recipe(recipe, overrides=[target, *overrides])
+
+
+# --- the values ---------------------------------------------------------------------------------------------
+
+
+def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teacher: Path):
+    frames = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    ids = torch.tensor([[0, 5, 31], [7, 8, 9]])
+    targets = FeatureTargets(width=24)
+    targets.teacher = open_teacher(taught(recipe, teacher))
+    model = open_model(teacher).transformer
+    every = torch.arange(32).expand(2, -1)
+    with torch.no_grad():
+        expected = F.layer_norm(model.encode(frames, every), (24,))
+    found = targets.values(frames, ids)
+    torch.testing.assert_close(found, torch.stack([expected[b, ids[b]] for b in range(2)]))
+    torch.testing.assert_close(targets.values(normalize(frames), ids), found, rtol=1e-4, atol=1e-4)
+    assert found.mean(-1).abs().max() < 1e-6
+
+
+def test_the_loss_is_the_mean_absolute_error_of_the_scored_tokens():
+    targets = FeatureTargets(width=3)
+    prediction, values = torch.zeros(1, 2, 3), torch.tensor([[[1.0, -2.0, 3.0], [5.0, 5.0, 5.0]]])
+    assert targets.loss(prediction, values.half(), torch.tensor([[True, False]])) == 2
+    assert targets.loss(prediction, values, torch.tensor([[True, True]])) == 3.5
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp_path: Path, channels: int):
+    """A teacher of 16 pixels a patch sees 64 x 64 pixels where the student sees 32 x 32 in patches of 8, and
+    each slice by itself."""
+    image = image_model(img_size=64, patch_size=16)
+    weights_of(image).save(tmp_path / "image.safetensors")
+    settings = taught(recipe, tmp_path / "image.safetensors", f"data.channels={channels}")
+    teacher = open_teacher(settings)
+    still = images()[:, :channels]
+    clips = still.unsqueeze(2).expand(-1, -1, 4, -1, -1)  # (B, C, T, H, W)
+    large = F.interpolate(still.expand(-1, 3, -1, -1) / 255, (64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = image.forward_features(as_timm(255 * large))[:, image.num_prefix_tokens :]  # (B, 16, D)
+    found = teacher(clips)  # (B, 2 * 16, D)
+    torch.testing.assert_close(found, expected.repeat(1, 2, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_differences_of_frames_learn_from_a_teacher_of_frames(recipe: Path, teacher: Path):
+    settings = taught(recipe, teacher, "model.input=differences", "model.depth=1")
+    model = create_student(settings)
+    assert isinstance(model.targets, FeatureTargets)
+    model.targets.teacher = open_teacher(settings)
+    frames = torch.randint(256, (1, 3, 4, 32, 32), dtype=torch.uint8)
+    chosen = TokenSelection(torch.tensor([[0, 1]]), torch.tensor([[17, 30]]))
+    found = model(frames, selection=chosen).target
+    torch.testing.assert_close(found, model.targets.values(frames, chosen.target))
+
+
+def create_student(settings: Recipe) -> MaskedAutoencoder:
+    model = spec_of_pretraining(settings).build()
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path, tmp_path: Path):
+    settings = taught(recipe, teacher)
+    torch.manual_seed(0)
+    first = create_student(settings).state_dict()
+    torch.manual_seed(0)
+    open_teacher(settings)
+    second = create_student(settings).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any("teacher" in name for name in first)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
+    command = ["pretrain", *taught_by(teacher), "--set", "pretrain.epochs=40", "--gpus", "cpu"]
+    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
+    assert len(RunFolder(tmp_path / "killed").rows()) < 40
+    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
+    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
+    assert same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher: Path, tmp_path: Path):
+    options = ["--recipe", recipe, *taught_by(teacher), "--set", "pretrain.epochs=5"]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
+    everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
+    one, two = ([row["loss"] for row in metrics(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_what_follows_needs_no_teacher(
+    recipe: Path, teacher: Path, student: Path, tmp_path: Path, clip_files: Path
+):
+    moved = tmp_path / "moved"
+    teacher.rename(moved)
+    try:
+        model = load_model(student)
+        assert isinstance(model, MaskedAutoencoder)
+        with pytest.raises(ValueError, match="opened without its teacher"):
+            model(torch.zeros(1, 3, 4, 32, 32))
+        video = clip_files / "clip0.mp4"
+        run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask.png")
+        run("extract", video, "-c", student, "-o", tmp_path / "features.safetensors")
+        run("finetune", "--recipe", recipe, "--init", student, "-o", tmp_path / "classifier", "-q")
+        assert "a decoder that predicts the features of a teacher" in refused(
+            "export", student, "--to", "hf", "-o", tmp_path / "hf", code=6
+        )
+        again = ["pretrain", "--recipe", recipe, "--init", student, "-q"]
+        pixels = called(*again, "-o", tmp_path / "pixels")
+        assert "the decoder starts fresh: it predicts other targets" in pixels.stderr
+        kept = called(*again, *taught_by(moved), "-o", tmp_path / "kept")
+        assert "the decoder is kept, too" in kept.stderr
+    finally:
+        moved.rename(teacher)
+
+
+def test_a_run_keeps_its_teacher(recipe: Path, teacher: Path, tmp_path: Path):
+    own = tmp_path / "teacher.safetensors"
+    own.write_bytes((teacher / "model.safetensors").read_bytes())
+    command = ["pretrain", "--recipe", recipe, *taught_by(own), "-o", tmp_path / "run", "-q"]
+    run(*command)
+    stored = open_model(own).weights
+    tensors = {name: value + 1 for name, value in stored.tensors.items()}
+    type(stored)(**vars(stored) | {"tensors": tensors}).save(own)
+    message = refused(*command, "--set", "pretrain.epochs=3", code=2)
+    assert f"holds a run with another teacher than {own} is now" in message
+
+
+def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
+    stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
+    use = open_teacher(taught(recipe, teacher)).use
+    spec = ModelSpec.from_settings(use.settings, source=teacher)
+    assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
+    assert stage["model_state"]["teacher"] == 4 * sum(
+        tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")
+    )
+    assert "GMACs of the frozen teacher" in run("profile", "--recipe", recipe, *taught_by(teacher))
+
+
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache") / "features"
+    run("prepare", "tokens", "--recipe", recipe, *taught_by(teacher), "--variants", 3, "-o", folder, "-q")
+    return folder
+
+
+def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teacher: Path, cache: Path):
+    settings = taught(recipe, teacher, f"pretrain.target.cache={cache}")
+    clips = pretrain_clips(settings)
+    clips.tokens = open_token_cache(settings, clips)
+    targets = FeatureTargets(width=24)
+    targets.teacher = open_teacher(settings)
+    every = torch.arange(32)[None]
+    for epoch in range(3):
+        for index in range(len(clips)):
+            clip = clips.read((epoch, index))
+            values = targets.values(clip.frames, every)
+            assert clip.tokens["values"].dtype == torch.float16
+            torch.testing.assert_close(clip.tokens["values"].float(), values, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_with_the_cache_is_the_run_with_the_teacher(
+    recipe: Path, teacher: Path, student: Path, cache: Path, tmp_path: Path
+):
+    target = taught_by(teacher, f"pretrain.target.cache={cache}")
+    run("pretrain", "--recipe", recipe, *target, "-o", tmp_path / "cached", "-q")
+    cached, direct = ([row["loss"] for row in metrics(path)] for path in (tmp_path / "cached", student))
+    assert cached == pytest.approx(direct, abs=1e-3)
+    assert cached != direct
+
+
+def test_the_size_of_a_cache_is_two_bytes_a_value(cache: Path, clip_files: Path):
+    stored = sum(path.stat().st_size for path in cache.glob("variant*.safetensors"))
+    videos = len((clip_files / "train.csv").read_text().splitlines())
+    values = 3 * videos * 32 * 24
+    assert 2 * values <= stored <= 2 * values + 3 * 1000
+
+
+def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    changed = ["--set", "train.seed=5"]
+    run("pretrain", "--recipe", recipe, *changed, "-o", other, "-q")
+    cached = f"pretrain.target.cache={cache}"
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
+    message = refused(*command, *taught_by(other, cached), code=6)
+    assert f"its features are not of {other / 'model.safetensors'} but of {teacher}" in message
+    clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
+    assert "has the tokens of other clips: train.seed" in clips
+    pixels = refused(*command, "--set", cached, code=2)
+    assert "a tokenizer or a teacher" in pixels
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_teachers_that_do_not_fit_are_refused(recipe: Path, teacher: Path, tmp_path: Path, clip_files: Path):
+    def message(named: object, *others: str, code: int = 6) -> str:
+        return refused(
+            "pretrain", "--recipe", recipe, *taught_by(named, *others), "-o", tmp_path / "run", code=code
+        )
+
+    assert "no such checkpoint" in message(tmp_path / "nothing")
+    assert "set model.tubelet=[2,8,8]" in message(teacher, "model.tubelet=[3,8,8]", "data.frames=6")
+    luma = small_recipe(tmp_path, clip_files, text=RECIPE.replace("frames: 4", "frames: 4, channels: 1"))
+    run("pretrain", "--recipe", luma, "-o", tmp_path / "luma", "-q")
+    assert "the teacher sees luma only; set data.channels=1" in message(tmp_path / "luma")
+    without = refused(
+        "pretrain",
+        "--recipe",
+        recipe,
+        "--set",
+        "pretrain.target.kind=features",
+        "-o",
+        tmp_path / "run",
+        code=2,
+    )
+    assert "pretrain.target.teacher" in without

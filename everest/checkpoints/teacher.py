@@ -97,8 +97,8 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
     """Open the teacher of a recipe, on the CPU.
 
     Raises:
-        CheckpointError: no such checkpoint, it is damaged or no encoder, or its tokens cannot be those of the
-            recipe's model.
+        CheckpointError: no such checkpoint, it is damaged or no encoder, or it has other tokens than the
+            recipe's model can have.
         Unreachable: neither the hub nor its cache can provide the weights.
     """
     name = recipe.pretrain.teacher

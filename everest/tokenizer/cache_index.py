@@ -99,7 +99,7 @@ class TokenIndex:
         if of is not None and getattr(index, of) is None:
             made = {"tokenizer": "features of a teacher", "teacher": "codes of a tokenizer"}[of]
             raise CheckpointError(
-                f"{folder}: has the {made}, and the recipe needs those of a {of}; make them with everest "
+                f"{folder}: has the {made}, and the recipe has a {of}; make its tokens with everest "
                 "prepare tokens in another folder"
             )
         return index

@@ -81,5 +81,5 @@ class FeatureTargets:
 
 
 def standardized(features: Tensor) -> Tensor:
-    """(B, N, D) features in float32, those of each token with mean 0 and variance 1."""
+    """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
     return F.layer_norm(features.float(), features.shape[-1:])

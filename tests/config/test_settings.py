@@ -57,7 +57,7 @@ BAD_VALUES = [
     ("pretrain.selection=$HOME", "must be a mapping of keys, not '$HOME'"),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
-    ("pretrain.target.kind=words", "unknown value 'words'; known: pixels, tokens"),
+    ("pretrain.target.kind=words", "unknown value 'words'; known: features, pixels, tokens"),
     ("pretrain.target.spac=codes", "unknown key; did you mean 'space'?"),
     ("pretrain.target.normalize=1", "must be true, false or 'token', not 1"),
     ("finetune.rand_augment.magnitude=11", "must be at most 10.0, not 11"),
@@ -78,7 +78,7 @@ def test_every_settings_class_is_frozen_and_forbids_unknown_keys():
     things = [(thing, module) for module in (settings, stage_settings) for thing in vars(module).values()]
     own = [thing for thing, module in things if getattr(thing, "__module__", "") == module.__name__]
     classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
-    assert len(classes) == 14
+    assert len(classes) == 15
     for cls in classes:
         assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
         assert cls.__dataclass_params__.frozen, cls

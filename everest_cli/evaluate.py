@@ -12,7 +12,7 @@ from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import RunOptions, grouped
 from everest_cli.option_values import read_shares
-from everest_cli.output import Display, print_json
+from everest_cli.output import Display, nearest_texts, print_json
 
 
 @grouped
@@ -31,6 +31,9 @@ def evaluate(
     interval: Annotated[
         bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
     ] = True,
+    retrieval: Annotated[
+        bool, typer.Option("--retrieval", help="Compare each video with the nearest ones of other groups.")
+    ] = False,
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
@@ -54,7 +57,12 @@ def evaluate(
     from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(
-        predictions=predictions, page=report, keeps=keeps, overwrite=overwrite, intervals=interval
+        predictions=predictions,
+        page=report,
+        keeps=keeps,
+        overwrite=overwrite,
+        intervals=interval,
+        retrieval=retrieval,
     )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
     with Display(quiet=run.quiet or not is_main()) as display:
@@ -88,3 +96,5 @@ def _print_table(result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False, highlight=False)
+    for text in nearest_texts(result.get("nearest", {"": result})):
+        typer.echo(text)

@@ -6,6 +6,7 @@ import codecs
 import io
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,12 @@ def _metric(name: str, event: dict[str, Any]) -> str:
 def probe_line(event: dict[str, Any]) -> str:
     """The measures of a probe in one line, with the accuracies of the first one."""
     first, parts = event["first"], []
-    for key, title in (("probe_knn", "k-NN"), ("probe_linear", "linear")):
-        if event[key] is not None:
-            start = "" if first[key] is None else f" (at the start {first[key]:.1f} %)"
-            parts.append(f"{title} {event[key]:.1f} %{start}")
+    for key, title in (("knn", "k-NN"), ("linear", "linear"), ("retrieval", "10 nearest")):
+        value, start, image = event[f"probe_{key}"], first.get(f"probe_{key}"), event.get(f"difference_{key}")
+        if value is not None:
+            others = {"at the start": start, "difference image": image}
+            text = ", ".join(f"{name} {other:.1f} %" for name, other in others.items() if other is not None)
+            parts.append(f"{title} {value:.1f} %{f' ({text})' if text else ''}")
     if parts:
         parts.append(f"chance {event['probe_chance']:.1f} %")
     parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
@@ -96,6 +99,20 @@ def probe_line(event: dict[str, Any]) -> str:
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
     place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
     return f"{place}: probe: {', '.join(parts)}"
+
+
+def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield what the nearest videos have in common, of `everest probe` and `eval`; "": the only head."""
+    from everest.train.probe_advice import knows_group
+
+    for head, result in by_head.items():
+        start, shares = f"{head}: " if head else "", result.get("retrieval", {})
+        known = [f"{name} {share:.1f} %" for name, share in shares.items() if share is not None]
+        if known:
+            yield f"{start}of the 10 nearest videos of other groups, these have the class: {', '.join(known)}"
+        warning = knows_group(*(result.get("class_and_group") or (0, 0)))
+        if warning is not None:
+            yield f"{start}warning: {warning}"
 
 
 class Display:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.option_groups import RunOptions, grouped, is_on_cpu
-from everest_cli.output import Display, print_json
+from everest_cli.output import Display, nearest_texts, print_json
 
 
 @grouped
@@ -63,25 +62,7 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(f"{head} {name}".strip(), *(as_text(METRICS[m], row.get(m)) for m in metrics))
     for table in tables.values():
         console.print(table, markup=False, highlight=False)
-    for head, of_head in result.get("heads", {"": result}).items():
-        for text in _neighbors_text(of_head):
-            typer.echo(f"{head}: {text}" if head else text)
+    for text in nearest_texts(result.get("heads", {"": result})):
+        typer.echo(text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
-
-
-def _neighbors_text(of_head: dict[str, Any]) -> Iterator[str]:
-    """Yield what the nearest videos of a single-label head have in common."""
-    if "retrieval" not in of_head:
-        return
-    shares = [f"{name} {share:.1f} %" for name, share in of_head["retrieval"].items() if share is not None]
-    if shares:
-        yield f"of the 10 nearest training videos of other groups, these have the class: {', '.join(shares)}"
-    if of_head["class_and_group"] is not None:
-        of_class, of_group = of_head["class_and_group"]
-        if of_group > of_class:
-            yield (
-                "warning: the features know the group better than the class: the nearest video of another "
-                f"class has the same group in {of_group:.1f} %, that of another group the same class in "
-                f"{of_class:.1f} %; fine-tuning may still use them"
-            )

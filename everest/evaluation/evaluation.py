@@ -21,7 +21,7 @@ from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
 from everest.evaluation.metric_text import metric_values
 from everest.evaluation.multi_view import evaluate_views
-from everest.inference.model import require_finite_outputs
+from everest.inference.model import OpenedModel, require_finite_outputs
 from everest.lists.classes import Classes
 from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
@@ -30,6 +30,7 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
+from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
 from everest.system.storage import parse_location
@@ -45,6 +46,7 @@ class Outputs:
         keeps: further keep ratios to evaluate with.
         overwrite: replace existing files.
         intervals: whether the metrics have 95 % intervals; a page always has them.
+        retrieval: whether the nearest videos by features are compared, too (everest.probes.probe.retrieval).
     """
 
     predictions: Path | None = None
@@ -52,6 +54,7 @@ class Outputs:
     keeps: tuple[float, ...] = ()
     overwrite: bool = False
     intervals: bool = True
+    retrieval: bool = False
 
     def check(self, weights: Path | None) -> None:
         """Check before the evaluation, which may take hours, that its files can be written.
@@ -189,6 +192,9 @@ def evaluate_classifier(
         "checkpoint": source,
         "recipe": recipe.name,
     }
+    if outputs.retrieval:
+        nearest = _nearest(model, clips, accelerator, report)
+        result |= nearest.get("", {"nearest": nearest})
     if costs:
         result["sweep"] = [
             {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
@@ -206,6 +212,16 @@ def evaluate_classifier(
     if accelerator.is_main_process and outputs.predictions is not None:
         write_predictions(outputs.predictions, predictions, classes)
     return result
+
+
+def _nearest(
+    model: VideoClassifier, clips: VideoClips, accelerator: Accelerator, report: Report
+) -> dict[str, dict[str, Any]]:
+    """Compare the features of the test videos in the main process, which reads them a second time."""
+    from everest.probes.probe import retrieval  # here: scikit-learn takes a second to import
+
+    opened = OpenedModel.of(model)
+    return decide_on_main(accelerator, lambda: retrieval(opened, clips.samples, model.heads, report=report))
 
 
 def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: Classes) -> dict[str, Any]:

@@ -80,13 +80,17 @@ def precision_of_nearest(
     Returns:
         The mean over the queries; None if no query has a video of another source.
     """
-    similarity = unit_rows(queries) @ unit_rows(gallery).T  # (N, M)
-    similarity[sources[:, None] == gallery_sources] = -np.inf
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
-    allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (N, RETRIEVED)
-    right = (gallery_labels[nearest] == labels[:, None]) & allowed
-    counts = allowed.sum(axis=1)
-    return 100 * float((right.sum(axis=1)[counts > 0] / counts[counts > 0]).mean()) if counts.any() else None
+    units, others, shares = unit_rows(queries), unit_rows(gallery), []
+    for first in range(0, len(units), ROWS):
+        rows = slice(first, first + ROWS)
+        similarity = units[rows] @ others.T  # (rows, M)
+        similarity[sources[rows, None] == gallery_sources] = -np.inf
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
+        allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (rows, RETRIEVED)
+        right = (gallery_labels[nearest] == labels[rows, None]) & allowed
+        counts = allowed.sum(axis=1)
+        shares += list(right.sum(axis=1)[counts > 0] / counts[counts > 0])
+    return 100 * float(np.mean(shares)) if shares else None
 
 
 def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple[float, float] | None:

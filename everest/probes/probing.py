@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.settings import Recipe
@@ -33,14 +32,20 @@ from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.probes import list_probe
+from everest.probes.baselines import difference_image
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.probe_advice import Probing, Row, mixed_classes, probed_steps
+from everest.train.probe_advice import Probing, Row, knows_group, mixed_classes, probed_steps
 from everest.train.training import Training
 
 MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+
+LABELED: Final = (  # of labeled videos; the same in every row: of the difference image
+    *("probe_knn", "probe_linear", "probe_retrieval", "probe_chance"),
+    *("difference_knn", "difference_retrieval"),
+)
 
 Value = TypeVar("Value")
 TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
@@ -124,13 +129,17 @@ class Prober(Probing):
         started = time.monotonic()
         with self._evaluating() as model:
 
-            def pooled(clip: Clip) -> NDArray[np.float32]:  # (R, D): the mean of all encoded tokens
-                pixels = model.pixels.normalize(clip.frames.flatten(0, 1))
-                return encode(model, pixels, None).pooled.float().cpu().numpy()
+            def pooled(clip: Clip) -> tuple[list_probe.Floats, list_probe.Floats]:
+                """The mean (R, D) of all encoded tokens, and the difference images (R, P)."""
+                frames = clip.frames.flatten(0, 1)
+                features = encode(model, model.pixels.normalize(frames), None).pooled.float()
+                return features.cpu().numpy(), difference_image(frames).cpu().numpy()
 
             encoded = self._over(self.clips.features, pooled)
             held_out = self._of_held_out(model)
-        features = np.concatenate([part.value for part in encoded])  # (N, D)
+        features, images = (
+            np.concatenate([part.value[i] for part in encoded]) for i in range(2)
+        )  # (N, D), (N, P)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
@@ -140,7 +149,8 @@ class Prober(Probing):
         def of_features() -> Row:
             some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
             measures = {"rank_me": list_probe.rank_me(some), "feature_std": list_probe.feature_std(some)}
-            return self._accuracies(features, [place for part in encoded for place in part.videos]) | measures
+            places = [place for part in encoded for place in part.videos]
+            return self._accuracies(features, images, places) | measures
 
         row = decide_on_main(self._training.accelerator, of_features)
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
@@ -166,21 +176,31 @@ class Prober(Probing):
         of_mean = _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
         return {"heldout_loss": mean, "heldout_mean_loss": of_mean}
 
-    def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
+    def _accuracies(self, features: list_probe.Floats, images: list_probe.Floats, places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
         classes, samples = self.clips.classes, self.clips.features.samples
         if classes is None:
-            return dict.fromkeys(("probe_knn", "probe_linear", "probe_chance"))
+            return dict.fromkeys(LABELED)
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = list_probe.numbered([samples[place].source for place in places])
         if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
             some = list(spaced(range(len(labels)), MOST_COMPARED))
             nearest = list_probe.nearest_of_class(features[some], labels[some])
             self._training.warn_once("probe groups", mixed_classes(*nearest))
-        labeled, seed = (features, labels, sources, classes.count), self._training.settings.seed
-        fitted = list_probe.cross_validated(*labeled, seed=seed) if self._metric == "linear" else None
-        knn = list_probe.leave_one_out(*labeled)
-        return {"probe_knn": knn, "probe_linear": fitted, "probe_chance": list_probe.chance(labels)}
+        if self._training.steps_done == max(self.steps):
+            some = list(spaced(range(len(labels)), MOST_COMPARED))
+            shares = list_probe.class_and_group(features[some], labels[some], sources[some])
+            self._training.warn_once("probe leak", shares and knows_group(*shares))
+        known, seed = (labels, sources, classes.count), self._training.settings.seed
+        linear = self._metric == "linear"
+        return {
+            "probe_knn": list_probe.leave_one_out(features, *known),
+            "probe_linear": list_probe.cross_validated(features, *known, seed=seed) if linear else None,
+            "probe_retrieval": _retrieval(features, labels, sources),
+            "probe_chance": list_probe.chance(labels),
+            "difference_knn": list_probe.leave_one_out(images, *known),
+            "difference_retrieval": _retrieval(images, labels, sources),
+        }
 
     def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
@@ -231,6 +251,12 @@ class Prober(Probing):
             finally:
                 for module, mode in modes.items():
                     module.training = mode
+
+
+def _retrieval(
+    features: list_probe.Floats, labels: list_probe.Labels, sources: list_probe.Sources
+) -> float | None:
+    return list_probe.precision_of_nearest(features, labels, sources, features, labels, sources)
 
 
 def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:

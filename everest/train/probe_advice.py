@@ -180,6 +180,21 @@ def mixed_classes(share: float, at_random: Sequence[float]) -> str | None:
     )
 
 
+def knows_group(of_class: float, of_group: float) -> str | None:
+    """A warning if features know the group of a video better than its class.
+
+    Args:
+        of_class, of_group: see everest.probes.list_probe.class_and_group.
+    """
+    if of_group <= of_class:
+        return None
+    return (
+        "the features know the group better than the class: the nearest video of another class has the same "
+        f"group in {of_group:.1f} %, that of another group the same class in {of_class:.1f} %; fine-tuning "
+        "may still use them"
+    )
+
+
 def _clearly_below(value: float, before: float, videos: int) -> bool:
     """Whether an accuracy is below another one of the same videos by several standard errors."""
     variance = sum(share * (1 - share) for share in (value / 100, before / 100)) / videos
@@ -201,7 +216,9 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     if key is not None:
         values = [row[key] for row in rows if row.get(key) is not None]
         moved = _moved(first[key], last[key], unit=" %")
-        text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %)"
+        by_image = last.get("difference_knn") if key == "probe_knn" else None
+        image = "" if by_image is None else f", difference image {by_image:.0f} %"
+        text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %{image})"
         rises = len(values) > 2 and last[key] == max(values) > max(values[:-1])
         parts.insert(0, f"{text}; it was still rising" if rises else text)
     if last["heldout_loss"] is not None and first["heldout_loss"] is not None:

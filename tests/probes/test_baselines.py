@@ -12,7 +12,9 @@ from small_runs import called, json_of
 import everest
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
-from everest.probes.list_probe import class_and_group, precision_of_nearest
+from everest.probes.list_probe import class_and_group, leave_one_out, precision_of_nearest
+from everest.system.run_folder import RunFolder
+from everest.train.probe_advice import probe_rows
 
 
 def features(*angles: float) -> np.ndarray:
@@ -79,5 +81,30 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
         assert rows.keys() == {"knn", "linear"}
     assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
     shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
-    for text in ("difference image", "random encoder", "nearest training videos of other groups"):
+    for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
+
+
+def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_path: Path, clip_files: Path):
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}", "--set", "data.fps=null"]
+    shown = called("pretrain", "--recipe", recipe, *probe, "-o", tmp_path / "run").stderr
+    rows = probe_rows(RunFolder(tmp_path / "run").rows())
+    run = OpenedModel.of(everest.load_model(tmp_path / "run"), clips=1, crops=1)
+    clips = torch.stack([run.module.clip.read(clip_files / f"clip{i}.mp4") for i in range(4)])
+    labels = np.array([int(line.split()[1]) for line in (clip_files / "train.csv").read_text().splitlines()])
+    one, sources = difference_image(clips).numpy(), np.arange(4)
+    by_image = precision_of_nearest(one, labels, sources, one, labels, sources)
+    own = run.encode(clips).pooled.numpy()
+    assert {row["difference_retrieval"] for row in rows} == {by_image}
+    assert rows[-1]["probe_retrieval"] == precision_of_nearest(own, labels, sources, own, labels, sources)
+    assert {row["difference_knn"] for row in rows} == {leave_one_out(one, labels, sources, 2)}
+    assert f"difference image {rows[0]['difference_knn']:.1f} %" in shown
+
+
+def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path):
+    command = ["eval", "-c", classifier_run, "--retrieval", "-q"]
+    result = json_of(*command)
+    assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
+    assert all(0 <= share <= 100 for share in result["retrieval"].values())
+    assert "of the 10 nearest videos of other groups" in called(*command).stdout
+    assert "retrieval" not in json_of("eval", "-c", classifier_run, "-q")

@@ -114,7 +114,8 @@ def suggest(
             divided.clear()
     without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
     if without:
-        say(f"warning: no {' or '.join(without)} list; `everest prepare split LIST` divides a list first")
+        divide = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
+        say(f"warning: no {' or '.join(without)} list; {divide}")
     times = stage_times(choices, device, purpose)
     commands = training_commands(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None

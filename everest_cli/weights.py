@@ -24,7 +24,7 @@ TIMM = (
 app = typer.Typer(help="Public weights: list, show, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
 
-KINDS = {"pretrain": "autoencoder", "classifier": "classifier", "encoder": "encoder"}
+KINDS = {"pretrain": "pre-trained model", "classifier": "classifier", "encoder": "encoder"}
 
 
 @app.command("list", epilog="Example: everest weights list")

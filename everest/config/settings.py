@@ -19,6 +19,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import (
     Backbone,
     Channels,
+    Compile,
     Count,
     Decay,
     Depth,
@@ -155,7 +156,7 @@ class TrainSettings:
     data_timeout: Timeout = 300  # seconds to wait for a process that reads videos
     shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
-    compile: Literal["auto"] | bool = "auto"  # auto: each block on a GPU; true: the whole model
+    compile: Compile = "auto"  # auto: each block on a GPU; true: the whole model
     clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
     ema: Decay | None = None  # decay; released scripts: none
 

@@ -77,10 +77,13 @@ def _count_or(pattern: str, requirement: str, *, least: int = 1, most: int) -> B
     return BeforeValidator(check)
 
 
-def _check_normalize(value: Any) -> bool | str:
-    if isinstance(value, bool) or value == "token":
-        return value
-    raise ValueError("must be true, false or 'token'")
+def _switch_or(word: str) -> BeforeValidator:
+    def check(value: Any) -> bool | str:
+        if isinstance(value, bool) or value == word:
+            return value
+        raise ValueError(f"must be true, false or '{word}'")
+
+    return BeforeValidator(check)
 
 
 def _check_name(name: str) -> str:
@@ -174,7 +177,8 @@ Sampler = Literal["shuffle", "balanced", "sqrt"]
 Freeze = Annotated[str, BeforeValidator(_check_freeze)]
 # The matrices of a block that may have adapters: two of attention, two of the MLP.
 LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
-Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)]
+Normalize = Annotated[bool | Literal["token"], _switch_or("token")]
+Compile = Annotated[bool | Literal["auto"], _switch_or("auto")]
 MicroBatch = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),

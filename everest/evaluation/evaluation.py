@@ -33,6 +33,7 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
+from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
 
@@ -133,6 +134,13 @@ def evaluate(
         text = f"{_settings(own)}; recipe {recipe.name} has {_settings(others)}"
         report(
             notice(f"tokens are selected as in the weights: {text}; --set finetune.selection.* changes it")
+        )
+    if weights_file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
+        report(
+            notice(
+                f"warning: {recipe.data.test} has chosen these weights (data.val), so its accuracy is too "
+                "high; evaluate another list, or take --which newest"
+            )
         )
     recipe = as_trained(recipe, spec, source=weights_file)
     recipe = replace(recipe, finetune=replace(recipe.finetune, selection=own))

@@ -143,6 +143,11 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             raise unknown_name("--probes", name, PROBES)
     started, untrained = time.monotonic(), random_encoder(model)
     train_samples, test_samples, classes = labeled_samples(model.recipe)
+    known = {sample.video_id for sample in train_samples}
+    shared = [sample.path for sample in test_samples if sample.video_id in known]
+    if shared:
+        of = f"{len(shared)} of {len(test_samples)} test videos are training videos, too, such as {shared[0]}"
+        report(notice(f"warning: {of}: the probes know their labels"))
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(

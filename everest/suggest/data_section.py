@@ -31,8 +31,9 @@ def data_section(
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
 
-    Given lists and folders are relative to `root` or to the working directory. The file of their class names
-    is found, too.
+    With a training list of another name, `X_train.csv`, the others are `X_val.csv` and `X_test.csv`. Given
+    lists and folders are relative to `root` or to the working directory. The file of their class names is
+    found, too.
 
     Args:
         pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
@@ -42,8 +43,16 @@ def data_section(
     """
     location = _folder(root)
     found: dict[str, Any] = {}
+    prefix = "" if train is None else Path(train).name.removesuffix(LIST_FILES["train"])
     for key, given in (("train", train), ("val", val), ("test", test)):
-        found[key] = _given(location, key, given) if given else _find_list(location, key, labeled=labeled)
+        if given:
+            found[key] = _given(location, key, given)
+        elif prefix:  # other lists than val.csv may have the labels of another task
+            own = str(Path(train or "").with_name(f"{prefix}{LIST_FILES[key]}"))
+            exists = (location / own).exists() or Path(own).exists()
+            found[key] = _given(location, key, own) if exists else None
+        else:
+            found[key] = _find_list(location, key, labeled=labeled)
     if pretrain is not None:
         found["pretrain"] = _given(location, "pretrain", pretrain)
     if found["train"] in (None, "train"):

@@ -63,7 +63,7 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
     if len(ids) == 1 and "," not in gpus:
         ids = tuple(range(ids[0]))
     if not ids or len(set(ids)) < len(ids):
-        raise RecipeError(f"--gpus {gpus}: give a number from 1, or ids that differ")
+        raise RecipeError(f"--gpus {gpus}: give cpu, a number from 1, or ids that differ")
     missing = [i for i in ids if i >= available]
     if missing:
         raise EnvironmentProblem(

@@ -101,6 +101,18 @@ def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_pa
     assert f"difference image {rows[0]['difference_knn']:.1f} %" in shown
 
 
+def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, clip_files: Path):
+    probe = ("probe --probes knn", "-c", autoencoder_run, "--data", clip_files)
+    same = called(*probe, "--set", "data.test=train.csv").stderr
+    assert "warning: 4 of 4 test videos are training videos, too, such as clip0.mp4" in same
+
+
+def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):
+    chosen = called("eval", "-c", classifier_run, "--which", "best").stderr
+    assert "warning: train.csv has chosen these weights (data.val), so its accuracy is too high" in chosen
+    assert "has chosen" not in called("eval", "-c", classifier_run, "--which", "newest").stderr
+
+
 def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path):
     command = ["eval", "-c", classifier_run, "--retrieval", "-q"]
     result = json_of(*command)

@@ -215,6 +215,22 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
     assert found == LISTS_OF_CLASSES
 
 
+def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):
+    for name in ("train", "val", "test", "a_train", "a_test", "all"):
+        (tmp_path / f"{name}.csv").write_text("0.mp4,run\n")
+    found = {
+        name: data_section(str(tmp_path), train=name) for name in ("train.csv", "a_train.csv", "all.csv")
+    }
+    others = {name: (section["val"], section["test"]) for name, section in found.items()}
+    assert others == {
+        "train.csv": ("val.csv", "test.csv"),
+        "a_train.csv": (None, "a_test.csv"),
+        "all.csv": (None, None),  # whose labels may be of another task
+    }
+    elsewhere = data_section(str(tmp_path), train=str(tmp_path / "a_train.csv"))
+    assert elsewhere["test"] == str(tmp_path / "a_test.csv")
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_class_file_of_most_labels_is_used(tmp_path: Path, elsewhere: bool):
     root, folder = tmp_path / "root", tmp_path / "elsewhere" if elsewhere else tmp_path / "root"

@@ -1,0 +1,152 @@
+"""Few labels of real clips: fine-tuning from scratch against from pre-training, on people never seen before.
+
+    python benchmarks/view_labels.py VIDEOS runs/features runs/labels
+    python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
+
+The units, their held-out groups and the pre-trained encoders are those of view_features.py, whose folder of
+runs is given first. Each arm is fine-tuned with every number of steps, and compared at its best one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from measuring import HERE, markdown
+from view_features import BASE, FOLDS, PARTITIONS, Clips, pretrained
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.models.classifier import VideoClassifier
+from everest.sweep.statistics import paired, spread
+
+SETS: Final = ("weizmann10", "interaction6", "cameramotion8")
+SCRATCH: Final = "from scratch"
+PRETRAINED: Final = "contrast and camera"
+STEPS: Final = (200, 600)
+LABELS: Final = (2, None)  # a class; None: all
+RESULTS: Final = HERE / "results" / "view_labels.json"
+Row = tuple[str, int, str]  # path, label and group of a clip
+
+
+def labeled(rows: list[Row], number: int | None, unit: int) -> list[Row]:
+    """At most `number` clips of each class, drawn by the unit."""
+    if number is None:
+        return rows
+    order = np.random.default_rng(unit).permutation(len(rows))
+    chosen: dict[int, list[Row]] = {}
+    for place in order:
+        chosen.setdefault(rows[place][1], []).append(rows[place])
+    return [row for of_class in chosen.values() for row in of_class[:number]]
+
+
+def top1(
+    folder: Path,
+    clips: Clips,
+    known: list[Row],
+    tested: list[Row],
+    *,
+    init: Path | None,
+    steps: int,
+    unit: int,
+) -> float:
+    """The accuracy on held-out clips after fine-tuning with the known ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = {name: folder / f"{name}.csv" for name in ("train", "test")}
+    for name, rows in (("train", known), ("test", tested)):
+        text = "".join(f"{clips.videos / path},{label}\n" for path, label, _ in rows)
+        lists[name].write_text(f"path,label\n{text}")
+    settings = (
+        *BASE,
+        *(f"data.{name}={path}" for name, path in lists.items()),
+        *(f"data.root={clips.videos}", "data.flip=false", "data.cache=none", "data.val=null"),
+        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}", "eval.clips=1", "eval.crops=1"),
+    )
+    options = [part for each in settings for part in ("--set", each)]
+    command = [
+        "finetune",
+        "--recipe",
+        "small",
+        *options,
+        "--seed",
+        str(unit),
+        "-o",
+        str(folder / "run"),
+        "-q",
+    ]
+    start = ["--init", "none" if init is None else str(init)]
+    subprocess.run([sys.executable, "-m", "everest_cli", *command, *start, "--gpus", "cpu"], check=True)
+    model = everest.load_model(folder / "run")
+    assert isinstance(model, VideoClassifier)
+    return everest.evaluate(model)["top1"]
+
+
+def of_unit(unit: int, clips: Clips, encoders: Path, folder: Path) -> None:
+    """Every arm, set, number of labels and of steps for one unit, each in a file; what is there is kept."""
+    for name, number, steps, arm in product(SETS, LABELS, STEPS, (SCRATCH, PRETRAINED)):
+        path = folder / f"{unit}.{name}.{number or 'all'}.{steps}.{arm}.json"
+        if path.exists():
+            continue
+        held_out, rows = clips.held_out(unit, name), clips.rows(name)
+        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], number, unit)
+        tested = [row for row, out in zip(rows, held_out, strict=True) if out]
+        init = None
+        if arm == PRETRAINED:
+            pretrained(arm, unit, clips, encoders, ())
+            init = encoders / arm.replace(" ", "-") / str(unit)
+        found = top1(path.with_suffix(""), clips, known, tested, init=init, steps=steps, unit=unit)
+        path.write_text(json.dumps(found))
+        print(path.name, f"{found:.1f}", flush=True)
+
+
+def labels_table(results: dict[str, dict[str, float]]) -> str:
+    """For each set and number of labels both arms at their best steps, and the difference paired by unit."""
+    rows = []
+    for name, number in product(SETS, LABELS):
+        best = []
+        for arm in (SCRATCH, PRETRAINED):
+            by_steps = {steps: results.get(f"{name} {number or 'all'} {steps} {arm}", {}) for steps in STEPS}
+            steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
+            best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
+        cells = [f"{spread(list(units.values())).mean:.1f} ({steps} steps)" for steps, units in best]
+        difference = paired(best[1][1], best[0][1])
+        text = ""
+        if difference is not None and difference.interval is not None:
+            low, high = difference.interval
+            text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+            text = text if low <= 0 <= high else f"**{text}**"
+        rows.append([name, str(number or "all"), str(len(best[0][1])), *cells, text])
+    return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("videos", type=Path, help="folder of the lists")
+    parser.add_argument("encoders", type=Path, help="of the runs of view_features.py, where it resumes")
+    parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
+    parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
+    parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name} and print its table")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    if options.report:
+        results: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.json")):
+            unit, *key, _ = path.name.split(".")
+            results.setdefault(" ".join(key), {})[unit] = json.loads(path.read_text())
+        RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
+        print(labels_table(results))
+        return
+    clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
+    folder.mkdir(parents=True, exist_ok=True)
+    for unit in options.unit or range(FOLDS * PARTITIONS):
+        of_unit(unit, clips, options.encoders.absolute(), folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -104,7 +104,7 @@ def visualize_mask(
         own = choices_of_recipe(read_recipe(recipe), stage)
     chosen = strategy or keep or compare or settings
     selectors = (
-        [own.selector]
+        own.selectors
         if own and not chosen
         else requested_selectors(
             strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
@@ -112,7 +112,7 @@ def visualize_mask(
             settings,
             compared=compare,
             has_tokenizer=tokenizer is not None,
-            trained=own.selector[1] if own else None,
+            trained=own.selectors[0][1] if own else None,
         )
     )
     aligned = [

@@ -16,6 +16,7 @@ from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES, AllTokens
 from everest.models.encoder import SelectingModel
+from everest.models.views import ViewModel
 
 DEFAULT_CLIP: Final = {"frames": 16, "stride": 4, "size": 224}
 DEFAULT: Final = "redundancy-robust"
@@ -26,9 +27,9 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnChoices:
-    """The token selection of a checkpoint or a recipe, with its title, and its clips."""
+    """The token selection of a checkpoint or a recipe, for each view with its title, and its clips."""
 
-    selector: tuple[str, Selector]
+    selectors: list[tuple[str, Selector]]
     clip: dict[str, Any]  # fields of a MaskRequest
 
 
@@ -39,7 +40,8 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
     if isinstance(module, SelectingModel):
         selector = selector.at_evaluation()
     trained = {} if clip is None else {"stride": clip.stride, "fps": clip.fps}
-    return OwnChoices(selector=(selector.strategy, selector), clip=trained)
+    views = module.settings.number if isinstance(module, ViewModel) else 1
+    return OwnChoices(selectors=_by_view(selector, views), clip=trained)
 
 
 def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> OwnChoices:
@@ -48,7 +50,16 @@ def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) ->
     clip = {"frames": data.frames, "size": data.frame_size, "sampling": settings.sampling}
     clip |= {"stride": settings.stride, "fps": data.fps}
     clip |= {"tubelet": model.tubelet, "pixels": data.pixels, "input_kind": model.input}
-    return OwnChoices(selector=(settings.selection.strategy, settings.selection), clip=clip)
+    compares = stage == "pretrain" and recipe.pretrain.objective == "views"
+    views = recipe.pretrain.views.number if compares else 1
+    return OwnChoices(selectors=_by_view(settings.selection, views), clip=clip)
+
+
+def _by_view(selector: Selector, views: int) -> list[tuple[str, Selector]]:
+    """A row for each view of a video (everest.models.views), which has a draw of its own."""
+    if views == 1:
+        return [(selector.strategy, selector)]
+    return [(f"{selector.strategy}, view {number + 1}", selector) for number in range(views)]
 
 
 def requested_selectors(

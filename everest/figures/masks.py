@@ -103,12 +103,15 @@ def view_masks(
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     pixels = embed.pixels
     x = pixels.normalize(clip)[None]  # (1, C, T, H, W)
-    noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
+    generator = np.random.default_rng(seed)
+    noise = generator.random((1, grid.num_tokens), dtype=np.float32)
     seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, pixels)
     views = []
-    for title, selector in selectors:
+    for number, (title, selector) in enumerate(selectors):
+        if any(selector is before for _, before in selectors[:number]):  # another view draws other tokens
+            noise = generator.random((1, grid.num_tokens), dtype=np.float32)
         importance = selector.importance(seen, embed)
-        selection = selector(grid, importance=importance, noise=noise)
+        selection = selector(grid, importance=importance, noise=torch.from_numpy(noise))
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")

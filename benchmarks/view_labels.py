@@ -3,7 +3,7 @@
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
 
-The units, their held-out groups and the pre-trained encoders are those of view_features.py, whose folder of
+Units, held-out groups and pre-trained encoders are the same as in view_features.py, whose folder of
 runs is given first. Each arm is fine-tuned with every number of steps, and compared at its best one.
 """
 

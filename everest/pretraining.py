@@ -17,13 +17,14 @@ from everest.errors import DataError, DivergedError, RecipeError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
 from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.teacher import FeatureTargets, TeacherUse
+from everest.tokenizer.feature_targets import FeatureTargets, TeacherUse
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_advice import FEWEST_HELD_OUT
@@ -49,8 +50,8 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     spec = spec_of_pretraining(recipe)
     if start is not None:
         spec = start.adapted(spec)
-    if spec.teacher is not None and context.resumed:
-        _require_same_teacher(context.run, spec.teacher)
+    if context.resumed:
+        _require_same_targets(context.run, spec)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
@@ -61,28 +62,32 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    if spec.teacher is not None and clips.tokens is None:
+    probes = recipe.pretrain.probe.every and not context.one_batch
+    if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         model = training.state.trained_model
         assert isinstance(model, MaskedAutoencoder)
         assert isinstance(model.targets, FeatureTargets)
         model.targets.teacher = open_teacher(recipe)
-    if recipe.pretrain.probe.every and not context.one_batch:
+    if probes:
         from everest.probes.probing import add_probes  # here: scikit-learn takes a second to import
 
         add_probes(training, recipe, spec)
     return training
 
 
-def _require_same_teacher(run: RunFolder, teacher: TeacherUse) -> None:
-    """Raise RecipeError if a run's weights were trained with another teacher than it has now."""
+def _require_same_targets(run: RunFolder, spec: ModelSpec) -> None:
+    """Raise RecipeError if a run's weights were trained with another teacher or tokenizer than it has now."""
     if not run.weights.is_file():
         return
-    used = (read_header(run.weights).settings.get("teacher") or {}).get("sha256")
-    if used not in (None, teacher.sha256):
-        raise RecipeError(
-            f"--output {run.path}: holds a run with another teacher than {teacher.name} is now; restore it, "
-            "or choose another folder"
-        )
+    settings = read_header(run.weights).settings
+    for kind, use in (("teacher", spec.teacher), ("tokenizer", spec.tokenizer)):
+        before = (settings.get(kind) or {}).get("sha256")
+        if use is not None and before not in (None, use.sha256):
+            name = use.name if isinstance(use, TeacherUse) else use.path
+            raise RecipeError(
+                f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
+                "choose another folder"
+            )
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:

@@ -26,7 +26,7 @@ from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash
 from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.cache_index import TokenIndex
-from everest.tokenizer.teacher import TeacherUse
+from everest.tokenizer.feature_targets import TeacherUse
 from everest.video.pixels import PixelStatistics
 
 _INTERPOLATED: Final = {computed: name for name, computed in INTERPOLATED.items()}
@@ -44,7 +44,7 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
 
 
 def _teacher_use(recipe: Recipe, cache: str | None) -> TeacherUse:
-    """The facts of a recipe's teacher; with a cache they are known without its weights."""
+    """The facts of a recipe's teacher; with a cache, its index supplies them."""
     if cache is None:
         return open_teacher(recipe).use
     cached = TokenIndex.read(Path(cache), of="teacher").teacher
@@ -60,8 +60,8 @@ def _teacher_use(recipe: Recipe, cache: str | None) -> TeacherUse:
 class FrozenEncoder(nn.Module):
     """A frozen encoder that maps clips of a model to the features of the model's tokens.
 
-    It has its own size of patches, so that it takes larger or smaller frames with as many tokens. If it was
-    trained on shorter clips, such as an image model on single images, it takes the clip in such windows.
+    Frames are resized so that its patches give the model's token grid. If it was trained on shorter clips,
+    such as an image model on single images, a clip is divided into windows of as many slices, if possible.
 
     Args:
         pixels: of the model's clips.
@@ -139,6 +139,8 @@ def _spec_for_tokens(recipe: Recipe, saved: ModelSpec, name: str, *, has_norm: b
         model = replace(model, positions=_INTERPOLATED[model.positions])
     is_interpolated = model.positions in INTERPOLATED
     window = grid.t if grid.t % saved.grid.t else saved.grid.t  # slices
+    if window * tubelet[0] < 2 and model.input == "differences":
+        window = grid.t
     return ModelSpec(
         kind="encoder",
         frames=window * tubelet[0],

@@ -86,7 +86,7 @@ class TokenTargetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTargetSettings:
-    """Predict the features that a frozen teacher gives the target tokens (everest.tokenizer.teacher)."""
+    """Predict the features that a frozen teacher gives the target tokens."""
 
     __pydantic_config__ = _STRICT
     needs_tokenizer: ClassVar[bool] = False

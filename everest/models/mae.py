@@ -21,7 +21,7 @@ from everest.models.positions import TokenPositions, add_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
-from everest.tokenizer.teacher import FeatureTargets
+from everest.tokenizer.feature_targets import FeatureTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -71,7 +71,7 @@ class MaskedAutoencoder(PretrainingModel):
 
     Args:
         selector: selects the visible and the target tokens (everest.methods.strategies).
-        targets: computes the values of target tokens, from the same pixels (everest.methods.targets).
+        targets: computes the values of target tokens (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
         frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
         camera: see `PretrainingModel`.
@@ -128,6 +128,7 @@ class MaskedAutoencoder(PretrainingModel):
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
+        noise = noise[:, : offered.num_tokens + offered.t]  # the camera's numbers come after these
         if importance is None:
             importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
         if drawing is not None:
@@ -159,7 +160,7 @@ class MaskedAutoencoder(PretrainingModel):
                 (B, tokens of the candidates + their slices). With the camera task: NUMBERS more at the end.
                 None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
-            importance: (B, N) float32, replaces the selector's measurement.
+            importance: (B, N) float32, of all candidates' tokens, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         Raises:
             ValueError: the clips do not have the model's size or are no frames, or the given selection is

@@ -1,6 +1,7 @@
 """The base classes of the models that a user opens, and of those that pre-training trains.
 
-They know the clips they take, and their classes. The task of a camera's motion joins any pre-training.
+`VideoModel` is the base of all; it stores the clip format and the class names. `PretrainingModel` adds the
+optional task of the camera.
 
 B batch, C channels, T frames, H W pixels, N tokens, D width.
 """
@@ -31,7 +32,7 @@ class VideoModel(nn.Module):
 
     Attributes:
         spec: the ModelSpec that has built the model; its `build` sets it.
-        input_kind: of `to_input`, which every method that takes normalized frames applies to them.
+        input_kind: the input that `to_input` computes: frames or their differences.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
         file: the weights that it was loaded from; None for a new model.
@@ -127,7 +128,7 @@ class PretrainingOutput:
 
 
 class PretrainingModel(VideoModel):
-    """An encoder with its last norm, and what learns with it.
+    """An encoder with its last norm, and the head of the camera's task.
 
     Args:
         camera: the weight of the task of everest.methods.camera_task in the loss; 0: without it.
@@ -157,7 +158,7 @@ class PretrainingModel(VideoModel):
         return encoder(x, ids).mean(dim=1)
 
     def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor:
-        """The mean squared error of the camera's motion that still frames of clips get; a scalar.
+        """The mean squared error of predicting the camera motion applied to still frames; a scalar.
 
         Args:
             noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.

@@ -17,9 +17,9 @@ from everest.models.vit import Architecture, init_linear_layers
 
 
 class Projector(nn.Module):
-    """From features to what the loss compares; it is not used after training.
+    """Maps features to the projections that the loss compares; discarded after training.
 
-    The norm uses the mean and variance of the batch, of all processes, also in evaluation.
+    The norm uses the mean and variance of the batch: of all processes in training, of this one in evaluation.
     """
 
     def __init__(self, width: int, settings: ViewsSettings) -> None:
@@ -52,7 +52,7 @@ class ViewModel(PretrainingModel):
     def forward(
         self, frames: Tensor, *, noise: Tensor | None = None, videos: Tensor | None = None
     ) -> PretrainingOutput:
-        """Compute the loss of a batch. In training, all processes must call it with as many clips.
+        """Compute the loss of a batch. In training, all processes must call it with the same number of clips.
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
@@ -60,7 +60,7 @@ class ViewModel(PretrainingModel):
                 None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         Raises:
-            ValueError: the clips do not have the model's size, are no frames, or no whole videos.
+            ValueError: the clips do not have the model's size, are no frames, or no multiple of V.
         """
         views = self.settings.number
         if frames.size(0) % views:
@@ -84,17 +84,19 @@ class ViewModel(PretrainingModel):
         projected = self.projector(features)  # (B, P)
         by_video = projected.unflatten(0, (-1, settings.number))  # (M, V, P)
         parts = {"view_spread": spread(projected.detach())}
-        if settings.loss == "contrast":
-            loss, parts["view_top1"] = contrast(by_video, videos, temperature=settings.temperature)
-            return loss, parts
-        directions = random_directions(settings.width, device=features.device)  # (P, S)
-        if self.training and distributed.is_initialized():
-            distributed.broadcast(directions, src=0)
-        of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
-        parts["invariance"] = invariance(by_video)
-        parts["sigreg"] = torch.stack(of_views).mean()
-        weight = settings.sigreg_weight
-        return (1 - weight) * parts["invariance"] + weight * parts["sigreg"], parts
+        match settings.loss:
+            case "contrast":
+                loss, parts["view_top1"] = contrast(by_video, videos, temperature=settings.temperature)
+            case "sigreg":
+                directions = random_directions(settings.width, device=features.device)  # (P, S)
+                if self.training and distributed.is_initialized():
+                    distributed.broadcast(directions, src=0)
+                of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
+                parts["invariance"] = invariance(by_video)
+                parts["sigreg"] = torch.stack(of_views).mean()
+                weight = settings.sigreg_weight
+                loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
+        return loss, parts
 
 
 def _of_all_processes(rows: Tensor) -> Tensor:

@@ -21,8 +21,12 @@ SIDE: Final = 32  # our choice: rows and columns of a difference image
 
 
 def difference_image(clips: Tensor) -> Tensor:
-    """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P)."""
-    change = clips.float().mean(dim=1).diff(dim=1).abs().mean(dim=1)  # (B, H, W)
+    """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P).
+
+    It is zero for clips of one frame.
+    """
+    luma = clips.float().mean(dim=1)  # (B, T, H, W)
+    change = luma.diff(dim=1).abs().sum(dim=1) / max(luma.size(1) - 1, 1)  # (B, H, W)
     return F.adaptive_avg_pool2d(change, SIDE).flatten(1)
 
 

@@ -94,25 +94,29 @@ def precision_of_nearest(
 
 
 def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple[float, float] | None:
-    """How often the nearest video of another source has the class, and that of another class the source.
+    """Two percentages: how often the nearest video from another source has the same class, and how often the
+    nearest video of another class has the same source.
 
     Args:
         features: (N, D).
     Returns:
-        Two percentages; None unless a source has videos of several classes, and a class of several sources.
+        None unless a source has videos of several classes, and a class of several sources.
     """
-    units = unit_rows(features)
-    similarity = units @ units.T  # (N, N)
-    same_class, same_source = labels[:, None] == labels, sources[:, None] == sources
-    found = []
-    for wanted, excluded in ((same_class, same_source), (same_source, same_class)):
-        allowed = np.where(excluded, -np.inf, similarity)
-        tested = (wanted & ~excluded).any(axis=1)  # others have nothing to find
-        if not tested.any():
-            return None
-        nearest = allowed.argmax(axis=1)
-        found.append(100 * float(wanted[np.arange(len(units)), nearest][tested].mean()))
-    return found[0], found[1]
+    of_class = _same_nearest(features, wanted=labels, excluded=sources)
+    of_source = _same_nearest(features, wanted=sources, excluded=labels)
+    return None if of_class is None or of_source is None else (of_class, of_source)
+
+
+def _same_nearest(features: Floats, *, wanted: Sources, excluded: Sources) -> float | None:
+    """How often (%) the nearest video with another `excluded` has the same `wanted`, where one could have."""
+    units, hits = unit_rows(features), []
+    for first in range(0, len(units), ROWS):
+        rows = slice(first, first + ROWS)
+        same, barred = wanted[rows, None] == wanted, excluded[rows, None] == excluded  # (rows, N)
+        nearest = np.where(barred, -np.inf, units[rows] @ units.T).argmax(axis=1)
+        tested = (same & ~barred).any(axis=1)
+        hits += list(same[np.arange(len(same)), nearest][tested])
+    return 100 * float(np.mean(hits)) if hits else None
 
 
 def nearest_of_class(features: Floats, labels: Labels) -> tuple[float, list[float]]:
@@ -179,7 +183,7 @@ def rank_me(features: Floats) -> float:
 def feature_std(features: Floats) -> float:
     """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
 
-    It is 0 if all features have one direction, and 1 if they have all directions alike.
+    It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
     """
     units = unit_rows(features)
     return float(units.std(axis=0).mean() * np.sqrt(units.shape[1]))

@@ -54,7 +54,7 @@ class EncodedSet:
     labels: list[tuple[Label, ...]]  # of each video, one per head
     sources: list[str]  # of each video: its group, or the file
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
-    baselines: dict[str, NDArray[np.float32]]  # (N, …) of what the features have to be better than
+    baselines: dict[str, NDArray[np.float32]]  # (N, …) features of the baselines, by name
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
     num_skipped: int
 
@@ -131,8 +131,8 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         `probes` with the metrics of each probe (SHOWN), `baselines` with the same of k-NN and of the linear
         probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
         answering the most frequent class of the test set), `retrieval` (the precision of the ten nearest
-        training videos of other groups, by features), and `class_and_group` (see list_probe). Metrics of
-        classes are in percent. Several heads have these under `heads`, by name.
+        training videos of other groups, for the encoder and each baseline), and `class_and_group` (see
+        list_probe). Metrics of classes are in percent. Several heads have these under `heads`, by name.
     Raises:
         DataError: too many videos are unreadable, or all videos for training have the same label.
         RecipeError: an unknown probe.
@@ -147,7 +147,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     shared = [sample.path for sample in test_samples if sample.video_id in known]
     if shared:
         of = f"{len(shared)} of {len(test_samples)} test videos are training videos, too, such as {shared[0]}"
-        report(notice(f"warning: {of}: the probes know their labels"))
+        report(notice(f"warning: {of}: the accuracies are too high"))
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(

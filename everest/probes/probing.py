@@ -107,7 +107,7 @@ class Prober(Probing):
         return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
 
     def impossible(self, row: Row) -> dict[str, str]:
-        """A warning for each probe of labels that a list does not allow, by a name for it."""
+        """Warnings, by kind, of probes that the list does not allow."""
         if self.clips.classes is None:
             return {}
         found = {}
@@ -156,7 +156,7 @@ class Prober(Probing):
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _of_held_out(self, model: PretrainingModel) -> Row:
-        """The loss of pre-training, and that of predicting the mean of all targets; None without such.
+        """The loss of pre-training, and that of predicting the mean of all targets; None without any.
 
         Targets may need gigabytes, so that each process keeps its own.
         """
@@ -230,7 +230,7 @@ class Prober(Probing):
 
     @contextmanager
     def _evaluating(self) -> Iterator[PretrainingModel]:
-        """The trained model in evaluation mode, and whole; afterwards the training finds all as it was."""
+        """The trained model in evaluation mode, and whole; restores the modes afterwards."""
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
@@ -245,6 +245,8 @@ class Prober(Probing):
                 whole = self._spec.build()
                 whole.load_state_dict(merged(trained, tensors))
                 whole.to(device)
+                if isinstance(whole, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
+                    whole.targets = trained.targets  # a teacher is not among the tensors
             assert isinstance(whole, PretrainingModel)
             try:
                 yield whole.eval()

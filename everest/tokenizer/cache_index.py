@@ -14,8 +14,8 @@ from everest.config.checks import MOST_CODE_BITS
 from everest.errors import CheckpointError
 from everest.system.files import write_text
 from everest.system.json_text import json_text, read_json, validated
+from everest.tokenizer.feature_targets import TeacherUse
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.teacher import TeacherUse
 
 INDEX: Final = "index.json"
 PARTS: Final = "variant*.safetensors"
@@ -51,7 +51,7 @@ class TokenIndex:
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
-    precision: str  # in which the tokenizer was run
+    precision: str  # in which the tokenizer or the teacher was run
 
     def parts(self) -> Iterator[CachePart]:
         """Yield all parts in the order in which they are written."""

@@ -34,8 +34,8 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import clip_facts, read_problems
 from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
+from everest.tokenizer.feature_targets import Teacher, standardized
 from everest.tokenizer.spec import tokenizer_use
-from everest.tokenizer.teacher import Teacher, standardized
 from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)
@@ -67,7 +67,7 @@ def write_tokens(
     Raises:
         RecipeError: the recipe names no tokenizer, or `output` holds other files or other tokens, or another
             process writes there now.
-        CheckpointError: the tokenizer cannot be read, or its token grid is not that of the recipe's model.
+        CheckpointError: the tokenizer cannot be read, or has other tokens than the recipe's model.
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: the disk or the device's memory is full.
     """

@@ -25,8 +25,8 @@ from everest.config.stage_settings import (
 )
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
+from everest.tokenizer.feature_targets import FeatureTargets
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.teacher import FeatureTargets
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 TargetSpace = Literal["values", "soft", "codes"]
@@ -71,7 +71,7 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def scores(self, frames: Tensor) -> Tensor:
-        """Score the tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized: high is needed."""
+        """Score tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; high is important."""
         return self._in_parts(self.on(frames.device).scores, frames).flatten(1)
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ def make_targets(
     """The targets of a recipe, for clips normalized by `pixels`.
 
     Args:
-        frozen: makes targets of tokens.
+        frozen: the tokenizer, for targets of tokens.
         width: of a teacher's features.
     """
     match settings:

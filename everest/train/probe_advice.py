@@ -1,4 +1,4 @@
-"""The probes of a pre-training run: whether it is broken, and one sentence about them at its end.
+"""Detects a broken pre-training run from its probes, and summarizes them in one sentence.
 
 All functions take the rows of metrics.jsonl that probes have written, the oldest first. The first one is of
 the encoder before the first step. docs/pretraining-works.md has the measurements behind the thresholds.
@@ -119,7 +119,7 @@ def _collapse(first: Row, last: Row) -> str | None:
 
 
 def _same_features(first: Row, last: Row) -> str | None:
-    """RankMe is near 1; a RankMe that was below 5 before the first step cannot fall to a fifth of it."""
+    """RankMe is near 1. A first RankMe below 5 cannot fall to a fifth, which `_collapse` looks for."""
     if last["rank_me"] >= SAME_RANK:
         return None
     return (
@@ -149,7 +149,7 @@ def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
 
 
 def _worse(first: Row, last: Row, videos: int) -> str | None:
-    """Of several probes, all must be clearly below the encoder before the first step."""
+    """Only if every probe is clearly below its first value."""
     known = [key for key in ACCURACIES if first.get(key) is not None and last.get(key) is not None]
     worse = [key for key in known if _clearly_below(last[key], first[key], videos)]
     if not known or worse != known:

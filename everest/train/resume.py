@@ -85,6 +85,7 @@ MAY_CHANGE: Final = {
     "train.keep_states",
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
+TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
 FIX: Final = "choose another folder, or use --overwrite"
 STAGES: Final = {  # the command that writes weights, by their kind
@@ -183,6 +184,8 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
                 f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
                 f"{FIX}"
             )
+    if RunFolder(path).weights.is_file():  # they have the hash of the teacher
+        may_change.add(TEACHER)
     for key in may_change:
         before[key] = now[key] = None
     differences = differing(before, now)

@@ -24,7 +24,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.teacher import FeatureTargets
+from everest.tokenizer.feature_targets import FeatureTargets
 from everest.video.pixels import normalize
 
 
@@ -182,6 +182,26 @@ def test_a_run_keeps_its_teacher(recipe: Path, teacher: Path, tmp_path: Path):
     assert f"holds a run with another teacher than {own} is now" in message
 
 
+def test_a_teacher_may_be_moved(recipe: Path, teacher: Path, tmp_path: Path):
+    own = tmp_path / "teacher.safetensors"
+    own.write_bytes((teacher / "model.safetensors").read_bytes())
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
+    run(*command, *taught_by(own))
+    own.rename(tmp_path / "moved.safetensors")
+    run(*command, *taught_by(tmp_path / "moved.safetensors"))
+
+
+def test_differences_need_two_frames_in_a_window(recipe: Path, tmp_path: Path):
+    one = [
+        part
+        for value in ("data.frames=2", "model.input=differences", "pretrain.stride=1")
+        for part in ("--set", value)
+    ]
+    run("pretrain", "--recipe", recipe, *one, "-o", tmp_path / "pair", "-q")
+    student = taught_by(tmp_path / "pair", "model.tubelet=[1,8,8]")
+    run("pretrain", "--recipe", recipe, *student, "-o", tmp_path / "student", "-q")
+
+
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
     use = open_teacher(taught(recipe, teacher)).use
@@ -218,6 +238,17 @@ def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teache
             torch.testing.assert_close(clip.tokens["values"].float(), values, rtol=1e-3, atol=1e-4)
 
 
+def test_a_run_with_the_cache_is_probed_with_held_out_videos(
+    recipe: Path, teacher: Path, cache: Path, tmp_path: Path
+):
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
+    target = taught_by(teacher, f"pretrain.target.cache={cache}")
+    run("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q")
+    losses = [row["heldout_loss"] for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
+    assert len(losses) == 4
+    assert all(0 < loss < 2 for loss in losses)
+
+
 def test_a_run_with_the_cache_is_the_run_with_the_teacher(
     recipe: Path, teacher: Path, student: Path, cache: Path, tmp_path: Path
 ):
@@ -245,6 +276,8 @@ def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: 
     assert f"its features are not of {other / 'model.safetensors'} but of {teacher}" in message
     clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
     assert "has the tokens of other clips: train.seed" in clips
+    luma = refused(*command, *taught_by(teacher, cached), "--set", "data.channels=1", code=6)
+    assert "the teacher" in luma or "data.channels" in luma
     pixels = refused(*command, "--set", cached, code=2)
     assert "a tokenizer or a teacher" in pixels
 

@@ -1,7 +1,7 @@
 """Targets from a frozen teacher: the model predicts a trained encoder's features of the target tokens.
 
 Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers (SALT), 2025, arXiv 2509.24317:
-the teacher does not change, so nothing has to keep the features from collapsing, and the loss can be read.
+the teacher does not change, so that the targets cannot collapse, and losses of different steps compare.
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D width of the teacher.
 """
@@ -20,7 +20,7 @@ from everest.methods.grid import gather_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherUse:
-    """The teacher that a model is trained with. It is a file of its own; the model's file refers to it."""
+    """Identifies the teacher that a model is trained with; its weights are stored separately."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     name: str  # as in the recipe

@@ -43,6 +43,7 @@ _MESSAGES = {
 def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem."""
     problems: list[tuple[KeyPath, str]] = []
+    listed: set[tuple[int | str, ...]] = set()  # sections whose keys a message has listed
     errors = error.errors(include_url=False)
     for details in errors:
         location, kind, context = details["loc"], details["type"], details.get("ctx", {})
@@ -57,6 +58,9 @@ def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
         got = _shown(details["input"])
         if kind == "unexpected_keyword_argument":
             text = f"unknown key{did_you_mean(parts[-1], _known_keys(location[:-1]))}"
+            if "; known: " in text:
+                text = "unknown key" if location[:-1] in listed else text
+                listed.add(location[:-1])
         elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
         elif kind == "union_tag_not_found":

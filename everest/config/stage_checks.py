@@ -70,9 +70,7 @@ def view_problems(recipe: Recipe) -> Problems:
     if stage.camera and recipe.data.frames < 2:
         yield ("pretrain", "camera"), "needs clips of at least two frames (data.frames)"
     if stage.camera and stage.target.cache is not None and stage.selection.needs_tokenizer:
-        text = (
-            "needs scores of its own clips, and pretrain.target.cache has others; leave one out"
-        )
+        text = "needs scores of its own clips, and pretrain.target.cache has others; leave one out"
         yield ("pretrain", "camera"), text
     if stage.objective == "pixels":
         return

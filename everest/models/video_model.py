@@ -141,12 +141,11 @@ class PretrainingModel(VideoModel):
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
 
-    def visible_features(self, frames: Tensor, noise: Tensor | None, gain: Tensor | None = None) -> Tensor:
+    def visible_features(self, frames: Tensor, noise: Tensor | None) -> Tensor:
         """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
 
         Args:
             noise: (B, at least N) uniform in [0, 1). None: drawn from torch's default generator.
-            gain: (B,) factors of the model's input.
         Raises:
             ValueError: the clips do not have the model's size or are no frames.
         """
@@ -155,8 +154,6 @@ class PretrainingModel(VideoModel):
         if noise is None:
             noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
         x = self.to_input(frames)
-        if gain is not None:
-            x = self.pixels.normalized(x) * gain[:, None, None, None, None]
         ids = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
         return encoder(x, ids).mean(dim=1)
 

@@ -6,8 +6,6 @@ a projection.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 from torch import Tensor, distributed, nn
 
@@ -16,9 +14,6 @@ from everest.methods.selector import Selector
 from everest.methods.view_losses import contrast, invariance, random_directions, sigreg, spread
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
-
-
-GAIN_NUMBERS: Final = 2  # random ones of a view: its contrast, and its sign
 
 
 class Projector(nn.Module):
@@ -61,8 +56,8 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, at least N + GAIN_NUMBERS) uniform in [0, 1): the random part of the selection, and
-                the gain; see `camera_loss`. None: drawn from torch's default generator.
+            noise: (B, at least N) uniform in [0, 1), the random part of the selection; see `camera_loss`.
+                None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         Raises:
             ValueError: the clips do not have the model's size, are no frames, or no multiple of V.
@@ -72,8 +67,7 @@ class ViewModel(PretrainingModel):
             raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
-        gain = self._gain(frames, noise) if self.training and self.settings.gain > 1 else None
-        features = self.visible_features(frames, noise, gain)  # (B, D)
+        features = self.visible_features(frames, noise)  # (B, D)
         with torch.autocast(frames.device.type, enabled=False):
             loss, parts = self._compare(features.float(), videos[::views])
         if self.camera_head is not None and self.training:
@@ -81,16 +75,6 @@ class ViewModel(PretrainingModel):
             parts["camera_loss"] = self.camera_loss(frames[::views], of_first)
             loss = loss + self.camera_weight * parts["camera_loss"]
         return PretrainingOutput(loss=loss, parts=parts)
-
-    def _gain(self, frames: Tensor, noise: Tensor | None) -> Tensor:
-        """The factor (B,) of the input of each view: its contrast, and of differences also their sign."""
-        first = self.encoder.grid.num_tokens
-        if noise is None:
-            numbers = torch.rand(frames.size(0), GAIN_NUMBERS, device=frames.device)
-        else:
-            numbers = noise[:, first : first + GAIN_NUMBERS]
-        gain = self.settings.gain ** (2 * numbers[:, 0] - 1)
-        return torch.where(numbers[:, 1] < 0.5, -gain, gain) if self.input_kind == "differences" else gain
 
     def _compare(self, features: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of features (B, D) over the batches of all processes, and its parts."""

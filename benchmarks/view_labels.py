@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +28,7 @@ from everest.sweep.statistics import paired, spread
 SETS: Final = ("weizmann10", "interaction6", "cameramotion8")
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast and camera"
-STEPS: Final = (200, 600)
-LABELS: Final = (2, None)  # a class; None: all
+LABELS: Final = {2: (200, 400), None: (400, 800)}  # numbers a class, None: all, and the steps for them
 RESULTS: Final = HERE / "results" / "view_labels.json"
 Row = tuple[str, int, str]  # path, label and group of a clip
 
@@ -65,44 +63,22 @@ def top1(
     settings = (
         *BASE,
         *(f"data.{name}={path}" for name, path in lists.items()),
-        *(f"data.root={clips.videos}", "data.flip=false", "data.cache=none", "data.val=null"),
-        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}", "eval.clips=1", "eval.crops=1"),
+        *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
+        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}"),
     )
-    options = [part for each in settings for part in ("--set", each)]
-    command = [
-        "finetune",
-        "--recipe",
-        "small",
-        *options,
-        "--seed",
-        str(unit),
-        "-o",
-        str(folder / "run"),
-        "-q",
-    ]
-    start = ["--init", "none" if init is None else str(init)]
-    subprocess.run([sys.executable, "-m", "everest_cli", *command, *start, "--gpus", "cpu"], check=True)
-    model = everest.load_model(folder / "run")
+    run = everest.finetune(
+        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=unit, cpu=True
+    )
+    model = everest.load_model(run)
     assert isinstance(model, VideoClassifier)
     return everest.evaluate(model)["top1"]
 
 
-def of_unit(unit: int, clips: Clips, encoders: Path, folder: Path) -> None:
-    """Every arm, set, number of labels and of steps for one unit, each in a file; what is there is kept."""
-    for name, number, steps, arm in product(SETS, LABELS, STEPS, (SCRATCH, PRETRAINED)):
-        path = folder / f"{unit}.{name}.{number or 'all'}.{steps}.{arm}.json"
-        if path.exists():
-            continue
-        held_out, rows = clips.held_out(unit, name), clips.rows(name)
-        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], number, unit)
-        tested = [row for row, out in zip(rows, held_out, strict=True) if out]
-        init = None
-        if arm == PRETRAINED:
-            pretrained(arm, unit, clips, encoders, ())
-            init = encoders / arm.replace(" ", "-") / str(unit)
-        found = top1(path.with_suffix(""), clips, known, tested, init=init, steps=steps, unit=unit)
-        path.write_text(json.dumps(found))
-        print(path.name, f"{found:.1f}", flush=True)
+def keys() -> Iterator[tuple[str, int | None, int, str]]:
+    """Yields set, labels a class, steps and arm of each run: the larger number of steps of all sets first."""
+    for place in (1, 0):
+        for name, (number, steps), arm in product(SETS, LABELS.items(), (SCRATCH, PRETRAINED)):
+            yield name, number, steps[place], arm
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
@@ -111,7 +87,11 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
     for name, number in product(SETS, LABELS):
         best = []
         for arm in (SCRATCH, PRETRAINED):
-            by_steps = {steps: results.get(f"{name} {number or 'all'} {steps} {arm}", {}) for steps in STEPS}
+            by_steps = {
+                steps: results[f"{name} {number or 'all'} {steps} {arm}"]
+                for steps in LABELS[number]
+                if f"{name} {number or 'all'} {steps} {arm}" in results
+            }
             steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
             best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
         cells = [f"{spread(list(units.values())).mean:.1f} ({steps} steps)" for steps, units in best]
@@ -143,9 +123,22 @@ def main() -> None:
         print(labels_table(results))
         return
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
+    encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for unit in options.unit or range(FOLDS * PARTITIONS):
-        of_unit(unit, clips, options.encoders.absolute(), folder)
+    for (name, number, steps, arm), unit in product(keys(), options.unit or range(FOLDS * PARTITIONS)):
+        path = folder / f"{unit}.{name}.{number or 'all'}.{steps}.{arm}.json"
+        if path.exists():
+            continue
+        held_out, rows = clips.held_out(unit, name), clips.rows(name)
+        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], number, unit)
+        tested = [row for row, out in zip(rows, held_out, strict=True) if out]
+        init = None
+        if arm == PRETRAINED:
+            pretrained(arm, unit, clips, encoders, ())
+            init = encoders / arm.replace(" ", "-") / str(unit)
+        found = top1(path.with_suffix(""), clips, known, tested, init=init, steps=steps, unit=unit)
+        path.write_text(json.dumps(found))
+        print(path.name, f"{found:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def _is_of_safetensors(file: Path) -> bool:
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 MAY_CHANGE: Final = {
     "name",
+    "summary",
     "data.root",
     "train.workers",
     "train.data_timeout",

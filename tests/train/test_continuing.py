@@ -126,7 +126,9 @@ def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
     text = (finished / "recipe.yaml").read_text()
     assert "    recompute: false\n" in text
-    (finished / "recipe.yaml").write_text(text.replace("    recompute: false\n", ""))
+    text = text.replace("    recompute: false\n", "").replace("summary: ", "summary: as it was before, ")
+    assert "as it was before" in text
+    (finished / "recipe.yaml").write_text(text)
     everest(command)
     changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")  # how it reads and saves
     everest(command, *(part for setting in changed for part in ("--set", setting)))

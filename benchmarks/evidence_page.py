@@ -22,6 +22,10 @@ from measuring import markdown
 from run_evidence import CLIPS, PARTS
 from view_features import MEASURES, features_table
 from view_features import RESULTS as FEATURES
+from view_labels import RESULTS as OF_LABELS
+from view_labels import labels_table
+from view_letters import RESULTS as OF_LETTERS
+from view_letters import letters_table
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report, table_columns, table_rows
@@ -73,6 +77,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
+    blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
+    blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 
 

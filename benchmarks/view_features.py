@@ -38,7 +38,7 @@ from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
 from everest.probes.list_probe import numbered, precision_of_nearest
 from everest.probes.probe_heads import linear, nearest_neighbors
-from everest.sweep.statistics import paired, spread
+from everest.sweep.statistics import Paired, paired, spread
 
 SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
 FOLDS, PARTITIONS = 3, 2
@@ -181,6 +181,15 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str,
     return result
 
 
+def difference_text(difference: Paired | None) -> str:
+    """A difference with its interval, bold if zero is outside; empty if there is none."""
+    if difference is None or difference.interval is None:
+        return ""
+    low, high = difference.interval
+    text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return text if low <= 0 <= high else f"**{text}**"
+
+
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
     """For each arm its mean over the units, and the differences to both baselines with 95 % intervals."""
     rows = []
@@ -191,11 +200,8 @@ def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
             cell = f"{spread(list(own.values())).mean:.1f}"
             for other in () if arm in (RANDOM, DIFFERENCES) else (RANDOM, DIFFERENCES):
                 before = {int(unit): found[name][measure] for unit, found in results[other].items()}
-                difference = paired(own, before)
-                if difference is not None and difference.interval is not None:
-                    low, high = difference.interval
-                    text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-                    cell += f"<br>{text if low <= 0 <= high else f'**{text}**'}"
+                text = difference_text(paired(own, before))
+                cell += f"<br>{text}" if text else ""
             row.append(cell)
         rows.append(row)
     return markdown(["pre-training", "units", *SETS], rows)

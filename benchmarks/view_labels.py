@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 from measuring import HERE, markdown
-from view_features import BASE, FOLDS, PARTITIONS, Clips, pretrained
+from view_features import BASE, FOLDS, PARTITIONS, Clips, difference_text, pretrained
 
 import everest
 from everest.config.recipe import load_recipe
@@ -95,12 +95,7 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
             steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
             best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
         cells = [f"{spread(list(units.values())).mean:.1f} ({steps} steps)" for steps, units in best]
-        difference = paired(best[1][1], best[0][1])
-        text = ""
-        if difference is not None and difference.interval is not None:
-            low, high = difference.interval
-            text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-            text = text if low <= 0 <= high else f"**{text}**"
+        text = difference_text(paired(best[1][1], best[0][1]))
         rows.append([name, str(number or "all"), str(len(best[0][1])), *cells, text])
     return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
 

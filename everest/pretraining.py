@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from everest.checkpoints.teacher import open_teacher, spec_of_pretraining
+from everest.checkpoints.teacher import attach_teacher, spec_of_pretraining
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
@@ -64,10 +64,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
-        model = training.state.trained_model
-        assert isinstance(model, MaskedAutoencoder)
-        assert isinstance(model.targets, FeatureTargets)
-        model.targets.teacher = open_teacher(recipe)
+        attach_teacher(training.state.trained_model, recipe)
     if probes:
         from everest.probes.probing import add_probes  # here: scikit-learn takes a second to import
 

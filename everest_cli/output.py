@@ -82,15 +82,10 @@ def _metric(name: str, event: dict[str, Any]) -> str:
 
 def probe_line(event: dict[str, Any]) -> str:
     """The measures of a probe in one line, with the accuracies of the first one."""
-    first, parts = event["first"], []
-    for key, title in (("knn", "k-NN"), ("linear", "linear"), ("retrieval", "10 nearest")):
-        value, start, image = event[f"probe_{key}"], first.get(f"probe_{key}"), event.get(f"difference_{key}")
-        if value is not None:
-            others = {"at the start": start, "difference image": image}
-            text = ", ".join(f"{name} {other:.1f} %" for name, other in others.items() if other is not None)
-            parts.append(f"{title} {value:.1f} %{f' ({text})' if text else ''}")
-    if parts:
+    parts = [_accuracy(event, key, title) for key, title in (("knn", "k-NN"), ("linear", "linear"))]
+    if any(parts):
         parts.append(f"chance {event['probe_chance']:.1f} %")
+    parts.append(_accuracy(event, "retrieval", "class of the 10 nearest"))
     parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
     parts.append(f"feature std {event['feature_std']:.3f}")
     if event["heldout_loss"] is not None:
@@ -98,7 +93,21 @@ def probe_line(event: dict[str, Any]) -> str:
         reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
     place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
-    return f"{place}: probe: {', '.join(parts)}"
+    return f"{place}: probe: {', '.join(filter(None, parts))}"
+
+
+def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
+    """A probe with its first value and that of the difference image; None if it is not measured."""
+    value, start, image = (
+        event[f"probe_{key}"],
+        event["first"].get(f"probe_{key}"),
+        event.get(f"difference_{key}"),
+    )
+    if value is None:
+        return None
+    others = {"at the start": start, "difference image": image}
+    text = ", ".join(f"{name} {other:.1f} %" for name, other in others.items() if other is not None)
+    return f"{title} {value:.1f} %{f' ({text})' if text else ''}"
 
 
 def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:

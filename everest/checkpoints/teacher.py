@@ -20,13 +20,14 @@ from everest.foreign.timm_images import is_timm_name, open_image_weights
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.encoder import VideoEncoder
+from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash
 from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.cache_index import TokenIndex
-from everest.tokenizer.feature_targets import TeacherUse
+from everest.tokenizer.feature_targets import FeatureTargets, TeacherUse
 from everest.video.pixels import PixelStatistics
 
 _INTERPOLATED: Final = {computed: name for name, computed in INTERPOLATED.items()}
@@ -91,6 +92,23 @@ class FrozenEncoder(nn.Module):
         ids = torch.arange(grid.num_tokens, device=frames.device).expand(len(windows), -1)
         features = self.encoder.encode(own.normalize_unit_range(windows), ids)  # (B * windows, N', D)
         return features.unflatten(0, (len(frames), -1)).flatten(1, 2)
+
+
+def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
+    """Give a new model the teacher of its recipe, for targets that are not in a cache.
+
+    Raises:
+        CheckpointError: see `open_teacher`; or the features of the recipe's cache are of another teacher.
+    """
+    assert isinstance(model, MaskedAutoencoder)
+    assert isinstance(model.targets, FeatureTargets)
+    teacher = open_teacher(recipe)
+    if model.spec.teacher.sha256 != teacher.use.sha256:
+        raise CheckpointError(
+            f"{recipe.pretrain.target.cache}: its features are of other weights than {teacher.use.name} has "
+            "now; restore these, or make the cache again with everest prepare tokens --overwrite"
+        )
+    model.targets.teacher = teacher
 
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:

@@ -78,7 +78,7 @@ def precision_of_nearest(
         queries, gallery: (N, D) and (M, D) features; they may be the same.
         sources, gallery_sources: numbers of the same names.
     Returns:
-        The mean over the queries; None if no query has a video of another source.
+        The mean over the queries that have a video of their class and another source; None without any.
     """
     units, others, shares = unit_rows(queries), unit_rows(gallery), []
     for first in range(0, len(units), ROWS):
@@ -88,8 +88,9 @@ def precision_of_nearest(
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
         allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (rows, RETRIEVED)
         right = (gallery_labels[nearest] == labels[rows, None]) & allowed
-        counts = allowed.sum(axis=1)
-        shares += list(right.sum(axis=1)[counts > 0] / counts[counts > 0])
+        others_of_class = (gallery_labels == labels[rows, None]) & (similarity > -np.inf)  # (rows, M)
+        tested = others_of_class.any(axis=1)  # the others have nothing to find
+        shares += list(right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested])
     return 100 * float(np.mean(shares)) if shares else None
 
 

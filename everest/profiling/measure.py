@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from everest.checkpoints.teacher import attach_teacher
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
 from everest.models.memory import frozen_bytes, training_bytes
@@ -160,6 +161,11 @@ def _step(
     settings, model = training_settings(recipe, stage), spec.build()
     if settings is not None:
         choose_trained(model, settings)
+    options: dict[str, Tensor] = {}
+    if spec.run_teacher is not None:
+        attach_teacher(model, recipe)
+    elif spec.teacher is not None:  # its features come with the clips
+        options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
     model.to(device).train(stage != "eval")
     prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
     frames = torch.randint(
@@ -176,7 +182,6 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
-    options = {}
     if stage == "finetune" and spec.selection.draws:
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 

@@ -37,6 +37,10 @@ def test_retrieval_counts_the_class_among_the_nearest_videos_of_other_sources():
     own_group = numbers(9, 9, 9, *range(20, 29))  # the three nearest are of the query's group
     found = precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, own_group)
     assert found == pytest.approx(100 * 2 / 9)  # nine are left
+    alone = precision_of_nearest(
+        features(0, 5), numbers(1, 7), numbers(9, 9), gallery, labels, numbers(*range(12)) + 20
+    )
+    assert alone == pytest.approx(50)  # the second has nothing to find
     nobody = numbers(*[9] * 12)
     assert precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, nobody) is None
 

@@ -179,8 +179,8 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
     now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0, "difference_knn": 40.0}
     event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
     assert probe_line(event) == (  # the first row is of a version without retrieval
-        "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %, difference image 40.0 %), 10 nearest "
-        "25.0 %, chance 10.0 %, RankMe 61.0 of 64, feature std 0.500"
+        "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %, difference image 40.0 %), chance "
+        "10.0 %, class of the 10 nearest 25.0 %, RankMe 61.0 of 64, feature std 0.500"
     )
     assert "k-NN rose from 21 % to 33 % (chance 10 %, difference image 40 %)" in sentence(
         [first, now], steps=32, videos=VIDEOS, rank_most=64

@@ -210,6 +210,8 @@ def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     assert stage["model_state"]["teacher"] == 4 * sum(
         tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")
     )
+    measured = json_of("profile", "--recipe", recipe, *taught_by(teacher), "--measure", "--batch", 2)
+    assert measured["stages"]["pretrain"]["measured"]["clips_per_second"] > 0
     assert "GMACs of the frozen teacher" in run("profile", "--recipe", recipe, *taught_by(teacher))
 
 
@@ -247,6 +249,20 @@ def test_a_run_with_the_cache_is_probed_with_held_out_videos(
     losses = [row["heldout_loss"] for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
     assert len(losses) == 4
     assert all(0 < loss < 2 for loss in losses)
+
+
+def test_probes_notice_that_a_cache_is_of_other_weights(
+    recipe: Path, teacher: Path, student: Path, tmp_path: Path
+):
+    own = tmp_path / "teacher.safetensors"
+    own.write_bytes((teacher / "model.safetensors").read_bytes())
+    folder = tmp_path / "features"
+    run("prepare", "tokens", "--recipe", recipe, *taught_by(own), "--variants", 1, "-o", folder, "-q")
+    own.write_bytes((student / "model.safetensors").read_bytes())
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
+    target = taught_by(own, f"pretrain.target.cache={folder}")
+    shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
+    assert f"{folder}: its features are of other weights than {own} has now" in shown
 
 
 def test_a_run_with_the_cache_is_the_run_with_the_teacher(

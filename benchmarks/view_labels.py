@@ -87,13 +87,13 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
     for name, number in product(SETS, LABELS):
         best = []
         for arm in (SCRATCH, PRETRAINED):
-            by_steps = {
-                steps: results[f"{name} {number or 'all'} {steps} {arm}"]
-                for steps in LABELS[number]
-                if f"{name} {number or 'all'} {steps} {arm}" in results
-            }
-            steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
-            best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
+            of_arm = {steps: f"{name} {number or 'all'} {steps} {arm}" for steps in LABELS[number]}
+            by_steps = {steps: results[key] for steps, key in of_arm.items() if key in results}
+            if by_steps:
+                steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
+                best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
+        if len(best) < 2:  # not run yet
+            continue
         cells = [f"{spread(list(units.values())).mean:.1f} ({steps} steps)" for steps, units in best]
         text = difference_text(paired(best[1][1], best[0][1]))
         rows.append([name, str(number or "all"), str(len(best[0][1])), *cells, text])

@@ -68,7 +68,7 @@ def suggest(
     from everest.suggest.data_section import data_section, has_class_folders, with_task
     from everest.suggest.devices import DEVICES, check_device, stage_times, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.suggest import choose_values, recipe_text
+    from everest.suggest.suggest import choose_values, pretraining_notice, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -123,6 +123,8 @@ def suggest(
     if not quiet:
         for time in times:
             say(str(time))
+        if notice := pretraining_notice(facts):
+            say(notice)
         measure = f"everest profile --recipe {shlex.quote(str(output))} --measure"
         say(f"`{measure}` measures the clips/s of this machine")
         say("\n  ".join(["next:", *commands]))

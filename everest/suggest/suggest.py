@@ -30,6 +30,7 @@ MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
+FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many as were measured
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
@@ -227,6 +228,17 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
         )
     )
     return height, width
+
+
+def pretraining_notice(facts: DataFacts) -> str | None:
+    """A sentence if the videos for pre-training are so few that a classifier may gain nothing; None else."""
+    if not 0 < facts.pretrain_videos < FEW_UNLABELED:
+        return None
+    return (
+        f"pre-training on {facts.pretrain_videos} videos may not be worth its time for a classifier of "
+        f"{facts.videos} labeled ones: of so few real clips, fine-tuning gained only where the classes are "
+        "motions of the camera (docs/evidence.md); `--init none` is the comparison"
+    )
 
 
 def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:

@@ -605,3 +605,10 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
         assert (found.name, found.videos, found.held_out) == expected
     tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
+
+
+def test_few_videos_for_pretraining_are_said_to_be_few(tmp_path: Path, class_folders: Path, clip_files: Path):
+    options = (class_folders, "--pretrain", clip_files, "-o", tmp_path / "mine.yaml")
+    shown = called(SUGGEST, *options).stderr
+    assert "videos may not be worth its time for a classifier of" in shown
+    assert "may not be worth" not in called(SUGGEST, class_folders, "-o", tmp_path / "other.yaml").stderr

@@ -72,6 +72,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "everest and camera": ("pretrain.camera=1",),
 }
 RANDOM, DIFFERENCES = "random encoder", "difference image"
+COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
 MEASURES: Final = ("linear", "knn", "retrieval")
 
 
@@ -191,14 +192,15 @@ def difference_text(difference: Paired | None) -> str:
 
 
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
-    """For each arm its mean over the units, and the differences to both baselines with 95 % intervals."""
+    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
     rows = []
-    for arm, units in results.items():
+    for place, (arm, units) in enumerate(results.items()):
+        against = COMPARED[:place] if place >= 2 else ()  # baselines have none
         row = [arm, str(len(units))]
         for name in SETS:
             own = {int(unit): found[name][measure] for unit, found in units.items()}
             cell = f"{spread(list(own.values())).mean:.1f}"
-            for other in () if arm in (RANDOM, DIFFERENCES) else (RANDOM, DIFFERENCES):
+            for other in against:
                 before = {int(unit): found[name][measure] for unit, found in results[other].items()}
                 text = difference_text(paired(own, before))
                 cell += f"<br>{text}" if text else ""

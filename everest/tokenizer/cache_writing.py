@@ -46,7 +46,7 @@ def write_tokens(
     recipe: Recipe,
     output: Path,
     *,
-    teacher: Teacher | None,
+    teacher: Teacher | None = None,
     variants: int,
     batch: int = 8,
     overwrite: bool = False,

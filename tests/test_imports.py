@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top. A file imports its own room and rooms to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
-    *("errors", "system", "video", "methods", "config", "lists", "data", "tokenizer", "models", "foreign"),
-    *("checkpoints", "train", "figures", "metrics", "inference", "probes", "evaluation", "profiling"),
-    *("prepare", "suggest", "sweep", "root", "demo", "cli"),
+    *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "tokenizer"),
+    *("models", "foreign", "checkpoints", "train", "figures", "metrics", "inference", "search", "probes"),
+    *("evaluation", "profiling", "footage", "prepare", "suggest", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord", "torchcodec"}

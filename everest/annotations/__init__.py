@@ -1,0 +1,1 @@
+"""Bouts in the files of annotation programs: read, written, matched with windows."""

@@ -1,0 +1,51 @@
+"""A bout: a class that lasts from one time of a video to another, given by a person or by a model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from everest.errors import DataError, shown
+
+Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
+ORIGINS = get_args(Origin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bout:
+    """Times are seconds from the first frame of the video, the end excluded.
+
+    A point event, such as BORIS's POINT, has its end at its start.
+
+    Raises:
+        DataError: the times are no interval.
+    """
+
+    video: str  # as the annotation file writes it
+    start: float
+    end: float
+    label: str
+    origin: Origin = "manual"
+    subject: str = ""  # who does it, where a file states it
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end < float("inf"):
+            what = f"{shown(self.video)}, {shown(self.label)}"
+            raise DataError(f"{what}: {self.start} to {self.end} seconds is no interval of a video")
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
+    """The bouts of each video, ordered by start, end and label; the videos in their first order."""
+    found: dict[str, list[Bout]] = defaultdict(list)
+    for bout in bouts:
+        found[bout.video].append(bout)
+    return {
+        video: sorted(each, key=lambda bout: (bout.start, bout.end, bout.label))
+        for video, each in found.items()
+    }

@@ -1,0 +1,1 @@
+"""More like this: nearest clips, near-duplicates, and what to label next."""

@@ -107,7 +107,7 @@ def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, over
 
 def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
     training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False)
-    with pytest.raises(DivergedError, match="step 6: loss nan.*no update of the run was applied"):
+    with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
         list(loop(training, set(range(6))))
 
 

@@ -12,7 +12,7 @@ from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import RunOptions, grouped
 from everest_cli.option_values import read_shares
-from everest_cli.output import Display, nearest_texts, print_json
+from everest_cli.output import Display, print_json
 
 
 @grouped
@@ -83,7 +83,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.evaluation.metric_text import fact_rows, metric_rows, sweep_table, views_text
+    from everest.evaluation.metric_text import fact_rows, metric_rows, nearest_texts, sweep_table, views_text
 
     tables = [
         ((views_text(result), "value", "95 % interval", "chance"), metric_rows(result)),

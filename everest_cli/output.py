@@ -6,7 +6,6 @@ import codecs
 import io
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -108,20 +107,6 @@ def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
     others = {"at the start": start, "difference image": image}
     text = ", ".join(f"{name} {other:.1f} %" for name, other in others.items() if other is not None)
     return f"{title} {value:.1f} %{f' ({text})' if text else ''}"
-
-
-def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield what the nearest videos have in common, of `everest probe` and `eval`; "": the only head."""
-    from everest.train.probe_advice import knows_group
-
-    for head, result in by_head.items():
-        start, shares = f"{head}: " if head else "", result.get("retrieval", {})
-        known = [f"{name} {share:.1f} %" for name, share in shares.items() if share is not None]
-        if known:
-            yield f"{start}of the 10 nearest videos of other groups, these have the class: {', '.join(known)}"
-        warning = knows_group(*(result.get("class_and_group") or (0, 0)))
-        if warning is not None:
-            yield f"{start}warning: {warning}"
 
 
 class Display:

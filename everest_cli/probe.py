@@ -8,7 +8,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.option_groups import RunOptions, grouped, is_on_cpu
-from everest_cli.output import Display, nearest_texts, print_json
+from everest_cli.output import Display, print_json
 
 
 @grouped
@@ -46,7 +46,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from everest.config.metrics import METRICS
-    from everest.evaluation.metric_text import as_text
+    from everest.evaluation.metric_text import as_text, nearest_texts
 
     console, tables = Console(soft_wrap=True), {}
     for head, of_head in result.get("heads", {"": result}).items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from everest.config.metrics import MEASURED_BY, METRICS, Metric
 from everest.system.text import counted
+from everest.train.probe_advice import knows_group
 
 ALL_HEADS = "action_top1"  # the one metric of several heads together
 
@@ -81,6 +82,18 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "skipped (unreadable)", str(result["skipped"])
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
+
+
+def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield what the nearest videos have in common, of `everest probe` and `eval`; "": the only head."""
+    for head, result in by_head.items():
+        start, shares = f"{head}: " if head else "", result.get("retrieval", {})
+        known = [f"{name} {share:.1f} %" for name, share in shares.items() if share is not None]
+        if known:
+            yield f"{start}of the 10 nearest videos of other groups, these have the class: {', '.join(known)}"
+        warning = knows_group(*(result.get("class_and_group") or (0, 0)))
+        if warning is not None:
+            yield f"{start}warning: {warning}"
 
 
 def percent(value: float) -> str:

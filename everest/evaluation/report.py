@@ -14,7 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.dataset import VideoClips
 from everest.evaluation.keep_figure import draw_sweep
-from everest.evaluation.metric_text import fact_rows, metric_rows, percent, sweep_table, views_text
+from everest.evaluation.metric_text import (
+    fact_rows,
+    metric_rows,
+    nearest_texts,
+    percent,
+    sweep_table,
+    views_text,
+)
 from everest.evaluation.plots import LONGEST_NAME, NUMBERED
 from everest.evaluation.sections import Section, is_plot, make_section
 from everest.figures.drawing import any_script, jpeg_uri, png_uri
@@ -94,6 +101,7 @@ def render_page(
         few_of_class=FEW_OF_CLASS,
         tasks={head.task for head in predictions.heads},
         facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
+        nearest=list(nearest_texts(result.get("nearest", {"": result}))),
         sweep=sweep,
         heads=sections,
         skipped=predictions.skipped,

@@ -175,6 +175,8 @@ class StepLog:
         self.is_save_due = self.is_save_due or totals.is_save_due
         try:
             skipped = self.nonfinite.should_skip(metrics)
+            if self.nonfinite.skipped == plan.steps:
+                raise DivergedError(f"{metrics}; no update of the run was applied")
         except DivergedError as error:
             problem = f"step {step}: {error}; {self._write_videos(step, record, metrics)}"
             raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error

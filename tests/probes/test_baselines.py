@@ -122,10 +122,12 @@ def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):
     assert "has chosen" not in called("eval", "-c", classifier_run, "--which", "newest").stderr
 
 
-def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path):
+def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path, tmp_path: Path):
     command = ["eval", "-c", classifier_run, "--retrieval", "-q"]
-    result = json_of(*command)
+    result = json_of(*command, "--report", tmp_path / "report")
     assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
     assert all(0 <= share <= 100 for share in result["retrieval"].values())
-    assert "of the 10 nearest videos of other groups" in called(*command).stdout
+    nearest = "of the 10 nearest videos of other groups"
+    assert nearest in called(*command).stdout
+    assert nearest in Path(result["report"]).read_text()
     assert "retrieval" not in json_of("eval", "-c", classifier_run, "-q")

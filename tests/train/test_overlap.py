@@ -105,6 +105,12 @@ def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, over
     assert updates[:6] == [1, 2, 2, 2, 3, 4]
 
 
+def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False)
+    with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
+        list(loop(training, set(range(6))))
+
+
 def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
     folder, kept = tmp_path / "run", {}
     training = started(recipe, folder, overlaps=True)

@@ -50,7 +50,7 @@ def convert_annotations(
     ] = None,
     task: Annotated[
         Task | None,
-        typer.Option("--task", help="Labels of windows [multi-label if a window has several classes]."),
+        typer.Option("--task", help="Labels of windows [multi-label if bouts of two classes overlap]."),
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")

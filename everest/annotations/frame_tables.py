@@ -95,7 +95,7 @@ def _columns(path: Path) -> tuple[tuple[list[str], bool], np.ndarray]:
             end -= 1
         places = [place for place in places if place >= end]
     places = [place for place in places if header[place] != BACKGROUND]
-    if not places:
+    if not places and header[-1] != BACKGROUND:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)

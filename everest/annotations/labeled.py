@@ -2,7 +2,8 @@
 
 A class is a label of a window if its bouts cover at least half of the window, or if at least half of one of
 its bouts is in the window: a short bout labels the window that holds it. A point event labels the window in
-which it is. Windows without a class are background.
+which it is. Windows without a class are background. If bouts of two classes overlap anywhere, a window has
+all its classes, else the one with the most seconds in it.
 
 W windows, B bouts.
 """
@@ -102,7 +103,7 @@ def labeled_samples(
         samples: segments of videos in seconds; those of a video in the order of their starts and ends.
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and `background` if it has
-            none. Multi-label gives it all classes. None: multi-label if any window has several.
+            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
         share: see `label_windows`.
     Returns:
         The samples with their labels, the names of the classes, and the task.
@@ -120,7 +121,7 @@ def labeled_samples(
     labels = [next(found[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
-        task = MULTI_LABEL if any(len(each) > 1 for each in labels) else "single-label"
+        task = MULTI_LABEL if any(map(classes_overlap, bouts.values())) else "single-label"
     wrong = [name for name in names if JOINED_BY in name or (name == background and task == "single-label")]
     if wrong:
         why = f"has a '{JOINED_BY}', which joins classes" if JOINED_BY in wrong[0] else "is the background's"
@@ -137,6 +138,16 @@ def labeled_samples(
         names,
         task,
     )
+
+
+def classes_overlap(bouts: Sequence[Bout]) -> bool:
+    """Whether bouts of two classes of a video overlap; touching bouts do not."""
+    ends: dict[str, float] = {}
+    for bout in sorted(bouts, key=lambda bout: bout.start):
+        if any(end > bout.start + TOLERANCE for label, end in ends.items() if label != bout.label):
+            return True
+        ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+    return False
 
 
 def seconds_of_classes(bouts: Sequence[Bout]) -> dict[str, tuple[int, float]]:

@@ -374,7 +374,7 @@ def videos_with_bouts(draw: st.DrawFn) -> tuple[float, list[Bout]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(drawn=videos_with_bouts())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind: Kind, drawn: tuple):
     fps, bouts = drawn
     if kind not in WITH_SUBJECTS:

@@ -112,8 +112,9 @@ def convert_annotations(
             step=step or windows,
             task=task,
             background=background,
+            overwrite=overwrite,
         )
-        document |= {**facts, "written": [str(output)]}
+        document |= facts
     if not quiet:
         _show(document, notices)
     if as_json:
@@ -188,19 +189,22 @@ def _label(
     step: float,
     task: Task | None,
     background: str,
+    overwrite: bool,
 ) -> dict[str, Any]:
     """Write the list of labeled windows of the annotated videos; returns its facts for people and for JSON.
 
     Each window has its recording as group, so that `prepare split --group column:group` keeps it together.
+    If names of classes are numbers, a list would be read as if it had indices: a file of names is written.
     """
     from collections import Counter
 
     from everest.annotations.bout import by_video
     from everest.annotations.labeled import labeled_samples, uniform_windows
     from everest.annotations.matching import stem
-    from everest.lists.labels import indices
+    from everest.lists.labels import indices, is_number_like
     from everest.lists.sample import Sample
-    from everest.lists.writing import write_list
+    from everest.lists.writing import write_lines, write_list
+    from everest.system.files import check_new_file
 
     of_videos = {str(Path(video).absolute()): each for video, each in by_video(bouts).items()}
     samples = [
@@ -211,9 +215,16 @@ def _label(
         for start, end in uniform_windows(times.seconds, window, step)
     ]
     samples, classes, task = labeled_samples(samples, of_videos, task=task, background=background)
+    names_file = output.with_name(f"{output.stem}_classes.txt")
+    has_numbers = any(map(is_number_like, classes))
+    if has_numbers:
+        check_new_file(names_file, option="--output", overwrite=overwrite)
+        write_lines(names_file, classes)
     write_list(output, samples, root=output.parent.absolute(), label_names=classes)
     counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
-    return {"windows": len(samples), "task": task, "labels": dict(counts.most_common())}
+    written = [str(output), *([str(names_file)] if has_numbers else [])]
+    labels = dict(counts.most_common())
+    return {"windows": len(samples), "task": task, "labels": labels, "written": written}
 
 
 def _show(document: Mapping[str, Any], notices: Sequence[str]) -> None:
@@ -228,8 +239,7 @@ def _show(document: Mapping[str, Any], notices: Sequence[str]) -> None:
     if "windows" in document:
         labels = ", ".join(f"{name} {count}" for name, count in document["labels"].items())
         say(f"{counted(document['windows'], 'window')} ({document['task']}): {labels}")
-        (file,) = document["written"]
-        say(
-            f"next:\n  everest prepare split {file} --group column:group"
-            + ("" if document["task"] == "single-label" else f" --task {document['task']}")
-        )
+        file, *names = document["written"]
+        task = [] if document["task"] == "single-label" else ["--task", document["task"]]
+        words = [*("everest prepare split", file, "--group column:group"), *task]
+        say("next:\n  " + " ".join([*words, *(["--classes", names[0]] if names else [])]))

@@ -45,7 +45,7 @@ class Observation:
     offset: float = 0.0
 
     def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
-        """Yield the bout of a time span in the file that plays then; one for each file that it touches.
+        """Yield the bout of a time span in the file that is shown then; one for each file that it touches.
 
         Raises:
             DataError: the length of a file is not known, or the span is outside of the media.

@@ -36,7 +36,7 @@ MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of versio
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
 FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
-# The columns that are written, those of version 8.
+# The columns that are written, as in version 8.
 _ABOUT: Final = (ID, "Observation date", "Description", "Observation type", "Source", "Time offset (s)")
 _SHARED: Final = (*_ABOUT, "Media duration (s)", "FPS", "Subject", "Behavior", "Behavioral category")
 _IMAGES: Final = ("Image index start", "Image index stop", "Image file path start", "Image file path stop")
@@ -142,7 +142,7 @@ def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Even
 
 
 def events_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Tabular events with the columns of version 8."""
+    """Tabular events with the columns of version 8, but for the duration of the observation."""
     points = point_labels(bout for each in bouts.values() for bout in each)
     rows: list[Sequence[str]] = [[*_SHARED, *_EVENT]]
     for name, video in observation_names(bouts).items():
@@ -155,7 +155,7 @@ def events_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTi
 
 
 def aggregated_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Aggregated events with the columns of version 8."""
+    """Aggregated events with the columns of version 8, but for the durations of coding and subject."""
     rows: list[Sequence[str]] = [[*_SHARED, *_SPAN, *_IMAGES, "Comment start", "Comment stop"]]
     for name, video in observation_names(bouts).items():
         about = _cells(name, video, times)

@@ -100,7 +100,7 @@ def labeled_samples(
     """Give windows the classes of the bouts in them.
 
     Args:
-        samples: segments of videos in seconds; those of a video in the order of their starts and ends.
+        samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and `background` if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.

@@ -103,7 +103,7 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
 
 
 def _keys(name: str) -> list[tuple[int, str]]:
-    """What may be equal of two file names, the surest first."""
+    """The forms of a file name to compare, the surest first."""
     plain = stem(name).casefold()
     return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
 

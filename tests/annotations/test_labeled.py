@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from everest.annotations.bout import Bout
 from everest.annotations.labeled import label_windows, labeled_samples, seconds_of_classes, uniform_windows
 from everest.errors import DataError
+from everest.lists.labels import indices
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
@@ -112,7 +113,11 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
     assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
     # With one class, it is the one with the most seconds in the window.
     labeled, names, task = labeled_samples(windows, bouts, task="single-label")
-    assert [names[label] for sample in labeled for label in sample.labels] == ["walk", "call", "background"]
+    assert [names[index] for sample in labeled for label in sample.labels for index in indices(label)] == [
+        "walk",
+        "call",
+        "background",
+    ]
 
 
 @pytest.mark.parametrize("name", ["background", "a|b"])

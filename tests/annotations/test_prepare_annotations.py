@@ -11,6 +11,8 @@ from small_runs import called, json_of, refused, run
 
 from everest.annotations.formats import read_annotations
 from everest.annotations.kinds import KINDS
+from everest.lists.labels import read_class_names
+from everest.lists.reading import read_samples
 
 # 2 s each; names as another computer wrote them.
 BOUTS = """\
@@ -85,6 +87,19 @@ def test_labeled_windows_are_a_list_that_finetune_takes(
         {row["group"] for row in csv.DictReader(Path(file).read_text().splitlines())} for file in lists[:2]
     ]
     assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
+
+
+def test_classes_that_are_numbers_get_a_file_of_names(bouts: Path, clip_files: Path, tmp_path: Path):
+    bouts.write_text(BOUTS.replace("walk", "10").replace("run", "2"))
+    output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
+    shown = run("prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, "-q")
+    assert shown.splitlines() == [str(output), str(names)]
+    assert names.read_text().split() == ["10", "2", "background"]
+    found = read_samples(output, root=tmp_path, classes=read_class_names(names))
+    assert [sample.labels for sample in found.samples] == [(0,), (1,), (0,), (2,)]
+    assert "exists" in refused(
+        "prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, code=2
+    )
 
 
 def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):

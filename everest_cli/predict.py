@@ -110,7 +110,9 @@ def predict(
 
     opened = model.open(views=1 if timeline else None, calibrated=calibrated)
     # Also refuses an autoencoder, before the videos are listed.
-    check_options(opened.classes.heads, top=top, background=background, bouts=bouts or to is not None)
+    check_options(
+        opened.classes.heads, top=top, background=background, bouts=bouts, annotations=to is not None
+    )
     samples = named_samples(videos, root=model.data)
     if text_format == "srt" and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")

@@ -83,6 +83,8 @@ def read_annotations(
         VideoError: a video that is needed cannot be read.
     """
     with as_data_error(path):
+        if path.exists() and not path.is_file():  # reading a named pipe would wait
+            raise DataError(f"{path}: not a regular file")
         found = recognize(path) if kind is None else known_kind(kind)
         try:
             return FORMATS[found].read(path, fps, videos or VideoNames())

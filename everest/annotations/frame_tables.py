@@ -25,6 +25,7 @@ from everest.errors import DataError, first_names
 BACKGROUND: Final = "background"
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
 PREDICTIONS: Final = "_predictions"
+NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame numbers
 PROBABILITY: Final = "Probability_"
 COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
@@ -44,9 +45,9 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
     Raises:
         DataError: neither is known, or the video has another number of frames.
     """
-    names, values = _columns(path)  # (F, C)
+    names, is_scored, values = _columns(path)  # (F, C)
     stem = path.stem
-    origin: Origin = "automated" if stem.endswith(PREDICTIONS) or names[1] else "manual"
+    origin: Origin = "automated" if stem.endswith(PREDICTIONS) or is_scored else "manual"
     video = stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     frames = len(values)
     times = None if fps is None else VideoTimes.at_rate(fps, frames)
@@ -62,7 +63,7 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
                 f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?"
             )
     bouts = []
-    for name, column in zip(names[0], values.T, strict=True):
+    for name, column in zip(names, values.T, strict=True):
         changes = np.diff(np.concatenate([[0], column, [0]]))
         for first, after in zip(np.flatnonzero(changes == 1), np.flatnonzero(changes == -1), strict=True):
             # Programs count a few frames more or fewer at the end than the decoder.
@@ -72,8 +73,8 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
     return bouts
 
 
-def _columns(path: Path) -> tuple[tuple[list[str], bool], np.ndarray]:
-    """The names of the classes and whether a model found them, and whether each frame has each: (F, C) int8.
+def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
+    """The names of the classes, whether a model found them, and whether each frame has each: (F, C) int8.
 
     The classes are the last columns of 0 and 1. The file is read twice, because it may have 500 columns.
     """
@@ -81,29 +82,26 @@ def _columns(path: Path) -> tuple[tuple[list[str], bool], np.ndarray]:
         rows = csv.reader(file)
         header = next(rows)
         scored = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
-        places = [
-            place for place, name in enumerate(header) if place and not name.startswith((PROBABILITY, COUNTS))
-        ]
-        for row in rows:
-            places = [place for place in places if row[place] in VALUES]
-    if scored:
-        places = [place for place in places if header[place] in scored]
-    else:
         skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
-        end = len(header)
-        while end - 1 in places or end - 1 in skipped:
-            end -= 1
-        places = [place for place in places if place >= end]
-    places = [place for place in places if header[place] != BACKGROUND]
-    if not places and header[-1] != BACKGROUND:
+        places = {place for place, name in enumerate(header) if name not in NUMBERS} - skipped
+        for row in filter(None, rows):
+            places = {place for place in places if row[place] in VALUES}
+    end = len(header)
+    while end - 1 in places | skipped:
+        end -= 1
+    chosen = sorted(
+        place
+        for place in places
+        if header[place] != BACKGROUND and (header[place] in scored if scored else place >= end)
+    )
+    if not chosen and header[-1] != BACKGROUND:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         next(rows)
-        values = [[float(row[place]) == 1 for place in places] for row in rows]
-    return ([header[place] for place in places], bool(scored)), np.array(values, np.int8).reshape(
-        -1, len(places)
-    )
+        values = [[float(row[place]) == 1 for place in chosen] for row in filter(None, rows)]
+    table = np.array(values, np.int8).reshape(len(values), len(chosen))
+    return [header[place] for place in chosen], bool(scored), table
 
 
 def frame_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:

@@ -55,7 +55,8 @@ class VideoNames:
         Raises:
             DataError: several videos match equally well.
         """
-        text = unquote(name) if "://" in name else name.rpartition(_LOCAL_FILES)[2]
+        text = name.rpartition(_LOCAL_FILES)[2]
+        text = unquote(text.partition("?")[0]) if "://" in name else text
         *folders, last = text.replace("\\", "/").split("/")
         for key in _keys(last):
             found = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}

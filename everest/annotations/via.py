@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.bout import Bout, origin_in
+from everest.annotations.bout import ORIGINS, Bout, origin_in
 from everest.annotations.matching import VideoNames, media_path
 from everest.annotations.times import VideoTimes
 from everest.system.json_text import json_text, read_json
@@ -33,7 +33,9 @@ def read_via(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             for key, value in entry["av"].items()
             if key in attributes
         }
-        (origin,) = values.pop(_ORIGIN, None) or ["manual"]
+        # The user may have an attribute of this name, too.
+        has_origin = any(values.get(_ORIGIN) == [origin] for origin in ORIGINS)
+        origin = origin_in(values.pop(_ORIGIN)[0]) if has_origin else origin_in("")
         file = files[str(views[str(entry["vid"])]["fid_list"][0])]
         start, end = map(float, entry["z"])
         bouts += [
@@ -42,7 +44,7 @@ def read_via(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
                 start=start,
                 end=end,
                 label=label,
-                origin=origin_in(origin),
+                origin=origin,
             )
             for labels in values.values()
             for label in labels

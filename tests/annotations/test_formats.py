@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ SIMBA = (
     ",Nose_x,Nose_y,Nose_p,Nose_area,Low_prob_detections_0.5,groom,peck\n"
     "0,10.5,1,0.9,0,0,0,0\n1,11.0,0,0.9,7.5,1,1,0\n2,12.0,1,1.0,1,0,1,1\n3,12.0,0,1.0,1,0,0,0\n"
 )
+PLAIN = "frame,groom,peck\n0,0,0\n1,1,0\n2,1,1\n3,0,0\n"
 MACHINE = (
     ",Nose_x,Nose_y,Nose_p,Probability_groom,groom,Probability_peck,peck\n"
     "0,10.5,1,0.9,0,0,0.25,0\n1,11.0,0,0.9,0.9,1,1,1\n"
@@ -334,6 +336,15 @@ def test_a_damaged_file_is_refused_in_one_line(
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_plain_frame_table_has_its_kind_named(tmp_path: Path):
+    file = written(tmp_path, "cage1.csv", PLAIN)
+    expected = [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")]
+    assert read_annotations(file, fps=16, kind="frames") == expected
+    file = written(tmp_path, "cage1.csv", "sit,groom\n1,0\n0,1\n\n")  # without numbers of the frames
+    expected = [bout(0, 1 / 16, "sit", video="cage1"), bout(1 / 16, 2 / 16, "groom", video="cage1")]
+    assert read_annotations(file, fps=16, kind="frames") == expected
+
+
 def test_missing_files_and_kinds_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_annotations(tmp_path / "a.csv")
@@ -342,6 +353,10 @@ def test_missing_files_and_kinds_are_named(tmp_path: Path):
         read_annotations(tmp_path / "a.csv")
     with pytest.raises(RecipeError, match="unknown kind of annotations 'elam'; did you mean 'elan'"):
         read_annotations(tmp_path / "a.csv", kind="elam")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path, tmp_path / "pipe.csv"):
+        with pytest.raises(DataError, match="not a regular file"):
+            read_annotations(path)
 
 
 FPS = (5.0, 16.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0, 120.0)
@@ -411,6 +426,7 @@ def test_videos_without_bouts_are_written_too(tmp_path: Path):
     assert [file.name for file in files] == ["a_labels.csv", "b_labels.csv"]
     assert files[0].read_text().splitlines()[:3] == [",background,run", "0,0,1", "1,0,1"]
     assert set(files[1].read_text().splitlines()[1:]) == {f"{number},1" for number in range(20)}
+    assert read_annotations(files[1], fps=10) == []
 
 
 def test_files_that_cannot_be_written_are_refused(tmp_path: Path):

@@ -35,6 +35,8 @@ VIDEOS = VideoNames(
         ("clip.01", "/data/clip.01.mkv"),
         ("/data/upload/1/0a1b2c3d-clip.01.mkv", "/data/clip.01.mkv"),
         ("/data/local-files/?d=tuesday/cage1.mp4", "/data/tuesday/cage1.mp4"),
+        ("https://host/bucket/tuesday/cage1.mp4?X-Amz-Expires=60", "/data/tuesday/cage1.mp4"),
+        ("http://host/data/local-files/?d=monday/cage%202.mp4", "/data/monday/Cage 2.MP4"),
         ("abc123", "/data/v_abc123.mp4"),
         ("cage3.mp4", None),
         ("cage", None),

@@ -87,7 +87,11 @@ def read_annotations(
             raise DataError(f"{path}: not a regular file")
         found = recognize(path) if kind is None else known_kind(kind)
         try:
-            return FORMATS[found].read(path, fps, videos or VideoNames())
+            bouts = FORMATS[found].read(path, fps, videos or VideoNames())
+            for bout in bouts:  # JSON may hold anything
+                if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
+                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': names are texts")
+            return bouts
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: cannot be read as {found}: {shown(missing, most=200)}") from error

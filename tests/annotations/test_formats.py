@@ -336,6 +336,39 @@ def test_a_damaged_file_is_refused_in_one_line(
     assert len(str(error.value).splitlines()) == 1
 
 
+def with_changes(value: Any, draw: Any) -> Any:
+    """A JSON value in which any part is replaced by a value of another type, or removed."""
+    other = st.sampled_from([None, -1, 1e300, "", "x", [], {}, [None], {"z": 1}, True])
+    if draw(st.integers(0, 9)) == 0:
+        return draw(other)
+    if isinstance(value, dict):
+        return {key: with_changes(each, draw) for key, each in value.items() if draw(st.integers(0, 19))}
+    if isinstance(value, list):
+        return [with_changes(each, draw) for each in value]
+    return value
+
+
+@pytest.mark.parametrize("number", range(len(EXPORTS)))
+@given(data=st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_ends_in_anything_but_one_line(tmp_path: Path, number: int, data: st.DataObject):
+    name, content, kind, fps, _ = EXPORTS[number]
+    if isinstance(content, str):
+        place = data.draw(st.integers(0, len(content)))
+        rest = content[place + data.draw(st.integers(0, 9)) :]
+        content = (
+            content[:place] + data.draw(st.sampled_from(["", "\n", ",", "\t", '"', "<", "9", "\0"])) + rest
+        )
+    else:
+        content = with_changes(content, data.draw)
+    try:
+        found = read_annotations(written(tmp_path, name, content), fps=fps, kind=kind)
+    except DataError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert all(isinstance(each, Bout) and isinstance(each.label, str) for each in found)
+
+
 def test_a_plain_frame_table_has_its_kind_named(tmp_path: Path):
     file = written(tmp_path, "cage1.csv", PLAIN)
     expected = [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")]
@@ -359,7 +392,7 @@ def test_missing_files_and_kinds_are_named(tmp_path: Path):
             read_annotations(path)
 
 
-FPS = (5.0, 16.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0, 120.0)
+FPS = (5.0, 16.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0, 240.0, 500.0)
 FRAMES = 2000
 WITHOUT_ORIGIN = ("srt", "frames")
 WITH_SUBJECTS = ("csv", "boris", "boris-events", "boris-aggregated", "elan", "vtt")

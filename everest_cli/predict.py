@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -121,14 +121,14 @@ def predict(
     if plot is not None and output is not None and plot.resolve() == output.resolve():
         raise RecipeError(f"--plot {plot}: also the file of --output; choose another name")
     inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
-    outputs = [] if output is None else [output]
+    files = {} if output is None else {output: [sample.path for sample in samples]}
     if to is not None and output is not None:
         from everest.annotations.formats import files_of
 
-        outputs = list(files_of(output, dict.fromkeys(sample.path for sample in samples), to))
-        for path in outputs:
+        files = files_of(output, dict.fromkeys(sample.path for sample in samples), to)
+        for path in files:
             check_new_file(path, option="--output", overwrite=overwrite)
-    for option, path in (*(("--output", path) for path in outputs), ("--plot", plot)):
+    for option, path in (*(("--output", path) for path in files), ("--plot", plot)):
         if path is not None:
             refuse_inputs(path, inputs, option=option)
     with Display(quiet=model.quiet) as display:
@@ -158,8 +158,9 @@ def predict(
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
             _draw(plot, row, opened.classes.heads, background)
-    if to is not None and output is not None:
-        typer.echo("\n".join(map(str, _write(output, to, samples, rows))))
+    if to is not None:
+        for path in _write(files, to, samples, rows):
+            typer.echo(path)
     else:
         text = TEXTS[text_format](with_bouts(rows) if bouts and text_format != "json" else rows)
         if output is None:
@@ -171,8 +172,14 @@ def predict(
         raise typer.Exit(4)
 
 
-def _write(output: Path, to: Kind, samples: Sequence[Sample], rows: list[dict[str, Any]]) -> list[Path]:
-    """Write the bouts of the videos that could be read as annotations."""
+def _write(
+    files: Mapping[Path, Sequence[str]], to: Kind, samples: Sequence[Sample], rows: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Write the bouts of the videos that could be read as annotations; returns the files written.
+
+    Args:
+        files: each with its videos; see `everest.annotations.formats.files_of`.
+    """
     from everest.annotations.formats import write_annotations
     from everest.annotations.times import VideoTimes
     from everest.inference.bouts import automated_bouts
@@ -180,7 +187,13 @@ def _write(output: Path, to: Kind, samples: Sequence[Sample], rows: list[dict[st
     pairs = [(sample, row) for sample, row in zip(samples, rows, strict=True) if row["windows"]]
     found = [bout for sample, row in pairs for bout in automated_bouts(sample.path, row["bouts"])]
     times = {sample.path: VideoTimes.of(sample.video) for sample, _ in pairs}
-    return write_annotations(output, found, to, times=times)
+    written = []
+    for file, names in files.items():
+        of_file = {name: times[name] for name in names if name in times}
+        if of_file:
+            bouts = [bout for bout in found if bout.video in of_file]
+            written += write_annotations(file, bouts, to, times=of_file)
+    return written
 
 
 def _draw(path: Path, row: dict[str, Any], heads: Heads, background: float | None) -> None:

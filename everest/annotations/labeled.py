@@ -108,7 +108,7 @@ def labeled_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     Raises:
-        DataError: there is no window; a class has the name of the background, or a `|`, which joins classes.
+        DataError: there is no window; a list cannot hold the name of a class, or it is the background's.
     """
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in samples:
@@ -122,10 +122,14 @@ def labeled_samples(
     names = sorted({name for each in labels for name in each})
     if task is None:
         task = MULTI_LABEL if any(map(classes_overlap, bouts.values())) else "single-label"
-    wrong = [name for name in names if JOINED_BY in name or (name == background and task == "single-label")]
-    if wrong:
-        why = f"has a '{JOINED_BY}', which joins classes" if JOINED_BY in wrong[0] else "is the background's"
-        raise DataError(f"the name of the class '{wrong[0]}' {why}; rename it in the annotations")
+    for name in names:
+        if JOINED_BY in name or name != name.strip() or not name.isprintable():
+            why = f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
+        elif name == background and task != MULTI_LABEL:
+            why = "is the background's"
+        else:
+            continue
+        raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(each, key=each.__getitem__, default=background) for each in labels]

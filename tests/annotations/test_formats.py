@@ -361,12 +361,13 @@ def test_no_damage_ends_in_anything_but_one_line(tmp_path: Path, number: int, da
         )
     else:
         content = with_changes(content, data.draw)
+    found, message = [], ""
     try:
         found = read_annotations(written(tmp_path, name, content), fps=fps, kind=kind)
     except DataError as error:
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert all(isinstance(each, Bout) and isinstance(each.label, str) for each in found)
+        message = str(error)
+    assert "\n" not in message
+    assert all(isinstance(each.label, str) for each in found)
 
 
 def test_a_plain_frame_table_has_its_kind_named(tmp_path: Path):

@@ -69,6 +69,9 @@ def test_a_damaged_video_is_left_out(classifier_run: Path, clip_files: Path, tmp
     options = ["-c", classifier_run, "--timeline", "-q", "--to", "csv", "-o", tmp_path / "a.csv"]
     run("predict", *videos, *options, code=4)
     assert {each.video for each in read_annotations(tmp_path / "a.csv")} == {str(videos[0])}
+    options = [*options[:-3], "elan", "-o", tmp_path / "files"]
+    assert run("predict", *videos, *options, code=4).split() == [str(tmp_path / "files" / "clip0.eaf")]
+    assert run("predict", videos[1], *options[:-1], tmp_path / "none.eaf", code=4) == ""
 
 
 def test_bouts_of_heads_have_the_name_of_the_head():

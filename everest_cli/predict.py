@@ -64,7 +64,9 @@ def predict(
     ] = None,
     to: Annotated[
         Kind | None,
-        typer.Option("--to", help="Write the bouts as annotations that other programs open, to --output."),
+        typer.Option(
+            "--to", metavar="KIND", help="Write bouts as annotations: csv, boris, elan, … (--output)."
+        ),
     ] = None,
     output: Annotated[
         Path | None,

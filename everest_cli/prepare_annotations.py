@@ -25,7 +25,7 @@ def convert_annotations(
         list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kinds.")
     ],
     kind: Annotated[
-        Kind | None, typer.Option("--kind", help="Kind of the files [by ending and content].")
+        Kind | None, typer.Option("--kind", metavar="KIND", help="Kind of the files [by ending and content].")
     ] = None,
     fps: o.FileFps = None,
     videos: Annotated[
@@ -37,7 +37,10 @@ def convert_annotations(
             help="The annotated videos, or their folder; repeatable.",
         ),
     ] = None,
-    to: Annotated[Kind | None, typer.Option("--to", help="Convert to this kind.")] = None,
+    to: Annotated[
+        Kind | None,
+        typer.Option("--to", metavar="KIND", help="Convert to csv, boris, elan, … (docs/annotations.md)."),
+    ] = None,
     windows: Annotated[
         float | None,
         typer.Option(
@@ -133,7 +136,7 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
     matched, unmatched = match_videos(bouts, names)
     if bouts and not matched:
         raise DataError(
-            f"no annotated video is among those of --videos: {first_names(unmatched)} in the annotations, "
+            f"no annotated video is in --videos: {first_names(unmatched)} in the annotations, "
             f"{first_names([video.name for video in names.videos])} in the folder"
         )
     notices = []

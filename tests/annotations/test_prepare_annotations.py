@@ -131,7 +131,7 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (
             ["--videos", "OTHER"],
             4,
-            "no annotated video is among those of --videos: C:\\lab\\clip0.mp4, clip1, clip9",
+            "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9",
         ),
     ],
 )

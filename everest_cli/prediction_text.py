@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from everest.annotations.subtitles import Cue, srt_text
 from everest.system.json_text import json_text
 
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -102,9 +103,9 @@ def as_srt(rows: Rows) -> str:
             continue
         overlaps = "start_frame" not in window  # bouts do not, of one head
         following = [after["start"] for after in windows[number + 1 : number + 2] if overlaps]
-        times = f"{_stamp(window['start'])} --> {_stamp(min([window['end'], *following]))}"
-        cues.append("\n".join([str(len(cues) + 1), times, *lines, ""]))
-    return "\n".join(cues)
+        end = min([window["end"], *following])
+        cues.append(Cue(start=round(window["start"] * 1000), end=round(end * 1000), lines=tuple(lines)))
+    return srt_text(cues)
 
 
 def _by_head(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -146,13 +147,6 @@ def _subtitle(name: str, part: dict[str, Any]) -> str:
     if "value" in part:
         return " ".join(filter(None, [name, f"{part['value']:.3g}"]))
     return f"{name} {part['probability']:.0%}"
-
-
-def _stamp(seconds: float) -> str:
-    """Format a time as hours:minutes:seconds,milliseconds."""
-    whole, thousandths = divmod(round(seconds * 1000), 1000)
-    minutes, second = divmod(whole, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02},{thousandths:03}"
 
 
 TEXTS: Final[dict[str, Callable[[Rows], str]]] = {

@@ -102,6 +102,10 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
                 path = tmp_path / name[1]
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
+    bouts = [
+        f"C:\\lab\\clip{i}.mp4,{i / 8},1.5,{name}\n" for i, name in enumerate(["run", "walk", "run", "walk"])
+    ]
+    (tmp_path / "annotated.csv").write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

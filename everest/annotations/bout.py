@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast, get_args
 
 from everest.errors import DataError, shown
 
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
-ORIGINS = get_args(Origin)
+ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
+
+
+def origin_in(text: object, default: Origin = "manual") -> Origin:
+    """The origin that a field of a file names; `default` if it names none."""
+    return cast("Origin", text) if text in ORIGINS else default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +54,21 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
         video: sorted(each, key=lambda bout: (bout.start, bout.end, bout.label))
         for video, each in found.items()
     }
+
+
+def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
+    """The bouts with those merged that overlap and are equal but for their times; bouts that touch are not.
+
+    Ordered by start, end and label in each video.
+    """
+    merged: list[Bout] = []
+    last: dict[tuple[str, ...], int] = {}  # the place in `merged` of the last bout of a kind
+    for bout in (bout for each in by_video(bouts).values() for bout in each):
+        key = bout.video, bout.label, bout.subject, bout.origin
+        place = last.get(key)
+        if place is not None and bout.start < merged[place].end:
+            merged[place] = replace(merged[place], end=max(merged[place].end, bout.end))
+        else:
+            last[key] = len(merged)
+            merged.append(bout)
+    return merged

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.annotations.bout import Bout
 from everest.video.reader import TOLERANCE, frame_range
 
 
@@ -113,3 +114,25 @@ def bouts_of_classes(
         merged = merge_windows(windows, each, times, background=None)
         bouts += [bout for bout in merged if bout["index"] is not None]
     return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
+
+
+def automated_bouts(video: str, bouts: Any) -> list[Bout]:
+    """The bouts of a video for an annotation file, with the origin `automated`; background has none.
+
+    Args:
+        video: its name in the file.
+        bouts: of `predict_timeline`: a list, or a list for each head, whose name then precedes the class.
+    """
+    by_head = bouts if isinstance(bouts, dict) else {"": bouts}
+    return [
+        Bout(
+            video=video,
+            start=bout["start"],
+            end=bout["end"],
+            label=" ".join(filter(None, [head, bout["label"]])),
+            origin="automated",
+        )
+        for head, of_head in by_head.items()
+        for bout in of_head
+        if bout["label"] is not None
+    ]

@@ -19,12 +19,14 @@ def check_options(
     top: int | None = None,
     background: float | None = None,
     bouts: bool = False,
+    annotations: bool = False,
     calibrated: bool = False,
 ) -> None:
     """Raise RecipeError for an option that goes with no head, or that is out of range.
 
     Args:
         bouts: whether bouts are requested in place of windows.
+        annotations: whether bouts are requested as a file of annotations.
         calibrated: whether calibrated probabilities are requested.
     """
     if top is not None and top < 1:
@@ -35,6 +37,7 @@ def check_options(
             "--top": top is not None,
             "--background": background is not None,
             "--bouts": bouts,
+            "--to": annotations,
             "--calibrated": calibrated,
         }
         option = next((option for option, is_given in given.items() if is_given), None)

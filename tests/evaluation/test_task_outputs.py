@@ -198,6 +198,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
         (["--top", 2], "--top: goes with classes"),
         (["--calibrated"], f"--calibrated: {calibrated}"),
         (["--timeline", "--bouts"], "--bouts: goes with classes"),
+        (["--timeline", "--to", "csv", "-o", "bouts.csv"], "--to: goes with classes"),
         (background, "--background: goes with classes"),
     ):
         command = ("predict -q", clip_files / "clip0.mp4", "-c", scores_run, *options)

@@ -1,0 +1,145 @@
+"""BORIS projects, `.boris`: one JSON file with the behaviors, and the events of each observation.
+
+Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/files).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from everest.annotations.boris_events import Event, Observation, events_of, paired, point_labels
+from everest.annotations.bout import Bout
+from everest.annotations.matching import VideoNames, media_path, stem
+from everest.annotations.times import VideoTimes
+from everest.errors import DataError, shown
+from everest.system.json_text import json_text, read_json
+
+
+def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read the bouts of all observations of a project."""
+    document = read_json(path)
+    states = {
+        behavior["code"]
+        for behavior in document["behaviors_conf"].values()
+        if behavior["type"].startswith("State event")
+    }
+    bouts: list[Bout] = []
+    for name, values in document["observations"].items():
+        where = f"{path}, observation '{shown(name)}'"
+        if values.get("type") == "IMAGES":
+            raise DataError(
+                f"{where}: is of images, which have no times; delete it from a copy of the project"
+            )
+        # Live observations have no file, and an empty list instead of a table of players.
+        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+        lengths = values.get("media_info", {}).get("length", {})
+        observation = Observation(
+            where=where,
+            media=media,
+            seconds=tuple(lengths.get(file) for file in media),
+            offset=float(values.get("time offset", 0)),
+        )
+        for start, end, event in paired(_events(values["events"], states), where):
+            bouts += observation.bouts(start, end, event, videos)
+    return bouts
+
+
+def _events(rows: Iterable[Sequence[Any]], states: set[str]) -> Iterator[Event]:
+    """Yield the events of an observation in their order; every second one of a state is its stop.
+
+    Args:
+        rows: time, subject, behavior, modifiers, comment, and from version 8 on the number of the frame.
+    """
+    running: set[tuple[str, str, str]] = set()
+    for time, subject, behavior, modifiers, comment, *_ in sorted(rows, key=lambda row: row[0]):
+        key, status = (subject, behavior, modifiers), "POINT"
+        if behavior in states:
+            status = "STOP" if key in running else "START"
+            running ^= {key}
+        yield Event(
+            time=float(time),
+            status=status,
+            behavior=behavior,
+            subject=subject,
+            modifiers=modifiers,
+            comment=comment,
+        )
+
+
+def project_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+    """A project with one observation for each video."""
+    every = [bout for each in bouts.values() for bout in each]
+    points = point_labels(every)
+    labels = sorted({bout.label for bout in every})
+    subjects = sorted({bout.subject for bout in every} - {""})
+    now = datetime.now().isoformat(timespec="seconds")
+    document = {
+        "time_format": "hh:mm:ss",
+        "project_name": "everest",
+        "project_date": now,
+        "project_description": "",
+        "project_format_version": "7.0",
+        "subjects_conf": {
+            str(number): {"key": "", "name": name, "description": ""} for number, name in enumerate(subjects)
+        },
+        "behaviors_conf": {
+            str(number): {
+                "type": "Point event" if name in points else "State event",
+                "key": "",
+                "code": name,
+                "description": "",
+                "category": "",
+                "modifiers": {},
+                "excluded": "",
+                "coding map": "",
+            }
+            for number, name in enumerate(labels)
+        },
+        "behavioral_categories": [],
+        "independent_variables": {},
+        "coding_map": {},
+        "behaviors_coding_map": [],
+        "converters": {},
+        "observations": {
+            name: _observation(
+                media_path(video), events_of(bouts[video], points, name), times.get(video), now
+            )
+            for name, video in observation_names(bouts).items()
+        },
+    }
+    return json_text(document, indent=1)
+
+
+def observation_names(videos: Iterable[str]) -> dict[str, str]:
+    """The videos by the names of their observations: without folder and ending, if no two are then equal."""
+    videos = list(videos)
+    count = Counter(map(stem, videos))
+    return {stem(video) if count[stem(video)] == 1 else video: video for video in videos}
+
+
+def _observation(media: str, events: Sequence[Event], times: VideoTimes | None, now: str) -> dict[str, Any]:
+    facts = {} if times is None else {"length": {media: times.seconds}, "fps": {media: times.fps}}
+    rows = [
+        # BORIS orders by time, and reads every second event of a state as its stop.
+        [round(event.time, 3), event.subject, event.behavior, "", event.comment, "NA"]
+        for event in events
+    ]
+    return {
+        "file": {"1": [media]},
+        "type": "MEDIA",
+        "date": now,
+        "description": "",
+        "time offset": 0.0,
+        "events": rows,
+        "observation time interval": [0, 0],
+        "independent_variables": {},
+        "visualize_spectrogram": False,
+        "visualize_waveform": False,
+        "close_behaviors_between_videos": False,
+        "scan_sampling_time": 0,
+        "media_info": {**facts, "hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}},
+    }

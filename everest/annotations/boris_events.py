@@ -1,0 +1,143 @@
+"""Events as BORIS codes them: presses of a key, of which two make a state and one a point.
+
+Times run on over the queued media of an observation: a time after the end of the first file is in the second.
+They contain the time offset of the observation.
+
+Source: files saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/files,
+and issue 468 on the offset).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, Literal
+
+from everest.annotations.bout import Bout, merge_overlaps, origin_in
+from everest.annotations.matching import VideoNames
+from everest.errors import DataError, shown
+
+Status = Literal["START", "STOP", "POINT"]
+LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+NO_SUBJECT: Final = "No focal subject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A coded event."""
+
+    time: float
+    status: Status
+    behavior: str
+    subject: str
+    modifiers: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The media of an observation, which are played one after the other."""
+
+    where: str  # file and name, for messages
+    media: tuple[str, ...]
+    seconds: tuple[float | None, ...]  # their lengths; None: not stated
+    offset: float = 0.0
+
+    def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
+        """Yield the bout of a time span in the file that is shown then; one for each file that it touches.
+
+        Raises:
+            DataError: the length of a file is not known, or the span is outside of the media.
+        """
+        lengths = [
+            times.seconds if known is None and (times := videos.times(name)) is not None else known
+            for name, known in zip(self.media, self.seconds, strict=True)
+        ]
+        if None in lengths[:-1]:
+            raise DataError(
+                f"{self.where}: has {len(self.media)} queued media, and times run on over them, but "
+                f"the length of {shown(self.media[lengths.index(None)])} is not in the file; name the "
+                "folder of the videos (--videos), or use the .boris project"
+            )
+        start, end = start - self.offset, end - self.offset
+        begins = [0.0, *accumulate(length or 0.0 for length in lengths)]
+        if start < 0 or (lengths[-1] is not None and end > begins[-1] + LEEWAY):
+            offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
+            raise DataError(
+                f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "
+                f"of its media, which have {begins[-1]:.3f} s; check the observation in BORIS"
+            )
+        origin = origin_in(event.comment.strip())
+        subject = "" if event.subject == NO_SUBJECT else event.subject
+        for name, first, after in zip(self.media, begins, [*begins[1:-1], float("inf")], strict=False):
+            inside = max(start, first), min(end, after)
+            if first <= start < after or inside[0] < inside[1]:
+                span = {"start": inside[0] - first, "end": inside[1] - first}
+                yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
+
+
+def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, Event]]:
+    """Yield start and end of each state and point, with its first event.
+
+    Raises:
+        DataError: a state is started and never stopped, or stopped and never started.
+    """
+    running: dict[tuple[str, str, str], Event] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        key = event.subject, event.behavior, event.modifiers
+        if event.status == "POINT":
+            yield event.time, event.time, event
+        elif key not in running and event.status == "START":
+            running[key] = event
+        elif key in running and event.status == "STOP":
+            start = running.pop(key)
+            yield start.time, event.time, start
+        else:
+            raise _unpaired(event, where)
+    for event in running.values():
+        raise _unpaired(event, where)
+
+
+def _unpaired(event: Event, where: str) -> DataError:
+    known, missing = ("started", "stopped") if event.status == "START" else ("stopped", "started")
+    return DataError(
+        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; fix it in "
+        "BORIS (Observations, Fix unpaired events)"
+    )
+
+
+def events_of(bouts: Iterable[Bout], points: Collection[str], where: str) -> list[Event]:
+    """The events of the bouts of a video, in the order of their times. Overlapping bouts are merged.
+
+    Args:
+        points: the classes whose bouts have one event; see `point_labels`.
+    Raises:
+        DataError: bouts of one class and subject overlap, and have different origins.
+    """
+    running: dict[tuple[str, str], float] = {}
+    events = []
+    for bout in merge_overlaps(bouts):
+        key = bout.subject, bout.label
+        if bout.start < running.get(key, 0):
+            raise DataError(
+                f"{where}: bouts of '{shown(bout.label)}' with different origins overlap at "
+                f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
+            )
+        running[key] = bout.end
+        comment = "" if bout.origin == "manual" else bout.origin
+        fields = {"behavior": bout.label, "subject": bout.subject, "comment": comment}
+        if bout.label in points:
+            events.append(Event(time=bout.start, status="POINT", **fields))
+        else:
+            events.append(Event(time=bout.start, status="START", **fields))
+            events.append(Event(time=bout.end, status="STOP", **fields))
+    return sorted(events, key=lambda event: event.time)
+
+
+def point_labels(bouts: Iterable[Bout]) -> set[str]:
+    """The classes that have point events only."""
+    labels: dict[str, float] = {}
+    for bout in bouts:
+        labels[bout.label] = max(bout.seconds, labels.get(bout.label, 0))
+    return {label for label, longest in labels.items() if longest == 0}

@@ -1,0 +1,181 @@
+"""Tables exported by BORIS, csv or tsv: tabular events, a row an event, and aggregated events, a row a bout.
+
+Columns are found by their names: independent variables of the user are columns in the middle, and the names
+and their order differ by version. Version 7 begins a table of events with lines about the observation.
+
+Source: boris/export_observation.py and tests/files of github.com/olivierfriard/BORIS.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from everest.annotations.boris import observation_names
+from everest.annotations.boris_events import (
+    NO_SUBJECT,
+    Event,
+    Observation,
+    Status,
+    events_of,
+    paired,
+    point_labels,
+)
+from everest.annotations.bout import Bout
+from everest.annotations.matching import VideoNames, media_path
+from everest.annotations.times import VideoTimes
+
+ID: Final = "Observation id"
+START: Final = "Start (s)"  # of aggregated events
+PLAYER: Final = "Player #1"  # other players show the same time from another camera
+MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
+NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
+# These columns are before the variables of the user, all others after them; a variable may have any name.
+FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
+# The columns that are written, as in version 8.
+_ABOUT: Final = (ID, "Observation date", "Description", "Observation type", "Source", "Time offset (s)")
+_SHARED: Final = (*_ABOUT, "Media duration (s)", "FPS", "Subject", "Behavior", "Behavioral category")
+_IMAGES: Final = ("Image index start", "Image index stop", "Image file path start", "Image file path stop")
+_EVENT: Final = ("Behavior type", "Time", MEDIA[0], "Image index", "Image file path", "Comment")
+_SPAN: Final = ("Behavior type", START, "Stop (s)", "Duration (s)", MEDIA[0])
+
+Row = dict[str, str]
+
+
+def is_header(fields: Sequence[str]) -> str | None:
+    """The kind of table that a line begins: `boris-aggregated`, `boris-events`, or None."""
+    names = set(fields)
+    if {"Behavior", START, "Stop (s)"} <= names:
+        return "boris-aggregated"
+    is_events = {"Behavior", "Time"} <= names and names & {"Status", "Behavior type"}
+    return "boris-events" if is_events else None
+
+
+def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read the bouts of a table of events or of aggregated events."""
+    text = path.read_text(encoding="utf-8-sig")
+    lines = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ","))
+    begin = next((number for number, fields in enumerate(lines) if is_header(fields)), None)
+    if begin is None:
+        raise ValueError("no line with the names of the columns")
+    about = [fields for fields in lines[:begin] if len(fields) > 1 and fields[1]]
+    names = lines[begin]
+    places = {name: names.index(name) for name in names if name in FIRST}
+    places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
+    rows = [{name: fields[at] for name, at in places.items()} for fields in lines[begin + 1 :] if any(fields)]
+    general = {fields[0]: fields[1] for fields in about}
+    queue = tuple(fields[1] for fields in about if fields[0] == PLAYER)
+    bouts: list[Bout] = []
+    for row in rows:
+        row[ID] = row.get(ID) or general.get(ID, "")
+    for name, group in groupby(sorted(rows, key=lambda row: row[ID]), key=lambda row: row[ID]):
+        found = list(group)
+        where = f"{path}, observation '{name}'"
+        observation = _observation(found, queue, general.get("Time offset (s)", ""), where)
+        for start, end, event in _bouts(found, where):
+            bouts += observation.bouts(start, end, event, videos)
+    return bouts
+
+
+def _observation(rows: Sequence[Row], queue: tuple[str, ...], offset: str, where: str) -> Observation:
+    """The media of an observation: stated in each row or before the table, else those that rows name."""
+    first = rows[0]
+    media, lengths = queue, ()
+    if "Source" in first:  # `player #1:a.mp4;b.mp4|player #2:c.mp4`, and `12.000;10.000|22.000`
+        source = first["Source"].split("|")[0].removeprefix("player #1:")
+        media = tuple(name for name in source.split(";") if name not in NO_MEDIA)
+        lengths = tuple(map(_number, first.get("Media duration (s)", "").split("|")[0].split(";")))
+    named = [name for row in sorted(rows, key=_time) for name in [_media(row)] if name not in NO_MEDIA]
+    media = media or tuple(dict.fromkeys(named)) or (rows[0][ID],)
+    if len(lengths) != len(media):
+        lengths = (None,) * len(media)
+    return Observation(
+        where=where,
+        media=media,
+        seconds=lengths,
+        offset=_number(first.get("Time offset (s)", offset)) or 0.0,
+    )
+
+
+def _media(row: Row) -> str:
+    return next((row[name] for name in MEDIA if name in row), "")
+
+
+def _time(row: Row) -> float:
+    return float(row[START if START in row else "Time"])  # a variable of the user may be called Time
+
+
+def _number(text: str) -> float | None:
+    """A number of a cell, or None if it has none, such as `NA`."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Event]]:
+    """Yield start, end and first event of each bout."""
+    events = []
+    for row in rows:
+        status: Status = "POINT"
+        written = row.get("Status") or row.get("Behavior type", "")
+        if written == "START" or written == "STOP":
+            status = written
+        modifiers = "|".join(value for name, value in row.items() if name.startswith("Modifier"))
+        event = Event(
+            time=_time(row),
+            status=status,
+            behavior=row["Behavior"],
+            subject=row.get("Subject", ""),
+            modifiers=modifiers,
+            comment=row.get("Comment", row.get("Comment start", "")),
+        )
+        if START in row:
+            yield event.time, float(row["Stop (s)"]), event
+        else:
+            events.append(event)
+    yield from paired(events, where)
+
+
+def events_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+    """Tabular events with the columns of version 8, but for the duration of the observation."""
+    points = point_labels(bout for each in bouts.values() for bout in each)
+    rows: list[Sequence[str]] = [[*_SHARED, *_EVENT]]
+    for name, video in observation_names(bouts).items():
+        about = _cells(name, video, times)
+        for event in events_of(bouts[video], points, name):
+            who = [event.subject or NO_SUBJECT, event.behavior, "", event.status]
+            where = [f"{event.time:.3f}", media_path(video), "NA", "NA", event.comment]
+            rows.append([*about, *who, *where])
+    return _tsv(rows)
+
+
+def aggregated_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+    """Aggregated events with the columns of version 8, but for the durations of coding and subject."""
+    rows: list[Sequence[str]] = [[*_SHARED, *_SPAN, *_IMAGES, "Comment start", "Comment stop"]]
+    for name, video in observation_names(bouts).items():
+        about = _cells(name, video, times)
+        for bout in bouts[video]:
+            kind, length = ("STATE", f"{bout.seconds:.3f}") if bout.seconds else ("POINT", "NA")
+            who = [bout.subject or NO_SUBJECT, bout.label, "", kind]
+            span = [f"{bout.start:.3f}", f"{bout.end:.3f}", length, media_path(video)]
+            comment = "" if bout.origin == "manual" else bout.origin
+            rows.append([*about, *who, *span, *(["NA"] * len(_IMAGES)), comment, ""])
+    return _tsv(rows)
+
+
+def _cells(name: str, video: str, times: Mapping[str, VideoTimes]) -> list[str]:
+    """The cells that are equal in all rows of an observation."""
+    known = times.get(video)
+    facts = ["NA", "NA"] if known is None else [f"{known.seconds:.3f}", f"{known.fps:.3f}"]
+    return [name, "", "", "Media file(s)", f"player #1:{media_path(video)}", "0.0", *facts]
+
+
+def _tsv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,74 @@
+"""Plain tables of bouts, csv or tsv: `video,start,end,label`, and `origin` and `subject` if there are any.
+
+`everest predict --timeline --bouts` writes such a table with further columns; its bouts are automated.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from everest.annotations.bout import ORIGINS, Bout, origin_in
+from everest.annotations.matching import VideoNames
+from everest.annotations.times import VideoTimes
+
+COLUMNS: Final = ("video", "start", "end", "label")
+
+
+def is_header(fields: Sequence[str]) -> bool:
+    """Whether a line names the columns of a table of bouts."""
+    return set(COLUMNS) <= {field.strip().lower() for field in fields}
+
+
+def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read a bout from each row with a label; rows of background have none."""
+    text = path.read_text(encoding="utf-8-sig")
+    first = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text), delimiter=next((each for each in "\t;" if each in first), ","))
+    header = [field.strip().lower() for field in next(rows, [])]
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise ValueError(f"it has no column '{missing[0]}'")
+    if "rank" in header:
+        raise ValueError("its rows are windows with several classes each; write bouts (--bouts)")
+    default = "automated" if "probability" in header else "manual"
+    bouts = []
+    for number, fields in enumerate(rows, start=2):
+        if not any(fields):
+            continue
+        if len(fields) != len(header):
+            raise ValueError(f"line {number} has {len(fields)} fields, and the header {len(header)}")
+        row = dict(zip(header, fields, strict=True))
+        if row["label"]:
+            origin = row.get("origin") or default
+            if origin not in ORIGINS:
+                raise ValueError(
+                    f"line {number}: the origin is '{origin}' and not one of {', '.join(ORIGINS)}"
+                )
+            bouts.append(
+                Bout(
+                    video=row["video"],
+                    start=float(row["start"]),
+                    end=float(row["end"]),
+                    label=row["label"],
+                    origin=origin_in(origin),
+                    subject=row.get("subject", ""),
+                )
+            )
+    return bouts
+
+
+def bout_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+    """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
+    has_subjects = any(bout.subject for each in bouts.values() for bout in each)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "origin", *(["subject"] if has_subjects else [])])
+    for each in bouts.values():
+        for bout in each:
+            subject = [bout.subject] if has_subjects else []
+            writer.writerow([bout.video, bout.start, bout.end, bout.label, bout.origin, *subject])
+    return text.getvalue()

@@ -1,0 +1,148 @@
+"""ELAN, `.eaf`: XML with times in milliseconds and tiers of annotations that do not overlap.
+
+The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
+participant, its origin the tier's annotator. Tiers that refer to a parent tier describe the annotations of
+that tier, and are left out.
+
+Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree
+
+from everest.annotations.bout import Bout, merge_overlaps, origin_in
+from everest.annotations.matching import VideoNames
+from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
+
+TIER_TYPE: Final = "default-lt"
+_SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+# ELAN writes these four into every file.
+_CONSTRAINTS: Final = {
+    "Time_Subdivision": "Time subdivision of parent annotation's time interval, no time gaps allowed within "
+    "this interval",
+    "Symbolic_Subdivision": "Symbolic subdivision of a parent annotation. Annotations refering to the same "
+    "parent are ordered",
+    "Symbolic_Association": "1-1 association with a parent annotation",
+    "Included_In": "Time alignable annotations within the parent annotation's time interval, gaps are "
+    "allowed",
+}
+
+
+class _NoDocumentType(ElementTree.TreeBuilder):
+    """Refuses a document type: it may define entities that fill the memory, and ELAN writes none."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
+
+
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """The root of an XML document; ValueError if it has a document type or is not XML."""
+    try:
+        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDocumentType()))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not XML: {error}") from error
+
+
+def read_elan(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read the bouts of the tiers without a parent."""
+    root = parse_xml(path.read_bytes())
+    media = root.find("HEADER/MEDIA_DESCRIPTOR")
+    # ELAN can align media: its time 0 is then this time of the first of them.
+    origin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
+    video = path.stem if media is None else media.attrib["MEDIA_URL"]
+    slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
+    bouts = []
+    for tier in root.iter("TIER"):
+        if tier.get("PARENT_REF") is not None:
+            continue
+        annotator = tier.get("ANNOTATOR", "")
+        for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
+            times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
+            if None in times:
+                raise ValueError(f"the annotation {annotation.attrib['ANNOTATION_ID']} has no time")
+            start, end = from_milliseconds(*(int(time or 0) + origin for time in times))
+            bouts.append(
+                Bout(
+                    video=video,
+                    start=start,
+                    end=end,
+                    label=(annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"],
+                    origin=origin_in(annotator),
+                    subject=tier.get("PARTICIPANT", ""),
+                )
+            )
+    return bouts
+
+
+def elan_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+    """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged."""
+    ((video, its_bouts),) = bouts.items()
+    root = ElementTree.Element(
+        "ANNOTATION_DOCUMENT",
+        {
+            "AUTHOR": "everest",
+            "DATE": datetime.now(UTC).isoformat(timespec="seconds"),
+            "FORMAT": "3.0",
+            "VERSION": "3.0",
+            _SCHEMA: "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
+        },
+    )
+    merged = merge_overlaps(its_bouts)
+    header = _child(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    _child(
+        header,
+        "MEDIA_DESCRIPTOR",
+        MEDIA_URL=Path(video).absolute().as_uri() if Path(video).exists() else video,
+        MIME_TYPE=mimetypes.guess_type(video)[0] or "video/mp4",
+    )
+    _child(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(merged))
+    tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for bout in merged:
+        tier = tiers[bout.label, bout.subject, bout.origin]
+        start, end = milliseconds(bout)
+        start = max(start, tier[-1][1]) if tier else start  # a point event, which lasts 1 ms here, may touch
+        if start < end:  # not so for a second point event in the same millisecond
+            tier.append((start, end))
+    # Slots of their own for each annotation: ELAN moves all annotations that share a slot.
+    spans = [span for _, tier in sorted(tiers.items()) for span in tier]
+    sides = [
+        (time, number, side) for number, span in enumerate(spans, start=1) for side, time in enumerate(span)
+    ]
+    order = _child(root, "TIME_ORDER")
+    slots = {}
+    for count, (time, number, side) in enumerate(sorted(sides), start=1):
+        slots[number, side] = f"ts{count}"
+        _child(order, "TIME_SLOT", TIME_SLOT_ID=f"ts{count}", TIME_VALUE=str(time))
+    number = 0
+    for (label, subject, origin), tier in sorted(tiers.items()):
+        name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
+        facts = {"LINGUISTIC_TYPE_REF": TIER_TYPE, "TIER_ID": name, "ANNOTATOR": origin}
+        element = _child(root, "TIER", **facts, **({"PARTICIPANT": subject} if subject else {}))
+        for _ in tier:
+            number += 1
+            facts = {"ANNOTATION_ID": f"a{number}"}
+            facts |= {f"TIME_SLOT_REF{side + 1}": slots[number, side] for side in (0, 1)}
+            annotation = _child(_child(element, "ANNOTATION"), "ALIGNABLE_ANNOTATION", **facts)
+            _child(annotation, "ANNOTATION_VALUE").text = label
+    _child(
+        root,
+        "LINGUISTIC_TYPE",
+        GRAPHIC_REFERENCES="false",
+        LINGUISTIC_TYPE_ID=TIER_TYPE,
+        TIME_ALIGNABLE="true",
+    )
+    for stereotype, description in _CONSTRAINTS.items():
+        _child(root, "CONSTRAINT", DESCRIPTION=description, STEREOTYPE=stereotype)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _child(parent: ElementTree.Element, name: str, **attributes: Any) -> ElementTree.Element:
+    return ElementTree.SubElement(parent, name, attributes)

@@ -1,0 +1,162 @@
+"""Labels of windows, from bouts.
+
+A class is a label of a window if its bouts cover at least half of the window, or if at least half of one of
+its bouts is in the window: a short bout labels the window that holds it. A point event labels the window in
+which it is. Windows without a class are background. If bouts of two classes overlap anywhere, a window has
+all its classes, else the one with the most seconds in it.
+
+W windows, B bouts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.annotations.bout import Bout
+from everest.config.heads import MULTI_LABEL, Task
+from everest.errors import DataError
+from everest.lists.labels import JOINED_BY
+from everest.lists.sample import Sample
+from everest.video.reader import TOLERANCE
+
+SHARE: Final = 0.5  # our choice
+BACKGROUND: Final = "background"
+
+Labels = dict[str, float]  # the seconds of each class in a window, in the order of the names
+
+
+def uniform_windows(seconds: float, window: float, step: float) -> list[tuple[float, float]]:
+    """Start and end of the windows of a video, every `step` seconds; the last one ends with the video.
+
+    A video that is shorter than a window is one.
+    """
+    count = max(int((seconds - window) / step + TOLERANCE), 0) + 1
+    starts = [number * step for number in range(count)]
+    if starts[-1] + window < seconds - TOLERANCE:
+        starts.append(seconds - window)
+    return [(start, min(start + window, seconds)) for start in starts]
+
+
+def label_windows(
+    windows: Sequence[tuple[float, float]], bouts: Sequence[Bout], *, share: float = SHARE
+) -> list[Labels]:
+    """The classes of the windows of a video, each with its seconds in the window.
+
+    Args:
+        windows: W of (start, end) in seconds, in the order of their starts and of their ends.
+        bouts: of this video; times after the last window are ignored.
+        share: of the window or of the bout; see above.
+    """
+    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T  # (W,)
+    by_label: dict[str, list[Bout]] = defaultdict(list)
+    for bout in bouts:
+        by_label[bout.label].append(bout)
+    labels: list[Labels] = [{} for _ in windows]
+    for label, of_label in sorted(by_label.items()):
+        seconds = _covered(of_label, ends) - _covered(of_label, starts)  # (W,)
+        has_label = seconds >= share * (ends - starts) - TOLERANCE
+        for bout in of_label:
+            first, after = (
+                np.searchsorted(ends, bout.start, "right"),
+                np.searchsorted(starts, bout.end, "left"),
+            )
+            if bout.seconds == 0:
+                after = np.searchsorted(starts, bout.start, "right")
+            near = slice(first, after)
+            inside = np.minimum(ends[near], bout.end) - np.maximum(starts[near], bout.start)
+            has_label[near] |= inside >= share * bout.seconds - TOLERANCE
+        for place in np.flatnonzero(has_label):
+            labels[place][label] = float(seconds[place])
+    return labels
+
+
+def _covered(bouts: Sequence[Bout], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The seconds before each of some times that any of the B bouts covers."""
+    borders: list[float] = []  # start, end, start, end, … of their union
+    for bout in sorted(bouts, key=lambda bout: bout.start):
+        if borders and bout.start <= borders[-1]:
+            borders[-1] = max(borders[-1], bout.end)
+        else:
+            borders += [bout.start, bout.end]
+    lengths = np.diff(borders, prepend=borders[0])
+    lengths[2::2] = 0  # between two bouts
+    return np.interp(times, borders, lengths.cumsum())
+
+
+def labeled_samples(
+    samples: Sequence[Sample],
+    bouts: Mapping[str, Sequence[Bout]],
+    *,
+    task: Task | None = None,
+    share: float = SHARE,
+    background: str = BACKGROUND,
+) -> tuple[list[Sample], list[str], Task]:
+    """Give windows the classes of the bouts in them.
+
+    Args:
+        samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
+        bouts: by `Sample.path`.
+        task: single-label gives a window the class with the most seconds in it, and `background` if it has
+            none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
+        share: see `label_windows`.
+    Returns:
+        The samples with their labels, the names of the classes, and the task.
+    Raises:
+        DataError: there is no window; a list cannot hold the name of a class, or it is the background's.
+    """
+    windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for sample in samples:
+        windows[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
+    if not windows:
+        raise DataError("there is no window to label")
+    found = {
+        path: iter(label_windows(each, bouts.get(path, ()), share=share)) for path, each in windows.items()
+    }
+    labels = [next(found[sample.path]) for sample in samples]
+    names = sorted({name for each in labels for name in each})
+    if task is None:
+        task = MULTI_LABEL if any(map(classes_overlap, bouts.values())) else "single-label"
+    for name in names:
+        if JOINED_BY in name or name != name.strip() or not name.isprintable():
+            why = f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
+        elif name == background and task != MULTI_LABEL:
+            why = "is the background's"
+        else:
+            continue
+        raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
+    if task != MULTI_LABEL:
+        # Of equal seconds, the first name.
+        chosen = [max(each, key=each.__getitem__, default=background) for each in labels]
+        names = sorted(set(chosen))
+        numbered = [(names.index(name),) for name in chosen]
+    else:
+        numbered = [(tuple(names.index(name) for name in each),) for each in labels]
+    return (
+        [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)],
+        names,
+        task,
+    )
+
+
+def classes_overlap(bouts: Sequence[Bout]) -> bool:
+    """Whether bouts of two classes of a video overlap; touching bouts do not."""
+    ends: dict[str, float] = {}
+    for bout in sorted(bouts, key=lambda bout: bout.start):
+        if any(end > bout.start + TOLERANCE for label, end in ends.items() if label != bout.label):
+            return True
+        ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
+    return False
+
+
+def seconds_of_classes(bouts: Sequence[Bout]) -> dict[str, tuple[int, float]]:
+    """The number of bouts of each class and their seconds, the class with the most seconds first."""
+    counts, seconds = Counter(bout.label for bout in bouts), Counter[str]()
+    for bout in bouts:
+        seconds[bout.label] += bout.seconds  # type: ignore[assignment]  # a counter of floats
+    return {label: (counts[label], seconds[label]) for label, _ in seconds.most_common()}

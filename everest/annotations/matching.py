@@ -1,0 +1,119 @@
+"""Finds the user's videos by the names that annotation files give them.
+
+Programs write absolute paths of another computer, Windows paths, URLs, names without a folder or an ending,
+and names with a prefix: Label Studio adds eight characters to an uploaded file, ActivityNet's files begin
+with `v_` and its annotations do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from everest.annotations.bout import Bout
+from everest.annotations.times import VideoTimes
+from everest.errors import DataError, shown
+from everest.video.folders import VIDEO_SUFFIXES
+
+_PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
+_LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
+
+
+def stem(name: str) -> str:
+    """A name without its folder and the ending of a video; other endings are part of the name."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def media_path(video: str) -> str:
+    """The path of a video for a program that opens it: absolute if the file is on this machine."""
+    return str(Path(video).absolute()) if Path(video).exists() else video
+
+
+class VideoNames:
+    """The user's videos."""
+
+    def __init__(self, videos: Iterable[Path] = ()) -> None:
+        self.videos = list(videos)
+        self._by_key: dict[tuple[int, str], list[Path]] = defaultdict(list)
+        self._times: dict[Path, VideoTimes] = {}
+        for video in self.videos:
+            for key in _keys(video.name):
+                self._by_key[key].append(video)
+
+    def find(self, name: str) -> Path | None:
+        """The video of a name in an annotation file; None if there is none.
+
+        The file name decides: as it is, else in lower case, else without ending, else without a prefix. Of
+        several videos it is the one with the most equal folders.
+
+        Raises:
+            DataError: several videos match equally well.
+        """
+        text = name.rpartition(_LOCAL_FILES)[2]
+        text = unquote(text.partition("?")[0]) if "://" in name else text
+        *folders, last = text.replace("\\", "/").split("/")
+        for key in _keys(last):
+            found = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
+            best = [video for video, count in found.items() if count == max(found.values())]
+            if len(best) > 1:
+                raise DataError(
+                    f"the annotated video {shown(name)} may be {best[0]} or {best[1]}; name one of the "
+                    "folders"
+                )
+            if best:
+                return best[0]
+        return None
+
+    def times(self, name: str) -> VideoTimes | None:
+        """The times of the video of a name; None if no video matches.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        video = self.find(name)
+        if video is None:
+            return None
+        if video not in self._times:
+            self._times[video] = VideoTimes.of(video)
+        return self._times[video]
+
+
+def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, list[Bout]], list[str]]:
+    """Sort bouts by the user's videos.
+
+    Returns:
+        The bouts of each video that has any, and the annotated names that match no video.
+    Raises:
+        DataError: a name matches several videos.
+    """
+    matched: dict[Path, list[Bout]] = defaultdict(list)
+    found: dict[str, Path | None] = {}
+    for bout in bouts:
+        if bout.video not in found:
+            found[bout.video] = videos.find(bout.video)
+        video = found[bout.video]
+        if video is not None:
+            matched[video].append(bout)
+    return dict(matched), [name for name, video in found.items() if video is None]
+
+
+def _keys(name: str) -> list[tuple[int, str]]:
+    """The forms of a file name to compare, the surest first."""
+    plain = stem(name).casefold()
+    return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
+
+
+def _equal_folders(video: Path, folders: list[str]) -> int:
+    """The number of folders that a path ends with and an annotated name, too."""
+    count = 0
+    for folder, annotated in zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False):
+        if folder.casefold() != annotated.casefold():
+            break
+        count += 1
+    return count

@@ -1,0 +1,249 @@
+"""Exports of BORIS: columns of versions 7 to 9, queued media, points, and the project that everest writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everest.annotations.bout import Bout
+from everest.annotations.formats import read_annotations, recognize, write_annotations
+from everest.annotations.matching import VideoNames
+from everest.annotations.times import VideoTimes
+from everest.errors import DataError
+
+# Version 7, aggregated, without the lengths of the media; `arena` and `Time` are variables of the user.
+AGGREGATED_7 = """\
+Observation id\tObservation date\tDescription\tMedia file\tTotal length\tFPS\tarena\tTime\tSubject\t\
+Behavior\tBehavioral category\tModifiers\t\
+Behavior type\tStart (s)\tStop (s)\tDuration (s)\tComment start\tComment stop
+day 1\t2018-12-01 23:01:31\tnest\tC:\\videos\\cage1.mp4\t4.0\t16.0\tA\tmorning\tNo focal subject\tgroom\t\t\t\
+STATE\t0.500\t1.250\t0.750\t\t
+day 1\t2018-12-01 23:01:31\tnest\tC:\\videos\\cage1.mp4\t4.0\t16.0\tA\tmorning\tfemale\tpeck\t\tleft\t\
+POINT\t1.800\t1.800\tNA\t\t
+day 1\t2018-12-01 23:01:31\tnest\tC:\\videos\\cage2.mp4\t4.0\t16.0\tA\tmorning\tfemale\tgroom\t\t\t\
+STATE\t2.500\t3.000\t0.500\t\t
+"""
+# Version 7, events: lines about the observation first.
+EVENTS_7 = """\
+Observation id\tday 1\t\t\t\t\t\t\t
+\t\t\t\t\t\t\t\t
+Media file(s)\t\t\t\t\t\t\t\t
+\t\t\t\t\t\t\t\t
+Player #1\tC:\\videos\\cage1.mp4\t\t\t\t\t\t\t
+\t\t\t\t\t\t\t\t
+Observation date\t2018-11-27 01:57:26\t\t\t\t\t\t\t
+Description\t\t\t\t\t\t\t\t
+Time offset (s)\t0.0\t\t\t\t\t\t\t
+\t\t\t\t\t\t\t\t
+independent variables\t\t\t\t\t\t\t\t
+variable\tvalue\t\t\t\t\t\t\t
+arena\tA\t\t\t\t\t\t\t
+\t\t\t\t\t\t\t\t
+Time\tMedia file path\tTotal length\tFPS\tSubject\tBehavior\tBehavioral category\tComment\tStatus
+0.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTART
+1.000\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom\t\t\tSTART
+1.250\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTOP
+1.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom\t\t\tSTOP
+1.800\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tpeck\t\t\tPOINT
+"""
+# Version 8: a bout of groom runs over the border between two media at 2 s; the second player is a camera.
+EVENTS_8 = """\
+Observation id,Observation date,Description,Observation duration,Observation type,Source,Time offset (s),\
+Media duration (s),FPS,arena,Subject,Behavior,Behavioral category,Modifier #1,Behavior type,Time,\
+Media file name,Image index,Image file path,Comment
+day 1,2023-05-01 10:00:00,,3.5,Media file(s),player #1:a/cage1.mp4;a/cage2.mp4|player #2:side.mp4,10.0,\
+2.000;2.000|4.000,16.000;16.000|16.000,A,No focal subject,groom,body,,START,11.500,a/cage1.mp4,24,NA,automated
+day 1,2023-05-01 10:00:00,,3.5,Media file(s),player #1:a/cage1.mp4;a/cage2.mp4|player #2:side.mp4,10.0,\
+2.000;2.000|4.000,16.000;16.000|16.000,A,No focal subject,peck,,left,POINT,12.000,a/cage2.mp4,0,NA,
+day 1,2023-05-01 10:00:00,,3.5,Media file(s),player #1:a/cage1.mp4;a/cage2.mp4|player #2:side.mp4,10.0,\
+2.000;2.000|4.000,16.000;16.000|16.000,A,No focal subject,groom,body,,STOP,12.750,a/cage2.mp4,12,NA,
+"""
+
+
+def spans(bouts: list[Bout]) -> list[tuple[Any, ...]]:
+    return [
+        (bout.video, pytest.approx(bout.start), pytest.approx(bout.end), bout.label, bout.subject)
+        for bout in bouts
+    ]
+
+
+def written(folder: Path, text: str, name: str = "export.tsv") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def project(**changes: Any) -> dict[str, Any]:
+    """A project as version 8 saves it, with two queued media of 2 s."""
+    observation = {
+        "file": {"1": ["D:\\v\\cage1.mp4", "D:\\v\\cage2.mp4"], "2": [], "3": []},
+        "type": "MEDIA",
+        "date": "2023-05-01T10:00:00",
+        "description": "",
+        "time offset": 0.0,
+        "events": [
+            [0.5, "female", "groom", "", "", 8],
+            [2.5, "", "peck", "left", "", 40],
+            [1.0, "female", "groom", "", "", 16],
+            [1.5, "", "groom", "", "curated", 24],
+            [3.0, "", "groom", "", "", 48],
+        ],
+        "observation time interval": [0, 0],
+        "independent_variables": {"arena": "A"},
+        "visualize_spectrogram": False,
+        "close_behaviors_between_videos": False,
+        "media_info": {
+            "length": {"D:\\v\\cage1.mp4": 2.0, "D:\\v\\cage2.mp4": 2.0},
+            "fps": {"D:\\v\\cage1.mp4": 16.0, "D:\\v\\cage2.mp4": 16.0},
+            "hasVideo": {"D:\\v\\cage1.mp4": True},
+            "hasAudio": {"D:\\v\\cage1.mp4": False},
+            "offset": {"1": 0.0},
+        },
+        **changes,
+    }
+    behaviors = {
+        "0": {"type": "Point event", "key": "p", "code": "peck", "description": "", "modifiers": {}},
+        "1": {"type": "State event", "key": "g", "code": "groom", "description": "", "modifiers": {}},
+    }
+    live = {"file": [], "type": "LIVE", "time offset": 0.0, "events": [[1.0, "", "peck", "", ""]]}
+    return {
+        "time_format": "hh:mm:ss",
+        "project_name": "cages",
+        "project_format_version": "7.0",
+        "behaviors_conf": behaviors,
+        "subjects_conf": {"0": {"key": "f", "name": "female", "description": ""}},
+        "observations": {"day 1": observation, "live": live},
+    }
+
+
+def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Path, clip_files: Path):
+    file = written(tmp_path, AGGREGATED_7)
+    assert recognize(file) == "boris-aggregated"
+    with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
+        read_annotations(file)
+    for name in ("cage1.mp4", "cage2.mp4"):
+        (tmp_path / name).symlink_to(clip_files / "clip0.mp4")  # 2 s each
+    videos = VideoNames([tmp_path / "cage1.mp4", tmp_path / "cage2.mp4"])
+    assert spans(read_annotations(file, videos=videos)) == [
+        ("C:\\videos\\cage1.mp4", 0.5, 1.25, "groom", ""),
+        ("C:\\videos\\cage1.mp4", 1.8, 1.8, "peck", "female"),
+        ("C:\\videos\\cage2.mp4", 0.5, 1.0, "groom", "female"),
+    ]
+
+
+def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
+    file = written(tmp_path, EVENTS_7)
+    assert recognize(file) == "boris-events"
+    assert spans(read_annotations(file)) == [
+        ("C:\\videos\\cage1.mp4", 0.5, 1.25, "groom", ""),
+        ("C:\\videos\\cage1.mp4", 1.0, 1.5, "groom", "female"),
+        ("C:\\videos\\cage1.mp4", 1.8, 1.8, "peck", "female"),
+    ]
+
+
+def test_times_of_version_8_run_on_over_the_media_and_contain_the_offset(tmp_path: Path):
+    file = written(tmp_path, EVENTS_8, "export.csv")
+    assert recognize(file) == "boris-events"
+    bouts = read_annotations(file)
+    assert sorted(spans(bouts), key=str) == sorted(
+        [
+            ("a/cage1.mp4", 1.5, 2.0, "groom", ""),
+            ("a/cage2.mp4", 0.0, 0.75, "groom", ""),
+            ("a/cage2.mp4", 0.0, 0.0, "peck", ""),
+        ],
+        key=str,
+    )
+    assert {bout.label: bout.origin for bout in bouts} == {"groom": "automated", "peck": "manual"}
+
+
+def test_a_project_has_the_same_bouts(tmp_path: Path):
+    file = written(tmp_path, json.dumps(project()), "cages.boris")
+    assert spans(read_annotations(file)) == [
+        ("D:\\v\\cage1.mp4", 0.5, 1.0, "groom", "female"),
+        ("D:\\v\\cage2.mp4", 0.5, 0.5, "peck", ""),
+        ("D:\\v\\cage1.mp4", 1.5, 2.0, "groom", ""),
+        ("D:\\v\\cage2.mp4", 0.0, 1.0, "groom", ""),
+        ("live", 1.0, 1.0, "peck", ""),
+    ]
+    assert [bout.origin for bout in read_annotations(file)][2:4] == ["curated", "curated"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"events": [[0.5, "", "groom", "", ""]]},
+            "'groom' is started at 0.500 s and not stopped; fix it in BORIS",
+        ),
+        (
+            {"events": [[9, "", "peck", "", ""]]},
+            "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0",
+        ),
+        (
+            {"time offset": 60.0},
+            "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside of its media",
+        ),
+        ({"type": "IMAGES"}, "is of images, which have no times"),
+        ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
+        ({"events": None}, "cannot be read as boris: 'NoneType' object is not iterable"),
+    ],
+)
+def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):
+    file = written(tmp_path, json.dumps(project(**changes)), "cages.boris")
+    with pytest.raises(DataError) as error:
+        read_annotations(file)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_stop_without_a_start_is_refused(tmp_path: Path):
+    text = EVENTS_7.replace("0.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTART\n", "")
+    with pytest.raises(
+        DataError, match=r"observation 'day 1': 'groom' is stopped at 1.250 s and not started"
+    ):
+        read_annotations(written(tmp_path, text))
+
+
+def test_the_project_that_is_written_has_what_boris_reads(tmp_path: Path):
+    bouts = [
+        Bout(video="cage1.mp4", start=0.25, end=1, label="groom", origin="automated"),
+        Bout(video="cage1.mp4", start=0.75, end=1.5, label="groom", origin="automated"),  # overlaps
+        Bout(video="cage1.mp4", start=1.5, end=2, label="groom", subject="female"),
+        Bout(video="cage1.mp4", start=0.5, end=0.5, label="peck", origin="curated"),
+    ]
+    times = {name: VideoTimes.at_rate(16, 32) for name in ("cage1.mp4", "empty.mp4")}
+    file = tmp_path / "cages.boris"
+    assert write_annotations(file, bouts, "boris", times=times) == [file]
+    document = json.loads(file.read_text())
+    saved = project()
+    assert document.keys() >= saved.keys()
+    assert list(document["observations"]) == ["cage1", "empty"]
+    observation = document["observations"]["cage1"]
+    assert observation.keys() >= saved["observations"]["day 1"].keys()
+    assert observation["media_info"].keys() >= saved["observations"]["day 1"]["media_info"].keys()
+    kinds = {each["code"]: each["type"] for each in document["behaviors_conf"].values()}
+    assert kinds == {"groom": "State event", "peck": "Point event"}
+    assert [event[:3] for event in observation["events"]] == [
+        [0.25, "", "groom"],
+        [0.5, "", "peck"],
+        [1.5, "", "groom"],
+        [1.5, "female", "groom"],
+        [2.0, "female", "groom"],
+    ]
+    assert spans(read_annotations(file)) == [
+        ("cage1.mp4", 0.5, 0.5, "peck", ""),
+        ("cage1.mp4", 0.25, 1.5, "groom", ""),
+        ("cage1.mp4", 1.5, 2.0, "groom", "female"),
+    ]
+
+
+def test_boris_cannot_hold_overlapping_bouts_of_two_origins(tmp_path: Path):
+    bouts = [
+        Bout(video="a.mp4", start=0, end=1, label="groom"),
+        Bout(video="a.mp4", start=0.5, end=2, label="groom", origin="automated"),
+    ]
+    with pytest.raises(DataError, match=r"with different origins overlap at 0\.500 s"):
+        write_annotations(tmp_path / "a.boris", bouts, "boris")
+    assert not (tmp_path / "a.boris").exists()

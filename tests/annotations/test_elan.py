@@ -1,0 +1,205 @@
+"""ELAN's files: a file as ELAN saves it, entity bombs, and the structure that the schema EAFv3.0 requires."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from everest.annotations.bout import Bout
+from everest.annotations.elan import elan_text
+from everest.annotations.formats import read_annotations, recognize, write_annotations
+from everest.errors import DataError
+
+EAF = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT AUTHOR="anna" DATE="2024-05-02T09:12:44+01:00" FORMAT="3.0" VERSION="3.0"
+    xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+    xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">
+    <LICENSE LICENSE_URL=""/>
+    <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">
+        <MEDIA_DESCRIPTOR MEDIA_URL="file:///D:/my%20videos/cage1.mp4" MIME_TYPE="video/mp4"
+            RELATIVE_MEDIA_URL="./cage1.mp4" {origin}/>
+        <MEDIA_DESCRIPTOR MEDIA_URL="file:///D:/my%20videos/side.mp4" MIME_TYPE="video/mp4"/>
+        <PROPERTY NAME="URN">urn:nl-mpi-tools-elan-eaf:7a4f0ad5-9b4b-4c3b-8a29-0d7e5b6ad0a1</PROPERTY>
+        <PROPERTY NAME="lastUsedAnnotationId">5</PROPERTY>
+    </HEADER>
+    <TIME_ORDER>
+        <TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="500"/>
+        <TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="1250"/>
+        <TIME_SLOT TIME_SLOT_ID="ts3"/>
+        <TIME_SLOT TIME_SLOT_ID="ts4" TIME_VALUE="1800"/>
+        <TIME_SLOT TIME_SLOT_ID="ts5" TIME_VALUE="1801"/>
+    </TIME_ORDER>
+    <TIER ANNOTATOR="anna" LINGUISTIC_TYPE_REF="default-lt" PARTICIPANT="female" TIER_ID="behavior">
+        <ANNOTATION>
+            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+                <ANNOTATION_VALUE>groom &amp; rest</ANNOTATION_VALUE>
+            </ALIGNABLE_ANNOTATION>
+        </ANNOTATION>
+    </TIER>
+    <TIER LINGUISTIC_TYPE_REF="parts" PARENT_REF="behavior" TIER_ID="parts">
+        <ANNOTATION>
+            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts3">
+                <ANNOTATION_VALUE>left wing</ANNOTATION_VALUE>
+            </ALIGNABLE_ANNOTATION>
+        </ANNOTATION>
+    </TIER>
+    <TIER LINGUISTIC_TYPE_REF="notes" PARENT_REF="behavior" TIER_ID="notes">
+        <ANNOTATION>
+            <REF_ANNOTATION ANNOTATION_ID="a3" ANNOTATION_REF="a1"><ANNOTATION_VALUE>?</ANNOTATION_VALUE>
+            </REF_ANNOTATION>
+        </ANNOTATION>
+    </TIER>
+    <TIER ANNOTATOR="curated" LINGUISTIC_TYPE_REF="default-lt" TIER_ID="peck">
+        <ANNOTATION>
+            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a4" TIME_SLOT_REF1="ts4" TIME_SLOT_REF2="ts5">
+                <ANNOTATION_VALUE></ANNOTATION_VALUE>
+            </ALIGNABLE_ANNOTATION>
+        </ANNOTATION>
+    </TIER>
+    <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>
+    <LINGUISTIC_TYPE CONSTRAINTS="Time_Subdivision" LINGUISTIC_TYPE_ID="parts" TIME_ALIGNABLE="true"/>
+    <LINGUISTIC_TYPE CONSTRAINTS="Symbolic_Association" LINGUISTIC_TYPE_ID="notes" TIME_ALIGNABLE="false"/>
+    <CONSTRAINT DESCRIPTION="1-1 association with a parent annotation" STEREOTYPE="Symbolic_Association"/>
+</ANNOTATION_DOCUMENT>
+"""
+BOMB = """<?xml version="1.0"?>
+<!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">
+<!ENTITY c "&b;&b;&b;&b;&b;&b;">]>
+<ANNOTATION_DOCUMENT>&c;</ANNOTATION_DOCUMENT>
+"""
+OUTSIDE = """<?xml version="1.0"?>
+<!DOCTYPE x [<!ENTITY file SYSTEM "file:///etc/hostname">]><ANNOTATION_DOCUMENT>&file;</ANNOTATION_DOCUMENT>
+"""
+# Of EAFv3.0.xsd: the children of each element in their order, and the attributes that it must and may have.
+CHILDREN = {
+    "ANNOTATION_DOCUMENT": ["HEADER", "TIME_ORDER", "TIER", "LINGUISTIC_TYPE", "CONSTRAINT"],
+    "HEADER": ["MEDIA_DESCRIPTOR", "LINKED_FILE_DESCRIPTOR", "PROPERTY"],
+    "TIME_ORDER": ["TIME_SLOT"],
+    "TIER": ["ANNOTATION"],
+    "ANNOTATION": ["ALIGNABLE_ANNOTATION"],
+    "ALIGNABLE_ANNOTATION": ["ANNOTATION_VALUE"],
+}
+SCHEMA_LOCATION = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
+ATTRIBUTES = {
+    "ANNOTATION_DOCUMENT": ({"DATE", "AUTHOR", "VERSION"}, {"FORMAT", SCHEMA_LOCATION}),
+    "HEADER": (set(), {"MEDIA_FILE", "TIME_UNITS"}),
+    "MEDIA_DESCRIPTOR": ({"MEDIA_URL", "MIME_TYPE"}, {"RELATIVE_MEDIA_URL", "TIME_ORIGIN", "EXTRACTED_FROM"}),
+    "PROPERTY": (set(), {"NAME"}),
+    "TIME_ORDER": (set(), set()),
+    "TIME_SLOT": ({"TIME_SLOT_ID"}, {"TIME_VALUE"}),
+    "TIER": (
+        {"TIER_ID", "LINGUISTIC_TYPE_REF"},
+        {"PARTICIPANT", "ANNOTATOR", "DEFAULT_LOCALE", "PARENT_REF"},
+    ),
+    "ANNOTATION": (set(), set()),
+    "ALIGNABLE_ANNOTATION": ({"ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2"}, {"SVG_REF", "EXT_REF"}),
+    "ANNOTATION_VALUE": (set(), set()),
+    "LINGUISTIC_TYPE": ({"LINGUISTIC_TYPE_ID"}, {"TIME_ALIGNABLE", "CONSTRAINTS", "GRAPHIC_REFERENCES"}),
+    "CONSTRAINT": ({"STEREOTYPE"}, {"DESCRIPTION"}),
+}
+
+
+def check_schema(root: ElementTree.Element) -> None:
+    """Whether a document has the structure of EAFv3.0.xsd, its unique ids and its references."""
+    for element in root.iter():
+        required, allowed = ATTRIBUTES[element.tag]
+        assert required <= element.attrib.keys() <= required | allowed, element.tag
+        order = CHILDREN.get(element.tag, [])
+        places = [order.index(child.tag) for child in element]
+        assert places == sorted(places), element.tag
+    datetime.fromisoformat(root.attrib["DATE"])
+    slots = {slot.attrib["TIME_SLOT_ID"]: int(slot.attrib["TIME_VALUE"]) for slot in root.iter("TIME_SLOT")}
+    assert list(slots.values()) == sorted(slots.values())
+    annotations = list(root.iter("ALIGNABLE_ANNOTATION"))
+    ids = [*slots, *(annotation.attrib["ANNOTATION_ID"] for annotation in annotations)]
+    assert len(set(ids)) == len(ids)
+    assert len(slots) == 2 * len(annotations)  # ELAN would move all annotations of a shared slot
+    types = {each.attrib["LINGUISTIC_TYPE_ID"] for each in root.iter("LINGUISTIC_TYPE")}
+    names = [tier.attrib["TIER_ID"] for tier in root.iter("TIER")]
+    assert len(set(names)) == len(names)
+    for tier in root.iter("TIER"):
+        assert tier.attrib["LINGUISTIC_TYPE_REF"] in types
+        after = 0
+        for annotation in tier.iter("ALIGNABLE_ANNOTATION"):  # in their order, without overlap
+            start, end = (slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2))
+            assert after <= start < end
+            after = end
+
+
+@pytest.mark.parametrize(("origin", "later"), [("", 0.0), ('TIME_ORIGIN="2000"', 2.0)])
+def test_the_tiers_without_a_parent_have_bouts(tmp_path: Path, origin: str, later: float):
+    file = tmp_path / "cage1.eaf"
+    file.write_text(EAF.replace("{origin}", origin))
+    assert recognize(file) == "elan"
+    video = "file:///D:/my%20videos/cage1.mp4"
+    assert read_annotations(file) == [
+        Bout(video=video, start=0.5 + later, end=1.25 + later, label="groom & rest", subject="female"),
+        Bout(video=video, start=1.8 + later, end=1.8 + later, label="peck", origin="curated"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "it has a document type"),
+        (OUTSIDE, "it has a document type"),
+        ("<ANNOTATION_DOCUMENT>", "not XML: no element found"),
+        ("", "not XML"),
+        (EAF.replace("{origin}", "").replace(' TIME_VALUE="1250"', ""), "the annotation a1 has no time"),
+        (EAF.replace("{origin}", "").replace('TIME_SLOT_ID="ts1"', 'TIME_SLOT_ID="t"'), "'ts1' is missing"),
+        (EAF.replace("{origin}", "").replace('"1250"', '"100"'), "0.5 to 0.1 seconds is no interval"),
+    ],
+)
+def test_a_damaged_or_dangerous_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "cage1.eaf"
+    file.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_annotations(file)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
+    video = str(clip_files / "clip0.mp4")
+    bouts = [
+        Bout(video=video, start=0.0, end=0.5, label="groom <&> rest", origin="automated"),
+        Bout(video=video, start=0.5, end=1.0, label="groom <&> rest", origin="automated"),
+        Bout(video=video, start=0.75, end=1.5, label="groom <&> rest", origin="automated"),  # overlaps
+        Bout(video=video, start=0.25, end=1.0, label="groom <&> rest", origin="manual"),
+        Bout(video=video, start=0.25, end=1.0, label="groom <&> rest", subject="female"),
+        Bout(video=video, start=1.0, end=1.0, label="peck", origin="automated"),
+        Bout(video=video, start=1.0, end=2.0, label="peck", origin="automated"),
+    ]
+    file = tmp_path / "clip0.eaf"
+    write_annotations(file, bouts, "elan")
+    root = ElementTree.fromstring(file.read_bytes())
+    check_schema(root)
+    media = root.find("HEADER/MEDIA_DESCRIPTOR")
+    assert media is not None
+    assert media.attrib == {"MEDIA_URL": (clip_files / "clip0.mp4").as_uri(), "MIME_TYPE": "video/mp4"}
+    assert len(root.findall("CONSTRAINT")) == 4
+    found = {(bout.label, bout.subject, bout.origin, bout.start, bout.end) for bout in read_annotations(file)}
+    assert found == {
+        ("groom <&> rest", "", "automated", 0.0, 0.5),
+        ("groom <&> rest", "", "automated", 0.5, 1.5),
+        ("groom <&> rest", "", "manual", 0.25, 1.0),
+        ("groom <&> rest", "female", "manual", 0.25, 1.0),
+        ("peck", "", "automated", 1.0, 1.0),
+        ("peck", "", "automated", 1.001, 2.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(' DATE="', ' DAY="'), ('TIME_VALUE="500"', 'TIME_VALUE="50"'), ('"ts2"', '"ts1"'), ("HEADER", "HEAD")],
+)
+def test_the_checker_of_the_schema_finds_what_is_wrong(before: str, after: str):
+    text = elan_text({"a.mp4": [Bout(video="a.mp4", start=0.25, end=0.5, label="groom")]}, {})
+    check_schema(ElementTree.fromstring(text))
+    assert before in text
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        check_schema(ElementTree.fromstring(text.replace(before, after)))

@@ -1,0 +1,485 @@
+"""Every kind of file: exports of other programs, recognition, damaged files, and bouts that come back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from everest.annotations.bout import ORIGINS, Bout
+from everest.annotations.formats import FORMATS, read_annotations, recognize, write_annotations
+from everest.annotations.kinds import KINDS, Kind
+from everest.annotations.matching import VideoNames, stem
+from everest.annotations.times import VideoTimes
+from everest.errors import DataError, RecipeError
+
+LABEL_STUDIO = [
+    {
+        "id": 7,
+        "annotations": [
+            {
+                "id": 11,
+                "completed_by": 1,
+                "result": [{"type": "timelinelabels", "value": {"ranges": [], "timelinelabels": ["old"]}}],
+                "was_cancelled": False,
+                "ground_truth": False,
+                "created_at": "2025-03-01T10:00:00.000000Z",
+            },
+            {
+                "id": 12,
+                "completed_by": 2,
+                "result": [
+                    {
+                        "original_length": 2.0,
+                        "value": {"ranges": [{"start": 5, "end": 8}], "timelinelabels": ["groom"]},
+                        "id": "Kx1",
+                        "from_name": "timelineLabels",
+                        "to_name": "video",
+                        "type": "timelinelabels",
+                        "origin": "manual",
+                    },
+                    {
+                        "value": {"ranges": [{"start": 9, "end": 9}], "timelinelabels": ["peck"]},
+                        "id": "Kx2",
+                        "from_name": "timelineLabels",
+                        "to_name": "video",
+                        "type": "timelinelabels",
+                        "origin": "prediction-changed",
+                    },
+                    {
+                        "value": {
+                            "framesCount": 32,
+                            "duration": 2.0,
+                            "sequence": [
+                                {"frame": 1, "enabled": True, "x": 1, "y": 2, "width": 3, "height": 4}
+                            ],
+                            "labels": ["bird"],
+                        },
+                        "id": "Kx3",
+                        "from_name": "box",
+                        "to_name": "video",
+                        "type": "videorectangle",
+                        "origin": "manual",
+                    },
+                ],
+                "was_cancelled": False,
+                "ground_truth": False,
+            },
+            {"id": 13, "completed_by": 3, "result": [], "was_cancelled": True},
+        ],
+        "file_upload": "0a1b2c3d-cage1.mp4",
+        "predictions": [],
+        "data": {"video": "/data/upload/1/0a1b2c3d-cage1.mp4"},
+        "meta": {},
+        "project": 1,
+    }
+]
+VIA = {
+    "project": {
+        "pid": "__VIA_PROJECT_ID__",
+        "rev": "__VIA_PROJECT_REV_ID__",
+        "rev_timestamp": "__VIA_PROJECT_REV_TIMESTAMP__",
+        "pname": "cages",
+        "creator": "VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)",
+        "created": 1575295201112,
+        "vid_list": ["1"],
+    },
+    "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}, "ui": {}},
+    "attribute": {
+        "1": {
+            "aname": "TEMPORAL-SEGMENTS",
+            "anchor_id": "FILE1_Z2_XY0",
+            "type": 4,
+            "desc": "Temporal segment attribute added by default",
+            "options": {"1": "groom", "2": "peck", "default": "Default"},
+            "default_option_id": "",
+        },
+        "2": {"aname": "both", "anchor_id": "FILE1_Z2_XY0", "type": 2, "options": {"a": "sit", "b": "look"}},
+    },
+    "file": {"1": {"fid": "1", "fname": "cage1.mp4", "type": 4, "loc": 1, "src": ""}},
+    "view": {"1": {"fid_list": ["1"]}},
+    "metadata": {
+        "1_aaa": {"vid": "1", "flg": 0, "z": [0.25, 0.5], "xy": [], "av": {"1": "1"}},
+        "1_bbb": {"vid": "1", "flg": 0, "z": [1.0, 1.5], "xy": [], "av": {"2": "a,b"}},
+        "1_ccc": {"vid": "1", "flg": 0, "z": [0.5], "xy": [2, 10, 10, 5, 5], "av": {}},
+    },
+}
+ACTIVITYNET = {
+    "version": "VERSION 1.3",
+    "taxonomy": [{"parentName": "Root", "nodeName": "groom", "nodeId": 1, "parentId": 0}],
+    "database": {
+        "cage1": {
+            "duration": 2.0,
+            "subset": "training",
+            "resolution": "64x48",
+            "url": "https://example.org/cage1",
+            "annotations": [{"segment": [0.25, 0.5], "label": "groom"}],
+        },
+        "unseen": {"duration": 3.0, "subset": "testing", "annotations": []},
+    },
+}
+RESULTS = {"version": "1.3", "results": {"cage1": [{"label": "groom", "score": 0.9, "segment": [0.25, 0.5]}]}}
+DEEPETHOGRAM = ",background,groom,peck\n0,1,0,0\n1,0,1,0\n2,0,1,1\n3,-1,-1,-1\n"
+# The features, `Low_prob_detections_0.5` and a pose of 0 and 1, are no classes; each has many more columns.
+SIMBA = (
+    ",Nose_x,Nose_y,Nose_p,Nose_area,Low_prob_detections_0.5,groom,peck\n"
+    "0,10.5,1,0.9,0,0,0,0\n1,11.0,0,0.9,7.5,1,1,0\n2,12.0,1,1.0,1,0,1,1\n3,12.0,0,1.0,1,0,0,0\n"
+)
+PLAIN = "frame,groom,peck\n0,0,0\n1,1,0\n2,1,1\n3,0,0\n"
+MACHINE = (
+    ",Nose_x,Nose_y,Nose_p,Probability_groom,groom,Probability_peck,peck\n"
+    "0,10.5,1,0.9,0,0,0.25,0\n1,11.0,0,0.9,0.9,1,1,1\n"
+)
+VTT = """\
+WEBVTT - cages
+
+NOTE made by hand
+
+STYLE
+::cue(.automated) { color: gray }
+
+first
+00:00.250 --> 00:00.500 align:start
+groom
+
+00:00:01.000 --> 00:00:01.500
+<v female><c.curated>peck &amp; <i>look</i></c>
+sit
+"""
+SRT = (
+    "1\r\n00:00:00,250 --> 00:00:00,500\r\ngroom 87%\r\n\r\n"
+    "2\r\n00:00:01,000 --> 00:00:01,500\r\npeck 100%\r\n"
+)
+CSV = "video,start,end,label\ncage1.mp4,0.25,0.5,groom\n"
+PREDICTED = (
+    "video,start,end,start_frame,end_frame,label,index,probability\n"
+    "cage1.mp4,0.25,0.5,4,8,groom,1,0.75\ncage1.mp4,0.5,1.0,8,16,,,0.4\n"
+)
+
+
+def bout(
+    start: float, end: float, label: str, origin: Any = "manual", video: str = "cage1.mp4", **more: str
+) -> Bout:
+    return Bout(video=video, start=start, end=end, label=label, origin=origin, **more)
+
+
+UPLOADED = "/data/upload/1/0a1b2c3d-cage1.mp4"
+EXPORTS: list[tuple[str, Any, Kind, float | None, list[Bout]]] = [
+    (
+        "tasks.json",
+        LABEL_STUDIO,
+        "label-studio",
+        None,
+        [bout(0.25, 0.5, "groom", video=UPLOADED), bout(0.5, 0.5625, "peck", "curated", video=UPLOADED)],
+    ),
+    (
+        "min.json",
+        [
+            {
+                "video": "cage1.mp4",
+                "id": 1,
+                "acts": [{"ranges": [{"start": 5, "end": 8}], "timelinelabels": ["groom"]}],
+            }
+        ],
+        "label-studio",
+        16,
+        [bout(0.25, 0.5, "groom")],
+    ),
+    (
+        "via.json",
+        VIA,
+        "via",
+        None,
+        [bout(0.25, 0.5, "groom"), bout(1.0, 1.5, "sit"), bout(1.0, 1.5, "look")],
+    ),
+    ("net.json", ACTIVITYNET, "activitynet", None, [bout(0.25, 0.5, "groom", video="cage1")]),
+    ("results.json", RESULTS, "activitynet", None, [bout(0.25, 0.5, "groom", "automated", video="cage1")]),
+    (
+        "cage1_labels.csv",
+        DEEPETHOGRAM,
+        "frames",
+        16,
+        [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")],
+    ),
+    (
+        "cage1.csv",
+        SIMBA,
+        "frames",
+        16,
+        [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")],
+    ),
+    (
+        "cage1.csv",
+        MACHINE,
+        "frames",
+        16,
+        [bout(1 / 16, 2 / 16, label, "automated", video="cage1") for label in ("groom", "peck")],
+    ),
+    (
+        "cage1.vtt",
+        VTT,
+        "vtt",
+        None,
+        [
+            bout(0.25, 0.5, "groom", video="cage1"),
+            bout(1.0, 1.5, "peck & look", "curated", video="cage1", subject="female"),
+            bout(1.0, 1.5, "sit", video="cage1"),
+        ],
+    ),
+    (
+        "cage1.srt",
+        SRT,
+        "srt",
+        None,
+        [
+            bout(0.25, 0.5, "groom", "automated", video="cage1"),
+            bout(1.0, 1.5, "peck", "automated", video="cage1"),
+        ],
+    ),
+    ("bouts.csv", CSV, "csv", None, [bout(0.25, 0.5, "groom")]),
+    ("bouts.tsv", CSV.replace(",", "\t"), "csv", None, [bout(0.25, 0.5, "groom")]),
+    ("bouts.csv", CSV.replace(",", ";"), "csv", None, [bout(0.25, 0.5, "groom")]),
+    ("predicted.csv", PREDICTED, "csv", None, [bout(0.25, 0.5, "groom", "automated")]),
+]
+
+
+def written(folder: Path, name: str, content: Any) -> Path:
+    file = folder / name
+    file.write_text("\ufeff" + content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(("name", "content", "kind", "fps", "bouts"), EXPORTS)
+def test_exports_of_other_programs_are_recognized_and_read(
+    tmp_path: Path, name: str, content: Any, kind: Kind, fps: float | None, bouts: list[Bout]
+):
+    file = written(tmp_path, name, content)
+    assert recognize(file) == kind
+    assert read_annotations(file, fps=fps) == bouts
+
+
+def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
+    (tmp_path / "cage1.mp4").symlink_to(clip_files / "clip0.mp4")  # 32 frames, 16 a second
+    table = written(tmp_path, "cage1_labels.csv", DEEPETHOGRAM.replace("0,1,0,0\n", "0,1,0,0\n" * 29))
+    with pytest.raises(
+        DataError, match="its rows are frames, and their times are not known; set --fps, or name"
+    ):
+        read_annotations(table)
+    bouts = read_annotations(table, videos=VideoNames([tmp_path / "cage1.mp4"]))
+    assert bouts == [
+        bout(29 / 16, 31 / 16, "groom", video="cage1"),
+        bout(30 / 16, 31 / 16, "peck", video="cage1"),
+    ]
+    short = written(tmp_path, "cage1.csv", DEEPETHOGRAM)
+    with pytest.raises(DataError, match="has 4 frames, and the video 32; is it of another video"):
+        read_annotations(short, videos=VideoNames([tmp_path / "cage1.mp4"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fps", "message"),
+    [
+        (
+            "a.json",
+            {"images": []},
+            None,
+            "no kind of annotations that everest reads (csv, boris, boris-events, ",
+        ),
+        ("a.csv", "path,label\na.mp4,1\n", None, "no kind of annotations that everest reads"),
+        ("a.csv", "", None, "no kind of annotations that everest reads"),
+        ("a.json", "[1, 2", None, "no kind of annotations that everest reads"),
+        ("a.csv", "video,start,end,label\na.mp4,1\n", None, "line 2 has 2 fields, and the header 4"),
+        ("a.csv", "video,start,end,label\na.mp4,x,2,run\n", None, "could not convert string to float: 'x'"),
+        (
+            "a.csv",
+            "video,start,end,label\na.mp4,2,1,run\n",
+            None,
+            "2.0 to 1.0 seconds is no interval of a video",
+        ),
+        ("a.csv", "video,start,end,label\na.mp4,nan,1,run\n", None, "nan to 1.0 seconds is no interval"),
+        (
+            "a.csv",
+            "video,start,end,label,origin\na.mp4,0,1,run,me\n",
+            None,
+            "the origin is 'me' and not one of",
+        ),
+        ("a.csv", "video,start,end,rank,label\na.mp4,0,1,1,run\n", None, "write bouts (--bouts)"),
+        ("a.json", [{"annotations": [], "data": {"text": "x"}}], None, "task 1 names no video"),
+        (
+            "a.json",
+            [{"video": "a.mp4", "x": [{"timelinelabels": ["a"], "ranges": []}]}],
+            None,
+            "set --fps to the",
+        ),
+        (
+            "a.json",
+            {**VIA, "metadata": {"1": {"vid": "9", "z": [0, 1], "xy": [], "av": {}}}},
+            None,
+            "'9' is missing",
+        ),
+        ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, None, "'segment' is missing"),
+        ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", None, "its cues have no times such as"),
+        ("a.csv", ",background,run\n0,1,x\n", 10, "no column of 0 and 1"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: Any, fps: float | None, message: str
+):
+    with pytest.raises(DataError) as error:
+        read_annotations(written(tmp_path, name, content), fps=fps)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def with_changes(value: Any, draw: Any) -> Any:
+    """A JSON value in which any part is replaced by a value of another type, or removed."""
+    other = st.sampled_from([None, -1, 1e300, "", "x", [], {}, [None], {"z": 1}, True])
+    if draw(st.integers(0, 9)) == 0:
+        return draw(other)
+    if isinstance(value, dict):
+        return {key: with_changes(each, draw) for key, each in value.items() if draw(st.integers(0, 19))}
+    if isinstance(value, list):
+        return [with_changes(each, draw) for each in value]
+    return value
+
+
+@pytest.mark.parametrize("number", range(len(EXPORTS)))
+@given(data=st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_ends_in_anything_but_one_line(tmp_path: Path, number: int, data: st.DataObject):
+    name, content, kind, fps, _ = EXPORTS[number]
+    if isinstance(content, str):
+        place = data.draw(st.integers(0, len(content)))
+        rest = content[place + data.draw(st.integers(0, 9)) :]
+        content = (
+            content[:place] + data.draw(st.sampled_from(["", "\n", ",", "\t", '"', "<", "9", "\0"])) + rest
+        )
+    else:
+        content = with_changes(content, data.draw)
+    found, message = [], ""
+    try:
+        found = read_annotations(written(tmp_path, name, content), fps=fps, kind=kind)
+    except DataError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert all(isinstance(each.label, str) for each in found)
+
+
+def test_a_plain_frame_table_has_its_kind_named(tmp_path: Path):
+    file = written(tmp_path, "cage1.csv", PLAIN)
+    expected = [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")]
+    assert read_annotations(file, fps=16, kind="frames") == expected
+    file = written(tmp_path, "cage1.csv", "sit,groom\n1,0\n0,1\n\n")  # without numbers of the frames
+    expected = [bout(0, 1 / 16, "sit", video="cage1"), bout(1 / 16, 2 / 16, "groom", video="cage1")]
+    assert read_annotations(file, fps=16, kind="frames") == expected
+
+
+def test_missing_files_and_kinds_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_annotations(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00video")
+    with pytest.raises(DataError, match="no kind of annotations"):
+        read_annotations(tmp_path / "a.csv")
+    with pytest.raises(RecipeError, match="unknown kind of annotations 'elam'; did you mean 'elan'"):
+        read_annotations(tmp_path / "a.csv", kind="elam")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path, tmp_path / "pipe.csv"):
+        with pytest.raises(DataError, match="not a regular file"):
+            read_annotations(path)
+
+
+FPS = (5.0, 16.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0, 240.0, 500.0)
+FRAMES = 2000
+WITHOUT_ORIGIN = ("srt", "frames")
+WITH_SUBJECTS = ("csv", "boris", "boris-events", "boris-aggregated", "elan", "vtt")
+IN_FRAMES = ("label-studio", "frames")  # a point lasts one frame
+TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8).filter(
+    lambda text: text not in ("background", "NA") and not text.startswith(("Probability_", "Low_prob"))
+)
+
+
+@st.composite
+def videos_with_bouts(draw: st.DrawFn) -> tuple[float, list[Bout]]:
+    """A frame rate, and bouts between frames; those of one class and subject do not overlap or touch."""
+    fps = draw(st.sampled_from(FPS))
+    labels = draw(st.lists(TEXT, min_size=1, max_size=3, unique=True))
+    bouts = []
+    for video in draw(st.sampled_from([["one.mp4"], ["folder/one.mp4", "two.mkv"]])):
+        for label in labels:
+            for subject in ("", "anna"):
+                frames = sorted(draw(st.sets(st.integers(0, FRAMES), max_size=6)))
+                for first, after in zip(frames[::2], frames[1::2], strict=False):
+                    origin = draw(st.sampled_from(ORIGINS))
+                    start = first / fps
+                    end = start if draw(st.booleans()) and after > first + 1 else after / fps
+                    bouts.append(bout(start, end, label, origin, video=video, subject=subject))
+    return fps, bouts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(drawn=videos_with_bouts())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind: Kind, drawn: tuple):
+    fps, bouts = drawn
+    if kind not in WITH_SUBJECTS:
+        bouts = [each for each in bouts if not each.subject]
+    times = dict.fromkeys((each.video for each in bouts), VideoTimes.at_rate(fps, FRAMES))
+    if not bouts:
+        return
+    path = tmp_path / f"{stem(next(iter(times)))}{FORMATS[kind].ending if len(times) == 1 else ''}"
+    files = write_annotations(path, bouts, kind, times=times)
+    rate = fps if kind == "frames" else None
+    found = [each for file in files for each in read_annotations(file, kind=kind, fps=rate)]
+    if kind in ("srt", "vtt", "csv", "boris-aggregated", "elan"):
+        assert all(recognize(file) == kind for file in files)
+
+    def frames(each: Bout) -> tuple[Any, ...]:
+        origin = "manual" if kind in WITHOUT_ORIGIN else each.origin
+        video = times.get(each.video) or next(iter(times.values()))
+        return stem(each.video), each.label, each.subject, *video.span(each), origin
+
+    assert sorted(map(frames, found)) == sorted(map(frames, bouts))
+    by_key = {frames(each): each for each in found}
+    for each in bouts:
+        back = by_key[frames(each)]
+        assert abs(back.start - each.start) <= 0.5 / fps
+        is_point = each.seconds == 0
+        assert abs(back.end - each.end) <= (1.0 / fps + 1e-9 if is_point and kind in IN_FRAMES else 0.5 / fps)
+        if is_point and kind not in IN_FRAMES:
+            assert back.end == back.start
+
+
+def test_videos_without_bouts_are_written_too(tmp_path: Path):
+    times = {name: VideoTimes.at_rate(10, 20) for name in ("a.mp4", "b.mp4")}
+    files = write_annotations(tmp_path / "tables", [bout(0, 1, "run", video="a.mp4")], "frames", times=times)
+    assert [file.name for file in files] == ["a_labels.csv", "b_labels.csv"]
+    assert files[0].read_text().splitlines()[:3] == [",background,run", "0,0,1", "1,0,1"]
+    assert set(files[1].read_text().splitlines()[1:]) == {f"{number},1" for number in range(20)}
+    assert read_annotations(files[1], fps=10) == []
+
+
+def test_files_that_cannot_be_written_are_refused(tmp_path: Path):
+    bouts = [bout(0, 1, "run", video="x/a.mp4"), bout(0, 1, "run", video="y/a.mp4")]
+    with pytest.raises(DataError, match=r"their files would have the same name, a\.eaf"):
+        write_annotations(tmp_path / "eaf", bouts, "elan")
+    with pytest.raises(DataError, match="two videos are called a"):
+        write_annotations(tmp_path / "a.json", bouts, "activitynet")
+    with pytest.raises(DataError, match="frames counts frames, and the times of x/a"):
+        write_annotations(tmp_path / "a.csv", bouts[:1], "frames")
+    with pytest.raises(DataError, match="is no line of text"):
+        write_annotations(tmp_path / "a.srt", [bout(0, 1, "run\nfast")], "srt")
+    with pytest.raises(DataError, match="there is no bout and no video"):
+        write_annotations(tmp_path / "a.srt", [], "srt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_frames_of_a_bout_are_the_nearest():
+    times = VideoTimes(borders=np.array([0.0, 0.0667, 0.1, 0.2, 0.25]), fps=16)  # a variable rate
+    assert times.span(bout(0.067, 0.2, "run")) == (1, 3)
+    assert times.span(bout(0.066, 0.067, "run")) == (1, 2)
+    assert times.span(bout(9.0, 9.0, "run")) == (3, 4)

@@ -1,0 +1,133 @@
+"""Labels of windows from bouts: cases computed by hand, and the rule checked by counting tenths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everest.annotations.bout import Bout
+from everest.annotations.labeled import label_windows, labeled_samples, seconds_of_classes, uniform_windows
+from everest.errors import DataError
+from everest.lists.labels import indices
+from everest.lists.reading import read_samples
+from everest.lists.sample import Sample
+from everest.lists.writing import write_list
+
+VIDEO = "/data/a.mp4"
+
+
+def bout(start: float, end: float, label: str) -> Bout:
+    return Bout(video=VIDEO, start=start, end=end, label=label)
+
+
+def samples(*windows: tuple[float, float]) -> list[Sample]:
+    return [Sample(path=VIDEO, start=start, end=end) for start, end in windows]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window", "step", "expected"),
+    [
+        (4, 2, 2, [(0, 2), (2, 4)]),
+        (5, 2, 2, [(0, 2), (2, 4), (3, 5)]),
+        (3, 2, 0.5, [(0, 2), (0.5, 2.5), (1, 3)]),
+        (1, 2, 2, [(0, 1)]),
+        (0.3, 0.1, 0.1, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),  # 0.1 has no exact binary form
+    ],
+)
+def test_windows_cover_the_video(seconds: float, window: float, step: float, expected: list):
+    assert np.allclose(uniform_windows(seconds, window, step), expected)
+
+
+@pytest.mark.parametrize(
+    ("bouts", "expected"),
+    [
+        ([(0, 1)], [["a"], []]),  # half of the window
+        ([(0, 0.9)], [["a"], []]),  # the whole bout
+        ([(1.5, 2.25)], [["a"], []]),  # 0.5 of 0.75 s
+        ([(1.5, 2.5)], [["a"], ["a"]]),  # half of it in each
+        ([(1.5, 9)], [[], ["a"]]),
+        ([(0.5, 3)], [["a"], ["a"]]),
+        ([(0.5, 1), (1.25, 9)], [["a"], ["a"]]),  # 1.25 of 2 s together
+        ([(2, 2)], [[], ["a"]]),  # a point belongs to the window that it starts
+        ([(1.999, 1.999)], [["a"], []]),
+        ([(4, 5)], [[], []]),
+        ([], [[], []]),
+    ],
+)
+def test_half_of_the_window_or_of_a_bout_makes_a_label(bouts: list, expected: list):
+    labels = label_windows([(0, 2), (2, 4)], [bout(start, end, "a") for start, end in bouts])
+    assert [list(each) for each in labels] == expected
+
+
+@given(
+    bouts=st.lists(st.tuples(st.integers(0, 80), st.integers(1, 30), st.sampled_from("ab")), max_size=6),
+    window=st.integers(1, 20),
+    step=st.integers(1, 20),
+)
+@settings(max_examples=100)
+def test_the_rule_holds_for_every_window(bouts: list, window: int, step: int):
+    """Times are tenths of a second, so that all of them can be counted."""
+    found = [bout(start / 10, (start + length) / 10, label) for start, length, label in bouts]
+    windows = uniform_windows(8.0, window / 10, step / 10)
+    for (start, end), labels in zip(windows, label_windows(windows, found), strict=True):
+        inside = set(range(round(start * 10), round(end * 10)))
+        expected = {}
+        for label in "ab":
+            of_label = [set(range(first, first + length)) for first, length, name in bouts if name == label]
+            covered = inside & set[int]().union(*of_label)
+            whole = 2 * len(covered) >= len(inside)
+            if of_label and (whole or any(2 * len(inside & each) >= len(each) for each in of_label)):
+                expected[label] = pytest.approx(len(covered) / 10)
+        assert labels == expected
+
+
+def test_a_list_of_windows_has_one_class_or_the_background(tmp_path: Path):
+    bouts = {VIDEO: [bout(0, 2, "walk"), bout(2, 3.5, "run"), bout(5.9, 6.1, "walk")]}
+    windows = samples((0, 2), (2, 4), (4, 5.5), (5.5, 7))
+    labeled, names, task = labeled_samples(windows, bouts)
+    assert (names, task) == (["background", "run", "walk"], "single-label")
+    assert [sample.labels for sample in labeled] == [(2,), (1,), (0,), (2,)]
+    write_list(tmp_path / "windows.csv", labeled, root=tmp_path, label_names=names)
+    assert (tmp_path / "windows.csv").read_text().splitlines()[:2] == [
+        "path,label,start,end",
+        f"{VIDEO},walk,0,2",
+    ]
+
+
+def test_overlapping_bouts_make_several_labels(tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    path = str(tmp_path / "a.mp4")
+    bouts = {path: [bout(0, 2, "walk"), bout(1, 4, "call")]}
+    windows = [Sample(path=path, start=start, end=start + 2) for start in (0.0, 2.0, 4.0)]
+    labeled, names, task = labeled_samples(windows, bouts)
+    assert (names, task) == (["call", "walk"], "multi-label")
+    assert [sample.labels for sample in labeled] == [((0, 1),), ((0,),), ((),)]
+    file = tmp_path / "windows.csv"
+    write_list(file, labeled, root=tmp_path, label_names=names)
+    assert file.read_text().splitlines()[1:] == ["a.mp4,call|walk,0,2", "a.mp4,call,2,4", "a.mp4,,4,6"]
+    again = read_samples(file, root=tmp_path, task="multi-label")
+    assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
+    # With one class, it is the one with the most seconds in the window.
+    labeled, names, task = labeled_samples(windows, bouts, task="single-label")
+    assert [names[index] for sample in labeled for label in sample.labels for index in indices(label)] == [
+        "walk",
+        "call",
+        "background",
+    ]
+
+
+@pytest.mark.parametrize("name", ["background", "a|b", " a", "a\nb"])
+def test_names_that_a_list_cannot_hold_are_refused(name: str):
+    with pytest.raises(DataError, match="rename it in the annotations"):
+        labeled_samples(samples((0, 2)), {VIDEO: [bout(0, 1, name)]})
+    with pytest.raises(DataError, match="there is no window to label"):
+        labeled_samples([], {})
+
+
+def test_classes_are_ordered_by_their_seconds():
+    bouts = [bout(0, 1, "a"), bout(2, 5, "b"), bout(6, 6.5, "a"), bout(7, 7, "c")]
+    assert seconds_of_classes(bouts) == {"b": (1, 3.0), "a": (2, 1.5), "c": (1, 0.0)}

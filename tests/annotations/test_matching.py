@@ -1,0 +1,83 @@
+"""Names of videos in annotation files, and the user's videos that they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everest.annotations.bout import Bout, merge_overlaps
+from everest.annotations.matching import VideoNames, match_videos, stem
+from everest.errors import DataError
+
+VIDEOS = VideoNames(
+    map(
+        Path,
+        [
+            "/data/monday/cage1.mp4",
+            "/data/tuesday/cage1.mp4",
+            "/data/monday/Cage 2.MP4",
+            "/data/clip.01.mkv",
+            "/data/v_abc123.mp4",
+        ],
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "video"),
+    [
+        ("D:\\lab\\Monday\\cage1.mp4", "/data/monday/cage1.mp4"),
+        ("tuesday/cage1.mp4", "/data/tuesday/cage1.mp4"),
+        ("monday/cage1", "/data/monday/cage1.mp4"),  # without ending
+        ("tuesday/cage1.avi", "/data/tuesday/cage1.mp4"),  # encoded again
+        ("file:///D:/monday/cage%202.mp4", "/data/monday/Cage 2.MP4"),
+        ("clip.01", "/data/clip.01.mkv"),
+        ("/data/upload/1/0a1b2c3d-clip.01.mkv", "/data/clip.01.mkv"),
+        ("/data/local-files/?d=tuesday/cage1.mp4", "/data/tuesday/cage1.mp4"),
+        ("https://host/bucket/tuesday/cage1.mp4?X-Amz-Expires=60", "/data/tuesday/cage1.mp4"),
+        ("http://host/data/local-files/?d=monday/cage%202.mp4", "/data/monday/Cage 2.MP4"),
+        ("abc123", "/data/v_abc123.mp4"),
+        ("cage3.mp4", None),
+        ("cage", None),
+        ("", None),
+    ],
+)
+def test_a_video_is_found_by_any_name(name: str, video: str | None):
+    assert VIDEOS.find(name) == (None if video is None else Path(video))
+
+
+@pytest.mark.parametrize("name", ["cage1.mp4", "cage1", "E:\\old\\cage1.mp4"])
+def test_a_name_of_two_videos_is_refused(name: str):
+    with pytest.raises(DataError, match=r"may be /data/monday/cage1\.mp4 or /data/tuesday/cage1\.mp4"):
+        VIDEOS.find(name)
+
+
+def test_an_exact_name_goes_before_one_in_other_letters():
+    videos = VideoNames([Path("/a/Run.mp4"), Path("/a/run.mp4"), Path("/a/run.avi")])
+    assert [videos.find(name) for name in ("Run.mp4", "run.mp4", "run.avi")] == videos.videos
+
+
+def test_names_without_a_video_are_reported_once():
+    names = ("monday/cage1.mp4", "cage9.mp4", "cage9.mp4", "clip.01")
+    bouts = [Bout(video=name, start=0, end=1, label="run") for name in names]
+    matched, unmatched = match_videos(bouts, VIDEOS)
+    assert matched == {Path("/data/monday/cage1.mp4"): bouts[:1], Path("/data/clip.01.mkv"): bouts[3:]}
+    assert unmatched == ["cage9.mp4"]
+    assert match_videos([], VIDEOS) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a/b.mp4", "b"), ("C:\\x\\b.AVI", "b"), ("b.01", "b.01"), ("b", "b"), (".mp4", ".mp4")],
+)
+def test_a_stem_is_without_folder_and_ending(name: str, expected: str):
+    assert stem(name) == expected
+
+
+def test_overlapping_bouts_of_one_kind_are_merged_and_touching_ones_are_not():
+    def bout(start: float, end: float, label: str = "run") -> Bout:
+        return Bout(video="a.mp4", start=start, end=end, label=label)
+
+    bouts = [bout(2, 3), bout(0, 1), bout(0.5, 2), bout(1, 4, "sit"), bout(2.5, 2.5)]
+    assert merge_overlaps(bouts) == [bout(0, 2), bout(1, 4, "sit"), bout(2, 3)]

@@ -1,0 +1,153 @@
+"""`everest prepare annotations`: summaries, conversion, lists of labeled windows, and wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from small_runs import called, json_of, refused, run
+
+from everest.annotations.formats import read_annotations
+from everest.annotations.kinds import KINDS
+from everest.lists.labels import read_class_names
+from everest.lists.reading import read_samples
+
+# 2 s each; names as another computer wrote them.
+BOUTS = """\
+video,start,end,label
+C:\\lab\\clip0.mp4,0,1,walk
+C:\\lab\\clip0.mp4,1,2,run
+clip1,0.5,1,walk
+clip9.mp4,0,1,walk
+"""
+
+
+@pytest.fixture
+def bouts(tmp_path: Path) -> Path:
+    (tmp_path / "bouts.csv").write_text(BOUTS)
+    return tmp_path / "bouts.csv"
+
+
+def test_the_summary_counts_videos_bouts_and_seconds(bouts: Path, clip_files: Path):
+    shown = called("prepare annotations", bouts)
+    assert shown.stdout == ""
+    assert shown.stderr.splitlines() == [
+        "3 videos, 4 bouts",
+        "  walk: 3 bouts, 2.5 s",
+        "  run: 1 bout, 1.0 s",
+    ]
+    document = json_of("prepare annotations", bouts, "--videos", clip_files, "-q")
+    assert (document["videos"], document["bouts"], document["unmatched"]) == (2, 3, ["clip9.mp4"])
+    assert document["classes"] == {"walk": {"bouts": 2, "seconds": 1.5}, "run": {"bouts": 1, "seconds": 1.0}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_written_and_read_again(bouts: Path, clip_files: Path, tmp_path: Path, kind: str):
+    output = tmp_path / "converted"
+    files = run(
+        "prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, "-q"
+    ).splitlines()
+    assert all(Path(file).is_relative_to(output) for file in files)
+    found = [each for file in files for each in read_annotations(Path(file), kind=kind, fps=16)]
+    spans = {(Path(each.video).stem, each.start, each.end, each.label) for each in found}
+    assert spans == {("clip0", 0, 1, "walk"), ("clip0", 1, 2, "run"), ("clip1", 0.5, 1, "walk")}
+    assert refused("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, code=2)
+
+
+def test_frames_are_counted_by_a_rate_too(bouts: Path, tmp_path: Path):
+    options = ["--to", "label-studio", "-o", tmp_path / "tasks.json", "-q"]
+    assert "the times of C:\\lab\\clip0.mp4" in refused("prepare annotations", bouts, *options, code=4)
+    run("prepare annotations", bouts, *options, "--fps", 10)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert tasks[0]["data"] == {"video": "C:\\lab\\clip0.mp4", "fps": 10}
+    assert tasks[0]["annotations"][0]["result"][1]["value"]["ranges"] == [{"start": 11, "end": 20}]
+
+
+def test_labeled_windows_are_a_list(bouts: Path, clip_files: Path, tmp_path: Path):
+    output = tmp_path / "windows.csv"
+    options = ["--videos", clip_files, "--windows", 1, "--step", 0.5, "-o", output]
+    shown = called("prepare annotations", bouts, *options)
+    assert "left out, no such video in --videos: clip9.mp4" in shown.stderr
+    assert "6 windows (single-label): walk 3, run 2, background 1" in shown.stderr
+    assert shown.stdout.strip() == str(output)
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert list(rows[1].values()) == [str(clip_files / "clip0.mp4"), "run", "0.5", "1.5", "clip0"]
+    # Half of the second window is run and half walk: the first name. The bout of clip1 is in two windows.
+    assert [row["label"] for row in rows] == ["walk", "run", "run", "walk", "walk", "background"]
+    lists = run("prepare split", output, "--group", "column:group", "--shares", "50/50", "-q").splitlines()
+    groups = [
+        {row["group"] for row in csv.DictReader(Path(file).read_text().splitlines())} for file in lists[:2]
+    ]
+    assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
+
+
+@pytest.mark.slow
+def test_finetune_takes_the_list(bouts: Path, clip_files: Path, recipe: Path, tmp_path: Path):
+    output = tmp_path / "windows.csv"
+    called("prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output)
+    changes = [f"data.{name}={output}" for name in ("train", "val", "test")] + ["data.num_classes=null"]
+    settings = [f"--set={change}" for change in changes]
+    dry = called("finetune", "--recipe", recipe, "--init", "none", "--gpus", "cpu", "--dry-run", *settings)
+    assert "loss" in dry.stdout
+
+
+def test_classes_that_are_numbers_get_a_file_of_names(bouts: Path, clip_files: Path, tmp_path: Path):
+    bouts.write_text(BOUTS.replace("walk", "10").replace("run", "2"))
+    output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
+    shown = run("prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, "-q")
+    assert shown.splitlines() == [str(output), str(names)]
+    assert names.read_text().split() == ["10", "2", "background"]
+    found = read_samples(output, root=tmp_path, classes=read_class_names(names))
+    assert [sample.labels for sample in found.samples] == [(0,), (1,), (0,), (2,)]
+    assert "exists" in refused(
+        "prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, code=2
+    )
+
+
+def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):
+    bouts.write_text("video,start,end,label\nclip0.mp4,1,9,walk\nclip0.mp4,0,1,walk\n")
+    shown = called("prepare annotations", bouts, "--videos", clip_files)
+    assert "clip0.mp4: 1 of 2 bouts end after the video; they may be of another file" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--to", "elan"], 2, "--output: name the file to write"),
+        (["-o", "x.csv"], 2, "nothing to write; add --to or --windows"),
+        (["--to", "csv", "--windows", 1, "-o", "x.csv"], 2, "run the command once for each"),
+        (["--windows", 1, "-o", "x.csv"], 2, "name their folder by --videos"),
+        (["--step", 1], 2, "--step and --task belong to --windows"),
+        (["--to", "csv", "-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
+        (["--kind", "boris"], 4, "cannot be read as boris"),
+        (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
+        (
+            ["--videos", "VIDEOS", "--windows", 1, "-o", "x.csv", "--background", "walk"],
+            4,
+            "is the background's",
+        ),
+        (
+            ["--videos", "OTHER"],
+            4,
+            "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9",
+        ),
+    ],
+)
+def test_wrong_input_is_named(
+    bouts: Path,
+    clip_files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list,
+    code: int,
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "VIDEOS").symlink_to(clip_files)
+    (tmp_path / "OTHER").mkdir()
+    (tmp_path / "OTHER" / "x.mp4").symlink_to(clip_files / "clip0.mp4")
+    assert message in refused("prepare annotations", bouts, *options, code=code)
+    assert bouts.read_text() == BOUTS
+    assert not (tmp_path / "x.csv").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -10,9 +12,11 @@ import typer
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
+from everest_cli.timeline_options import TimelineOptions
 
 if TYPE_CHECKING:
-    from everest.config.heads import Heads
+    from everest.annotations.bout import Bout
+    from everest.lists.classes import Classes
 
 
 PredictionFormat = Literal["table", "json", "csv", "srt"]
@@ -22,39 +26,9 @@ PredictionFormat = Literal["table", "json", "csv", "srt"]
 def predict(
     videos: o.Videos,
     model: ModelOptions,
+    of_timeline: TimelineOptions,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
-    ] = None,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Classes over time: a window slides over each video.")
-    ] = False,
-    window: Annotated[
-        float | None,
-        typer.Option(
-            "--window", min=0.001, metavar="SECONDS", help="Window of the timeline [a clip's span]."
-        ),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(
-            "--step", min=0.001, metavar="SECONDS", help="Step of the timeline [--window: no overlap]."
-        ),
-    ] = None,
-    bouts: Annotated[
-        bool,
-        typer.Option(
-            "--bouts", help="Print bouts instead of windows: neighboring windows of one class, merged."
-        ),
-    ] = False,
-    background: Annotated[
-        float | None,
-        typer.Option(
-            "--background", metavar="P", help="Windows less probable than this have no class in bouts."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="F", help="Also draw the bouts or numbers of a video to this PNG."),
     ] = None,
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
@@ -77,15 +51,12 @@ def predict(
     from everest.errors import RecipeError
     from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
-    from everest_cli.prediction_text import TEXTS, by_head, with_bouts
+    from everest.system.json_text import json_text
+    from everest_cli.prediction_text import TEXTS, by_head, scores_text, with_bouts
 
     text_format = _format(kind, output, as_json)
-    if not timeline and (window or step):
-        raise RecipeError("--window and --step belong to --timeline")
-    if not timeline and (bouts or plot or background is not None):
-        raise RecipeError("--bouts, --background and --plot belong to --timeline")
-    if background is not None and not (bouts or plot or text_format == "json"):
-        raise RecipeError("--background: changes bouts; add --bouts, --plot or --json")
+    of_timeline.check()
+    timeline, plot, truth = of_timeline.timeline, of_timeline.plot, of_timeline.truth
     if text_format == "srt" and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
@@ -96,12 +67,22 @@ def predict(
         check_target(plot, option="--plot", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights
-    from everest.inference.predictions import predict, predict_timeline
+    from everest.inference.bouts import PLAIN
+    from everest.inference.predictions import predict
+    from everest.inference.timeline import predict_timeline
     from everest.inference.top_classes import check_options
+    from everest.inference.truth import check_scored, read_truth, score_timelines, truth_of
 
+    rules, idle = of_timeline.rules(), of_timeline.idle()
+    if rules != PLAIN and not (of_timeline.bouts or plot or truth or text_format == "json"):
+        names = " and ".join(of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"})
+        raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --truth or --json")
     opened = model.open(views=1 if timeline else None, calibrated=calibrated)
-    # Also refuses an autoencoder, before the videos are listed.
-    check_options(opened.classes.heads, top=top, background=background, bouts=bouts)
+    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
+    check_options(classes.heads, top=top, rules=rules, bouts=of_timeline.bouts, idle=idle is not None)
+    if truth is not None:
+        check_scored(classes.heads)
+    true_bouts = {} if truth is None else read_truth(truth)
     samples = named_samples(videos, root=model.data)
     if text_format == "srt" and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
@@ -110,6 +91,7 @@ def predict(
     if plot is not None and output is not None and plot.resolve() == output.resolve():
         raise RecipeError(f"--plot {plot}: also the file of --output; choose another name")
     inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
+    inputs += [] if truth is None else [truth]
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:
             refuse_inputs(path, inputs, option=option)
@@ -118,12 +100,13 @@ def predict(
             rows = predict_timeline(
                 opened,
                 samples,
-                window=window,
-                step=step,
+                window=of_timeline.window,
+                step=of_timeline.step,
                 top=top,
                 batch=model.batch,
                 report=display.report,
-                background=background,
+                rules=rules,
+                idle=idle,
             )
         else:
             rows = predict(
@@ -134,15 +117,30 @@ def predict(
                 workers=model.workers,
                 report=display.report,
             )
+        scores = None
+        if truth is not None:
+            names, collar = classes.of_head(classes.heads[0]), of_timeline.tolerance
+            scores = score_timelines(
+                samples, rows, true_bouts, classes=names, tolerance=collar, report=display.report
+            )
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
         if found and all(bout["label"] is None for bout in found):
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
-            _draw(plot, row, opened.classes.heads, background)
-    if bouts and text_format != "json":
+            of_person = None if scores is None else truth_of(samples[0].path, true_bouts)
+            _draw(plot, row, classes, rules.background, of_person)
+    if of_timeline.bouts and text_format != "json":
         rows = with_bouts(rows)
-    text = TEXTS[text_format](rows)
+    if scores is None:
+        text = TEXTS[text_format](rows)
+    elif text_format == "json":
+        text = json_text({**scores, "timelines": rows}, indent=2) + "\n"
+    elif text_format == "table":
+        text = TEXTS["table"](rows) + scores_text(scores)
+    else:
+        text = TEXTS[text_format](rows)
+        say(scores_text(scores).rstrip())
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -152,16 +150,27 @@ def predict(
         raise typer.Exit(4)
 
 
-def _draw(path: Path, row: dict[str, Any], heads: Heads, background: float | None) -> None:
-    """Draw the timeline of a video."""
+def _draw(
+    path: Path,
+    row: dict[str, Any],
+    classes: Classes,
+    background: float | None,
+    truth: Sequence[Bout] | None,
+) -> None:
+    """Draw the timeline of a video, below the bouts of a person if there are any."""
     from everest.figures.timeline import draw_task_timeline, draw_timeline
+    from everest.inference.truth import drawn_bouts
     from everest_cli.prediction_text import by_head
 
-    title, bouts = Path(row["video"]).name, by_head(row["bouts"])
+    title, bouts, heads = Path(row["video"]).name, by_head(row["bouts"]), classes.heads
+    if truth is not None:
+        names = classes.of_head(heads[0])
+        bouts = {"truth": drawn_bouts(truth, names), "prediction": bouts[""]}
+        heads = tuple(replace(heads[0], name=name) for name in bouts)
     if all(head.task == "single-label" for head in heads):
         draw_timeline(path, bouts, title=title, background=background)
     else:
-        draw_task_timeline(path, row["windows"], bouts, heads, title=title)
+        draw_task_timeline(path, row["windows"], bouts, heads, title=title, aligned=truth is not None)
 
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:

@@ -1,0 +1,157 @@
+"""A timeline next to the truth: the bouts of a person, found for each video, and the metrics of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from everest.annotations.bout import Bout, by_video
+from everest.config.heads import Heads
+from everest.errors import DataError, RecipeError, did_you_mean, first_names
+from everest.lists.header import as_number
+from everest.lists.sample import Sample
+from everest.lists.text import read_rows
+from everest.metrics.timeline import BACKGROUND, TOLERANCE, VideoTimelines, timeline_metrics
+from everest.system.events import Report, notice
+from everest.system.text import counted
+from everest.video.reader import frame_range, frame_times
+
+Bouts = dict[str, list[Bout]]  # by the video, as the file writes it
+
+
+def read_truth(path: Path) -> Bouts:
+    """Read bouts from a CSV file `video,start,end,label`, in seconds.
+
+    Raises:
+        DataError: a line is no bout.
+    """
+    bouts = []
+    for row in read_rows(path):
+        start, end = (as_number(row.values.get(name, "")) for name in ("start", "end"))
+        if start is None or end is None or "label" not in row.values:
+            raise DataError(f"{row.where}: no bout; its columns are video,start,end,label, with seconds")
+        try:
+            bouts.append(Bout(video=row.values["path"], start=start, end=end, label=row.values["label"]))
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from error
+    return by_video(bouts)
+
+
+def truth_of(video: str, truth: Bouts) -> list[Bout] | None:
+    """Return the bouts of a video; None if the file does not name it.
+
+    The file may name the video by its path or the end of it, by its file name, which any folder may precede
+    that another machine has, or by its name without suffix; the first of these that is in the file counts.
+
+    Raises:
+        DataError: several names in the file may be this video.
+    """
+    path = PureWindowsPath(video)  # has / and \ as separators
+    rules: Sequence[Callable[[PureWindowsPath], bool]] = (
+        lambda named: path == named,
+        lambda named: path.parts[-len(named.parts) :] == named.parts,
+        lambda named: path.name == named.name,
+        lambda named: path.stem == named.stem,
+    )
+    for rule in rules:
+        matching = [name for name in truth if rule(PureWindowsPath(name))]
+        if len(matching) > 1:
+            raise DataError(
+                f"{video}: the truth has {first_names(matching)}; name the video by its path there"
+            )
+        if matching:
+            return truth[matching[0]]
+    return None
+
+
+def drawn_bouts(bouts: Sequence[Bout], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the bouts of a person as those of a model, for figures; `background` is left out.
+
+    Args:
+        classes: of the model; other labels follow them.
+    """
+    shown = [bout for bout in bouts if bout.label != BACKGROUND]
+    labels = list(dict.fromkeys([*classes, *(bout.label for bout in shown)]))
+    return [
+        {
+            **{"start": bout.start, "end": bout.end, "label": bout.label},
+            **{"index": labels.index(bout.label), "probability": 1.0},
+        }
+        for bout in shown
+    ]
+
+
+def check_scored(heads: Heads) -> None:
+    """Raise RecipeError if a model has no bouts of one head, which a truth can be compared with."""
+    if len(heads) != 1 or heads[0].task == "regression":
+        raise RecipeError("--truth: goes with one head of classes; this model has several heads, or numbers")
+
+
+def score_timelines(
+    samples: Sequence[Sample],
+    rows: Sequence[Mapping[str, Any]],
+    truth: Bouts,
+    *,
+    classes: Sequence[str],
+    tolerance: float = TOLERANCE,
+    report: Report,
+) -> dict[str, Any]:
+    """Return the metrics of timelines; a video that the truth does not name is left out, with a notice.
+
+    Args:
+        rows: of `predict_timeline` for the samples. Only the time of their windows is scored.
+        classes: of the model.
+    Raises:
+        DataError: the truth names no video or no class of the timelines.
+    """
+    videos = []
+    for sample, row in zip(samples, rows, strict=True):
+        bouts = truth_of(sample.path, truth) if row["windows"] else None
+        if bouts is None:
+            report(notice(f"{row['video']}: not scored: unreadable, or not in the truth"))
+        else:
+            videos.append(_timelines(sample, row, bouts))
+    if not videos:
+        raise DataError(f"the truth has no bout of these videos; it names {first_names(list(truth))}")
+    used = [bout.label for video in videos for bout in video.truth if bout.label != BACKGROUND]
+    unknown = {label: used.count(label) for label in used if label not in classes}
+    for label, count in unknown.items():
+        report(notice(f"the model has no class '{label}', of which the truth has {counted(count, 'bout')}"))
+    if unknown and len(unknown) == len(set(used)):
+        label = next(iter(unknown))
+        raise DataError(f"the truth has no class of the model: '{label}'{did_you_mean(label, classes)}")
+    return timeline_metrics(videos, tolerance=tolerance)
+
+
+def _timelines(sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout]) -> VideoTimelines:
+    """The bouts of a video within the time of its windows."""
+    begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
+    times = frame_times(sample.video)
+    first, last = frame_range(times, begin - 0.0005, end - 0.0005)  # the windows have milliseconds
+    predicted = [bout for bout in row["bouts"] if bout["label"] is not None]
+    return VideoTimelines(
+        times=times[first:last],
+        end=end,
+        truth=[
+            Bout(
+                video=bout.video,
+                start=max(bout.start, begin),
+                end=min(max(bout.end, begin), end),
+                label=bout.label,
+            )
+            for bout in truth
+            if bout.start < end and (bout.end > begin or bout.start >= begin)
+        ],
+        predicted=[
+            Bout(
+                video=row["video"],
+                start=bout["start"],
+                end=bout["end"],
+                label=bout["label"],
+                origin="automated",
+            )
+            for bout in predicted
+        ],
+        scores=[bout["probability"] for bout in predicted],
+    )

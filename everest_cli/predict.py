@@ -12,6 +12,7 @@ import typer
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
+from everest_cli.predict_live import LiveOptions, print_live
 from everest_cli.timeline_options import TimelineOptions
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ PredictionFormat = Literal["table", "json", "csv", "srt"]
 
 @grouped
 def predict(
-    videos: o.Videos,
     model: ModelOptions,
     of_timeline: TimelineOptions,
+    of_live: LiveOptions,
+    videos: o.SomeVideos = None,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
     ] = None,
@@ -54,6 +56,16 @@ def predict(
     from everest.system.json_text import json_text
     from everest_cli.prediction_text import TEXTS, by_head, scores_text, with_bouts
 
+    if of_live.live is not None:
+        if videos or output or kind:
+            raise RecipeError(
+                "--live: replaces videos, and prints JSON lines; leave VIDEO, --output and --format out"
+            )
+        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated)
+    if not videos:
+        raise typer.BadParameter(
+            "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
+        )
     text_format = _format(kind, output, as_json)
     of_timeline.check()
     timeline, plot, truth = of_timeline.timeline, of_timeline.plot, of_timeline.truth

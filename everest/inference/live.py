@@ -32,7 +32,8 @@ from everest.video.reader import TOLERANCE, luma
 from everest.video.stream import VideoError
 
 WAITS: Final = (0.5, 1.0, 2.0, 5.0)  # seconds before each further attempt to connect; the last one repeats
-HELD: Final = 2.0  # seconds of frames that are held beyond a window, or a step if that is longer
+LATE: Final = 1.0  # seconds, or a step if that is longer, that windows may be late before some are skipped
+HELD: Final = 2.0  # seconds, or a step if that is longer, of frames that are held beyond a window
 LOOK: Final = 0.1  # seconds between two looks at the stop request
 
 
@@ -154,7 +155,7 @@ class LiveBuffer:
                 return None
             window, step = self.resolved
             late = self.frames[-1].seconds - self.start - window
-            if can_reconnect(self.source) and late > step:
+            if can_reconnect(self.source) and late > max(step, LATE):
                 self.start += late // step * step
                 skipped = self._pop()
                 self.dropped += sum(frame.seconds > self.seen - TOLERANCE for frame in skipped)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import timeline_definitions as definitions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,53 +141,10 @@ def test_times_in_milliseconds_are_those_of_frames():
     assert (frame_classes(case, spans, ["a"])[:, 0] == expected).all()
 
 
-def slow_edit(truth: list[str], predicted: list[str]) -> float:
-    """Levenshtein's recursion, as a table."""
-    table = [
-        [max(i, j) if not i * j else 0 for j in range(len(predicted) + 1)] for i in range(len(truth) + 1)
-    ]
-    for i, a in enumerate(truth, 1):
-        for j, b in enumerate(predicted, 1):
-            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a != b))
-    return 1 - table[-1][-1] / max(len(truth), len(predicted), 1)
-
-
-def runs(line: list[str]) -> list[tuple[int, int, str]]:
-    """The segments of a line of frames, without background."""
-    found, first = [], 0
-    for frame in range(1, len(line) + 1):
-        if frame == len(line) or line[frame] != line[first]:
-            found.append((first, frame, line[first]))
-            first = frame
-    return [run for run in found if run[2] != "-"]
-
-
-def slow_f1(pairs: list[tuple[list[str], list[str]]], overlap: float) -> float | None:
-    """F1@k by sets of frames: MS-TCN's rule, written with loops."""
-    right = wrong = missing = 0
-    for truth, predicted in ((runs(a), runs(b)) for a, b in pairs):
-        hit = set()
-        for first, end, name in predicted:
-            mine, best = set(range(first, end)), (0.0, -1)
-            for number, (start, stop, other) in enumerate(truth):
-                theirs = set(range(start, stop))
-                if name == other and mine & theirs:
-                    best = max(best, (len(mine & theirs) / len(mine | theirs), -number))
-            number = -best[1]
-            if best[0] >= overlap and best[0] > 0 and number not in hit:
-                hit.add(number)
-                right += 1
-            else:
-                wrong += 1
-        missing += len(truth) - len(hit)
-    total = 2 * right + wrong + missing
-    return 200 * right / total if total else None
-
-
 def as_video(truth: list[str], predicted: list[str]) -> VideoTimelines:
     spans: list[Spans] = [{}, {}]
     for of, line in zip(spans, (truth, predicted), strict=True):
-        for first, end, name in runs(line):
+        for first, end, name in definitions.runs(line):
             of.setdefault(name, []).append((first, end))
     return video(*spans, frames=len(truth))
 
@@ -199,47 +157,13 @@ LINES = st.integers(1, 30).flatmap(
 @given(pairs=st.lists(LINES, min_size=1, max_size=3))
 def test_metrics_of_frames_equal_the_slow_definitions(pairs: list[tuple[list[str], list[str]]]):
     scores = timeline_metrics([as_video(*pair) for pair in pairs])
-    same = [a == b for truth, predicted in pairs for a, b in zip(truth, predicted, strict=True)]
-    assert scores["frame_accuracy"] == pytest.approx(100 * sum(same) / len(same), abs=1e-3)
-    edits = [slow_edit([run[2] for run in runs(a)], [run[2] for run in runs(b)]) for a, b in pairs]
-    assert scores["edit"] == pytest.approx(100 * sum(edits) / len(edits), abs=1e-3)
-    for key, overlap in (("f1@10", 0.1), ("f1@25", 0.25), ("f1@50", 0.5)):
-        expected = slow_f1(pairs, overlap)
-        assert scores[key] == (None if expected is None else pytest.approx(expected, abs=1e-3))
+    for key, expected in definitions.metrics(pairs).items():
+        assert scores[key] == (None if expected is None else pytest.approx(expected, abs=1e-3)), key
     for entry in scores["classes"]:
         name = entry["name"]
         frames = [(a == name, b == name) for pair in pairs for a, b in zip(*pair, strict=True)]
         right, either = frames.count((True, True)), sum(a + b for a, b in frames)
         assert entry["f1"] == pytest.approx(200 * right / either, abs=1e-3)
-
-
-def slow_average_precision(case: VideoTimelines, name: str, tiou: float) -> float | None:
-    """Precision and recall after each prediction, then the area under the highest precision to the right."""
-    truth = [bout for bout in case.truth if bout.label == name]
-    ranked = sorted(
-        (pair for pair in zip(case.scores, case.predicted, strict=True) if pair[1].label == name),
-        key=lambda pair: -pair[0],
-    )
-    taken: list[Bout] = []
-    points = []
-    for rank, (_, bout) in enumerate(ranked, start=1):
-        best = None
-        for other in truth:
-            shared = max(0.0, min(bout.end, other.end) - max(bout.start, other.start))
-            ratio = shared / (max(bout.end, other.end) - min(bout.start, other.start))
-            is_free = all(other is not one for one in taken)
-            if shared and is_free and ratio >= tiou - 1e-9 and (best is None or ratio > best[0]):
-                best = (ratio, other)
-        if best:
-            taken.append(best[1])
-        points.append((len(taken) / max(len(truth), 1), len(taken) / rank))
-    area = sum(
-        max(
-            (precision for recall, precision in points if recall >= (step + 1) / len(truth) - 1e-9), default=0
-        )
-        for step in range(len(truth))
-    )
-    return 100 * area / len(truth) if truth else None
 
 
 @given(seed=st.integers(0, 10_000))
@@ -254,7 +178,10 @@ def test_average_precision_and_events_equal_the_slow_definitions(seed: int):
     case = video(*made, frames=60, scores=rng.sample(range(100), count))
     for name in "ab":
         for tiou in (0.3, 0.5):
-            expected = slow_average_precision(case, name, tiou)
+            truth = [(bout.start, bout.end, 0.0) for bout in case.truth if bout.label == name]
+            ranked = zip(case.predicted, case.scores, strict=True)
+            predicted = [(bout.start, bout.end, score) for bout, score in ranked if bout.label == name]
+            expected = definitions.average_precision([(truth, predicted)], tiou)
             found = average_precision([case], name, tiou=tiou)
             assert found == (None if expected is None else pytest.approx(expected, abs=1e-3))
         pairs = [

@@ -14,6 +14,7 @@ from everest.lists.sample import Sample
 from everest.lists.text import read_rows
 from everest.metrics.timeline import BACKGROUND, TOLERANCE, VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
+from everest.system.json_text import read_json
 from everest.system.text import counted
 from everest.video.reader import frame_range, frame_times
 
@@ -36,6 +37,33 @@ def read_truth(path: Path) -> Bouts:
         except DataError as error:
             raise DataError(f"{row.where}: {error}") from error
     return by_video(bouts)
+
+
+def read_timelines(path: Path) -> tuple[dict[str, tuple[float, float]], Bouts]:
+    """Read the JSON of `everest predict --timeline`: start and end of each video, in seconds, and its bouts.
+
+    Raises:
+        DataError: the file is no such JSON, or the model has several heads.
+    """
+    extents, bouts = {}, []
+    try:
+        document = read_json(path)
+        for row in document["timelines"] if isinstance(document, dict) else document:
+            if row["windows"]:
+                extents[row["video"]] = (float(row["windows"][0]["start"]), float(row["windows"][-1]["end"]))
+                bouts += [
+                    Bout(video=row["video"], start=one["start"], end=one["end"], label=one["label"])
+                    for one in row["bouts"]
+                    if one["label"] is not None
+                ]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{path}: no timeline of one head, as `predict --timeline --json` writes: {why}"
+        ) from error
+    if not extents:
+        raise DataError(f"{path}: no video of this timeline has a window")
+    return extents, by_video(bouts)
 
 
 def truth_of(video: str, truth: Bouts) -> list[Bout] | None:

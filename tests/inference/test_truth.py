@@ -125,3 +125,34 @@ def test_the_truth_is_drawn_above_the_prediction(
         called("predict", clip_files / "clip1.mp4", "-c", model, *options)
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 1000
+
+
+def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
+    timeline, checked = tmp_path / "t.json", tmp_path / "checked.csv"
+    called("predict", *videos, "-c", classifier_run, "--timeline", "--step", 0.25, "-q", "-o", timeline)
+    budget = ("budget", "--timeline", timeline)
+    called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
+    marks = checked.read_text().splitlines()
+    assert marks[0] == "video,start,end,label"
+    assert len(marks) == 7
+    with checked.open("a") as file:
+        for line in marks[1:4]:
+            video, start, end, _ = line.split(",")
+            file.write(f"{video},{start},{end},0\n")
+    document = json_of(*budget, "--checked", checked)
+    assert (document["windows"], document["checked"], document["window"]) == (16, 6, 0.5)
+    for entry in document["classes"]:
+        low, high = entry["seconds"]["interval"]
+        assert 0 <= low <= entry["seconds"]["estimate"] <= high
+    assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
+    with checked.open("a") as file:
+        file.write("other.mp4,0,1,0\n")
+    assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
+    assert "the footage has 16 windows" in refused(
+        *budget, "--draw", 99, "--window", 0.5, "-o", tmp_path / "x", code=2
+    )
+    assert "give --draw N" in refused(*budget, code=2)
+    assert "no timeline of one head" in refused(
+        "budget", "--timeline", marks[1].split(",")[0], "--checked", checked, code=4
+    )

@@ -127,7 +127,7 @@ def _groups(classes: Sequence[Class], spans: Sequence[Span]) -> list[list[int]]:
 
 
 def _without_short(classes: Sequence[Class], spans: Sequence[Span], min_seconds: float) -> list[Class]:
-    """Return the classes of windows with those of short groups replaced; see `merge_windows`."""
+    """Return the classes of windows with the classes of short groups replaced; see `merge_windows`."""
     is_lasting = np.zeros(len(spans), dtype=np.bool_)
     for group in _groups(classes, spans):
         is_lasting[group] = spans[group[-1]][1] - spans[group[0]][0] >= min_seconds - TOLERANCE

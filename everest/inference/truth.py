@@ -94,7 +94,7 @@ def truth_of(video: str, truth: Bouts) -> list[Bout] | None:
 
 
 def drawn_bouts(bouts: Sequence[Bout], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the bouts of a person as those of a model, for figures; `background` is left out.
+    """Return the bouts of a person in the form of a model's bouts, for figures; `background` is left out.
 
     Args:
         classes: of the model; other labels follow them.

@@ -90,8 +90,8 @@ def time_budget(
         extents: start and end of each recording, in seconds.
         predicted: the bouts of the model.
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
-            bout counts in the window in which it starts; one that starts with a window counts as having
-            begun before it, but at the start of a recording.
+            bout counts in the window in which it starts; one that starts with a window counts as one
+            that goes back before it, but at the start of a recording.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, `estimate` and `interval`.

@@ -120,7 +120,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
 def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
     """Return whether each frame has each class, (F, C). Times of bouts are rounded to the nearest frame.
 
-    Files of annotations have times in milliseconds, which are not exactly those of frames. A point event has
+    Files of annotations have times in milliseconds, which are not exactly the times of frames. A point event has
     no frame.
     """
     borders = (video.times + np.append(video.times[1:], video.end)) / 2  # (F,): up to them a frame is nearest

@@ -120,8 +120,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
 def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
     """Return whether each frame has each class, (F, C). Times of bouts are rounded to the nearest frame.
 
-    Files of annotations have times in milliseconds, which are not exactly the times of frames. A point event has
-    no frame.
+    Files of annotations have milliseconds, which are not exactly the times of frames. A point event has none.
     """
     borders = (video.times + np.append(video.times[1:], video.end)) / 2  # (F,): up to them a frame is nearest
     classes = np.zeros((len(borders), len(names)), dtype=np.bool_)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import Outputs, evaluate_classifier
-from everest.inference import predictions
+from everest.inference import predictions, timeline
+from everest.inference.bouts import BoutRules
 from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
@@ -87,6 +88,9 @@ def predict_timeline(
     step: float | None = None,
     top: int | None = None,
     background: float | None = None,
+    threshold: tuple[float, float] | None = None,
+    smooth: float = 0.0,
+    min_seconds: float = 0.0,
     data: str | Path | None = None,
     clips: int = 1,
     crops: int = 1,
@@ -102,6 +106,9 @@ def predict_timeline(
         step: seconds from the start of one window to the start of the next; None: `window`.
         background: windows whose highest probability is below this have no class in `bouts`; of single-label
             heads.
+        threshold: multi-label classes begin at the first probability and last as long as the second one.
+        smooth: bouts follow from the mean probabilities over this many seconds.
+        min_seconds: shorter bouts take the class of their longer neighbors.
         batch: windows in one forward pass. For the others see `predict`.
     Returns:
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each video,
@@ -111,11 +118,12 @@ def predict_timeline(
         frame, also has `error`.
     Raises:
         CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window; or `window` or `step` is below 0.001 or not finite; or `background` is not from
-            0 to 1, or no head is single-label.
+            no default window; or `window` or `step` is below 0.001 or not finite; or a rule of the bouts is
+            out of range, or goes with no head.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    return predictions.predict_timeline(
+    rules = BoutRules(background=background, threshold=threshold, smooth=smooth, min_seconds=min_seconds)
+    return timeline.predict_timeline(
         opened,
         _samples(videos, data),
         window=window,
@@ -123,7 +131,7 @@ def predict_timeline(
         top=top,
         batch=batch,
         report=report,
-        background=background,
+        rules=rules,
     )
 
 

@@ -22,6 +22,7 @@ from everest.system.launch import LOST
 from everest.system.processes import is_lost_peer
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
+    budget,
     convert,
     demo,
     doctor,
@@ -167,6 +168,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     },
     "Use": {
         "predict": (predict.predict, "Predict classes of videos, or over time in long ones."),
+        "budget": (budget.budget, "Estimate seconds and bouts per class, with intervals."),
         "extract": (extract.extract, "Write features of videos to a file."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),

@@ -100,6 +100,10 @@ Videos = Annotated[
     list[Path],
     typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
 ]
+SomeVideos = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
+]
 Checkpoint = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),

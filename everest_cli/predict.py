@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from everest.annotations.kinds import Kind
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
+from everest_cli.predict_live import LiveOptions, print_live
+from everest_cli.timeline_options import TimelineOptions
 
 if TYPE_CHECKING:
-    from everest.config.heads import Heads
+    from everest.annotations.bout import Bout
+    from everest.annotations.kinds import Kind
+    from everest.lists.classes import Classes
     from everest.lists.sample import Sample
 
 
@@ -23,50 +27,15 @@ PredictionFormat = Literal["table", "json", "csv", "srt"]
 
 @grouped
 def predict(
-    videos: o.Videos,
     model: ModelOptions,
+    of_timeline: TimelineOptions,
+    of_live: LiveOptions,
+    videos: o.SomeVideos = None,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
     ] = None,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Classes over time: a window slides over each video.")
-    ] = False,
-    window: Annotated[
-        float | None,
-        typer.Option(
-            "--window", min=0.001, metavar="SECONDS", help="Window of the timeline [a clip's span]."
-        ),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(
-            "--step", min=0.001, metavar="SECONDS", help="Step of the timeline [--window: no overlap]."
-        ),
-    ] = None,
-    bouts: Annotated[
-        bool,
-        typer.Option(
-            "--bouts", help="Print bouts instead of windows: neighboring windows of one class, merged."
-        ),
-    ] = False,
-    background: Annotated[
-        float | None,
-        typer.Option(
-            "--background", metavar="P", help="Windows less probable than this have no class in bouts."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="F", help="Also draw the bouts or numbers of a video to this PNG."),
-    ] = None,
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
-    ] = None,
-    to: Annotated[
-        Kind | None,
-        typer.Option(
-            "--to", metavar="KIND", help="Write bouts as annotations: csv, boris, elan, … (--output)."
-        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -86,17 +55,24 @@ def predict(
     from everest.errors import RecipeError
     from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
-    from everest_cli.prediction_text import TEXTS, by_head, with_bouts
+    from everest.system.json_text import json_text
+    from everest_cli.prediction_text import TEXTS, by_head, scores_text, with_bouts
 
-    text_format = "table" if to else _format(kind, output, as_json)
-    if not timeline and (window or step):
-        raise RecipeError("--window and --step belong to --timeline")
-    if not timeline and (bouts or plot or to or background is not None):
-        raise RecipeError("--bouts, --background, --plot and --to belong to --timeline")
+    if of_live.live is not None:
+        if videos or output or kind:
+            raise RecipeError(
+                "--live: replaces videos, and prints JSON lines; leave VIDEO, --output and --format out"
+            )
+        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated)
+    if not videos:
+        raise typer.BadParameter(
+            "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
+        )
+    of_timeline.check()
+    timeline, plot, truth, to = of_timeline.timeline, of_timeline.plot, of_timeline.truth, of_timeline.to
     if to is not None and (kind is not None or as_json or output is None):
         raise RecipeError(f"--to {to}: needs --output, and no --format or --json")
-    if background is not None and not (bouts or plot or to or text_format == "json"):
-        raise RecipeError("--background: changes bouts; add --bouts, --plot, --to or --json")
+    text_format = "table" if to else _format(kind, output, as_json)
     if text_format == "srt" and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None and to is None:
@@ -107,15 +83,31 @@ def predict(
         check_target(plot, option="--plot", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights
-    from everest.inference.predictions import predict, predict_timeline
+    from everest.inference.bouts import PLAIN
+    from everest.inference.predictions import predict
+    from everest.inference.timeline import predict_timeline
     from everest.inference.top_classes import check_options
+    from everest.inference.truth import check_scored, read_truth, score_timelines
 
+    rules, idle = of_timeline.rules(), of_timeline.idle()
+    if rules != PLAIN and not (of_timeline.bouts or plot or truth or to or text_format == "json"):
+        names = " and ".join(of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"})
+        raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
     opened = model.open(views=1 if timeline else None, calibrated=calibrated)
-    # Also refuses an autoencoder, before the videos are listed.
+    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     check_options(
-        opened.classes.heads, top=top, background=background, bouts=bouts, annotations=to is not None
+        classes.heads,
+        top=top,
+        rules=rules,
+        bouts=of_timeline.bouts,
+        annotations=to is not None,
+        idle=idle is not None,
     )
     samples = named_samples(videos, root=model.data)
+    true_bouts: dict[str, list[Bout]] = {}
+    if truth is not None:
+        check_scored(classes.heads)
+        true_bouts, _ = read_truth(truth, [sample.path for sample in samples])
     if text_format == "srt" and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if plot is not None and len(samples) > 1:
@@ -123,6 +115,7 @@ def predict(
     if plot is not None and output is not None and plot.resolve() == output.resolve():
         raise RecipeError(f"--plot {plot}: also the file of --output; choose another name")
     inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
+    inputs += [] if truth is None else [truth]
     files = {} if output is None else {output: [sample.path for sample in samples]}
     if to is not None and output is not None:
         from everest.annotations.formats import files_of
@@ -138,12 +131,13 @@ def predict(
             rows = predict_timeline(
                 opened,
                 samples,
-                window=window,
-                step=step,
+                window=of_timeline.window,
+                step=of_timeline.step,
                 top=top,
                 batch=model.batch,
                 report=display.report,
-                background=background,
+                rules=rules,
+                idle=idle,
             )
         else:
             rows = predict(
@@ -154,17 +148,33 @@ def predict(
                 workers=model.workers,
                 report=display.report,
             )
+        scores = None
+        if truth is not None:
+            names, collar = classes.of_head(classes.heads[0]), of_timeline.tolerance
+            scores = score_timelines(
+                samples, rows, true_bouts, classes=names, tolerance=collar, report=display.report
+            )
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
         if found and all(bout["label"] is None for bout in found):
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
-            _draw(plot, row, opened.classes.heads, background)
+            of_person = None if scores is None else true_bouts[samples[0].path]
+            _draw(plot, row, classes, rules.background, of_person)
     if to is not None:
         for path in _write(files, to, samples, rows):
             typer.echo(path)
+        if scores is not None:
+            say(scores_text(scores).rstrip())
     else:
-        text = TEXTS[text_format](with_bouts(rows) if bouts and text_format != "json" else rows)
+        shown = with_bouts(rows) if of_timeline.bouts and text_format != "json" else rows
+        text = TEXTS[text_format](shown)
+        if scores is not None and text_format == "json":
+            text = json_text({**scores, "timelines": rows}, indent=2) + "\n"
+        elif scores is not None and text_format == "table":
+            text += scores_text(scores)
+        elif scores is not None:
+            say(scores_text(scores).rstrip())
         if output is None:
             typer.echo(text, nl=False)
         else:
@@ -198,16 +208,27 @@ def _write(
     return written
 
 
-def _draw(path: Path, row: dict[str, Any], heads: Heads, background: float | None) -> None:
-    """Draw the timeline of a video."""
+def _draw(
+    path: Path,
+    row: dict[str, Any],
+    classes: Classes,
+    background: float | None,
+    truth: Sequence[Bout] | None,
+) -> None:
+    """Draw the timeline of a video, below the bouts of a person if there are any."""
     from everest.figures.timeline import draw_task_timeline, draw_timeline
+    from everest.inference.truth import drawn_bouts
     from everest_cli.prediction_text import by_head
 
-    title, bouts = Path(row["video"]).name, by_head(row["bouts"])
+    title, bouts, heads = Path(row["video"]).name, by_head(row["bouts"]), classes.heads
+    if truth is not None:
+        names = classes.of_head(heads[0])
+        bouts = {"truth": drawn_bouts(truth, names), "prediction": bouts[""]}
+        heads = tuple(replace(heads[0], name=name) for name in bouts)
     if all(head.task == "single-label" for head in heads):
         draw_timeline(path, bouts, title=title, background=background)
     else:
-        draw_task_timeline(path, row["windows"], bouts, heads, title=title)
+        draw_task_timeline(path, row["windows"], bouts, heads, title=title, aligned=truth is not None)
 
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:

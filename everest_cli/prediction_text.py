@@ -50,12 +50,56 @@ def as_table(rows: Rows) -> str:
         lines.append(row["video"])
         for window in row.get("windows", ()):
             answers = ", ".join(_short_text(name, part) for name, part in _predictions(window))
+            if not answers and "motion" in window:
+                answers = f"skipped: the motion is {window['motion']:.2f}"
             lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {answers}")
         if "windows" not in row:
             lines += [f"  {_line(name, part)}" for name, part in _predictions(row)]
         if "error" in row:
             lines.append(f"  cannot be read: {row['error']}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def scores_text(scores: dict[str, Any]) -> str:
+    """The metrics of timelines in percent, and a line per class."""
+    collar = f"event F1 ({scores['tolerance']:g} s)"
+    titles = {
+        **{"frame_accuracy": "frame accuracy", "edit": "edit score"},
+        **{f"f1@{k}": f"F1@{k}" for k in (10, 25, 50)},
+        **{"map@0.5": "mAP@0.5", "event_f1": collar},
+    }
+    lines = [
+        "",
+        f"  {'percent':<22}",
+        *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items()),
+    ]
+    width = max([len(entry["name"]) for entry in scores["classes"]] + [5])
+    columns = ("frame F1", "AP@0.5", "event F1", "true bouts", "predicted", "true s", "predicted s")
+    lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
+    for entry in scores["classes"]:
+        amounts = [entry[of][what] for what in ("bouts", "seconds") for of in ("truth", "predicted")]
+        cells = [*(_cell(entry[key]) for key in ("f1", "ap@0.5", "event_f1")), *(f"{n:g}" for n in amounts)]
+        lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def budget_text(document: dict[str, Any]) -> str:
+    """The time budget of `everest budget`: a line for the seconds and for the bouts of each class."""
+    lines = [
+        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked",
+        f"  {'class':<24}{'':<9}{'model':>10}{'estimate':>10}  95 % interval",
+    ]
+    for entry in document["classes"]:
+        for what in ("seconds", "bouts"):
+            row = entry[what]
+            low, high = row["interval"]
+            values = f"{row['naive']:>10.1f}{row['estimate']:>10.1f}  {low:.1f} to {high:.1f}"
+            lines.append(f"  {entry['name']:<24}{what:<9}{values}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cell(percent: float | None) -> str:
+    return f"{'-' if percent is None else f'{percent:.1f}':>6}"
 
 
 def as_json(rows: Rows) -> str:

@@ -94,6 +94,7 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):
         lines = [f"{path},{label}\n" for path, label in zip(videos, labels, strict=True)]
         (tmp_path / "VIDEOS" / f"{name}.csv").write_text("".join(["path,label\n", *lines]))
+    (tmp_path / "truth.csv").write_text("video,start,end,label\nclip0.mp4,0,1,0\nvideo.mp4,0.5,1.5,1\n")
     shutil.copytree(tmp_path / "ACTIONS", tmp_path / "UNLABELED")
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
     for page in PAGES:  # files that a page shows with their names

@@ -131,7 +131,13 @@ def draw_timeline(
 
 @any_script()
 def draw_task_timeline(
-    path: Path, windows: Windows, bouts: Mapping[str, Bouts], heads: Heads, *, title: str
+    path: Path,
+    windows: Windows,
+    bouts: Mapping[str, Bouts],
+    heads: Heads,
+    *,
+    title: str,
+    aligned: bool = False,
 ) -> None:
     """Draw a PNG 1500 pixels wide with a panel per head.
 
@@ -141,10 +147,19 @@ def draw_task_timeline(
     Args:
         windows: W of `everest predict --timeline --json`, at least one.
         bouts: by the name of a head, which is empty for a single one.
+        aligned: the heads have the same classes, and get the same lanes.
     """
     begin, end = windows[0]["start"], max(window["end"] for window in windows)
     end = max(end, begin + SHORTEST)
     classes = {head.name: _by_class(bouts[head.name]) for head in heads if head.task != "regression"}
+    if aligned:
+        ranked = _by_class([bout for of_head in bouts.values() for bout in of_head])
+        labels = {index: of_class[0]["label"] for index, of_class in ranked.items()}
+        classes = {
+            name: {index: of_head.get(index, ()) for index in ranked} for name, of_head in classes.items()
+        }
+    else:
+        labels = {i: of_class[0]["label"] for of_head in classes.values() for i, of_class in of_head.items()}
     lanes = {name: dict(list(of_head.items())[:LANES]) for name, of_head in classes.items()}
     heights = [LANE * max(len(lanes[head.name]), 2) if head.name in lanes else CURVE for head in heads]
     with png_figure(path, (15, sum(heights) + 0.5 * len(heads) + 0.8), **FORM) as figure:
@@ -152,7 +167,7 @@ def draw_task_timeline(
         for head, panel in zip(heads, panels, strict=True):
             others = ""
             if head.name in lanes:
-                _draw_lanes(panel, lanes[head.name], seconds=end - begin)
+                _draw_lanes(panel, lanes[head.name], labels, seconds=end - begin)
                 if num_others := len(classes[head.name]) - len(lanes[head.name]):
                     others = f"not shown: {counted(num_others, 'other class')}"
             else:
@@ -172,12 +187,14 @@ def draw_task_timeline(
         figure.suptitle(escape_bytes(f"{title}: {'; '.join(texts)}"), fontsize=11, parse_math=False)
 
 
-def _draw_lanes(panel: Axes, lanes: Mapping[int, Bouts], *, seconds: float) -> None:
+def _draw_lanes(
+    panel: Axes, lanes: Mapping[int, Bouts], labels: Mapping[int, str], *, seconds: float
+) -> None:
     """Draw a lane per class, the first on top."""
     colors, names = colors_of(lanes), []
     for lane, (index, bouts) in enumerate(lanes.items()):
         _draw_bars(panel, bouts, colors[index], bottom=-lane - 1, top=1 - GAP)
-        names.append(escape_bytes(_entry(bouts[0]["label"], _seconds(bouts), seconds)))
+        names.append(escape_bytes(_entry(labels[index], _seconds(bouts), seconds)))
     count = len(lanes)
     panel.set_yticks([-lane - 0.5 for lane in range(count)], names, parse_math=False)
     panel.set_ylim(-max(count, 1), 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError
+from everest.inference.bouts import PLAIN, BoutRules
 from everest.lists.classes import Classes
 
 TOP: Final = 5  # classes, unless another number is requested
@@ -17,18 +19,22 @@ def check_options(
     heads: Heads,
     *,
     top: int | None = None,
-    background: float | None = None,
+    rules: BoutRules = PLAIN,
     bouts: bool = False,
     annotations: bool = False,
     calibrated: bool = False,
+    idle: bool = False,
 ) -> None:
     """Raise RecipeError for an option that goes with no head, or that is out of range.
 
     Args:
+        rules: of the bouts of a timeline.
         bouts: whether bouts are requested in place of windows.
         annotations: whether bouts are requested as a file of annotations.
         calibrated: whether calibrated probabilities are requested.
+        idle: whether windows in which nothing moves are skipped.
     """
+    background, threshold = rules.background, rules.threshold
     if top is not None and top < 1:
         raise RecipeError(f"top={top}: must be at least 1")
     tasks = {head.task for head in heads}
@@ -36,6 +42,9 @@ def check_options(
         given = {
             "--top": top is not None,
             "--background": background is not None,
+            "--threshold": threshold is not None,
+            "--smooth": rules.smooth > 0,
+            "--min-seconds": rules.min_seconds > 0,
             "--bouts": bouts,
             "--to": annotations,
             "--calibrated": calibrated,
@@ -43,6 +52,17 @@ def check_options(
         option = next((option for option, is_given in given.items() if is_given), None)
         if option is not None:
             raise RecipeError(f"{option}: goes with classes, and this model predicts numbers; leave it out")
+    if idle and "regression" in tasks:
+        raise RecipeError("--idle-below: goes with classes, and this model predicts numbers; leave it out")
+    if threshold is not None and MULTI_LABEL not in tasks:
+        raise RecipeError("--threshold: goes with any number of classes per window; use --background here")
+    if threshold is not None and not 0 <= threshold[1] <= threshold[0] <= 1:
+        raise RecipeError(
+            f"--threshold: must be HIGH,LOW with 1 >= HIGH >= LOW >= 0, not {threshold[0]},{threshold[1]}"
+        )
+    for option, seconds in (("--smooth", rules.smooth), ("--min-seconds", rules.min_seconds)):
+        if not 0 <= seconds < math.inf:
+            raise RecipeError(f"{option}: must be a number of seconds from 0 on, not {seconds}")
     if background is not None and "single-label" not in tasks:
         raise RecipeError(
             "--background: goes with one class per window, and this model has any number; leave it out"

@@ -110,10 +110,10 @@ def test_options_of_bouts_that_do_not_go_together_are_named(
 ):
     timeline, plot = ["--timeline", "--bouts"], ["--plot", tmp_path / "t.png"]
     for options, message in (
-        (["--bouts"], "belong to --timeline"),
-        (["--background", 0.5], "belong to --timeline"),
-        (plot, "belong to --timeline"),
-        (["--timeline", "--background", 0.5], "changes bouts; add --bouts, --plot, --to or --json"),
+        (["--bouts"], "belongs to --timeline"),
+        (["--background", 0.5], "belongs to --timeline"),
+        (plot, "belongs to --timeline"),
+        (["--timeline", "--background", 0.5], "--background: changes bouts; add --bouts, "),
         ([*timeline, "--background", "nan"], "--background: must be from 0 to 1, not nan"),
         ([*timeline, *plot, "-o", f"{tmp_path}/./t.png"], "also the file of --output"),
         (["--timeline", "--plot", tmp_path / "t.pdf"], "end its name in .png"),

@@ -169,7 +169,7 @@ def test_options_that_do_not_go_together_are_named(classifier_run: Path, clip_fi
     (tmp_path / "old.csv").write_text("mine")
     seconds = "must be a number of seconds from 0.001 on, not inf"
     for options, message in (
-        (["--window", 1], "--window and --step belong to --timeline"),
+        (["--window", 1], "--window belongs to --timeline"),
         (["--timeline", "--window", "inf"], f"--window: {seconds}"),
         (["--timeline", "--step", "inf"], f"--step: {seconds}"),
         (["--format", "srt"], "subtitles need the times of --timeline"),

@@ -1,0 +1,253 @@
+"""The agreement of predicted bouts with the bouts of a person, as the field defines it.
+
+Temporal segmentation: frame accuracy, edit score and F1@k of Lea et al. 2017 (Temporal Convolutional Networks
+for Action Segmentation and Detection), computed as in the released program of MS-TCN (Farha and Gall 2019).
+Temporal detection: mAP at a temporal intersection over union (tIoU), as in the program of ActivityNet (Caba
+Heilbron et al. 2015), which is also used for THUMOS14. Events: F1 with a collar on both ends (Mesaros et al.
+2016, Metrics for Polyphonic Sound Event Detection).
+
+Frames without a bout, and bouts of the class `background`, are background: its frames count in the frame
+accuracy, and nowhere else. Classes may overlap. Every share is in percent; None where there is nothing to
+measure.
+
+F frames, C classes, P predicted and T true segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from everest.annotations.bout import Bout
+
+BACKGROUND: Final = "background"
+OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
+TIOUS: Final = (0.3, 0.5, 0.7)  # of mAP; our choice of THUMOS14's 0.3 to 0.7
+TOLERANCE: Final = 1.0  # seconds, of event F1; our choice
+ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VideoTimelines:
+    """A video with the bouts of a person and of a model. A point event has its end at its start."""
+
+    times: Floats  # (F,) seconds from the first frame, F > 0
+    end: float  # seconds: when the last frame ends
+    truth: Sequence[Bout]
+    predicted: Sequence[Bout]
+    scores: Sequence[float]  # of each predicted bout; the most certain ones count first in mAP
+
+
+class Segment(NamedTuple):
+    """A longest run of frames that have a class."""
+
+    first: int
+    end: int  # excluded
+    label: int  # index of the class
+
+
+class Counts(NamedTuple):
+    """Right, wrong and missing predictions."""
+
+    right: int
+    wrong: int
+    missing: int
+
+    @property
+    def f1(self) -> float | None:
+        """In percent; None if there is nothing to find, and nothing was predicted."""
+        total = 2 * self.right + self.wrong + self.missing
+        return _percent(2 * self.right / total) if total else None
+
+
+def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
+    """Return all metrics of some videos.
+
+    Args:
+        tolerance: seconds between the starts, and between the ends, of matching events.
+    Returns:
+        `frame_accuracy`, `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.3`, `map@0.5`, `map@0.7`, `event_f1`, the
+        `tolerance`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
+        frames, `ap@0.5`, `event_f1`, and `bouts` and `seconds` of the truth and as predicted.
+    """
+    labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
+    names = sorted(labels)
+    frames = [tuple(frame_classes(video, of, names) for of in _both(video)) for video in videos]
+    segments = [(segments_of(truth), segments_of(predicted)) for truth, predicted in frames]
+    truth, predicted = (np.concatenate([pair[i] for pair in frames]) for i in (0, 1))  # (F, C) of all videos
+    precisions = {tiou: [average_precision(videos, name, tiou=tiou) for name in names] for tiou in TIOUS}
+    events = [event_counts(videos, name, tolerance=tolerance) for name in names]
+    document: dict[str, Any] = {
+        "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
+        "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
+        **{
+            f"f1@{100 * overlap:.0f}": _summed([overlap_counts(*pair, overlap) for pair in segments]).f1
+            for overlap in OVERLAPS
+        },
+        **{f"map@{tiou}": _mean(values) for tiou, values in precisions.items()},
+        "event_f1": _summed(events).f1,
+        "tolerance": tolerance,
+        "videos": len(videos),
+        "frames": len(truth),
+    }
+    of_frames = [
+        Counts(int((t & p).sum()), int((p & ~t).sum()), int((t & ~p).sum()))
+        for t, p in zip(truth.T, predicted.T, strict=True)
+    ]
+    document["classes"] = [
+        {
+            "name": name,
+            "f1": of_frames[index].f1,
+            "ap@0.5": precisions[0.5][index],
+            "event_f1": events[index].f1,
+            "truth": _amount(bout for video in videos for bout in video.truth if bout.label == name),
+            "predicted": _amount(bout for video in videos for bout in video.predicted if bout.label == name),
+        }
+        for index, name in enumerate(names)
+    ]
+    return document
+
+
+def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return whether each frame has each class, (F, C). Times of bouts are rounded to the nearest frame.
+
+    Files of annotations have milliseconds, which are not exactly the times of frames. A point event has none.
+    """
+    borders = (video.times + np.append(video.times[1:], video.end)) / 2  # (F,): up to them a frame is nearest
+    classes = np.zeros((len(borders), len(names)), dtype=np.bool_)
+    column = {name: index for index, name in enumerate(names)}
+    for bout in bouts:
+        if bout.label in column:
+            first, end = np.searchsorted(borders, [bout.start, bout.end])
+            classes[first:end, column[bout.label]] = True
+    return classes
+
+
+def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
+    """Return the segments of (F, C) classes by their start, then by their class."""
+    edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
+    found = []
+    for index, column in enumerate(edges.T):
+        starts, ends = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
+        found += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
+    return sorted(found, key=lambda segment: (segment.first, segment.label))
+
+
+def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
+    """Return 1 - d / n for the Levenshtein distance d of the classes of segments, n of the longer sequence.
+
+    It measures the order of the segments, whatever their times are. Two empty sequences have 1 (our choice).
+    """
+    row = np.arange(
+        len(truth) + 1
+    )  # distances of the first segments predicted from each beginning of the truth
+    classes = np.array([segment.label for segment in truth])
+    for number, segment in enumerate(predicted, start=1):
+        changed = row[:-1] + (classes != segment.label)
+        best = np.append(number, np.minimum(changed, row[1:] + 1))
+        # Insertions: each value is at most one more than the one before it.
+        row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
+    return 1 - row[-1] / max(len(truth), len(predicted), 1)
+
+
+def overlap_counts(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> Counts:
+    """Count the segments for F1@k of one video.
+
+    A predicted segment is right if the segment of its class that it overlaps most has an intersection over
+    union of at least `overlap`, and no earlier prediction has found it; as in MS-TCN.
+    """
+    found: set[int] = set()
+    starts, ends, classes = np.array(truth, dtype=np.int64).reshape(-1, 3).T  # (T,) each
+    for first, end, index in predicted if len(truth) else ():
+        shared = np.minimum(ends, end) - np.maximum(starts, first)
+        union = np.maximum(ends, end) - np.minimum(starts, first)
+        ratios = np.where(classes == index, shared / union, 0.0)
+        best = int(ratios.argmax())
+        if ratios[best] >= overlap:
+            found.add(best)
+    return Counts(len(found), len(predicted) - len(found), len(truth) - len(found))
+
+
+def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: float) -> float | None:
+    """Return the average precision of a class, in percent; None without a true bout.
+
+    From the most certain prediction on, each takes the true bout of the largest tIoU that is free, if that is
+    at least `tiou`. The precision is interpolated: at each recall it is the highest of that or more recall.
+    Point events have no tIoU, and are left out.
+    """
+    pairs = [(_lasting(video.truth, name), video) for video in videos]
+    total = sum(len(truth) for truth, _ in pairs)
+    ranked: list[tuple[float, int, Floats]] = []  # score, number of the video, (T,) tIoU with its true bouts
+    for number, (truth, video) in enumerate(pairs):
+        starts, ends = np.array([(bout.start, bout.end) for bout in truth]).reshape(-1, 2).T
+        for bout, score in zip(video.predicted, video.scores, strict=True):
+            if bout.label == name and bout.seconds > 0:
+                shared = (np.minimum(ends, bout.end) - np.maximum(starts, bout.start)).clip(min=0)
+                ranked.append((score, number, shared / (ends - starts + bout.seconds - shared)))
+    if not total:
+        return None
+    free = [np.ones(len(truth), dtype=np.bool_) for truth, _ in pairs]
+    right = np.zeros(len(ranked))
+    for rank, (_, number, ratios) in enumerate(sorted(ranked, key=lambda entry: -entry[0])):
+        candidates = np.where(free[number], ratios, -1.0)
+        if len(candidates) and candidates.max() >= tiou - ROUNDING:
+            free[number][candidates.argmax()] = False
+            right[rank] = 1
+    precision = right.cumsum() / np.arange(1, len(ranked) + 1)
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return _percent(float((right * highest).sum()) / total)
+
+
+def event_counts(videos: Sequence[VideoTimelines], name: str, *, tolerance: float) -> Counts:
+    """Count the events of a class. As many as possible are paired, one prediction with one true event.
+
+    The starts, and the ends, of a pair differ by at most `tolerance` seconds. A true point event is paired
+    with a prediction that contains it, or is at most that far away.
+    """
+    right = predictions = events = 0
+    for video in videos:
+        truth, predicted = ([bout for bout in of if bout.label == name] for of in _both(video))
+        events, predictions = events + len(truth), predictions + len(predicted)
+        if truth and predicted:
+            starts, ends = np.array([(bout.start, bout.end) for bout in truth]).T[..., None]  # (T, 1) each
+            first, last = np.array([(bout.start, bout.end) for bout in predicted]).T  # (P,) each
+            limit = tolerance + ROUNDING
+            near = (abs(starts - first) <= limit) & (abs(ends - last) <= limit)
+            near |= (starts == ends) & (first - limit <= starts) & (starts <= last + limit)
+            right += int((maximum_bipartite_matching(csr_array(near)) >= 0).sum())
+    return Counts(right, predictions - right, events - right)
+
+
+def _both(video: VideoTimelines) -> tuple[Sequence[Bout], Sequence[Bout]]:
+    return video.truth, video.predicted
+
+
+def _lasting(bouts: Sequence[Bout], name: str) -> list[Bout]:
+    return [bout for bout in bouts if bout.label == name and bout.seconds > 0]
+
+
+def _summed(counts: Sequence[Counts]) -> Counts:
+    return Counts(*np.sum([*counts, Counts(0, 0, 0)], axis=0).tolist())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(fmean(known), 4) if known else None
+
+
+def _amount(bouts: Iterator[Bout]) -> dict[str, float]:
+    seconds = [bout.seconds for bout in bouts]
+    return {"bouts": len(seconds), "seconds": round(sum(seconds), 3)}
+
+
+def _percent(share: float) -> float:
+    return round(100 * float(share), 4)

@@ -1,0 +1,134 @@
+"""A timeline next to the bouts of a person: files, names of videos, scores and figures of commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import called, json_of, refused, run
+
+KEYS = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5")
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    path = tmp_path / "truth.csv"
+    path.write_text("video,start,end,label\nclip1.mp4,0,0.5,0\nclip1.mp4,0.5,1.5,1\nclip2.mp4,0,2,1\n")
+    return path
+
+
+def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: Path, truth: Path):
+    videos = [clip_files / "clip1.mp4", clip_files / "clip2.mp4"]
+    command = (
+        "predict",
+        *videos,
+        "-c",
+        classifier_run,
+        "--timeline",
+        "--window",
+        0.5,
+        "-q",
+        "--truth",
+        truth,
+    )
+    document = json_of(*command)
+    assert len(document["timelines"]) == document["videos"] == 2
+    # Frame by frame, 16 a second, from the bouts in the same document.
+    same = []
+    for row, true in zip(document["timelines"], ("0" * 8 + "1" * 16 + "-" * 8, "1" * 32), strict=True):
+        found = ["-"] * 32
+        for bout in row["bouts"]:
+            for frame in range(bout["start_frame"], bout["end_frame"]):
+                found[frame] = bout["label"]
+        same += [a == b for a, b in zip(found, true, strict=True)]
+    assert document["frame_accuracy"] == pytest.approx(100 * np.mean(same), abs=1e-3)
+    table = run(*command)
+    for title, key in (("frame accuracy", "frame_accuracy"), ("edit score", "edit"), ("mAP@0.5", "map@0.5")):
+        assert f"  {title:<22}{document[key]:6.1f}" in table
+    shown = called(*command, "--format", "csv")
+    assert shown.stdout.startswith("video,start,end,rank,label")
+    assert "frame accuracy" in shown.stderr
+
+
+def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,start,end\n{clip_files}/clip1.mp4,0.5,1.5\n")
+    (tmp_path / "truth.csv").write_text(f"video,start,end,label\n{clip_files}/clip1.mp4,0,2,1\n")
+    document = json_of(
+        "predict", path, "-c", classifier_run, "--timeline", "-q", "--truth", tmp_path / "truth.csv"
+    )
+    assert document["frames"] == 16
+    (entry,) = [entry for entry in document["classes"] if entry["name"] == "1"]
+    assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
+
+
+def test_a_truth_that_cannot_be_used_is_named(
+    classifier_run: Path, scores_run: Path, clip_files: Path, tmp_path: Path
+):
+    command = ["predict", clip_files / "clip1.mp4", "--timeline", "-q", "--truth", tmp_path / "t.csv"]
+    for lines, message in (
+        ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: could not convert string to float: 'x'"),
+        ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
+        ("clip9.mp4,0,1,0\n", "t.csv: has no bout of these videos; it names clip9.mp4"),
+        ("clip1.mp4,0,1,walk\n", "the truth has no class of the model: 'walk'; known: 0, 1"),
+    ):
+        (tmp_path / "t.csv").write_text(f"video,start,end,label\n{lines}")
+        shown = called(*command, "-c", classifier_run, code=4)
+        assert message in shown.stderr
+    (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\nclip1.mp4,1,2,jump\n")
+    shown = called(*command, "-c", classifier_run)
+    assert "the model has no class 'jump', of which the truth has 1 bout" in shown.stderr
+    assert "one head of classes" in refused(*command, "-c", scores_run, code=2)
+
+
+def test_the_truth_is_drawn_above_the_prediction(
+    classifier_run: Path, tags_run: Path, clip_files: Path, truth: Path, tmp_path: Path
+):
+    (tmp_path / "tags.csv").write_text("video,start,end,label\nclip1.mp4,0,1,walk\nclip1.mp4,0.5,1.5,run\n")
+    for name, model, of_person in (("one", classifier_run, truth), ("tags", tags_run, tmp_path / "tags.csv")):
+        options = [
+            "--timeline",
+            "--window",
+            0.5,
+            "-q",
+            "--truth",
+            of_person,
+            "--plot",
+            tmp_path / f"{name}.png",
+        ]
+        called("predict", clip_files / "clip1.mp4", "-c", model, *options)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 1000
+
+
+def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
+    timeline, checked = tmp_path / "t.json", tmp_path / "checked.csv"
+    called("predict", *videos, "-c", classifier_run, "--timeline", "--step", 0.25, "-q", "-o", timeline)
+    budget = ("budget", "--timeline", timeline)
+    called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
+    marks = checked.read_text().splitlines()
+    assert marks[0] == "video,start,end,label"
+    assert len(marks) == 7
+    with checked.open("a") as file:
+        for line in marks[1:4]:
+            video, start, end, _ = line.split(",")
+            file.write(f"{video},{start},{end},0\n")
+    document = json_of(*budget, "--checked", checked)
+    assert (document["windows"], document["checked"], document["window"]) == (16, 6, 0.5)
+    for entry in document["classes"]:
+        low, high = entry["seconds"]["interval"]
+        assert 0 <= low <= entry["seconds"]["estimate"] <= high
+    assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
+    with checked.open("a") as file:
+        file.write("other.mp4,0,1,0\n")
+    assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
+    assert "the footage has 16 windows" in refused(
+        *budget, "--draw", 99, "--window", 0.5, "-o", tmp_path / "x", code=2
+    )
+    assert "give --draw N" in refused(*budget, code=2)
+    assert "no timeline of one head" in refused(
+        "budget", "--timeline", marks[1].split(",")[0], "--checked", checked, code=4
+    )

@@ -1,0 +1,208 @@
+"""Metrics of timelines: cases computed by hand, the program of another project, and slow definitions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import timeline_definitions as definitions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.annotations.bout import Bout
+from everest.metrics.timeline import (
+    VideoTimelines,
+    average_precision,
+    edit_score,
+    event_counts,
+    frame_classes,
+    overlap_counts,
+    segments_of,
+    timeline_metrics,
+)
+
+FPS = 10
+Spans = dict[str, list[tuple[int, int]]]  # frames of each class, the end excluded
+
+
+def bouts(spans: Spans) -> list[Bout]:
+    return [
+        Bout(video="v", start=first / FPS, end=end / FPS, label=name)
+        for name, of_class in spans.items()
+        for first, end in of_class
+    ]
+
+
+def video(
+    truth: Spans, predicted: Spans, *, frames: int = 40, scores: Sequence[float] = ()
+) -> VideoTimelines:
+    guesses = bouts(predicted)
+    return VideoTimelines(
+        times=np.arange(frames) / FPS,
+        end=frames / FPS,
+        truth=bouts(truth),
+        predicted=guesses,
+        scores=scores or [1.0] * len(guesses),
+    )
+
+
+WALK_AND_REAR = video(
+    {"walk": [(0, 10), (15, 25), (30, 36)], "rear": [(10, 15), (27, 30)]},
+    {"walk": [(1, 9), (14, 20), (21, 26), (37, 40)], "rear": [(9, 15), (20, 22)]},
+)
+
+
+def test_metrics_computed_by_hand():
+    # 20 frames; ten are a, six b. The prediction moves the border by two frames, and adds a short b.
+    case = video({"a": [(0, 10)], "b": [(10, 16)]}, {"a": [(0, 8)], "b": [(8, 16), (18, 20)]}, frames=20)
+    scores = timeline_metrics([case])
+    assert scores["frame_accuracy"] == 80  # 16 of 20: frames 8, 9, 18, 19 are wrong
+    assert scores["edit"] == pytest.approx(66.6667)  # a b against a b b: one insertion, 1 - 1 / 3
+    # tIoU: a 8 / 10, b 6 / 8, the short b 0.
+    for key in ("f1@10", "f1@25", "f1@50"):
+        assert scores[key] == 80  # 2 right, 1 wrong: 4 / 5
+    assert (scores["map@0.5"], scores["map@0.7"]) == (100, 100)  # the right b is first among equals
+    a, b = scores["classes"]
+    assert a["f1"] == pytest.approx(88.8889)  # 8 right, 2 missing: 16 / 18
+    assert b["f1"] == 75  # 6 right, 4 wrong: 12 / 16
+    assert b["truth"] == {"bouts": 1, "seconds": 0.6}
+    assert b["predicted"] == {"bouts": 2, "seconds": 1.0}
+    assert scores["event_f1"] == 80  # all differ by 0.2 s at most, but the short one
+    strict = timeline_metrics([case], tolerance=0.1)
+    assert strict["event_f1"] == 0
+
+
+def test_the_more_certain_prediction_takes_the_bout():
+    truth, predicted = {"a": [(0, 10), (20, 30)]}, {"a": [(0, 10), (0, 9), (20, 30)]}
+    # Ranks: right, wrong (taken), right: 1 and 2 / 3, of two bouts.
+    case = video(truth, predicted, scores=[0.9, 0.8, 0.7])
+    assert average_precision([case], "a", tiou=0.5) == pytest.approx((1 + 2 / 3) / 2 * 100, abs=1e-3)
+    case = video(truth, predicted, scores=[0.8, 0.7, 0.9])
+    assert average_precision([case], "a", tiou=0.5) == 100
+    # The rank of 0.9 is wrong at tIoU 0.95 (0.9), and the interpolated precision of both later ones is 2 / 3.
+    case = video(truth, predicted, scores=[0.8, 0.9, 0.7])
+    assert average_precision([case], "a", tiou=0.95) == pytest.approx(66.6667)
+
+
+def test_f1_at_any_overlap_is_that_of_banos():
+    """banos 1.0.0 (MIT), `banos.score(predicted, truth)` of these frames: greedy and optimal agree."""
+    frames = [frame_classes(WALK_AND_REAR, of, ["walk", "rear"]) for of in
+              (WALK_AND_REAR.truth, WALK_AND_REAR.predicted)]  # fmt: skip
+    for column, (precision, recall, f1) in enumerate([(0.5, 0.6666666666666666, 0.5714285714285715),
+                                                      (0.5, 0.5, 0.5)]):  # fmt: skip
+        truth, predicted = (segments_of(of[:, [column]]) for of in frames)
+        counts = overlap_counts(truth, predicted, 1e-9)
+        assert counts.right / len(predicted) == precision
+        assert counts.right / len(truth) == recall
+        assert counts.f1 == pytest.approx(100 * f1, abs=1e-4)
+    scores = timeline_metrics([WALK_AND_REAR])
+    assert scores["frame_accuracy"] == pytest.approx(55)  # (truth.values == predicted.values).all(1).mean()
+
+
+def test_point_events_count_as_events_only():
+    case = video({"lick": [(5, 5), (30, 30)], "walk": [(0, 20)]}, {"lick": [(3, 6)], "walk": [(0, 20)]})
+    lick, walk = timeline_metrics([case], tolerance=0.5)["classes"]
+    assert (lick["event_f1"], walk["event_f1"]) == (pytest.approx(66.6667), 100)
+    assert (lick["f1"], lick["ap@0.5"]) == (0, None)
+    assert lick["truth"] == {"bouts": 2, "seconds": 0}
+
+
+def test_classes_may_overlap_and_background_is_no_class():
+    both = {"walk": [(0, 20)], "groom": [(10, 30)], "background": [(30, 40)]}
+    scores = timeline_metrics([video(both, {"walk": [(0, 20)], "groom": [(10, 30)]})])
+    assert [entry["name"] for entry in scores["classes"]] == ["groom", "walk"]
+    assert {scores[key] for key in ("frame_accuracy", "edit", "f1@50", "map@0.5", "event_f1")} == {100}
+    one = timeline_metrics([video(both, {"walk": [(0, 20)]})])
+    assert one["frame_accuracy"] == 50  # frames with the same set of classes
+    assert one["edit"] == 50
+    assert one["map@0.5"] == 50
+    nothing = timeline_metrics([video({}, {})])
+    assert (nothing["frame_accuracy"], nothing["edit"]) == (100, 100)
+    assert (nothing["f1@50"], nothing["map@0.5"], nothing["classes"]) == (None, None, [])
+
+
+def test_touching_bouts_of_a_class_are_one_segment_and_gaps_are_background():
+    split = video({"a": [(0, 5), (5, 10)]}, {"a": [(0, 10)]})
+    assert timeline_metrics([split])["f1@50"] == 100
+    gap = video({"a": [(0, 5), (6, 10)]}, {"a": [(0, 10)]})
+    assert timeline_metrics([gap])["edit"] == 50
+
+
+def test_times_in_milliseconds_are_those_of_frames():
+    times = np.arange(300) / 29.97
+    starts = range(0, 290, 7)
+    spans = [Bout(video="v", start=round(times[i], 3), end=round(times[i + 3], 3), label="a") for i in starts]
+    expected = np.zeros(300, dtype=bool)
+    for i in starts:
+        expected[i : i + 3] = True
+    case = VideoTimelines(times=times, end=300 / 29.97, truth=spans, predicted=[], scores=[])
+    assert (frame_classes(case, spans, ["a"])[:, 0] == expected).all()
+
+
+def as_video(truth: list[str], predicted: list[str]) -> VideoTimelines:
+    spans: list[Spans] = [{}, {}]
+    for of, line in zip(spans, (truth, predicted), strict=True):
+        for first, end, name in definitions.runs(line):
+            of.setdefault(name, []).append((first, end))
+    return video(*spans, frames=len(truth))
+
+
+LINES = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(*[st.lists(st.sampled_from("-ab"), min_size=n, max_size=n)] * 2)
+)
+
+
+@given(pairs=st.lists(LINES, min_size=1, max_size=3))
+def test_metrics_of_frames_equal_the_slow_definitions(pairs: list[tuple[list[str], list[str]]]):
+    scores = timeline_metrics([as_video(*pair) for pair in pairs])
+    for key, expected in definitions.metrics(pairs).items():
+        assert scores[key] == (None if expected is None else pytest.approx(expected, abs=1e-3)), key
+    for entry in scores["classes"]:
+        name = entry["name"]
+        frames = [(a == name, b == name) for pair in pairs for a, b in zip(*pair, strict=True)]
+        right, either = frames.count((True, True)), sum(a + b for a, b in frames)
+        assert entry["f1"] == pytest.approx(200 * right / either, abs=1e-3)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_average_precision_and_events_equal_the_slow_definitions(seed: int):
+    rng = random.Random(seed)
+    made: list[Spans] = [{}, {}]
+    for spans in made:
+        for name in "ab":
+            edges = sorted(rng.sample(range(60), 2 * rng.randint(0, 5)))
+            spans[name] = list(zip(edges[::2], edges[1::2], strict=True))
+    count = sum(map(len, made[1].values()))
+    case = video(*made, frames=60, scores=rng.sample(range(100), count))
+    for name in "ab":
+        for tiou in (0.3, 0.5):
+            truth = [(bout.start, bout.end, 0.0) for bout in case.truth if bout.label == name]
+            ranked = zip(case.predicted, case.scores, strict=True)
+            predicted = [(bout.start, bout.end, score) for bout, score in ranked if bout.label == name]
+            expected = definitions.average_precision([(truth, predicted)], tiou)
+            found = average_precision([case], name, tiou=tiou)
+            assert found == (None if expected is None else pytest.approx(expected, abs=1e-3))
+        pairs = [
+            [max(abs(a - c), abs(b - d)) <= 3 for c, d in made[1][name]] for a, b in made[0][name]
+        ]  # of 0.3 s
+
+        def most(row: int, used: frozenset[int], pairs: list[list[bool]] = pairs) -> int:
+            """The largest number of pairs, tried one by one."""
+            if row == len(pairs):
+                return 0
+            options = [most(row + 1, used)]
+            for column, near in enumerate(pairs[row]):
+                if near and column not in used:
+                    options.append(1 + most(row + 1, used | {column}))
+            return max(options)
+
+        assert event_counts([case], name, tolerance=0.3).right == most(0, frozenset())
+
+
+def test_an_edit_of_sequences_of_thousands_of_segments_takes_no_time():
+    rng = np.random.default_rng(0)
+    frames = [rng.random((9000, 3)).argmax(axis=1)[:, None] == np.arange(3) for _ in range(2)]
+    truth, predicted = map(segments_of, frames)
+    assert 0.3 < edit_score(truth, predicted) < 1

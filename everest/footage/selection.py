@@ -42,9 +42,8 @@ def choose_windows(
     if scores is None:
         return [_spread(n, quota, rng) for n, quota in zip(lengths, even, strict=True)]
     ranked = np.array([score is not None for score in scores])
-    # Rounded up, so that a few windows of many recordings can be chosen by activity alone.
-    floor = np.where(ranked, _quotas(limits, np.array(lengths), -int(-count * FLOOR // 1), rng), even)
-    floor = np.minimum(floor, limits)
+    # Rounded at random: a recording with few windows has none, or one, in the floor.
+    floor = np.where(ranked, np.floor(even * FLOOR + rng.random(len(even))), even).astype(np.int64)
     chosen = [np.zeros(n, dtype=bool) for n in lengths]
     for taken, quota in zip(chosen, floor, strict=True):
         taken[_spread(len(taken), quota, rng)] = True

@@ -96,9 +96,9 @@ def write_recording(path: Path, clips: list[Path], hours: float) -> list[tuple[f
 
 
 def cpu(work: Any) -> tuple[float, Any]:
-    begun = time.process_time()
+    started = time.process_time()
     result = work()
-    return round(time.process_time() - begun, 2), result
+    return round(time.process_time() - started, 2), result
 
 
 def with_action(table: Path, actions: list[tuple[float, float]]) -> float:

@@ -60,7 +60,7 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """What one video, or a segment of one, contributes."""
+    """The measures of one video, or of a segment of one."""
 
     key: str  # of the video's version and the settings, for the journal
     start: float  # seconds: of the first window

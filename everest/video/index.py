@@ -104,8 +104,8 @@ class PacketIndex:
     def around(self, wanted: list[int]) -> slice:
         """The frames that a reader may meet on its way to the `wanted` ones (ascending).
 
-        They are those of the GOPs from the first wanted frame to the last, and of a GOP at each side, so that
-        a clip of a file of many hours does not cost work for all its frames.
+        These are all frames of the GOPs from the first wanted frame to the last, and of one GOP at each side.
+        A clip of a file of many hours then does not cost work for all its frames.
         """
         if not self.key_times.size:
             return slice(None)

@@ -12,6 +12,7 @@ from everest_cli import (
     prepare_split,
     prepare_stats,
     prepare_tokens,
+    prepare_windows,
 )
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
@@ -20,6 +21,7 @@ app.command("annotations", short_help="Convert annotations of times; label windo
     prepare_annotations.convert_annotations
 )
 app.command(short_help="Divide videos into train, val and test lists.")(prepare_split.split)
+app.command(short_help="List windows of long videos.")(prepare_windows.windows)
 app.command(short_help="Decode every video, verify labels, find copies.")(prepare_check.check)
 app.command(short_help="Re-encode videos so that training reads them faster.")(prepare_files.encode)
 app.command(short_help="Measure colors, lengths, class balance and motion.")(prepare_stats.stats)

@@ -19,6 +19,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import (
     Backbone,
     Channels,
+    ClipsPerVideo,
     Compile,
     Count,
     Decay,
@@ -79,6 +80,9 @@ class DataSettings:
     std: Channels[PixelStd] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+    # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
+    # seconds, the length of Kinetics' videos; at least one.
+    clips_per_video: ClipsPerVideo = 1
     max_bad: Share = 0.01  # our choice: the share of unreadable videos that ends a run
     cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; our choice
 

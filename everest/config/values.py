@@ -183,6 +183,10 @@ MicroBatch = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
 ]
+ClipsPerVideo = Annotated[
+    int | Literal["auto"],
+    _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_COUNT),
+]
 NumWorkers = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 0", least=0, most=MOST_WORKERS),

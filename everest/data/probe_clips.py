@@ -52,7 +52,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
         classes, samples = Classes.of(listed, data), listed.samples
     else:
         classes = None
-        samples = spaced((held_out or training).samples, MOST_VIDEOS)
+        samples = spaced(list(dict.fromkeys((held_out or training).samples)), MOST_VIDEOS)
     if held_out is not None:
         held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
     chosen = SampleList(samples=tuple(samples), class_names=None)

@@ -17,6 +17,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
 from everest.data.class_balance import sample_weights
+from everest.data.clips_per_video import repeat_samples
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.views import (
@@ -36,6 +37,7 @@ from everest.methods.camera_task import NUMBERS
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location
+from everest.system.text import counted
 from everest.video.file import keep_indexes
 
 OF_CLASSES: Final = ("map", "macro_f1")  # metrics that need a video with a class
@@ -65,7 +67,9 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera else 0)
-    return unlabeled_clips(recipe, pretrain_key(data), views, num_noise=num_noise, replace_bad=replace_bad)
+    return unlabeled_clips(
+        recipe, pretrain_key(data), views, num_noise=num_noise, replace_bad=replace_bad, training=True
+    )
 
 
 def pretrain_key(data: DataSettings) -> str:
@@ -74,12 +78,18 @@ def pretrain_key(data: DataSettings) -> str:
 
 
 def unlabeled_clips(
-    recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
+    recipe: Recipe,
+    key: str,
+    views: MakeViews,
+    *,
+    replace_bad: bool,
+    num_noise: int = 0,
+    training: bool = False,
 ) -> VideoClips:
-    """Returns clips of the videos of `data.KEY`, without their labels."""
+    """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
     samples = read_stage(recipe.data, key, labeled=False)
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
-    return replace(clips, notices=_given(samples.notice))
+    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
+    return replace(clips, notices=_given(samples.notice, *clips.notices))
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -97,10 +107,10 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     samples = read_stage(data, "train", labeled=True)
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True)
+    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
     certain = certain_classes_notice(samples.samples, classes)
-    notices = _given(samples.notice, unused_validation(data), certain)
-    first = [sample.labels[0] for sample in samples.samples]  # of several heads, the first is balanced
+    notices = _given(samples.notice, unused_validation(data), certain, *clips.notices)
+    first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
     return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
 
@@ -193,13 +203,25 @@ def clips_of(
     num_noise: int = 0,
     replace_bad: bool,
     cached: bool = True,
+    training: bool = False,
 ) -> VideoClips:
+    """Returns clips of samples.
+
+    Args:
+        training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
+    """
     data = recipe.data
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
     distinct = {sample.video_id: sample for sample in samples.samples}
+    repeated, notices = samples.samples, ()
+    if training and data.clips_per_video != 1:
+        repeated = repeat_samples(samples.samples, data.clips_per_video)
+        notices = (
+            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
+        )
     return VideoClips(
-        samples.samples,
+        repeated,
         make_views=views,
         seed=recipe.train.seed,
         num_noise=num_noise,
@@ -210,4 +232,5 @@ def clips_of(
             list(distinct.values()),
             partial(segment_bytes, channels=data.channels),
         ),
+        notices=notices,
     )

@@ -36,7 +36,7 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
         views_per_decode=1,
         fps=recipe.data.fps,
     )
-    return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
+    return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True, training=True)
 
 
 def held_out_key(recipe: Recipe) -> str:

@@ -88,7 +88,8 @@ def _decode(
     unwanted, needless, last = (), (), None
     if skipping:
         needless, last = video.index.needless_and_last(wanted)
-        unwanted = () if video.index.by_decode_stamp else set(times.tolist()).difference(numbers)
+        near = times[video.index.around(wanted)] if times.size else times
+        unwanted = () if video.index.by_decode_stamp else set(near.tolist()).difference(numbers)
     done: set[int] = set()  # a damaged file may repeat a time stamp
     with closing(decode_frames(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):

@@ -101,21 +101,39 @@ class PacketIndex:
             for begin, end in pairwise(begins)
         ]
 
+    def around(self, wanted: list[int]) -> slice:
+        """The frames that a reader may meet on its way to the `wanted` ones (ascending).
+
+        These are all frames of the GOPs from the first wanted frame to the last, and of one GOP at each side.
+        A clip of a file of many hours then does not cost work for all its frames.
+        """
+        if not self.key_times.size:
+            return slice(None)
+        ends = self.times[[wanted[0], wanted[-1]]]
+        first, last = np.searchsorted(self.key_times, ends, side="right").tolist()  # GOP + 1
+        keys = self.key_times
+        start = np.searchsorted(self.times, keys[first - 2]) if first > 1 else 0
+        stop = np.searchsorted(self.times, keys[last + 1]) if last + 1 < keys.size else self.times.size
+        return slice(int(start), int(stop))
+
     def needless_and_last(self, wanted: list[int]) -> tuple[set[int], int | None]:
         """The frames that need not be decoded for the `wanted` ones.
 
         Returns:
-            The time stamps of frames to which no wanted frame refers, because they are decoded after all
-            wanted frames of their GOP; and the time stamp of the wanted frame that is decoded last. Empty
-            and None if the decode order is not known.
+            The time stamps of frames, among those `around` the wanted ones, to which no wanted frame refers,
+            because they are decoded after all wanted frames of their GOP; and the time stamp of the wanted
+            frame that is decoded last. Empty and None if the decode order is not known.
         """
         if not self.order.size:
             return set(), None
-        gop = np.searchsorted(self.key_times, self.times, side="right") - 1  # (F,)
+        near = self.around(wanted)
+        times, order = self.times[near], self.order[near]
+        chosen = np.array(wanted) - near.start
+        gop = np.searchsorted(self.key_times, times, side="right") - 1
         last = np.full(len(self.key_times), -1)  # the last wanted frame of each GOP, in decode order
-        np.maximum.at(last, gop[wanted], self.order[wanted])
+        np.maximum.at(last, gop[chosen], order[chosen])
         final = wanted[int(self.order[wanted].argmax())]
-        return set(self.times[self.order > last[gop]].tolist()), int(self.times[final])
+        return set(times[order > last[gop]].tolist()), int(self.times[final])
 
 
 def displayed_packets(path: Video, container: InputContainer, stream: VideoStream) -> list[Packet]:

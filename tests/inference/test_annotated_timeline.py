@@ -86,7 +86,7 @@ def test_bouts_of_heads_have_the_name_of_the_head():
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--to", "csv", "-o", "a.csv"], 2, "--to belong to --timeline"),
+        (["--to", "csv", "-o", "a.csv"], 2, "--to belongs to --timeline"),
         (["--timeline", "--to", "csv"], 2, "--to csv: needs --output"),
         (["--timeline", "--to", "csv", "-o", "a.csv", "--json"], 2, "no --format or --json"),
         (["--timeline", "--to", "elam", "-o", "a.csv"], 2, "'elam' is not one of"),

@@ -1,0 +1,102 @@
+"""Several clips of a video in an epoch: how many, where, and who counts them."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import stop_after
+from small_runs import called, metrics, refused, same_run
+from timed_videos import numbers_shown, write_numbered
+
+from everest.config.recipe import load_recipe
+from everest.data.clips_per_video import num_clips, repeat_samples
+from everest.data.dataset import StepSampler
+from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
+from everest.lists.sample import Sample
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    write_numbered(tmp_path / "recording.mp4", range(100), Fraction(1, 4))  # 25 s
+    (tmp_path / "train.csv").write_text("path,label,start,end\nrecording.mp4,0,,\nrecording.mp4,1,2,9\n")
+    return tmp_path
+
+
+def small(folder: Path, *overrides: str):
+    sizes = [
+        "data.size=32",
+        "data.frames=4",
+        "model.tubelet=[2,8,8]",
+        "data.flip=false",
+        "pretrain.sampling=dense",
+    ]
+    return load_recipe("custom", overrides=[f"data.root={folder}", "data.test=null", *sizes, *overrides])
+
+
+def test_ten_seconds_of_video_are_a_clip(recording: Path, tmp_path: Path):
+    path = str(recording / "recording.mp4")
+    cases = [({}, 2), ({"start": 0, "end": 36000}, 3600), ({"start": 0, "end": 4}, 1)]
+    cases += [({"start_frame": 0, "end_frame": 64}, 2), ({"start": 20.0}, 1)]
+    assert [num_clips(Sample(path=path, **span)) for span, _ in cases] == [clips for _, clips in cases]
+    assert num_clips(Sample(path=str(tmp_path / "missing.mp4"))) == 1
+    first, second = Sample(path=path), Sample(path=path, start=2.0, end=9.0)
+    assert repeat_samples([first, second], "auto") == (first, first, second)
+    assert repeat_samples([first, second], 2) == (first, first, second, second)
+
+
+def test_each_clip_of_a_video_is_at_another_place_in_each_epoch(recording: Path):
+    clips = pretrain_clips(small(recording, "data.clips_per_video=3"))
+    assert len(clips) == 6
+    assert clips.notices == ("data.clips_per_video: 2 videos, 6 clips an epoch",)
+    places = {
+        numbers_shown(clips.read((epoch, index)).frames[0])[0] for epoch in range(3) for index in range(3)
+    }
+    assert len(places) >= 7  # of nine draws among about ninety places
+    again = pretrain_clips(small(recording, "data.clips_per_video=3"))
+    assert torch.equal(again.read((2, 1)).frames, clips.read((2, 1)).frames)
+
+
+def test_only_training_repeats_videos(recording: Path):
+    recipe = small(recording, "data.clips_per_video=4", "data.val=train.csv", "finetune.sampler=balanced")
+    clips, classes = finetune_clips(recipe)
+    validation = validation_clips(recipe, classes)
+    assert validation is not None
+    assert (len(clips), len(validation), classes.heads[0].outputs) == (8, 2, 2)
+    assert clips.sample_weights is not None
+    assert np.allclose(clips.sample_weights, 1 / 4)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_an_epoch_has_each_clip_once_on_any_number_of_processes(recording: Path, world: int):
+    clips = pretrain_clips(small(recording, "data.clips_per_video=4"))
+    keys = []
+    for rank in range(world):
+        options = {"batch_size": 4, "steps": 2, "samples_per_epoch": 8, "seed": 0}
+        order = StepSampler(num_samples=len(clips), rank=rank, world=world, **options)
+        keys += [key for batch in order for key in batch]
+    assert sorted(keys) == [(0, index) for index in range(8)]
+    assert Counter(clips.samples[index].video_id for _, index in keys).most_common()[0][1] == 4
+
+
+def test_views_are_not_compared_with_the_same_video(recording: Path, tmp_path: Path):
+    words = ["pretrain", "-r", "small-views", "--data", recording, "--set", "data.clips_per_video=2"]
+    assert "data.clips_per_video: must be 1" in refused(*words, "-o", tmp_path / "run", code=2)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_at_the_same_places(recipe: Path, tmp_path: Path):
+    settings = ["data.clips_per_video=3", "pretrain.epochs=3", "train.save_every=1"]
+    command = ["pretrain", "-q", "--gpus", "cpu", *(f"--set={value}" for value in settings)]
+    called(*command, "-r", recipe, "-o", tmp_path / "whole")
+    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=3)
+    called(*command, "-r", recipe, "-o", tmp_path / "killed")
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
+    assert len(metrics(tmp_path / "whole")) == 3 * 3  # 4 videos, 3 clips, batches of 4
+    words = [*command, "--set=data.clips_per_video=2", "-r", recipe, "-o", tmp_path / "whole"]
+    assert "clips_per_video" in refused(*words, code=2)

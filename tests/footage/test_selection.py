@@ -1,0 +1,103 @@
+"""Which packets count as active, and which windows are chosen: cases by hand and properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.footage.activity import OVERHEAD, packet_activity, why_none, window_activity
+from everest.footage.selection import choose_windows
+from everest.video.packet_sizes import PacketSizes
+
+
+def packets_of(sizes, kinds) -> PacketSizes:
+    """A packet each second."""
+    seconds = np.arange(len(sizes), dtype=np.float64)
+    return PacketSizes(
+        seconds=seconds,
+        sizes=np.array(sizes),
+        kinds=np.array(kinds, dtype=np.int8),
+        end=float(len(sizes)),
+        damage=None,
+    )
+
+
+def test_activity_is_the_size_relative_to_the_median_of_the_kind():
+    usual, large = 100, 2 * (100 + OVERHEAD) - OVERHEAD
+    packets = packets_of([9999, usual, usual, large, usual, 36, 36, 36], [0, 1, 1, 1, 1, 2, 2, 2])
+    assert packet_activity(packets).tolist()[1:] == [1, 1, 2, 1, 1, 1, 1]
+    windows = window_activity(packets, np.array([0.0, 2.0, 3.5, 100.0]), 2.0)
+    # The keyframe is left out; packets 1; 2, 3; 4, 5; none.
+    assert windows.tolist() == [1, 1.5, 1, 0]
+
+
+def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
+    rng = np.random.default_rng(0)
+    still = packets_of(1000 + rng.integers(0, 100, 60), [1] * 60)
+    moving = packets_of([1000] * 30 + [2000] * 30, [1] * 60)
+    assert "constant" in (why_none(still) or "")
+    assert why_none(moving) is None
+    assert "keyframe" in (why_none(packets_of([100, 200], [0, 0])) or "")
+    assert why_none(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
+
+
+lengths = st.lists(st.integers(1, 30), min_size=1, max_size=6)
+
+
+@given(
+    lengths,
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(1, 10)),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_as_many_windows_as_requested_are_chosen_if_the_cap_allows(lengths, count, apart, cap, seed, ranked):
+    rng = np.random.default_rng(seed)
+    scores = [None if row == 1 else rng.random(n) for row, n in enumerate(lengths)] if ranked else None
+    options = {"count": count, "apart": apart, "cap": cap, "seed": seed}
+    chosen = choose_windows(lengths, scores, **options)
+    possible = sum(min(n, cap or n) for n in lengths)
+    total = sum(map(len, chosen))
+    assert total <= min(count, possible)
+    if scores is None:
+        assert total == min(count, possible)
+    for n, numbers in zip(lengths, chosen, strict=True):
+        assert np.all(np.diff(numbers) > 0)
+        assert not numbers.size or 0 <= numbers[0] <= numbers[-1] < n
+        assert cap is None or len(numbers) <= cap
+    again = choose_windows(lengths, scores, **options)
+    assert [row.tolist() for row in chosen] == [row.tolist() for row in again]
+
+
+def test_windows_are_spread_evenly():
+    (chosen,) = choose_windows([100], None, count=10, apart=1, cap=None, seed=0)
+    assert set(np.diff(chosen)) == {10}
+
+
+def test_the_most_active_windows_are_chosen_and_do_not_overlap():
+    scores = np.ones(100)
+    scores[[20, 21, 22, 50, 51, 80]] = [5, 9, 7, 8, 6, 4]
+    (chosen,) = choose_windows([100], [scores], count=4, apart=3, cap=None, seed=0)
+    assert {21, 50, 80} <= set(chosen.tolist())  # the fourth is the floor
+    assert np.all(np.diff(chosen) >= 3)
+
+
+def test_windows_overlap_only_if_there_are_no_others():
+    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, apart=4, cap=None, seed=0)
+    assert chosen.tolist() == list(range(10))
+
+
+def test_a_busy_recording_gets_at_most_twice_its_share():
+    scores = [np.full(100, 9.0), np.ones(100), np.ones(100), np.ones(100)]
+    chosen = choose_windows([100] * 4, scores, count=40, apart=1, cap=None, seed=0)
+    assert len(chosen[0]) == 20
+    assert sum(map(len, chosen)) == 40
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_few_windows_of_many_recordings_are_of_different_ones(count):
+    chosen = choose_windows([5] * 10, None, count=count, apart=1, cap=None, seed=1)
+    assert sorted(map(len, chosen)) == [0] * (10 - count) + [1] * count

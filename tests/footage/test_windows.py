@@ -1,0 +1,189 @@
+"""`prepare windows` on real files: where something moves, damaged files, killed calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from processes import start
+from small_runs import json_of, refused, run
+
+from everest.lists.reading import read_samples
+from everest.video.packet_sizes import packet_sizes
+from everest.video.reader import frame_times, probe
+from everest.video.stream import VideoError
+
+FPS, SECONDS = 10, 40
+MOVING = (22, 26)  # seconds
+OPTIONS = {
+    "libx264": {"crf": "28", "preset": "veryfast"},
+    "libx265": {"crf": "30", "preset": "veryfast", "x265-params": "log-level=none:pools=none"},
+    "libvpx-vp9": {"crf": "38", "b": "0", "cpu-used": "8", "deadline": "realtime"},
+    "libaom-av1": {"crf": "40", "cpu-used": "8", "usage": "realtime"},
+    "libsvtav1": {"crf": "40", "preset": "12"},
+    "mpeg4": {"flags": "+qscale", "global_quality": "944"},
+}
+
+
+def write_scene(path: Path, codec: str = "libx264", *, rate: int | None = None, size=(64, 48)) -> Path:
+    """A textured image with the noise of a camera, which moves for four seconds only."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    image = np.kron(rng.integers(40, 200, (height // 8, width // 8, 3)), np.ones((8, 8, 1)))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=FPS, options=OPTIONS[codec] if rate is None else {})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        if rate is not None:
+            stream.bit_rate = rate
+            stream.options = {"maxrate": str(rate), "minrate": str(rate), "bufsize": str(rate)}
+            stream.options |= {"nal-hrd": "cbr", "preset": "veryfast"}
+        for number in range(FPS * SECONDS):
+            shift = 3 * number if MOVING[0] * FPS <= number < MOVING[1] * FPS else 0
+            pixels = np.roll(image, shift, axis=1) + rng.normal(0, 2, image.shape)
+            frame = av.VideoFrame.from_ndarray(pixels.clip(0, 255).astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.mp4")
+
+
+def windows(*words: object, code: int = 0) -> dict:
+    return json_of("prepare", "windows", "--json", "-q", *words, code=code)
+
+
+def spans(file: Path) -> list[tuple[str, float | None, float | None]]:
+    samples = read_samples(file, root=file.parent, labeled=False).samples
+    return [(Path(sample.path).name, sample.start, sample.end) for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        *(("libx264", ".mp4"), ("libx264", ".ts"), ("libx265", ".mkv"), ("libvpx-vp9", ".webm")),
+        *(("libaom-av1", ".mp4"), ("libsvtav1", ".mkv"), ("mpeg4", ".avi")),
+    ],
+)
+def test_windows_by_activity_are_where_something_moves(tmp_path: Path, codec: str, suffix: str):
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV has no encoder {codec} here")
+    video = write_scene(tmp_path / f"scene{suffix}", codec)
+    found = windows(video, "--seconds", 2, "--count", 3, "--by", "activity", "-o", tmp_path / "w.csv")
+    assert (found["windows"], found["unranked"]) == (3, [])
+    starts = [start for _, start, _ in spans(tmp_path / "w.csv")]
+    assert {22, 24} <= set(starts)
+
+
+def test_packet_times_are_those_of_the_frames(scene: Path):
+    packets = packet_sizes(scene)
+    assert np.allclose(packets.seconds, frame_times(scene))
+    assert packets.end == pytest.approx(SECONDS)
+    assert packets.kinds[0] == 0
+    assert {1, 2} <= set(packets.kinds.tolist())  # x264 writes B frames
+
+
+def test_a_constant_bitrate_is_recognized(tmp_path: Path):
+    video = write_scene(tmp_path / "constant.mkv", rate=200_000)
+    found = windows(video, "--seconds", 2, "--count", 4, "--by", "activity", "-o", tmp_path / "w.csv")
+    assert "constant" in found["unranked"][0]["reason"]
+    assert set(np.diff([start for _, start, _ in spans(tmp_path / "w.csv")])) == {10}
+
+
+def test_all_windows_of_a_file_and_of_a_segment(tmp_path: Path, scene: Path):
+    shutil.copy(scene, tmp_path / "a b.mp4")
+    found = windows(tmp_path / "a b.mp4", "--seconds", 16, "--step", 8, "-o", tmp_path / "w.csv")
+    assert spans(tmp_path / "w.csv") == [("a b.mp4", at, at + 16) for at in (0, 8, 16, 24)]
+    assert found["hours"] == pytest.approx(4 * 16 / 3600)
+    listed = tmp_path / "segments.csv"
+    listed.write_text('path,start,end,start_frame,end_frame\n"a b.mp4",30,,,\n"a b.mp4",,,5,65\n')
+    run("prepare", "windows", listed, "--seconds", 4, "-o", tmp_path / "s.csv", "-q")
+    expected = [(30, 34), (34, 38), (0.5, 4.5)]
+    assert [span[1:] for span in spans(tmp_path / "s.csv")] == expected
+    run("prepare", "windows", scene, "--seconds", 60, "-o", tmp_path / "short.csv", "-q")
+    assert spans(tmp_path / "short.csv") == [("scene.mp4", 0, 40)]
+
+
+def test_the_seed_alone_decides(tmp_path: Path, scene: Path):
+    lists = []
+    for number, seed in enumerate((3, 3, 4)):
+        file = tmp_path / f"{number}.csv"
+        windows(scene, "--seconds", 1, "--hours", 0.003, "--seed", seed, "-o", file)
+        lists.append(file.read_bytes())
+    assert lists[0] == lists[1] != lists[2]
+    assert len(lists[0].splitlines()) == 11
+
+
+def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path: Path, scene: Path):
+    data = scene.read_bytes()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    growing = write_scene(tmp_path / "whole.ts")
+    (tmp_path / "growing.ts").write_bytes(growing.read_bytes()[: growing.stat().st_size // 2])
+    growing.unlink()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    found = windows(tmp_path, "--seconds", 4, "-o", tmp_path / "w.csv", code=4)
+    assert {Path(row["path"]).name for row in found["failed"]} == {"empty.mp4", "text.mp4", "cut.mp4"}
+    listed = spans(tmp_path / "w.csv")
+    assert {name for name, *_ in listed} == {"growing.ts"}
+    end = probe(tmp_path / "growing.ts").frames / FPS
+    assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
+    with pytest.raises(VideoError, match="folder of images"):
+        packet_sizes(tmp_path)
+    alone = refused("prepare", "windows", tmp_path / "empty.mp4", "--seconds=4", "-o", tmp_path / "n", code=4)
+    assert "empty file" in alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "activity"], "--hours H or --count N"),
+        (["--hours", 1, "--count", 2], "use one of them"),
+        (["--hours", 0.0001], "less than one window"),
+    ],
+)
+def test_wrong_options_are_usage_errors(tmp_path: Path, scene: Path, options: list, message: str):
+    words = ["prepare", "windows", scene, "--seconds", 4, *options, "-o", tmp_path / "w.csv"]
+    assert message in refused(*words, code=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_call_resumes(tmp_path: Path, scene: Path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(scene, videos / "v000.mp4")
+    for number in range(1, 300):
+        os.link(videos / "v000.mp4", videos / f"v{number:03}.mp4")
+    out, journal = tmp_path / "w.csv", tmp_path / "w.csv.measured.jsonl"
+    words = ["prepare", "windows", videos, "--seconds", 4, "--count", 50, "--by", "activity"]
+    run(*words, "-q", "-o", out)
+    expected = out.read_bytes()
+    out.unlink()
+    process = start(*words, "-o", out)
+    deadline = time.monotonic() + 30
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    # The measured file is not read again: its bytes may be anything.
+    first, status = videos / "v000.mp4", scene.stat()
+    first.unlink()
+    first.write_bytes(bytes(status.st_size))
+    times = (videos / "v001.mp4").stat()
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run(*words, "-q", "-o", out)
+    assert out.read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos", "w.csv"]

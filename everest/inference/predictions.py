@@ -112,9 +112,7 @@ def predict_timeline(
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_batch(batch)
-    for option, seconds in (("--window", window), ("--step", step)):
-        if seconds is not None and not SHORTEST <= seconds < math.inf:
-            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
+    check_seconds(window, step)
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
@@ -139,6 +137,13 @@ def predict_timeline(
         # All windows but those after damage.
         row["bouts"] = _bouts(windows[: len(done)], done, classes, times, background)
     return rows
+
+
+def check_seconds(window: float | None, step: float | None) -> None:
+    """Raise RecipeError for a window or a step that is below 0.001 seconds or not finite."""
+    for option, seconds in (("--window", window), ("--step", step)):
+        if seconds is not None and not SHORTEST <= seconds < math.inf:
+            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
 
 
 def _bouts(

@@ -37,6 +37,7 @@ from everest_cli import (
     profile,
     recipes,
     runs,
+    search,
     select_frames,
     sweep,
     train_tokenizer,
@@ -167,7 +168,8 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     },
     "Use": {
         "predict": (predict.predict, "Predict classes of videos, or over time in long ones."),
-        "extract": (extract.extract, "Write features of videos to a file."),
+        "extract": (extract.extract, "Write features of videos or windows to a file."),
+        "search": (search.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from, and check them."),

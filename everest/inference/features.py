@@ -39,7 +39,6 @@ LEVELS: Final[dict[str, RowOf]] = {
     "tokens": lambda views: {"features": views["tokens"], "token_ids": views["ids"]},  # (V, K, D), (V, K)
 }
 
-ENCODING: Final = ("weights", "keep", "views")  # what other videos need for comparable features
 SUFFIXES: Final = (".safetensors", ".npz")
 
 
@@ -94,16 +93,13 @@ def extract(
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
         refuse_inputs(path, inputs, option="--output")
-    with model.file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    encoding = encoding_of(model)
     step = window if step is None else step
     # All that the rows follow from; a message names the keys.
     plan = {
-        "weights": weights,
+        **encoding,
         "videos": fingerprint(samples, Path(), None),
         "features": level,
-        "keep": model.keep,
-        "views": repr(model.views),
         "precision": model.accelerator.mixed_precision,
         **({} if window is None else {"window": window, "step": step}),
     }
@@ -128,8 +124,7 @@ def extract(
             )
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         names = [video for video, problem in store.samples if problem is None]
-        header: dict[str, Any] = {"recipe": model.written_by, "level": level}
-        header["encoding"] = {key: plan[key] for key in ENCODING}
+        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
         if window is not None:
             header |= {"window": window, "step": step}
         if names and per_video:
@@ -140,6 +135,13 @@ def extract(
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def encoding_of(model: OpenedModel) -> dict[str, Any]:
+    """What features follow from, as JSON values: two videos can be compared if it is the same for both."""
+    with model.file.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
 
 
 def add_rows(

@@ -23,6 +23,7 @@ from everest.system.processes import is_lost_peer
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     convert,
+    curate,
     demo,
     doctor,
     evaluate,
@@ -174,7 +175,10 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "convert": (convert.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from, and check them."),
     },
-    "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
+    "Data": {
+        "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
+        "curate": (curate.app, "Find near-duplicates; choose what to label next."),
+    },
 }
 for group in GROUPS.values():
     for name, (command, line) in group.items():

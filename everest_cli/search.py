@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_groups import ModelOptions
+from everest_cli.option_groups import WriterOptions, grouped
 from everest_cli.output import print_json
 
 FeaturesFile = Annotated[
@@ -16,26 +16,16 @@ FeaturesFile = Annotated[
 ]
 
 
+@grouped
 def search(
     queries: Annotated[
         list[str],
         typer.Argument(metavar="QUERY…", help="A video, a moment (video.mp4@12.5), or a name in F."),
     ],
     features: FeaturesFile,
+    writer: WriterOptions,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
     own: Annotated[bool, typer.Option("--own", help="Also search in the query's own video.")] = False,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="The weights that wrote F, for videos that are not in it."
-        ),
-    ] = None,
-    recipe: o.HowSeen = None,
-    keep: o.Keep = None,
-    clips: o.Clips = None,
-    crops: o.Crops = None,
-    which: o.WhichWeights = None,
-    gpus: o.OneGpu = "auto",
     sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", metavar="F", help="Also draw the results to this PNG.")
     ] = None,
@@ -47,6 +37,8 @@ def search(
     as_json: o.AsJson = False,
 ) -> None:
     """Find the videos or windows that are most similar to others, by the features of an encoder.
+
+    A video that is not in F needs --checkpoint: the weights that wrote F.
 
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
@@ -60,19 +52,7 @@ def search(
         if path is not None:
             refuse_inputs(path, [features, *map(Path, queries), *map(Path, file.videos)], option=option)
             check_new_file(path, option=option, overwrite=overwrite)
-    model = None
-    if checkpoint is not None:
-        options = ModelOptions(
-            checkpoint=checkpoint,
-            recipe=recipe,
-            keep=keep,
-            clips=clips,
-            crops=crops,
-            which=which,
-            gpus=gpus,
-            quiet=True,
-        )
-        model = options.open(views=None if file.window is None else 1)
+    model = writer.open(views=None if file.window is None else 1)
     asked = [read_query(text, file, model) for text in queries]
     results = [(query, nearest(file, query, top=top, own=own)) for query in asked]
     if sheet is not None or page is not None:

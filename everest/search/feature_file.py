@@ -90,12 +90,17 @@ class FeatureFile:
         return video if self.starts is None else f"{video}@{self.starts[row]:.3f}".rstrip("0").rstrip(".")
 
     def sample(self, row: int) -> Sample:
-        """The video, segment or window of a row."""
+        """The video, segment or window of a row, with the path as it was given to `everest extract`."""
         sample = Sample.of_video_id(self.videos[self.video_ids[row]])
         if self.starts is None or self.ends is None:
             return sample
         start, end = float(self.starts[row]), float(self.ends[row])
         return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
+
+    def listed(self, row: int) -> Sample:
+        """The sample of a row as a list in any folder has it: with an absolute path."""
+        sample = self.sample(row)
+        return replace(sample, path=_normal(sample.path))
 
     def overlapping(self, row: int) -> NDArray[np.bool_]:
         """Whether each row (N,) is of the same name and shares a part of the time with `row`."""
@@ -104,9 +109,9 @@ class FeatureFile:
             return same
         return same & (self.starts < self.ends[row]) & (self.ends > self.starts[row])
 
-    def blocks(self) -> Iterator[tuple[slice, Floats]]:
-        """Yield up to `BLOCK` unit rows at a time, as float32."""
-        for first in range(0, len(self), BLOCK):
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, Floats]]:
+        """Yield up to `BLOCK` unit rows at a time, as float32, from the row `start` on."""
+        for first in range(start, len(self), BLOCK):
             rows = slice(first, min(first + BLOCK, len(self)))
             yield rows, self.units[rows].astype(np.float32)
 

@@ -53,8 +53,8 @@ def search(
             refuse_inputs(path, [features, *map(Path, queries), *map(Path, file.videos)], option=option)
             check_new_file(path, option=option, overwrite=overwrite)
     model = writer.open(views=None if file.window is None else 1)
-    asked = [read_query(text, file, model) for text in queries]
-    results = [(query, nearest(file, query, top=top, own=own)) for query in asked]
+    starts = [read_query(text, file, model) for text in queries]
+    results = [(query, nearest(file, query, top=top, own=own)) for query in starts]
     if sheet is not None or page is not None:
         from everest.search.results import draw_results, write_page
 

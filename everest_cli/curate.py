@@ -72,7 +72,7 @@ def select(
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of rows to choose.")],
     labeled: Annotated[
         Path | None,
-        typer.Option("--labeled", metavar="LIST", help="What has labels already; it is not chosen again."),
+        typer.Option("--labeled", metavar="LIST", help="Rows or times that have labels already."),
     ] = None,
     uncertain: Annotated[
         bool, typer.Option("--uncertain", help="Among the rows that the classifier is least sure of.")

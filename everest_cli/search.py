@@ -25,7 +25,7 @@ def search(
     features: FeaturesFile,
     writer: WriterOptions,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
-    own: Annotated[bool, typer.Option("--own", help="Also search in the query's own video.")] = False,
+    own: Annotated[bool, typer.Option("--own", help="Also search in the query's video.")] = False,
     sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", metavar="F", help="Also draw the results to this PNG.")
     ] = None,

@@ -138,7 +138,7 @@ def extract(
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
-    """What features follow from, as JSON values: two videos can be compared if it is the same for both."""
+    """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
     with model.file.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {"weights": weights, "keep": model.keep, "views": repr(model.views)}

@@ -1,7 +1,7 @@
 """Features of windows that slide over long footage; a killed call resumes inside a video.
 
-The windows are those of `everest predict --timeline`. Each is one row of a `RowStore`, in the order of the
-videos and of time. A damaged part of a video ends its windows.
+The windows are the same as of `everest predict --timeline`. Each is one row of a `RowStore`, in the order of
+the videos and of time. A damaged part of a video ends its windows.
 
 V views, C channels, T frames, H W pixels, D width.
 """

@@ -72,7 +72,7 @@ class FeatureFile:
         return np.array([numbers.setdefault(path, len(numbers)) for path in self._paths])[self.video_ids]
 
     def rows_of(self, name: str) -> NDArray[np.int64]:
-        """The rows of a name; else those of the video file that it names, however the path is written."""
+        """The rows of a name; else of the video file that it names, however the path is written."""
         numbers = [number for number, video in enumerate(self.videos) if video == name]
         return self._rows(numbers) if numbers else self.rows_of_file(name)
 

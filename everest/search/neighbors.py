@@ -29,7 +29,7 @@ def nearest(file: FeatureFile, query: Query, *, top: int, own: bool = False) -> 
     Of windows of one video that overlap, only the most similar one is returned.
 
     Args:
-        own: also return rows of the query's own video, but not the query itself.
+        own: also return rows of the video that the query is from, but not the query itself.
     Raises:
         RecipeError: the query has another width, or `top` is below 1.
     """

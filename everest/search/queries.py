@@ -1,4 +1,4 @@
-"""What a search starts from: rows of a feature file, or a video that is encoded for it.
+"""The start of a search: rows of a feature file, or a video that is encoded for it.
 
 N rows of the file, Q vectors of a query, D width.
 """

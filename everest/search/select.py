@@ -1,4 +1,4 @@
-"""What to label next: rows that differ from each other, and those that a classifier is unsure of.
+"""Rows to label next: some that differ from each other, or that a classifier is unsure of.
 
 N rows of a file, D width.
 """
@@ -81,7 +81,7 @@ def uncertainty(file: FeatureFile, model: OpenedModel) -> Floats:
 
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: the features are not those of this classifier, or it predicts numbers.
+        RecipeError: the features are of another classifier, or it predicts numbers.
     """
     module = model.classifier
     if any(head.task == "regression" for head in module.heads):

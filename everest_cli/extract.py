@@ -16,14 +16,33 @@ from everest_cli.output import Display
 def extract(
     videos: o.Videos,
     model: ModelOptions,
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="F", help="A .safetensors or .npz file; a folder with npy-per-video."
+        ),
+    ],
     features: Annotated[
         Literal["video", "views", "tokens"],
         typer.Option("--features", help="One per video, per view or per token."),
     ] = "video",
+    window: Annotated[
+        float | None,
+        typer.Option(
+            "--window", min=0.001, metavar="SECONDS", help="A row for each window of this length [a video]."
+        ),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option("--step", min=0.001, metavar="SECONDS", help="Step of the windows [--window]."),
+    ] = None,
+    to: Annotated[
+        Literal["file", "npy-per-video"],
+        typer.Option("--to", help="One file, or a folder with an array for each video."),
+    ] = "file",
     overwrite: o.OverwriteFile = False,
 ) -> None:
-    """Write features of videos to a file and print its name; a killed call resumes when repeated.
+    """Write features of videos or windows and print the file's name; a killed call resumes when repeated.
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
@@ -31,7 +50,7 @@ def extract(
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
 
-    opened = model.open()
+    opened = model.open(views=None if window is None else 1)
     samples = named_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs], option="--output")
     with Display(quiet=model.quiet) as display:
@@ -44,6 +63,9 @@ def extract(
             workers=model.workers,
             overwrite=overwrite,
             report=display.report,
+            window=window,
+            step=step,
+            per_video=to == "npy-per-video",
         )
     typer.echo(out)
     if skipped:

@@ -24,6 +24,7 @@ from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     budget,
     convert,
+    curate,
     demo,
     doctor,
     evaluate,
@@ -38,6 +39,7 @@ from everest_cli import (
     profile,
     recipes,
     runs,
+    search,
     select_frames,
     sweep,
     train_tokenizer,
@@ -169,12 +171,16 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Use": {
         "predict": (predict.predict, "Predict classes of videos, or over time in long ones."),
         "budget": (budget.budget, "Estimate seconds and bouts per class, with intervals."),
-        "extract": (extract.extract, "Write features of videos to a file."),
+        "extract": (extract.extract, "Write features of videos or windows to a file."),
+        "search": (search.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from, and check them."),
     },
-    "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
+    "Data": {
+        "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
+        "curate": (curate.app, "Find near-duplicates; choose what to label next."),
+    },
 }
 for group in GROUPS.values():
     for name, (command, line) in group.items():

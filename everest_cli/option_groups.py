@@ -118,6 +118,25 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WriterOptions:
+    """The options that open the model that wrote a file of features, for a command that may need it."""
+
+    checkpoint: o.Writer = None
+    recipe: o.HowSeen = None
+    keep: o.Keep = None
+    clips: o.Clips = None
+    crops: o.Crops = None
+    which: o.WhichWeights = None
+    gpus: o.OneGpu = "auto"
+
+    def open(self, *, views: int | None) -> OpenedModel | None:
+        """Open the model on its device; None if no checkpoint is given. See `ModelOptions.open`."""
+        if self.checkpoint is None:
+            return None
+        return ModelOptions(**{**vars(self), "checkpoint": self.checkpoint, "quiet": True}).open(views=views)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The options of a command that measures a model on the lists of its run, or of another recipe."""
 

@@ -108,6 +108,10 @@ Checkpoint = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
 ]
+Writer = Annotated[
+    str | None,
+    typer.Option("--checkpoint", "-c", metavar="C", help="The weights that wrote the features, if needed."),
+]
 WhichWeights = Annotated[
     Which | None,
     typer.Option("--which", help="Weights of a run folder [best on data.val if there are any, else newest]."),

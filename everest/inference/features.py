@@ -9,10 +9,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.checkpoints.load import all_weights
@@ -20,10 +21,13 @@ from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, over_videos
+from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
+from everest.inference.window_features import INDEX, add_window_rows, write_arrays
+from everest.lists.inputs import refuse_same_stems
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import atomic_file, check_new_file, refuse_inputs
+from everest.system.files import atomic_file, check_new_file, check_new_folder, refuse_inputs
 from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -48,57 +52,96 @@ def extract(
     workers: int,
     overwrite: bool,
     report: Report,
+    window: float | None = None,
+    step: float | None = None,
+    per_video: bool = False,
 ) -> list[tuple[str, str]]:
-    """Write the features of videos, one row for each readable video, and the names of these videos.
+    """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
     The feature of a view is the input of the classifier's head, or the mean of an autoencoder's encoded
     tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
         level: `video`, the mean over its views, `views`, or `tokens` (LEVELS has the shapes).
-        batch: videos in one forward pass.
+        batch: videos or windows in one forward pass.
         overwrite: replace the file, and start again.
+        window: seconds; a row for each window that slides over a video, with its start and end. None: a row
+            for each video.
+        step: seconds from the start of one window to the start of the next; None: `window`.
+        per_video: write a folder with an array for each video, see `write_arrays`.
     Returns:
-        The unreadable videos, each with the reason.
+        The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
+        the windows before the damage.
     Raises:
         DataError: no video can be read.
         RecipeError: `out` exists, is an input or has an unknown suffix, or `OUT.parts` belongs to another
-            command.
+            command; options that do not go together; two videos whose arrays have the same name.
         EnvironmentProblem: the file cannot be written.
     """
     if level not in LEVELS:
         raise unknown_name("--features", level, LEVELS)
-    if out.suffix not in SUFFIXES:
+    if window is None and (step is not None or per_video):
+        raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
+    check_seconds(window, step)
+    if per_video:
+        if level != "video":
+            raise RecipeError(f"--features {level}: an array for each video has one row for each window")
+        refuse_same_stems([Path(sample.path) for sample in samples], kind="arrays")
+    elif out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
         refuse_inputs(path, inputs, option="--output")
-    with model.file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    encoding = encoding_of(model)
+    step = window if step is None else step
     # All that the rows follow from; a message names the keys.
     plan = {
-        "weights": weights,
+        **encoding,
         "videos": fingerprint(samples, Path(), None),
         "features": level,
-        "keep": model.keep,
-        "views": repr(model.views),
         "precision": model.accelerator.mixed_precision,
+        **({} if window is None else {"window": window, "step": step}),
     }
     # With both, an earlier call was killed between writing the file and removing its rows.
     replaces_own = parts.is_dir() and saved_plan(parts) == plan
-    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
+    if per_video:
+        is_array = lambda name: name.endswith(".npy")  # noqa: E731
+        check_new_folder(out, INDEX, option="--output", overwrite=overwrite or replaces_own, is_own=is_array)
+    else:
+        check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
+    row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
-        if store.samples:
+        if store.samples and window is None:
             report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
-        add_rows(store, model, samples, LEVELS[level], batch=batch, workers=workers, report=report)
+        elif store.samples:
+            report(notice(f"resuming after {len(store.samples)} windows, in {store.samples[-1][0]}"))
+        if window is None or step is None:
+            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
+        else:
+            add_window_rows(
+                store, model, samples, row_of, window=window, step=step, batch=batch, report=report
+            )
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
-        if store.num_rows:
-            _write_features(store, out, {"recipe": model.written_by, "level": level})
+        names = [video for video, problem in store.samples if problem is None]
+        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
+        if window is not None:
+            header |= {"window": window, "step": step}
+        if names and per_video:
+            write_arrays(out, samples, names, store.arrays(), header=header)
+        elif names:
+            _write_features(store.arrays(), names, out, header)
         store.remove()
-    if len(skipped) == len(samples):
+    if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def encoding_of(model: OpenedModel) -> dict[str, Any]:
+    """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
+    with model.file.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
 
 
 def add_rows(
@@ -134,14 +177,29 @@ def add_rows(
             store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
 
 
-def _write_features(store: RowStore, out: Path, metadata: dict[str, str]) -> None:
-    """Write the rows of a store to one file; they are mapped from the disk, never all in memory."""
-    videos = [video for video, problem in store.samples if problem is None]
-    arrays = store.arrays()
+def _write_features(
+    arrays: dict[str, NDArray[Any]], names: Sequence[str], out: Path, header: dict[str, Any]
+) -> None:
+    """Write rows to one file; they are mapped from the disk, never all in memory.
+
+    Args:
+        names: the video of each row. With windows, each name is written once, and `video_ids` has its number.
+    """
+    videos = list(names)
+    if "starts" in arrays:
+        numbers: dict[str, int] = {}
+        ids = [numbers.setdefault(name, len(numbers)) for name in names]
+        arrays, videos = {**arrays, "video_ids": np.array(ids)}, list(numbers)
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in header.items()}
     if out.suffix == ".safetensors":
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **metadata})
+        write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **texts})
         return
-    texts = {name: np.array(text) for name, text in metadata.items()}
     with atomic_file(out) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)
+        np.savez(
+            file,
+            allow_pickle=False,
+            videos=np.array(videos),
+            **{name: np.array(text) for name, text in texts.items()},
+            **arrays,
+        )

@@ -8,8 +8,9 @@ W windows, V views, C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from everest.data.footage import footages, segment
 from everest.data.views import EvalViews
+from everest.errors import RecipeError
 from everest.inference.bouts import Window
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
@@ -25,6 +27,8 @@ from everest.lists.sample import Sample
 from everest.system.events import Report
 from everest.video.reader import TOLERANCE, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
+
+SHORTEST: Final = 0.001  # seconds of a window or a step
 
 
 def predict(
@@ -66,6 +70,13 @@ def predict(
         for pairs in batches
         for sample, values in pairs
     ]
+
+
+def check_seconds(window: float | None, step: float | None) -> None:
+    """Raise RecipeError for a window or a step that is below 0.001 seconds or not finite."""
+    for option, seconds in (("--window", window), ("--step", step)):
+        if seconds is not None and not SHORTEST <= seconds < math.inf:
+            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:

@@ -5,7 +5,6 @@ W windows, V views, C channels, T frames, H W pixels, F frames of a video.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -29,7 +28,7 @@ from everest.inference.bouts import (
 from everest.inference.idle import IdleRules, audited, check_audit, have_class, idle_text, window_motion
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch
-from everest.inference.predictions import window_clips, windows_of
+from everest.inference.predictions import check_seconds, window_clips, windows_of
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -37,7 +36,6 @@ from everest.metrics.timeline import BACKGROUND
 from everest.system.events import Report, notice
 from everest.video.reader import VideoError, frame_times
 
-SHORTEST: Final = 0.001  # seconds of a window or a step
 SKIPPED: Final[dict[str, Any]] = {"predictions": []}  # of a window in which nothing moves
 NO_CLASS: Final[dict[str, Any]] = {"label": None, "index": None, "probability": 0.0}
 
@@ -83,9 +81,7 @@ def predict_timeline(
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_batch(batch)
-    for option, seconds in (("--window", window), ("--step", step)):
-        if seconds is not None and not SHORTEST <= seconds < math.inf:
-            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
+    check_seconds(window, step)
     rows, below = [], 0.0 if idle is None else idle.below
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from everest.system.text import is_unicode
 from everest.video.source import Member, Video
 
 SHOWN: Final = 5  # problems that a message shows
+_NUMBER: Final = r"\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+_SEGMENT: Final = re.compile(
+    rf"(?P<path>.+)#(?:(?P<start>{_NUMBER})s-(?:(?P<end>{_NUMBER})s)?|(?P<first>\d+)-(?P<after>\d*))",
+    re.DOTALL,
+)
 
 Number = TypeVar("Number", int, float)
 
@@ -44,9 +50,24 @@ class Sample:
         """The group, else the path: samples of one source look alike, such as the segments of a file."""
         return self.path if self.group is None else self.group
 
+    @classmethod
+    def of_video_id(cls, name: str) -> Sample:
+        """The sample with a `video_id`, without its labels; of a video in a shard without its bytes."""
+        match = _SEGMENT.fullmatch(name)
+        if match is None:
+            return cls(path=name)
+        start, end, start_frame, end_frame = match["start"], match["end"], match["first"], match["after"]
+        return cls(
+            path=match["path"],
+            start=float(start) if start else None,
+            end=float(end) if end else None,
+            start_frame=int(start_frame) if start_frame else None,
+            end_frame=int(end_frame) if end_frame else None,
+        )
+
     @property
     def video_id(self) -> str:
-        """Identifies the sample in results."""
+        """Identifies the sample in results; `of_video_id` reads it."""
         if (self.start, self.end, self.start_frame, self.end_frame) == (None,) * 4:
             return self.path
         if self.start is None and self.end is None:

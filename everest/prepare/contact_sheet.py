@@ -6,43 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
-from everest.figures.drawing import any_script
+from everest.figures.thumbnails import cut, draw_thumbnails
 from everest.prepare.stats import MOTION, Stats
-from everest.system.files import atomic_file
-from everest.system.text import counted, escape_bytes
+from everest.system.text import counted
 
-COLUMNS: Final = 6
 MOST: Final = 60  # thumbnails; if there are more classes, the first are shown
 LEAST: Final = 12  # thumbnails of a set with fewer classes, if it has the videos
-LONGEST: Final = 24  # characters of a class name or file name in a title
 
 Titled = tuple[str, str]  # a video and its title
 
 
-@any_script()
 def draw_contact_sheet(path: Path, stats: Stats) -> None:
     """Write a PNG of up to 60 thumbnails: the same number for each class, about 12 in total.
 
     Of numbers, it shows 12 videos from the lowest to the highest number.
     """
     heading, shown = _by_class(stats) if stats.has_classes else _one_by_one(stats)
-    rows = -(-len(shown) // COLUMNS)
-    # A name may contain dollar signs, which are no formula.
-    with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
-        figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
-        grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-        for ax in grid:
-            ax.axis("off")
-        for ax, (video, title) in zip(grid, shown, strict=False):
-            ax.imshow(stats.measured[video].thumbnail, interpolation="nearest")
-            ax.set_title(escape_bytes(title))
-        figure.suptitle(f"{heading}\nmotion: {MOTION}")
-        with atomic_file(path) as part:
-            figure.savefig(part, format="png")
+    images = [(stats.measured[video].thumbnail, title) for video, title in shown]
+    draw_thumbnails(path, f"{heading}\nmotion: {MOTION}", images)
 
 
 def _by_class(stats: Stats) -> tuple[str, list[Titled]]:
@@ -52,7 +35,7 @@ def _by_class(stats: Stats) -> tuple[str, list[Titled]]:
         for name, samples in stats.by_class.items()
     }
     titles = {
-        name: f"{_cut(name)}\n{counted(len(samples), 'video')}, motion {stats.motion(name):.3f}"
+        name: f"{cut(name)}\n{counted(len(samples), 'video')}, motion {stats.motion(name):.3f}"
         for name, samples in stats.by_class.items()
         if videos[name]
     }
@@ -98,7 +81,7 @@ def _one_by_one(stats: Stats) -> tuple[str, list[Titled]]:
     if not numbers:
         videos = list(stats.measured)
         shown = videos[:: max(1, len(videos) // LEAST)][:LEAST]
-        return heading, [(video, _titled(_cut(Path(video).name), video, stats)) for video in shown]
+        return heading, [(video, _titled(cut(Path(video).name), video, stats)) for video in shown]
     low, high = min(numbers.values()), max(numbers.values())
     shown = spread_over_range(numbers, LEAST)
     heading += f", labels from {low:g} to {high:g}"
@@ -119,7 +102,3 @@ def spread_over_range(numbers: Mapping[str, float], count: int) -> list[str]:
 
 def _titled(first: str, video: str, stats: Stats) -> str:
     return f"{first}\nmotion {stats.measured[video].motion:.3f}"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

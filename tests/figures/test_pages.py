@@ -73,7 +73,11 @@ def written(
         run("eval", "-c", classifier, "-q", "--report", folder / name, "--keep", "0.5,1")
     mask = ["--size", "48", "--frames", "8", "--stride", "2", "--format", "html", "--out", folder]
     run("visualize-mask", clip_files / "clip0.mp4", *mask)
-    return {**{name: folder / name / "index.html" for name in runs}, "mask": folder / "clip0-mask.html"}
+    features = ["--features", folder / "features.npz"]
+    run("extract", clip_files, "-c", heads_run, "--window", "0.5", "-o", folder / "features.npz", "-q")
+    run("search", clip_files / "clip0.mp4@1", *features, "--page", folder / "search.html")
+    pages = {name: folder / name / "index.html" for name in runs}
+    return {**pages, "mask": folder / "clip0-mask.html", "search": folder / "search.html"}
 
 
 def picture(browser: WebDriver) -> str:
@@ -124,9 +128,19 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, heads_
     assert headings == ["Metrics and computation", "verb", "noun"]
 
 
+def test_the_clips_of_a_search_play(quiet_browser: WebDriver, written: dict[str, Path]):
+    quiet_browser.get(written["search"].as_uri())
+    clips = quiet_browser.find_elements(By.TAG_NAME, "video")
+    assert len(clips) == 11  # the query and ten neighbors
+    played = (
+        "return [...document.querySelectorAll('video')].every(v => v.currentTime > 0 && v.videoWidth > 0)"
+    )
+    WebDriverWait(quiet_browser, 20).until(lambda b: b.execute_script(played))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
-@pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "mask"])
+@pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "mask", "search"])
 def test_a_page_fits_its_window_and_the_color_scheme(
     quiet_browser: WebDriver, written: dict[str, Path], pages: str, width: int, scheme: str
 ):

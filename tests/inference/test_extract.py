@@ -158,7 +158,7 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(
     with open_row_store(parts, {"weights": "others", "features": "video"}, batch=1):
         assert "f.npz.parts: another process writes there now" in refused(*command, code=2)
     message = refused(*command, code=2)
-    assert "holds rows of another command (other weights, videos, views, precision)" in message
+    assert "holds rows of another command (other weights, views, videos, precision)" in message
     assert "--overwrite" in message
     called(*command, "--overwrite")
     with np.load(out) as file:

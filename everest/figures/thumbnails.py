@@ -1,0 +1,49 @@
+"""An image of thumbnails with their titles: of a data set, or of what a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from everest.figures.drawing import any_script
+from everest.system.files import atomic_file
+from everest.system.text import escape_bytes
+
+COLUMNS: Final = 6
+LONGEST: Final = 24  # characters of a name in a title
+
+Titled = tuple[NDArray[np.uint8] | None, str]  # an image (H, W, 3), and its title; None: no image
+
+
+@any_script()
+def draw_thumbnails(path: Path, heading: str, shown: Sequence[Titled]) -> None:
+    """Write a PNG of thumbnails, `COLUMNS` in a row, under a heading.
+
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    rows = -(-len(shown) // COLUMNS)
+    # A name may contain dollar signs, which are no formula.
+    with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
+        figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
+        grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+        for ax in grid:
+            ax.axis("off")
+        for ax, (image, title) in zip(grid, shown, strict=False):
+            if image is not None:
+                ax.imshow(image, interpolation="nearest")
+            ax.set_title(escape_bytes(title))
+        figure.suptitle(escape_bytes(heading))
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png")
+
+
+def cut(name: str) -> str:
+    """The first `LONGEST` characters of a name."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

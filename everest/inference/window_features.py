@@ -1,0 +1,163 @@
+"""Features of windows that slide over long footage; a killed call resumes inside a video.
+
+The windows are the same as of `everest predict --timeline`. Each is one row of a `RowStore`, in the order of
+the videos and of time. A damaged part of a video ends its windows.
+
+V views, C channels, T frames, H W pixels, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everest.data.views import EvalViews
+from everest.errors import RecipeError
+from everest.inference.bouts import Window
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import Values, check_batch
+from everest.inference.predictions import window_clips, windows_of
+from everest.inference.row_store import RowStore, SampleEntry
+from everest.lists.sample import Sample
+from everest.system.events import Report, notice
+from everest.system.files import atomic_file, unfinished_folder, write_text
+from everest.video.reader import VideoError, probe
+
+INDEX: Final = "features.json"  # of a folder with an array for each video
+
+# A window with its views (V, C, T, H, W) uint8, or why the rest of a video is unreadable.
+Item = tuple[Sample, tuple[Window, Tensor] | str]
+
+
+def add_window_rows(
+    store: RowStore,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    row_of: Callable[[Values], dict[str, Tensor]],
+    *,
+    window: float,
+    step: float,
+    batch: int,
+    report: Report,
+) -> None:
+    """Add the rows of the windows that a store does not have yet, with their `starts` and `ends` in seconds.
+
+    Args:
+        batch: windows in one forward pass, also of several videos.
+    Raises:
+        RecipeError: the store holds other windows; or `batch` is below 1.
+    """
+    check_batch(batch)
+    items = window_items(
+        samples, model.views, window=window, step=step, done=list(store.samples), report=report
+    )
+    while part := list(islice(items, batch)):
+        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        rows: Iterator[dict[str, Tensor]] = iter(())
+        if clips:
+            values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
+            by_window = {name: of.unflatten(0, (len(clips), -1)) for name, of in values.items()}  # (W, V, …)
+            rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
+        for sample, result in part:
+            if isinstance(result, str):
+                report(notice(f"{sample.video_id}: {result}"))
+                store.add(sample.video_id, result)
+            else:
+                times = {"starts": result[0].start, "ends": result[0].end}
+                seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
+                store.add(sample.video_id, {**next(rows), **seconds})
+
+
+def window_items(
+    samples: Sequence[Sample],
+    views: EvalViews,
+    *,
+    window: float,
+    step: float,
+    done: Sequence[SampleEntry],
+    report: Report,
+) -> Iterator[Item]:
+    """Yield the windows of each video in turn; a video that is unreadable, or damaged somewhere, ends with
+    the reason.
+
+    Args:
+        done: the first items, which are skipped: names of videos, and a reason where an item is one.
+    Raises:
+        RecipeError: other items were made of these videos.
+    """
+    at = 0  # of the items
+    for sample in samples:
+        try:
+            windows = windows_of(sample, views, window=window, step=step)
+            own = done[at : at + len(windows)]
+            reasons = (place for place, (_, reason) in enumerate(own) if reason is not None)
+            damage = next(reasons, None)
+            known = len(own) if damage is None else damage + 1
+            if any(video != sample.video_id for video, _ in own[:known]):
+                raise _changed(sample)
+            at += known
+            if damage is None and known < len(windows):
+                clips = window_clips(sample.video, windows[known:], views)
+                for place, pair in enumerate(zip(windows[known:], clips, strict=True), start=known + 1):
+                    yield sample, pair
+                    report({"event": "window", "done": place, "windows": len(windows)})
+                    at += 1
+        except VideoError as error:
+            if at >= len(done):
+                yield sample, error.reason
+            at += 1
+    if at < len(done):
+        raise _changed(samples[-1])
+
+
+def _changed(sample: Sample) -> RecipeError:
+    return RecipeError(
+        f"{sample.video_id}: has changed since the interrupted call; start again with --overwrite"
+    )
+
+
+def write_arrays(
+    folder: Path,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    arrays: dict[str, NDArray[Any]],
+    *,
+    header: dict[str, Any],
+) -> None:
+    """Write the features of each video as `STEM.npy`, float32 (windows, D), and last `features.json`.
+
+    Args:
+        names: the video of each row, in the order of the samples.
+        arrays: `features` (rows, D), `starts` and `ends` (rows,) in seconds.
+        header: the first keys of `features.json`; `videos` has the times of the windows of each array.
+    """
+    videos: dict[str, dict[str, Any]] = {}
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows_of.setdefault(name, []).append(row)
+    with unfinished_folder(folder, INDEX):
+        for sample in samples:
+            rows = rows_of.get(sample.video_id)
+            if rows is None:
+                continue
+            part, stem = slice(rows[0], rows[-1] + 1), Path(sample.path).stem
+            with atomic_file(folder / f"{stem}.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, arrays["features"][part].astype(np.float32, copy=False), allow_pickle=False)
+            videos[stem] = {
+                "video": sample.video_id,
+                "fps": probe(sample.video).fps,
+                "frames": probe(sample.video).frames,
+                **{
+                    name: [round(float(time), 3) for time in arrays[name][part]]
+                    for name in ("starts", "ends")
+                },
+            }
+        write_text(folder / INDEX, json.dumps({**header, "videos": videos}, indent=1))

@@ -1,0 +1,212 @@
+"""The features that `everest extract` writes, as unit rows of float16, and what each row shows.
+
+N rows, V names of videos, D width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import InstanceOf, TypeAdapter
+
+from everest.errors import DataError, RecipeError, differing, first_names
+from everest.inference.features import encoding_of
+from everest.inference.model import OpenedModel
+from everest.lists.sample import Sample
+from everest.system.json_text import parse_json, validated
+from everest.system.weights_header import open_safetensors
+
+BLOCK: Final = 8192  # rows that are computed at once; our choice: 25 MB for D = 768
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """The texts of a file, as JSON values."""
+
+    videos: list[InstanceOf[str]]  # not `str`: names of videos need not be UTF-8
+    encoding: dict[str, Any] | None = None
+    window: float | None = None
+    step: float | None = None
+
+
+_HEADER: Final = TypeAdapter(_Header)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureFile:
+    """The rows of a file, each of a video, of a segment or of a window."""
+
+    path: Path
+    videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
+    video_ids: NDArray[np.int64]  # (N,) numbers of names
+    units: NDArray[np.float16]  # (N, D) features divided by their norms; rows of zeros stay
+    norms: Floats  # (N,)
+    starts: NDArray[np.float64] | None  # (N,) seconds of windows
+    ends: NDArray[np.float64] | None
+    encoding: dict[str, Any] | None  # everest.inference.features.encoding_of; None: not recorded
+    window: float | None  # seconds
+    step: float | None
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """The file (V) that each name is of, or is a segment of."""
+        return [_normal(Sample.of_video_id(name).path) for name in self.videos]
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        """A number (N,) for each row: equal for rows of the same file."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(path, len(numbers)) for path in self._paths])[self.video_ids]
+
+    def rows_of(self, name: str) -> NDArray[np.int64]:
+        """The rows of a name; else of the video file that it names, however the path is written."""
+        numbers = [number for number, video in enumerate(self.videos) if video == name]
+        return self._rows(numbers) if numbers else self.rows_of_file(name)
+
+    def rows_of_file(self, path: str) -> NDArray[np.int64]:
+        """The rows of a video file and of its segments, however its path is written."""
+        whole = _normal(path)
+        return self._rows([number for number, own in enumerate(self._paths) if own == whole])
+
+    def _rows(self, numbers: list[int]) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(self.video_ids, numbers))
+
+    def name(self, row: int) -> str:
+        """The name of a row, which `everest search` takes as a query."""
+        video = self.videos[self.video_ids[row]]
+        return video if self.starts is None else f"{video}@{self.starts[row]:.3f}".rstrip("0").rstrip(".")
+
+    def sample(self, row: int) -> Sample:
+        """The video, segment or window of a row, with the path as it was given to `everest extract`."""
+        sample = Sample.of_video_id(self.videos[self.video_ids[row]])
+        if self.starts is None or self.ends is None:
+            return sample
+        start, end = float(self.starts[row]), float(self.ends[row])
+        return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
+
+    def listed(self, row: int) -> Sample:
+        """The sample of a row as a list in any folder has it: with an absolute path."""
+        sample = self.sample(row)
+        return replace(sample, path=_normal(sample.path))
+
+    def overlapping(self, row: int) -> NDArray[np.bool_]:
+        """Whether each row (N,) is of the same name and shares a part of the time with `row`."""
+        same = self.video_ids == self.video_ids[row]
+        if self.starts is None or self.ends is None:
+            return same
+        return same & (self.starts < self.ends[row]) & (self.ends > self.starts[row])
+
+    def blocks(self, start: int = 0) -> Iterator[tuple[slice, Floats]]:
+        """Yield up to `BLOCK` unit rows at a time, as float32, from the row `start` on."""
+        for first in range(start, len(self), BLOCK):
+            rows = slice(first, min(first + BLOCK, len(self)))
+            yield rows, self.units[rows].astype(np.float32)
+
+    def require_model(self, model: OpenedModel) -> None:
+        """Raise RecipeError unless a model computes features that are comparable with these."""
+        if self.encoding is None:
+            raise RecipeError(
+                f"{self.path}: does not record its weights; write it again with everest extract, or use "
+                "queries that are rows of it"
+            )
+        now = encoding_of(model)
+        if self.encoding.get("weights") != now["weights"]:
+            raise RecipeError(f"{model.file}: {self.path} was written by other weights; give those")
+        if different := differing(self.encoding, now):
+            raise RecipeError(
+                f"{self.path}: was written with other {first_names(different)}; give the same --recipe, "
+                "--clips, --crops and --keep"
+            )
+
+
+def _normal(path: str) -> str:
+    return os.path.normpath(Path(path).absolute())
+
+
+def read_feature_file(path: Path) -> FeatureFile:
+    """Read a `.safetensors` or `.npz` file of `everest extract --features video`.
+
+    Raises:
+        CheckpointError: a damaged safetensors file.
+        DataError: another file, or one without rows; a damaged `.npz` file; features that are not finite or
+            not one vector a row.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; everest extract writes one")
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, BadZipFile) as error:
+            raise DataError(f"{path}: not a whole .npz file ({error})") from error
+        videos = arrays["videos"].tolist() if "videos" in arrays else None
+        texts = {
+            name: str(array) for name, array in arrays.items() if array.dtype.kind == "U" and not array.ndim
+        }
+        return _checked(path, arrays, texts, videos)
+    with open_safetensors(path) as file:
+        texts, names = file.metadata() or {}, set(file.keys())
+        arrays = {name: file.get_tensor(name) for name in {"starts", "ends", "video_ids"} & names}
+        if "features" in names:
+            arrays["features"] = file.get_slice("features")
+        return _checked(path, arrays, texts, None)
+
+
+def _checked(
+    path: Path, arrays: dict[str, Any], texts: dict[str, str], videos: list[str] | None
+) -> FeatureFile:
+    """The rows of a file.
+
+    Args:
+        arrays: `features` may also be a slice of a safetensors file, which is read block by block.
+        videos: the names, if they are not one of the JSON texts.
+    """
+    fix = "write it with everest extract --features video"
+    try:
+        known = {field.name for field in fields(_Header)} & texts.keys()
+        values: dict[str, Any] = {} if videos is None else {"videos": videos}
+        header = validated(_HEADER, values | {name: parse_json(texts[name]) for name in known})
+    except ValueError as error:
+        raise DataError(f"{path}: no file of features ({error}); {fix}") from error
+    if "features" not in arrays:
+        raise DataError(f"{path}: has no features; {fix}")
+    features = arrays["features"]
+    shape = tuple(features.get_shape() if hasattr(features, "get_shape") else features.shape)
+    if len(shape) != 2 or not shape[0]:
+        raise DataError(f"{path}: its features are {shape}, not one vector a row; {fix}")
+    ids = arrays.get("video_ids", np.arange(shape[0]))
+    columns = [ids, *(arrays[name] for name in ("starts", "ends") if name in arrays)]
+    if any(column.shape != shape[:1] for column in columns) or not 0 <= ids.min() <= ids.max() < len(
+        header.videos
+    ):
+        raise DataError(f"{path}: damaged, its columns do not fit its {shape[0]} rows; {fix}")
+    units, norms = np.empty(shape, np.float16), np.empty(shape[0], np.float32)
+    for first in range(0, shape[0], BLOCK):
+        rows = slice(first, min(first + BLOCK, shape[0]))
+        block = np.asarray(features[rows], dtype=np.float32)
+        norms[rows] = np.linalg.norm(block, axis=1)
+        if not np.isfinite(norms[rows]).all():
+            raise DataError(f"{path}: some features are no finite numbers; {fix}")
+        units[rows] = block / np.where(norms[rows] > 0, norms[rows], 1)[:, None]
+    return FeatureFile(
+        path=path,
+        video_ids=ids,
+        units=units,
+        norms=norms,
+        starts=arrays.get("starts"),
+        ends=arrays.get("ends"),
+        **vars(header),
+    )

@@ -1,0 +1,72 @@
+"""`everest search`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.option_groups import WriterOptions, grouped
+from everest_cli.output import print_json
+
+FeaturesFile = Annotated[
+    Path, typer.Option("--features", metavar="F", help="A file of everest extract --features video.")
+]
+
+
+@grouped
+def search(
+    queries: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY…", help="A video, a moment (video.mp4@12.5), or a name in F."),
+    ],
+    features: FeaturesFile,
+    writer: WriterOptions,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
+    own: Annotated[bool, typer.Option("--own", help="Also search in the query's video.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", metavar="F", help="Also draw the results to this PNG.")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="F", help="Also write a page with the clips of the results."),
+    ] = None,
+    overwrite: o.OverwriteFile = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Find the videos or windows that are most similar to others, by the features of an encoder.
+
+    A video that is not in F needs --checkpoint: the weights that wrote F.
+
+    Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
+    """
+    from everest.search.feature_file import read_feature_file
+    from everest.search.neighbors import nearest, to_dict
+    from everest.search.queries import read_query
+    from everest.system.files import check_new_file, refuse_inputs
+
+    file = read_feature_file(features)
+    for option, path in (("--contact-sheet", sheet), ("--page", page)):
+        if path is not None:
+            refuse_inputs(path, [features, *map(Path, queries), *map(Path, file.videos)], option=option)
+            check_new_file(path, option=option, overwrite=overwrite)
+    model = writer.open(views=None if file.window is None else 1)
+    starts = [read_query(text, file, model) for text in queries]
+    results = [(query, nearest(file, query, top=top, own=own)) for query in starts]
+    if sheet is not None or page is not None:
+        from everest.search.results import draw_results, write_page
+
+        if sheet is not None:
+            draw_results(sheet, results, file)
+        if page is not None:
+            write_page(page, results, file)
+    documents = [to_dict(query, neighbors, file) for query, neighbors in results]
+    if as_json:
+        print_json(documents)
+    else:
+        for document in documents:
+            typer.echo(document["query"])
+            for row in document["neighbors"]:
+                typer.echo(f"  {row['similarity']:6.3f}  {row['name']}")

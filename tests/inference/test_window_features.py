@@ -1,0 +1,116 @@
+"""Features of windows: their rows, a call killed inside a video, and arrays for other programs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from small_runs import called, refused
+from test_extract import KILLED_AFTER_23
+
+WINDOWS = ["--window", "0.75", "--step", "0.25"]  # six of the two seconds of a clip file
+
+
+def videos_of(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as opened:
+        return json.loads(opened.metadata()["videos"])
+
+
+def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
+    out, alone = tmp_path / "windows.safetensors", tmp_path / "segments.safetensors"
+    called("extract", clip_files, "-c", autoencoder_run, *WINDOWS, "-o", out)
+    found, names = load_file(out), videos_of(out)
+    assert names == [str(clip_files / f"clip{number}.mp4") for number in range(4)]
+    assert found["video_ids"].tolist() == [number for number in range(4) for _ in range(6)]
+    assert found["starts"].tolist() == [0.25 * place for place in range(6)] * 4
+    assert torch.equal(found["ends"], found["starts"] + 0.75)
+    rows = zip(found["video_ids"].tolist(), found["starts"].tolist(), found["ends"].tolist(), strict=True)
+    lines = [f"{names[video]},{start},{end}" for video, start, end in rows]
+    (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *lines]))
+    one_view = ["--clips", 1, "--crops", 1]
+    called("extract", tmp_path / "list.csv", "-c", autoencoder_run, *one_view, "-o", alone, "-q")
+    assert torch.equal(found["features"], load_file(alone)["features"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path, batch: int
+):
+    content = bytearray((clip_files / "clip2.mp4").read_bytes())
+    begin = int(0.7 * len(content))
+    content[begin : begin + 60] = b"\xff" * 60
+    (tmp_path / "hole.mp4").write_bytes(content)
+    (tmp_path / "text.mp4").write_text("no video")
+    videos = [tmp_path / "text.mp4", tmp_path / "hole.mp4", clip_files]
+    command = ["extract", *videos, "-c", autoencoder_run, *WINDOWS, "--batch", batch]
+    out = tmp_path / "f.safetensors"
+    words = [*map(str, command), "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_23, *words], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    continued = called(*words, code=4)
+    done = 23 // batch * batch
+    assert f"resuming after {done} windows, in {clip_files}/clip" in continued.stderr
+    assert not (tmp_path / "f.safetensors.parts").exists()
+    called(*command, "-o", tmp_path / "unbroken.safetensors", "-q", code=4)
+    assert out.read_bytes() == (tmp_path / "unbroken.safetensors").read_bytes()
+    before_damage = load_file(out)["video_ids"].tolist().count(0)
+    assert videos_of(out)[0] == str(tmp_path / "hole.mp4")
+    assert 0 < before_damage < 6
+
+
+@pytest.mark.slow
+def test_a_video_that_changed_during_a_break_is_refused(
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path
+):
+    video = tmp_path / "a.mp4"
+    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
+    command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
+    words = [*map(str, command)]
+    assert subprocess.run([sys.executable, "-c", KILLED_AFTER_23, *words]).returncode == -signal.SIGKILL
+    video.write_text("no video")
+    message = refused(*command, "-q", code=2)
+    assert "has changed since the interrupted call; start again with --overwrite" in message
+
+
+def test_an_array_for_each_video(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
+    out, file = tmp_path / "arrays", tmp_path / "f.npz"
+    called("extract", clip_files, "-c", autoencoder_run, *WINDOWS, "--to", "npy-per-video", "-o", out)
+    called("extract", clip_files, "-c", autoencoder_run, *WINDOWS, "-o", file)
+    index = json.loads((out / "features.json").read_text())
+    assert (index["window"], index["step"], list(index["videos"])) == (
+        *(0.75, 0.25),
+        [f"clip{number}" for number in range(4)],
+    )
+    with np.load(file) as whole:
+        for number, (stem, video) in enumerate(index["videos"].items()):
+            rows = whole["video_ids"] == number
+            array = np.load(out / f"{stem}.npy")
+            assert array.dtype == np.float32
+            assert np.array_equal(array, whole["features"][rows])
+            assert video["starts"] == whole["starts"][rows].tolist()
+            assert (video["video"], video["fps"], video["frames"]) == (whole["videos"][number], 16.0, 32)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays", "f.npz"]
+
+
+def test_options_that_do_not_go_together_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "clip0.mp4").write_bytes((clip_files / "clip0.mp4").read_bytes())
+    to_arrays = ["--window", 1, "--to", "npy-per-video", "-o", tmp_path / "arrays"]
+    for options, message in (
+        (["--step", 1, "-o", "f.npz"], "--step and --to npy-per-video belong to --window"),
+        (["--window", "inf", "-o", "f.npz"], "--window: must be a number of seconds from 0.001 on, not inf"),
+        ([*to_arrays, "--features", "views"], "an array for each video has one row for each window"),
+        ([*to_arrays, tmp_path / "copy"], "their arrays would have the same name"),
+        (["--window", 1, "-o", tmp_path / "f.pt"], "give a file that ends in .safetensors or .npz"),
+    ):
+        assert message in refused("extract", clip_files, "-c", autoencoder_run, *options, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -1,0 +1,189 @@
+"""Searches: exact neighbors, what a query may be, and what a user sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_features import write_features
+from PIL import Image
+from small_runs import called, json_of, refused, run
+
+from everest.errors import DataError, UserError
+from everest.lists.sample import Sample
+from everest.search.feature_file import read_feature_file
+from everest.search.neighbors import nearest
+from everest.search.queries import read_query
+
+ANGLES = np.radians([0, 10, 12, 40, 90, 180])
+CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * [[3.0], [1], [2], [5], [1], [1]]
+VIDEOS = ["a.mp4", "b.mp4"]
+WINDOWS = [(0, 0.0, 2.0), (0, 1.0, 3.0), (1, 0.0, 2.0), (1, 1.0, 3.0), (1, 4.0, 6.0), (0, 4.0, 6.0)]
+
+
+@given(seed=st.integers(0, 99), width=st.integers(1, 40), top=st.integers(1, 30))
+@settings(max_examples=30)
+def test_neighbors_are_those_of_a_sort_of_all_similarities(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, width: int, top: int
+):
+    features = np.random.default_rng(seed).normal(size=(20, width))
+    path = tmp_path_factory.mktemp("features") / "f.safetensors"
+    file = read_feature_file(write_features(path, features, [f"{row}.mp4" for row in range(20)]))
+    found = nearest(file, read_query("7.mp4", file, None), top=top)
+    units = file.units.astype(np.float64)
+    cosine = units @ units[7]
+    expected = [row for row in np.argsort(-cosine, kind="stable") if row != 7][:top]
+    assert np.allclose([cosine[each.row] for each in found], cosine[expected], atol=1e-6)
+    assert np.allclose([each.similarity for each in found], cosine[expected], atol=1e-3)
+    exact = features / np.linalg.norm(features, axis=1, keepdims=True)
+    assert np.allclose(cosine, exact @ exact[7], atol=2e-3)  # what float16 costs
+
+
+def test_own_videos_and_overlapping_windows_are_left_out(tmp_path: Path):
+    file = read_feature_file(write_features(tmp_path / "f.safetensors", CIRCLE, VIDEOS, windows=WINDOWS))
+    query = read_query("a.mp4@0", file, None)
+    found = nearest(file, query, top=9)
+    assert [each.row for each in found] == [2, 4]  # 3 overlaps with 2
+    assert [each.similarity for each in found] == pytest.approx(np.cos(ANGLES[[2, 4]]), abs=1e-3)
+    assert [each.row for each in nearest(file, query, top=9, own=True)] == [1, 2, 4, 5]
+    whole = read_query("b.mp4", file, None)  # windows at 12, 40 and 90 degrees
+    assert whole.rows == (2, 3, 4)
+    assert [each.similarity for each in nearest(file, whole, top=1)] == pytest.approx(
+        [np.cos(np.radians(2))], abs=1e-3
+    )
+
+
+def test_a_query_is_a_name_or_a_moment(tmp_path: Path):
+    file = read_feature_file(write_features(tmp_path / "f.safetensors", CIRCLE, VIDEOS, windows=WINDOWS))
+    rows = {text: read_query(text, file, None).rows for text in ("a.mp4@1", "a.mp4@1.8", "b.mp4@3.6")}
+    assert rows == {"a.mp4@1": (1,), "a.mp4@1.8": (1,), "b.mp4@3.6": (4,)}
+    for row in range(6):
+        assert read_query(file.name(row), file, None).rows == (row,)
+    assert read_query(str(Path("a.mp4").absolute()), file, None).rows == (0, 1, 5)
+    for text, message in (
+        ("a.mp4@7", "a.mp4@7: the windows of this video in .* end at 6.00 s"),
+        ("a.mp4@-1", "must be a number of seconds from 0 on"),
+        ("a.mp4@x", "neither a row of .* nor a video"),
+        ("c.mp4", "c.mp4: neither a row of .* nor a video"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_query(text, file, None)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        Sample(path="a#b.mp4"),
+        Sample(path="a.mp4", start=0.5, end=12.0),
+        Sample(path="a.mp4", start=0.5),
+        Sample(path="a.mp4", end=1e-05),
+        Sample(path="a#1-2.mp4", start_frame=3, end_frame=9),
+        Sample(path="a.mp4", start_frame=3),
+    ],
+)
+def test_a_name_of_a_segment_is_read_back(sample: Sample):
+    assert Sample.of_video_id(sample.video_id).video_id == sample.video_id
+    assert Sample.of_video_id(sample.video_id).path == sample.path
+
+
+def test_files_that_hold_no_features_are_named(tmp_path: Path):
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    nan = write_features(tmp_path / "nan.safetensors", CIRCLE * np.nan, list("abcdef"))
+    ids = write_features(tmp_path / "ids.safetensors", CIRCLE, ["a"], windows=WINDOWS)
+    tokens = write_features(tmp_path / "tokens.safetensors", CIRCLE[None], ["a"])
+    for path, message in (
+        (tmp_path / "none.npz", "no such file; everest extract writes one"),
+        (tmp_path / "text.npz", "not a whole .npz file"),
+        (tmp_path / "other.npz", "no file of features"),
+        (nan, "some features are no finite numbers"),
+        (ids, "damaged, its columns do not fit its 6 rows"),
+        (tokens, r"its features are \(1, 6, 2\), not one vector a row"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_feature_file(path)
+
+
+@pytest.fixture(scope="module")
+def extracted(
+    autoencoder_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Files of features: of videos, and of windows."""
+    folder = tmp_path_factory.mktemp("features")
+    files = {"videos": folder / "videos.npz", "windows": folder / "windows.safetensors"}
+    called("extract", clip_files, "-c", autoencoder_run, "-o", files["videos"], "-q")
+    window = ["--window", 0.75, "--step", 0.25]
+    called("extract", clip_files, "-c", autoencoder_run, *window, "-o", files["windows"], "-q")
+    return files
+
+
+def test_a_copy_finds_its_original(
+    extracted: dict[str, Path], autoencoder_run: Path, clip_files: Path, tmp_path: Path
+):
+    copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
+    for kind, moment in (("videos", ""), ("windows", ""), ("windows", "@1.125")):
+        command = [
+            "search",
+            f"{copy}{moment}",
+            "--features",
+            extracted[kind],
+            "-c",
+            autoencoder_run,
+            "--top",
+            2,
+        ]
+        (row,) = json_of(*command)
+        first = row["neighbors"][0]
+        assert first["video"] == str(clip_files / "clip2.mp4"), kind
+        assert first["similarity"] == pytest.approx(1, abs=1e-3)
+        if moment:
+            assert (first["start"], first["end"]) == (0.75, 1.5)
+        table = run(*command).splitlines()
+        assert table[0] == f"{copy}{moment}"
+        assert table[1] == f"  {first['similarity']:6.3f}  {first['name']}"
+
+
+def test_a_model_must_be_the_one_that_wrote_the_file(
+    extracted: dict[str, Path], autoencoder_run: Path, classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
+    command = ["search", copy, "--features", extracted["videos"]]
+    assert "is not in" in refused(*command, code=2)
+    assert "was written by other weights; give those" in refused(*command, "-c", classifier_run, code=2)
+    message = refused(*command, "-c", autoencoder_run, "--clips", 1, code=2)
+    assert "was written with other views" in message
+    made = write_features(tmp_path / "f.safetensors", CIRCLE, list("abcdef"))
+    message = refused("search", copy, "--features", made, "-c", autoencoder_run, code=2)
+    assert "does not record its weights" in message
+    message = refused(
+        "search", f"{copy}@7", "--features", extracted["windows"], "-c", autoencoder_run, code=4
+    )
+    assert "the video ends at 2.00 s" in message
+
+
+def test_a_page_and_a_contact_sheet_show_the_results(
+    extracted: dict[str, Path], clip_files: Path, tmp_path: Path
+):
+    gone = tmp_path / "gone.mp4"
+    shutil.copy(extracted["videos"], tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as file:
+        arrays = dict(file)
+    arrays["videos"] = np.array([*arrays["videos"][:3], str(gone)])
+    np.savez(tmp_path / "f.npz", **arrays)
+    page, sheet = tmp_path / "page.html", tmp_path / "sheet.png"
+    command = ["search", clip_files / "clip0.mp4", "--features", tmp_path / "f.npz"]
+    called(*command, "--page", page, "--contact-sheet", sheet)
+    text = page.read_text()
+    assert text.count('<video src="data:video/mp4;base64,') == 3  # the query and two neighbors
+    assert text.count("cannot be read: ") == 1
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+    assert "exists; choose another name" in refused(*command, "--page", page, code=2)
+    features = ["--contact-sheet", tmp_path / "f.npz", "--overwrite"]
+    assert "is an input of this command" in refused(*command, *features, code=2)
+    assert json.loads(run(*command, "--json"))[0]["query"] == str(clip_files / "clip0.mp4")

@@ -1,0 +1,33 @@
+"""Feature files without an encoder, for tests of searches and selections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from everest.system.weights import write_tensors
+
+
+def write_features(
+    path: Path,
+    features: np.ndarray,
+    videos: Sequence[str],
+    *,
+    windows: Sequence[tuple[int, float, float]] = (),
+) -> Path:
+    """Write rows (N, D) as `everest extract` does.
+
+    Args:
+        windows: of each row the number of its video, start and end; without them each row is a video.
+    """
+    tensors = {"features": torch.from_numpy(features.astype(np.float32))}
+    if windows:
+        ids, starts, ends = zip(*windows, strict=True)
+        seconds = {"starts": torch.tensor(starts).double(), "ends": torch.tensor(ends).double()}
+        tensors |= {"video_ids": torch.tensor(ids), **seconds}
+    write_tensors(path, tensors, metadata={"videos": json.dumps(list(videos))})
+    return path

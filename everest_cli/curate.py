@@ -23,7 +23,7 @@ def duplicates(
     output: NewList,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="T", help="Cosine similarity of duplicates [0.999]."),
+        typer.Option("--threshold", metavar="T", help="Cosine similarity of duplicates [0.985]."),
     ] = None,
     kept: Annotated[
         Path | None, typer.Option("--kept", metavar="LIST", help="Also list all rows but the copies.")

@@ -29,7 +29,7 @@ COMMANDS = [
     *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
     "budget",
     *("visualize-mask", "select-frames", "profile", "prepare", "recipes", "runs", "plot", "demo", "doctor"),
-    *("weights", "sweep"),
+    *("weights", "sweep", "search", "curate"),
 ]
 
 
@@ -54,7 +54,8 @@ def test_help_imports_no_heavy_module_and_fits_the_page(command: list[str]):
     )
     assert shown.returncode == 0
     assert shown.stderr.strip() == "[]"
-    assert "Example: everest" in shown.stdout or command in (["recipes"], ["prepare"], ["weights"])
+    groups = (["recipes"], ["prepare"], ["weights"], ["curate"])
+    assert "Example: everest" in shown.stdout or command in groups
     assert max(map(len, shown.stdout.splitlines())) <= 100
 
 

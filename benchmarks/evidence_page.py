@@ -20,7 +20,7 @@ from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
-from view_features import MEASURES, features_table
+from view_features import MEASURES, draws_table, features_table
 from view_features import RESULTS as FEATURES
 from view_labels import RESULTS as OF_LABELS
 from view_labels import labels_table
@@ -77,6 +77,7 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
+    blocks["features-draws"] = draws_table(features)
     blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
     blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))

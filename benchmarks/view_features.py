@@ -16,6 +16,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -68,12 +69,18 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "sigreg, uniform": (*SIGREG, drawn(1.0)),
     "sigreg, importance": (*SIGREG, drawn(0.0)),
     "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera=1"),
+    "contrast, uniform and camera": (*VIEWS, drawn(1.0), "pretrain.camera=1"),
     "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera=1"),
     "everest and camera": ("pretrain.camera=1",),
 }
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
-MEASURES: Final = ("linear", "knn", "retrieval")
+UNIFORM_AND_HALF: Final = (
+    ("contrast, uniform", "contrast"),
+    ("contrast, uniform and camera", "contrast and camera"),
+)
+MEASURES: Final = ("linear", "knn", "retrieval", "few")
+FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are drawn
 
 
 class Clips:
@@ -144,6 +151,21 @@ def features_of(model: PretrainingModel, clips: torch.Tensor) -> NDArray[np.floa
     return torch.cat(list(parts)).float().numpy()
 
 
+def accuracy(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The percentage of right answers (N, C)."""
+    return 100 * float((answers.argmax(axis=1) == labels).mean())
+
+
+def few_of_each(
+    known: NDArray[np.int64], labels: NDArray[np.int64], seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yields `DRAWS` times the numbers of at most `FEW` random known clips of each class."""
+    rng = np.random.default_rng(seed)
+    for _ in range(DRAWS):
+        order = rng.permutation(known)
+        yield np.concatenate([order[labels[order] == label][:FEW] for label in np.unique(labels[known])])
+
+
 def measured(
     features: NDArray[np.float32], rows: list[tuple[str, int, str]], held_out: NDArray[np.bool_], seed: int
 ) -> dict[str, float]:
@@ -152,16 +174,17 @@ def measured(
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {"linear": linear(*of_known, seed=seed)[0], "knn": nearest_neighbors(*of_known)[0]}
-    found = {
-        name: 100 * float((answer.argmax(axis=1) == labels[held_out]).mean())
-        for name, answer in answers.items()
-    }
+    found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = precision_of_nearest(
         *(features[held_out], labels[held_out], groups[held_out]),
         *(features[known], labels[known], groups[known]),
     )
     assert near is not None
-    return {**found, "retrieval": near}
+    few = []
+    for drawn in few_of_each(np.flatnonzero(known), labels, seed):
+        answer, _ = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
+        few.append(accuracy(answer, labels[held_out]))
+    return {**found, "retrieval": near, "few": float(np.mean(few))}
 
 
 def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> dict[str, Any]:
@@ -192,21 +215,45 @@ def difference_text(difference: Paired | None) -> str:
 
 
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
-    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
+    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals.
+
+    Units that an older version has run are without the measure `few`.
+    """
+    results = {
+        arm: {unit: found for unit, found in units.items() if measure in found[SETS[0]]}
+        for arm, units in results.items()
+    }
+    results = {arm: units for arm, units in results.items() if len(units) > 1}
     rows = []
     for place, (arm, units) in enumerate(results.items()):
-        against = COMPARED[:place] if place >= 2 else ()  # baselines have none
+        against = COMPARED[:place] if arm not in (RANDOM, DIFFERENCES) else ()
         row = [arm, str(len(units))]
         for name in SETS:
             own = {int(unit): found[name][measure] for unit, found in units.items()}
             cell = f"{spread(list(own.values())).mean:.1f}"
-            for other in against:
+            for other in (each for each in against if each in results):
                 before = {int(unit): found[name][measure] for unit, found in results[other].items()}
                 text = difference_text(paired(own, before))
                 cell += f"<br>{text}" if text else ""
             row.append(cell)
         rows.append(row)
     return markdown(["pre-training", "units", *SETS], rows)
+
+
+def draws_table(results: dict[str, dict[str, Any]]) -> str:
+    """Uniform draws of tokens less draws of which half is by change, paired by unit, for each measure."""
+    rows = []
+    for uniform, half in UNIFORM_AND_HALF:
+        for measure in MEASURES[:3]:
+            cells = []
+            for name in SETS:
+                first, second = (
+                    {int(unit): found[name][measure] for unit, found in results[arm].items()}
+                    for arm in (uniform, half)
+                )
+                cells.append(difference_text(paired(first, second)))
+            rows.append([f"{uniform} less {half}", measure, *cells])
+    return markdown(["arms", "measure", *SETS], rows)
 
 
 def main() -> None:

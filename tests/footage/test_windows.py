@@ -68,16 +68,17 @@ def spans(file: Path) -> list[tuple[str, float | None, float | None]]:
     return [(Path(sample.path).name, sample.start, sample.end) for sample in samples]
 
 
+AV1 = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"  # PyAV's builds have one of them
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [
         *(("libx264", ".mp4"), ("libx264", ".ts"), ("libx265", ".mkv"), ("libvpx-vp9", ".webm")),
-        *(("libaom-av1", ".mp4"), ("libsvtav1", ".mkv"), ("mpeg4", ".avi")),
+        *((AV1, ".mp4"), ("mpeg4", ".avi")),
     ],
 )
 def test_windows_by_activity_are_where_something_moves(tmp_path: Path, codec: str, suffix: str):
-    if codec not in av.codecs_available:
-        pytest.skip(f"PyAV has no encoder {codec} here")
     video = write_scene(tmp_path / f"scene{suffix}", codec)
     found = windows(video, "--seconds", 2, "--count", 3, "--by", "activity", "-o", tmp_path / "w.csv")
     assert (found["windows"], found["unranked"]) == (3, [])

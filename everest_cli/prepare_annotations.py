@@ -194,20 +194,12 @@ def _label(
     background: str,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write the list of labeled windows of the annotated videos; returns its facts for people and for JSON.
-
-    Each window has its recording as group, so that `prepare split --group column:group` keeps it together.
-    If names of classes are numbers, a list would be read as if it had indices: a file of names is written.
-    """
-    from collections import Counter
-
+    """Write the list of labeled windows of the annotated videos; returns its facts for `--json`."""
     from everest.annotations.bout import by_video
-    from everest.annotations.labeled import labeled_samples, uniform_windows
+    from everest.annotations.labeled import uniform_windows
     from everest.annotations.matching import stem
-    from everest.lists.labels import indices, is_number_like
+    from everest.footage.labeled_list import write_labeled
     from everest.lists.sample import Sample
-    from everest.lists.writing import write_lines, write_list
-    from everest.system.files import check_new_file
 
     of_videos = {str(Path(video).absolute()): each for video, each in by_video(bouts).items()}
     samples = [
@@ -217,17 +209,7 @@ def _label(
         if times is not None
         for start, end in uniform_windows(times.seconds, window, step)
     ]
-    samples, classes, task = labeled_samples(samples, of_videos, task=task, background=background)
-    names_file = output.with_name(f"{output.stem}_classes.txt")
-    has_numbers = any(map(is_number_like, classes))
-    if has_numbers:
-        check_new_file(names_file, option="--output", overwrite=overwrite)
-        write_lines(names_file, classes)
-    write_list(output, samples, root=output.parent.absolute(), label_names=classes)
-    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
-    written = [str(output), *([str(names_file)] if has_numbers else [])]
-    labels = dict(counts.most_common())
-    return {"windows": len(samples), "task": task, "labels": labels, "written": written}
+    return write_labeled(output, samples, of_videos, task=task, background=background, overwrite=overwrite)
 
 
 def _show(document: Mapping[str, Any], notices: Sequence[str]) -> None:

@@ -38,6 +38,12 @@ def windows(
             help="Most windows of a video [by activity: twice its even share].",
         ),
     ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels", metavar="F", help="Annotations of any kind, which label the windows; repeatable."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
@@ -66,11 +72,15 @@ def windows(
         seed=seed,
     )
     samples = named_samples(sources, root=data)
-    refuse_inputs(output, sources, option="--output")
+    refuse_inputs(output, [*sources, *(labels or [])], option="--output")
     with Display(quiet=quiet) as display:
-        result = write_windows(samples, output, settings, overwrite=overwrite, report=display.report)
+        result = write_windows(
+            samples, output, settings, annotations=labels or (), overwrite=overwrite, report=display.report
+        )
     print_json(result.to_dict()) if as_json else typer.echo(output)
     if not quiet:
         say(f"{result.windows} windows of {result.videos} videos, {result.hours:.2f} hours")
+        for name, number in (result.labels or {}).items():
+            say(f"  {name}: {number}")
     if result.failed:
         raise typer.Exit(4)

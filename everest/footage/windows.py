@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from everest.errors import DataError, RecipeError
+from everest.annotations.bout import Bout
+from everest.annotations.matching import stem
+from everest.errors import DataError, RecipeError, first_names
 from everest.footage.activity import why_none, window_activity
+from everest.footage.labeled_list import annotated_videos, write_labeled
 from everest.footage.selection import choose_windows
 from everest.inference.journal import open_journal
 from everest.lists.sample import Sample
@@ -82,6 +85,7 @@ class WindowList:
     failed: list[tuple[str, str]] = field(default_factory=list)  # (video, reason)
     damaged: list[tuple[str, str]] = field(default_factory=list)
     unranked: list[tuple[str, str]] = field(default_factory=list)
+    labels: dict[str, int] | None = None  # the number of windows of each class, where they have labels
 
     def to_dict(self) -> dict[str, object]:
         """The document of `--json`."""
@@ -95,6 +99,7 @@ class WindowList:
             "windows": self.windows,
             "hours": self.hours,
             "videos": self.videos,
+            **({} if self.labels is None else {"labels": self.labels}),
             **problems,
         }
 
@@ -119,10 +124,19 @@ def windows_of(
 
 
 def write_windows(
-    samples: Sequence[Sample], out: Path, settings: WindowSettings, *, overwrite: bool, report: Report
+    samples: Sequence[Sample],
+    out: Path,
+    settings: WindowSettings,
+    *,
+    annotations: Sequence[Path] = (),
+    overwrite: bool,
+    report: Report,
 ) -> WindowList:
     """Choose windows of videos or segments, and write their list.
 
+    Args:
+        annotations: files with bouts, which label the windows; videos without a bout are left out, because
+            no one may have looked at them. Each window has its recording as group.
     Raises:
         DataError: no video can be read, or no list can hold one of the paths.
         RecipeError: the list exists, or another process writes it now.
@@ -134,6 +148,14 @@ def write_windows(
     if any(sample.member is not None for sample in samples):
         raise RecipeError("videos in shards have no windows; name the list or folder they were made from")
     result = WindowList(out, settings)
+    bouts: dict[str, list[Bout]] = {}
+    if annotations:
+        bouts, unknown = annotated_videos(annotations, samples)
+        if unknown:
+            report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
+        left_out = len(samples) - len(samples := [sample for sample in samples if sample.path in bouts])
+        if left_out:
+            report(notice(f"{counted(left_out, 'video')} left out: without a bout in the annotations"))
     measured = _measure_all(samples, out, settings, result, report)
     if not measured:
         path, reason = result.failed[0]
@@ -159,7 +181,12 @@ def write_windows(
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
     result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
-    write_list(out, windows, root=out.parent.absolute())
+    if annotations:
+        windows = [replace(window, group=stem(window.path)) for window in windows]
+        windows.sort(key=lambda window: (window.path, window.start))
+        result.labels = write_labeled(out, windows, bouts, overwrite=overwrite)["labels"]
+    else:
+        write_list(out, windows, root=out.parent.absolute())
     _journal_of(out).unlink(missing_ok=True)
     return result
 

@@ -60,6 +60,7 @@ def windows(
     from everest.footage.windows import WindowSettings, write_windows
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
+    from everest.system.text import counted
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
@@ -79,7 +80,8 @@ def windows(
         )
     print_json(result.to_dict()) if as_json else typer.echo(output)
     if not quiet:
-        say(f"{result.windows} windows of {result.videos} videos, {result.hours:.2f} hours")
+        numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
+        say(f"{numbers}, {result.hours:.2f} hours")
         for name, number in (result.labels or {}).items():
             say(f"  {name}: {number}")
     if result.failed:

@@ -158,6 +158,7 @@ def write_windows(
             report(notice(f"{counted(left_out, 'video')} left out: without a bout in the annotations"))
     measured = _measure_all(samples, out, settings, result, report)
     if not measured:
+        _journal_of(out).unlink(missing_ok=True)
         path, reason = result.failed[0]
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
     starts = [candidate_starts(of.start, of.end, settings) for _, of in measured]

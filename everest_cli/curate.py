@@ -89,7 +89,7 @@ def select(
     from everest.lists.reading import read_samples
     from everest.lists.writing import write_list
     from everest.search.feature_file import read_feature_file
-    from everest.search.select import labeled_rows, select_rows, write_annotations
+    from everest.search.select import labeled_rows, select_rows, write_label_sheet
     from everest.system.files import check_new_file, refuse_inputs
 
     if uncertain != (writer.checkpoint is not None):
@@ -108,6 +108,6 @@ def select(
     chosen = select_rows(file, count, labeled=labeled_rows(file, known), model=model)
     samples = [file.listed(row) for row in chosen]
     write_list(output, samples, root=output.parent.absolute())
-    write_annotations(table, samples)
+    write_label_sheet(table, samples)
     typer.echo(output)
     typer.echo(table)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import Task
 from everest_cli.output import Display, print_json, say
 
 
@@ -44,6 +45,14 @@ def windows(
             "--labels", metavar="F", help="Annotations of any kind, which label the windows; repeatable."
         ),
     ] = None,
+    fps: o.FileFps = None,
+    task: Annotated[
+        Task | None,
+        typer.Option("--task", help="Of the labels [multi-label if classes overlap]."),
+    ] = None,
+    background: Annotated[
+        str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")
+    ] = "background",
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
@@ -57,6 +66,7 @@ def windows(
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.errors import RecipeError
+    from everest.footage.labeled_list import Labeling
     from everest.footage.windows import WindowSettings, write_windows
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
@@ -64,6 +74,8 @@ def windows(
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
+    if not labels and (fps or task):
+        raise RecipeError("--fps and --task belong to --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,
@@ -72,17 +84,30 @@ def windows(
         cap=per_video,
         seed=seed,
     )
+    labeling = None
+    if labels:
+        labeling = Labeling(files=tuple(labels), fps=fps, task=task, background=background)
     samples = named_samples(sources, root=data)
     refuse_inputs(output, [*sources, *(labels or [])], option="--output")
     with Display(quiet=quiet) as display:
         result = write_windows(
-            samples, output, settings, annotations=labels or (), overwrite=overwrite, report=display.report
+            samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
         )
     print_json(result.to_dict()) if as_json else typer.echo(output)
     if not quiet:
         numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
         say(f"{numbers}, {result.hours:.2f} hours")
-        for name, number in (result.labels or {}).items():
-            say(f"  {name}: {number}")
+        if result.labeled is not None:
+            _show_labels(output, result.labeled)
     if result.failed:
         raise typer.Exit(4)
+
+
+def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
+    """Print the numbers of the labels, and the command that follows."""
+    numbers = ", ".join(f"{name} {count}" for name, count in labeled["labels"].items())
+    say(f"{labeled['task']}: {numbers}")
+    words = ["everest prepare split", str(output), "--group column:group"]
+    words += [] if labeled["task"] == "single-label" else ["--task", labeled["task"]]
+    words += [] if labeled["classes"] is None else ["--classes", labeled["classes"]]
+    say("next:\n  " + " ".join(words))

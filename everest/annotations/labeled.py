@@ -31,18 +31,6 @@ BACKGROUND: Final = "background"
 Labels = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
-def uniform_windows(seconds: float, window: float, step: float) -> list[tuple[float, float]]:
-    """Start and end of the windows of a video, every `step` seconds; the last one ends with the video.
-
-    A video that is shorter than a window is one.
-    """
-    count = max(int((seconds - window) / step + TOLERANCE), 0) + 1
-    starts = [number * step for number in range(count)]
-    if starts[-1] + window < seconds - TOLERANCE:
-        starts.append(seconds - window)
-    return [(start, min(start + window, seconds)) for start in starts]
-
-
 def label_windows(
     windows: Sequence[tuple[float, float]], bouts: Sequence[Bout], *, share: float = SHARE
 ) -> list[Labels]:

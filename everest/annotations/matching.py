@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -19,6 +19,7 @@ from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
 
+SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
 _LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
 
@@ -101,6 +102,24 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
         if video is not None:
             matched[video].append(bout)
     return dict(matched), [name for name, video in found.items() if video is None]
+
+
+def late_notices(matched: Mapping[Path, Sequence[Bout]], videos: VideoNames) -> list[str]:
+    """A sentence for each video that has bouts after its end.
+
+    Raises:
+        VideoError: a video cannot be read.
+    """
+    notices = []
+    for video, bouts in matched.items():
+        times = videos.times(str(video))
+        late = [bout for bout in bouts if times is not None and bout.end > times.seconds + SLACK]
+        if late:
+            notices.append(
+                f"{video}: {len(late)} of {len(bouts)} bouts end after the video; they may be of "
+                "another file, count frames at another rate, or run on over several files"
+            )
+    return notices
 
 
 def _keys(name: str) -> list[tuple[int, str]]:

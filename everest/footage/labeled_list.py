@@ -3,67 +3,88 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations
 from everest.annotations.labeled import BACKGROUND, labeled_samples
-from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
 from everest.config.heads import Task
-from everest.errors import DataError, first_names
+from everest.errors import DataError, RecipeError, first_names
 from everest.lists.labels import indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
+from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 
 
-def annotated_videos(
-    files: Sequence[Path], samples: Sequence[Sample]
-) -> tuple[dict[str, list[Bout]], list[str]]:
-    """Read the bouts of videos from annotation files of any kind.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labeling:
+    """The annotations that label windows.
 
-    Returns:
-        The bouts by `Sample.path`, and the annotated names that are none of the videos.
     Raises:
-        DataError: a file cannot be read, or names none of the videos.
+        RecipeError: bouts have no numbers.
     """
-    paths = {Path(sample.path): sample.path for sample in samples}
-    names = VideoNames(paths)
-    bouts = [bout for file in files for bout in read_annotations(file, videos=names)]
-    matched, unknown = match_videos(bouts, names)
-    if not matched:
-        named = first_names(unknown) or "no video"
-        raise DataError(f"--labels {files[0]}: has no bout of these videos; it names {named}")
-    return {paths[video]: of_video for video, of_video in matched.items()}, unknown
 
+    files: tuple[Path, ...]  # of any kinds
+    fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
+    task: Task | None = None  # see `labeled_samples`
+    background: str = BACKGROUND
 
-def write_labeled(
-    output: Path,
-    samples: Sequence[Sample],
-    bouts: Mapping[str, Sequence[Bout]],
-    *,
-    task: Task | None = None,
-    background: str = BACKGROUND,
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Write a list of labeled windows; see `labeled_samples` for the arguments.
+    def __post_init__(self) -> None:
+        if self.task == "regression":
+            raise RecipeError("--task regression: bouts have classes")
 
-    If names of classes are numbers, a list would be read as if it had indices: a file of names is written.
+    def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
+        """Read the bouts of videos, by the paths of these.
 
-    Returns:
-        `windows`, `task`, `labels`: the number of windows of each class, and `written`: the files.
-    Raises:
-        RecipeError: the file of names exists.
-    """
-    samples, classes, task = labeled_samples(samples, bouts, task=task, background=background)
-    names_file = output.with_name(f"{output.stem}_classes.txt")
-    has_numbers = any(map(is_number_like, classes))
-    if has_numbers:
-        check_new_file(names_file, option="--output", overwrite=overwrite)
-        write_lines(names_file, classes)
-    write_list(output, samples, root=output.parent.absolute(), label_names=classes)
-    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
-    written = [str(output), *([str(names_file)] if has_numbers else [])]
-    return {"windows": len(samples), "task": task, "labels": dict(counts.most_common()), "written": written}
+        Raises:
+            DataError: a file cannot be read, or none has a bout of the videos.
+            VideoError: a video whose times are needed cannot be read.
+        """
+        by_path = {Path(path): path for path in paths}
+        names = VideoNames(by_path)
+        read = [bout for file in self.files for bout in read_annotations(file, fps=self.fps, videos=names)]
+        matched, unknown = match_videos(read, names)
+        if not matched:
+            named = first_names(unknown) or "no video"
+            raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
+        if unknown:
+            report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
+        for text in late_notices(matched, names):
+            report(notice(text))
+        without = len(by_path) - len(matched)
+        if without:
+            report(notice(f"left out, without a bout in the annotations: {without} of {len(by_path)} videos"))
+        return {by_path[video]: of_video for video, of_video in matched.items()}
+
+    def write(
+        self, out: Path, windows: Sequence[Sample], bouts: Mapping[str, Sequence[Bout]], *, overwrite: bool
+    ) -> dict[str, Any]:
+        """Write a list of windows with their classes, and with their recording as group.
+
+        A list would read names of classes that are numbers as indices: then a file of names is written, too.
+
+        Returns:
+            `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
+        Raises:
+            DataError: see `labeled_samples`.
+            RecipeError: the file of names exists.
+        """
+        ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
+        samples, classes, task = labeled_samples(ordered, bouts, task=self.task, background=self.background)
+        names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
+        if names_file is not None:
+            check_new_file(names_file, option="--output", overwrite=overwrite)
+            write_lines(names_file, classes)
+        grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
+        write_list(out, grouped, root=out.parent.absolute(), label_names=classes)
+        counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+        return {
+            "task": task,
+            "labels": dict(counts.most_common()),
+            "classes": None if names_file is None else str(names_file),
+        }

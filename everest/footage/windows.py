@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from everest.annotations.bout import Bout
-from everest.annotations.matching import stem
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, RecipeError
 from everest.footage.activity import why_none, window_activity
-from everest.footage.labeled_list import annotated_videos, write_labeled
+from everest.footage.labeled_list import Labeling
 from everest.footage.selection import choose_windows
 from everest.inference.journal import open_journal
 from everest.lists.sample import Sample
@@ -85,7 +83,7 @@ class WindowList:
     failed: list[tuple[str, str]] = field(default_factory=list)  # (video, reason)
     damaged: list[tuple[str, str]] = field(default_factory=list)
     unranked: list[tuple[str, str]] = field(default_factory=list)
-    labels: dict[str, int] | None = None  # the number of windows of each class, where they have labels
+    labeled: dict[str, Any] | None = None  # `Labeling.write`
 
     def to_dict(self) -> dict[str, object]:
         """The document of `--json`."""
@@ -99,7 +97,7 @@ class WindowList:
             "windows": self.windows,
             "hours": self.hours,
             "videos": self.videos,
-            **({} if self.labels is None else {"labels": self.labels}),
+            **(self.labeled or {}),
             **problems,
         }
 
@@ -128,15 +126,15 @@ def write_windows(
     out: Path,
     settings: WindowSettings,
     *,
-    annotations: Sequence[Path] = (),
+    labeling: Labeling | None = None,
     overwrite: bool,
     report: Report,
 ) -> WindowList:
     """Choose windows of videos or segments, and write their list.
 
     Args:
-        annotations: files with bouts, which label the windows; videos without a bout are left out, because
-            no one may have looked at them. Each window has its recording as group.
+        labeling: labels of the windows; videos without a bout are left out, because no one may have looked
+            at them.
     Raises:
         DataError: no video can be read, or no list can hold one of the paths.
         RecipeError: the list exists, or another process writes it now.
@@ -148,14 +146,9 @@ def write_windows(
     if any(sample.member is not None for sample in samples):
         raise RecipeError("videos in shards have no windows; name the list or folder they were made from")
     result = WindowList(out, settings)
-    bouts: dict[str, list[Bout]] = {}
-    if annotations:
-        bouts, unknown = annotated_videos(annotations, samples)
-        if unknown:
-            report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
-        left_out = len(samples) - len(samples := [sample for sample in samples if sample.path in bouts])
-        if left_out:
-            report(notice(f"{counted(left_out, 'video')} left out: without a bout in the annotations"))
+    bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
+    if labeling is not None:
+        samples = [sample for sample in samples if sample.path in bouts]
     measured = _measure_all(samples, out, settings, result, report)
     if not measured:
         _journal_of(out).unlink(missing_ok=True)
@@ -166,8 +159,6 @@ def write_windows(
     if settings.by == "activity":
         scores = [None if of.scores is None else np.array(of.scores) for _, of in measured]
     total = sum(map(len, starts))
-    if settings.count is not None and total < settings.count:
-        report(notice(f"{counted(total, 'window')} in all, {settings.count} requested"))
     chosen = choose_windows(
         list(map(len, starts)),
         scores,
@@ -182,12 +173,13 @@ def write_windows(
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
     result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
-    if annotations:
-        windows = [replace(window, group=stem(window.path)) for window in windows]
-        windows.sort(key=lambda window: (window.path, window.start))
-        result.labels = write_labeled(out, windows, bouts, overwrite=overwrite)["labels"]
-    else:
+    if settings.count is not None and len(windows) < settings.count:
+        limit = "" if total < settings.count else ", because of the most windows that a video may have"
+        report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested{limit}"))
+    if labeling is None:
         write_list(out, windows, root=out.parent.absolute())
+    else:
+        result.labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
     _journal_of(out).unlink(missing_ok=True)
     return result
 

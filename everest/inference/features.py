@@ -78,17 +78,7 @@ def extract(
             command; options that do not go together; two videos whose arrays have the same name.
         EnvironmentProblem: the file cannot be written.
     """
-    if level not in LEVELS:
-        raise unknown_name("--features", level, LEVELS)
-    if window is None and (step is not None or per_video):
-        raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
-    check_seconds(window, step)
-    if per_video:
-        if level != "video":
-            raise RecipeError(f"--features {level}: an array for each video has one row for each window")
-        refuse_same_stems([Path(sample.path) for sample in samples], kind="arrays")
-    elif out.suffix not in SUFFIXES:
-        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
+    _check(samples, out, level=level, window=window, step=step, per_video=per_video)
     parts = out.with_name(f"{out.name}.parts")
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
@@ -135,6 +125,29 @@ def extract(
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def _check(
+    samples: Sequence[Sample],
+    out: Path,
+    *,
+    level: str,
+    window: float | None,
+    step: float | None,
+    per_video: bool,
+) -> None:
+    """Raise RecipeError for options that do not go together, see `extract`."""
+    if level not in LEVELS:
+        raise unknown_name("--features", level, LEVELS)
+    if window is None and (step is not None or per_video):
+        raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
+    check_seconds(window, step)
+    if per_video:
+        if level != "video":
+            raise RecipeError(f"--features {level}: an array for each video has one row for each window")
+        refuse_same_stems([Path(sample.path) for sample in samples], kind="arrays")
+    elif out.suffix not in SUFFIXES:
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:

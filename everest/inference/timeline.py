@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -82,45 +83,61 @@ def predict_timeline(
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_batch(batch)
     check_seconds(window, step)
-    rows, below = [], 0.0 if idle is None else idle.below
+    rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
         rows.append(row)
-        windows, times, network = [], np.zeros(0), 0.0  # network: seconds
-        answers, ran = [], []  # of each batch, (W, outputs) and (W,) bool
+        run = _RunWindows()
         try:
-            times = frame_times(sample.video)  # (F,)
-            windows = windows_of(sample, model.views, window=window, step=step)
-            clips = window_clips(sample.video, windows, model.views)
-            for part in _batches(zip(windows, clips, strict=True), batch):
-                views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
-                motion = torch.zeros(len(part)) if idle is None else window_motion(views)  # (W,)
-                runs = motion >= below
-                means = torch.zeros(len(part), classes.count)
-                began = time.perf_counter()
-                if runs.any():
-                    means[runs] = _mean_answers(model, views[runs])
-                network += time.perf_counter() - began
-                for (current, _), mean, has_run, change in zip(part, means, runs, motion, strict=True):
-                    found = {"start": round(current.start, 3), "end": round(current.end, 3)}
-                    if idle is not None:
-                        found["motion"] = round(change.item(), 3)
-                    row["windows"].append(found | (answers_of(mean, classes, top) if has_run else SKIPPED))
-                answers.append(means)
-                ran.append(runs)
-                report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
+            run.times = frame_times(sample.video)
+            run.windows = windows_of(sample, model.views, window=window, step=step)
+            clips = window_clips(sample.video, run.windows, model.views)
+            for part in _batches(zip(run.windows, clips, strict=True), batch):
+                row["windows"] += run.add(model, part, idle, top)
+                report({"event": "window", "done": len(row["windows"]), "windows": len(run.windows)})
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
-        # All windows but those after damage.
-        windows, has_run = windows[: len(row["windows"])], torch.cat([*ran, torch.zeros(0).bool()])
-        outputs = torch.cat([*answers, torch.zeros(0, classes.count)])
-        bouts = _bouts(windows, outputs, has_run, classes, times, rules)
+        del run.windows[len(row["windows"]) :]  # those after damage
+        bouts = _bouts(run, classes, rules)
         row["bouts"] = bouts.get("", bouts)
-        if idle is not None and windows:
-            row["idle"] = _idle(model, sample, windows, has_run, bouts, network, rules, idle)
+        if idle is not None and run.windows:
+            row["idle"] = _idle(model, sample, run, bouts, rules, idle)
             report(notice(idle_text(row["video"], row["idle"])))
     return rows
+
+
+@dataclass(eq=False)
+class _RunWindows:
+    """The windows of a video, and the answers for those that the network has seen."""
+
+    windows: list[Window] = field(default_factory=list)
+    times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (F,) seconds of the frames
+    answers: list[Tensor] = field(default_factory=list)  # (outputs,) of each window; zeros if it was skipped
+    ran: list[bool] = field(default_factory=list)
+    network: float = 0.0  # seconds
+
+    def add(
+        self, model: OpenedModel, part: Sequence[WindowViews], idle: IdleRules | None, top: int | None
+    ) -> list[dict[str, Any]]:
+        """Compute some windows, except those in which nothing moves; returns their rows."""
+        views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
+        motion = torch.zeros(len(part)) if idle is None else window_motion(views)  # (W,)
+        runs = motion >= (0.0 if idle is None else idle.below)
+        means = torch.zeros(len(part), model.classes.count)
+        began = time.perf_counter()
+        if runs.any():
+            means[runs] = _mean_answers(model, views[runs])
+        self.network += time.perf_counter() - began
+        self.answers += means
+        self.ran += runs.tolist()
+        rows = []
+        for (current, _), mean, has_run, change in zip(part, means, runs, motion, strict=True):
+            row: dict[str, Any] = {"start": round(current.start, 3), "end": round(current.end, 3)}
+            if idle is not None:
+                row["motion"] = round(change.item(), 3)
+            rows.append(row | (answers_of(mean, model.classes, top) if has_run else SKIPPED))
+        return rows
 
 
 def _mean_answers(model: OpenedModel, views: Tensor) -> Tensor:
@@ -128,21 +145,11 @@ def _mean_answers(model: OpenedModel, views: Tensor) -> Tensor:
     return model.mean_answers(model.answers(views.flatten(0, 1)).unflatten(0, (len(views), -1)))
 
 
-def _bouts(
-    windows: Sequence[Window],
-    outputs: Tensor,
-    ran: Tensor,
-    classes: Classes,
-    times: NDArray[np.float64],
-    rules: BoutRules,
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the bouts of a video by head; the name of the only head is empty.
-
-    Args:
-        outputs: (W, outputs).
-        ran: (W,) bool; other windows were skipped and have no class.
-    """
+def _bouts(run: _RunWindows, classes: Classes, rules: BoutRules) -> dict[str, list[dict[str, Any]]]:
+    """Return the bouts of a video by head; the only head has no name. Skipped windows have no class."""
     bouts: dict[str, list[dict[str, Any]]] = {}
+    windows, times, ran = run.windows, run.times, torch.tensor(run.ran, dtype=torch.bool)
+    outputs = torch.stack(run.answers) if windows else torch.zeros(0, classes.count)
     if rules.smooth and windows:
         outputs = smoothed(windows, outputs, ran, rules.smooth)
     parts = outputs.split([head.outputs for head in classes.heads], dim=1)
@@ -170,23 +177,19 @@ def _bouts(
 def _idle(
     model: OpenedModel,
     sample: Sample,
-    windows: Sequence[Window],
-    ran: Tensor,
+    run: _RunWindows,
     bouts: Mapping[str, list[dict[str, Any]]],
-    network: float,
     rules: BoutRules,
     idle: IdleRules,
 ) -> dict[str, Any]:
     """Return `idle` of a video's row; runs some of the skipped windows, drawn at random, to audit them.
 
     Args:
-        ran: (W,) bool, the windows that were not skipped; W > 0.
         bouts: of the video, by head.
-        network: seconds that the windows took that were not skipped.
     """
-    skipped = (~ran).nonzero()[:, 0].numpy()
+    windows, skipped = run.windows, np.flatnonzero(~np.array(run.ran))
     num_run = len(windows) - len(skipped)
-    saved = round(network / num_run * len(skipped), 3) if num_run else None
+    saved = round(run.network / num_run * len(skipped), 3) if num_run else None
     document: dict[str, Any] = {"below": idle.below, "windows": len(windows), "skipped": len(skipped)}
     document["seconds_saved"] = saved
     if idle.audit and len(skipped):

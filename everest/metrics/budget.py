@@ -101,7 +101,7 @@ def time_budget(
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if len(marks) < 2:
         raise DataError(
-            f"{len(marks)} windows with the label '{CHECKED}'; check the windows that --draw draws"
+            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
         )
     length = max(mark.seconds for mark in marks)
     windows = footage_windows(extents, length)

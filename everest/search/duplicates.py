@@ -28,14 +28,14 @@ ROWS: Final = 256  # whose similarities to all others are held at once; our choi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class DuplicateGroup:
     """Rows that show almost the same: the first in the order of the file, and its copies."""
 
     kept: int
     copies: tuple[Neighbor, ...]  # later rows, each with its similarity to the first
 
 
-def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -> list[Group]:
+def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -> list[DuplicateGroup]:
     """Find the groups of rows whose cosine similarity to their first row is at least `threshold`.
 
     Args:
@@ -62,17 +62,17 @@ def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -
             if copies:
                 free[alike] = False
                 found = (Neighbor(row=row, similarity=float(similarity[number, row])) for row in copies)
-                groups.append(Group(kept=kept, copies=tuple(found)))
+                groups.append(DuplicateGroup(kept=kept, copies=tuple(found)))
     return groups
 
 
-def to_dict(group: Group, file: FeatureFile) -> dict[str, Any]:
+def to_dict(group: DuplicateGroup, file: FeatureFile) -> dict[str, Any]:
     """A group as `everest curate duplicates --json`."""
     copies = [{"name": file.name(each.row), "similarity": round(each.similarity, 4)} for each in group.copies]
     return {"kept": file.name(group.kept), "copies": copies}
 
 
-def write_groups(path: Path, groups: Sequence[Group], file: FeatureFile) -> None:
+def write_groups(path: Path, groups: Sequence[DuplicateGroup], file: FeatureFile) -> None:
     """Write a list of all rows in groups: path, times, the name of the first row, the similarity to it.
 
     Raises:
@@ -90,7 +90,7 @@ def write_groups(path: Path, groups: Sequence[Group], file: FeatureFile) -> None
     write_table(path, table, quoted=True)
 
 
-def write_kept(path: Path, groups: Sequence[Group], file: FeatureFile) -> None:
+def write_kept(path: Path, groups: Sequence[DuplicateGroup], file: FeatureFile) -> None:
     """Write a list of the rows that are no copies; errors as of `write_groups`."""
     copies = {each.row for group in groups for each in group.copies}
     samples = [file.listed(row) for row in range(len(file)) if row not in copies]

@@ -116,7 +116,7 @@ def labeled_rows(file: FeatureFile, samples: Sequence[Sample]) -> NDArray[np.boo
     return labeled
 
 
-def write_annotations(path: Path, samples: Sequence[Sample]) -> None:
+def write_label_sheet(path: Path, samples: Sequence[Sample]) -> None:
     """Write `video,start,end,label` with an empty label: a file to fill in.
 
     Raises:

@@ -1,8 +1,7 @@
-"""`everest prepare annotations`: summaries, conversion, lists of labeled windows, and wrong input."""
+"""`everest prepare annotations`: summaries, conversion, and wrong input."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from small_runs import called, json_of, refused, run
 
 from everest.annotations.formats import read_annotations
 from everest.annotations.kinds import KINDS
-from everest.lists.labels import read_class_names
-from everest.lists.reading import read_samples
 
 # 2 s each; names as another computer wrote them.
 BOUTS = """\
@@ -65,47 +62,6 @@ def test_frames_are_counted_by_a_rate_too(bouts: Path, tmp_path: Path):
     assert tasks[0]["annotations"][0]["result"][1]["value"]["ranges"] == [{"start": 11, "end": 20}]
 
 
-def test_labeled_windows_are_a_list(bouts: Path, clip_files: Path, tmp_path: Path):
-    output = tmp_path / "windows.csv"
-    options = ["--videos", clip_files, "--windows", 1, "--step", 0.5, "-o", output]
-    shown = called("prepare annotations", bouts, *options)
-    assert "left out, no such video in --videos: clip9.mp4" in shown.stderr
-    assert "6 windows (single-label): walk 3, run 2, background 1" in shown.stderr
-    assert shown.stdout.strip() == str(output)
-    rows = list(csv.DictReader(output.read_text().splitlines()))
-    assert list(rows[1].values()) == [str(clip_files / "clip0.mp4"), "run", "0.5", "1.5", "clip0"]
-    # Half of the second window is run and half walk: the first name. The bout of clip1 is in two windows.
-    assert [row["label"] for row in rows] == ["walk", "run", "run", "walk", "walk", "background"]
-    lists = run("prepare split", output, "--group", "column:group", "--shares", "50/50", "-q").splitlines()
-    groups = [
-        {row["group"] for row in csv.DictReader(Path(file).read_text().splitlines())} for file in lists[:2]
-    ]
-    assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
-
-
-@pytest.mark.slow
-def test_finetune_takes_the_list(bouts: Path, clip_files: Path, recipe: Path, tmp_path: Path):
-    output = tmp_path / "windows.csv"
-    called("prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output)
-    changes = [f"data.{name}={output}" for name in ("train", "val", "test")] + ["data.num_classes=null"]
-    settings = [f"--set={change}" for change in changes]
-    dry = called("finetune", "--recipe", recipe, "--init", "none", "--gpus", "cpu", "--dry-run", *settings)
-    assert "loss" in dry.stdout
-
-
-def test_classes_that_are_numbers_get_a_file_of_names(bouts: Path, clip_files: Path, tmp_path: Path):
-    bouts.write_text(BOUTS.replace("walk", "10").replace("run", "2"))
-    output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
-    shown = run("prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, "-q")
-    assert shown.splitlines() == [str(output), str(names)]
-    assert names.read_text().split() == ["10", "2", "background"]
-    found = read_samples(output, root=tmp_path, classes=read_class_names(names))
-    assert [sample.labels for sample in found.samples] == [(0,), (1,), (0,), (2,)]
-    assert "exists" in refused(
-        "prepare annotations", bouts, "--videos", clip_files, "--windows", 1, "-o", output, code=2
-    )
-
-
 def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):
     bouts.write_text("video,start,end,label\nclip0.mp4,1,9,walk\nclip0.mp4,0,1,walk\n")
     shown = called("prepare annotations", bouts, "--videos", clip_files)
@@ -116,18 +72,10 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
     ("options", "code", "message"),
     [
         (["--to", "elan"], 2, "--output: name the file to write"),
-        (["-o", "x.csv"], 2, "nothing to write; add --to or --windows"),
-        (["--to", "csv", "--windows", 1, "-o", "x.csv"], 2, "run the command once for each"),
-        (["--windows", 1, "-o", "x.csv"], 2, "name their folder by --videos"),
-        (["--step", 1], 2, "--step and --task belong to --windows"),
+        (["-o", "x.csv"], 2, "nothing to write; add --to"),
         (["--to", "csv", "-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
         (["--kind", "boris"], 4, "cannot be read as boris"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
-        (
-            ["--videos", "VIDEOS", "--windows", 1, "-o", "x.csv", "--background", "walk"],
-            4,
-            "is the background's",
-        ),
         (
             ["--videos", "OTHER"],
             4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import time
@@ -85,24 +84,6 @@ def test_windows_by_activity_are_where_something_moves(tmp_path: Path, codec: st
     assert (found["windows"], found["unranked"]) == (3, [])
     starts = [start for _, start, _ in spans(tmp_path / "w.csv")]
     assert {22, 24} <= set(starts)
-
-
-def test_annotations_label_the_windows(clip_files: Path, tmp_path: Path):
-    bouts, out = tmp_path / "bouts.csv", tmp_path / "w.csv"
-    rows = ("C:\\lab\\clip0.mp4,0,1,walk", "clip1,0.5,1.5,run", "clip9.mp4,0,1,walk")
-    bouts.write_text("\n".join(["video,start,end,label", *rows]))
-    found = windows(clip_files, "--seconds", 1, "--labels", bouts, "-o", out)
-    assert found["labels"] == {"run": 2, "walk": 1, "background": 1}
-    with out.open() as file:
-        of_rows = [(Path(row["path"]).stem, row["group"], row["label"]) for row in csv.DictReader(file)]
-    assert of_rows == [
-        *(("clip0", "clip0", "walk"), ("clip0", "clip0", "background")),
-        *(("clip1", "clip1", "run"), ("clip1", "clip1", "run")),
-    ]
-    bouts.write_text("video,start,end,label\nclip9.mp4,0,1,walk\n")
-    options = ("--seconds", 1, "--labels", bouts, "-o", out, "--overwrite")
-    wrong = refused("prepare windows", clip_files, *options, code=4)
-    assert "bouts.csv: has no bout of these videos; it names clip9.mp4" in wrong
 
 
 def test_packet_times_are_those_of_the_frames(scene: Path):

@@ -54,7 +54,7 @@ def test_windows_of_another_draw_are_refused():
     extents = {"x": (0.0, 40.0)}
     with pytest.raises(DataError, match="keep windows as --draw wrote them"):
         time_budget(extents, {}, by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)]))
-    with pytest.raises(DataError, match="0 windows with the label 'checked'"):
+    with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
         time_budget(extents, {}, {})
 
 

@@ -17,7 +17,7 @@ import everest
 from everest.inference.model import OpenedModel
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.search.duplicates import find_duplicates
+from everest.search.duplicates import THRESHOLD, find_duplicates
 from everest.search.feature_file import read_feature_file
 from everest.search.select import k_center, labeled_rows, uncertainty
 
@@ -177,3 +177,7 @@ def test_other_tasks(request: pytest.FixtureRequest, clip_files: Path, tmp_path:
     module = everest.load_model(checkpoint)
     found = uncertainty(read_feature_file(features), OpenedModel.of(module, clips=1, crops=1))
     assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_the_help_states_the_threshold():
+    assert f"[{THRESHOLD}]" in " ".join(run("curate", "duplicates", "--help").split())

@@ -18,8 +18,8 @@ from everest.video.packet_sizes import PacketSizes
 # All our choice.
 RUNNING_SECONDS: Final = 600.0  # that a running median covers
 OVERHEAD: Final = 64  # bytes added to a packet's size, so that ratios of nearly empty packets stay small
-BLOCK_SECONDS: Final = 10.0  # whose bytes are compared to find a bitrate that does not follow the content
-PEAK: Final = 1.4  # largest of these blocks / lower quartile, below which it does not; see docs/footage.md
+BLOCK_SECONDS: Final = 10.0  # whose bytes are compared to find a constant bitrate
+CONSTANT: Final = 0.05  # std / mean of the bytes of these blocks, below which the bitrate is constant
 
 
 def why_none(packets: PacketSizes) -> str | None:
@@ -30,10 +30,10 @@ def why_none(packets: PacketSizes) -> str | None:
     if blocks < 3:
         return None
     numbers = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
-    sizes = np.where(packets.kinds > 0, packets.sizes, 0)
-    sums = np.bincount(numbers, weights=sizes)[:blocks]
-    if sums.max() < PEAK * np.quantile(sums, 0.25):
-        return f"its bitrate is constant: no {BLOCK_SECONDS:.0f} s have {PEAK:g} times the bytes of quiet ones"
+    sums = np.bincount(numbers, weights=packets.sizes)[:blocks]
+    variation = float(sums.std() / sums.mean())
+    if variation < CONSTANT:
+        return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
     return None
 
 

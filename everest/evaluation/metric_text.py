@@ -90,7 +90,7 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         start, shares = f"{head}: " if head else "", result.get("retrieval", {})
         known = [f"{name} {share:.1f} %" for name, share in shares.items() if share is not None]
         if known:
-            yield f"{start}of the 10 nearest videos of other groups, these have the class: {', '.join(known)}"
+            yield f"{start}same class among the 10 nearest videos of other groups: {', '.join(known)}"
         warning = knows_group(*(result.get("class_and_group") or (0, 0)))
         if warning is not None:
             yield f"{start}warning: {warning}"

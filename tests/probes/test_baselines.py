@@ -127,7 +127,7 @@ def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path,
     result = json_of(*command, "--report", tmp_path / "report")
     assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
     assert all(0 <= share <= 100 for share in result["retrieval"].values())
-    nearest = "of the 10 nearest videos of other groups"
+    nearest = "among the 10 nearest videos of other groups"
     assert nearest in called(*command).stdout
     assert nearest in Path(result["report"]).read_text()
     assert "retrieval" not in json_of("eval", "-c", classifier_run, "-q")

@@ -1,0 +1,65 @@
+"""The tables of measured values in docs/ have the values of the committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def results(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def missing(page: str, rows: list[str]) -> list[str]:
+    """The rows that are not lines of a page."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    return [row for row in rows if row not in lines]
+
+
+def test_timelines():
+    rows = []
+    for name, of_set in results("timelines")["sets"].items():
+        frequent = of_set["always_the_most_frequent"]
+        for rules, scores in of_set["scores"].items():
+            f1 = " / ".join(f"{scores[f'f1@{k}']:.1f}" for k in (10, 25, 50))
+            cells = [name, rules, f"{scores['frame_accuracy']:.1f} ({frequent:.1f})", f"{scores['edit']:.1f}"]
+            precision = f"{scores['map@0.5']:.1f}"
+            rows.append(f"| {' | '.join([*cells, f1, precision])} |")
+    assert len(rows) == 9
+    assert missing("timelines.md", rows) == []
+
+
+def test_footage():
+    document = results("footage")
+    by_codec: dict[str, list[str]] = {}
+    for row in document["encoders"]:
+        codec, rate = row["encoder"].split(", ")
+        if rate != "average bitrate":
+            text = ", recognized" if row["found_constant"] else ""
+            by_codec.setdefault(codec, []).append(f"{row['spearman']:.2f}{text}".replace("-0.00", "0.00"))
+    long = document["long_file"]
+    rows = [f"| {codec} | {' | '.join(cells)} |" for codec, cells in by_codec.items()]
+    rows += [
+        f"| index of the packets, for training | {long['index_cpu_seconds']:.1f} CPU seconds |",
+        f"| windows by activity | {long['activity']['cpu_seconds']:.1f} CPU seconds |",
+        f"| of 200 uniform windows | {long['uniform']['with_action']:.0%} |".replace("%", " %"),
+    ]
+    assert missing("footage.md", rows) == []
+
+
+def test_searching():
+    sets = results("searching")["sets"].values()
+    found = {
+        "precision of the ten nearest from other groups: encoder": ["encoder"],
+        "the same of encoders with new weights (mean of three)": [f"random encoder {i}" for i in range(3)],
+        "the same of the mean frame difference": ["difference image"],
+    }
+    rows = []
+    for title, names in found.items():
+        values = [fmean(of_set["encoders"][name]["precision@10"] for name in names) for of_set in sets]
+        rows.append(f"| {title} | {' | '.join(f'{value:.1f} %' for value in values)} |")
+    assert missing("search.md", rows) == []

@@ -123,9 +123,14 @@ class Clips:
         return np.array([group in chosen for _, _, group in self.rows(name)])
 
 
+def run_folder(folder: Path, arm: str, unit: int) -> Path:
+    """Where a unit of an arm is pre-trained."""
+    return folder / arm.replace(", ", "-").replace(" ", "-") / str(unit)
+
+
 def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> PretrainingModel:
     """The model of an arm, trained on the clips that a unit does not hold out, but not on `cameramotion8`."""
-    run = folder / arm.replace(", ", "-").replace(" ", "-") / str(unit)
+    run = run_folder(folder, arm, unit)
     listed = run.with_suffix(".csv")
     listed.parent.mkdir(parents=True, exist_ok=True)
     lines = []

@@ -4,7 +4,8 @@
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
 
 Units, held-out groups and pre-trained encoders are the same as in view_features.py, whose folder of
-runs is given first. Each arm is fine-tuned with every number of steps, and compared at its best one.
+runs is given first. Each arm is fine-tuned with every number of steps and every learning rate, and compared
+at its best ones.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
-from typing import Any, Final
+from shutil import rmtree
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from measuring import HERE, markdown
-from view_features import BASE, FOLDS, PARTITIONS, Clips, difference_text, pretrained
+from view_features import BASE, FOLDS, PARTITIONS, Clips, difference_text, pretrained, run_folder
 
 import everest
 from everest.config.recipe import load_recipe
@@ -27,8 +29,14 @@ from everest.sweep.statistics import paired, spread
 
 SETS: Final = ("weizmann10", "interaction6", "cameramotion8")
 SCRATCH: Final = "from scratch"
-PRETRAINED: Final = "contrast and camera"
-LABELS: Final = {2: (200, 400), None: (400, 800)}  # numbers a class, None: all, and the steps for them
+PRETRAINED: Final = "contrast, uniform and camera"
+LABELS: Final = {  # numbers a class, None: all, and the steps for them
+    2: (100, 400),
+    None: (400, 1200),
+    1: (100, 400),
+    5: (100, 400),
+}
+RATES: Final = (0.016, 0.004)  # base_lr; the first is the recipe's
 RESULTS: Final = HERE / "results" / "view_labels.json"
 Row = tuple[str, int, str]  # path, label and group of a clip
 
@@ -52,6 +60,7 @@ def top1(
     *,
     init: Path | None,
     steps: int,
+    rate: float,
     unit: int,
 ) -> float:
     """The accuracy on held-out clips after fine-tuning with the known ones."""
@@ -64,7 +73,7 @@ def top1(
         *BASE,
         *(f"data.{name}={path}" for name, path in lists.items()),
         *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
-        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}"),
+        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}", f"finetune.base_lr={rate}"),
     )
     run = everest.finetune(
         "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=unit, cpu=True
@@ -74,29 +83,43 @@ def top1(
     return everest.evaluate(model)["top1"]
 
 
-def keys() -> Iterator[tuple[str, int | None, int, str]]:
-    """Yields set, labels a class, steps and arm of each run: the larger number of steps of all sets first."""
-    for place in (1, 0):
-        for name, (number, steps), arm in product(SETS, LABELS.items(), (SCRATCH, PRETRAINED)):
-            yield name, number, steps[place], arm
+class Key(NamedTuple):
+    """A fine-tuning: its data and settings."""
+
+    name: str  # of the set
+    number: int | None  # labels a class
+    steps: int
+    rate: float
+    arm: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.arm}"
+
+
+def keys() -> Iterator[Key]:
+    for number, steps in LABELS.items():
+        yield from starmap(Key, product(SETS, [number], steps, RATES, (SCRATCH, PRETRAINED)))
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
     """For each set and number of labels both arms at their best steps, and the difference paired by unit."""
     rows = []
-    for name, number in product(SETS, LABELS):
+    for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
         best = []
         for arm in (SCRATCH, PRETRAINED):
-            of_arm = {steps: f"{name} {number or 'all'} {steps} {arm}" for steps in LABELS[number]}
-            by_steps = {steps: results[key] for steps, key in of_arm.items() if key in results}
-            if by_steps:
-                steps = max(by_steps, key=lambda each: spread(list(by_steps[each].values())).mean)
-                best.append((steps, {int(unit): value for unit, value in by_steps[steps].items()}))
+            found = [key for key in keys() if key[:2] == (name, number) and key.arm == arm]
+            found = [key for key in found if str(key) in results]
+            if found:
+                best.append(max(found, key=lambda key: spread(list(results[str(key)].values())).mean))
         if len(best) < 2:  # not run yet
             continue
-        cells = [f"{spread(list(units.values())).mean:.1f} ({steps} steps)" for steps, units in best]
-        text = difference_text(paired(best[1][1], best[0][1]))
-        rows.append([name, str(number or "all"), str(len(best[0][1])), *cells, text])
+        units = [{int(unit): value for unit, value in results[str(key)].items()} for key in best]
+        cells = [
+            f"{spread(list(values.values())).mean:.1f} ({key.steps} steps, {key.rate})"
+            for key, values in zip(best, units, strict=True)
+        ]
+        text = difference_text(paired(units[1], units[0]))
+        rows.append([name, str(number or "all"), str(len(units[0])), *cells, text])
     return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
 
 
@@ -112,28 +135,30 @@ def main() -> None:
     if options.report:
         results: dict[str, Any] = {}
         for path in sorted(folder.glob("*.json")):
-            unit, *key, _ = path.name.split(".")
-            results.setdefault(" ".join(key), {})[unit] = json.loads(path.read_text())
+            unit, key = path.stem.split(" ", 1)
+            results.setdefault(key, {})[unit] = json.loads(path.read_text())
         RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
         print(labels_table(results))
         return
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for (name, number, steps, arm), unit in product(keys(), options.unit or range(FOLDS * PARTITIONS)):
-        path = folder / f"{unit}.{name}.{number or 'all'}.{steps}.{arm}.json"
+    for key, unit in product(keys(), options.unit or range(FOLDS * PARTITIONS - 1)):
+        path = folder / f"{unit} {key}.json"
         if path.exists():
             continue
-        held_out, rows = clips.held_out(unit, name), clips.rows(name)
-        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], number, unit)
+        held_out, rows = clips.held_out(unit, key.name), clips.rows(key.name)
+        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], key.number, unit)
         tested = [row for row, out in zip(rows, held_out, strict=True) if out]
         init = None
-        if arm == PRETRAINED:
-            pretrained(arm, unit, clips, encoders, ())
-            init = encoders / arm.replace(" ", "-") / str(unit)
-        found = top1(path.with_suffix(""), clips, known, tested, init=init, steps=steps, unit=unit)
+        if key.arm == PRETRAINED:
+            pretrained(key.arm, unit, clips, encoders, ())
+            init = run_folder(encoders, key.arm, unit)
+        runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
+        found = top1(runs, clips, known, tested, init=init, steps=key.steps, rate=key.rate, unit=unit)
         path.write_text(json.dumps(found))
         print(path.name, f"{found:.1f}", flush=True)
+        rmtree(runs)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Facts about a video file that its frames are read by: number, size, index, rotation.
 
 They may be kept on the disk, so that a process need not read the packets of each file again: one small file
-for each video, named by a hash of its path, size, times and inode. A changed video has another name. Files
-are renamed into place when they are complete, and a damaged one counts as missing.
+for each video, named by a hash of its path, size, times and inode (in a storage: URL, size and version). A
+changed video has another name. Files are renamed into place when they are complete, and a damaged one counts
+as missing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Final
 import av
 import numpy as np
 
+from everest.system.storage import RemotePath
 from everest.video.index import PacketIndex, count_frames, displayed_packets, exact_backends
-from everest.video.source import Video, video_version
+from everest.video.source import Member, Video, video_version
 from everest.video.stream import (
     DAMAGED_OR_LARGE,
     VideoError,
@@ -61,7 +63,7 @@ _kept: list[Path] = []  # the folder in which facts are kept, if there is one
 
 
 def keep_indexes(folder: Path | None) -> None:
-    """Keep the facts of this machine's files in a folder from now on, also for processes started later."""
+    """Keep the facts of all files but shards in a folder from now on, also for processes started later."""
     _kept[:] = [] if folder is None else [folder]
 
 
@@ -88,7 +90,7 @@ def clear_video_cache() -> None:
 @lru_cache(maxsize=32768)  # some kilobytes each
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
-    if not _kept or not isinstance(path, Path):
+    if not _kept or isinstance(path, Member) or not changing:
         return _read_facts(path)
     (folder,) = _kept
     try:
@@ -109,15 +111,19 @@ def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     return found
 
 
-def file_of_facts(folder: Path, video: Path) -> Path:
+def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
     """The file in `folder` for the facts of a video as it is now.
 
     Raises:
         OSError: there is no such video.
     """
-    video, status = video.absolute(), video.stat()
-    times = status.st_mtime_ns, status.st_ctime_ns  # the second cannot be set
-    version = (RULES, av.__version__, str(video), status.st_size, *times, status.st_ino)
+    video = video.absolute()
+    if isinstance(video, RemotePath):
+        marks: tuple[int | str, ...] = video.version()
+    else:
+        status = video.stat()  # the second time cannot be set
+        marks = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    version = (RULES, av.__version__, str(video), *marks)
     name = hashlib.sha256(repr(version).encode(errors="surrogateescape")).hexdigest()[:32]
     return folder / name[:2] / name[2:]
 

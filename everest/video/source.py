@@ -1,17 +1,26 @@
 """The source of a video: a file of this machine, a file of a storage, or a member of a shard.
 
-Decoders read files of this machine in place. Any other video is loaded into memory completely, and the last
-one stays there: a clip requests the frames of a video right after the number of its frames.
+Decoders read files of this machine in place. Of a large file of a storage they read the parts that they need,
+and the last parts stay in memory. Any other video is loaded completely, and the last one stays in memory: a
+clip requests the frames of a video right after the number of its frames.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
+from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from everest.system.storage import Location, RemotePath, parse_location
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+WHOLE: Final = 2**25  # bytes; a larger file of a storage is read in parts
+PART: Final = 2**21  # bytes of one request
+KEPT: Final = 32  # parts that stay in memory
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -40,12 +49,16 @@ def video_bytes(video: Video) -> bytes:
     return video.read_bytes() if isinstance(video, Path) else _fetch(video, video_version(video))
 
 
-def decoder_input(video: Video) -> str | BytesIO:
-    """The input for a decoder: an absolute path, or the bytes in memory.
+def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
+    """The input for a decoder: an absolute path, or a file object of the bytes.
 
     FFmpeg takes a relative path such as `a:b.mp4` for an address with the protocol `a`.
     """
-    return str(video.absolute()) if isinstance(video, Path) else BytesIO(video_bytes(video))
+    if isinstance(video, Path):
+        return str(video.absolute())
+    if isinstance(video, RemotePath) and video.version()[0] > WHOLE:
+        return BufferedReader(PartsOfFile(video))
+    return BytesIO(video_bytes(video))
 
 
 def video_version(video: Video) -> tuple[int, str]:
@@ -72,3 +85,41 @@ def _fetch(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
     with video.shard.open("rb") as file:
         file.seek(video.offset)
         return file.read(video.size)
+
+
+class PartsOfFile(RawIOBase):
+    """A file of a storage that is read by ranges of bytes, each requested when a reader comes to it."""
+
+    def __init__(self, file: RemotePath) -> None:
+        self._file, self._version, self._position = file, file.version(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        begin = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._version[0]}[whence]
+        self._position = max(0, begin + offset)
+        return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer up to the end of a part; the number of bytes, 0 at the end of the file."""
+        if self._position >= self._version[0]:
+            return 0
+        number, begin = divmod(self._position, PART)
+        wanted = memoryview(buffer).cast("B")
+        found = _part(self._file, self._version, number)[begin : begin + len(wanted)]
+        wanted[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+
+@lru_cache(maxsize=KEPT)
+def _part(file: RemotePath, version: tuple[int, str], number: int) -> bytes:
+    """A part of a file; `version` is part of the cache key."""
+    return file.read_bytes(number * PART, min((number + 1) * PART, version[0]))

@@ -19,7 +19,7 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from everest.errors import DataError, UserError
-from everest.video.source import Video, decoder_input, video_bytes
+from everest.video.source import Video, decoder_input
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
@@ -102,11 +102,12 @@ def open_container(path: Video) -> InputContainer:
     """
     with decoder_errors(path):
         source = decoder_input(path)
-        if isinstance(path, Path):
-            with path.open("rb") as file:
+        if isinstance(source, str):
+            with Path(source).open("rb") as file:
                 begin = file.read(12)
         else:
-            begin = video_bytes(path)[:12]
+            begin = source.read(12)
+            source.seek(0)
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
         options = INPUT_OPTIONS if known is None else {}

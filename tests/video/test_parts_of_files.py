@@ -1,0 +1,136 @@
+"""Large files of a storage: read in parts, with the frames of the whole file."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from storage import new_bucket, put, s3_server
+
+from everest.system.storage import RemotePath
+from everest.video.file import clear_video_cache, keep_indexes
+from everest.video.packet_sizes import packet_sizes
+from everest.video.reader import frames_in_order, probe, read_frames
+from everest.video.source import KEPT, PART, WHOLE, PartsOfFile, _part, decoder_input
+
+FRAMES = 150
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server():
+        yield new_bucket(f"footage-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file above `WHOLE`: noise in 15 groups of ten pictures."""
+    path = tmp_path_factory.mktemp("recording") / "noise.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 640, 480, "yuv420p", 10
+        stream.codec_context.bit_rate = 40_000_000
+        for _ in range(FRAMES):
+            pixels = rng.integers(0, 256, size=(480, 640, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert path.stat().st_size > WHOLE
+    return path
+
+
+@pytest.fixture(scope="module")
+def content(recording: Path) -> bytes:
+    return recording.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def stored(bucket: str, content: bytes) -> str:
+    put(f"{bucket}/noise.mp4", content)
+    return f"{bucket}/noise.mp4"
+
+
+@pytest.fixture
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what is read from storages, in bytes."""
+    sizes: list[int] = []
+    read = RemotePath.read_bytes
+
+    def count(self: RemotePath, start: int | None = None, end: int | None = None) -> bytes:
+        found = read(self, start, end)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(RemotePath, "read_bytes", count)
+    _part.cache_clear()
+    return sizes
+
+
+def test_frames_and_packets_of_a_large_file_are_those_of_the_file_here(stored: str, recording: Path):
+    assert probe(stored) == probe(recording)
+    ids = [149, 0, 77, 78, 20]
+    assert torch.equal(read_frames(stored, ids), read_frames(recording, ids))
+    there, here = (list(frames_in_order(path, range(35, 60, 6))) for path in (stored, recording))
+    assert all(torch.equal(a, b) for a, b in zip(there, here, strict=True))
+    assert np.array_equal(packet_sizes(RemotePath(stored)).sizes, packet_sizes(recording).sizes)
+
+
+def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
+    stored: str, recording: Path, requested: list[int], tmp_path: Path
+):
+    keep_indexes(tmp_path)
+    try:
+        clear_video_cache()
+        probe(stored)
+        whole = recording.stat().st_size
+        assert whole <= sum(requested) <= 1.5 * whole
+        requested.clear()
+        clear_video_cache()  # as in another process
+        _part.cache_clear()
+        read_frames(stored, range(62, 70))
+        assert 0 < sum(requested) < whole / 4
+    finally:
+        keep_indexes(None)
+        clear_video_cache()
+
+
+def test_parts_in_memory_are_few(stored: str, requested: list[int]):
+    source = decoder_input(RemotePath(stored))
+    assert not isinstance(source, str)
+    while source.read(2**20):
+        pass
+    assert max(requested) <= PART
+    assert _part.cache_info().currsize <= KEPT
+
+
+def test_a_small_file_is_loaded_at_once(bucket: str, clip_files: Path, requested: list[int]):
+    put(f"{bucket}/small.mp4", (clip_files / "clip0.mp4").read_bytes())
+    read_frames(f"{bucket}/small.mp4", [3])
+    assert requested == [(clip_files / "clip0.mp4").stat().st_size]
+
+
+@settings(max_examples=30)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(-(2**23), 2**23), st.integers(0, 2**22)), max_size=6
+    )
+)
+def test_positions_and_bytes_are_those_of_the_whole(
+    stored: str, content: bytes, steps: list[tuple[int, int, int]]
+):
+    parts, whole = PartsOfFile(RemotePath(stored)), BytesIO(content)
+    for whence, offset, count in steps:
+        if whence == 0 and offset < 0:
+            continue
+        assert parts.seek(offset, whence) == whole.seek(offset, whence)
+        found = parts.read(count)
+        assert found == whole.read(len(found or b""))
+        assert found or not count or whole.tell() >= len(content)

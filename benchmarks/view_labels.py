@@ -27,7 +27,7 @@ from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
 from everest.sweep.statistics import paired, spread
 
-SETS: Final = ("weizmann10", "interaction6", "cameramotion8")
+SETS: Final = ("interaction6", "cameramotion8", "weizmann10")
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
@@ -152,8 +152,9 @@ def main() -> None:
         tested = [row for row, out in zip(rows, held_out, strict=True) if out]
         init = None
         if key.arm == PRETRAINED:
-            pretrained(key.arm, unit, clips, encoders, ())
             init = run_folder(encoders, key.arm, unit)
+            if not (init / "model.safetensors").exists():
+                pretrained(key.arm, unit, clips, encoders, ())
         runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
         found = top1(runs, clips, known, tested, init=init, steps=key.steps, rate=key.rate, unit=unit)
         path.write_text(json.dumps(found))

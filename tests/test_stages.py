@@ -234,6 +234,7 @@ def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: 
     assert not (folder / "running.json").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_signal_does_not_wait_for_a_batch_that_hangs(recipe: Path, tmp_path: Path):
     folder, longer = tmp_path / "run", ["--set", "pretrain.epochs=80", "--set", "train.workers=1"]
     command = ["pretrain", *longer, "--recipe", str(recipe), "-q", "--gpus", "cpu"]

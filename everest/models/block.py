@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,17 @@ from torch import Tensor, nn
 
 from everest.config.sizes import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
-from everest.models.recomputed import Activation, ActivationLinear, NormLinear, RecomputedSwiglu
+from everest.models.recomputed import (
+    Activation,
+    ActivationLinear,
+    FewTokensAttention,
+    NormLinear,
+    RecomputedSwiglu,
+)
 from everest.models.rotary import Rotation
+from everest.system.compute import is_eager_on_cpu
+
+FEW_TOKENS: Final = 192  # our choice: on an AMD EPYC, fused attention is faster above it
 
 
 class DropPath(nn.Module):
@@ -71,6 +80,13 @@ def drop_noise(paths: Sequence[DropPath], noise: Tensor) -> Iterator[None]:
 
 def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
     return NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention (B, heads, L, D) of queries (B, heads, L, D) to keys and values (B, heads, K, D)."""
+    if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
+        return FewTokensAttention.apply(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _make_mlp(width: int, mlp_width: int, kind: MlpKind) -> Mlp | GluMlp:
@@ -140,7 +156,7 @@ class Block(nn.Module):
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
+        attended = _attention(q, k, v)  # (B, heads, K or L, D / heads)
         x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))
         return x + self.drop_path2(self._mlp(x))
 

@@ -1,8 +1,8 @@
-"""Linear layers that recompute their input in the backward pass instead of saving it: after GELU or a norm.
+"""Functions that save less for the backward pass and recompute the rest there: linear layers, attention.
 
-Both are exact: outputs and gradients are equal to the plain formulation's. SwiGLU saves its input only, too.
+All are exact: outputs and gradients are equal to the plain formulation's.
 
-B batch, K tokens, D width, P outputs, F width of the MLP.
+B batch, K tokens, L queries, D width, P outputs, F width of the MLP.
 """
 
 from __future__ import annotations
@@ -126,3 +126,31 @@ class RecomputedSwiglu(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return activation_gradient(grad_outputs[0], x, "swiglu")
+
+
+class FewTokensAttention(torch.autograd.Function):
+    """Attention by plain products, which saves queries, keys and values only; for few tokens on a CPU.
+
+    Torch's fused attention takes up to ten times as long with oneDNN, which `configure_cpu` chooses on AMD
+    processors, because its products are small.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)  # (B, heads, L, D), (B, heads, K, D), (B, heads, K, D)
+        return _attention_weights(q, k) @ v
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        (grad,) = grad_outputs  # (B, heads, L, D)
+        weights = _attention_weights(q, k)
+        grad_v = weights.mT @ grad
+        grad_scores = torch.ops.aten._softmax_backward_data(grad @ v.mT, weights, -1, weights.dtype)
+        grad_scores *= q.size(-1) ** -0.5
+        return grad_scores @ k, grad_scores.mT @ q, grad_v
+
+
+def _attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """(B, heads, L, K) from queries and keys."""
+    return (q @ k.mT).mul_(q.size(-1) ** -0.5).softmax(dim=-1)

@@ -41,6 +41,7 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
     assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
 
 
+@pytest.mark.slow
 def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_path: Path):
     # Mixing pairs clips of a pass.
     plain = ["finetune.mixup=0", "finetune.cutmix=0", "finetune.erasing=0", "finetune.epochs=20"]

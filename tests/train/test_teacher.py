@@ -127,6 +127,7 @@ def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path, tmp
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
     command = ["pretrain", *taught_by(teacher), "--set", "pretrain.epochs=40", "--gpus", "cpu"]
     stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
@@ -136,6 +137,7 @@ def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_
     assert same_run(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher: Path, tmp_path: Path):
     options = ["--recipe", recipe, *taught_by(teacher), "--set", "pretrain.epochs=5"]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")

@@ -75,6 +75,7 @@ def test_mistakes_with_overwrite_remove_nothing(trained: Path, clip_files: Path)
     assert contents(trained) == before
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_files: Path, tmp_path: Path):
     first, second = Path(shutil.copytree(trained, tmp_path / "first")), tmp_path / "second"
     own = first / "tokenizer" / "model.safetensors"
@@ -138,6 +139,7 @@ def test_a_tokenizer_with_other_settings_of_its_own_is_refused(
     assert contents(own) == before
 
 
+@pytest.mark.slow
 def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from(
     trained: Path, clip_files: Path, tmp_path: Path
 ):

@@ -30,7 +30,9 @@ def parts(folder: Path, name: str) -> list[float]:
     return [row[name] for row in RunFolder(folder).rows() if name in row]
 
 
-@pytest.mark.parametrize("loss", [CAMERA, SIGREG], ids=["contrast", "sigreg"])
+@pytest.mark.parametrize(
+    "loss", [CAMERA, pytest.param(SIGREG, marks=pytest.mark.slow)], ids=["contrast", "sigreg"]
+)
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, loss: list[str]):
     options = [
         "--recipe",

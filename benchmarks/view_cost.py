@@ -1,0 +1,90 @@
+"""The cost of learning between views beside predicting pixels: a step of ViT-S with as many clips.
+
+    python benchmarks/view_cost.py [--rounds 5]
+
+One thread, CPU time of the forward and backward pass, in turns. Multiply-accumulates and saved values are
+counted, as by `everest profile`. The table is in docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any, Final
+
+import torch
+from measuring import HERE, alternate, markdown, publish, ratio, shown
+from torch import nn
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.profiling.profile import stage_cost, stage_spec
+
+CLIPS: Final = 4
+VIEWS: Final = "pretrain.objective=views"
+
+
+def drawn(share: float) -> str:
+    values = f"strategy: drawn, keep_ratio: {share}, visible_ratio: null, uniform: 1.0"
+    return f"pretrain.selection={{{values}}}"
+
+
+ARMS: Final[dict[str, tuple[str, ...]]] = {
+    "EVEREST": (),
+    "VideoMAE, 90 %": ("pretrain.selection={strategy: tube, mask_ratio: 0.9}",),
+    "views of a tenth of the tokens": (VIEWS, drawn(0.1)),
+    "the same with the task of the camera": (VIEWS, drawn(0.1), "pretrain.camera=1"),
+    "views of a quarter of the tokens": (VIEWS, drawn(0.25)),
+}
+
+
+def step(model: nn.Module, clips: torch.Tensor, number: int) -> None:
+    """One forward and backward pass, without the optimizer."""
+    model.zero_grad(set_to_none=True)
+    noise = torch.rand(
+        len(clips), model.encoder.grid.num_tokens, generator=torch.Generator().manual_seed(number)
+    )
+    model(clips, noise=noise).loss.backward()
+
+
+def counted(recipe: Recipe) -> dict[str, Any]:
+    """Tokens, GMACs of a forward pass and MB of activations of a clip, in float32."""
+    cost = stage_cost(recipe, "pretrain", value_bytes=4)
+    megabytes = cost.activation_bytes_per_clip / 1e6
+    return {"visible": cost.tokens["visible"], "gmacs": cost.gmacs, "megabytes": megabytes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    clips = torch.randint(0, 256, (CLIPS, 3, 16, 224, 224), dtype=torch.uint8)
+    recipes = {
+        name: load_recipe("ucf101", overrides=["model.backbone=vit-s", *changes])
+        for name, changes in ARMS.items()
+    }
+    steps = {}
+    for name, recipe in recipes.items():
+        torch.manual_seed(0)
+        steps[name] = partial(step, stage_spec(recipe, "pretrain").build().train(), clips)
+    times = alternate(steps, rounds=rounds)
+    rows = [
+        {
+            "arm": name,
+            **counted(recipe),
+            **ratio(times["EVEREST"], times[name]),
+            "seconds": times[name].median,
+        }
+        for name, recipe in recipes.items()
+    ]
+    cells = [
+        [row["arm"], str(row["visible"]), f"{row['gmacs']:.1f}", f"{row['megabytes']:.0f} MB", shown(row)]
+        for row in rows
+    ]
+    head = ["pre-training", "encoded tokens", "GMACs forward", "activations", "speed of a step"]
+    publish("view_cost", rows, markdown(head, cells), page=HERE.parent / "docs" / "methods.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -63,3 +63,29 @@ def test_searching():
         values = [fmean(of_set["encoders"][name]["precision@10"] for name in names) for of_set in sets]
         rows.append(f"| {title} | {' | '.join(f'{value:.1f} %' for value in values)} |")
     assert missing("search.md", rows) == []
+
+
+def test_searching_by_encoders_that_have_not_seen_the_groups():
+    arms = {
+        "recipe `small-views`": "contrast, uniform and camera",
+        "pixels (EVEREST)": "everest",
+        "untrained": "random encoder",
+    }
+    found = results("view_features")["results"]
+    rows = []
+    for title, arm in arms.items():
+        of_sets = [
+            [unit[name]["retrieval"] for unit in found[arm].values()]
+            for name in ("weizmann10", "interaction6", "surveillance2")
+        ]
+        rows.append(f"| {title} | {' | '.join(f'{fmean(values):.1f} %' for values in of_sets)} |")
+    assert missing("search.md", rows) == []
+
+
+def test_costs_of_views():
+    rows = [
+        f"| {row['arm']} | {row['visible']} | {row['gmacs']:.1f} | {row['megabytes']:.0f} MB |"
+        for row in results("view_cost")["rows"]
+    ]
+    lines = (ROOT / "docs" / "methods.md").read_text().splitlines()
+    assert [row for row in rows if not any(line.startswith(row) for line in lines)] == []

@@ -1,4 +1,4 @@
-"""The cost of learning between views beside predicting pixels: a step of ViT-S with as many clips.
+"""The cost of learning between views next to predicting pixels: a step of ViT-S with as many clips.
 
     python benchmarks/view_cost.py [--rounds 5]
 

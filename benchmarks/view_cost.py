@@ -33,7 +33,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "EVEREST": (),
     "VideoMAE, 90 %": ("pretrain.selection={strategy: tube, mask_ratio: 0.9}",),
     "views of a tenth of the tokens": (VIEWS, drawn(0.1)),
-    "the same with the task of the camera": (VIEWS, drawn(0.1), "pretrain.camera=1"),
+    "the same with the task of the camera": (VIEWS, drawn(0.1), "pretrain.camera_motion=1"),
     "views of a quarter of the tokens": (VIEWS, drawn(0.25)),
 }
 

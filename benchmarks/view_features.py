@@ -68,10 +68,10 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "sigreg": (*SIGREG, drawn(0.5)),
     "sigreg, uniform": (*SIGREG, drawn(1.0)),
     "sigreg, importance": (*SIGREG, drawn(0.0)),
-    "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera=1"),
-    "contrast, uniform and camera": (*VIEWS, drawn(1.0), "pretrain.camera=1"),
-    "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera=1"),
-    "everest and camera": ("pretrain.camera=1",),
+    "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera_motion=1"),
+    "contrast, uniform and camera": (*VIEWS, drawn(1.0), "pretrain.camera_motion=1"),
+    "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
+    "everest and camera": ("pretrain.camera_motion=1",),
 }
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with

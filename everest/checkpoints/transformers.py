@@ -170,7 +170,7 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     if spec.kind == "encoder" or spec.views is not None:
         yield "an encoder alone (its models have a decoder or a head)"
     if spec.camera:
-        yield "the task of a camera's motion (pretrain.camera)"
+        yield "the task of a camera's motion (pretrain.camera_motion)"
     if spec.channels != 3:
         yield "clips of 1 channel (its frames have colors)"
     if spec.model.positions != "flat":

@@ -24,6 +24,7 @@ KeyPath = tuple[str, ...]
 SET = "--set"  # messages use it as the origin of an override
 STAGES = ("pretrain", "finetune")  # the sections that may have `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
+VIEW_DRAW = ("keep_ratio", "uniform")  # of `pretrain.views`
 HEADS = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 
 
@@ -135,6 +136,7 @@ def make_layer(
     Values that override one head (`changes_a_head`) leave the other heads as they are.
     """
     by_backbone: dict[str, dict[str, dict[str, Any]]] = {}
+    _replace_other_names(values.get("pretrain"))
     for stage in STAGES:
         section = values.get(stage)
         if not isinstance(section, dict) or BY_BACKBONE not in section:
@@ -150,6 +152,19 @@ def make_layer(
     data = values.get("data")
     replaces_heads = isinstance(data, dict) and "heads" in data and not changes_a_head
     return Layer(label, values, by_backbone, replaces_heads)
+
+
+def _replace_other_names(pretrain: object) -> None:
+    """Write the draw in `views` as the selection that it is short for, and an earlier name as today's."""
+    if not isinstance(pretrain, dict):
+        return
+    if "camera" in pretrain:
+        pretrain["camera_motion"] = pretrain.pop("camera")
+    views = pretrain.get("views")
+    drawn = {key: views.pop(key) for key in VIEW_DRAW if key in views} if isinstance(views, dict) else {}
+    selection = pretrain.get("selection") or {}
+    if drawn and isinstance(selection, dict):
+        pretrain["selection"] = {"strategy": "drawn", "visible_ratio": None, **drawn, **selection}
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:

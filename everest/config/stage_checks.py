@@ -67,11 +67,11 @@ def partial_problems(recipe: Recipe) -> Problems:
 def view_problems(recipe: Recipe) -> Problems:
     """Settings of pre-training that do not go with learning between views, or with the task of the camera."""
     stage = recipe.pretrain
-    if stage.camera and recipe.data.frames < 2:
-        yield ("pretrain", "camera"), "needs clips of at least two frames (data.frames)"
-    if stage.camera and stage.target.cache is not None and stage.selection.needs_tokenizer:
+    if stage.camera_motion and recipe.data.frames < 2:
+        yield ("pretrain", "camera_motion"), "needs clips of at least two frames (data.frames)"
+    if stage.camera_motion and stage.target.cache is not None and stage.selection.needs_tokenizer:
         text = "needs scores of its own clips, and pretrain.target.cache has others; leave one out"
-        yield ("pretrain", "camera"), text
+        yield ("pretrain", "camera_motion"), text
     if stage.objective == "pixels":
         return
     if stage.selection.needs_tokenizer:

@@ -168,7 +168,7 @@ class PretrainSettings:
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
     views: ViewsSettings = field(default_factory=ViewsSettings)  # with objective: views
-    camera: NotNegative = 0.0  # weight of everest.methods.camera_task in the loss
+    camera_motion: NotNegative = 0.0  # weight of everest.methods.camera_task in the loss
     lora: LoraSettings = field(default_factory=LoraSettings)
     epochs: Count | None = 3200  # Table 7
     steps: Count | None = None  # updates, instead of epochs

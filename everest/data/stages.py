@@ -66,7 +66,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         compared=stage.objective == "views",
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
-    num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera else 0)
+    num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera_motion else 0)
     return unlabeled_clips(
         recipe, pretrain_key(data), views, num_noise=num_noise, replace_bad=replace_bad, training=True
     )

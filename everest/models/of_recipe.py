@@ -18,7 +18,8 @@ def pretrain_spec(
 ) -> ModelSpec:
     """The model that a recipe pre-trains, with the facts that `spec_of_pretraining` reads of other files."""
     stage = recipe.pretrain
-    spec = replace(encoder_spec(recipe), kind="pretrain", selection=stage.selection, camera=stage.camera)
+    spec = replace(encoder_spec(recipe), kind="pretrain", selection=stage.selection)
+    spec = replace(spec, camera=stage.camera_motion)
     if stage.objective == "views":
         return replace(spec, views=stage.views)
     return replace(

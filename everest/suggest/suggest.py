@@ -122,7 +122,7 @@ def _compared_views() -> list[Choice]:
             "views",
             "clips of the videos are compared; predicting pixels helped less on real clips",
         ),
-        Choice("pretrain.camera", 1.0, "the motion of a camera over still frames is predicted, too"),
+        Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
         Choice(
             "pretrain.selection",
             {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0},

@@ -14,7 +14,7 @@ from everest.config.recipe_files import shipped_names
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
+from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {
@@ -448,3 +448,21 @@ def test_a_warm_up_in_the_other_unit_has_no_effect():
         "pretrain.warmup_epochs has no effect with steps; set pretrain.warmup_steps",
         "finetune.warmup_steps has no effect with epochs; set finetune.warmup_epochs",
     ]
+
+
+def test_the_draw_of_views_is_short_for_a_selection():
+    def selection(*changes: str) -> object:
+        return load_recipe("small", overrides=["pretrain.objective=views", *changes]).pretrain.selection
+
+    written = "pretrain.selection={strategy: drawn, keep_ratio: 0.2, visible_ratio: null, uniform: 0.7}"
+    assert selection("pretrain.views={keep_ratio: 0.2, uniform: 0.7}") == selection(written)
+    both = selection("pretrain.views.keep_ratio=0.2", "pretrain.selection.keep_ratio=0.4")
+    assert both == Drawn(keep_ratio=0.4, visible_ratio=None)
+    with pytest.raises(RecipeError, match=r"pretrain\.selection\.keep_ratio: must be more than 0"):
+        selection("pretrain.views.keep_ratio=0")
+
+
+def test_earlier_recipes_name_the_task_of_the_camera_otherwise():
+    changed = [load_recipe("small", overrides=[f"pretrain.{key}=0.5"]) for key in ("camera", "camera_motion")]
+    assert changed[0] == changed[1]
+    assert changed[0].pretrain.camera_motion == 0.5

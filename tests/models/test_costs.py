@@ -244,7 +244,7 @@ def views(share: float, *others: str) -> tuple[str, ...]:
         ((), (156, 314, 19.8, 68)),
         (("pretrain.selection={strategy: tube, mask_ratio: 0.9}",), (160, 1408, 35.5, 136)),
         (views(0.1), (156, 0, 15.6, 42)),
-        (views(0.1, "pretrain.camera=1"), (156, 0, 23.3, 42)),
+        (views(0.1, "pretrain.camera_motion=1"), (156, 0, 23.3, 42)),
         (views(0.25), (392, 0, 38.0, 99)),
     ],
 )

@@ -308,7 +308,7 @@ def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
         f"{choice.key}={json.dumps(choice.value)}" for choice in choices if choice.key != "pretrain.probe"
     ]
     stage = load_recipe("small", overrides=settings).pretrain
-    assert (stage.objective, stage.views.loss, stage.camera) == ("views", "contrast", 1.0)
+    assert (stage.objective, stage.views.loss, stage.camera_motion) == ("views", "contrast", 1.0)
     assert stage.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
     assert stage.batch_size == 3 * value_of(choices, "finetune.batch_size") == 48
     assert stage.base_lr * stage.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)

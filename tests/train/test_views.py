@@ -22,7 +22,7 @@ from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
 from everest.system.run_folder import RunFolder
 
 VIEWS = ["--set", "pretrain.objective=views", "--set", "pretrain.selection.strategy=drawn"]
-CAMERA = ["--set", "pretrain.camera=0.5"]
+CAMERA = ["--set", "pretrain.camera_motion=0.5"]
 SIGREG = ["--set", "pretrain.views.loss=sigreg"]
 
 

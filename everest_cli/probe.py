@@ -52,7 +52,9 @@ def _print(result: dict[str, Any]) -> None:
     for head, of_head in result.get("heads", {"": result}).items():
         rows = dict(of_head["probes"])
         rows |= {
-            f"{name}, {each}": row for each, of in of_head["baselines"].items() for name, row in of.items()
+            f"{name}, {each.replace('_', ' ')}": row
+            for each, of in of_head["baselines"].items()
+            for name, row in of.items()
         }
         metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
         rows |= {name: {metrics[0]: of_head[name]} for name in ("majority", "chance") if name in of_head}

@@ -203,7 +203,7 @@ def evaluate_classifier(
     if outputs.retrieval:
         nearest = _nearest(model, clips, accelerator, report)
         result |= nearest.get("", {"nearest": nearest})
-        if all(row["retrieval"]["encoder"] is None for row in nearest.values()):
+        if all(row["retrieval"]["precision@10"] is None for row in nearest.values()):
             report(notice("--retrieval: no video has one of its class in another group (or no single label)"))
     if costs:
         result["sweep"] = [

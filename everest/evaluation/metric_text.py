@@ -87,11 +87,16 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Yield what the nearest videos have in common, of `everest probe` and `eval`; "": the only head."""
     for head, result in by_head.items():
-        start, shares = f"{head}: " if head else "", result.get("retrieval", {})
-        known = [f"{name} {share:.1f} %" for name, share in shares.items() if share is not None]
+        start, found = f"{head}: " if head else "", result.get("retrieval")
+        if found is None:
+            continue
+        shares = {"encoder": found["precision@10"], **found["baselines"]}
+        known = [
+            f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
+        ]
         if known:
             yield f"{start}same class among the 10 nearest videos of other groups: {', '.join(known)}"
-        warning = knows_group(*(result.get("class_and_group") or (0, 0)))
+        warning = knows_group(found["by_class"] or 0, found["by_group"] or 0)
         if warning is not None:
             yield f"{start}warning: {warning}"
 

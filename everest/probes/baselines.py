@@ -15,8 +15,8 @@ from torch import Tensor
 from everest.data.randomness import Purpose, seed_at
 from everest.inference.model import OpenedModel
 
-RANDOM: Final = "random encoder"
-DIFFERENCES: Final = "difference image"
+RANDOM: Final = "random_encoder"
+DIFFERENCES: Final = "difference_image"
 SIDE: Final = 32  # our choice: rows and columns of a difference image
 
 

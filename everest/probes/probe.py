@@ -130,9 +130,10 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     Returns:
         `probes` with the metrics of each probe (SHOWN), `baselines` with the same of k-NN and of the linear
         probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
-        answering the most frequent class of the test set), `retrieval` (the precision of the ten nearest
-        training videos of other groups, for the encoder and each baseline), and `class_and_group` (see
-        list_probe). Metrics of classes are in percent. Several heads have these under `heads`, by name.
+        answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share of the
+        class among the ten nearest training videos of other groups, the same of the `baselines`, and
+        `by_class` and `by_group` (list_probe.class_and_group). Metrics of classes are in percent. Several
+        heads have these under `heads`, by name.
     Raises:
         DataError: too many videos are unreadable, or all videos for training have the same label.
         RecipeError: an unknown probe.
@@ -235,7 +236,7 @@ def retrieval(
     """Compare each video with the nearest ones of other groups in the same list, as `probe` does.
 
     Returns:
-        `retrieval` and `class_and_group` for each single-label head, by its name.
+        `retrieval` for each single-label head, by its name.
     Raises:
         DataError: too many videos are unreadable.
     """
@@ -270,7 +271,7 @@ def _training_labels(train: EncodedSet, position: int, head: Head) -> NDArray[An
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
-    """The results `retrieval` and `class_and_group`, about the nearest videos of each video."""
+    """The result `retrieval`, about the nearest videos of each video."""
     sources = list_probe.numbered([*train.sources, *test.sources])
     of_train, of_test = sources[: len(train.sources)], sources[len(train.sources) :]
     pairs = {"encoder": (train.features, test.features)}
@@ -284,4 +285,6 @@ def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labe
     else:
         both = np.concatenate([train.features, test.features]), np.concatenate([labels, tested])
         shares = list_probe.class_and_group(*both, sources)
-    return {"retrieval": precisions, "class_and_group": shares}
+    of_class, of_group = shares or (None, None)
+    encoder = {"precision@10": precisions.pop("encoder"), "by_class": of_class, "by_group": of_group}
+    return {"retrieval": encoder | {"baselines": precisions}}

@@ -84,10 +84,11 @@ def test_the_random_encoder_has_the_shape_and_other_weights(autoencoder_run: Pat
 
 def test_probe_names_the_baselines(autoencoder_run: Path):
     result = json_of("probe -q --probes knn,linear", "-c", autoencoder_run)
-    assert result["baselines"].keys() == {"random encoder", "difference image"}
+    assert result["baselines"].keys() == {"random_encoder", "difference_image"}
     for rows in result["baselines"].values():
         assert rows.keys() == {"knn", "linear"}
-    assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
+    assert result["retrieval"].keys() == {"precision@10", "baselines", "by_class", "by_group"}
+    assert result["retrieval"]["baselines"].keys() == {"random_encoder", "difference_image"}
     shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
     for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
@@ -125,8 +126,10 @@ def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):
 def test_eval_compares_the_nearest_videos_of_the_test_list(classifier_run: Path, tmp_path: Path):
     command = ["eval", "-c", classifier_run, "--retrieval", "-q"]
     result = json_of(*command, "--report", tmp_path / "report")
-    assert result["retrieval"].keys() == {"encoder", "random encoder", "difference image"}
-    assert all(0 <= share <= 100 for share in result["retrieval"].values())
+    assert result["retrieval"].keys() == {"precision@10", "baselines", "by_class", "by_group"}
+    assert result["retrieval"]["baselines"].keys() == {"random_encoder", "difference_image"}
+    shares = [result["retrieval"]["precision@10"], *result["retrieval"]["baselines"].values()]
+    assert all(0 <= share <= 100 for share in shares)
     nearest = "among the 10 nearest videos of other groups"
     assert nearest in called(*command).stdout
     assert nearest in Path(result["report"]).read_text()

@@ -51,11 +51,8 @@ def _print(result: dict[str, Any]) -> None:
     console, tables = Console(soft_wrap=True), {}
     for head, of_head in result.get("heads", {"": result}).items():
         rows = dict(of_head["probes"])
-        rows |= {
-            f"{name}, {each.replace('_', ' ')}": row
-            for each, of in of_head["baselines"].items()
-            for name, row in of.items()
-        }
+        for baseline, of_baseline in of_head["baselines"].items():
+            rows |= {f"{name}, {baseline.replace('_', ' ')}": row for name, row in of_baseline.items()}
         metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
         rows |= {name: {metrics[0]: of_head[name]} for name in ("majority", "chance") if name in of_head}
         # Heads of one task share a table.

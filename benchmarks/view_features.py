@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
@@ -79,6 +80,8 @@ UNIFORM_AND_HALF: Final = (
     ("contrast, uniform", "contrast"),
     ("contrast, uniform and camera", "contrast and camera"),
 )
+CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")
+AT: Final = (slice(0, 10), slice(110, 130), slice(290, 310), slice(580, 600))  # steps
 MEASURES: Final = ("linear", "knn", "retrieval", "few")
 FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are drawn
 
@@ -261,6 +264,24 @@ def draws_table(results: dict[str, dict[str, Any]]) -> str:
     return markdown(["arms", "measure", *SETS], rows)
 
 
+def curves(folder: Path, arm: str) -> dict[str, list[list[float]]]:
+    """The lowest and the highest mean over the units of each value between views, near the steps of `AT`."""
+    by_unit = []
+    for path in sorted(run_folder(folder, arm, 0).parent.glob("*/metrics.jsonl")):
+        rows = [row for row in map(json.loads, path.read_text().splitlines()) if "view_spread" in row]
+        if len(rows) >= AT[-1].stop:
+            known = [name for name in CURVES if name in rows[0]]
+            by_unit.append({name: [fmean(row[name] for row in rows[at]) for at in AT] for name in known})
+    return {
+        name: [
+            [round(edge(unit[name][place] for unit in by_unit), 3) for edge in (min, max)]
+            for place in range(len(AT))
+        ]
+        for name in CURVES
+        if by_unit and name in by_unit[0]
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
@@ -277,7 +298,9 @@ def main() -> None:
         for arm in (RANDOM, DIFFERENCES, *ARMS):
             for path in sorted(folder.glob(f"{arm}.*.json")):
                 results.setdefault(arm, {})[path.suffixes[-2].strip(".")] = json.loads(path.read_text())
-        RESULTS.write_text(json.dumps({"base": BASE, "arms": ARMS, "results": results}, indent=1) + "\n")
+        document = {"base": BASE, "arms": ARMS, "results": results}
+        document["curves"] = {arm: found for arm in results if (found := curves(folder, arm))}
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
         for measure in MEASURES:
             print(f"\n{measure}\n\n{features_table(results, measure)}")
         return

@@ -40,7 +40,7 @@ def budget(
 
     from everest.errors import DataError, RecipeError, first_names
     from everest.inference.truth import read_timelines, read_truth
-    from everest.metrics.budget import CHECKED, draw_windows, footage_windows, time_budget
+    from everest.metrics.budget import DRAWN, draw_windows, footage_windows, time_budget
     from everest.system.files import check_new_file, refuse_inputs, write_table
     from everest_cli.prediction_text import budget_text
 
@@ -56,7 +56,7 @@ def budget(
         check_new_file(output, option="--output", overwrite=overwrite)
         refuse_inputs(output, [timeline], option="--output")
         drawn = draw_windows(windows, draw, seed=seed)
-        rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", CHECKED) for one in drawn]
+        rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN) for one in drawn]
         write_table(output, [("video", "start", "end", "label"), *rows])
         typer.echo(output)
         return

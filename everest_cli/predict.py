@@ -187,7 +187,7 @@ def predict(
 def _write(
     files: Mapping[Path, Sequence[str]], to: Kind, samples: Sequence[Sample], rows: Sequence[dict[str, Any]]
 ) -> list[Path]:
-    """Write the bouts of the videos that could be read as annotations; returns the files written.
+    """Write the bouts of the videos that could be read as annotations, without background; returns the files.
 
     Args:
         files: each with its videos; see `everest.annotations.formats.files_of`.
@@ -195,9 +195,15 @@ def _write(
     from everest.annotations.formats import write_annotations
     from everest.annotations.times import VideoTimes
     from everest.inference.bouts import automated_bouts
+    from everest.metrics.timeline import BACKGROUND
 
     pairs = [(sample, row) for sample, row in zip(samples, rows, strict=True) if row["windows"]]
-    found = [bout for sample, row in pairs for bout in automated_bouts(sample.path, row["bouts"])]
+    found = [
+        bout
+        for sample, row in pairs
+        for bout in automated_bouts(sample.path, row["bouts"])
+        if bout.label != BACKGROUND
+    ]
     times = {sample.path: VideoTimes.of(sample.video) for sample, _ in pairs}
     written = []
     for file, names in files.items():

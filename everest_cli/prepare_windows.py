@@ -88,7 +88,8 @@ def windows(
     if labels:
         labeling = Labeling(files=tuple(labels), fps=fps, task=task, background=background)
     samples = named_samples(sources, root=data)
-    refuse_inputs(output, [*sources, *(labels or [])], option="--output")
+    videos = {Path(sample.path) for sample in samples}
+    refuse_inputs(output, [*sources, *(labels or []), *videos], option="--output")
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report

@@ -89,3 +89,14 @@ def test_costs_of_views():
     ]
     lines = (ROOT / "docs" / "methods.md").read_text().splitlines()
     assert [row for row in rows if not any(line.startswith(row) for line in lines)] == []
+
+
+def test_curves_between_views():
+    titles = {"contrast, uniform and camera": "`small-views`", "sigreg": "`sigreg`"}
+    rows = []
+    for arm, title in titles.items():
+        for key, values in results("view_features")["curves"][arm].items():
+            cells = [f"{low:.2f} to {high:.2f}" for low, high in values]
+            rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")
+    assert len(rows) == 6
+    assert missing("pretraining-works.md", rows) == []

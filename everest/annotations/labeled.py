@@ -96,28 +96,26 @@ def labeled_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     Raises:
-        DataError: there is no window; a list cannot hold the name of a class, or it is the background's.
+        DataError: there is no window, or a list cannot hold the name of a class.
     """
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in samples:
         windows[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
     if not windows:
         raise DataError("there is no window to label")
-    found = {
-        path: iter(label_windows(each, bouts.get(path, ()), share=share)) for path, each in windows.items()
+    # A bout of the background states that nothing happens.
+    of_classes = {
+        path: [bout for bout in bouts.get(path, ()) if bout.label != background] for path in windows
     }
+    found = {path: iter(label_windows(each, of_classes[path], share=share)) for path, each in windows.items()}
     labels = [next(found[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
-        task = MULTI_LABEL if any(map(classes_overlap, bouts.values())) else "single-label"
+        task = MULTI_LABEL if any(map(classes_overlap, of_classes.values())) else "single-label"
     for name in names:
         if JOINED_BY in name or name != name.strip() or not name.isprintable():
             why = f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
-        elif name == background and task != MULTI_LABEL:
-            why = "is the background's"
-        else:
-            continue
-        raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
+            raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(each, key=each.__getitem__, default=background) for each in labels]

@@ -18,6 +18,7 @@ from everest.annotations.bout import Bout
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
+from everest.video.stream import VideoError
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
@@ -105,14 +106,14 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
 
 
 def late_notices(matched: Mapping[Path, Sequence[Bout]], videos: VideoNames) -> list[str]:
-    """A sentence for each video that has bouts after its end.
-
-    Raises:
-        VideoError: a video cannot be read.
-    """
+    """A sentence for each video that cannot be read, or that has bouts after its end."""
     notices = []
     for video, bouts in matched.items():
-        times = videos.times(str(video))
+        try:
+            times = videos.times(str(video))
+        except VideoError as error:
+            notices.append(f"{error}; whether its bouts fit in it is not known")
+            continue
         late = [bout for bout in bouts if times is not None and bout.end > times.seconds + SLACK]
         if late:
             notices.append(

@@ -85,7 +85,7 @@ def draw_timeline(
     end = max(end, begin + SHORTEST)
     length = row_seconds(end - begin)
     starts = [begin + row * length for row in range(max(1, round((end - begin) / length + 0.499)))]
-    legends = {head: _legend(bouts) for head, bouts in heads.items()}
+    legends = {head: _legend(bouts, end - begin) for head, bouts in heads.items()}
     entries = [
         (patch, f"{head} {text}" if head else text)
         for head, (_, parts) in legends.items()
@@ -223,14 +223,17 @@ def _by_class(bouts: Bouts) -> dict[int, Bouts]:
     return dict(sorted(by_class.items(), key=lambda pair: -_seconds(pair[1])))
 
 
-def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
-    """Return the colors of the classes of a head, and the legend's entries, the longest class first."""
+def _legend(bouts: Bouts, whole: float) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
+    """Return the colors of the classes of a head, and the legend's entries, the longest class first.
+
+    Args:
+        whole: the seconds that all heads show.
+    """
     seconds: dict[int | None, float] = {}
     names = {}
     for bout in bouts:
         names[bout["index"]] = bout["label"]
         seconds[bout["index"]] = seconds.get(bout["index"], 0) + bout["end"] - bout["start"]
-    whole = max(sum(seconds.values()), SHORTEST)
     ranked = sorted((index for index in seconds if index is not None), key=lambda index: -seconds[index])
     colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
     parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]

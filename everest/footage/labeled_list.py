@@ -43,15 +43,20 @@ class Labeling:
 
         Raises:
             DataError: a file cannot be read, or none has a bout of the videos.
-            VideoError: a video whose times are needed cannot be read.
+            VideoError: a video whose times a file needs cannot be read.
         """
         by_path = {Path(path): path for path in paths}
         names = VideoNames(by_path)
-        read = [bout for file in self.files for bout in read_annotations(file, fps=self.fps, videos=names)]
-        matched, unknown = match_videos(read, names)
+        read = [read_annotations(file, fps=self.fps, videos=names) for file in self.files]
+        found = [match_videos(bouts, names) for bouts in read]
+        unknown = list(dict.fromkeys(name for _, of_file in found for name in of_file))
+        matched, predicted = without_predictions([of_file for of_file, _ in found])
         if not matched:
             named = first_names(unknown) or "no video"
             raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
+        if predicted:
+            names_of = first_names(sorted(map(str, predicted)))
+            report(notice(f"left out, predicted bouts of videos that a person has labeled: {names_of}"))
         if unknown:
             report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
         for text in late_notices(matched, names):
@@ -88,3 +93,28 @@ class Labeling:
             "labels": dict(counts.most_common()),
             "classes": None if names_file is None else str(names_file),
         }
+
+
+def without_predictions(
+    files: Sequence[Mapping[Path, Sequence[Bout]]],
+) -> tuple[dict[Path, list[Bout]], set[Path]]:
+    """Join the bouts of several files; those of a person replace those that another file has of a model.
+
+    Args:
+        files: the bouts of each file, by their video.
+    Returns:
+        The bouts of each video, and the videos of which predicted bouts are left out.
+    """
+    by_person = [
+        {video for video, bouts in of_file.items() if any(bout.origin != "automated" for bout in bouts)}
+        for of_file in files
+    ]
+    joined: dict[Path, list[Bout]] = {}
+    left_out: set[Path] = set()
+    for of_file, of_person in zip(files, by_person, strict=True):
+        for video, bouts in of_file.items():
+            if video not in of_person and any(video in others for others in by_person):
+                left_out.add(video)
+            else:
+                joined.setdefault(video, []).extend(bouts)
+    return joined, left_out

@@ -25,7 +25,8 @@ from everest.annotations.bout import Bout
 from everest.errors import DataError
 from everest.metrics.timeline import BACKGROUND
 
-CHECKED: Final = "checked"  # label of the windows that a person has checked
+DRAWN: Final = "to check"  # label of the windows that are drawn
+CHECKED: Final = "checked"  # a person writes it in its place
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 
@@ -96,9 +97,13 @@ def time_budget(
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, `estimate` and `interval`.
     Raises:
-        DataError: fewer than two windows are checked, or one is no window of the footage.
+        DataError: a drawn window or all but one are not checked, or one is no window of the footage.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
+    if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
+        raise DataError(
+            f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
+        )
     if len(marks) < 2:
         raise DataError(
             f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,6 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
     ("lines", "options", "code", "message"),
     [
         ("clip9.mp4,0,1,walk", [], 4, "bouts.csv: has no bout of these videos; it names clip9.mp4"),
-        ("clip0,0,1,walk", ["--background", "walk"], 4, "is the background's"),
         ("clip0,0,1,walk", ["--task", "regression"], 2, "--task regression: bouts have classes"),
         ("clip0,0,x,walk", [], 4, "cannot be read as csv"),
     ],
@@ -100,3 +100,37 @@ def test_labels_that_cannot_be_used_are_named(
 def test_options_of_labels_need_labels(clip_files: Path, tmp_path: Path):
     command = ["prepare windows", clip_files, "--seconds", 1, "-o", tmp_path / "w.csv"]
     assert "--fps and --task belong to --labels" in refused(*command, "--fps", 10, code=2)
+
+
+def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list, tmp_path: Path):
+    predicted, output = tmp_path / "predicted.csv", tmp_path / "windows.csv"
+    predicted.write_text(
+        "video,start,end,label,origin\n"
+        "clip0.mp4,0,2,jump,automated\nclip2.mp4,0,1,run,automated\nclip2.mp4,1,2,background,automated\n"
+    )
+    shown = called(*windows, "--labels", predicted, "-o", output)
+    assert "left out, predicted bouts of videos that a person has labeled:" in shown.stderr
+    assert "clip0.mp4" in shown.stderr
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    labels = [(row["group"], row["label"]) for row in rows]
+    assert labels == [
+        *(("clip0", "walk"), ("clip0", "run")),
+        *(("clip1", "walk"), ("clip1", "background")),
+        *(("clip2", "run"), ("clip2", "background")),
+    ]
+
+
+def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, bouts: Path, tmp_path: Path):
+    folder, output = tmp_path / "videos", tmp_path / "windows.csv"
+    shutil.copytree(clip_files, folder)
+    (folder / "clip1.mp4").write_bytes(b"nothing" * 99)
+    shown = called("prepare windows", folder, *windows[2:], "-o", output, code=4)
+    assert "clip1.mp4: not a video file" in shown.stderr
+    assert {row["group"] for row in csv.DictReader(output.read_text().splitlines())} == {"clip0"}
+    summary = called("prepare annotations", bouts, "--videos", folder)
+    assert "clip1.mp4: not a video file; whether its bouts fit in it is not known" in summary.stderr
+
+
+def test_a_video_is_no_output(windows: list, clip_files: Path):
+    message = refused(*windows, "-o", clip_files / "clip0.mp4", "--overwrite", code=2)
+    assert "clip0.mp4: is an input of this command" in message

@@ -112,6 +112,8 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     marks = checked.read_text().splitlines()
     assert marks[0] == "video,start,end,label"
     assert len(marks) == 7
+    assert "6 windows are not checked" in refused(*budget, "--checked", checked, code=4)
+    checked.write_text(checked.read_text().replace("to check", "checked"))
     with checked.open("a") as file:
         for line in marks[1:4]:
             video, start, end, _ = line.split(",")

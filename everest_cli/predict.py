@@ -87,7 +87,7 @@ def predict(
     from everest.inference.predictions import predict
     from everest.inference.timeline import predict_timeline
     from everest.inference.top_classes import check_options
-    from everest.inference.truth import check_scored, read_truth, score_timelines
+    from everest.inference.truth import check_classes, check_scored, read_truth, score_timelines
 
     rules, idle = of_timeline.rules(), of_timeline.idle()
     if rules != PLAIN and not (of_timeline.bouts or plot or truth or to or text_format == "json"):
@@ -127,6 +127,8 @@ def predict(
         if path is not None:
             refuse_inputs(path, inputs, option=option)
     with Display(quiet=model.quiet) as display:
+        if truth is not None:  # before anything is computed
+            check_classes(true_bouts, classes.of_head(classes.heads[0]), report=display.report)
         if timeline:
             rows = predict_timeline(
                 opened,
@@ -150,9 +152,8 @@ def predict(
             )
         scores = None
         if truth is not None:
-            names, collar = classes.of_head(classes.heads[0]), of_timeline.tolerance
             scores = score_timelines(
-                samples, rows, true_bouts, classes=names, tolerance=collar, report=display.report
+                samples, rows, true_bouts, tolerance=of_timeline.tolerance, report=display.report
             )
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]

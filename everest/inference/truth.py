@@ -95,7 +95,6 @@ def score_timelines(
     rows: Sequence[Mapping[str, Any]],
     truth: Bouts,
     *,
-    classes: Sequence[str],
     tolerance: float = TOLERANCE,
     report: Report,
 ) -> dict[str, Any]:
@@ -103,27 +102,34 @@ def score_timelines(
 
     Args:
         rows: of `predict_timeline` for the samples. Only the time of their windows is scored.
-        classes: of the model.
     Raises:
-        DataError: no video of the truth was read, or it names no class of the model.
+        DataError: no video of the truth was read.
     """
     videos = []
     for sample, row in zip(samples, rows, strict=True):
-        bouts = truth.get(sample.path) if row["windows"] else None
+        bouts = truth.get(sample.path)
         if bouts is None:
-            report(notice(f"{row['video']}: not scored: unreadable, or not in the truth"))
-        else:
+            report(notice(f"{row['video']}: not scored: not in the truth"))
+        elif row["windows"]:
             videos.append(_timelines(sample, row, bouts))
     if not videos:
         raise DataError("no video of the truth could be read")
-    used = [bout.label for video in videos for bout in video.truth if bout.label != BACKGROUND]
+    return timeline_metrics(videos, tolerance=tolerance)
+
+
+def check_classes(truth: Bouts, classes: Sequence[str], *, report: Report) -> None:
+    """Compare the classes of a truth with the classes of the model, which may lack some.
+
+    Raises:
+        DataError: the truth has classes, but none of the model.
+    """
+    used = [bout.label for of_video in truth.values() for bout in of_video if bout.label != BACKGROUND]
     unknown = {label: used.count(label) for label in used if label not in classes}
     for label, count in unknown.items():
         report(notice(f"the model has no class '{label}', of which the truth has {counted(count, 'bout')}"))
     if unknown and len(unknown) == len(set(used)):
         label = next(iter(unknown))
         raise DataError(f"the truth has no class of the model: '{label}'{did_you_mean(label, classes)}")
-    return timeline_metrics(videos, tolerance=tolerance)
 
 
 def _timelines(sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout]) -> VideoTimelines:

@@ -98,7 +98,7 @@ class Labeling:
 def without_predictions(
     files: Sequence[Mapping[Path, Sequence[Bout]]],
 ) -> tuple[dict[Path, list[Bout]], set[Path]]:
-    """Join the bouts of several files; where a person has labeled a video, predicted bouts of it are left out.
+    """Join the bouts of several files; predicted bouts of a video that a person has labeled are left out.
 
     Args:
         files: the bouts of each file, by their video.

@@ -25,7 +25,7 @@ from everest.system.weights import Weights
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
-LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods")
+LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods", "reports")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage

@@ -187,7 +187,7 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ),
         ({"type": "IMAGES"}, "is of images, which have no times"),
         ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
-        ({"events": None}, "cannot be read as boris: 'NoneType' object is not iterable"),
+        ({"events": None}, "cannot be read as boris: its values are not structured as a project of BORIS"),
     ],
 )
 def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,10 +128,12 @@ def read_annotations(
 
 
 def _reason(error: Exception, kind: Kind) -> str:
-    """Why a file cannot be read as a kind; Python's words on another structure say nothing to a user."""
+    """Why a file cannot be read as a kind; another structure is named by what is expected."""
     match error:
         case UnicodeDecodeError():
             return NOT_UTF8
+        case JSONDecodeError():
+            return f"damaged JSON: {error}"
         case KeyError():
             return f"{error} is missing"
         case OverflowError():

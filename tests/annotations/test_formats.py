@@ -157,6 +157,7 @@ SRT = (
     "2\r\n00:00:01,000 --> 00:00:01,500\r\npeck 100%\r\n"
 )
 SRT_CUE = "1\n00:00:01,000 --> 00:00:02,000\nrun\n"
+LISTS_OF_SEGMENTS = 'its values are not structured as an object "database" of videos'
 CSV = "video,start,end,label\ncage1.mp4,0.25,0.5,groom\n"
 PREDICTED = (
     "video,start,end,start_frame,end_frame,label,index,probability\n"
@@ -363,6 +364,34 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
         ("a.srt", SRT_CUE.replace("01,000 -->", "01,000 --> " + "9" * 400), None, "line 2: "),
         ("a.eaf", "<html></html>", None, "its first element is <html>, and not <ANNOTATION_DOCUMENT>"),
         ("a.csv", ",background,run\n0,1,x\n", 10, "no column of 0 and 1"),
+        ("a.csv", ",background,run\n", 10, "it has no row of a frame"),
+        ("a.boris", "[1, 2", None, "cannot be read as boris: damaged JSON: Expecting"),
+        ("a.csv", ",background,run\n0,1\n", 10, "line 2 has 2 fields, and the header 3"),
+        (
+            "a.json",
+            {"database": {"x": {"annotations": [{"segment": [0, 10**400], "label": "a"}]}}},
+            None,
+            "too large",
+        ),
+        (
+            "a.json",
+            {"database": {"x": {"annotations": [{"segment": [0], "label": "a"}]}}},
+            None,
+            LISTS_OF_SEGMENTS,
+        ),
+        ("a.json", {"database": []}, None, LISTS_OF_SEGMENTS),
+        (
+            "a.json",
+            [{"video": "a", "x": [{"timelinelabels": "walk", "ranges": []}]}],
+            10,
+            "task 1: timelinelabels is",
+        ),
+        (
+            "a.json",
+            [{"video": "a", "x": [{"timelinelabels": ["a"], "ranges": [{"start": 1, "end": 10**400}]}]}],
+            10,
+            "too large",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(

@@ -126,7 +126,7 @@ def _convert(
     for video, each in by_video(bouts).items():
         known = names.times(video)
         if known is None and fps is not None:
-            known = VideoTimes.at_rate(fps, max(round(max(bout.end for bout in each) * fps), 1))
+            known = VideoTimes.until(max(bout.end for bout in each), fps, video)
         if known is not None:
             times[video] = known
     for file in files_of(output, by_video(bouts), to):

@@ -62,7 +62,7 @@ class Observation:
             )
         start, end = start - self.offset, end - self.offset
         begins = [0.0, *accumulate(length or 0.0 for length in lengths)]
-        if start < 0 or (lengths[-1] is not None and end > begins[-1] + LEEWAY):
+        if not 0 <= start <= end or (lengths[-1] is not None and end > begins[-1] + LEEWAY):
             offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
             raise DataError(
                 f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "

@@ -13,7 +13,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from everest.annotations.boris import observation_names
 from everest.annotations.boris_events import (
@@ -25,9 +25,11 @@ from everest.annotations.boris_events import (
     paired,
     point_labels,
 )
-from everest.annotations.bout import Bout
+from everest.annotations.bout import LONGEST, Bout
+from everest.annotations.lines import in_line, number_in
 from everest.annotations.matching import VideoNames, media_path
 from everest.annotations.times import VideoTimes
+from everest.errors import shown
 
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
@@ -58,15 +60,19 @@ def is_header(fields: Sequence[str]) -> str | None:
 def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     text = path.read_text(encoding="utf-8-sig")
-    lines = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ","))
-    begin = next((number for number, fields in enumerate(lines) if is_header(fields)), None)
+    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ",")
+    lines = [(reader.line_num, fields) for fields in reader if any(fields)]
+    begin = next((place for place, (_, fields) in enumerate(lines) if is_header(fields)), None)
     if begin is None:
         raise ValueError("no line with the names of the columns")
-    about = [fields for fields in lines[:begin] if len(fields) > 1 and fields[1]]
-    names = lines[begin]
+    about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
+    names = lines[begin][1]
     places = {name: names.index(name) for name in names if name in FIRST}
     places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
-    rows = [{name: fields[at] for name, at in places.items()} for fields in lines[begin + 1 :] if any(fields)]
+    rows = []
+    for number, fields in lines[begin + 1 :]:
+        with in_line(number):
+            rows.append(_row(fields, places, len(names)))
     general = {fields[0]: fields[1] for fields in about}
     queue = tuple(fields[1] for fields in about if fields[0] == PLAYER)
     bouts: list[Bout] = []
@@ -79,6 +85,21 @@ def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
         for start, end, event in _bouts(found, where):
             bouts += observation.bouts(start, end, event, videos)
     return bouts
+
+
+def _row(fields: Sequence[str], places: Mapping[str, int], count: int) -> Row:
+    """The cells of a line; ValueError if one is missing, or if its times or its status are none."""
+    if len(fields) < count:
+        raise ValueError(f"it has {len(fields)} fields, and the header {count}")
+    row = {name: fields[at] for name, at in places.items()}
+    start = _time(row)
+    end = number_in(row["Stop (s)"]) if START in row else start
+    if end < start:
+        raise ValueError(f"its stop, {end:g} s, is before its start, {start:g} s; fix it in BORIS")
+    if end > LONGEST:
+        raise ValueError(f"the time {end:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
+    _status(row)
+    return row
 
 
 def _observation(rows: Sequence[Row], queue: tuple[str, ...], offset: str, where: str) -> Observation:
@@ -106,36 +127,43 @@ def _media(row: Row) -> str:
 
 
 def _time(row: Row) -> float:
-    return float(row[START if START in row else "Time"])  # a variable of the user may be called Time
+    return number_in(row[START if START in row else "Time"])  # a variable of the user may be called Time
 
 
 def _number(text: str) -> float | None:
     """A number of a cell, or None if it has none, such as `NA`."""
     try:
-        return float(text)
+        return number_in(text)
     except ValueError:
         return None
+
+
+def _status(row: Row) -> Status:
+    """Whether an event starts a state, stops it, or is a point, as a row of aggregated events is."""
+    written = [row[name] for name in ("Behavior type", "Status") if row.get(name)]
+    if START in row or not written:
+        return "POINT"
+    for status in get_args(Status):
+        if status in written:
+            return status
+    raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(get_args(Status))}")
 
 
 def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Event]]:
     """Yield start, end and first event of each bout."""
     events = []
     for row in rows:
-        status: Status = "POINT"
-        written = row.get("Status") or row.get("Behavior type", "")
-        if written == "START" or written == "STOP":
-            status = written
         modifiers = "|".join(value for name, value in row.items() if name.startswith("Modifier"))
         event = Event(
             time=_time(row),
-            status=status,
+            status=_status(row),
             behavior=row["Behavior"],
             subject=row.get("Subject", ""),
             modifiers=modifiers,
             comment=row.get("Comment", row.get("Comment start", "")),
         )
         if START in row:
-            yield event.time, float(row["Stop (s)"]), event
+            yield event.time, number_in(row["Stop (s)"]), event
         else:
             events.append(event)
     yield from paired(events, where)

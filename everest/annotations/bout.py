@@ -13,6 +13,13 @@ Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 
 
+LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
+
+
+class NoInterval(DataError, ValueError):
+    """Times of a bout that are no interval of a video; readers add the file and the line."""
+
+
 def origin_in(text: object, default: Origin = "manual") -> Origin:
     """The origin that a field of a file names; `default` if it names none."""
     return cast("Origin", text) if text in ORIGINS else default
@@ -25,7 +32,7 @@ class Bout:
     A point event, such as BORIS's POINT, has its end at its start.
 
     Raises:
-        DataError: the times are no interval.
+        NoInterval: the times are no interval, or later than `LONGEST`.
     """
 
     video: str  # as the annotation file writes it
@@ -36,9 +43,12 @@ class Bout:
     subject: str = ""  # who does it, where a file states it
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end < float("inf"):
+        if not 0 <= self.start <= self.end <= LONGEST:
             what = f"{shown(self.video)}, {shown(self.label)}"
-            raise DataError(f"{what}: {self.start} to {self.end} seconds is no interval of a video")
+            raise NoInterval(
+                f"{what}: {self.start} to {self.end} seconds is no interval of a video; correct it to "
+                f"0 <= start <= end <= {LONGEST:.0f}"
+            )
 
     @property
     def seconds(self) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.annotations.bout import ORIGINS, Bout, origin_in
+from everest.annotations.lines import in_line, number_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
 
@@ -36,29 +37,28 @@ def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[B
         raise ValueError("its rows are windows with several classes each; write bouts (--bouts)")
     default = "automated" if "probability" in header else "manual"
     bouts = []
-    for number, fields in enumerate(rows, start=2):
-        if not any(fields):
-            continue
-        if len(fields) != len(header):
-            raise ValueError(f"line {number} has {len(fields)} fields, and the header {len(header)}")
-        row = dict(zip(header, fields, strict=True))
-        if row["label"]:
-            origin = row.get("origin") or default
-            if origin not in ORIGINS:
-                raise ValueError(
-                    f"line {number}: the origin is '{origin}' and not one of {', '.join(ORIGINS)}"
-                )
-            bouts.append(
-                Bout(
-                    video=row["video"],
-                    start=float(row["start"]),
-                    end=float(row["end"]),
-                    label=row["label"],
-                    origin=origin_in(origin),
-                    subject=row.get("subject", ""),
-                )
-            )
+    for fields in filter(any, rows):
+        with in_line(rows.line_num):
+            if len(fields) != len(header):
+                raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
+            row = dict(zip(header, fields, strict=True))
+            if row["label"]:
+                bouts.append(_bout(row, row.get("origin") or default))
     return bouts
+
+
+def _bout(row: Mapping[str, str], origin: str) -> Bout:
+    """The bout of a row."""
+    if origin not in ORIGINS:
+        raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
+    return Bout(
+        video=row["video"],
+        start=number_in(row["start"]),
+        end=number_in(row["end"]),
+        label=row["label"],
+        origin=origin_in(origin),
+        subject=row.get("subject", ""),
+    )
 
 
 def bout_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:

@@ -21,6 +21,7 @@ from everest.annotations.bout import Bout, merge_overlaps, origin_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
 
+ROOT: Final = "ANNOTATION_DOCUMENT"
 TIER_TYPE: Final = "default-lt"
 _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 # ELAN writes these four into every file.
@@ -53,6 +54,8 @@ def parse_xml(content: bytes) -> ElementTree.Element:
 def read_elan(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of the tiers without a parent."""
     root = parse_xml(path.read_bytes())
+    if root.tag != ROOT:
+        raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
     media = root.find("HEADER/MEDIA_DESCRIPTOR")
     # ELAN can align media: its time 0 is then this time of the first of them.
     origin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
@@ -85,7 +88,7 @@ def elan_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTime
     """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged."""
     ((video, its_bouts),) = bouts.items()
     root = ElementTree.Element(
-        "ANNOTATION_DOCUMENT",
+        ROOT,
         {
             "AUTHOR": "everest",
             "DATE": datetime.now(UTC).isoformat(timespec="seconds"),

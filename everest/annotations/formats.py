@@ -9,8 +9,9 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from everest.annotations import bout_table, frame_tables
 from everest.annotations.activitynet import activitynet_text, read_activitynet
@@ -29,6 +30,7 @@ from everest.system.files import write_text
 from everest.system.json_text import read_json
 from everest.video.folders import as_data_error
 
+NOT_UTF8: Final = "it is no text in UTF-8; save it in this encoding"
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoNames], list[Bout]]
@@ -42,19 +44,47 @@ class Format:
     read: Read
     text: Text
     ending: str  # of the file of a video, or of all videos
+    structure: str = "a table, with equally many fields in each line"  # what a file is expected to hold
     is_of_one_video: bool = False
     needs_times: bool = False  # to be written
 
 
 FORMATS: Final[dict[Kind, Format]] = {
     "csv": Format(read=bout_table.read_bout_table, text=bout_table.bout_table_text, ending=".csv"),
-    "boris": Format(read=read_project, text=project_text, ending=".boris"),
+    "boris": Format(
+        read=read_project,
+        text=project_text,
+        ending=".boris",
+        structure='a project of BORIS: "behaviors_conf", and "observations" with lists of "events"',
+    ),
     "boris-events": Format(read=read_table, text=events_text, ending=".tsv"),
     "boris-aggregated": Format(read=read_table, text=aggregated_text, ending=".tsv"),
-    "elan": Format(read=read_elan, text=elan_text, ending=".eaf", is_of_one_video=True),
-    "label-studio": Format(read=read_label_studio, text=label_studio_text, ending=".json", needs_times=True),
-    "via": Format(read=read_via, text=via_text, ending=".json"),
-    "activitynet": Format(read=read_activitynet, text=activitynet_text, ending=".json"),
+    "elan": Format(
+        read=read_elan,
+        text=elan_text,
+        ending=".eaf",
+        structure="a document of ELAN, with a time in whole milliseconds for each slot",
+        is_of_one_video=True,
+    ),
+    "label-studio": Format(
+        read=read_label_studio,
+        text=label_studio_text,
+        ending=".json",
+        structure='a list of tasks with "data" and "annotations", whose "ranges" have "start" and "end"',
+        needs_times=True,
+    ),
+    "via": Format(
+        read=read_via,
+        text=via_text,
+        ending=".json",
+        structure='a project of VIA 3: objects "attribute", "file", "view" and "metadata" with "z" and "av"',
+    ),
+    "activitynet": Format(
+        read=read_activitynet,
+        text=activitynet_text,
+        ending=".json",
+        structure='an object "database" of videos, or "results", with lists of "segment" and "label"',
+    ),
     "frames": Format(
         read=frame_tables.read_frame_table,
         text=frame_tables.frame_table_text,
@@ -92,9 +122,25 @@ def read_annotations(
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': names are texts")
             return bouts
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
-            missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{path}: cannot be read as {found}: {shown(missing, most=200)}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
+            why = shown(_reason(error, found), most=300)
+            raise DataError(f"{path}: cannot be read as {found}: {why}") from error
+
+
+def _reason(error: Exception, kind: Kind) -> str:
+    """Why a file cannot be read as a kind; another structure is named by what is expected."""
+    match error:
+        case UnicodeDecodeError():
+            return NOT_UTF8
+        case JSONDecodeError():
+            return f"damaged JSON: {error}"
+        case KeyError():
+            return f"{error} is missing"
+        case OverflowError():
+            return "a number is too large for a time"
+        case TypeError() | AttributeError() | IndexError():
+            return f"its values are not structured as {FORMATS[kind].structure}"
+    return str(error)
 
 
 def recognize(path: Path) -> Kind:
@@ -111,11 +157,13 @@ def recognize(path: Path) -> Kind:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(islice(file, LINES_SEARCHED))
         if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
-            kind = _kind_of_json(path)
+            kind = _kind_of_json(_json_of(path))
         else:
             for line in lines:
                 kind = kind or _kind_of_line(line)
-    except (ValueError, csv.Error):  # not a text, or not JSON
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {NOT_UTF8}") from error
+    except csv.Error:
         kind = None
     if kind is None:
         raise DataError(
@@ -124,8 +172,15 @@ def recognize(path: Path) -> Kind:
     return kind
 
 
-def _kind_of_json(path: Path) -> Kind | None:
-    document = read_json(path)
+def _json_of(path: Path) -> Any:
+    """The value in a JSON file; DataError if it is damaged."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise DataError(f"{path}: damaged JSON: {shown(error, most=200)}") from error
+
+
+def _kind_of_json(document: Any) -> Kind | None:
     first = document[0] if isinstance(document, list) and document else document
     keys = set(first) if isinstance(first, dict) else set()
     if isinstance(document, dict) and {"observations", "behaviors_conf"} <= keys:

@@ -80,11 +80,13 @@ def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
-        header = next(rows)
+        header = next(rows, [])
         scored = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
         skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
         places = {place for place, name in enumerate(header) if name not in NUMBERS} - skipped
         for row in filter(None, rows):
+            if len(row) < len(header):
+                raise ValueError(f"line {rows.line_num} has {len(row)} fields, and the header {len(header)}")
             places = {place for place in places if row[place] in VALUES}
     end = len(header)
     while end - 1 in places | skipped:
@@ -94,12 +96,14 @@ def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
         for place in places
         if header[place] != BACKGROUND and (header[place] in scored if scored else place >= end)
     )
-    if not chosen and header[-1] != BACKGROUND:
+    if not chosen and header[-1:] != [BACKGROUND]:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         next(rows)
         values = [[float(row[place]) == 1 for place in chosen] for row in filter(None, rows)]
+    if not values:
+        raise ValueError("it has no row of a frame")
     table = np.array(values, np.int8).reshape(len(values), len(chosen))
     return [header[place] for place in chosen], bool(scored), table
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from everest.annotations.bout import Bout, Origin
 from everest.annotations.matching import VideoNames, media_path
 from everest.annotations.times import VideoTimes
-from everest.errors import DataError
+from everest.errors import DataError, shown
 from everest.system.json_text import json_text, read_json
 
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
@@ -36,6 +36,9 @@ def read_label_studio(path: Path, fps: float | None, videos: VideoNames) -> list
         if video is None:
             raise ValueError(f"task {number} names no video (data.video)")
         results = [result for result in _results(task) if result.get("value", result).get("timelinelabels")]
+        for labels in (result.get("value", result)["timelinelabels"] for result in results):
+            if not isinstance(labels, list):
+                raise ValueError(f"task {number}: timelinelabels is '{shown(labels)}' and no list of classes")
         rate = float(fps or data.get("fps") or max(map(_stated_rate, _results(task)), default=0))
         if results and not rate:
             raise DataError(

@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 from everest.annotations.bout import Bout, Origin, origin_in
+from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
+from everest.errors import shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
-_TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}")
+_TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
+_IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
+_NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
 _PERCENT: Final = re.compile(r" \d{1,3}%$")  # after the labels that `everest predict --format srt` writes
 _VOICE: Final = re.compile(r"^<v(?:\.[^ >]*)? ([^>]*)>")
 _CLASS: Final = re.compile(r"<c\.([^>]*)>")
 _TAG: Final = re.compile(r"</?[^>]*>")
+
+Row = tuple[int, str]  # a line and its number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +74,19 @@ def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bo
     """Read a bout for each line of each cue; the video has the name of the file.
 
     If each line ends with a percentage, a model wrote it; it is removed, and the bouts are automated.
+
+    Raises:
+        ValueError: it has no cue, and is no WebVTT; a block is no cue, see `_cue`.
     """
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
-    lines: list[tuple[float, float, str]] = []
-    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
-        rows = block.strip("\n").split("\n")
-        times = next((number for number, row in enumerate(rows) if _TIMES.match(row)), None)
-        if times is not None:
-            start, end = from_milliseconds(*_span(rows[times]))
-            lines += [(start, end, row.strip()) for row in rows[times + 1 :] if row.strip()]
-    if not lines and "-->" in text:
-        raise ValueError("its cues have no times such as 00:00:01.000 --> 00:00:02.000")
-    has_percent = bool(lines) and all(_PERCENT.search(line) for _, _, line in lines)
+    cues = [cue for block in _blocks(text) for cue in _cue(block, is_vtt=is_vtt)]
+    if not cues and not is_vtt:
+        raise ValueError("it has no cue, and does not begin with WEBVTT")
+    lines = [(times, number, row) for times, rows in cues for number, row in rows]
+    has_percent = bool(lines) and all(_PERCENT.search(row) for _, _, row in lines)
     bouts = []
-    for start, end, line in lines:
+    for times, number, line in lines:
         label, subject = _PERCENT.sub("", line) if has_percent else line, ""
         origin: Origin = "automated" if has_percent else "manual"
         if is_vtt:
@@ -89,14 +94,47 @@ def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bo
             subject = html.unescape(voice[1]) if voice else ""
             origin = origin_in(known[1] if known else "", origin)
             label = html.unescape(_TAG.sub("", label)).strip()
-        bouts.append(Bout(video=path.stem, start=start, end=end, label=label, origin=origin, subject=subject))
+        with in_line(number):
+            start, end = from_milliseconds(*times)
+            bouts.append(
+                Bout(video=path.stem, start=start, end=end, label=label, origin=origin, subject=subject)
+            )
     return bouts
 
 
+def _blocks(text: str) -> Iterator[list[Row]]:
+    """Yield the lines between empty lines."""
+    rows = enumerate(text.split("\n"), start=1)
+    for is_empty, block in groupby(rows, key=lambda row: not row[1].strip()):
+        if not is_empty:
+            yield list(block)
+
+
+def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], list[Row]]]:
+    """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times.
+
+    Raises:
+        ValueError: the block is no cue, has several, or its times are not written as such.
+    """
+    rows = block[1:] if is_vtt and block[0][0] == 1 else block  # after the line WEBVTT
+    place = next((place for place, (_, row) in enumerate(rows[:2]) if "-->" in row), None)
+    texts = [(number, row.strip()) for number, row in rows[0 if place is None else place + 1 :]]
+    for number, row in texts:
+        with in_line(number):
+            if _IN_TEXT.match(row):
+                raise ValueError(f"'{shown(row)}' is in the text of a cue; put an empty line between cues")
+    if place is None and is_vtt and block[0][1].startswith(_NO_CUE):
+        return
+    number, line = rows[place or 0]
+    with in_line(number):
+        yield _span(line), texts
+
+
 def _span(line: str) -> tuple[int, int]:
-    """Start and end of a cue in milliseconds."""
+    """Start and end of a cue in milliseconds; ValueError if the line has none."""
     found = _TIMES.match(line)
-    assert found is not None
+    if found is None:
+        raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
     numbers = [int(group or 0) for group in found.groups()]
     start, end = (
         ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import Bout
+from everest.errors import DataError, shown
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
 
+MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
 SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 
 
@@ -40,6 +42,20 @@ class VideoTimes:
     def at_rate(cls, fps: float, frames: int) -> VideoTimes:
         """The times of F frames at a constant rate."""
         return cls(borders=np.arange(frames + 1) / fps, fps=fps)
+
+    @classmethod
+    def until(cls, end: float, fps: float, video: str) -> VideoTimes:
+        """The times of the frames up to the end of the last bout of a video that is not available.
+
+        Raises:
+            DataError: they are more than `MOST_FRAMES`.
+        """
+        if end * fps > MOST_FRAMES:
+            raise DataError(
+                f"{shown(video)}: its last bout ends at {end:.15g} s, and at {fps:g} frames a second this is "
+                f"after frame {MOST_FRAMES}, the most of a video; correct the bout or --fps"
+            )
+        return cls.at_rate(fps, max(round(end * fps), 1))
 
     @property
     def frames(self) -> int:

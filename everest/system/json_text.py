@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
     """
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark
 
 
 def _finite(text: str) -> float:

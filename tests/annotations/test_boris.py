@@ -186,8 +186,10 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
             "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside of its media",
         ),
         ({"type": "IMAGES"}, "is of images, which have no times"),
+        ({"events": [["nan", "", "peck", "", ""]]}, "'peck' from nan to nan s is outside of its media"),
+        ({"events": [[10**400, "", "peck", "", ""]]}, "cannot be read as boris: a number is too large"),
         ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
-        ({"events": None}, "cannot be read as boris: 'NoneType' object is not iterable"),
+        ({"events": None}, "cannot be read as boris: its values are not structured as a project of BORIS"),
     ],
 )
 def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):
@@ -196,6 +198,37 @@ def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, ch
         read_annotations(file)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after", "message"),
+    [
+        (EVENTS_7, "0.500\tC", "nan\tC", "line 16: 'nan' is no number"),
+        (EVENTS_7, "1.800\tC", "1,8\tC", "line 20: '1,8' is no number; write decimals with a point"),
+        (EVENTS_7, "POINT", "QUIT", "line 20: the status 'QUIT' is not one of START, STOP, POINT"),
+        (EVENTS_7, "\t\t\tPOINT", "", "line 20: it has 6 fields, and the header 9"),
+        (EVENTS_7, "1.800\tC", "1e300\tC", "line 20: the time 1e+300 s is later than 10000000 s"),
+        (
+            AGGREGATED_7,
+            "\t0.500\t1.250",
+            "\t0.500\t0.250",
+            "line 2: its stop, 0.25 s, is before its start, 0.5 s",
+        ),
+        (AGGREGATED_7, "2.500\t3.000", "2.500\tNA", "line 4: 'NA' is no number"),
+    ],
+)
+def test_a_damaged_row_is_named_by_its_line(tmp_path: Path, text: str, before: str, after: str, message: str):
+    assert before in text
+    with pytest.raises(DataError, match=r"export\.tsv") as error:
+        read_annotations(written(tmp_path, text.replace(before, after)))
+    assert message in str(error.value)
+
+
+def test_a_variable_called_status_is_no_status(tmp_path: Path):
+    text = EVENTS_8.replace("arena", "Status")
+    assert spans(read_annotations(written(tmp_path, text))) == spans(
+        read_annotations(written(tmp_path, EVENTS_8, "same.csv"))
+    )
 
 
 def test_a_stop_without_a_start_is_refused(tmp_path: Path):

@@ -156,6 +156,8 @@ SRT = (
     "1\r\n00:00:00,250 --> 00:00:00,500\r\ngroom 87%\r\n\r\n"
     "2\r\n00:00:01,000 --> 00:00:01,500\r\npeck 100%\r\n"
 )
+SRT_CUE = "1\n00:00:01,000 --> 00:00:02,000\nrun\n"
+LISTS_OF_SEGMENTS = 'its values are not structured as an object "database" of videos'
 CSV = "video,start,end,label\ncage1.mp4,0.25,0.5,groom\n"
 PREDICTED = (
     "video,start,end,start_frame,end_frame,label,index,probability\n"
@@ -292,21 +294,21 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
         ),
         ("a.csv", "path,label\na.mp4,1\n", None, "no kind of annotations that everest reads"),
         ("a.csv", "", None, "no kind of annotations that everest reads"),
-        ("a.json", "[1, 2", None, "no kind of annotations that everest reads"),
-        ("a.csv", "video,start,end,label\na.mp4,1\n", None, "line 2 has 2 fields, and the header 4"),
-        ("a.csv", "video,start,end,label\na.mp4,x,2,run\n", None, "could not convert string to float: 'x'"),
+        ("a.json", "[1, 2", None, "a.json: damaged JSON: Expecting ',' delimiter"),
+        ("a.csv", "video,start,end,label\na.mp4,1\n", None, "line 2: it has 2 fields, and the header 4"),
+        ("a.csv", "video,start,end,label\na.mp4,x,2,run\n", None, "line 2: 'x' is no number"),
         (
             "a.csv",
             "video,start,end,label\na.mp4,2,1,run\n",
             None,
-            "2.0 to 1.0 seconds is no interval of a video",
+            "line 2: a.mp4, run: 2.0 to 1.0 seconds is no interval of a video; correct it",
         ),
-        ("a.csv", "video,start,end,label\na.mp4,nan,1,run\n", None, "nan to 1.0 seconds is no interval"),
+        ("a.csv", "video,start,end,label\na.mp4,nan,1,run\n", None, "line 2: 'nan' is no number"),
         (
             "a.csv",
             "video,start,end,label,origin\na.mp4,0,1,run,me\n",
             None,
-            "the origin is 'me' and not one of",
+            "line 2: the origin is 'me' and not one of",
         ),
         ("a.csv", "video,start,end,rank,label\na.mp4,0,1,1,run\n", None, "write bouts (--bouts)"),
         ("a.json", [{"annotations": [], "data": {"text": "x"}}], None, "task 1 names no video"),
@@ -323,8 +325,73 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
             "'9' is missing",
         ),
         ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, None, "'segment' is missing"),
-        ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", None, "its cues have no times such as"),
+        ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", None, "line 3: '1 --> 2' has no times such as"),
+        (
+            "a.csv",
+            "video,start,end,label\n\na.mp4,0,1,run\na.mp4,'1,5',2,run\n",
+            None,
+            "line 4: it has 5 fields",
+        ),
+        (
+            "a.tsv",
+            "video\tstart\tend\tlabel\na\t1,5\t2\trun\n",
+            None,
+            "line 2: '1,5' is no number; write decimals",
+        ),
+        (
+            "a.csv",
+            "video,start,end,label\na.mp4,0,1e308,run\n",
+            None,
+            "line 2: a.mp4, run: 0.0 to 1e+308 seconds",
+        ),
+        ("a.srt", "", None, "it has no cue, and does not begin with WEBVTT"),
+        ("a.vtt", CSV, None, "line 1: 'video,start,end,label' has no times such as"),
+        ("a.srt", SRT_CUE + "2\n" + SRT_CUE, None, "line 6: '00:00:01,000 --> 00:00:02,000' is in the text"),
+        (
+            "a.srt",
+            SRT_CUE + "00:00:03,5 --> 00:00:04\nsit",
+            None,
+            "line 4: '00:00:03,5 --> 00:00:04' is in the",
+        ),
+        (
+            "a.srt",
+            SRT_CUE + "\n2\n00:00:03,5 --> 00:00:04,000\nsit",
+            None,
+            "line 6: '00:00:03,5 --> 00:00:04,000'",
+        ),
+        ("a.vtt", "WEBVTT\nKind: x\nKey: y\n" + SRT_CUE, None, "line 5: '00:00:01,000 --> 00:00:02,000'"),
+        ("a.srt", SRT_CUE.replace("00:00:02", "00:00:00"), None, "line 3: a, run: 1.0 to 0.0 seconds is no"),
+        ("a.srt", SRT_CUE.replace("01,000 -->", "01,000 --> " + "9" * 400), None, "line 2: "),
+        ("a.eaf", "<html></html>", None, "its first element is <html>, and not <ANNOTATION_DOCUMENT>"),
         ("a.csv", ",background,run\n0,1,x\n", 10, "no column of 0 and 1"),
+        ("a.csv", ",background,run\n", 10, "it has no row of a frame"),
+        ("a.boris", "[1, 2", None, "cannot be read as boris: damaged JSON: Expecting"),
+        ("a.csv", ",background,run\n0,1\n", 10, "line 2 has 2 fields, and the header 3"),
+        (
+            "a.json",
+            {"database": {"x": {"annotations": [{"segment": [0, 10**400], "label": "a"}]}}},
+            None,
+            "too large",
+        ),
+        (
+            "a.json",
+            {"database": {"x": {"annotations": [{"segment": [0], "label": "a"}]}}},
+            None,
+            LISTS_OF_SEGMENTS,
+        ),
+        ("a.json", {"database": []}, None, LISTS_OF_SEGMENTS),
+        (
+            "a.json",
+            [{"video": "a", "x": [{"timelinelabels": "walk", "ranges": []}]}],
+            10,
+            "task 1: timelinelabels is",
+        ),
+        (
+            "a.json",
+            [{"video": "a", "x": [{"timelinelabels": ["a"], "ranges": [{"start": 1, "end": 10**400}]}]}],
+            10,
+            "too large",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(
@@ -383,8 +450,9 @@ def test_missing_files_and_kinds_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_annotations(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00video")
-    with pytest.raises(DataError, match="no kind of annotations"):
-        read_annotations(tmp_path / "a.csv")
+    for kind in (None, "csv", "srt", "boris"):
+        with pytest.raises(DataError, match=r"a\.csv: .*it is no text in UTF-8"):
+            read_annotations(tmp_path / "a.csv", kind=kind)
     with pytest.raises(RecipeError, match="unknown kind of annotations 'elam'; did you mean 'elan'"):
         read_annotations(tmp_path / "a.csv", kind="elam")
     os.mkfifo(tmp_path / "pipe.csv")

@@ -99,3 +99,17 @@ def test_wrong_input_is_named(
     assert message in refused("prepare annotations", bouts, *options, code=code)
     assert bouts.read_text() == BOUTS
     assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "to", "message"),
+    [
+        *(("1e308", kind, "bouts.csv: cannot be read as csv: line 2: ") for kind in KINDS),
+        ("1e14", "frames", "seconds is no interval of a video"),
+        ("9e6", "frames", "a.mp4: its last bout ends at 9000000 s, and at 10 frames a second"),
+    ],
+)
+def test_an_end_that_no_video_has_is_refused(bouts: Path, tmp_path: Path, end: str, to: str, message: str):
+    bouts.write_text(f"video,start,end,label\na.mp4,0,{end},walk\n")
+    options = ["--to", to, "--fps", 10, "-o", tmp_path / "new"]
+    assert message in refused("prepare annotations", bouts, *options, code=4)

@@ -69,7 +69,7 @@ def test_a_truth_that_cannot_be_used_is_named(
 ):
     command = ["predict", clip_files / "clip1.mp4", "--timeline", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
-        ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: could not convert string to float: 'x'"),
+        ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
         ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
         ("clip9.mp4,0,1,0\n", "t.csv: has no bout of these videos; it names clip9.mp4"),
         ("clip1.mp4,0,1,walk\n", "the truth has no class of the model: 'walk'; known: 0, 1"),

@@ -76,13 +76,11 @@ def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bo
     If each line ends with a percentage, a model wrote it; it is removed, and the bouts are automated.
 
     Raises:
-        ValueError: it has no cue, and is no WebVTT; a block is no cue, see `_cue`.
+        ValueError: a block is no cue, see `_cue`. The file of a video without bouts has none.
     """
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
     cues = [cue for block in _blocks(text) for cue in _cue(block, is_vtt=is_vtt)]
-    if not cues and not is_vtt:
-        raise ValueError("it has no cue, and does not begin with WEBVTT")
     lines = [(times, number, row) for times, rows in cues for number, row in rows]
     has_percent = bool(lines) and all(_PERCENT.search(row) for _, _, row in lines)
     bouts = []

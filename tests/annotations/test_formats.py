@@ -344,7 +344,7 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
             None,
             "line 2: a.mp4, run: 0.0 to 1e+308 seconds",
         ),
-        ("a.srt", "", None, "it has no cue, and does not begin with WEBVTT"),
+        ("a.srt", "a story", None, "line 1: 'a story' has no times"),
         ("a.vtt", CSV, None, "line 1: 'video,start,end,label' has no times such as"),
         ("a.srt", SRT_CUE + "2\n" + SRT_CUE, None, "line 6: '00:00:01,000 --> 00:00:02,000' is in the text"),
         (

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from measuring import HERE, markdown
-from view_features import BASE, FOLDS, PARTITIONS, Clips, difference_text, pretrained, run_folder
+from view_features import BASE, Clips, difference_text, pretrained, run_folder
 
 import everest
 from everest.config.recipe import load_recipe
@@ -36,6 +36,7 @@ LABELS: Final = {  # numbers a class, None: all, and the steps for them
     1: (100, 400),
     5: (100, 400),
 }
+FEWEST: Final = 5  # units of each setting
 RATES: Final = (0.016, 0.004)  # base_lr; the first is the recipe's
 RESULTS: Final = HERE / "results" / "view_labels.json"
 Row = tuple[str, int, str]  # path, label and group of a clip
@@ -108,7 +109,7 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
         best = []
         for arm in (SCRATCH, PRETRAINED):
             found = [key for key in keys() if key[:2] == (name, number) and key.arm == arm]
-            found = [key for key in found if str(key) in results]
+            found = [key for key in found if len(results.get(str(key), ())) >= FEWEST]
             if found:
                 best.append(max(found, key=lambda key: spread(list(results[str(key)].values())).mean))
         if len(best) < 2:  # not run yet
@@ -143,7 +144,7 @@ def main() -> None:
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for key, unit in product(keys(), options.unit or range(FOLDS * PARTITIONS - 1)):
+    for key, unit in product(keys(), options.unit or range(FEWEST)):
         path = folder / f"{unit} {key}.json"
         if path.exists():
             continue

@@ -72,7 +72,7 @@ def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -
 def _scale(file: FeatureFile) -> Floats:
     """Factors (N,) that give the unit rows, which are rounded to float16, a length of 1."""
     norms = np.concatenate([np.linalg.norm(block, axis=1) for _, block in file.blocks()])
-    return 1 / np.where(norms > 0, norms, 1)
+    return (1 / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def to_dict(group: DuplicateGroup, file: FeatureFile) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import torch
 from measuring import HERE, alternate, markdown, publish, ratio, shown
-from torch import nn
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.models.video_model import PretrainingModel
 from everest.profiling.profile import stage_cost, stage_spec
 
 CLIPS: Final = 4
@@ -38,7 +38,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def step(model: nn.Module, clips: torch.Tensor, number: int) -> None:
+def step(model: PretrainingModel, clips: torch.Tensor, number: int) -> None:
     """One forward and backward pass, without the optimizer."""
     model.zero_grad(set_to_none=True)
     noise = torch.rand(
@@ -67,7 +67,9 @@ def main() -> None:
     steps = {}
     for name, recipe in recipes.items():
         torch.manual_seed(0)
-        steps[name] = partial(step, stage_spec(recipe, "pretrain").build().train(), clips)
+        model = stage_spec(recipe, "pretrain").build().train()
+        assert isinstance(model, PretrainingModel)
+        steps[name] = partial(step, model, clips)
     times = alternate(steps, rounds=rounds)
     rows = [
         {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import print_json
+from everest_cli.output import print_json, say
 
 
 def budget(
@@ -38,9 +38,10 @@ def budget(
     """
     from dataclasses import replace
 
+    from everest.annotations.bout_table import COLUMNS, WINDOW
     from everest.errors import DataError, RecipeError, first_names
-    from everest.inference.truth import read_timelines, read_truth
-    from everest.metrics.budget import DRAWN, draw_windows, footage_windows, time_budget
+    from everest.inference.truth import read_drawn_length, read_timelines, read_truth
+    from everest.metrics.budget import DRAWN, counted_bouts, draw_windows, footage_windows, time_budget
     from everest.system.files import check_new_file, refuse_inputs, write_table
     from everest_cli.prediction_text import budget_text
 
@@ -56,8 +57,8 @@ def budget(
         check_new_file(output, option="--output", overwrite=overwrite)
         refuse_inputs(output, [timeline], option="--output")
         drawn = draw_windows(windows, draw, seed=seed)
-        rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN) for one in drawn]
-        write_table(output, [("video", "start", "end", "label"), *rows])
+        rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN, repr(window)) for one in drawn]
+        write_table(output, [(*COLUMNS, WINDOW), *rows])
         typer.echo(output)
         return
     assert checked is not None
@@ -66,7 +67,10 @@ def budget(
         names = f"{first_names(unknown)}; use the names that --draw wrote"
         raise DataError(f"{checked}: no video of the timeline, or one that has another name there: {names}")
     of_person = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
-    document = time_budget(extents, predicted, of_person)
+    of_person, notices = counted_bouts(extents, of_person)
+    for text in notices:
+        say(text)
+    document = time_budget(extents, predicted, of_person, seconds=read_drawn_length(checked))
     if as_json:
         print_json(document)
     else:

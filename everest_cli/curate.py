@@ -42,11 +42,11 @@ def duplicates(
     from everest.search.feature_file import read_feature_file
     from everest.system.files import check_new_file, refuse_inputs
 
+    file = read_feature_file(features)
     for option, path in (("--output", output), ("--kept", kept)):
         if path is not None:
-            refuse_inputs(path, [features], option=option)
+            refuse_inputs(path, [features, *file.files], option=option)
             check_new_file(path, option=option, overwrite=overwrite)
-    file = read_feature_file(features)
     groups = find_duplicates(file, THRESHOLD if threshold is None else threshold, own=own)
     write_groups(output, groups, file)
     if kept is not None:
@@ -89,16 +89,17 @@ def select(
     from everest.lists.reading import read_samples
     from everest.lists.writing import write_list
     from everest.search.feature_file import read_feature_file
-    from everest.search.select import labeled_rows, select_rows, write_label_sheet
-    from everest.system.files import check_new_file, refuse_inputs
+    from everest.search.select import label_sheet, labeled_rows, select_rows
+    from everest.system.files import check_new_file, refuse_inputs, write_table
 
     if uncertain != (writer.checkpoint is not None):
         raise RecipeError("--uncertain and --checkpoint go together: give both or neither")
     table = output.with_suffix(".labels.csv")
-    for path in (output, table):
-        refuse_inputs(path, [features, *([] if labeled is None else [labeled])], option="--output")
-        check_new_file(path, option="--output", overwrite=overwrite)
     file = read_feature_file(features)
+    inputs = [features, *file.files, *([] if labeled is None else [labeled])]
+    for path in (output, table):
+        refuse_inputs(path, inputs, option="--output")
+        check_new_file(path, option="--output", overwrite=overwrite)
     known = (
         ()
         if labeled is None
@@ -107,7 +108,8 @@ def select(
     model = writer.open(views=None if file.window is None else 1)
     chosen = select_rows(file, count, labeled=labeled_rows(file, known), model=model)
     samples = [file.listed(row) for row in chosen]
+    sheet = label_sheet(samples)
     write_list(output, samples, root=output.parent.absolute())
-    write_label_sheet(table, samples)
+    write_table(table, sheet)
     typer.echo(output)
     typer.echo(table)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.option_values import Task
 from everest_cli.output import Display, print_json, say
+
+MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
 
 def windows(
@@ -74,6 +76,8 @@ def windows(
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
+    if hours is not None and not hours <= MOST_HOURS:
+        raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
     if not labels and (fps or task):
         raise RecipeError("--fps and --task belong to --labels")
     settings = WindowSettings(

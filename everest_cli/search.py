@@ -50,7 +50,7 @@ def search(
     file = read_feature_file(features)
     for option, path in (("--contact-sheet", sheet), ("--page", page)):
         if path is not None:
-            refuse_inputs(path, [features, *map(Path, queries), *map(Path, file.videos)], option=option)
+            refuse_inputs(path, [features, *map(Path, queries), *file.files], option=option)
             check_new_file(path, option=option, overwrite=overwrite)
     model = writer.open(views=None if file.window is None else 1)
     starts = [read_query(text, file, model) for text in queries]

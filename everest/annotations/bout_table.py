@@ -1,22 +1,30 @@
 """Plain tables of bouts, csv or tsv: `video,start,end,label`, and `origin` and `subject` if there are any.
 
 `everest predict --timeline --bouts` writes such a table with further columns; its bouts are automated.
+`everest budget --draw` writes one with the column `window`, the exact length of its windows in seconds; the
+rows that a person adds may end before it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, origin_in
 from everest.annotations.lines import in_line, number_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
+from everest.errors import DataError, shown
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 COLUMNS: Final = ("video", "start", "end", "label")
+WINDOW: Final = "window"
 
 
 def is_header(fields: Sequence[str]) -> bool:
@@ -26,10 +34,7 @@ def is_header(fields: Sequence[str]) -> bool:
 
 def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read a bout from each row with a label; rows of background have none."""
-    text = path.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text), delimiter=next((each for each in "\t;" if each in first), ","))
-    header = [field.strip().lower() for field in next(rows, [])]
+    header, rows = _table(path)
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise ValueError(f"it has no column '{missing[0]}'")
@@ -39,9 +44,9 @@ def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[B
     bouts = []
     for fields in filter(any, rows):
         with in_line(rows.line_num):
-            if len(fields) != len(header):
+            if len(fields) != len(header) and header[len(fields) :] != [WINDOW]:
                 raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
-            row = dict(zip(header, fields, strict=True))
+            row = dict(zip(header, fields, strict=False))
             if row["label"]:
                 bouts.append(_bout(row, row.get("origin") or default))
     return bouts
@@ -59,6 +64,37 @@ def _bout(row: Mapping[str, str], origin: str) -> Bout:
         origin=origin_in(origin),
         subject=row.get("subject", ""),
     )
+
+
+def read_window_length(path: Path) -> float | None:
+    """Read the column `window` of a table that `read_bout_table` has read; None if it has no such column.
+
+    Raises:
+        DataError: it is not one positive number in all rows that have one.
+    """
+    header, rows = _table(path)
+    if WINDOW not in header:
+        return None
+    place = header.index(WINDOW)
+    texts = list(dict.fromkeys(fields[place] for fields in rows if len(fields) > place and fields[place]))
+    try:
+        (length,) = {float(text) for text in texts}
+    except ValueError:
+        length = math.nan
+    if not 0 < length < math.inf:
+        found = ", ".join(texts[:3]) or "empty"
+        raise DataError(
+            f"{path}: the column '{WINDOW}' is {shown(found)}, not one length; keep it as --draw wrote it"
+        )
+    return length
+
+
+def _table(path: Path) -> tuple[list[str], Reader]:
+    """The names of the columns, in lower case, and the rows below them."""
+    text = path.read_text(encoding="utf-8-sig")
+    first = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text), delimiter=next((each for each in "\t;" if each in first), ","))
+    return [field.strip().lower() for field in next(rows, [])], rows
 
 
 def bout_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:

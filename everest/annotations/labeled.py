@@ -113,8 +113,7 @@ def labeled_samples(
     if task is None:
         task = MULTI_LABEL if any(map(classes_overlap, of_classes.values())) else "single-label"
     for name in names:
-        if JOINED_BY in name or name != name.strip() or not name.isprintable():
-            why = f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
+        if (why := unlistable_class(name)) is not None:
             raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
@@ -128,6 +127,15 @@ def labeled_samples(
         names,
         task,
     )
+
+
+def unlistable_class(name: str) -> str | None:
+    """Returns why a list cannot hold the name of a class, or None if it can."""
+    if not name:
+        return "is empty"
+    if JOINED_BY in name or name != name.strip() or not name.isprintable():
+        return f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
+    return None
 
 
 def classes_overlap(bouts: Sequence[Bout]) -> bool:

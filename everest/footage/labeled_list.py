@@ -10,7 +10,7 @@ from typing import Any
 
 from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations
-from everest.annotations.labeled import BACKGROUND, labeled_samples
+from everest.annotations.labeled import BACKGROUND, labeled_samples, unlistable_class
 from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
@@ -26,7 +26,7 @@ class Labeling:
     """The annotations that label windows.
 
     Raises:
-        RecipeError: bouts have no numbers.
+        RecipeError: bouts have no numbers, or a list cannot hold the name of the background.
     """
 
     files: tuple[Path, ...]  # of any kinds
@@ -37,6 +37,8 @@ class Labeling:
     def __post_init__(self) -> None:
         if self.task == "regression":
             raise RecipeError("--task regression: bouts have classes")
+        if (why := unlistable_class(self.background)) is not None:
+            raise RecipeError(f"--background {self.background!r}: the name {why}; choose another one")
 
     def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
         """Read the bouts of videos, by the paths of these.

@@ -6,6 +6,7 @@ the list, which has the measures of each finished video.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -53,6 +54,9 @@ class WindowSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for option, value in (("--seconds", self.seconds), ("--step", self.step)):
+            if not 0 < value < math.inf:
+                raise RecipeError(f"{option} {value:g}: must be a positive number of seconds")
         if self.by == "activity" and self.count is None:
             raise RecipeError("--by activity chooses among windows; state how many by --hours H or --count N")
         if self.count == 0:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from everest.annotations.bout import Bout, by_video
-from everest.annotations.formats import read_annotations
+from everest.annotations.bout_table import read_window_length
+from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.matching import VideoNames, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
@@ -38,6 +39,17 @@ def read_truth(path: Path, videos: Iterable[str]) -> tuple[Bouts, list[str]]:
     if not matched:
         raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")
     return {paths[video]: bouts for video, bouts in matched.items()}, unknown
+
+
+def read_drawn_length(path: Path) -> float | None:
+    """The length that `everest budget --draw` wrote into a file that `read_truth` has read, in seconds.
+
+    Returns:
+        None: the file has none, as of an older version or another program.
+    Raises:
+        DataError: the file has several lengths, or none that is a number.
+    """
+    return read_window_length(path) if recognize(path) == "csv" else None
 
 
 def read_timelines(path: Path) -> tuple[dict[str, tuple[float, float]], Bouts]:

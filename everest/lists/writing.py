@@ -71,11 +71,7 @@ def write_list(
     rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
         labels = [label_text(label, label_names) for label in sample.labels]
-        # The shortest text without an exponent that is read back as the same number.
-        times = [
-            "" if time is None else np.format_float_positional(time, trim="-")
-            for time in (getattr(sample, name) for name in segment)
-        ]
+        times = [time_text(getattr(sample, name)) for name in segment]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
         if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
@@ -87,6 +83,11 @@ def write_list(
         for row in rows
     ]
     write_lines(file, map(",".join, quoted))
+
+
+def time_text(time: float | None) -> str:
+    """Returns the shortest text without an exponent that is read back as the same number; empty for None."""
+    return "" if time is None else np.format_float_positional(time, trim="-")
 
 
 def label_text(label: Label, names: Sequence[str] = ()) -> str:

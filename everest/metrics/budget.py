@@ -13,6 +13,7 @@ W windows of the footage, N checked windows.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from everest.annotations.bout import Bout
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.metrics.timeline import BACKGROUND
+from everest.system.text import counted
 
 DRAWN: Final = "to check"  # label of the windows that are drawn
 CHECKED: Final = "checked"  # a person writes it in its place
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
+MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
 
 Bouts = Mapping[str, Sequence[Bout]]  # by video
 
@@ -43,11 +46,23 @@ class FootageWindow:
 
 
 def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) -> list[FootageWindow]:
-    """Divide recordings, by the start and end of each, into windows; the last one may be shorter."""
-    windows = []
+    """Divide recordings, by the start and end of each, into windows; the last one may be shorter.
+
+    Raises:
+        RecipeError: `seconds` is no length.
+        DataError: there would be more than `MOST` windows.
+    """
+    if not 0 < seconds < math.inf:
+        raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
+    windows: list[FootageWindow] = []
     for video, (begin, end) in extents.items():
-        for number in range(max(1, math.ceil((end - begin) / seconds - 1e-6))):
-            start = begin + number * seconds
+        number = (end - begin) / seconds - 1e-6
+        if not number <= MOST - len(windows):
+            raise DataError(
+                f"{video}: the footage up to its end, {end:g} s, has more than {MOST} windows of {seconds:g} "
+                "s; correct the times of the timeline, or use a longer --window"
+            )
+        for start in (begin + place * seconds for place in range(max(1, math.ceil(number)))):
             windows.append(FootageWindow(video=video, start=start, end=min(start + seconds, end)))
     return windows
 
@@ -82,8 +97,31 @@ def total_interval(errors: NDArray[np.float64], naive: float, windows: int, larg
     }
 
 
+def counted_bouts(extents: Mapping[str, tuple[float, float]], checked: Bouts) -> tuple[Bouts, list[str]]:
+    """Leave out rows of a person that repeat another, and bouts that begin after the end of their recording.
+
+    Returns:
+        The other bouts, and a sentence for each recording with such bouts.
+    """
+    kept, notices = {}, []
+    for video, (_, end) in extents.items():
+        bouts = list(dict.fromkeys(checked.get(video, ())))
+        kept[video] = [bout for bout in bouts if bout.start < end or bout.label in (CHECKED, DRAWN)]
+        if twice := len(checked.get(video, ())) - len(bouts):
+            notices.append(f"{video}: left out, {counted(twice, 'row')} that another row repeats")
+        if late := len(bouts) - len(kept[video]):
+            notices.append(
+                f"{video}: left out, {counted(late, 'bout')} after the end of the footage, {end:g} s"
+            )
+    return kept, notices
+
+
 def time_budget(
-    extents: Mapping[str, tuple[float, float]], predicted: Bouts, checked: Bouts
+    extents: Mapping[str, tuple[float, float]],
+    predicted: Bouts,
+    checked: Bouts,
+    *,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Return seconds and number of bouts of each class in the footage.
 
@@ -93,6 +131,7 @@ def time_budget(
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
             bout counts in the window in which it starts; one that starts with a window counts as one
             that goes back before it, but at the start of a recording.
+        seconds: the length by which the windows were drawn; None: that of the longest checked window.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, `estimate` and `interval`.
@@ -108,18 +147,11 @@ def time_budget(
         raise DataError(
             f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
         )
-    length = max(mark.seconds for mark in marks)
+    length = max(mark.seconds for mark in marks) if seconds is None else seconds
+    if not length:
+        raise DataError(f"all windows with the label '{CHECKED}' have a length of 0 s; --draw writes them")
     windows = footage_windows(extents, length)
-    starts = {(window.video, round(window.start, 2)): window for window in windows}
-    drawn = {}
-    for mark in marks:
-        window = starts.get((mark.video, round(mark.start, 2)))
-        if window is None or abs(window.end - mark.end) > ROUNDED:
-            where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
-            raise DataError(
-                f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
-            )
-        drawn[mark.video, window.start] = window
+    drawn = _windows_of(marks, windows, extents, length)
     labels = {bout.label for of in (predicted, checked) for video in of.values() for bout in video}
     classes = []
     for name in sorted(labels - {BACKGROUND, CHECKED}):
@@ -138,6 +170,34 @@ def time_budget(
             }
         )
     return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
+
+
+def _windows_of(
+    marks: Sequence[Bout],
+    windows: Sequence[FootageWindow],
+    extents: Mapping[str, tuple[float, float]],
+    length: float,
+) -> dict[tuple[str, int], FootageWindow]:
+    """The checked windows, by their recording and their number in it.
+
+    Raises:
+        DataError: one is no window of the footage.
+    """
+    of_video: dict[str, list[FootageWindow]] = defaultdict(list)
+    for window in windows:
+        of_video[window.video].append(window)
+    drawn = {}
+    for mark in marks:
+        those = of_video[mark.video]
+        number = round(min(max((mark.start - extents[mark.video][0]) / length, 0), len(those) - 1))
+        window = those[number]
+        if max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
+            where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
+            raise DataError(
+                f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
+            )
+        drawn[mark.video, number] = window
+    return drawn
 
 
 def _amounts(

@@ -18,12 +18,13 @@ import numpy as np
 
 from everest.errors import RecipeError
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.writing import refuse_unlistable, write_list
-from everest.search.feature_file import FeatureFile
+from everest.lists.writing import refuse_unlistable, time_text, write_list
+from everest.search.feature_file import FeatureFile, Floats
 from everest.search.neighbors import Neighbor
 from everest.system.files import write_table
 
 THRESHOLD: Final = 0.985  # our choice: the best F1 on one set of clips, benchmarks/results/searching.json
+ROUNDED: Final = 1e-6  # of similarities in float32, so that equal rows reach a threshold of 1
 ROWS: Final = 256  # whose similarities to all others are held at once; our choice: 100 MB for 100,000 rows
 
 
@@ -46,16 +47,18 @@ def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -
     if not 0 < threshold <= 1:
         raise RecipeError(f"--threshold {threshold:g}: must be more than 0 and at most 1")
     free, groups = np.ones(len(file), dtype=bool), []
+    scale = _scale(file)
     for first in range(0, len(file), ROWS):
-        rows = file.units[first : first + ROWS].astype(np.float32)
+        rows = file.units[first : first + ROWS] * scale[first : first + ROWS, None]
         similarity = np.zeros((len(rows), len(file)), np.float32)
         for later, block in file.blocks(first):
-            similarity[:, later] = rows @ block.T
-        for number in np.flatnonzero((similarity >= threshold).sum(axis=1) > 1).tolist():
+            similarity[:, later] = rows @ block.T * scale[later]
+        similar = similarity >= threshold - ROUNDED
+        for number in np.flatnonzero(similar.sum(axis=1) > 1).tolist():
             kept = first + number
             if not free[kept]:
                 continue
-            alike = free & (similarity[number] >= threshold)
+            alike = free & similar[number]
             alike[: kept + 1] = False
             alike &= ~file.overlapping(kept) if own else file.sources != file.sources[kept]
             copies = np.flatnonzero(alike).tolist()
@@ -64,6 +67,12 @@ def find_duplicates(file: FeatureFile, threshold: float, *, own: bool = False) -
                 found = (Neighbor(row=row, similarity=float(similarity[number, row])) for row in copies)
                 groups.append(DuplicateGroup(kept=kept, copies=tuple(found)))
     return groups
+
+
+def _scale(file: FeatureFile) -> Floats:
+    """Factors (N,) that give the unit rows, which are rounded to float16, a length of 1."""
+    norms = np.concatenate([np.linalg.norm(block, axis=1) for _, block in file.blocks()])
+    return (1 / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def to_dict(group: DuplicateGroup, file: FeatureFile) -> dict[str, Any]:
@@ -84,8 +93,7 @@ def write_groups(path: Path, groups: Sequence[DuplicateGroup], file: FeatureFile
         for row, similarity in ((group.kept, 1.0), *((each.row, each.similarity) for each in group.copies)):
             sample = file.listed(row)
             refuse_unlistable([sample])
-            times = [getattr(sample, name) for name in SEGMENT_COLUMNS]
-            cells = ["" if time is None else f"{time:g}" for time in times]
+            cells = [time_text(getattr(sample, name)) for name in SEGMENT_COLUMNS]
             table.append([sample.path, *cells, file.name(group.kept), f"{similarity:.4f}"])
     write_table(path, table, quoted=True)
 

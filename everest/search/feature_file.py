@@ -6,18 +6,19 @@ N rows, V names of videos, D width.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.errors import DataError, RecipeError, differing, first_names
+from everest.errors import DataError, RecipeError, differing, first_names, shown
 from everest.inference.features import encoding_of
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
@@ -64,6 +65,11 @@ class FeatureFile:
     def _paths(self) -> list[str]:
         """The file (V) that each name is of, or is a segment of."""
         return [_normal(Sample.of_video_id(name).path) for name in self.videos]
+
+    @property
+    def files(self) -> list[Path]:
+        """The video file of each name (V)."""
+        return list(map(Path, self._paths))
 
     @cached_property
     def sources(self) -> NDArray[np.int64]:
@@ -141,17 +147,13 @@ def read_feature_file(path: Path) -> FeatureFile:
 
     Raises:
         CheckpointError: a damaged safetensors file.
-        DataError: another file, or one without rows; a damaged `.npz` file; features that are not finite or
-            not one vector a row.
+        DataError: another file, or one without rows; a damaged `.npz` file; times or features that are not
+            finite; features that are not one vector a row.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; everest extract writes one")
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile) as error:
-            raise DataError(f"{path}: not a whole .npz file ({error})") from error
+        arrays = _npz_arrays(path)
         videos = arrays["videos"].tolist() if "videos" in arrays else None
         texts = {
             name: str(array) for name, array in arrays.items() if array.dtype.kind == "U" and not array.ndim
@@ -163,6 +165,21 @@ def read_feature_file(path: Path) -> FeatureFile:
         if "features" in names:
             arrays["features"] = file.get_slice("features")
         return _checked(path, arrays, texts, None)
+
+
+def _npz_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a `.npz` file.
+
+    Raises:
+        DataError: it is damaged, or a file of another kind.
+    """
+    try:
+        if not is_zipfile(path):
+            raise ValueError("no zip archive")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole .npz file ({shown(str(error))})") from error
 
 
 def _checked(
@@ -189,6 +206,9 @@ def _checked(
         raise DataError(f"{path}: its features are {shape}, not one vector a row; {fix}")
     ids = arrays.get("video_ids", np.arange(shape[0]))
     columns = [ids, *(arrays[name] for name in ("starts", "ends") if name in arrays)]
+    times = [column.dtype.kind == "f" and np.isfinite(column).all() for column in columns[1:]]
+    if not all(times) or ids.dtype.kind not in "iu":
+        raise DataError(f"{path}: damaged, its times or numbers of videos are no numbers; {fix}")
     if any(column.shape != shape[:1] for column in columns) or not 0 <= ids.min() <= ids.max() < len(
         header.videos
     ):
@@ -196,7 +216,10 @@ def _checked(
     units, norms = np.empty(shape, np.float16), np.empty(shape[0], np.float32)
     for first in range(0, shape[0], BLOCK):
         rows = slice(first, min(first + BLOCK, shape[0]))
-        block = np.asarray(features[rows], dtype=np.float32)
+        block = np.asarray(features[rows])
+        if block.dtype.kind not in "fiu":
+            raise DataError(f"{path}: its features are of type {block.dtype}, no real numbers; {fix}")
+        block = block.astype(np.float32)
         norms[rows] = np.linalg.norm(block, axis=1)
         if not np.isfinite(norms[rows]).all():
             raise DataError(f"{path}: some features are no finite numbers; {fix}")

@@ -6,7 +6,6 @@ N rows of a file, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,6 @@ from everest.errors import DataError, RecipeError
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
-from everest.system.files import write_table
 from everest.video.reader import VideoError
 
 POOL: Final = 5  # our choice: of the N times 5 rows that a classifier is most unsure of, N that differ
@@ -116,12 +114,11 @@ def labeled_rows(file: FeatureFile, samples: Sequence[Sample]) -> NDArray[np.boo
     return labeled
 
 
-def write_label_sheet(path: Path, samples: Sequence[Sample]) -> None:
-    """Write `video,start,end,label` with an empty label: a file to fill in.
+def label_sheet(samples: Sequence[Sample]) -> list[list[str]]:
+    """Return the rows `video,start,end,label` with an empty label: a table to fill in.
 
     Raises:
         DataError: a video without times is unreadable.
-        EnvironmentProblem: the file cannot be written.
     """
     table = [["video", "start", "end", "label"]]
     for sample in samples:
@@ -132,4 +129,4 @@ def write_label_sheet(path: Path, samples: Sequence[Sample]) -> None:
             except VideoError as error:
                 raise DataError(str(error)) from error
         table.append([sample.path, f"{start:.3f}", f"{end:.3f}", ""])
-    write_table(path, table)
+    return table

@@ -134,3 +134,10 @@ def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, 
 def test_a_video_is_no_output(windows: list, clip_files: Path):
     message = refused(*windows, "-o", clip_files / "clip0.mp4", "--overwrite", code=2)
     assert "clip0.mp4: is an input of this command" in message
+
+
+@pytest.mark.parametrize("name", ["", "a|b", "a\nb", " a"])
+def test_a_name_of_the_background_that_no_list_can_hold_is_refused(windows: list, tmp_path: Path, name: str):
+    words = [*windows, "--background", name, "-o", tmp_path / "w.csv"]
+    assert f"--background {name!r}: the name" in refused(*words, code=2)
+    assert {file.name for file in tmp_path.iterdir()} == {"bouts.csv"}

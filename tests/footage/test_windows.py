@@ -151,6 +151,15 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
         (["--by", "activity"], "--hours H or --count N"),
         (["--hours", 1, "--count", 2], "use one of them"),
         (["--hours", 0.0001], "less than one window"),
+        (["--hours", "inf"], "--hours inf: must be"),
+        (["--hours", "nan"], "--hours"),
+        (["--hours", 1e300], "--hours 1e+300: must be"),
+        (["--seconds", "inf"], "--seconds inf: must be"),
+        (["--seconds", "nan"], "--seconds"),
+        (["--seconds", "inf", "--hours", 1], "--seconds inf: must be"),
+        (["--seconds", "nan", "--hours", 1], "--seconds"),
+        (["--step", "inf"], "--step inf: must be"),
+        (["--step", "nan"], "--step"),
     ],
 )
 def test_wrong_options_are_usage_errors(tmp_path: Path, scene: Path, options: list, message: str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +112,13 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     budget = ("budget", "--timeline", timeline)
     called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
     marks = checked.read_text().splitlines()
-    assert marks[0] == "video,start,end,label"
+    assert marks[0] == "video,start,end,label,window"
     assert len(marks) == 7
     assert "6 windows are not checked" in refused(*budget, "--checked", checked, code=4)
     checked.write_text(checked.read_text().replace("to check", "checked"))
     with checked.open("a") as file:
         for line in marks[1:4]:
-            video, start, end, _ = line.split(",")
+            video, start, end, *_ = line.split(",")
             file.write(f"{video},{start},{end},0\n")
     document = json_of(*budget, "--checked", checked)
     assert (document["windows"], document["checked"], document["window"]) == (16, 6, 0.5)
@@ -134,3 +136,28 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert "no timeline of one head" in refused(
         "budget", "--timeline", marks[1].split(",")[0], "--checked", checked, code=4
     )
+
+
+@pytest.mark.parametrize("window", [10, 0.335, 0.333333, 1.005, 7.7777, 3.3333])
+@pytest.mark.parametrize("length", [9.3, 83.217])
+def test_a_draw_is_read_with_the_length_by_which_it_was_made(window: float, length: float, tmp_path: Path):
+    timeline, checked = tmp_path / "t.json", tmp_path / "checked.csv"
+    ends = [length - 0.7 * number for number in range(10)]
+    rows = [
+        {"video": f"{number}.mp4", "windows": [{"start": 0.0, "end": end}], "bouts": []}
+        for number, end in enumerate(ends)
+    ]
+    rows[0]["bouts"].append({"start": 0.0, "end": 1.0, "label": "a"})
+    timeline.write_text(json.dumps({"timelines": rows}))
+    budget = ("budget", "--timeline", timeline)
+    called(*budget, "--draw", 9, "--window", window, "-o", checked)
+    text = checked.read_text().replace("to check", "checked")
+    checked.write_text(text)
+    document = json_of(*budget, "--checked", checked)
+    windows = sum(math.ceil(end / window - 1e-6) for end in ends)
+    assert (document["windows"], document["checked"], document["window"]) == (windows, 9, window)
+    checked.write_text(f"{text}0.mp4,1,2,a\n0.mp4,1,2,a\n")  # rows without the last column
+    assert "1 row that another row repeats" in called(*budget, "--checked", checked).stderr
+    for cell in ("inf", "x", "", "5"):
+        checked.write_text(text.replace(f",{float(window)}\n", f",{cell}\n", 9 if cell != "5" else 1))
+        assert "checked.csv: the column 'window' is" in refused(*budget, "--checked", checked, code=4)

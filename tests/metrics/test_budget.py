@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from everest.annotations.bout import Bout, by_video
-from everest.errors import DataError
-from everest.metrics.budget import CHECKED, draw_windows, footage_windows, time_budget, total_interval
+from everest.errors import DataError, RecipeError
+from everest.metrics.budget import (
+    CHECKED,
+    counted_bouts,
+    draw_windows,
+    footage_windows,
+    time_budget,
+    total_interval,
+)
 
 LENGTH = 10.0
 
@@ -56,6 +63,23 @@ def test_windows_of_another_draw_are_refused():
         time_budget(extents, {}, by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)]))
     with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
         time_budget(extents, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds", "error"), [(1e308, 10, DataError), (9, np.nan, RecipeError), (9, np.inf, RecipeError)]
+)
+def test_windows_that_cannot_be_counted_are_refused(end: float, seconds: float, error: type[Exception]):
+    with pytest.raises(error, match=r"more than 10000000 windows|must be a positive number"):
+        footage_windows({"x": (0, end)}, seconds)
+
+
+def test_repeated_and_late_bouts_are_left_out():
+    bouts = [bout("x", 1, 2), bout("x", 1, 2), bout("x", 9, 12), bout("x", 10, 12)]
+    kept, notices = counted_bouts({"x": (0.0, 10.0)}, {"x": bouts})
+    assert kept == {"x": [bouts[0], bouts[2]]}
+    assert [text.split(",")[1] for text in notices] == [
+        " 1 row that another row repeats", " 1 bout after the end of the footage",
+    ]  # fmt: skip
 
 
 def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:

@@ -45,7 +45,8 @@ def test_what_is_kept_has_no_duplicates_and_each_copy_one(
     path = tmp_path_factory.mktemp("features") / "f.safetensors"
     file = read_feature_file(write_features(path, features, [f"{row}.mp4" for row in range(300)]))
     groups = find_duplicates(file, threshold)
-    units = file.units.astype(np.float32)
+    units = file.units.astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
     cosine = units @ units.T
     copies = {copy.row: group.kept for group in groups for copy in group.copies}
     assert len(copies) == sum(len(group.copies) for group in groups)
@@ -87,6 +88,28 @@ def test_the_lists_of_duplicates_and_of_the_others(tmp_path: Path, clip_files: P
     text = run(*command, "--overwrite", "--threshold", 0.9).splitlines()[-1]
     assert text == f"1 groups with 1 copies among 3 rows: {tmp_path / 'copies.csv'}"
     assert "must be more than 0 and at most 1" in refused(*command, "--overwrite", "--threshold", 2, code=2)
+
+
+def test_equal_rows_reach_the_highest_threshold_and_times_are_exact(tmp_path: Path):
+    row = np.random.default_rng(0).normal(size=(1, 768))
+    windows = [(0, 12345.125, 12347.0), (1, 0.0, 2.0), (2, 0.0, 2.0)]
+    features = np.concatenate([row, row, 1.1 * row + 0.1])
+    path = write_features(tmp_path / "f.safetensors", features, [*"abc"], windows=windows)
+    (group,) = json_of("curate duplicates", "--features", path, "-o", tmp_path / "d.csv", "--threshold", 1)
+    assert [copy["similarity"] for copy in group["copies"]] == [1.0]
+    assert "12345.125" in (tmp_path / "d.csv").read_text()
+
+
+def test_a_video_is_not_replaced_and_nothing_written_if_one_is_missing(tmp_path: Path, clip_files: Path):
+    shutil.copy(clip_files / "clip0.mp4", tmp_path)
+    videos = [f"{tmp_path}/clip0.mp4", f"{tmp_path}/missing.mp4"]
+    features = write_features(tmp_path / "f.safetensors", on_circle(0, 1), videos)
+    for words in (("duplicates", "-o"), ("duplicates", "-o", tmp_path / "d.csv", "--kept"), ("select", "-o")):
+        count = ["--count", 2] if words[0] == "select" else []
+        command = ["curate", words[0], "--features", features, *count, "--overwrite", *words[1:]]
+        assert "is an input of this command" in refused(*command, tmp_path / "clip0.mp4", code=2)
+    assert "missing.mp4" in refused(*command, tmp_path / "next.csv", code=4)
+    assert {file.name for file in tmp_path.iterdir()} == {"clip0.mp4", "f.safetensors"}
 
 
 def test_each_choice_is_the_row_farthest_from_all_before():

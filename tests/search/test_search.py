@@ -109,6 +109,43 @@ def test_files_that_hold_no_features_are_named(tmp_path: Path):
             read_feature_file(path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"features": np.full((2, 3), "x")},
+        {"features": np.ones((2, 3), complex)},
+        {"video_ids": np.array([0.0, 1.0])},
+        {"video_ids": np.array(["0", "1"])},
+        {"starts": np.array(["0", "1"])},
+        {"starts": np.array([np.nan, 1.0])},
+        {"ends": np.array([1.0, np.inf])},
+        {"ends": np.array(1.0)},
+        {"videos": np.array(1)},
+        {"videos": np.array([b"a", b"b"])},
+    ],
+)
+def test_damaged_columns_are_one_line(tmp_path: Path, changed: dict):
+    whole = {"features": np.ones((2, 3)), "videos": np.array(["a", "b"]), "video_ids": np.arange(2)}
+    times = {"starts": np.zeros(2), "ends": np.ones(2)}
+    np.savez(tmp_path / "f.npz", **(whole | times))
+    assert len(read_feature_file(tmp_path / "f.npz")) == 2
+    np.savez(tmp_path / "f.npz", **(whole | times | changed))
+    assert "f.npz: " in refused("search", "a", "--features", tmp_path / "f.npz", code=4)
+
+
+@pytest.mark.parametrize("kind", ["empty", "npy", "cut", "bits"])
+def test_damaged_archives_are_one_line(tmp_path: Path, kind: str):
+    path = tmp_path / "f.npz"
+    np.savez_compressed(path, features=np.random.default_rng(0).normal(size=(99, 9)))
+    data = path.read_bytes()
+    if kind == "npy":
+        np.save(tmp_path / "f.npy", np.ones((2, 3)))
+        data = (tmp_path / "f.npy").read_bytes()
+    changes = {"empty": b"", "npy": data, "cut": data[:-9], "bits": data[:300] + b"???" + data[303:]}
+    path.write_bytes(changes[kind])
+    assert "not a whole .npz file" in refused("search", "a", "--features", path, code=4)
+
+
 @pytest.fixture(scope="module")
 def extracted(
     autoencoder_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory

@@ -76,9 +76,11 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
 }
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
-UNIFORM_AND_HALF: Final = (
+UNIFORM_AND_CHANGE: Final = (
     ("contrast, uniform", "contrast"),
     ("contrast, uniform and camera", "contrast and camera"),
+    ("sigreg, uniform", "sigreg"),
+    ("contrast, uniform", "contrast, importance"),
 )
 CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")
 AT: Final = (slice(0, 10), slice(110, 130), slice(290, 310), slice(580, 600))  # steps
@@ -249,18 +251,18 @@ def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
 
 
 def draws_table(results: dict[str, dict[str, Any]]) -> str:
-    """Uniform draws of tokens less draws of which half is by change, paired by unit, for each measure."""
+    """Uniform draws of tokens less draws by change, half or all, paired by unit, for each measure."""
     rows = []
-    for uniform, half in UNIFORM_AND_HALF:
+    for uniform, changed in UNIFORM_AND_CHANGE:
         for measure in MEASURES[:3]:
             cells = []
             for name in SETS:
                 first, second = (
                     {int(unit): found[name][measure] for unit, found in results[arm].items()}
-                    for arm in (uniform, half)
+                    for arm in (uniform, changed)
                 )
                 cells.append(difference_text(paired(first, second)))
-            rows.append([f"{uniform} less {half}", measure, *cells])
+            rows.append([f"{uniform} less {changed}", measure, *cells])
     return markdown(["arms", "measure", *SETS], rows)
 
 

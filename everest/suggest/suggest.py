@@ -236,8 +236,8 @@ def pretraining_notice(facts: DataFacts) -> str | None:
         return None
     return (
         f"pre-training on {facts.pretrain_videos} videos may not be worth its time for a classifier of "
-        f"{facts.videos} labeled ones: with so few real clips for it, no gain of fine-tuning was resolved "
-        "(docs/evidence.md); `--init none` is the comparison"
+        f"{facts.videos} labeled ones: with so few real clips for it, fine-tuning gained on some kinds of "
+        "videos only (docs/evidence.md); `--init none` is the comparison"
     )
 
 

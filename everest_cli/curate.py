@@ -90,16 +90,17 @@ def select(
     from everest.lists.writing import write_list
     from everest.search.feature_file import read_feature_file
     from everest.search.select import label_sheet, labeled_rows, select_rows
-    from everest.system.files import check_new_file, refuse_inputs, write_table
+    from everest.system.files import check_new_file, read_rows, refuse_inputs, write_table
 
     if uncertain != (writer.checkpoint is not None):
         raise RecipeError("--uncertain and --checkpoint go together: give both or neither")
     table = output.with_suffix(".labels.csv")
     file = read_feature_file(features)
     inputs = [features, *file.files, *([] if labeled is None else [labeled])]
+    was_killed = table.exists() and not output.exists()  # or a person has filled the table: see below
     for path in (output, table):
         refuse_inputs(path, inputs, option="--output")
-        check_new_file(path, option="--output", overwrite=overwrite)
+        check_new_file(path, option="--output", overwrite=overwrite or (was_killed and path == table))
     known = (
         ()
         if labeled is None
@@ -109,7 +110,9 @@ def select(
     chosen = select_rows(file, count, labeled=labeled_rows(file, known), model=model)
     samples = [file.listed(row) for row in chosen]
     sheet = label_sheet(samples)
-    write_list(output, samples, root=output.parent.absolute())
+    if was_killed and read_rows(table) != sheet:
+        check_new_file(table, option="--output", overwrite=overwrite)
     write_table(table, sheet)
+    write_list(output, samples, root=output.parent.absolute())
     typer.echo(output)
     typer.echo(table)

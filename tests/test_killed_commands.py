@@ -16,7 +16,7 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
     table = videos / "train.csv"
     features = out.with_name("features.safetensors")
     windows = ["--window", 1, "--step", 0.5]
-    active = ["--seconds", 1, "--by", "activity"]
+    active = ["--seconds", 1, "--by", "activity", "--count", 3]
     return {
         "windows": ["prepare", "windows", videos, *active, "-o", out / "w.csv", "-q"],
         "extract, windows": ["extract", table, "-c", run, *windows, "--to", "npy-per-video", "-o", out, "-q"],

@@ -144,6 +144,7 @@ def write_windows(
         RecipeError: the list exists, or another process writes it now.
         EnvironmentProblem: it cannot be written.
     """
+    overwrite = overwrite or _journal_of(out).exists()  # the call may have been killed after the list
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)

@@ -181,6 +181,12 @@ def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = Fal
         csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
 
 
+def read_rows(path: Path) -> list[list[str]]:
+    """Read the rows of a CSV file as `write_table` writes it."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

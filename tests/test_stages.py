@@ -224,7 +224,8 @@ def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk:
 
 
 @pytest.mark.parametrize(
-    "how", [signal.SIGTERM, signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "how",
+    [signal.SIGUSR1, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGINT))],
 )
 def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: Path, how: signal.Signals):
     command = ["pretrain", "--set", "pretrain.epochs=200", "--set", "train.workers=2"]

@@ -29,7 +29,7 @@ def assert_all_waits_are_named(process: Process) -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("pretrain", []),
+        pytest.param("pretrain", [], marks=pytest.mark.slow),
         pytest.param("finetune", ["--init", "none", "--set", "data.val=null"], marks=pytest.mark.slow),
         pytest.param(
             *("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),

@@ -30,6 +30,7 @@ def results(folder: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path, clip_files: Path):
     """One fine-tuning serves two arms; the third fails, and does not end the others."""
     (tmp_path / "wrong.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 7\n")

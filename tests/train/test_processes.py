@@ -120,6 +120,7 @@ def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
     assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=40", "-o", tmp_path / "run"]
     command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]

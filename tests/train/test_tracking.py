@@ -53,6 +53,7 @@ def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
     assert "base_lr: 0.1" in text.tensor_proto.string_val[0].decode()
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_with_the_recipe_the_curves_and_the_images(resumed, monkeypatch):
     needs_mlflow()
     from mlflow.tracking import MlflowClient

@@ -60,6 +60,7 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
     assert max((two[name] - one[name]).abs().max() for name in one) < 1e-2  # Adam enlarges small differences
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     options = [*VIEWS, *CAMERA, *SIGREG, "--set", "pretrain.epochs=40", "--gpus", "cpu"]
     command = ["pretrain", *options]

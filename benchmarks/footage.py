@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from everest.footage.activity import why_none, window_activity
-from everest.footage.windows import WindowSettings, write_windows
+from everest.footage.measures import WindowSettings
+from everest.footage.windows import write_windows
 from everest.lists.sample import Sample
 from everest.lists.text import read_rows
 from everest.system.events import silent

@@ -25,8 +25,7 @@ VIEWS: Final = "pretrain.objective=views"
 
 
 def drawn(share: float) -> str:
-    values = f"strategy: drawn, keep_ratio: {share}, visible_ratio: null, uniform: 1.0"
-    return f"pretrain.selection={{{values}}}"
+    return f"pretrain.views={{keep_ratio: {share}, uniform: 1.0}}"
 
 
 ARMS: Final[dict[str, tuple[str, ...]]] = {

@@ -193,10 +193,10 @@ def _write(
     Args:
         files: each with its videos; see `everest.annotations.formats.files_of`.
     """
+    from everest.annotations.bout import BACKGROUND
     from everest.annotations.formats import write_annotations
     from everest.annotations.times import VideoTimes
     from everest.inference.bouts import automated_bouts
-    from everest.metrics.timeline import BACKGROUND
 
     pairs = [(sample, row) for sample, row in zip(samples, rows, strict=True) if row["windows"]]
     found = [

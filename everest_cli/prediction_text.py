@@ -7,12 +7,12 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from everest.annotations.bout import BACKGROUND
 from everest.annotations.subtitles import Cue, srt_text
 from everest.system.json_text import json_text
 
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
-BACKGROUND: Final = "background"
 TIMES: Final = ("start", "end", "start_frame", "end_frame")
 COLUMNS: Final = (
     *("video", *TIMES, "head", "rank", "label", "index", "probability", "present", "threshold", "value"),

@@ -92,6 +92,7 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
 
     from everest.annotations.matching import late_notices, match_videos
     from everest.errors import DataError, first_names
+    from everest.video.stream import VideoError
 
     matched, unmatched = match_videos(bouts, names)
     if bouts and not matched:
@@ -99,9 +100,16 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
             f"no annotated video is in --videos: {first_names(unmatched)} in the annotations, "
             f"{first_names([video.name for video in names.videos])} in the folder"
         )
-    notices = late_notices(matched, names)
+    ends, notices = {}, []
     if unmatched:
-        notices.insert(0, f"left out, no such video in --videos: {first_names(unmatched, 10)}")
+        notices.append(f"left out, no such video in --videos: {first_names(unmatched, 10)}")
+    for video in matched:
+        try:
+            times = names.times(str(video))
+            ends |= {} if times is None else {video: times.seconds}
+        except VideoError as error:
+            notices.append(f"{error}; whether its bouts fit in it is not known")
+    notices += late_notices(matched, ends)
     found = [replace(bout, video=str(video)) for video, each in matched.items() for bout in each]
     return found, unmatched, notices
 

@@ -69,7 +69,8 @@ def windows(
     """
     from everest.errors import RecipeError
     from everest.footage.labeled_list import Labeling
-    from everest.footage.windows import WindowSettings, write_windows
+    from everest.footage.measures import WindowSettings
+    from everest.footage.windows import write_windows
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
     from everest.system.text import counted
@@ -92,8 +93,9 @@ def windows(
     if labels:
         labeling = Labeling(files=tuple(labels), fps=fps, task=task, background=background)
     samples = named_samples(sources, root=data)
-    videos = {Path(sample.path) for sample in samples}
-    refuse_inputs(output, [*sources, *(labels or []), *videos], option="--output")
+    refuse_inputs(
+        output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"
+    )
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
@@ -104,7 +106,7 @@ def windows(
         say(f"{numbers}, {result.hours:.2f} hours")
         if result.labeled is not None:
             _show_labels(output, result.labeled)
-    if result.failed:
+    if result.problems.failed:
         raise typer.Exit(4)
 
 

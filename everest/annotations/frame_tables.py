@@ -17,12 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from everest.annotations.bout import Bout, Origin
+from everest.annotations.bout import BACKGROUND, Bout, Origin
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, first_names
 
-BACKGROUND: Final = "background"
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
 PREDICTIONS: Final = "_predictions"
 NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame numbers

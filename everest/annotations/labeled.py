@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import BACKGROUND, Bout
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -26,7 +26,6 @@ from everest.lists.sample import Sample
 from everest.video.reader import TOLERANCE
 
 SHARE: Final = 0.5  # our choice
-BACKGROUND: Final = "background"
 
 Labels = dict[str, float]  # the seconds of each class in a window, in the order of the names
 

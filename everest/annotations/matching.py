@@ -11,14 +11,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from everest.annotations.bout import Bout
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
-from everest.video.stream import VideoError
+
+Name = TypeVar("Name", Path, str)
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
@@ -105,16 +106,11 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
     return dict(matched), [name for name, video in found.items() if video is None]
 
 
-def late_notices(matched: Mapping[Path, Sequence[Bout]], videos: VideoNames) -> list[str]:
-    """A sentence for each video that cannot be read, or that has bouts after its end."""
+def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:
+    """A sentence for each video that has bouts after its end, in seconds, where that is known."""
     notices = []
     for video, bouts in matched.items():
-        try:
-            times = videos.times(str(video))
-        except VideoError as error:
-            notices.append(f"{error}; whether its bouts fit in it is not known")
-            continue
-        late = [bout for bout in bouts if times is not None and bout.end > times.seconds + SLACK]
+        late = [bout for bout in bouts if video in ends and bout.end > ends[video] + SLACK]
         if late:
             notices.append(
                 f"{video}: {len(late)} of {len(bouts)} bouts end after the video; they may be of "

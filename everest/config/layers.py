@@ -158,7 +158,7 @@ def _replace_other_names(pretrain: object) -> None:
     """Write the draw in `views` as the selection that it is short for, and an earlier name as today's."""
     if not isinstance(pretrain, dict):
         return
-    if "camera" in pretrain:
+    if "camera" in pretrain and "camera_motion" not in pretrain:
         pretrain["camera_motion"] = pretrain.pop("camera")
     views = pretrain.get("views")
     drawn = {key: views.pop(key) for key in VIEW_DRAW if key in views} if isinstance(views, dict) else {}

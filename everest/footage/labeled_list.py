@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import BACKGROUND, Bout
 from everest.annotations.formats import read_annotations
-from everest.annotations.labeled import BACKGROUND, labeled_samples, unlistable_class
-from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
+from everest.annotations.labeled import labeled_samples, unlistable_class
+from everest.annotations.matching import VideoNames, match_videos, stem
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.lists.labels import indices, is_number_like
@@ -61,8 +61,6 @@ class Labeling:
             report(notice(f"left out, predicted bouts of videos that a person has labeled: {names_of}"))
         if unknown:
             report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
-        for text in late_notices(matched, names):
-            report(notice(text))
         without = len(by_path) - len(matched)
         if without:
             report(notice(f"left out, without a bout in the annotations: {without} of {len(by_path)} videos"))

@@ -141,7 +141,7 @@ def _check(
         raise unknown_name("--features", level, LEVELS)
     if window is None and (step is not None or per_video):
         raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
-    check_seconds(window, step)
+    check_seconds(window=window, step=step)
     if per_video:
         if level != "video":
             raise RecipeError(f"--features {level}: an array for each video has one row for each window")

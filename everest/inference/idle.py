@@ -17,11 +17,11 @@ from scipy.stats import beta
 from torch import Tensor
 from torch.nn import functional as F
 
+from everest.annotations.bout import BACKGROUND
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.bouts import BoutRules
 from everest.lists.classes import Classes
-from everest.metrics.timeline import BACKGROUND
 from everest.system.text import counted
 
 PATCH: Final = 16  # pixels of a side; our choice

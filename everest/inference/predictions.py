@@ -72,11 +72,11 @@ def predict(
     ]
 
 
-def check_seconds(window: float | None, step: float | None) -> None:
-    """Raise RecipeError for a window or a step that is below 0.001 seconds or not finite."""
-    for option, seconds in (("--window", window), ("--step", step)):
+def check_seconds(**options: float | None) -> None:
+    """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
+    for name, seconds in options.items():
         if seconds is not None and not SHORTEST <= seconds < math.inf:
-            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
+            raise RecipeError(f"--{name}: must be a number of seconds from {SHORTEST} on, not {seconds}")
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.annotations.bout import BACKGROUND
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.bouts import (
@@ -33,7 +34,6 @@ from everest.inference.predictions import check_seconds, window_clips, windows_o
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.metrics.timeline import BACKGROUND
 from everest.system.events import Report, notice
 from everest.video.reader import VideoError, frame_times
 
@@ -82,7 +82,7 @@ def predict_timeline(
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_batch(batch)
-    check_seconds(window, step)
+    check_seconds(window=window, step=step)
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import Bout, by_video
+from everest.annotations.bout import BACKGROUND, Bout, by_video
 from everest.annotations.bout_table import read_window_length
 from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.matching import VideoNames, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.lists.sample import Sample
-from everest.metrics.timeline import BACKGROUND, TOLERANCE, VideoTimelines, timeline_metrics
+from everest.metrics.timeline import TOLERANCE, VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.json_text import read_json
 from everest.system.text import counted

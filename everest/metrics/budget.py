@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import BACKGROUND, Bout
 from everest.errors import DataError, RecipeError
-from everest.metrics.timeline import BACKGROUND
 from everest.system.text import counted
 
 DRAWN: Final = "to check"  # label of the windows that are drawn

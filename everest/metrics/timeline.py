@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import BACKGROUND, Bout
 
-BACKGROUND: Final = "background"
 OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
 TIOUS: Final = (0.3, 0.5, 0.7)  # of mAP; our choice of THUMOS14's 0.3 to 0.7
 TOLERANCE: Final = 1.0  # seconds, of event F1; our choice

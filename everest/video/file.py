@@ -90,7 +90,7 @@ def clear_video_cache() -> None:
 @lru_cache(maxsize=32768)  # some kilobytes each
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
-    if not _kept or isinstance(path, Member) or not changing:
+    if not _kept or isinstance(path, Member) or not changing:  # a storage may state no version
         return _read_facts(path)
     (folder,) = _kept
     try:

@@ -3,10 +3,12 @@
     python benchmarks/view_features.py VIDEOS runs/features --arm contrast --arm everest
     python benchmarks/view_features.py VIDEOS runs/features --report
 
-A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three units for
-each of two partitions. An encoder is pre-trained on the clips of all other groups, without labels. Then
-classifiers of its features learn the labels of these clips, and answer about the held-out ones. Every unit is
-a file of its own, so that a call that was stopped is resumed. Differences are paired by unit.
+VIDEOS is the folder of actions or, with a folder of runs of its own, that of lips, which has unlabeled
+clips too. A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three
+units for each of two partitions. An encoder is pre-trained on the clips of all other groups, without
+labels. Then classifiers of its features learn the labels of these clips, and answer about the held-out
+ones. Every unit is a file of its own, so that a call that was stopped is resumed; a file without one of the
+measures is written again. Differences are paired by unit.
 """
 
 from __future__ import annotations
@@ -37,14 +39,17 @@ from everest.inference.model import encode
 from everest.lists.stage import read_stage
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingModel
+from everest.probes.attentive import attentive
 from everest.probes.baselines import difference_image
 from everest.probes.list_probe import numbered, precision_of_nearest
 from everest.probes.probe_heads import linear, nearest_neighbors
 from everest.sweep.statistics import Paired, paired, spread
 
 SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
+LETTERS: Final = "letters26"  # in the folder of lips
 FOLDS, PARTITIONS = 3, 2
 RESULTS: Final = HERE / "results" / "view_features.json"
+RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
 BASE: Final = (
     *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]", "data.cache=memory"),
     *("model.tubelet=[4,8,8]", "model.positions=separable", "model.input=differences"),
@@ -84,7 +89,7 @@ UNIFORM_AND_CHANGE: Final = (
 )
 CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")
 AT: Final = (slice(0, 10), slice(110, 130), slice(290, 310), slice(580, 600))  # steps
-MEASURES: Final = ("linear", "knn", "retrieval", "few")
+MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
 FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are drawn
 
 
@@ -94,17 +99,25 @@ class Clips:
     def __init__(self, videos: Path, recipe: Recipe) -> None:
         self.videos, self.recipe = videos, recipe
         self._pixels: dict[str, torch.Tensor] = {}
-        with (videos / "clips.csv").open() as file:
-            self._groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        self.sets = [name for name in (*SETS, LETTERS) if (videos / f"{name}_train.csv").exists()]
+        self.unlabeled = sorted((videos / "unlabeled").glob("*.mp4"))
+        self._groups: dict[str, str] = {}
+        if (sheet := videos / "clips.csv").exists():
+            with sheet.open() as file:
+                self._groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
 
     def rows(self, name: str) -> list[tuple[str, int, str]]:
         """Path, label and group of each clip of a set; the clips of one simulated camera share a frame."""
-        found = []
-        for part in ("train", "val"):
-            for line in (self.videos / f"{name}_{part}.csv").read_text().splitlines():
-                path, label = line.rsplit(" ", 1)
-                found.append((path, int(label), self._groups.get(path, Path(path).stem)))
-        return found
+        lines = [
+            line
+            for part in ("train", "val")
+            for line in (self.videos / f"{name}_{part}.csv").read_text().splitlines()
+        ]
+        if name == LETTERS:  # lists with names of columns and classes
+            rows = [line.split(",") for line in lines if line != "path,label,group"]
+            return [(path, ord(letter) - ord("A"), group) for path, letter, group in rows]
+        pairs = [line.rsplit(" ", 1) for line in lines]
+        return [(path, int(label), self._groups.get(path, Path(path).stem)) for path, label in pairs]
 
     def pixels(self, name: str) -> torch.Tensor:
         """The center clips (N, C, T, H, W) uint8 of a set."""
@@ -138,8 +151,8 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[s
     run = run_folder(folder, arm, unit)
     listed = run.with_suffix(".csv")
     listed.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for name in SETS:
+    lines = [f"{path}\n" for path in clips.unlabeled]
+    for name in clips.sets:
         if name != "cameramotion8":
             held_out = clips.held_out(unit, name)
             kept = [row for row, out in zip(clips.rows(name), held_out, strict=True) if not out]
@@ -155,9 +168,9 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[s
 
 
 @torch.no_grad()
-def features_of(model: PretrainingModel, clips: torch.Tensor) -> NDArray[np.float32]:
-    """The mean encoded tokens (N, D) of clips (N, C, T, H, W) uint8."""
-    parts = (encode(model, model.pixels.normalize(part), None).pooled for part in clips.split(32))
+def tokens_of(model: PretrainingModel, clips: torch.Tensor) -> NDArray[np.float32]:
+    """The encoded tokens (N, K, D) of clips (N, C, T, H, W) uint8."""
+    parts = (encode(model, model.pixels.normalize(part), None).tokens for part in clips.split(32))
     return torch.cat(list(parts)).float().numpy()
 
 
@@ -208,11 +221,30 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str,
     elif arm != DIFFERENCES:
         model = pretrained(arm, unit, clips, folder, changes)
     result = {}
-    for name in SETS:
-        pixels = clips.pixels(name)
-        features = difference_image(pixels).numpy() if model is None else features_of(model, pixels)
-        result[name] = measured(features, clips.rows(name), clips.held_out(unit, name), unit)
+    for name in clips.sets:
+        pixels, rows, held_out = clips.pixels(name), clips.rows(name), clips.held_out(unit, name)
+        if model is None:
+            result[name] = measured(difference_image(pixels).numpy(), rows, held_out, unit)
+            continue
+        tokens = tokens_of(model, pixels)  # (N, K, D)
+        result[name] = measured(tokens.mean(axis=1), rows, held_out, unit)
+        labels = np.array([label for _, label, _ in rows])
+        answers, _ = attentive(
+            *(tokens[~held_out], labels[~held_out], tokens[held_out], Head(outputs=int(labels.max()) + 1)),
+            heads=model.encoder.num_heads,
+            seed=unit,
+            device=torch.device("cpu"),
+        )
+        result[name]["attentive"] = accuracy(answers, labels[held_out])
     return result
+
+
+def is_measured(path: Path, arm: str) -> bool:
+    """Whether the file of a unit has all measures; an image has no tokens for an attentive probe."""
+    if not path.exists():
+        return False
+    (first, *_) = json.loads(path.read_text()).values()
+    return set(MEASURES) <= {*first, *(("attentive",) if arm == DIFFERENCES else ())}
 
 
 def difference_text(difference: Paired | None) -> str:
@@ -227,10 +259,11 @@ def difference_text(difference: Paired | None) -> str:
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
     """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals.
 
-    Units that an older version has run are without the measure `few`.
+    A unit that an older version has run, and an image, may be without a measure.
     """
+    sets = list(next(iter(next(iter(results.values())).values())))
     results = {
-        arm: {unit: found for unit, found in units.items() if measure in found[SETS[0]]}
+        arm: {unit: found for unit, found in units.items() if measure in found[sets[0]]}
         for arm, units in results.items()
     }
     results = {arm: units for arm, units in results.items() if len(units) > 1}
@@ -238,7 +271,7 @@ def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
     for place, (arm, units) in enumerate(results.items()):
         against = COMPARED[:place] if arm not in (RANDOM, DIFFERENCES) else ()
         row = [arm, str(len(units))]
-        for name in SETS:
+        for name in sets:
             own = {int(unit): found[name][measure] for unit, found in units.items()}
             cell = f"{spread(list(own.values())).mean:.1f}"
             for other in (each for each in against if each in results):
@@ -247,7 +280,7 @@ def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
                 cell += f"<br>{text}" if text else ""
             row.append(cell)
         rows.append(row)
-    return markdown(["pre-training", "units", *SETS], rows)
+    return markdown(["pre-training", "units", *sets], rows)
 
 
 def draws_table(results: dict[str, dict[str, Any]]) -> str:
@@ -291,7 +324,7 @@ def main() -> None:
     parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
     parser.add_argument("--units", type=int, default=FOLDS * PARTITIONS)
     parser.add_argument("--set", action="append", default=[], help="a further setting of all arms")
-    parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name} and print its tables")
+    parser.add_argument("--report", action="store_true", help="write the results and print tables")
     options = parser.parse_args()
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     folder = options.folder.absolute()
@@ -302,7 +335,8 @@ def main() -> None:
                 results.setdefault(arm, {})[path.suffixes[-2].strip(".")] = json.loads(path.read_text())
         document = {"base": BASE, "arms": ARMS, "results": results}
         document["curves"] = {arm: found for arm in results if (found := curves(folder, arm))}
-        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+        written = RESULTS_OF_LETTERS if clips.sets == [LETTERS] else RESULTS
+        written.write_text(json.dumps(document, indent=1) + "\n")
         for measure in MEASURES:
             print(f"\n{measure}\n\n{features_table(results, measure)}")
         return
@@ -310,7 +344,7 @@ def main() -> None:
     for unit in range(options.units):
         for arm in (RANDOM, DIFFERENCES, *(options.arm or ARMS)):
             path = folder / f"{arm}.{unit}.json"
-            if not path.exists():
+            if not is_measured(path, arm):
                 found = of_unit(arm, unit, clips, folder, tuple(options.set))
                 path.write_text(json.dumps(found))
                 print(

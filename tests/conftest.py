@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 from shared_files import shared_folder
 
@@ -18,11 +21,23 @@ HERE = Path(__file__).resolve().parent
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of what is tested
 settings.load_profile("any machine")
+# To build all commands takes 80 ms, longer than many of them: they are built once, as in a user's process.
+typer.testing._get_command = cache(typer.testing._get_command)
 # One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # The tests that run at the same time share the cores, as the jobs of a sweep do, and know it.
 os.environ.setdefault("EVEREST_JOBS", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the objects of all modules and tests out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # libraries with their own counts of references report objects that are left at the end
 
 
 @pytest.fixture(scope="session", autouse=True)

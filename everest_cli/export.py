@@ -13,10 +13,13 @@ from everest_cli.option_values import read_shares
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everest.checkpoints.load import LoadedModel
 
 
 Format = Literal["hf", "onnx", "torch"]  # the program that reads the export
+GraphPrecision = Literal["fp32", "fp16", "int8"]
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2"}
 
 
@@ -30,10 +33,21 @@ def export(
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
     keep: o.Keep = None,
+    precision: Annotated[
+        GraphPrecision,
+        typer.Option("--precision", help="Of the network in an ONNX file; tokens are selected in float32."),
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
+    ] = None,
+    data: o.ListRoot = None,
     uint8: Annotated[
         bool,
         typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
     ] = False,
+    evaluation: o.Evaluation = None,
+    license_name: o.License = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -44,6 +58,9 @@ def export(
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
     _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
+    _check_precision(to, precision, calibrate)
+    if to != "hf" and (evaluation is not None or license_name is not None):
+        say("--evaluation and --license are for the card of --to hf; everest weights card writes one for any")
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.system.files import refuse_inputs
@@ -53,14 +70,25 @@ def export(
     opened = open_model(weights, kind="transformer")
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
+        from everest.evaluation.card import model_card, read_evaluation
 
-        written = write_folder(out, opened)
+        document = None if evaluation is None else read_evaluation(evaluation)
+        card = model_card(opened, evaluation=document, license_name=license_name)
+        written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}
     else:
-        document = _graph(opened, out, to=to, keep=keep, uint8=uint8)
+        clips = []
+        if calibrate is not None:
+            from everest.checkpoints.quantize import calibration_clips
+            from everest.lists.inputs import named_samples
+
+            samples = named_samples([calibrate], root=data)
+            clips = calibration_clips(opened, samples, source=calibrate, notify=say)
+        document = _graph(opened, out, clips, to=to, keep=keep, uint8=uint8, precision=precision)
     if not quiet:
-        say(f"differs from everest by {document['difference']:.1e} at most, on partly still clips of noise")
+        on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
+        say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
         for note in document["notes"]:
             say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
@@ -78,7 +106,7 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
             raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
-        own = {"model.safetensors", "preprocessor_config.json"}
+        own = {"model.safetensors", "preprocessor_config.json", "README.md"}
         check_new_folder(
             out, "config.json", option="--output", overwrite=overwrite, is_own=lambda name: name in own
         )
@@ -88,19 +116,54 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _graph(opened: LoadedModel, out: Path, *, to: Format, keep: float | None, uint8: bool) -> dict[str, Any]:
+def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
+    from everest.errors import RecipeError
+
+    if precision != "fp32" and to != "onnx":
+        raise RecipeError(f"--precision {precision}: of ONNX files only; add --to onnx")
+    if precision == "int8" and calibrate is None:
+        raise RecipeError(
+            "--precision int8: needs the range of each value; name typical videos with --calibrate LIST, "
+            "such as the list of training"
+        )
+    if precision != "int8" and calibrate is not None:
+        raise RecipeError(f"--calibrate: has no effect with --precision {precision}; use int8")
+
+
+def _graph(
+    opened: LoadedModel,
+    out: Path,
+    clips: list[Tensor],
+    *,
+    to: Format,
+    keep: float | None,
+    uint8: bool,
+    precision: GraphPrecision,
+) -> dict[str, Any]:
+    """Write an ONNX file or a program of torch; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph import exportable
     from everest.checkpoints.graph_files import write_onnx, write_program
 
-    exported = exportable(opened, keep=keep, uint8=uint8)
-    write = write_onnx if to == "onnx" else write_program
-    difference = write(out, exported)
+    exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
     outputs = ", ".join(exported.graph.outputs)
     notes = [f"frames ({exported.layout}) to {outputs}"]
+    document: dict[str, Any] = {"written": [str(out)]}
+    if to == "onnx":
+        inputs = [exported.input(pixels) for pixels in clips]
+        found = write_onnx(out, exported, precision=precision, calibration=inputs)
+        document |= {"precision": precision, "difference": found.largest}
+        if precision != "fp32":
+            document["relative_difference"] = found.relative
+            notes.append(
+                f"{precision}: the same tokens are kept; the outputs differ by {100 * found.relative:.2g} % "
+                "of their standard deviation (root mean square); everest eval measures the accuracy"
+            )
+    else:
+        document["difference"] = write_program(out, exported)
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
         notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
-    return {"written": [str(out)], "difference": difference, "clip": clip, "notes": notes}
+    return {**document, "clip": clip, "notes": notes}

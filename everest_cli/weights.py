@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ NOT_DOWNLOADED = (
 TIMM = (
     "`--init timm:NAME` takes every name of a family that loads; `timm.list_pretrained(PATTERN)` lists them."
 )
-app = typer.Typer(help="Public weights: list, show, check.", no_args_is_help=True)
+app = typer.Typer(help="Public weights: list, show, check; the card of your own.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
 
 KINDS = {"pretrain": "pre-trained model", "classifier": "classifier", "encoder": "encoder"}
@@ -138,3 +139,36 @@ def check(
     typer.echo(f"{trial.name}: {KINDS[trial.kind]} of {trial.parameters:,} parameters, sha256 {trial.sha256}")
     typer.echo(f"clip {frames} x {height} x {width}, {trial.tokens} tokens of width {trial.width}")
     typer.echo(f"feature norm {trial.feature_norm:.4f}")
+
+
+@app.command(epilog="Example: everest weights card runs/finetune --evaluation eval.json --license cc-by-4.0")
+def card(
+    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
+    evaluation: o.Evaluation = None,
+    license_name: o.License = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
+    ] = None,
+    which: o.WhichWeights = None,
+    overwrite: o.OverwriteFile = False,
+) -> None:
+    """Print the model card of your weights: data, metrics with intervals, license, cost, use."""
+    from everest.system.files import check_new_file, refuse_inputs, write_text
+
+    if output is not None:
+        check_new_file(output, option="--output", overwrite=overwrite)
+
+    from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.evaluation.card import model_card, read_evaluation
+
+    file = find_weights(checkpoint, which=which)
+    opened = open_model(file, kind="transformer")
+    document = None if evaluation is None else read_evaluation(evaluation)
+    text = model_card(opened, evaluation=document, license_name=license_name)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    refuse_inputs(output, [*all_weights(file), *filter(None, [evaluation])], option="--output")
+    write_text(output, text)
+    typer.echo(output)

@@ -106,6 +106,17 @@ def classifier_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -
 
 
 @pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory, classifier_run: Path) -> Path:
+    """The classifier of `classifier_run` as an ONNX file that takes frames as decoded."""
+    from small_runs import run
+
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("onnx") / "fp32.onnx"
+    run("export", classifier_run, "--to", "onnx", "--uint8", "-o", path, "-q")
+    return path
+
+
+@pytest.fixture(scope="session")
 def autoencoder_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The run folder of a tiny autoencoder."""
     from small_runs import small_run

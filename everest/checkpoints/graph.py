@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,12 @@ from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
+from everest.models.vit import Encoder
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
+KEPT: Final = "kept"
+GraphPrecision = Literal["fp32", "fp16", "int8"]  # of the encoder's blocks; all else is float32
 DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of numbers limits exactness
 
 
@@ -48,7 +51,7 @@ class SelectingGraph(nn.Module):
         tasks = {head.task for head in heads}
         self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if heads else "features"
-        self.outputs = (name, "kept")
+        self.outputs = (name, KEPT)
         std = [head.std for head in heads for _ in range(head.outputs)]
         mean = [head.mean for head in heads for _ in range(head.outputs)]
         self.register_buffer("std", torch.tensor(std), persistent=False)
@@ -88,6 +91,17 @@ class FramesGraph(nn.Module):
         return self.of_clips(self.pixels.normalize(frames.permute(0, 4, 1, 2, 3)))
 
 
+class Cast(nn.Module):
+    """Converts tokens to another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exportable:
     """A model that is ready to be traced."""
@@ -96,6 +110,18 @@ class Exportable:
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
     unit: Tensor  # (outputs,) or (1,): the size of a difference that counts as 1
+    encoder: Encoder  # of the graph
+
+    def halve(self) -> None:
+        """Let the blocks compute in float16, with weights of that type.
+
+        The tokens are selected, embedded and pooled in float32 by the same weights as before: a rounded
+        embedding would keep other tokens. The head is float32, too, so that classes are compared exactly.
+        """
+        encoder = self.encoder
+        encoder.blocks.half()
+        encoder.add_module("norm_before", nn.Sequential(encoder.norm_before, Cast(torch.float16)))
+        encoder.add_module("norm", nn.Sequential(Cast(torch.float32), encoder.norm))
 
     @property
     def layout(self) -> str:
@@ -108,18 +134,24 @@ class Exportable:
 
     def sample(self, batch: int) -> Tensor:
         """Return `batch` clips of `sample_pixels` as the graph takes them."""
-        pixels = sample_pixels(self.spec, batch)
+        return self.input(sample_pixels(self.spec, batch))
+
+    def input(self, pixels: Tensor) -> Tensor:
+        """Convert clips (B, C, T, H, W) uint8 to the input of the graph."""
         if isinstance(self.graph, FramesGraph):
             return pixels.permute(0, 2, 3, 4, 1).contiguous()
         return self.spec.pixels.normalize(pixels)
 
 
-def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) -> Exportable:
+def exportable(
+    opened: LoadedModel, *, keep: float | None, uint8: bool = False, precision: GraphPrecision = "fp32"
+) -> Exportable:
     """Make a model ready for export.
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
+        precision: of the file, for its metadata; the graph is float32.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
@@ -147,6 +179,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
         "kind": weights.kind,
         "recipe": weights.recipe,
         "step": weights.step,
+        "precision": precision,
         "settings": spec.dump(),
         "classes": weights.classes,
         "heads": [_head(head) for head in heads] or None,
@@ -170,6 +203,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
         spec=spec,
         metadata=texts,
         unit=torch.tensor(units or [1.0]),
+        encoder=module.encoder,
     )
 
 

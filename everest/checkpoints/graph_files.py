@@ -1,11 +1,15 @@
 """The graph of a model as a file: ONNX, or a program of torch.export.
 
-A file is written only if it computes the same as the model.
+A file is written only if it computes the same as the model; in lower precision, only if it keeps the same
+tokens and its outputs still follow the model's.
+
+B clips of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -14,15 +18,28 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from everest.checkpoints.graph import INPUT, Exportable
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.checkpoints.graph import INPUT, Exportable, GraphPrecision
+from everest.checkpoints.quantize import quantize
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.system.files import atomic_file
 
 TOLERANCE: Final = 1e-4  # our choice: of logits and features in float32; above it no file is written
+MOST_LOST: Final = 0.5  # our choice: of the std of the outputs; above it, they hardly follow the model's
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; the rest is for the graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The distance of the outputs of a written file from the model's."""
+
+    largest: float  # of a logit or feature; of a number in units of its standard deviation
+    relative: float  # the root mean square, as a share of the std of all outputs of all clips
+
+
+Run = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
 
 @torch.no_grad()
@@ -35,7 +52,7 @@ def trace(exported: Exportable) -> ExportedProgram:
 
 
 @torch.no_grad()
-def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, what: str) -> float:
+def compare(exported: Exportable, run: Run, *, what: str) -> float:
     """Return the largest difference between the outputs of a written file and of the model.
 
     The difference of a number is in units of the standard deviation of the numbers.
@@ -62,11 +79,52 @@ def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, 
     return largest
 
 
-def write_onnx(path: Path, exported: Exportable) -> float:
-    """Write an .onnx file and return the largest difference between onnxruntime's outputs and the model's.
+@torch.no_grad()
+def compare_reduced(
+    expected: Sequence[tuple[Tensor, Sequence[Tensor]]], run: Run, *, unit: Tensor, precision: GraphPrecision
+) -> Difference:
+    """Return the difference between a file of lower precision and the model.
 
+    Args:
+        expected: clips as the graph takes them, with the outputs of the model.
+        unit: as `Exportable.unit`.
+    Raises:
+        CheckpointError: other tokens are kept, or outputs are not finite or hardly follow the model's.
+    """
+    pairs = [(outputs, run(clips)) for clips, outputs in expected]
+    problem = None
+    for wanted, found in pairs:
+        if not all(torch.equal(a, b) for a, b in zip(wanted[1:], found[1:], strict=True)):
+            problem = "keeps other tokens"
+        elif not found[0].isfinite().all():
+            problem = "has outputs that are not finite, other"
+    wanted = torch.cat([outputs[0] for outputs, _ in pairs]) / unit  # (B, outputs)
+    lost = torch.cat([found[0] for _, found in pairs]) / unit - wanted
+    relative = float(lost.square().mean().sqrt() / wanted.std())
+    if problem is None and not relative <= MOST_LOST:
+        problem = f"computes something else (difference {relative:.2f} of the outputs' standard deviation)"
+    if problem is not None:
+        raise CheckpointError(
+            f"--precision {precision}: the file {problem} than the weights in float32; nothing was written"
+        )
+    return Difference(largest=float(lost.abs().max()), relative=relative)
+
+
+def write_onnx(
+    path: Path,
+    exported: Exportable,
+    *,
+    precision: GraphPrecision = "fp32",
+    calibration: Sequence[Tensor] = (),
+) -> Difference:
+    """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
+
+    Args:
+        precision: of the blocks. The graph of `exported` cannot be used in float32 after fp16.
+        calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
     Raises:
         RecipeError: the weights are larger than an ONNX file can be.
+        CheckpointError: see `compare_reduced`.
         EnvironmentProblem: a package is missing, or onnxruntime computes something else.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
@@ -74,14 +132,39 @@ def write_onnx(path: Path, exported: Exportable) -> float:
         raise EnvironmentProblem(
             f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
         )
-    import onnxruntime
-    import onnxscript
-
     size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
     if size > LARGEST:
         raise RecipeError(
             f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
         )
+    batches = calibration or [exported.sample(batch) for batch in BATCHES]
+    with torch.no_grad():
+        expected = [(clips, exported.graph(clips)) for clips in batches] if precision != "fp32" else []
+    if precision == "fp16":
+        exported.halve()
+    program = _onnx_program(exported)
+    with atomic_file(path) as part:
+        program.save(part, external_data=False)
+        if precision != "fp16":
+            exact = Difference(largest=compare(exported, _runner(part), what="onnxruntime"), relative=0.0)
+            if precision == "fp32":
+                return exact
+            quantize(part, batches)
+        return compare_reduced(expected, _runner(part), unit=exported.unit, precision=precision)
+
+
+def _runner(file: Path) -> Run:
+    """Return the function that runs an ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
+
+
+def _onnx_program(exported: Exportable) -> Any:
+    """Trace and translate the graph; the metadata is in the program."""
+    import onnxscript
+
     op: Any = onnxscript.opset20
 
     def stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
@@ -101,14 +184,7 @@ def write_onnx(path: Path, exported: Exportable) -> float:
     )
     assert program is not None
     program.model.metadata_props.update(exported.metadata)
-    with atomic_file(path) as part:
-        program.save(part, external_data=False)
-        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-        return compare(
-            exported,
-            lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})],
-            what="onnxruntime",
-        )
+    return program
 
 
 def write_program(path: Path, exported: Exportable) -> float:

@@ -36,6 +36,7 @@ from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
+CARD: Final = "README.md"
 LEAVES: Final = ("weight", "bias")
 BIASED: Final = (  # modules of a layer with a weight and a bias
     "attention.attention.query",
@@ -70,12 +71,14 @@ class TransformersFolder:
     notes: list[str]  # where transformers computes something else
 
 
-def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
+def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> TransformersFolder:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
     The weights are converted back before they are written, and all tokens are encoded. A converted model
     computes as transformers does, so a user of transformers sees the same difference.
 
+    Args:
+        card: the text of its README.md; None: it has none.
     Raises:
         CheckpointError: VideoMAE of transformers cannot be this model.
     """
@@ -105,11 +108,14 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
         frames = sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
         notes.append(f"{frames}, which its config.json cannot state")
 
-    files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
+    texts = {CARD: card, PREPROCESSOR: json.dumps(processing, indent=2) + "\n"}
+    texts[CONFIG] = json.dumps(config, indent=2) + "\n"
+    written = {name: text for name, text in texts.items() if text is not None}
     with unfinished_folder(folder, CONFIG):
-        write_tensors(files[0], tensors, metadata={"format": "pt"})
-        for path, content in zip(files[1:], (processing, config), strict=True):
-            write_text(path, json.dumps(content, indent=2) + "\n")
+        write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+        for name, text in written.items():
+            write_text(folder / name, text)
+    files = [folder / name for name in (WEIGHTS, *written)]
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 
 

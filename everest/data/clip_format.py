@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from everest.config.values import MOST_FPS
-from everest.data.views import ValidationViews
+from everest.data.views import EvalViews, ValidationViews
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -45,19 +46,28 @@ class ClipFormat:
         """C: 3 colors, or 1 for luma."""
         return len(self.mean)
 
-    def read(self, video: str | Path) -> Tensor:
-        """Read the middle of a video, center-cropped: (C, T, H, W) uint8.
+    def read(self, video: str | Path | Sample) -> Tensor:
+        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8.
 
         Raises:
             VideoError: the file is unreadable.
         """
-        views = ValidationViews(
-            frames=self.frames,
-            stride=self.stride,
-            size=self.size,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=self.channels,
-        )
         unused_rng = np.random.default_rng(0)  # these views draw nothing
-        return views(Sample(path=str(video)), unused_rng, "auto").frames[0]
+        sample = video if isinstance(video, Sample) else Sample(path=str(video))
+        return ValidationViews(**self._shared)(sample, unused_rng, "auto").frames[0]
+
+    def views(self) -> EvalViews:
+        """The view of an evaluation with one clip and one crop; `read` may take other frames."""
+        return EvalViews(**self._shared, clips=1, crops=1)
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """The settings of `StageViews`."""
+        return {
+            "frames": self.frames,
+            "stride": self.stride,
+            "size": self.size,
+            "sampling": self.sampling,
+            "fps": self.fps,
+            "channels": self.channels,
+        }

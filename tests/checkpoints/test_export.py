@@ -279,11 +279,8 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     assert (features - expected).abs().max() < 1e-4
 
 
-def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    options = ["--to", "onnx", "--out", tmp_path / "m.onnx", "--json"]
-    document = json.loads(run("export", classifier_run, *options, "--uint8"))
-    assert document["notes"][0] == "frames (clips x 4 x 32 x 32 x 3, uint8 RGB) to logits, kept"
-    session = onnx_session(tmp_path / "m.onnx")
+def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
+    session = onnx_session(onnx_file)
     (given,) = session.get_inputs()
     assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
     model = everest.load_model(classifier_run)
@@ -294,8 +291,10 @@ def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files:
     logits, kept = session.run(None, {"frames": frames.permute(0, 2, 3, 4, 1).contiguous().numpy()})
     assert (kept == ids.numpy()).all()
     assert abs(logits - expected.numpy()).max() < 1e-5
-    about = json.loads(session.get_modelmeta().custom_metadata_map["input"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = json.loads(metadata["input"])
     assert (about["dtype"], about["values"]) == ("uint8", "0 to 255")
+    assert metadata["precision"] == "fp32"
 
 
 def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):

@@ -1,0 +1,156 @@
+"""The model card of a checkpoint: README.md with the front matter of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from everest.checkpoints.describe import sampled_frames, trained_clip
+from everest.checkpoints.load import LoadedModel
+from everest.config.metrics import METRICS
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
+from everest.evaluation.metric_text import metric_rows, views_text
+from everest.models.cost import count_macs, count_tokens
+from everest.models.spec import ModelSpec
+from everest.system.json_text import read_json
+from everest.system.run_folder import RECIPE
+
+TASK: Final = "video-classification"  # of the hub
+NOT_STATED: Final = "not stated: set it before you publish the weights (`--license`)"
+HUB_NAMES: Final = {
+    "top1": "accuracy",
+    "top5": "top_5_accuracy",
+    "macro_f1": "f1",
+    "mae": "mae",
+    "rmse": "rmse",
+}
+NO_EVALUATION: Final = (
+    "None was given: write one with `everest eval --json > eval.json`, and name it with `--evaluation`."
+)
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Read the document that `everest eval --json` printed.
+
+    Raises:
+        RecipeError: no such file, or another document.
+    """
+    try:
+        document = read_json(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"--evaluation {path}: {reason}") from error
+    if not isinstance(document, dict) or not {"videos", "views", "checkpoint", "recipe"} <= document.keys():
+        raise RecipeError(
+            f"--evaluation {path}: no document of an evaluation; write one with everest eval --json > {path}"
+        )
+    return document
+
+
+def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, license_name: str | None) -> str:
+    """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
+
+    Args:
+        evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
+        license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
+    """
+    spec, weights = opened.spec, opened.weights
+    assert isinstance(spec, ModelSpec)
+    name = opened.file.parent.name or opened.file.stem
+    data = ModelCardData(
+        license=license_name,
+        library_name="everest",
+        pipeline_tag=TASK if weights.kind == "classifier" else None,
+        tags=["video", "everest", weights.kind],
+        model_name=name,
+        eval_results=_hub_results(evaluation) if evaluation else None,
+    )
+    sections = {
+        "Model": _model_lines(opened, spec),
+        "Data": _data_lines(opened),
+        "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
+        "License": _license_lines(weights.origin, license_name),
+        "Use": _use_lines(opened),
+    }
+    body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
+
+
+def _hub_results(evaluation: Mapping[str, Any]) -> list[EvalResult]:
+    """The metrics that the hub has a name for; its model index has no intervals."""
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=str(evaluation["recipe"]),
+            dataset_name=f"data.test of {evaluation['recipe']}, {evaluation['videos']} videos",
+            metric_type=metric_type,
+            metric_name=METRICS[key].title,
+            metric_value=round(evaluation[key] / (100 if METRICS[key].percent else 1), 6),
+        )
+        for key, metric_type in HUB_NAMES.items()
+        if evaluation.get(key) is not None
+    ]
+
+
+def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
+    counts, clip = count_tokens(spec), trained_clip(opened)
+    parameters = sum(parameter.numel() for parameter in opened.transformer.parameters())
+    height, width = spec.size
+    size = spec.model.backbone_size
+    yield f"- {opened.weights.kind} of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
+    yield f"- ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({spec.model.backbone})"
+    yield f"- {parameters:,} parameters, {count_macs(spec).total / 1e9:.2f} GMACs for a clip"
+    yield f"- encodes {counts.visible} of {counts.total} tokens of a clip ({spec.selection.strategy})"
+    frames = f"{spec.frames} frames of {height} x {width} pixels"
+    stride = "" if clip is None else sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
+    yield f"- clips: {frames}; {stride or 'the weights do not state their stride'}"
+
+
+def _data_lines(opened: LoadedModel) -> Iterator[str]:
+    run = opened.file.parent / RECIPE
+    if run.is_file():
+        data = load_recipe(run, imports=False).data
+        lists = {"trained on": data.train, "validated on": data.val, "evaluated on": data.test}
+        if opened.weights.kind == "pretrain":
+            lists = {"trained on": data.pretrain or data.train}
+        yield from (f"- {title} `{name}`" for title, name in lists.items() if name)
+    origin: Mapping[str, Any] | None = opened.weights.origin
+    while origin:
+        yield f"- started from `{Path(str(origin.get('file'))).name}` ({origin.get('kind', 'weights')})"
+        origin = origin.get("origin")
+    if opened.weights.classes:
+        yield f"- classes: {', '.join(opened.weights.classes)}"
+    yield "- source, consent and license of the videos: state them before you publish the weights"
+
+
+def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    document = dict(evaluation)
+    yield f"| {views_text(document)} | value | 95 % interval | chance |"
+    yield "|---|---|---|---|"
+    yield from (f"| {' | '.join(cells)} |" for cells in metric_rows(document))
+    groups = f" of {document['groups']} groups" if document.get("groups", 0) < document["videos"] else ""
+    yield ""
+    skipped = document.get("skipped", 0)
+    yield f"{document['videos']} videos{groups}, {skipped} unreadable; recipe `{document['recipe']}`."
+
+
+def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -> Iterator[str]:
+    yield f"- of these weights: {license_name or NOT_STATED}"
+    while origin:
+        name, of_origin = Path(str(origin.get("file"))).name, origin.get("licence")
+        if of_origin:
+            yield f"- of `{name}`, from which they were trained: {of_origin}"
+        origin = origin.get("origin")
+
+
+def _use_lines(opened: LoadedModel) -> Iterator[str]:
+    file = opened.file.name
+    command = "predict" if opened.weights.kind == "classifier" else "extract"
+    output = "" if command == "predict" else " --output features.npz"
+    yield "```sh"
+    yield f"everest {command} video.mp4 --checkpoint {file}{output}"
+    yield "```"

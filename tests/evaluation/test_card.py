@@ -1,0 +1,51 @@
+"""Model cards: what a checkpoint states about itself, and the metrics of an evaluation that is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from small_runs import json_of, refused, run
+
+from everest.system.weights import read_weights
+
+
+def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run: Path, tmp_path: Path):
+    evaluation = json_of("eval -q --checkpoint", classifier_run)
+    (tmp_path / "eval.json").write_text(json.dumps(evaluation))
+    options = ["--evaluation", tmp_path / "eval.json", "--license", "cc-by-4.0"]
+    run("export --to hf -q", classifier_run, "-o", tmp_path / "hf", *options)
+    text = (tmp_path / "hf" / "README.md").read_text()
+    assert run("weights card", classifier_run, *options) == text
+    card = ModelCard(text)
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.pipeline_tag == "video-classification"
+    assert card.data.eval_results is not None
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found["accuracy"] == evaluation["top1"] / 100
+    low, high = evaluation["intervals"]["top1"]
+    (row,) = [line for line in text.splitlines() if line.startswith("| top-1 |")]
+    assert f"{low:.1f} to {high:.1f}" in row
+    for fact in ("trained on `train.csv`", "GMACs for a clip", "2 frames of the video apart", "cc-by-4.0"):
+        assert fact in text
+
+
+def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_path: Path):
+    weights = read_weights(classifier_run / "model.safetensors")
+    origin = {
+        "file": "hub/videomae.safetensors",
+        "kind": "pretrain",
+        "licence": "cc-by-nc-4.0",
+        "origin": None,
+    }
+    replace(weights, origin=origin).save(tmp_path / "alone.safetensors")
+    text = run("weights card", tmp_path / "alone.safetensors")
+    assert ModelCard(text).data.license is None
+    assert "of these weights: not stated" in text
+    assert "of `videomae.safetensors`, from which they were trained: cc-by-nc-4.0" in text
+    assert "None was given" in text
+    (tmp_path / "other.json").write_text("{}")
+    message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
+    assert "no document of an evaluation" in message

@@ -14,6 +14,8 @@ from everest_cli.option_groups import RunOptions, grouped
 from everest_cli.option_values import read_shares
 from everest_cli.output import Display, print_json
 
+EXPORTED = ".onnx"
+
 
 @grouped
 def evaluate(
@@ -40,6 +42,8 @@ def evaluate(
 ) -> None:
     """Evaluate a classifier on clips x crops views of every video of data.test.
 
+    C may also be an ONNX file of `everest export`, next to the recipe.yaml of its run or with --recipe.
+
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
     from everest.config.layers import read_overrides
@@ -51,6 +55,9 @@ def evaluate(
         "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
     )
 
+    if weights.suffix == EXPORTED:
+        _refuse_for_exported(weights, keep=keep, retrieval=retrieval, selects=selects, gpus=gpus, run=run)
+        gpus = "cpu"
     devices = training_command.launch(gpus, processes)
 
     from everest.evaluation.evaluation import Outputs, evaluate
@@ -77,6 +84,26 @@ def evaluate(
     accelerator.end_training()
     if is_main():
         print_json(result) if run.as_json else _print_table(result)
+
+
+def _refuse_for_exported(
+    file: Path, *, keep: str | None, retrieval: bool, selects: bool, gpus: str, run: RunOptions
+) -> None:
+    """Raise RecipeError for an option that an ONNX file cannot follow."""
+    from everest.errors import RecipeError
+
+    given = {
+        "--keep": keep is not None,
+        "--retrieval": retrieval,
+        "--set finetune.selection": selects,
+        "--precision": run.precision is not None,
+        "--gpus": gpus not in ("auto", "cpu"),
+    }
+    for option in (option for option, is_given in given.items() if is_given):
+        raise RecipeError(
+            f"{option}: {file} computes what it was exported for, on the CPU; evaluate its checkpoint, or "
+            "export it again"
+        )
 
 
 def _print_table(result: dict[str, Any]) -> None:

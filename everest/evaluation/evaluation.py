@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from everest.checkpoints.describe import as_trained
-from everest.checkpoints.load import all_weights, open_model
-from everest.config.heads import MULTI_LABEL, HeadSetting
+from everest.checkpoints.load import all_weights
 from everest.config.settings import Recipe
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
-from everest.errors import CheckpointError
 from everest.evaluation.metric_text import metric_values
-from everest.evaluation.multi_view import evaluate_views
+from everest.evaluation.multi_view import Classifier, evaluate_views
+from everest.evaluation.opening import open_classifier
 from everest.inference.model import OpenedModel, require_finite_outputs
 from everest.lists.classes import Classes
-from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
@@ -33,7 +28,6 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
-from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
 
@@ -102,9 +96,10 @@ def evaluate(
     outputs: Outputs = NO_FILES,
     saved_selection: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate the classifier of a checkpoint on the recipe's `data.test`.
+    """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
 
-    The recipe sets the clips and the token selection; it is the run's recipe unless another is given.
+    The recipe sets the clips and the token selection; it is the run's recipe unless another is given. An ONNX
+    file has its own selection.
 
     Args:
         saved_selection: use the token selection that is stored in the weights, not that of the recipe.
@@ -118,38 +113,14 @@ def evaluate(
     """
     if accelerator.is_main_process:
         outputs.check(weights_file)
-    opened = open_model(
-        weights_file,
-        kind="classifier",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        selection=None if saved_selection else recipe.finetune.selection,
-        check=partial(_check_recipe, recipe, source=weights_file),
+    model, spec, recipe = open_classifier(
+        weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    spec, model = opened.spec, opened.module
-    assert isinstance(spec, ModelSpec)
-    assert isinstance(model, VideoClassifier)
-    others, own = recipe.finetune.selection, spec.selection
-    if others.at_evaluation() != own.at_evaluation():
-        text = f"{_settings(own)}; recipe {recipe.name} has {_settings(others)}"
-        report(
-            notice(f"tokens are selected as in the weights: {text}; --set finetune.selection.* changes it")
-        )
-    if weights_file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
-        report(
-            notice(
-                f"warning: {recipe.data.test} has chosen these weights (data.val), so its accuracy is too "
-                "high; evaluate another list, or take --which newest"
-            )
-        )
-    recipe = as_trained(recipe, spec, source=weights_file)
-    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=own))
-    model.describe(recipe, file=weights_file, class_names=opened.weights.classes)
     return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
 
 
 def evaluate_classifier(
-    model: VideoClassifier,
+    model: Classifier,
     spec: ModelSpec,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -201,6 +172,7 @@ def evaluate_classifier(
         "recipe": recipe.name,
     }
     if outputs.retrieval:
+        assert isinstance(model, VideoClassifier), "an exported classifier has no features"
         nearest = _nearest(model, clips, accelerator, report)
         result |= nearest.get("", {"nearest": nearest})
         if all(row["retrieval"]["precision@10"] is None for row in nearest.values()):
@@ -245,34 +217,3 @@ def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: C
         return {**measured, **added.get("", {})}
     heads = {name: {**of_head, **added.get(name, {})} for name, of_head in measured["heads"].items()}
     return {**measured, "heads": heads}
-
-
-def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
-    """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    tubelet, heads, num_classes = recipe.model.tubelet, recipe.data.heads, recipe.data.num_classes
-    unnamed = heads is None and spec.heads is None
-    if spec.model.tubelet != tubelet:
-        problem = f"trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
-    elif heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
-        problem = f"its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
-    elif unnamed and num_classes not in (None, spec.num_classes):
-        problem = f"distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
-    elif unnamed and recipe.data.task != spec.task:
-        problem = f"trained for data.task {spec.task}, the recipe has {recipe.data.task}"
-    else:
-        return
-    raise CheckpointError(f"{source}: {problem}")
-
-
-def _settings(selection: Strategy) -> str:
-    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
-
-
-def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:
-    if not heads:
-        return "one without a name"
-    shown = {
-        name: f"multi-label: {setting[MULTI_LABEL]}" if isinstance(setting, dict) else setting
-        for name, setting in heads.items()
-    }
-    return ", ".join(f"{name} ({setting})" for name, setting in shown.items())

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.checkpoints.exported import ExportedClassifier
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
@@ -24,6 +25,7 @@ from everest.models.classifier import VideoClassifier
 from everest.system.compute import HostCopy
 from everest.system.events import Report
 
+Classifier = VideoClassifier | ExportedClassifier
 CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
 
 
@@ -53,7 +55,7 @@ class _Pass(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: VideoClassifier,
+    model: Classifier,
     clips: VideoClips,
     accelerator: Accelerator,
     *,

@@ -1,0 +1,150 @@
+"""A classifier in an ONNX file of `everest export`, run by onnxruntime on the CPU.
+
+Its metadata states clips, classes and settings of the model, so that it is evaluated like a checkpoint.
+
+B batch, C channels, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from everest.checkpoints.graph import INPUT
+from everest.config.heads import Heads
+from everest.data.clip_format import ClipFormat
+from everest.errors import CheckpointError, EnvironmentProblem, shown
+from everest.methods.strategies import Strategy
+from everest.models.classifier import answers
+from everest.models.spec import ModelSpec
+from everest.system.json_text import parse_json
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+SUFFIX: Final = ".onnx"
+
+
+class ExportedClassifier(nn.Module):
+    """An exported classifier, which takes clips of bytes as a `VideoClassifier` does.
+
+    Attributes:
+        spec: of the model that was exported, with the token selection of the file.
+        clip: the clips that it takes; the stride is 1 if the file does not state it.
+        knows_stride: whether the file states the stride of its clips.
+        precision: of the network: fp32, fp16 or int8.
+    """
+
+    def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
+        super().__init__()
+        values: dict[str, Any] = {name: parse_json(metadata[name]) for name in ("settings", "clip", "input")}
+        classes, clip = parse_json(metadata["classes"]), values["clip"]
+        self.file = file
+        self.spec = ModelSpec.from_settings(values["settings"], source=file)
+        self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
+        self.precision = metadata.get("precision", "fp32")  # older files do not state it
+        self.takes_bytes = values["input"]["dtype"] == "uint8"
+        self.knows_stride = clip["stride"] is not None
+        self.clip = ClipFormat(
+            frames=self.spec.frames,
+            stride=clip["stride"] or 1,
+            size=self.spec.size,
+            sampling=clip["sampling"] or "dense",
+            fps=clip["fps"],
+            mean=self.spec.pixels.mean,
+            std=self.spec.pixels.std,
+        )
+        self._session = session
+
+    @property
+    def heads(self) -> Heads:
+        return self.spec.answered
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of all heads."""
+        return sum(head.outputs for head in self.heads)
+
+    @property
+    def selector(self) -> Strategy:
+        return self.spec.selection
+
+    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+        """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU.
+
+        Args:
+            keep: must be None: the file encodes the tokens that it was exported for.
+        """
+        assert keep is None, "an exported file has one keep ratio"
+        frames = frames.cpu()
+        clips = frames.permute(0, 2, 3, 4, 1) if self.takes_bytes else self.spec.pixels.normalize(frames)
+        outputs, _ = self._session.run(None, {INPUT: clips.contiguous().numpy()})
+        return torch.from_numpy(outputs)
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Convert outputs (..., outputs) to float32 probabilities; numbers are in their unit already."""
+        return answers(outputs, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
+
+
+def is_exported(file: Path) -> bool:
+    """Whether a file that the user names as a checkpoint is an ONNX file."""
+    return file.suffix.lower() == SUFFIX
+
+
+def open_exported(file: Path) -> ExportedClassifier:
+    """Open a classifier that `everest export --to onnx` wrote. It uses as many threads as torch.
+
+    Raises:
+        CheckpointError: damaged, of another program, or not of a classifier.
+        EnvironmentProblem: onnxruntime is not installed.
+    """
+    session = open_session(file)
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata.get("format") != "everest":
+        raise CheckpointError(
+            f"{file}: an ONNX file of another program: it does not state its classes and clips; write one "
+            "with everest export CHECKPOINT --to onnx"
+        )
+    kind = metadata.get("kind")
+    if kind != "classifier":
+        article = "an" if kind == "encoder" else "a"
+        raise CheckpointError(
+            f"{file}: {article} {shown(kind)} model, which answers nothing; export a run of everest finetune"
+        )
+    try:
+        return ExportedClassifier(file, session, metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its metadata is damaged ({shown(error)}); export it again") from error
+
+
+def open_session(file: Path) -> InferenceSession:
+    """Open any ONNX file.
+
+    Raises:
+        CheckpointError: no such file, or onnxruntime cannot read it.
+        EnvironmentProblem: onnxruntime is not installed.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file")
+    try:
+        import onnxruntime
+
+        states = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"{file}: needs onnxruntime; run `pip install 'everest-video[export]'`"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    unreadable = (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented)
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except unreadable as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{file}: onnxruntime cannot read it ({shown(reason)})") from error

@@ -49,8 +49,18 @@ def profile(
         float | None, typer.Option("--alpha", metavar="X", help="Candidate frames per frame of the clip.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Also measure the loader on these videos.")
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Also measure the loader on these videos; the videos of --latency."
+        ),
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="C", help="Checkpoint or ONNX file, for --latency."),
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time a trained model from a video file to its answer.")
+    ] = False,
     overrides: o.Overrides = None,
     comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
     paper: Annotated[
@@ -88,7 +98,8 @@ def profile(
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
-    With --videos and --gpu, also the hours and the memory of a run on that GPU, in words.
+    With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
+    --checkpoint and --latency, only the time that a trained model takes for a video.
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
@@ -98,17 +109,26 @@ def profile(
         *(backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides),
         *(data, comparing, measured, max_batch, memory, plot, videos, epochs, gpu),
     )
+    if (checkpoint is None) == latency:
+        raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
     notices = {
+        "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
+        and (paper or any(value for value in other_options if value is not data)),
         "with --paper no other option but --json has an effect": paper and any(other_options),
         OWN_RECIPES: recipe and (comparing or plot),
         "--batch has no effect without --measure or --data": batch and not (measured or data),
-        "--gpus has no effect without --measure, --data or --max-batch": gpus != "auto"
-        and not (measured or data or max_batch),
+        "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
+        and not (measured or data or max_batch or latency),
         "--overwrite has no effect without --plot": overwrite and not plot,
     }
     for text in (text for text, holds in notices.items() if holds):
         say(text)
 
+    if checkpoint is not None:
+        from everest_cli.profile_latency import print_latency
+
+        print_latency(checkpoint, data, gpus=gpus, as_json=as_json, quiet=quiet)
+        return
     if recipe is not None:
         from everest.config.recipe_files import find_recipe, with_bases
 

@@ -1,0 +1,189 @@
+"""ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import json_of, refused, run
+from torch import Tensor
+
+import everest
+from everest.checkpoints.graph import KEPT
+from everest.checkpoints.graph_files import compare_reduced
+from everest.checkpoints.quantize import nodes_behind
+from everest.errors import CheckpointError
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "classify.py"
+
+
+@pytest.fixture(scope="module")
+def int8(classifier_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The document of an export with integers."""
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    options = ["--to", "onnx", "--uint8", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
+    return json_of("export", classifier_run, *options, "-o", path)
+
+
+def selecting_part(file: Path) -> tuple[list[tuple[object, ...]], dict[str, bytes]]:
+    """The nodes that decide which tokens are kept, and the values of the constants that they use."""
+    model = onnx.load(file)
+    nodes = sorted(nodes_behind(model, KEPT), key=lambda node: node.output[0])
+    texts = [
+        (node.op_type, *node.input, *node.output, *(value.SerializeToString() for value in node.attribute))
+        for node in nodes
+    ]
+    used = {name for node in nodes for name in node.input}
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return texts, {name: value.tobytes() for name, value in stored.items() if name in used}
+
+
+def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The outputs of a file for four videos, and everest's logits and kept tokens."""
+    model = everest.load_model(run_folder)
+    clips = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
+    with torch.no_grad():
+        return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
+
+
+def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
+    int8: dict[str, Any], onnx_file: Path, classifier_run: Path, clip_files: Path
+):
+    file = Path(int8["written"][0])
+    nodes, constants = selecting_part(file)
+    assert (nodes, constants) == selecting_part(onnx_file)
+    assert {"TopK", "MatMul"} <= {node[0] for node in nodes}
+    (logits, kept), expected, ids = of_real_frames(file, classifier_run, clip_files)
+    assert torch.equal(kept, ids)
+    difference = float((logits - expected).abs().max())
+    assert 0 < difference <= int8["difference"] * 1.01  # it was calibrated, and compared, on these videos
+    assert int8["relative_difference"] < 0.1
+    kinds = [node.op_type for node in onnx.load(file).graph.node]
+    assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
+    assert file.stat().st_size < onnx_file.stat().st_size
+
+
+@pytest.mark.slow
+def test_half_precision_selects_tokens_by_the_nodes_and_constants_of_the_float32_file(
+    onnx_file: Path, classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    file = tmp_path / "half.onnx"
+    run("export --to onnx --uint8 --precision fp16 -q", classifier_run, "-o", file)
+    assert selecting_part(file) == selecting_part(onnx_file)
+    (logits, kept), expected, ids = of_real_frames(file, classifier_run, clip_files)
+    assert torch.equal(kept, ids)
+    assert 0 < (logits - expected).abs().max() < 1e-2
+    types = {tensor.data_type for tensor in onnx.load(file).graph.initializer if "blocks" in tensor.name}
+    assert onnx.TensorProto.FLOAT not in types
+
+
+def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
+    logits, kept = torch.tensor([[1.0, -1.0], [0.5, 2.0]]), torch.tensor([[0, 3], [1, 2]])
+    clips = [(torch.zeros(2), (logits, kept))]
+
+    def difference(*found: Tensor) -> float:
+        return compare_reduced(clips, lambda _: found, unit=torch.ones(1), precision="int8").relative
+
+    assert difference(logits + 0.1, kept) == pytest.approx(0.1 / float(logits.std()))
+    for found, message in (
+        ((logits, kept.flip(0)), "keeps other tokens"),
+        ((logits / 0, kept), "not finite"),
+        ((logits.flip(0), kept), "computes something else"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            difference(*found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
+        ("--to torch --precision fp16 -o m.pt2", "add --to onnx"),
+        ("--to onnx --calibrate list.csv -o m.onnx", "has no effect"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):
+    assert message in refused(f"export {options}", classifier_run, code=2)
+
+
+# --- eval, profile --latency, and the example ---------------------------------------------------------------
+
+
+def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
+    onnx_file: Path, classifier_run: Path, tmp_path: Path
+):
+    recipe = ["--recipe", classifier_run / "recipe.yaml", "-q", "--no-interval"]
+    rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]
+    of_file = json_of("eval --checkpoint", onnx_file, *recipe, "--predictions", rows[0])
+    expected = json_of("eval --checkpoint", classifier_run, *recipe, "--predictions", rows[1])
+    same = ("top1", "clip_top1", "per_class", "videos", "views", "recipe")
+    assert {key: of_file[key] for key in same} == {key: expected[key] for key in same}
+    assert of_file["ece"] == pytest.approx(expected["ece"], abs=1e-3)
+    assert of_file["checkpoint"] == str(onnx_file)
+    assert [len(path.read_text().splitlines()) for path in rows] == [5, 5]
+
+
+def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
+    command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
+    for option in (
+        "--keep=0.5",
+        "--retrieval",
+        "--precision=bf16",
+        "--set=finetune.selection.keep_ratio=0.5",
+    ):
+        message = refused(*command, option, code=2)
+        assert option.split("=")[0] in message
+        assert "computes what it was exported for" in message
+    assert "--set data.frames=4" in refused(*command, "--set=data.frames=8", code=6)
+    assert "choose clips and views with --recipe" in refused("eval --checkpoint", onnx_file, code=6)
+
+
+def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
+    recipe, other = ["--recipe", classifier_run / "recipe.yaml"], tmp_path / "other.onnx"
+    model = onnx.load(onnx_file)
+    texts = {prop.key: prop.value for prop in model.metadata_props}
+    for change, message in (
+        (None, "an ONNX file of another program"),
+        ({"kind": "encoder"}, "an encoder model, which answers nothing"),
+        ({"settings": "{"}, "its metadata is damaged"),
+    ):
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, {} if change is None else {**texts, **change})
+        onnx.save(model, other)
+        assert message in refused("eval --checkpoint", tmp_path / "other.onnx", *recipe, code=6)
+    (tmp_path / "other.onnx").write_bytes(b"no graph")
+    assert "onnxruntime cannot read it" in refused(
+        "eval --checkpoint", tmp_path / "other.onnx", *recipe, code=6
+    )
+
+
+def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):
+    for checkpoint, data in ((onnx_file, ["--data", clip_files / "train.csv"]), (classifier_run, [])):
+        document = json_of("profile --latency -q --gpus cpu --checkpoint", checkpoint, *data)
+        latency = document["latency"]
+        parts = [latency[f"{part}_ms"] for part in ("decode", "transform", "network")]
+        assert min(parts) > 0
+        assert max(parts) < latency["p50_ms"] <= latency["p95_ms"]
+        assert (latency["videos"], latency["measured"]) == (4 if data else 1, 30)
+    assert "go together" in refused("profile --latency", code=2)
+
+
+def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, clip_files: Path):
+    video = clip_files / "clip2.mp4"
+    result = subprocess.run(
+        [sys.executable, EXAMPLE, onnx_file, video], capture_output=True, text=True, check=True
+    )
+    found = {label: float(value) for label, value in map(str.split, result.stdout.splitlines())}
+    (row,) = json_of("predict --clips 1 --crops 1 -q --checkpoint", classifier_run, video)
+    expected = {each["label"]: each["probability"] for each in row["predictions"]}
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert list(found) == list(expected)

@@ -100,3 +100,18 @@ def test_curves_between_views():
             rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")
     assert len(rows) == 6
     assert missing("pretraining-works.md", rows) == []
+
+
+def test_exported_files():
+    arms = {"checkpoint": "checkpoint (torch)", "fp32": "ONNX fp32", "fp16": "ONNX fp16", "int8": "ONNX int8"}
+    rows = []
+    for row in results("exported")["rows"]:
+        top1 = f"{row['top1']:.1f} %" if "top1" in row else "-"
+        same = f"{row['same_as_fp32']} of {row['videos']}" if "top1" in row else "-"
+        cells = [row["model"], arms[row["arm"]], f"{row['bytes'] / 1e6:.1f} MB", top1, same]
+        for threads in ("threads_1", "threads_2"):
+            p50, p95 = row[threads]["ms"]
+            cells += [f"{p50:.1f} / {p95:.1f}", f"{row[threads]['faster']['ratio']:.2f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    assert len(rows) >= 8
+    assert missing("reports.md", rows) == []

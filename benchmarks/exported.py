@@ -88,7 +88,7 @@ def accuracy(file: Path, run: Path, folder: Path) -> dict[str, Any]:
 
 
 def answerers(files: dict[str, Path]) -> dict[str, Callable[[Tensor], object]]:
-    """What maps clips to answers, with as many threads as torch has now."""
+    """The functions from clips to answers, with as many threads as torch has now."""
     answers: dict[str, Callable[[Tensor], object]] = {
         "checkpoint": OpenedModel.open(
             files["checkpoint"], clips=1, crops=1, precision="fp32", cpu=True

@@ -63,7 +63,7 @@ class _Calibration:
 def quantize(file: Path, batches: Sequence[Tensor]) -> None:
     """Quantize a float32 graph in its file, statically: the scales of activations come from clips.
 
-    Only the products of the blocks with their weights change. The nodes of importance, selection and
+    Only the products of encoded tokens with weights change. The nodes of importance, selection and
     embedding stay as they are, so the file keeps the tokens of the float32 graph. The head stays float32, and
     so do the products of attention, which take longer in integers: both factors change with every clip.
 
@@ -78,7 +78,7 @@ def quantize(file: Path, batches: Sequence[Tensor]) -> None:
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     model = onnx.load(file)
-    add_pre_process_metadata(model)  # torch has inferred all shapes: else a warning asks for it
+    add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
     stored = {tensor.name for tensor in model.graph.initializer}
     selecting = {node.name for node in nodes_behind(model, KEPT)}
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stored]

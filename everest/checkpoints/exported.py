@@ -47,6 +47,8 @@ class ExportedClassifier(nn.Module):
         self.file = file
         self.spec = ModelSpec.from_settings(values["settings"], source=file)
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
+        if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
+            raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
         self.precision = metadata.get("precision", "fp32")  # older files do not state it
         self.takes_bytes = values["input"]["dtype"] == "uint8"
         self.knows_stride = clip["stride"] is not None
@@ -93,7 +95,7 @@ class ExportedClassifier(nn.Module):
 
 def is_exported(file: Path) -> bool:
     """Whether a file that the user names as a checkpoint is an ONNX file."""
-    return file.suffix.lower() == SUFFIX
+    return file.suffix == SUFFIX
 
 
 def open_exported(file: Path) -> ExportedClassifier:

@@ -118,6 +118,10 @@ def open_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: damaged, or of a program that needs `everest convert`.
     """
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
+        )
     if own_file(path) is None and (path.parent / CONFIG).is_file():
         converted = convert(read_foreign(path), Hints())
         for note in converted.identity.notes:

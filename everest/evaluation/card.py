@@ -134,8 +134,9 @@ def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"| {' | '.join(cells)} |" for cells in metric_rows(document))
     groups = f" of {document['groups']} groups" if document.get("groups", 0) < document["videos"] else ""
     yield ""
-    skipped = document.get("skipped", 0)
-    yield f"{document['videos']} videos{groups}, {skipped} unreadable; recipe `{document['recipe']}`."
+    skipped, file = document.get("skipped", 0), Path(document["checkpoint"]).name
+    videos = f"{document['videos']} videos{groups}, {skipped} unreadable"
+    yield f"Measured with `{file}` and recipe `{document['recipe']}` on {videos}."
 
 
 def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -> Iterator[str]:

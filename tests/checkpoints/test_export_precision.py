@@ -144,6 +144,7 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
         assert option.split("=")[0] in message
         assert "computes what it was exported for" in message
     assert "--set data.frames=4" in refused(*command, "--set=data.frames=8", code=6)
+    assert "only eval and profile --latency read" in refused("extract x.mp4 -o f.npz -c", onnx_file, code=6)
     assert "choose clips and views with --recipe" in refused("eval --checkpoint", onnx_file, code=6)
 
 
@@ -155,6 +156,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
         (None, "an ONNX file of another program"),
         ({"kind": "encoder"}, "an encoder model, which answers nothing"),
         ({"settings": "{"}, "its metadata is damaged"),
+        ({"classes": '["run"]'}, "1 names of classes for 2 outputs"),
     ):
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, {} if change is None else {**texts, **change})

@@ -376,7 +376,7 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     assert (folder / "model.safetensors").read_bytes() == before
     run("export --to hf -q --overwrite", checkpoint, "--out", folder)
     assert (folder / "model.safetensors").read_bytes() != before
-    written = {"config.json", "preprocessor_config.json", "model.safetensors"}
+    written = {"config.json", "preprocessor_config.json", "README.md", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == {"thesis.txt", *written}
 
 

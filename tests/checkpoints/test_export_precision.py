@@ -132,6 +132,20 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
     assert [len(path.read_text().splitlines()) for path in rows] == [5, 5]
 
 
+@pytest.mark.slow
+def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(
+    mixed_run: Path, tmp_path: Path
+):
+    file = tmp_path / "clips.onnx"  # it takes normalized clips
+    run("export --to onnx -q", mixed_run, "-o", file)
+    recipe = ["--recipe", mixed_run / "recipe.yaml", "-q", "--no-interval"]
+    of_file, expected = (json_of("eval --checkpoint", each, *recipe) for each in (file, mixed_run))
+    assert {row["head"] for row in expected["rows"]} == {"verb", "tags", "score"}
+    for found, row in zip(of_file["rows"], expected["rows"], strict=True):
+        assert found["value"] == pytest.approx(row["value"], rel=1e-3, abs=1e-3)
+        assert (found["head"], found["metric"]) == (row["head"], row["metric"])
+
+
 def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (

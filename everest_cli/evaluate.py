@@ -11,7 +11,7 @@ from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import RunOptions, grouped
-from everest_cli.option_values import read_shares
+from everest_cli.option_values import read_shares, read_thresholds
 from everest_cli.output import Display, print_json
 
 EXPORTED = ".onnx"
@@ -29,6 +29,14 @@ def evaluate(
     keep: Annotated[
         str | None,
         typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="GMACS", help="Largest keep ratio whose view costs at most this."),
+    ] = None,
+    keep_above: Annotated[
+        str | None,
+        typer.Option("--keep-above", metavar="IMPORTANCE,…", help="Keep the tokens above, as well."),
     ] = None,
     interval: Annotated[
         bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
@@ -50,13 +58,23 @@ def evaluate(
     from everest.system.run_folder import RECIPE
 
     keeps = read_shares(keep) if keep is not None else ()
+    above = read_thresholds(keep_above) if keep_above is not None else ()
     weights, recipe = run.find()
     selects = any(
         "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
     )
 
     if weights.suffix == EXPORTED:
-        _refuse_for_exported(weights, keep=keep, retrieval=retrieval, selects=selects, gpus=gpus, run=run)
+        given = {
+            "--keep": keeps,
+            "--keep-above": above,
+            "--budget": budget is not None,
+            "--retrieval": retrieval,
+            "--set finetune.selection": selects,
+            "--precision": run.precision is not None,
+            "--gpus": gpus not in ("auto", "cpu"),
+        }
+        _refuse_for_exported(weights, [option for option, is_given in given.items() if is_given])
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)
 
@@ -67,6 +85,8 @@ def evaluate(
         predictions=predictions,
         page=report,
         keeps=keeps,
+        above=above,
+        budget=budget,
         overwrite=overwrite,
         intervals=interval,
         retrieval=retrieval,
@@ -86,23 +106,14 @@ def evaluate(
         print_json(result) if run.as_json else _print_table(result)
 
 
-def _refuse_for_exported(
-    file: Path, *, keep: str | None, retrieval: bool, selects: bool, gpus: str, run: RunOptions
-) -> None:
-    """Raise RecipeError for an option that an ONNX file cannot follow."""
+def _refuse_for_exported(file: Path, options: list[str]) -> None:
+    """Raise RecipeError for options that an ONNX file cannot follow."""
     from everest.errors import RecipeError
 
-    given = {
-        "--keep": keep is not None,
-        "--retrieval": retrieval,
-        "--set finetune.selection": selects,
-        "--precision": run.precision is not None,
-        "--gpus": gpus not in ("auto", "cpu"),
-    }
-    for option in (option for option, is_given in given.items() if is_given):
+    if options:
         raise RecipeError(
-            f"{option}: {file} computes what it was exported for, on the CPU; evaluate its checkpoint, or "
-            "export it again"
+            f"{', '.join(options)}: {file} computes what it was exported for, on the CPU; evaluate its "
+            "checkpoint, or export it again"
         )
 
 
@@ -110,7 +121,14 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.evaluation.metric_text import fact_rows, metric_rows, nearest_texts, sweep_table, views_text
+    from everest.evaluation.metric_text import (
+        fact_rows,
+        metric_rows,
+        nearest_texts,
+        sweep_table,
+        thresholds_text,
+        views_text,
+    )
 
     tables = [
         ((views_text(result), "value", "95 % interval", "chance"), metric_rows(result)),
@@ -123,5 +141,5 @@ def _print_table(result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False, highlight=False)
-    for text in nearest_texts(result.get("nearest", {"": result})):
+    for text in (*thresholds_text(result), *nearest_texts(result.get("nearest", {"": result}))):
         typer.echo(text)

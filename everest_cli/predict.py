@@ -46,6 +46,12 @@ def predict(
         bool,
         typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
     ] = False,
+    keep_above: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-above", metavar="IMPORTANCE", help="Encode the tokens above: more of busy clips."
+        ),
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Predict the most likely classes or the numbers of videos, or of every window of long ones.
@@ -56,14 +62,14 @@ def predict(
     from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
     from everest.system.json_text import json_text
-    from everest_cli.prediction_text import TEXTS, by_head, scores_text, with_bouts
+    from everest_cli.prediction_text import TEXTS, by_head, costs_text, scores_text, with_bouts
 
     if of_live.live is not None:
         if videos or output or kind:
             raise RecipeError(
                 "--live: replaces videos, and prints JSON lines; leave VIDEO, --output and --format out"
             )
-        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated)
+        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated, above=keep_above)
     if not videos:
         raise typer.BadParameter(
             "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
@@ -93,7 +99,7 @@ def predict(
     if rules != PLAIN and not (of_timeline.bouts or plot or truth or to or text_format == "json"):
         names = " and ".join(of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"})
         raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
-    opened = model.open(views=1 if timeline else None, calibrated=calibrated)
+    opened = model.open(views=1 if timeline else None, calibrated=calibrated, above=keep_above)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     check_options(
         classes.heads,
@@ -181,6 +187,9 @@ def predict(
         else:
             write_text(output, text)
             typer.echo(output)
+    if not model.quiet:
+        for line in costs_text(rows):
+            say(line)
     if any("error" in row for row in rows):
         raise typer.Exit(4)
 

@@ -149,7 +149,8 @@ def exportable(
     """Make a model ready for export.
 
     Args:
-        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
+        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained,
+            of a range its upper end.
         uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
         precision: of the file, for its metadata; the graph is float32.
     Raises:
@@ -164,7 +165,7 @@ def exportable(
             )
         graph = MeanGraph(module)
     else:
-        if keep is not None:
+        if keep is not None or spec.selection.keep_range is not None:  # a graph has one number of tokens
             spec = replace(spec, selection=spec.selection.at_evaluation(keep))
             try:
                 count_tokens(spec)

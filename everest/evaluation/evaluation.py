@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -19,16 +19,19 @@ from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.evaluation.opening import open_classifier
 from everest.inference.model import OpenedModel, require_finite_outputs
 from everest.lists.classes import Classes
+from everest.methods.content import Above, Keep, ranking, threshold_of_mean
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import share_cost
+from everest.models.cost import content_cost, share_cost, share_of_budget
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
 from everest.system.storage import parse_location
+
+MEAN_KEEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mean keep ratios with a threshold each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class Outputs:
         predictions: a CSV file, one row a video.
         page: a folder for a page with figures.
         keeps: further keep ratios to evaluate with.
+        above: further thresholds on importance to evaluate with (everest.methods.content).
+        budget: GMACs of a view; the keep ratio is the largest that costs at most as much. None: as trained.
         overwrite: replace existing files.
         intervals: whether the metrics have 95 % intervals; a page always has them.
         retrieval: whether the nearest videos by features are compared, too (everest.probes.probe.retrieval).
@@ -47,6 +52,8 @@ class Outputs:
     predictions: Path | None = None
     page: Path | None = None
     keeps: tuple[float, ...] = ()
+    above: tuple[float, ...] = ()
+    budget: float | None = None
     overwrite: bool = False
     intervals: bool = True
     retrieval: bool = False
@@ -104,12 +111,14 @@ def evaluate(
     Args:
         saved_selection: use the token selection that is stored in the weights, not that of the recipe.
     Returns:
-        The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` it
-        has a row for each keep ratio under `sweep`; with several heads, one for each metric under `rows`.
+        The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` or
+        `outputs.above` it has a row for each under `sweep`; with several heads, one for each metric under
+        `rows`. With `outputs.above`, `thresholds` has the one for each of `MEAN_KEEPS`.
     Raises:
         CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
-        RecipeError: a keep ratio that leaves no token, or an output file exists already.
+        RecipeError: a keep ratio or a budget that leaves no token, thresholds for a model that ranks none, or
+            an output file that exists already.
     """
     if accelerator.is_main_process:
         outputs.check(weights_file)
@@ -141,13 +150,17 @@ def evaluate_classifier(
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     outputs.refuse_inputs(recipe, clips)
-    costs = [share_cost(spec, keep) for keep in outputs.keeps]
+    own = None if outputs.budget is None else _share_of_budget(spec, outputs.budget, report)
+    costs = {keep: share_cost(spec, keep) for keep in (own, *outputs.keeps)}
     selector = model.selector
-    trained_selector = selector.at_evaluation()
-    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != trained_selector)]
+    thresholds = [Above(threshold) for threshold in outputs.above]
+    if thresholds:
+        ranking(selector)  # refuses a model that ranks no tokens
+    others = [keep for keep in outputs.keeps if selector.at_evaluation(keep) != selector.at_evaluation(own)]
+    keeps: list[Keep] = [own, *others, *thresholds]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
-    predictions = predictions_by_keep[None]  # as trained
+    predictions = predictions_by_keep[own]
     for each in measured:
         require_finite_outputs(torch.from_numpy(each.outputs), source=source)
     for path, reason in predictions.skipped:
@@ -167,6 +180,8 @@ def evaluate_classifier(
         "groups": groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
+        **costs[own],
+        **({} if outputs.budget is None else {"budget": outputs.budget}),
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
         "recipe": recipe.name,
@@ -177,11 +192,18 @@ def evaluate_classifier(
         result |= nearest.get("", {"nearest": nearest})
         if all(row["retrieval"]["precision@10"] is None for row in nearest.values()):
             report(notice("--retrieval: no video has one of its class in another group (or no single label)"))
-    if costs:
-        result["sweep"] = [
-            {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
-            for cost in costs
+    swept = [(costs[keep], predictions_by_keep.get(keep, predictions)) for keep in outputs.keeps]
+    for above in thresholds:
+        found = predictions_by_keep[above]
+        assert found.tokens is not None
+        assert found.levels is not None
+        swept.append(({"above": above.threshold, **content_cost(spec, found.tokens)}, found))
+        levels = found.levels.reshape(-1, found.levels.shape[-1])  # (views, P), the same for every threshold
+        result["thresholds"] = [
+            {"keep": keep, "above": threshold_of_mean(levels, keep)} for keep in MEAN_KEEPS
         ]
+    if swept:
+        result["sweep"] = [{**cost, **measure(found, intervals=intervals)} for cost, found in swept]
     if "heads" in result:  # which may have different metrics: these are listed as rows, too
         for document in (result, *result.get("sweep", ())):
             document["rows"] = [found._asdict() for found in metric_values(document)]
@@ -194,6 +216,22 @@ def evaluate_classifier(
     if accelerator.is_main_process and outputs.predictions is not None:
         write_predictions(outputs.predictions, predictions, classes)
     return result
+
+
+def _share_of_budget(spec: ModelSpec, budget: float, report: Report) -> float:
+    """The largest keep ratio within a budget; reports if the model was not trained with such ratios."""
+    share, selection = share_of_budget(spec, budget), spec.selection
+    trained = share_cost(spec, None)["keep"]
+    low, high = selection.keep_range or (trained, trained)
+    if not low <= share <= high:
+        known = f"{low:g} to {high:g}" if low < high else f"{low:g}"
+        report(
+            notice(
+                f"--budget {budget:g}: allows a keep ratio of {share:g}, and the model was trained with "
+                f"{known}; far from it, the accuracy falls"
+            )
+        )
+    return share
 
 
 def _nearest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -98,7 +98,10 @@ def _check_clips(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
 
 
 def _settings(selection: Strategy) -> str:
-    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
+    values = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in vars(selection).items()
+    }
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:

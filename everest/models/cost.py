@@ -11,13 +11,16 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.settings import ModelSettings
@@ -28,6 +31,7 @@ from everest.models.embedding import embedding_kernels
 from everest.models.spec import ModelSpec
 
 NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
+RATIOS: Final = 10_000  # the keep ratios that a budget is looked up in: 0.0001, 0.0002, …
 
 
 class Stack(NamedTuple):
@@ -46,11 +50,17 @@ class Stack(NamedTuple):
         return self.mlp_width * (1 if self.mlp == "plain" else 2)
 
 
-def stacks_of(spec: ModelSpec) -> list[Stack]:
-    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
-    size, noise = spec.model.backbone_size, torch.zeros(1, spec.grid.num_tokens, device="meta")
-    selection = spec.selection(spec.grid, importance=noise, noise=noise)
-    visible, target = selection.visible.size(1), selection.target.size(1)
+def stacks_of(spec: ModelSpec, visible: int | None = None) -> list[Stack]:
+    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix.
+
+    Args:
+        visible: the tokens that a classifier encodes; None: as its selection chooses.
+    """
+    size, target = spec.model.backbone_size, 0
+    if visible is None:
+        noise = torch.zeros(1, spec.grid.num_tokens, device="meta")
+        selection = spec.selection(spec.grid, importance=noise, noise=noise)
+        visible, target = selection.visible.size(1), selection.target.size(1)
     tokens, mlp = visible + spec.model.num_prefix, spec.model.mlp
     encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
     if not spec.is_autoencoder:
@@ -111,9 +121,13 @@ def stack_macs(stack: Stack) -> Macs:
     )
 
 
-def count_macs(spec: ModelSpec) -> Macs:
-    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
-    stacks = stacks_of(spec)
+def count_macs(spec: ModelSpec, visible: int | None = None) -> Macs:
+    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training.
+
+    Args:
+        visible: see `stacks_of`.
+    """
+    stacks = stacks_of(spec, visible)
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     embedding = embedding_macs(spec.model, offered, spec.channels)
     before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
@@ -170,9 +184,9 @@ def training_macs(spec: ModelSpec, *, frozen_layers: int = 0) -> int:
     return macs.total + repeated + 2 * (macs.total - frozen)
 
 
-def gmacs_of_clip(spec: ModelSpec) -> float:
+def gmacs_of_clip(spec: ModelSpec, visible: int | None = None) -> float:
     """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
-    return count_macs(spec).total / 1e9
+    return count_macs(spec, visible).total / 1e9
 
 
 @torch.no_grad()
@@ -223,11 +237,46 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     return Tokens(total=grid.num_tokens, kept=visible + scored, visible=visible, target=target)
 
 
-def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
+def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
     """Return the tokens that a keep ratio leaves, and the GMACs of one view (GFLOPs in the papers; Table 10).
 
+    Args:
+        keep: None: as trained.
     Raises:
         RecipeError: the ratio leaves no token.
     """
     spec = replace(spec, selection=spec.selection.at_evaluation(keep))
-    return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}
+    tokens = count_tokens(spec)
+    share = round(tokens.visible / tokens.total, 4) if keep is None else keep
+    return {"keep": share, "tokens": tokens.visible, "gmacs": round(gmacs_of_clip(spec), 4)}
+
+
+def content_cost(spec: ModelSpec, tokens: NDArray[np.int64]) -> dict[str, float]:
+    """Return the same values as `share_cost`, the means over views that encode `tokens` tokens each."""
+    counts, views = np.unique(tokens, return_counts=True)
+    gmacs = np.average([gmacs_of_clip(spec, int(count)) for count in counts], weights=views)
+    mean = float(tokens.mean())
+    return {
+        "keep": round(mean / spec.grid.num_tokens, 4),
+        "tokens": round(mean, 1),
+        "gmacs": round(float(gmacs), 4),
+    }
+
+
+def share_of_budget(spec: ModelSpec, gmacs: float) -> float:
+    """Return the largest keep ratio, of four decimals, whose view costs at most `gmacs` GMACs.
+
+    Raises:
+        RecipeError: the smallest one that leaves a token costs more.
+    """
+
+    def cost(ratio: int) -> float:
+        return gmacs_of_clip(replace(spec, selection=spec.selection.at_evaluation(ratio / RATIOS)))
+
+    least = -(-RATIOS // spec.grid.num_tokens)
+    if not gmacs >= cost(least):
+        raise RecipeError(
+            f"--budget {gmacs:g}: a view costs {cost(least):.4g} GMACs with the fewest tokens "
+            f"(a keep ratio of {least / RATIOS:g}); give at least as many"
+        )
+    return (least - 1 + bisect_right(range(least, RATIOS + 1), gmacs, key=cost)) / RATIOS

@@ -118,6 +118,7 @@ def test_each_head_of_many_classes_has_a_switch_to_full_size():
         for name, head in predictions.by_head().items()
     ]
     shape = {"videos": 2, "groups": 2, "skipped": 0, "views": {"clips": 1, "crops": 1}, "seconds": 1.0}
+    shape |= {"keep": 1.0, "tokens": 8, "gmacs": 1.0}
     result = {"checkpoint": "run", "recipe": "tiny", **shape, **measure(predictions, intervals=False)}
     text = render_page(result, sections, predictions, sweep=None)
     switches = re.findall(r'<input type="checkbox" id="(\w+)"><label for="(\w+)">', text)

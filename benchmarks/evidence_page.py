@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from any_budget import RESULTS as OF_BUDGETS
+from any_budget import budgets_table, content_table
 from claims import CLAIMS, Claim, without_interval
 from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
@@ -79,6 +81,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
     blocks["features-draws"] = draws_table(features)
     blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
+    budgets = json.loads(OF_BUDGETS.read_text())["results"]
+    blocks |= {"budgets": budgets_table(budgets), "content": content_table(budgets)}
     blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 

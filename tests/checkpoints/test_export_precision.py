@@ -150,6 +150,8 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
         "--keep=0.5",
+        "--budget=1",
+        "--keep-above=1",
         "--retrieval",
         "--precision=bf16",
         "--set=finetune.selection.keep_ratio=0.5",

@@ -13,21 +13,19 @@ from everest.checkpoints.teacher import attach_teacher, spec_of_pretraining
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
-from everest.errors import DataError, DivergedError, RecipeError
+from everest.errors import DataError, DivergedError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
 from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
-from everest.system.run_folder import RunFolder
-from everest.system.weights_header import read_header
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.feature_targets import FeatureTargets, TeacherUse
+from everest.tokenizer.feature_targets import FeatureTargets
 from everest.train.context import RunContext
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_advice import FEWEST_HELD_OUT
+from everest.train.resume import require_same_frozen
 from everest.train.setup import set_up_training
 from everest.train.step_log import Row
 from everest.train.tracking import Tracker, image_is_due
@@ -51,7 +49,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     if start is not None:
         spec = start.adapted(spec)
     if context.resumed:
-        _require_same_targets(context.run, spec)
+        require_same_frozen(context.run, spec)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
@@ -70,21 +68,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
 
         add_probes(training, recipe, spec)
     return training
-
-
-def _require_same_targets(run: RunFolder, spec: ModelSpec) -> None:
-    """Raise RecipeError if a run's weights were trained with another teacher or tokenizer than it has now."""
-    if not run.weights.is_file():
-        return
-    settings = read_header(run.weights).settings
-    for kind, use in (("teacher", spec.teacher), ("tokenizer", spec.tokenizer)):
-        before = (settings.get(kind) or {}).get("sha256")
-        if use is not None and before not in (None, use.sha256):
-            name = use.name if isinstance(use, TeacherUse) else use.path
-            raise RecipeError(
-                f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
-                "choose another folder"
-            )
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:

@@ -24,6 +24,8 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
+from everest.models.video_model import VideoModel
+from everest.system.hub import is_hub_name
 from everest.system.weights import state_hash
 from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.cache_index import TokenIndex
@@ -80,18 +82,34 @@ class FrozenEncoder(nn.Module):
         """Encode all tokens of clips (B, C, T, H, W), bytes or normalized by `pixels`: (B, N, D)."""
         if self.encoder.device != frames.device:
             self.encoder.to(frames.device)
-        grid, own = self.encoder.encoder.grid, self.encoder.pixels
+        grid = self.encoder.encoder.grid
         t, p, q = self.encoder.encoder.patch_embed.tubelet
-        clips = self.pixels.to_unit_range(frames)
-        if clips.size(1) != own.channels:  # luma for a teacher of colors
-            clips = clips.expand(-1, own.channels, -1, -1, -1)
-        flat, size = clips.transpose(1, 2).flatten(0, 1), (grid.h * p, grid.w * q)  # (B * T, C, H, W)
-        if flat.shape[-2:] != size:
-            flat = F.interpolate(flat, size, mode="bilinear", antialias=True)
-        windows = flat.unflatten(0, (-1, grid.t * t)).transpose(1, 2)  # (B * windows, C, T', H, W)
+        clips = as_seen_by(self.encoder, frames, self.pixels, size=(grid.h * p, grid.w * q))
+        windows = (
+            clips.unflatten(2, (-1, grid.t * t)).transpose(1, 2).flatten(0, 1)
+        )  # (B * windows, C, T', H, W)
         ids = torch.arange(grid.num_tokens, device=frames.device).expand(len(windows), -1)
-        features = self.encoder.encode(own.normalize_unit_range(windows), ids)  # (B * windows, N', D)
+        features = self.encoder.encode(windows, ids)  # (B * windows, N', D)
         return features.unflatten(0, (len(frames), -1)).flatten(1, 2)
+
+
+def as_seen_by(
+    teacher: VideoModel, frames: Tensor, pixels: PixelStatistics, *, size: tuple[int, int]
+) -> Tensor:
+    """Clips of a student as its teacher takes them: (B, C', T, H', W') float32, normalized as the teacher's.
+
+    Args:
+        frames: (B, C, T, H, W), bytes or normalized by `pixels`.
+        size: height and width, to which frames are resized.
+    """
+    clips = pixels.to_unit_range(frames)
+    if clips.size(1) != teacher.pixels.channels:  # luma for a teacher of colors
+        clips = clips.expand(-1, teacher.pixels.channels, -1, -1, -1)
+    if clips.shape[-2:] != size:
+        flat = clips.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
+        resized = F.interpolate(flat, size, mode="bilinear", antialias=True)
+        clips = resized.unflatten(0, (len(frames), -1)).transpose(1, 2)
+    return teacher.pixels.normalize_unit_range(clips)
 
 
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
@@ -137,19 +155,34 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
     return FrozenEncoder(use, encoder, recipe.data.pixels)
 
 
+def require_channels(recipe: Recipe, saved: ModelSpec, name: str) -> None:
+    """Raise CheckpointError if the teacher `saved` cannot see the channels of a recipe's clips."""
+    channels = recipe.data.channels
+    if saved.channels > 1 and channels == 1 and saved.model.input == "differences":
+        raise CheckpointError(f"{name}: a teacher of differences of colors; set data.channels=3")
+    if saved.channels < channels:
+        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
+
+
+def absolute_teacher(name: str) -> str:
+    """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    return name if is_hub_name(name) or is_timm_name(name) else str(find_weights(name).resolve())
+
+
 def _spec_for_tokens(recipe: Recipe, saved: ModelSpec, name: str, *, has_norm: bool) -> ModelSpec:
     """The encoder `saved` for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
+    require_channels(recipe, saved, name)
     if t % tubelet[0] and tubelet[0] % t:
         raise CheckpointError(
             f"{name}: the teacher's tokens are of {t} frames, the recipe's of {tubelet[0]}; set "
             f"model.tubelet=[{t},{tubelet[1]},{tubelet[2]}]"
         )
-    if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: a teacher of differences of colors; set data.channels=3")
-    if saved.channels < data.channels:
-        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=tubelet)
     model = replace(saved.model, tubelet=(tubelet[0], p, q))
     trained = saved.trained_grid

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from everest.checkpoints.init import find_init
+from everest.checkpoints.teacher import absolute_teacher
 from everest.config.layers import SET
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
@@ -168,7 +169,7 @@ def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: 
 
 
 def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
-    """Raise DataError if there is no list or folder of videos for a stage."""
+    """Raise DataError if a stage has no list or folder of videos, CheckpointError if it has no teacher."""
     reads: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(recipe.data),),
         "finetune": ("train",),
@@ -179,8 +180,12 @@ def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
         "pretrain": (recipe.pretrain.probe.list if recipe.pretrain.probe.every else None,),
         "finetune": (recipe.data.val, recipe.data.classes),
     }
+    teachers = {"pretrain": recipe.pretrain.teacher, "finetune": recipe.finetune.teacher}
     root = parse_location(recipe.data.root)
     for stage in stages:
+        teacher = teachers.get(stage)
+        if teacher is not None:
+            absolute_teacher(teacher)
         for file in further.get(stage, ()):
             if file is not None and not (location := join_location(root, file)).exists():
                 raise DataError(f"{no_list(location)}; {stage} reads it")

@@ -13,6 +13,7 @@ from typing import Any, Final
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError, differing, first_names
+from everest.models.spec import ModelSpec
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, refuse_trained
 from everest.system.run_environment import DECODER, INIT, Init
@@ -32,6 +33,7 @@ from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
+from everest.tokenizer.feature_targets import TeacherUse
 from everest.train.context import RunOptions
 
 HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
@@ -86,7 +88,7 @@ MAY_CHANGE: Final = {
     "train.keep_states",
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-TEACHER: Final = "pretrain.target.teacher"
+TEACHERS: Final = ("pretrain.target.teacher", "finetune.teacher")
 SHOWN: Final = 3  # settings that differ, in a message
 FIX: Final = "choose another folder, or use --overwrite"
 STAGES: Final = {  # the command that writes weights, by their kind
@@ -119,8 +121,10 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     if options.overwrite:
         tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
         init = None if options.init is None else options.init.file
+        teacher = (recipe.finetune if options.command == "finetune" else recipe.pretrain).teacher
         own = own_tokenizer(path).resolve()  # its own stage decides about it
-        for source in (Path(name) for name in (options.recipe_file, init, tokenizer) if name is not None):
+        named = (options.recipe_file, init, tokenizer, teacher)
+        for source in (Path(name) for name in named if name is not None):
             if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {path}: --overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
@@ -185,8 +189,8 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
                 f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
                 f"{FIX}"
             )
-    if RunFolder(path).weights.is_file():  # they have the hash of the teacher
-        may_change.add(TEACHER)
+    if RunFolder(path).weights.is_file():  # they have the hash of the teacher, which may have been moved
+        may_change |= {key for key in TEACHERS if before.get(key) and now.get(key)}
     for key in may_change:
         before[key] = now[key] = None
     differences = differing(before, now)
@@ -195,6 +199,21 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
             f"--output {path}: holds a run with other settings: {first_names(differences, SHOWN)}; use --set "
             f"to give the run's own values, {FIX}"
         )
+
+
+def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
+    """Raise RecipeError if a run's weights were trained with another teacher or tokenizer than it has now."""
+    if not run.weights.is_file():
+        return
+    settings = read_header(run.weights).settings
+    for kind, use in (("teacher", spec.teacher), ("tokenizer", spec.tokenizer)):
+        before = (settings.get(kind) or {}).get("sha256")
+        if use is not None and before not in (None, use.sha256):
+            name = use.name if isinstance(use, TeacherUse) else use.path
+            raise RecipeError(
+                f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
+                f"{FIX}"
+            )
 
 
 def _check_init(path: Path, init: Init | None) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.load import find_weights
+from everest.checkpoints.teacher import absolute_teacher
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FeatureTargetSettings
 from everest.errors import RecipeError
-from everest.foreign.timm_images import is_timm_name
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
-from everest.system.hub import is_hub_name
 from everest.system.run_folder import (
     RECIPE,
     TOKENIZER,
@@ -84,10 +83,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         path = str(find_weights(tokenizer.checkpoint).resolve())
         tokenizer = replace(tokenizer, checkpoint=path)
     if isinstance(stage.target, FeatureTargetSettings):
-        named = stage.target.teacher
-        if not (is_hub_name(named) or is_timm_name(named)):
-            named = str(find_weights(named).resolve())
-        stage = replace(stage, target=replace(stage.target, teacher=named))
+        stage = replace(stage, target=replace(stage.target, teacher=absolute_teacher(stage.target.teacher)))
     if stage.target.cache is not None:
         path = str(Path(stage.target.cache).resolve())
         stage = replace(stage, target=replace(stage.target, cache=path))

@@ -40,5 +40,5 @@ def demo(
     run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
     with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
         run(folder, seed=seed, report=display.report)
-    typer.echo((folder / REPORT).read_text(), nl=False)
+    typer.echo((folder / REPORT).read_text("utf-8"), nl=False)
     typer.echo(folder / REPORT)

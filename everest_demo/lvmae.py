@@ -48,7 +48,7 @@ def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
         from_scratch=steps.finetune(long_from_scratch, recipe, init=None),
         short=steps.finetune(short, short_clips, init=encoder),
         chance=100 / len(CLASSES),
-        tokenizer=json.loads((folder / tokenizing / "report.json").read_text()),
+        tokenizer=json.loads((folder / tokenizing / "report.json").read_text("utf-8")),
     )
     steps.write_report(_text(recipe, result))
     return result

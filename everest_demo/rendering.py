@@ -133,7 +133,7 @@ class RenderedSet:
         is 0. File names are numbers in the order of writing.
         """
         (root / "videos").mkdir(parents=True, exist_ok=True)
-        (root / "classes.txt").write_text("".join(f"{name}\n" for name in self.classes))
+        (root / "classes.txt").write_text("".join(f"{name}\n" for name in self.classes), "utf-8")
         sizes = {
             "pretrain": self.pretrain,
             "train": self.train_per_class * len(self.classes),
@@ -147,7 +147,7 @@ class RenderedSet:
             self._write_videos(root, names, classes, rng)
             labels = ["0"] * count if split == "pretrain" else [self.classes[c] for c in classes]
             rows = (f"{name} {label}\n" for name, label in zip(names, labels, strict=True))
-            (root / f"{split}.csv").write_text("".join(rows))
+            (root / f"{split}.csv").write_text("".join(rows), "utf-8")
             first += count
 
     def _write_videos(

@@ -57,7 +57,7 @@ class PublicWeights:
 
 def public_weights() -> list[PublicWeights]:
     """The whole table."""
-    return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+    return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
 def find_public_weights(name: str) -> PublicWeights:

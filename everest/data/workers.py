@@ -26,7 +26,7 @@ import torch
 from everest.data.ring import no_shared_memory
 from everest.errors import EnvironmentProblem, UserError
 from everest.system.compute import READER_KEEPS, keep_freed_memory
-from everest.system.signals import STOP_SIGNALS
+from everest.system.posix import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 SECONDS_ALONE: Final = 5.0  # our choice: how long a worker without a task may outlive a killed program
@@ -112,8 +112,7 @@ class Workers(Generic[Task, Result]):
             ready = wait(list(self._processes), max(0.0, deadline - time.monotonic()) if limit else None)
             if not ready:
                 raise TimeoutError
-            for connection in ready:
-                assert isinstance(connection, Connection)
+            for connection in [each for each in self._processes if each in ready]:
                 self._receive(connection)
         result = self._results.pop(number)
         if isinstance(result, Exception):
@@ -133,13 +132,14 @@ class Workers(Generic[Task, Result]):
         process = self._processes[connection]
         process.join(SECONDS_TO_DIE)
         code = process.exitcode
-        if code == -signal.SIGBUS:  # written beyond the free memory
+        name = signal_name(code)
+        if name == "SIGBUS":  # written beyond the free memory
             return no_shared_memory()
-        if code in (None, 0, -signal.SIGKILL, -signal.SIGTERM):
+        if code in (None, 0) or name in ("SIGKILL", "SIGTERM"):
             return EnvironmentProblem(
                 "a process that reads videos was killed, usually because memory is short: lower train.workers"
             )
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        how = name or f"exit code {code}"
         return WorkerCrash(f"a process that reads videos crashed ({how})", self._under_way[connection][:1])
 
     def kill(self) -> None:

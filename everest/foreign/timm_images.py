@@ -100,7 +100,7 @@ class TimmFamily:
 
 def timm_families() -> list[TimmFamily]:
     """The whole table, which docs/timm_table.py makes."""
-    return TypeAdapter(list[TimmFamily]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+    return TypeAdapter(list[TimmFamily]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
 def is_of(name: str, patterns: str) -> bool:

@@ -57,9 +57,15 @@ class Journal(Generic[Entry]):
             self.sync()
 
     def sync(self) -> None:
-        """Flush the entries to the disk."""
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+        """Flush the entries to the disk, unless the file is closed."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def remove(self) -> None:
+        """Close and remove the file. The lock stays until the block ends."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
 @contextmanager

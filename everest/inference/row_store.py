@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.inference.journal import Journal, open_journal, write_all
-from everest.system.files import LOCK, write_error, write_text
+from everest.system.files import write_error, write_text
 from everest.system.json_text import read_json, validated
 from everest.system.text import is_plain
 
@@ -53,6 +53,7 @@ class RowStore:
         self.samples = list(journal.entries)
         self._journal = journal
         self._stack = files
+        self.is_removed = False
         self.shapes = _read_json(folder / SHAPES, _SHAPES) or {}
         for name, (dtype, _) in self.shapes.items():
             if not is_plain(name) or dtype not in _NUMBERS:
@@ -121,13 +122,13 @@ class RowStore:
     def remove(self) -> None:
         """Remove the files of the store, and the folder unless it holds others.
 
-        The plan is removed after the rows, so that rows never remain without it.
+        The plan is removed after the rows, so that rows never remain without it. No array may be in use.
         """
-        lock = f".{JOURNAL}{LOCK}"
-        for name in (JOURNAL, *(f"{name}.bin" for name in self.shapes), SHAPES, lock, PLAN):
+        self.is_removed = True
+        self._stack.close()  # Windows removes no open files
+        self._journal.remove()
+        for name in (*(f"{name}.bin" for name in self.shapes), SHAPES, PLAN):
             (self.folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            self.folder.rmdir()
 
     def _open_files(self) -> None:
         """Open the file of each tensor, and remove rows that the journal does not count."""
@@ -176,8 +177,11 @@ def open_row_store(
             try:
                 yield store
             finally:
-                if folder.exists():
+                if not store.is_removed and folder.exists():
                     store.sync()
+    if store.is_removed:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def saved_plan(folder: Path) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class Layout:
 TABLE: Final = Path(__file__).with_name("layouts.yaml")
 LAYOUTS: Final = {
     layout.name: layout
-    for layout in TypeAdapter(list[Layout]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+    for layout in TypeAdapter(list[Layout]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 }
 FOLDERS: Final = "folders"  # no annotations: everest.lists.class_folders
 EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects

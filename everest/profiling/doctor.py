@@ -23,6 +23,7 @@ from everest.system.cores import num_cores
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from torch import Tensor
+    from torch import device as Device
 
 
 def run_checks() -> list[CheckResult]:
@@ -131,7 +132,7 @@ def check_devices() -> Iterator[CheckResult]:
         yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
     yield from _check_cuda(torch)
     if torch.backends.mps.is_available():
-        yield CheckResult("MPS", "ok", "a Mac's GPU: --gpus mps")
+        yield check_step("MPS", torch.device("mps"))
 
 
 def _check_cuda(torch: ModuleType) -> Iterator[CheckResult]:
@@ -156,6 +157,30 @@ def _check_cuda(torch: ModuleType) -> Iterator[CheckResult]:
     else:
         yield CheckResult("CUDA", "ok", built)
         yield from (_check_gpu(torch, number) for number in range(torch.cuda.device_count()))
+
+
+def check_step(name: str, device: Device) -> CheckResult:
+    """Pre-train a tiny model for a step on a device for which torch may lack functions."""
+    import torch
+
+    from everest.config.recipe import load_recipe
+    from everest.models.of_recipe import pretrain_spec
+
+    tiny = ("data.size=32", "data.frames=4", "model.tubelet=[2,8,8]", "model.depth=1")
+    model = pretrain_spec(load_recipe("small", overrides=tiny), tokenizer=None).build()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            frames = torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8, device=device)
+            model.to(device)(frames).loss.backward()
+        except NotImplementedError as error:
+            fix = "set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --gpus cpu"
+            return CheckResult(name, "warning", f"cannot train: {first_line(error)}", fix)
+        except (RuntimeError, TypeError) as error:
+            return CheckResult(name, "warning", f"cannot train: {first_line(error)}", "use --gpus cpu")
+    slow = [first_line(warning.message) for warning in caught if "fall back" in str(warning.message)]
+    found = f"trains with --gpus {device.type}"
+    return CheckResult(name, "ok", f"{found}; partly on the CPU: {slow[0]}" if slow else found)
 
 
 def _check_gpu(torch: ModuleType, number: int) -> CheckResult:

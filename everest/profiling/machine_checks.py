@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-import resource
+import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from everest.system.cores import num_readers
+from everest.system.posix import IS_POSIX, most_open_files
 from everest.system.text import counted
 
 GIB: Final = 2**30
@@ -48,7 +50,7 @@ def verdict(results: Sequence[CheckResult]) -> str:
     gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
     if gpus:
         device = f"on {counted(gpus, 'GPU')}"
-    elif any(result.name == "MPS" for result in results):
+    elif any(result.name == "MPS" and result.state == "ok" for result in results):
         device = "on the GPU of this Mac, by --gpus mps"
     else:
         device = "on the CPU: begin with `everest recipes suggest VIDEOS --output my.yaml`"
@@ -63,14 +65,17 @@ def at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:
     return CheckResult(name, "ok", found) if enough else CheckResult(name, "warning", found, fix)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception | Warning | str) -> str:
     """The first line of an error's message, which may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
 
 def check_system() -> Iterator[CheckResult]:
-    """Check shared memory, the disk of the working folder, and the limit of open files."""
+    """Check the system, shared memory, the disk of the working folder, and the limit of open files."""
+    found = platform.platform(terse=True)
+    fix = "read about Windows in docs/running.md; WSL has no such limits"
+    yield at_least("system", found if IS_POSIX else f"{found}: runs of one process", IS_POSIX, fix)
     with suppress(Exception):  # of a broken torch, which has a check of its own
         yield from _check_shared_memory()
     here = Path.cwd()
@@ -80,10 +85,10 @@ def check_system() -> Iterator[CheckResult]:
         yield at_least("disk", f"{free / GIB:.1f} GiB free at {here}", free >= ENOUGH_DISK, fix)
     else:
         yield CheckResult("disk", "warning", f"{here} cannot be written", "name another --output")
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    unlimited = limit == resource.RLIM_INFINITY
-    found = "no limit" if unlimited else str(limit)
-    yield at_least("open files", found, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
+    limit = most_open_files()
+    if limit is not None:
+        found = f"{limit:.0f}" if math.isfinite(limit) else "no limit"
+        yield at_least("open files", found, limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
 
 
 def _check_shared_memory() -> Iterator[CheckResult]:

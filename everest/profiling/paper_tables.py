@@ -103,4 +103,4 @@ def _released(stage: StageName) -> tuple[float, str]:
 
 def paper_figures() -> list[PaperFigure]:
     """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
-    return TypeAdapter(list[PaperFigure]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+    return TypeAdapter(list[PaperFigure]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from everest.system.cores import JOBS, num_cores
 from everest.system.files import write_error
 from everest.system.launch import GRACE_SECONDS, Devices, visible_gpus
+from everest.system.posix import HANGUP, forward_signal, group_options
 from everest.system.signals import PARENT, Stopped, catch_stop_signals, leave_closed_terminal
 
 POLL_SECONDS: Final = 0.05
@@ -81,7 +82,7 @@ class Ended:
 @dataclass(kw_only=True)
 class _Running:
     job: Job
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[Any]
     slot: int
     log_start: int
     began: float = field(default_factory=time.monotonic)
@@ -150,7 +151,7 @@ def run_jobs(
         raise Stopped(signals.received, f"stopped: {done}; {resume}")
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.output.unlink(missing_ok=True)  # a process of an earlier call may still write into the old file
@@ -161,7 +162,7 @@ def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
                 stdout=output,
                 stderr=log,
                 env={**os.environ, **environment, PARENT: str(os.getpid())},
-                start_new_session=True,  # Ctrl-C reaches this process only, which forwards it once
+                **group_options(),
             )
     except OSError as error:
         raise write_error(job.log, error) from error
@@ -180,7 +181,7 @@ class _Signals:
 
     def __exit__(self, *exception: object) -> None:
         for entry in self._running:  # after an error of this process
-            entry.process.send_signal(signal.SIGTERM)
+            forward_signal(entry.process, signal.SIGTERM)
         for entry in self._running:
             try:
                 entry.process.wait(timeout=GRACE_SECONDS)
@@ -192,18 +193,18 @@ class _Signals:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if number == signal.SIGHUP:
+        if number == HANGUP:
             leave_closed_terminal()
         for entry in self._running:
             if entry.process.poll() is None:
                 entry.stopped = True
-                entry.process.send_signal(number)
+                forward_signal(entry.process, number)
 
     def forward_to(self, entry: _Running) -> None:
         """Send the signal to a process that has not received it."""
         if self.received and not entry.stopped:
             entry.stopped = True
-            entry.process.send_signal(self.received)
+            forward_signal(entry.process, self.received)
 
 
 def last_error(log: Path, start: int) -> str:

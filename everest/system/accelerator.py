@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +16,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
+from everest.system.posix import peak_resident_bytes
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
@@ -102,7 +101,4 @@ def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
 
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()

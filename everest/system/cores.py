@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from everest.system.posix import usable_cores
 from everest.system.processes import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
@@ -21,7 +22,7 @@ READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share o
 
 def num_cores() -> int:
     """Returns how many cores this process may use; `num_trainers` processes share them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     with suppress(OSError, ValueError):  # no container, or no limit
         quota, period = QUOTA.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))

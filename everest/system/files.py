@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
+from everest.system.posix import flush, is_in_use, replace_file
 
 UNFINISHED = ".part"  # suffix of hidden files that are being written
 MARKER = f".folder{UNFINISHED}"  # in a folder whose files are being written
@@ -21,6 +21,8 @@ def write_error(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written."""
     if error.errno == errno.EISDIR:
         return RecipeError(f"{path}: a folder is in the way; remove it")
+    if is_in_use(error):
+        return EnvironmentProblem(f"cannot write {path}: another program has it open; close it and run again")
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
     return EnvironmentProblem(f"cannot write {path}: {reason}")
@@ -37,9 +39,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
+        flush(temporary)
+        replace_file(temporary, path)
+        flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -153,7 +155,7 @@ def unfinished_folder(path: Path, last: str) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / MARKER).touch()
-        _flush(path)
+        flush(path)
         (path / last).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
@@ -185,11 +187,3 @@ def read_rows(path: Path) -> list[list[str]]:
     """Read the rows of a CSV file as `write_table` writes it."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.reader(file))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
+from everest.system.posix import HANGUP, IS_POSIX, forward_signal, group_options, signal_name
 from everest.system.signals import PARENT, catch_stop_signals, leave_closed_terminal
 
 GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
@@ -38,8 +39,18 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
 
     Raises:
         RecipeError: anything else, or --processes without --gpus cpu.
-        EnvironmentProblem: GPUs that this machine does not have.
+        EnvironmentProblem: GPUs that this machine does not have, or several processes on Windows.
     """
+    devices = _devices(gpus, processes)
+    if devices.processes > 1 and not IS_POSIX:
+        option = "--processes 1" if devices.kind == "cpu" else "--gpus 1"
+        raise EnvironmentProblem(
+            f"a run of {devices.processes} processes needs Linux or macOS; give {option}"
+        )
+    return devices
+
+
+def _devices(gpus: str, processes: int | None) -> Devices:
     if gpus == "cpu":
         return Devices(kind="cpu", processes=processes or 1)
     if processes is not None:
@@ -109,15 +120,14 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     if devices.kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
-    with tempfile.TemporaryFile("w+") as errors_of_others:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as errors_of_others:
         workers = [
             subprocess.Popen(
                 command,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL if rank else None,
                 stderr=errors_of_others if rank else None,
-                text=True,
-                start_new_session=True,  # Ctrl-C reaches this process only, which forwards it once
+                **group_options(),
             )
             for rank in range(devices.processes)
         ]
@@ -132,24 +142,24 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
         return RunEnd(code, errors)
     if -code in forwarded:
         return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
-    name = signal.Signals(-code).name
-    hint = ", most often because memory ran out" if -code == signal.SIGKILL else ""
+    name = signal_name(code)
+    hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
     return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
 
 
 @contextmanager
-def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
+def _forward_signals(workers: Sequence[subprocess.Popen[Any]]) -> Iterator[set[int]]:
     """Forward signals to the workers; yields the set of the signals received so far."""
     received: set[int] = set()
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.add(number)
-        if number == signal.SIGHUP:
+        if number == HANGUP:
             leave_closed_terminal()
         for worker in workers:
             if worker.poll() is None:
-                worker.send_signal(number)
+                forward_signal(worker, number)
 
     before = catch_stop_signals(forward)
     try:
@@ -159,7 +169,7 @@ def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[i
             signal.signal(number, handler)
 
 
-def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
+def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
     """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
 
     If the main process ends with the same code, it is rank 0, which has shown the error.

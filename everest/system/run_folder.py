@@ -152,7 +152,7 @@ class RunFolder:
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         try:
-            with (self.path / METRICS_FILE).open("a") as file:
+            with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json_text(nonfinite_as_null(row)) + "\n")
         except OSError as error:
             raise write_error(self.path / METRICS_FILE, error) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +13,9 @@ from types import FrameType
 from typing import Any
 
 from everest.errors import UserError
+from everest.system.posix import HANGUP, STOP_SIGNALS, is_closed_terminal, is_orphan, stop_this_process
 from everest.system.processes import is_main
 
-# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
 
@@ -45,7 +43,7 @@ class StopSignal:
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received, self._at = number, time.monotonic()
         signal.signal(number, self._before[number])
-        if number == signal.SIGHUP:
+        if number == HANGUP:
             leave_closed_terminal()
         elif is_main() and os.isatty(2):
             # Not by print, which may be what the signal has interrupted.
@@ -59,7 +57,7 @@ class StopSignal:
     @property
     def number(self) -> int:
         """The signal that requests the stop, 0 for none. The end of the parent process counts as SIGTERM."""
-        if not self._received and PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+        if not self._received and PARENT in os.environ and is_orphan(int(os.environ[PARENT])):
             return signal.SIGTERM
         return self._received
 
@@ -77,7 +75,7 @@ def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    caught = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    caught = [n for n in STOP_SIGNALS if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in caught}
 
 
@@ -88,9 +86,9 @@ def end_with_parent() -> None:
     """
 
     def watch(parent: int) -> None:
-        while os.getppid() == parent:
+        while not is_orphan(parent):
             time.sleep(PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop_this_process()
 
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
@@ -100,11 +98,8 @@ def end_with_parent() -> None:
 def leave_closed_terminal() -> None:
     """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
     for descriptor in (0, 1, 2):
-        try:
-            termios.tcgetattr(descriptor)
-        except termios.error as error:  # ENOTTY of anything but a terminal
-            if error.args[0] == errno.EIO:
-                _lead_nowhere(descriptor)
+        if is_closed_terminal(descriptor):
+            _lead_nowhere(descriptor)
 
 
 def _lead_nowhere(descriptor: int) -> None:

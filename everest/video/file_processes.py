@@ -1,22 +1,32 @@
 """Work on many files in separate processes, so that a crash or a hang costs one file only.
 
-Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Each process
-sets an alarm before a file, at which the kernel ends the process. Another process then takes its place.
+Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Before a file,
+each process starts a thread that ends it at the limit, whatever holds the interpreter. Another process then
+takes its place.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Generic, TypeVar
+
+from everest.system.posix import signal_name
 
 Result = TypeVar("Result")
 
-# Not fork: a copy of a process with threads may wait for a lock forever. The modules are imported once.
-_PROCESSES = multiprocessing.get_context("forkserver")
+# Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
+_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
+_PROCESSES = (
+    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,8 @@ def map_apart(
         work: a function of a module; its exceptions are raised here.
         limit: seconds for an item.
     """
-    _PROCESSES.set_forkserver_preload([work.__module__])
+    if _HAS_SERVER:
+        _PROCESSES.set_forkserver_preload([work.__module__])
     waiting = iter(items)
     busy = {}
     try:
@@ -73,7 +84,7 @@ class _Worker(Generic[Result]):
         self.is_dead = False
 
     def start(self, item: str) -> None:
-        self._item = item
+        self._item, self._began = item, time.monotonic()
         self.connection.send(item)
 
     def take(self) -> tuple[str, Result | Failure]:
@@ -84,11 +95,11 @@ class _Worker(Generic[Result]):
             self._process.join()
             self.is_dead = True
             code = self._process.exitcode
+            name = signal_name(code)
             reason = f"the decoder ended with code {code}"
-            if code == -signal.SIGALRM:
+            if code == 1 and time.monotonic() - self._began >= self._limit:  # faulthandler's exit code
                 reason = f"not decoded within {self._limit:g} s"
-            elif code is not None and code < 0:
-                name = signal.Signals(-code).name
+            elif name is not None:
                 hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
                 reason = f"the decoder was ended by {name}{hint}"
             return self._item, Failure(reason)
@@ -106,15 +117,16 @@ def _serve(connection: Connection, work: Callable[[str], Result], limit: float) 
     """The loop of a process: receive an item, send its result, until the connection closes."""
     # Ctrl-C goes to all processes of a terminal; the main process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        try:
-            item = connection.recv()
-            signal.setitimer(signal.ITIMER_REAL, limit)
+    with Path(os.devnull).open("w") as nowhere:  # the thread writes where the process was
+        while True:
             try:
-                result = work(item)
-            except Exception as error:  # a bug: raised again in the main process
-                result = error
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(result)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
+                item = connection.recv()
+                faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+                try:
+                    result = work(item)
+                except Exception as error:  # a bug: raised again in the main process
+                    result = error
+                faulthandler.cancel_dump_traceback_later()
+                connection.send(result)
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                return

@@ -3,9 +3,9 @@
     python benchmarks/students.py VIDEOS runs/features runs/students
     python benchmarks/students.py VIDEOS runs/features runs/students --report
 
-Units, held-out groups and pre-trained encoders are those of view_labels.py. The teacher is the encoder of
-view_features.py, fine-tuned. Each student starts from scratch, and has the steps and the learning rate of the
-teacher. Differences are paired by unit.
+Units, held-out groups and pre-trained encoders are the same as in view_labels.py. The teacher is the encoder
+of view_features.py, fine-tuned. Each student starts from scratch, and has the steps and the learning rate of
+the teacher. Differences are paired by unit.
 """
 
 from __future__ import annotations

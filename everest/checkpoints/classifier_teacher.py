@@ -71,9 +71,9 @@ class FrozenClassifier(nn.Module):
             places[head.name] = (head, start)
             start += head.outputs
         if places.keys() != {head.name for head in heads}:
-            theirs, ours = (", ".join(head.name or "only one" for head in each) for each in (own, heads))
+            taught, expected = (", ".join(head.name or "only one" for head in each) for each in (own, heads))
             raise CheckpointError(
-                f"{self.use.name}: the teacher's heads ({theirs}) are not those of data.heads ({ours})"
+                f"{self.use.name}: the teacher has other heads ({taught}) than the recipe ({expected})"
             )
         order, scale, shift = [], [], []
         for head in heads:
@@ -136,8 +136,8 @@ def open_classifier_teacher(
     Args:
         notify: receives a notice if the teacher was trained on frames at other distances than it sees.
     Raises:
-        CheckpointError: no such checkpoint, it is damaged or no classifier, or takes other clips than those
-            of the recipe can become.
+        CheckpointError: no such checkpoint, it is damaged or no classifier, or takes clips that the
+            recipe's cannot become.
     """
     name = recipe.finetune.teacher
     assert name is not None
@@ -159,7 +159,7 @@ def open_classifier_teacher(
 
 
 def _require_clips(recipe: Recipe, spec: ModelSpec, name: str) -> None:
-    """Raise CheckpointError if a recipe's clips cannot become those of the teacher `spec`."""
+    """Raise CheckpointError if a recipe's clips cannot become clips of the teacher `spec`."""
     data = recipe.data
     require_channels(recipe, spec, name)
     if data.frames % spec.frames:

@@ -87,8 +87,8 @@ def distillation_loss(logits: Tensor, taught: Tensor, heads: Heads, *, temperatu
 
     A single-label head has the Kullback-Leibler divergence of the probabilities of logits / temperature, a
     multi-label head the mean over its classes of the divergence of yes and no. Both are multiplied by the
-    square of the temperature, so that their gradients have the scale of those of the labels. A number has the
-    smooth L1 loss, as against its label.
+    square of the temperature, so that their gradients have the scale of the labels' gradients. A number has
+    the smooth L1 loss, as against its label.
 
     Args:
         logits, taught: (B, C) float32 of student and teacher; numbers standardized as the student's.

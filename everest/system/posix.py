@@ -1,7 +1,7 @@
 """The services of POSIX systems that everest uses, and what takes their place on Windows.
 
 Signals between processes, groups of processes, closed terminals, peak memory, and files that are flushed and
-replaced. No other file asks for the system.
+replaced. No other file depends on the system.
 """
 
 from __future__ import annotations

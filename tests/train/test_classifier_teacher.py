@@ -123,7 +123,7 @@ def test_numbers_are_those_of_the_teacher_in_the_students_standardization(recipe
         ((Head(outputs=2),), ("run", "jump"), "has other classes than data.train: 'sit', 'jump'"),
         ((Head(outputs=3),), None, "the teacher has 2 classes, the labels 3"),
         ((Head(task="multi-label", outputs=2),), None, "answers single-label, the labels are multi-label"),
-        ((Head(name="verb", outputs=2),), None, r"heads \(only one\) are not those of data.heads \(verb\)"),
+        ((Head(name="verb", outputs=2),), None, r"other heads \(only one\) than the recipe \(verb\)"),
     ],
 )
 def test_other_labels_are_refused(recipe: Path, heads: Heads, names: tuple[str, ...] | None, problem: str):

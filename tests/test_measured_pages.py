@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from students import students_table
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -18,6 +20,12 @@ def missing(page: str, rows: list[str]) -> list[str]:
     """The rows that are not lines of a page."""
     lines = (ROOT / "docs" / page).read_text().splitlines()
     return [row for row in rows if row not in lines]
+
+
+def test_students():
+    rows = students_table(results("students")["results"]).splitlines()
+    assert len(rows) > 2
+    assert missing("methods.md", rows) == []
 
 
 def test_timelines():

@@ -85,9 +85,8 @@ class FrozenEncoder(nn.Module):
         grid = self.encoder.encoder.grid
         t, p, q = self.encoder.encoder.patch_embed.tubelet
         clips = as_seen_by(self.encoder, frames, self.pixels, size=(grid.h * p, grid.w * q))
-        windows = (
-            clips.unflatten(2, (-1, grid.t * t)).transpose(1, 2).flatten(0, 1)
-        )  # (B * windows, C, T', H, W)
+        windows = clips.unflatten(2, (-1, grid.t * t)).transpose(1, 2)  # (B, windows, C, T', H, W)
+        windows = windows.flatten(0, 1)  # (B * windows, C, T', H, W)
         ids = torch.arange(grid.num_tokens, device=frames.device).expand(len(windows), -1)
         features = self.encoder.encode(windows, ids)  # (B * windows, N', D)
         return features.unflatten(0, (len(frames), -1)).flatten(1, 2)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check docs format clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "everest needs Python 3.11 or newer; set PYTHON="'
@@ -24,6 +24,9 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -E -c docs/sphinx -W --keep-going --quiet docs build/docs
 
 format: $(READY)
 	$(BIN)/ruff check --fix

@@ -23,9 +23,11 @@ from everest.profiling import loading
 from everest.system.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
-LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods", "reports")
+LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods", "reports", "ten-minutes", "files")
+LONG_FOLDERS = ("tutorials",)
+NO_COMMANDS = ("index", "changelog", "contributing")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
@@ -45,12 +47,19 @@ SMALL_LVMAE = [
 ]
 
 
+def is_long(page: Path) -> bool:
+    return page.stem in LONG or page.parent.name in LONG_FOLDERS
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [
+        line for block in blocks(page, "console") for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    ]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("everest ")]
 
 
@@ -113,6 +122,8 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def run(arguments: list[str]) -> None:
+    if arguments[0] == "demo":  # minutes; tests/demo runs it on fewer videos
+        return
     if arguments[0] in STAGES or arguments[:2] == TOKENS:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
         if set(DATA_SETS.values()) & set(arguments):  # imitations, which have few of the classes
@@ -146,8 +157,8 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES],
-    ids=lambda page: page.stem,
+    [pytest.param(page, marks=[pytest.mark.slow] * is_long(page)) for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT).with_suffix("")).removeprefix("docs/"),
 )
 def test_every_command_of_a_page_runs(page: Path, desk: Path):
     if page.stem == "recipes":
@@ -172,7 +183,7 @@ def test_recipes_in_the_docs_are_read(desk: Path):
 
 def test_every_page_has_commands_and_every_link_leads_somewhere():
     for page in PAGES:
-        assert commands(page), page.name
+        assert commands(page) or page.stem in NO_COMMANDS, page.name
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

@@ -122,12 +122,12 @@ class ModelSettings:
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts
-    width: Width | None = None
-    depth: Depth | None = None
-    heads: Width | None = None
+    width: Width | None = None  # channels of a token in the encoder; None, here and below: the backbone's
+    depth: Depth | None = None  # blocks of the encoder
+    heads: Width | None = None  # of attention, in each block of the encoder
     mlp_width: Width | None = None  # of the encoder's blocks; without a backbone's own: four times the width
-    decoder_width: Width | None = None
-    decoder_heads: Width | None = None
+    decoder_width: Width | None = None  # channels of a token in the decoder
+    decoder_heads: Width | None = None  # of attention, in each block of the decoder
 
     @property
     def num_prefix(self) -> int:
@@ -149,7 +149,7 @@ class TrainSettings:
     """The training loop, the same in every stage. All defaults are our choice."""
 
     __pydantic_config__ = _STRICT
-    seed: Seed = 0
+    seed: Seed = 0  # of all random numbers of a run
     workers: NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
@@ -188,7 +188,7 @@ class Recipe:
     """All settings of one data set and method; `pretrain`, `finetune` and `eval` read the same recipe."""
 
     __pydantic_config__ = _STRICT
-    name: RunName
+    name: RunName  # by default that of the file; a part of the run folder's name
     summary: str = ""
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

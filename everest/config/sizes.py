@@ -73,14 +73,14 @@ class TokenizerConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
     stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
-    channels: int
+    channels: int  # of the first level
     multipliers: tuple[int, ...]  # of `channels`, one per level
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
     blocks: int  # residual blocks per level of the encoder, and in its middle
     decoder_blocks: int  # the same for the decoder
     levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
     input_scale: float = 1.0  # of height and width; a clip is scaled first
-    scorer_channels: tuple[int, int] = (32, 64)
+    scorer_channels: tuple[int, int] = (32, 64)  # of its two convolutions
 
     @property
     def stride(self) -> tuple[int, int]:

@@ -127,7 +127,7 @@ class LoraSettings:
 
     __pydantic_config__ = _STRICT
     rank: WidthOrZero = 0  # 0: none, the encoder itself is trained
-    alpha: Positive = 16
+    alpha: Positive = 16  # alpha / rank scales the adapters
     dropout: ShareBelowOne = 0.0  # of the input channels of A, in each pass
     layers: Annotated[tuple[LoraLayer, ...], Field(min_length=1)] = ("qkv", "proj")  # our choice: attention
 
@@ -148,7 +148,7 @@ class ViewsSettings:
 
     __pydantic_config__ = _STRICT
     number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
-    loss: Literal["contrast", "sigreg"] = "contrast"
+    loss: Literal["contrast", "sigreg"] = "contrast"  # InfoNCE over the clips of a step, or LeJEPA's
     temperature: Annotated[float, Field(ge=1e-3, le=100)] = 0.1  # of contrast; our choice
     sigreg_weight: Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight
     hidden: Width = 512  # of the projector; our choice
@@ -183,7 +183,7 @@ class PretrainSettings:
     # For pre-training that continues from trained weights: learning rate of a block relative to the next one,
     # and of the encoder relative to the decoder.
     layer_decay: LayerDecay = 1.0
-    encoder_lr_scale: Positive = 1.0
+    encoder_lr_scale: Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property

@@ -56,7 +56,7 @@ class TokenizerSettings:
 
     __pydantic_config__ = _STRICT
     checkpoint: str | None = None  # a trained tokenizer
-    size: TokenizerSize = "lite"
+    size: TokenizerSize = "lite"  # of the network; sets the keys of its parts that are None
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[Frames, Side] | None = None
     channels: Width | None = None
@@ -68,11 +68,11 @@ class TokenizerSettings:
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
     frames: Frames = 16  # of a window, which is encoded at once [P]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
-    select: TopKKind = "straight-through"
-    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5
+    select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5  # of the scores in `select`
     warmup: ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: Share = 0.25  # share of the other steps that keep all tokens
-    epochs: Count | None = 30
+    epochs: Count | None = 30  # of the training of the tokenizer
     steps: Count | None = None  # updates, instead of epochs
     warmup_epochs: CountOrZero = 1  # of the learning rate [M]
     warmup_steps: CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
@@ -80,7 +80,7 @@ class TokenizerSettings:
     lr: Positive = 1e-4  # not scaled by the batch size [M]
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: Decay | None = 0.999  # the averaged weights are the result [M]
-    loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)
+    loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
 
     @property
     def config(self) -> TokenizerConfig:

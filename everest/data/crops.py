@@ -169,7 +169,7 @@ def crop(clip: Tensor, box: Box) -> Tensor:
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Resizes (T, H, W, C) uint8 to (C, T, *size) uint8, bilinear; the memory order of the frames is kept.
+    """Resizes (T, H, W, C) uint8 to (C, T, h, w) uint8, bilinear; the memory order of the frames is kept.
 
     Args:
         antialias: True resizes like PIL, as in the released pre-training; False like OpenCV and

@@ -45,7 +45,7 @@ class LearnedImportance(Selector):
     random_ratio: float = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
     scope: Literal["clip", "window"] = "clip"
-    window: int = SLICES
+    window: int = SLICES  # slices that are ranked together with `scope: window`
 
     @property
     def needs_tokenizer(self) -> bool:

@@ -1,0 +1,159 @@
+"""The messages of errors that a user can cause, collected from the code.
+
+A message is the text of a `UserError` or of a class derived from it. Values that are known only when it is
+raised are shown as an ellipsis.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from everest import errors
+from everest.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("everest", "everest_cli", "everest_demo")
+# The file of a message decides under which heading the page lists it. A folder that raises and is not here is
+# an error, so that no message is left out.
+SUBJECTS = {
+    "Recipes, settings and options": (
+        "everest_cli",
+        "everest/config",
+        "everest/methods",
+        "everest/suggest",
+        "everest/errors.py",
+    ),
+    "Lists, labels, folders and annotations": (
+        "everest/lists",
+        "everest/prepare",
+        "everest/annotations",
+        "everest/footage",
+    ),
+    "Videos and clips": ("everest/video", "everest/data"),
+    "Weights and checkpoints": (
+        "everest/checkpoints",
+        "everest/foreign",
+        "everest/models",
+        "everest/tokenizer",
+    ),
+    "Training, stopping and resuming": (
+        "everest/train",
+        "everest/pretraining.py",
+        "everest/finetuning.py",
+        "everest/train_tokenizer.py",
+        "everest/stages.py",
+        "everest/sweep",
+        "everest_demo",
+    ),
+    "Evaluation, prediction, features and search": (
+        "everest/evaluation",
+        "everest/probes",
+        "everest/inference",
+        "everest/metrics",
+        "everest/search",
+        "everest/functions.py",
+        "everest/api.py",
+        "everest/figures",
+    ),
+    "Files, devices and processes": ("everest/system", "everest/profiling"),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Message:
+    """The text of an error, its exit code, and the file that raises it."""
+
+    text: str
+    code: int
+    file: str
+
+    @property
+    def subject(self) -> str:
+        """The heading of the message.
+
+        Raises:
+            KeyError: the folder of the file has none.
+        """
+        for subject, places in SUBJECTS.items():
+            if any(self.file == place or self.file.startswith(f"{place}/") for place in places):
+                return subject
+        raise KeyError(f"{self.file} raises errors, but has no subject in docs/sphinx/from_messages.py")
+
+
+def messages() -> list[Message]:
+    """All messages whose text is in the code, each once."""
+    codes = _codes(trees().values())
+    return sorted(
+        {
+            Message(text, codes[name], file)
+            for file, tree in trees().items()
+            for name, text in _raised(tree, codes.keys())
+        }
+    )
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The code of every file, by its path."""
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in files}
+
+
+def _codes(trees: Iterable[ast.Module]) -> dict[str, int]:
+    """The exit code of every class of errors that is derived from UserError, by name."""
+    codes = {
+        name: value.exit_code
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, UserError)
+    }
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    while True:
+        further = {
+            node.name: codes[base.id]
+            for node in classes
+            for base in node.bases
+            if isinstance(base, ast.Name) and base.id in codes and node.name not in codes
+        }
+        if not further:
+            return codes
+        codes |= further
+
+
+def _raised(tree: ast.Module, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in names
+            and node.args
+        ):
+            text = " ".join(_text(node.args[0]).split())
+            if any(char.isalpha() for char in text):
+                yield node.func.id, text
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    if isinstance(node, ast.IfExp):
+        return _text(node.body)
+    return "…"
+
+
+def messages_part() -> str:
+    """A list for each subject, with the exit code of each message."""
+    found = messages()
+    texts = []
+    for subject in SUBJECTS:
+        of_subject = sorted({(each.text, each.code) for each in found if each.subject == subject})
+        lines = [f"- `` {text} `` (code {code})" for text, code in of_subject]
+        texts.append(f"### {subject}\n\n" + "\n".join(lines))
+    return "\n\n".join(texts)

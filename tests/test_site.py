@@ -1,0 +1,144 @@
+"""The documentation as `make docs` builds it: its parts from the code, its examples, its pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from from_commands import commands_part
+from from_matrix import COLUMNS
+from from_messages import SUBJECTS, messages
+from from_settings import comments, settings_part
+from small_runs import run
+
+from everest.checkpoints.public_weights import public_weights
+from everest.config.sizes import BACKBONES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
+PRINTED = [
+    ROOT / "everest_cli" / "main.py",
+    ROOT / "everest" / "train" / "health.py",
+]  # not as an argument of an error
+MATRIX = json.loads((ROOT / "benchmarks" / "results" / "support_matrix.json").read_text())
+
+
+def rows(markdown: str) -> list[list[str]]:
+    """The cells of all tables without their heads."""
+    lines = [line for line in markdown.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_every_setting_has_values_and_a_meaning():
+    found = rows(settings_part())
+    assert len(found) > 150
+    assert [row[0] for row in found if not row[1] or not row[3]] == []
+    by_key = {row[0]: row for row in found}
+    assert by_key["`magnitude`"][1:3] == ["number from 0 to 10", "`9`"]
+    assert by_key["`freeze`"][1] == "none, encoder, embedding or first:N, such as first:6"
+
+
+def test_comments_above_and_behind_a_name_belong_to_it():
+    source = (
+        "# all\n\n# above\n# it\nfirst: int = 1  # behind\nsecond = 2\n\ndef f():\n    third = 3  # local\n"
+    )
+    assert comments(source) == {"first": "above it behind", "second": ""}
+
+
+def test_every_option_of_a_command_is_in_its_reference():
+    text = commands_part()
+    for command in ("eval", "prepare split", "recipes suggest"):
+        section = text.partition(f"### everest {command}\n")[2].partition("\n### ")[0]
+        for option in set(
+            re.findall(r"--[a-z][a-z-]+", run(f"{command} --help".replace("--help", ""), "--help"))
+        ):
+            assert option in section or option == "--help", (command, option)
+
+
+def test_every_message_has_a_subject_and_quoted_ones_exist():
+    found = messages()
+    assert len(found) > 500
+    assert {message.subject for message in found} == set(SUBJECTS)
+    page = (DOCS / "help" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^### `(.*)`$", page, flags=re.MULTILINE)
+    assert len(quoted) > 15
+    raised = "\n".join(message.text for message in found)
+    code = " ".join(line.strip(' f"') for path in PRINTED for line in path.read_text().splitlines())
+    assert [text for text in quoted if text not in raised and text not in code] == []
+
+
+def test_the_matrix_has_every_backbone_and_kind_of_weights():
+    first = {(weights.method, weights.layout): weights.name for weights in reversed(public_weights())}
+    assert list(MATRIX["backbones"]) == list(BACKBONES)
+    assert list(MATRIX["weights"]) == list(reversed(first.values()))
+    assert {tuple(row) for table in MATRIX.values() for row in table.values()} == {COLUMNS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit-tiny", "hf:MCG-NJU/videomae-base-finetuned-kinetics"])
+def test_the_matrix_is_what_the_commands_do(name: str):
+    script = ROOT / "benchmarks" / "support_matrix.py"
+    ended = subprocess.run(
+        [sys.executable, script, "--check", "--only", name], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return import_module(name)
+
+
+def test_the_example_of_a_strategy_computes_a_loss(monkeypatch: pytest.MonkeyPatch):
+    assert 0.5 < example("own_strategy", monkeypatch).main() < 2  # of normalized pixels of noise
+
+
+def test_the_example_of_an_encoder_has_an_answer_for_each_clip(monkeypatch: pytest.MonkeyPatch):
+    assert example("encoder_in_a_project", monkeypatch).main() == (2, 3)
+
+
+@pytest.mark.slow
+def test_the_example_with_own_data_trains_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    top1 = example("own_data", monkeypatch).main(tmp_path)
+    assert top1 in (0, 25, 50, 75, 100)
+    assert len((tmp_path / "train.csv").read_text().splitlines()) == 9  # a head, two animals with four videos
+
+
+def test_the_cells_of_the_notebook_run_and_hold_no_output():
+    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in code)
+    names: dict[str, object] = {}
+    for cell in code:
+        exec(compile("".join(cell["source"]), "first_steps.ipynb", "exec"), names)
+    assert "probabilities" in names
+
+
+def test_every_page_is_in_the_navigation():
+    trees = "".join(re.findall(r"```{toctree}(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL))
+    listed = set(re.findall(r"^(?:.* <)?([\w/-]+)>?$", trees, re.MULTILINE))
+    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
+    assert listed == pages - {"index"}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_finds_words(tmp_path: Path):
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-c", DOCS / "sphinx", "-W", "--quiet", DOCS, tmp_path]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    index = (tmp_path / "searchindex.js").read_text()
+    for word in ("timelin", "memori", "strategi"):  # stems of the search
+        assert f'"{word}":' in index
+    listed = re.findall(r"\]\((.*?)\)", (tmp_path / "llms.txt").read_text())
+    assert len(listed) > 40
+    assert all((tmp_path / page).is_file() for page in listed)
+    external = r'(?:src|href)="https?://[^"]+\.(?:js|css|woff2?)"'
+    assert [page.name for page in tmp_path.glob("*.html") if re.search(external, page.read_text())] == []

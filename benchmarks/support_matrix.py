@@ -19,6 +19,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file
+from torch import Tensor
 from typer.testing import CliRunner
 
 import everest
@@ -26,6 +27,8 @@ from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.config.sizes import BACKBONES
 from everest.errors import UserError
 from everest.foreign.timm_tensors import image_weights
+from everest.methods.grid import TokenGrid
+from everest.models.positions import separable_positions
 from everest.video.writer import write_video
 from everest_cli.main import app
 
@@ -67,7 +70,7 @@ def tried(probe: Callable[[], None]) -> bool | str:
     return True
 
 
-class Row:
+class Probes:
     """The probes of one backbone or of public weights, in a folder of its own.
 
     Args:
@@ -167,9 +170,7 @@ def published(weights: PublicWeights) -> Callable[[Path], Path]:
             image_weights(image, mean=config.mean, std=config.std, source=weights.name).save(converted)
             return converted
         if weights.layout in RELEASED:
-            tensors = {
-                key: 0.02 * torch.randn(shape) for key, shape in shapes(weights.layout, depth=1).items()
-            }
+            tensors = {name: _values(name, shape) for name, shape in shapes(weights.layout, depth=1).items()}
             source = saved(folder / "released.pth", tensors)
         else:
             source = folder / "transformers"
@@ -179,6 +180,13 @@ def published(weights: PublicWeights) -> Callable[[Path], Path]:
         return converted
 
     return make
+
+
+def _values(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Random values; the positions of MVD are computed ones, of clips of 16 frames and 224 pixels."""
+    if name.startswith("pos_embed"):
+        return separable_positions(TokenGrid(t=8, h=14, w=14), shape[-1])[None]
+    return 0.02 * torch.randn(shape)
 
 
 def _transformers_model(weights: PublicWeights) -> Any:
@@ -208,13 +216,13 @@ def rows(only: str | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if only in (None, name):
             with TemporaryDirectory() as folder:
                 settings = [f"model.backbone={name}", "model.tubelet=[2,8,8]", "data.size=32"]
-                yield "backbones", name, Row(Path(folder), settings).probe()
+                yield "backbones", name, Probes(Path(folder), settings).probe()
     for weights in different_weights():
         if only in (None, weights.name):
             patch = 14 if any("14,14" in setting for setting in weights.settings) else 16
             settings = [f"model.backbone={weights.backbone}", f"data.size={4 * patch}", *weights.settings]
             with TemporaryDirectory() as folder:
-                yield "weights", weights.name, Row(Path(folder), settings, published(weights)).probe()
+                yield "weights", weights.name, Probes(Path(folder), settings, published(weights)).probe()
 
 
 def different_weights() -> list[PublicWeights]:

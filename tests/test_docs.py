@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
 LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods", "reports", "ten-minutes", "files")
 LONG_FOLDERS = ("tutorials",)
-NO_COMMANDS = ("index", "changelog", "contributing")
+NO_COMMANDS = ("index", "changelog", "contributing", "faq", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
@@ -56,9 +56,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    lines += [
-        line for block in blocks(page, "console") for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    """The commands of a page: the lines of its programs, and of its sessions the lines after a prompt."""
+    lines = [
+        line.removeprefix("$ ")
+        for language, block in re.findall(r"```(sh|console)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+        for line in block.splitlines()
+        if language == "sh" or line.startswith("$ ")
     ]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("everest ")]
 
@@ -98,6 +101,10 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for number, name in enumerate(["run", "walk", "run", "walk"]):
         (tmp_path / "ACTIONS" / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "ACTIONS" / name)
+    for number, name in enumerate(["run", "walk"]):  # of seven persons, as in docs/start/your-videos.md
+        (tmp_path / "CLIPS" / name).mkdir(parents=True)
+        for person in ("daria", "denis", "eli", "ido", "ira", "lena", "moshe"):
+            shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "CLIPS" / name / f"{person}.mp4")
     rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
     videos = [f"clip{number}.mp4" for number in range(4)]
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):
@@ -188,18 +195,15 @@ def test_every_page_has_commands_and_every_link_leads_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_strategy_room_and_page_has_its_row():
-    names = ("docs/methods.md", "docs/architecture.md", "README.md")
-    methods, architecture, readme = ((ROOT / name).read_text() for name in names)
+def test_every_strategy_and_room_has_its_row():
+    methods, architecture = ((ROOT / "docs" / name).read_text() for name in ("methods.md", "architecture.md"))
     assert [name for name in STRATEGIES if f"\n| `{name}` |" not in methods] == []
     rooms = {path.parent.name for path in (ROOT / "everest").glob("*/__init__.py")} - {"recipes"}
     assert [room for room in sorted(rooms) if architecture.count(f"\n| `everest/{room}/` |") != 1] == []
-    pages = [page.name for page in PAGES[1:]]
-    assert [name for name in pages if f"\n| [docs/{name}](docs/{name}) |" not in readme] == []
 
 
 def test_readme_has_the_two_commands_and_is_short():
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text
     assert "make test" in text
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 180

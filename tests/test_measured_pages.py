@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pytest
 from students import students_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,3 +124,65 @@ def test_exported_files():
         rows.append(f"| {' | '.join(cells)} |")
     assert len(rows) >= 8
     assert missing("reports.md", rows) == []
+
+
+SETS = {
+    "ten actions": "weizmann10",
+    "six interactions": "interaction6",
+    "eight camera motions": "cameramotion8",
+}
+ARMS = {
+    "none (an untrained encoder)": "random encoder",
+    "an image of frame differences, no encoder": "difference image",
+    "predicting pixels (EVEREST)": "everest",
+    "between views, as suggested": "contrast, uniform and camera",
+    "logistic regression on an untrained encoder": "random encoder",
+    "logistic regression on frame differences": "difference image",
+    "logistic regression on suggested pre-training": "contrast, uniform and camera",
+}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def evidence(part: str) -> list[list[str]]:
+    """The rows of a table of docs/evidence.md, which is compared with the results elsewhere."""
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    table = text.partition(f"<!-- evidence: {part} -->")[2].partition("<!-- end of")[0]
+    return [cells(line) for line in table.splitlines() if line.startswith("| ")]
+
+
+def tutorial_rows(page: str) -> dict[str, list[str]]:
+    lines = (ROOT / "docs" / "tutorials" / page).read_text().splitlines()
+    return {row[0]: row[1:] for row in map(cells, lines) if row}
+
+
+@pytest.mark.parametrize(
+    ("page", "part"), [("unlabeled-archive.md", "features-knn"), ("few-labels.md", "features-few")]
+)
+def test_tutorials_have_the_accuracies_of_frozen_features(page: str, part: str):
+    table = evidence(part)
+    columns = [table[0].index(name) for name in SETS.values()]
+    values = {row[0]: [row[column].partition("<br>")[0] for column in columns] for row in table}
+    rows = {title: row for title, row in tutorial_rows(page).items() if title in ARMS}
+    assert len(rows) >= 3
+    assert rows == {title: values[ARMS[title]] for title in rows}
+
+
+def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
+    plain = [[cell.partition(" (")[0] for cell in row[3:5]] + row[5:] for row in evidence("labels")[2:]]
+    keys = [(row[0], row[1]) for row in evidence("labels")[2:]]
+    values = dict(zip(keys, plain, strict=True))
+    lines = (ROOT / "docs" / "tutorials" / "few-labels.md").read_text().splitlines()
+    rows = [row for row in map(cells, lines) if row and row[0] in SETS and len(row) == 5]
+    assert len(rows) == len(values) == 5
+    assert [row[2:] for row in rows] == [values[SETS[row[0]], row[1].partition(",")[0]] for row in rows]
+
+
+def test_the_tutorial_on_a_moving_camera_has_the_differences_of_the_claims():
+    values = {row[0]: f"{row[2]} ({row[3]})" for row in evidence("claims") if "without the motion" in row[0]}
+    shown = [row[-1].strip("*") for row in tutorial_rows("moving-camera.md").values() if " to " in row[-1]]
+    assert len(shown) == 6
+    assert "-13.1 (-18.9 to -7.3)" in shown  # the claim is that it is worse: +13.1, with the other sign
+    assert {value for value in shown if not value.startswith("-13.1")} <= set(values.values())

@@ -1,7 +1,7 @@
 """The reference of settings: each key with its values and its default from the dataclasses of a recipe.
 
-The comments of the recipe `custom` state the meaning of most keys, and those of the dataclasses the origin of
-values.
+The comments of the recipe `custom` state the meaning of most keys, the comments of the dataclasses the origin
+of values.
 """
 
 from __future__ import annotations

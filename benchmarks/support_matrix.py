@@ -116,7 +116,9 @@ class Probes:
         everest_command("finetune", *self.options, *init)
 
     def load(self) -> None:
-        features = everest.extract(everest.load_model(self.encoder), [self.folder / "0.mp4"]).features
+        features = everest.extract(
+            everest.load_model(self.encoder), [self.folder / "0.mp4"], clips=1, crops=1
+        ).features
         assert torch.isfinite(features).all()
 
     def select(self) -> None:

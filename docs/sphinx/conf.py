@@ -34,7 +34,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4  # pages link to headings as GitHub numbers them
 
 default_role = "code"  # docstrings write names in single backticks
+smartquotes = False  # two hyphens begin an option
 autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("HeadSetting", "Strategy", "Task", "Report", "Videos")}
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False

@@ -71,7 +71,7 @@ def test_searching():
     for title, names in found.items():
         values = [fmean(of_set["encoders"][name]["precision@10"] for name in names) for of_set in sets]
         rows.append(f"| {title} | {' | '.join(f'{value:.1f} %' for value in values)} |")
-    assert missing("search.md", rows) == []
+    assert missing("searching.md", rows) == []
 
 
 def test_searching_by_encoders_that_have_not_seen_the_groups():
@@ -88,7 +88,7 @@ def test_searching_by_encoders_that_have_not_seen_the_groups():
             for name in ("weizmann10", "interaction6", "surveillance2")
         ]
         rows.append(f"| {title} | {' | '.join(f'{fmean(values):.1f} %' for values in of_sets)} |")
-    assert missing("search.md", rows) == []
+    assert missing("searching.md", rows) == []
 
 
 def test_costs_of_views():

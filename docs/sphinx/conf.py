@@ -7,6 +7,8 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.util.inspect import TypeAliasForwardRef
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]  # the programs that write parts of pages; everest of this checkout
@@ -46,6 +48,9 @@ html_theme = "furo"
 html_copy_source = False
 html_show_copyright = False
 copybutton_prompt_text = "$ "
+
+# The name of a type inside another one, where Sphinx 9.0 shows the class of its placeholder.
+TypeAliasForwardRef.__repr__ = lambda self: self.name
 
 
 def setup(app: Sphinx) -> None:

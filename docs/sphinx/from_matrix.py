@@ -30,8 +30,13 @@ def _part(name: str, title: str) -> str:
 
 def _cell(result: Any) -> str:
     """yes, or the reason why not; of exports those that work, and the reason for each other one."""
-    if isinstance(result, dict):
-        return ", ".join(
-            f"{name}" if value is True else f"not {name}: {value}" for name, value in result.items()
-        )
-    return "yes" if result is True else str(result)
+    if not isinstance(result, dict):
+        return "yes" if result is True else str(result)
+    working = ", ".join(name for name, value in result.items() if value is True)
+    others = [f"{name}: {_reason(value)}" for name, value in result.items() if value is not True]
+    return f"{working}; not {', not '.join(others)}"
+
+
+def _reason(message: str) -> str:
+    """The part of a message of `export` that names what the other program has not."""
+    return message.partition("cannot be this model: ")[2].partition("; ")[0] or message

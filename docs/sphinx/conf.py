@@ -14,7 +14,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]  # the programs that write parts of pages; everest of this checkout
 
 from llms_text import write_llms_text  # noqa: E402
-from parts import fill  # noqa: E402
+from page_parts import fill  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from markdown import table
+from page_table import table
 from typer.main import get_command
 
 from everest_cli.main import GROUPS, app

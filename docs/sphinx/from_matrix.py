@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from markdown import table
+from page_table import table
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "support_matrix.json"
 COLUMNS = ("load", "select", "train", "export", "resume")

@@ -83,7 +83,8 @@ def of_custom() -> dict[str, str]:
         path = [(before, key) for before, key in path if before < indent]
         path.append((indent, text.partition(":")[0]))
         comment = re.search(r"\s#\s(.*)", text)
-        found[".".join(key for _, key in path)] = " ".join([*above, *([comment[1]] if comment else [])])
+        if len(path) > 1:  # the comment above the first key is about the file
+            found[".".join(key for _, key in path)] = " ".join([*above, *([comment[1]] if comment else [])])
         above = []
     return found
 

@@ -189,7 +189,7 @@ class Recipe:
 
     __pydantic_config__ = _STRICT
     name: RunName  # by default that of the file; a part of the run folder's name
-    summary: str = ""
+    summary: str = ""  # a line about the recipe, for `everest recipes list`
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

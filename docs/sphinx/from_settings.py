@@ -92,7 +92,8 @@ def _keys(title: str, settings: type, places: list[str], *, nested: frozenset[st
 
 def type_text(hint: Any) -> str:
     """The values that a type accepts, in words: from the schema of pydantic, or from the error of a check."""
-    schema = TypeAdapter(hint).json_schema()
+    # A validator of everest's own leaves no schema: then that of the type below it.
+    schema = TypeAdapter(hint).json_schema() or TypeAdapter(get_args(hint)[0]).json_schema()
     checked = _requirement(hint)
     optional = "`null` or " if {"type": "null"} in schema.get("anyOf", []) else ""
     return f"{optional}{checked}" if checked else _schema_text(schema)

@@ -72,6 +72,7 @@ def evaluate(
             "--retrieval": retrieval,
             "--set finetune.selection": selects,
             "--precision": run.precision is not None,
+            "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         }
         _refuse_for_exported(weights, [option for option, is_given in given.items() if is_given])

@@ -157,13 +157,15 @@ def _graph(
             document["relative_difference"] = found.relative
             notes.append(
                 f"{precision}: the same tokens are kept; the outputs differ by {100 * found.relative:.2g} % "
-                "of their standard deviation (root mean square); everest eval measures the accuracy"
+                "of their standard deviation over the clips (root mean square); everest eval measures the "
+                "accuracy"
             )
     else:
         document["difference"] = write_program(out, exported)
     ends = opened.transformer.spec.selection.keep_range
     if keep is None and ends is not None:
-        notes.append(f"encodes {ends[1]:g} of the tokens, the upper end of the range of training; see --keep")
+        share = f"{100 * ends[1]:g} % of the tokens"
+        notes.append(f"encodes {share}, the upper end of the range of training; see --keep")
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")

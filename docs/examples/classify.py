@@ -26,8 +26,16 @@ def read_clip(path: str, clip: dict, channels: int) -> np.ndarray:
         numbers = steps[np.minimum(first + np.arange(clip["frames"]), len(steps) - 1)]
     else:  # the middle of each of T equal parts
         numbers = ((np.arange(clip["frames"]) + 0.5) * len(video) / clip["frames"]).astype(int)
-    images = [video[number].to_ndarray(format="rgb24" if channels == 3 else "gray") for number in numbers]
+    images = [
+        np.rot90(video[number].to_ndarray(format="rgb24" if channels == 3 else "gray"), frame_turns(video[0]))
+        for number in numbers
+    ]
     return crop(np.stack(images).reshape(*np.shape(images)[:3], channels), clip["height"], clip["width"])
+
+
+def frame_turns(frame: av.VideoFrame) -> int:
+    """The quarter turns, counter-clockwise, with which the camera wants a frame to be shown."""
+    return round(frame.rotation / 90) % 4
 
 
 def crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -53,10 +61,12 @@ def main(model: str, path: str) -> None:
     clip, mean, std, heads, classes = (
         json.loads(about[key]) for key in ("clip", "mean", "std", "heads", "classes")
     )
+    if len(heads) > 1 or heads[0]["task"] == "regression":
+        sys.exit(f"{model}: this example shows models with one head of classes")
     frames = read_clip(path, clip, len(mean))[None]  # (1, T, H, W, C)
     if json.loads(about["input"])["dtype"] == "float32":  # exported without --uint8
         frames = ((frames / 255 - mean) / std).transpose(0, 4, 1, 2, 3).astype(np.float32)
-    logits = session.run(None, {"frames": frames})[0][0]  # of a model with one head
+    logits = session.run(None, {"frames": frames})[0][0]
     if heads[0]["task"] == "multi-label":
         probabilities = 1 / (1 + np.exp(-logits))
     else:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from everest.checkpoints.graph import INPUT
+from everest.checkpoints.graph import INPUT, KEPT
 from everest.config.heads import Heads
 from everest.data.clip_format import ClipFormat
+from everest.data.frames import SAMPLINGS
 from everest.errors import CheckpointError, EnvironmentProblem, shown
 from everest.methods.strategies import Strategy
 from everest.models.classifier import answers
@@ -56,7 +57,7 @@ class ExportedClassifier(nn.Module):
             frames=self.spec.frames,
             stride=clip["stride"] or 1,
             size=self.spec.size,
-            sampling=clip["sampling"] or "dense",
+            sampling=_checked_sampling(clip["sampling"] or "dense"),
             fps=clip["fps"],
             mean=self.spec.pixels.mean,
             std=self.spec.pixels.std,
@@ -93,6 +94,12 @@ class ExportedClassifier(nn.Module):
         return answers(outputs, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
 
 
+def _checked_sampling(name: str) -> str:
+    if name not in SAMPLINGS:
+        raise ValueError(f"no sampling '{name}'")
+    return name
+
+
 def is_exported(file: Path) -> bool:
     """Whether a file that the user names as a checkpoint is an ONNX file."""
     return file.suffix == SUFFIX
@@ -118,10 +125,14 @@ def open_exported(file: Path) -> ExportedClassifier:
         raise CheckpointError(
             f"{file}: {article} {shown(kind)} model, which answers nothing; export a run of everest finetune"
         )
+    names = [[each.name for each in part] for part in (session.get_inputs(), session.get_outputs())]
+    if names[0] != [INPUT] or len(names[1]) != 2 or names[1][1] != KEPT:
+        raise CheckpointError(f"{file}: its graph is not one of everest export; export the checkpoint again")
     try:
         return ExportedClassifier(file, session, metadata)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: its metadata is damaged ({shown(error)}); export it again") from error
+        why = shown(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
+        raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error
 
 
 def open_session(file: Path) -> InferenceSession:
@@ -144,7 +155,13 @@ def open_session(file: Path) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    unreadable = (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented)
+    unreadable = (
+        states.Fail,
+        states.InvalidArgument,
+        states.InvalidGraph,
+        states.InvalidProtobuf,
+        states.NotImplemented,
+    )
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except unreadable as error:

@@ -110,6 +110,7 @@ class Exportable:
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
     unit: Tensor  # (outputs,) or (1,): the size of a difference that counts as 1
+    heads: tuple[int, ...]  # the outputs of each head; of features their width
     encoder: Encoder  # of the graph
 
     def halve(self) -> None:
@@ -204,6 +205,7 @@ def exportable(
         spec=spec,
         metadata=texts,
         unit=torch.tensor(units or [1.0]),
+        heads=tuple(head.outputs for head in heads) or (module.encoder.width,),
         encoder=module.encoder,
     )
 

@@ -57,9 +57,15 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, lic
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
+    Raises:
+        RecipeError: an evaluation of a model with other heads or classes, or an empty license.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
+    if license_name is not None and not (license_name.strip() and license_name.isprintable()):
+        raise RecipeError("--license: must be a name such as cc-by-4.0, on one line")
+    if evaluation is not None:
+        _require_same_heads(evaluation, opened, spec)
     name = opened.file.parent.name or opened.file.stem
     data = ModelCardData(
         license=license_name,
@@ -78,6 +84,18 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, lic
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
+
+
+def _require_same_heads(evaluation: Mapping[str, Any], opened: LoadedModel, spec: ModelSpec) -> None:
+    """Raise RecipeError if an evaluation is of a model with other heads or classes."""
+    own = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
+    measured = set(evaluation.get("heads", {"": None}))
+    names = [row["name"] for row in evaluation.get("per_class", ())]
+    if own != measured or (names and opened.weights.classes and names != list(opened.weights.classes)):
+        raise RecipeError(
+            f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
+            f"{opened.file}"
+        )
 
 
 def _hub_results(evaluation: Mapping[str, Any]) -> list[EvalResult]:

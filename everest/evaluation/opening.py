@@ -38,6 +38,10 @@ def open_classifier(
         spec, names, change = model.spec, model.class_names, "export it again to change it"
         _check_recipe(recipe, spec, source=file)
         _check_clips(recipe, spec, source=file)
+        stride = recipe.finetune.stride
+        if model.knows_stride and stride != model.clip.stride:
+            text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
+            report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
     else:
         opened = open_model(
             file,

@@ -11,6 +11,7 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -267,14 +268,16 @@ def share_of_budget(spec: ModelSpec, gmacs: float) -> float:
     """Return the largest keep ratio, of four decimals, whose view costs at most `gmacs` GMACs.
 
     Raises:
-        RecipeError: the smallest one that leaves a token costs more.
+        RecipeError: the smallest one that leaves a token costs more; or no finite number.
     """
 
     def cost(ratio: int) -> float:
         return gmacs_of_clip(replace(spec, selection=spec.selection.at_evaluation(ratio / RATIOS)))
 
+    if not math.isfinite(gmacs):
+        raise RecipeError(f"--budget {gmacs}: must be a finite number of GMACs")
     least = -(-RATIOS // spec.grid.num_tokens)
-    if not gmacs >= cost(least):
+    if gmacs < cost(least):
         raise RecipeError(
             f"--budget {gmacs:g}: a view costs {cost(least):.4g} GMACs with the fewest tokens "
             f"(a keep ratio of {least / RATIOS:g}); give at least as many"

@@ -91,13 +91,18 @@ def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
     clips = [(torch.zeros(2), (logits, kept))]
 
     def difference(*found: Tensor) -> float:
-        return compare_reduced(clips, lambda _: found, unit=torch.ones(1), precision="int8").relative
+        options = {"heads": heads, "unit": torch.ones(1), "precision": "int8"}
+        return compare_reduced(clips, lambda _: found, **options).relative
 
-    assert difference(logits + 0.1, kept) == pytest.approx(0.1 / float(logits.std()))
+    heads = (2,)
+    assert difference(logits + 0.1, kept) == pytest.approx(0.1 / ((0.25**2 + 1.5**2) / 2) ** 0.5)
+    heads = (1, 1)  # each about its own mean, and the worse one counts
+    assert difference(logits + torch.tensor([0.1, 0.1]), kept) == pytest.approx(0.1 / 0.25)
     for found, message in (
         ((logits, kept.flip(0)), "keeps other tokens"),
         ((logits / 0, kept), "not finite"),
         ((logits.flip(0), kept), "computes something else"),
+        ((logits.mean(dim=0).expand(2, 2), kept), "computes something else"),
     ):
         with pytest.raises(CheckpointError, match=message):
             difference(*found)
@@ -154,6 +159,7 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
         "--keep-above=1",
         "--retrieval",
         "--precision=bf16",
+        "--which=newest",
         "--set=finetune.selection.keep_ratio=0.5",
     ):
         message = refused(*command, option, code=2)
@@ -173,15 +179,21 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
         ({"kind": "encoder"}, "an encoder model, which answers nothing"),
         ({"settings": "{"}, "its metadata is damaged"),
         ({"classes": '["run"]'}, "1 names of classes for 2 outputs"),
+        ({"clip": texts["clip"].replace("dense", "loose")}, "no sampling 'loose'"),
     ):
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, {} if change is None else {**texts, **change})
         onnx.save(model, other)
         assert message in refused("eval --checkpoint", tmp_path / "other.onnx", *recipe, code=6)
-    (tmp_path / "other.onnx").write_bytes(b"no graph")
-    assert "onnxruntime cannot read it" in refused(
-        "eval --checkpoint", tmp_path / "other.onnx", *recipe, code=6
-    )
+    for content in (b"no graph", b""):
+        other.write_bytes(content)
+        assert "onnxruntime cannot read it" in refused("eval --checkpoint", other, *recipe, code=6)
+    value = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, [1])
+    graph = onnx.helper.make_graph([], "one output", [value], [value])
+    model = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, other)
+    assert "its graph is not one of everest export" in refused("eval -c", other, *recipe, code=6)
 
 
 def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):

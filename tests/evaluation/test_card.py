@@ -49,3 +49,11 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     (tmp_path / "other.json").write_text("{}")
     message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
     assert "no document of an evaluation" in message
+    assert "on one line" in refused("weights card", classifier_run, "--license", "", code=2)
+
+
+def test_a_card_takes_no_evaluation_of_another_model(classifier_run: Path, mixed_run: Path, tmp_path: Path):
+    document = json_of("eval -q --no-interval --checkpoint", mixed_run)
+    (tmp_path / "eval.json").write_text(json.dumps(document))
+    message = refused("weights card", classifier_run, "--evaluation", tmp_path / "eval.json", code=2)
+    assert "a model with other heads or classes" in message

@@ -22,7 +22,7 @@ from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
-from view_features import MEASURES, draws_table, features_table
+from view_features import LETTERS, MEASURES, RESULTS_OF_LETTERS, draws_table, features_table, measures_table
 from view_features import RESULTS as FEATURES
 from view_labels import RESULTS as OF_LABELS
 from view_labels import labels_table
@@ -80,6 +80,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
     blocks["features-draws"] = draws_table(features)
+    of_letters = json.loads(RESULTS_OF_LETTERS.read_text())["results"]
+    blocks["features-letters"] = measures_table(of_letters, LETTERS)
     blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
     budgets = json.loads(OF_BUDGETS.read_text())["results"]
     blocks |= {"budgets": budgets_table(budgets), "content": content_table(budgets)}

@@ -18,7 +18,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -80,6 +80,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "everest and camera": ("pretrain.camera_motion=1",),
 }
 RANDOM, DIFFERENCES = "random encoder", "difference image"
+BASELINES: Final = (RANDOM, DIFFERENCES)
 COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
 UNIFORM_AND_CHANGE: Final = (
     ("contrast, uniform", "contrast"),
@@ -256,31 +257,48 @@ def difference_text(difference: Paired | None) -> str:
     return text if low <= 0 <= high else f"**{text}**"
 
 
-def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
-    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals.
+def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
+    """The mean over the units of an arm, and its differences from other arms."""
+    texts = (difference_text(paired(own, other)) for other in others)
+    return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
 
-    A unit that an older version has run, and an image, may be without a measure.
+
+def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
+    """A measure of a set by arm and unit.
+
+    A unit that an older version has run, and an image, may be without it.
     """
-    sets = list(next(iter(next(iter(results.values())).values())))
-    results = {
-        arm: {unit: found for unit, found in units.items() if measure in found[sets[0]]}
+    values = {
+        arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
         for arm, units in results.items()
     }
-    results = {arm: units for arm, units in results.items() if len(units) > 1}
+    return {arm: units for arm, units in values.items() if len(units) > 1}
+
+
+def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
+    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
+    sets = list(next(iter(next(iter(results.values())).values())))
+    of_sets = [by_unit(results, name, measure) for name in sets]
     rows = []
-    for place, (arm, units) in enumerate(results.items()):
-        against = COMPARED[:place] if arm not in (RANDOM, DIFFERENCES) else ()
-        row = [arm, str(len(units))]
-        for name in sets:
-            own = {int(unit): found[name][measure] for unit, found in units.items()}
-            cell = f"{spread(list(own.values())).mean:.1f}"
-            for other in (each for each in against if each in results):
-                before = {int(unit): found[name][measure] for unit, found in results[other].items()}
-                text = difference_text(paired(own, before))
-                cell += f"<br>{text}" if text else ""
-            row.append(cell)
-        rows.append(row)
+    for place, arm in enumerate(of_sets[0]):
+        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and arm not in BASELINES]
+        cells = [compared(values[arm], [values[other] for other in others]) for values in of_sets]
+        rows.append([arm, str(len(of_sets[0][arm])), *cells])
     return markdown(["pre-training", "units", *sets], rows)
+
+
+def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
+    """For each measure of one set the means of all arms, with the differences from `COMPARED`."""
+    rows = []
+    for measure in MEASURES:
+        values = by_unit(results, name, measure)
+        others = [values[other] for other in COMPARED if other in values]
+        cells = [
+            compared(values[arm], [] if arm in BASELINES else others) if arm in values else ""
+            for arm in results
+        ]
+        rows.append([measure, *cells])
+    return markdown(["measure", *results], rows)
 
 
 def draws_table(results: dict[str, dict[str, Any]]) -> str:

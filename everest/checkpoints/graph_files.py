@@ -105,7 +105,7 @@ def compare_reduced(
             problem = "has outputs that are not finite, other"
     wanted = torch.cat([outputs[0] for outputs, _ in pairs]) / unit  # (B, outputs)
     lost = torch.cat([found[0] for _, found in pairs]) / unit - wanted
-    # Each output around its own mean: those of numbers, such as years, are far from each other.
+    # Each output around its own mean: the means of numbers, such as years, are far from each other.
     around = wanted - wanted.mean(dim=0) if len(wanted) > 1 else wanted
     parts = zip(lost.split(list(heads), dim=1), around.split(list(heads), dim=1), strict=True)
     relative = max(float(own.norm() / spread.norm().clamp(min=1e-12)) for own, spread in parts)

@@ -36,7 +36,7 @@ def evaluate(
     ] = None,
     keep_above: Annotated[
         str | None,
-        typer.Option("--keep-above", metavar="IMPORTANCE,…", help="Keep the tokens above, as well."),
+        typer.Option("--keep-above", metavar="IMPORTANCE,…", help="Evaluate with these thresholds as well."),
     ] = None,
     interval: Annotated[
         bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")

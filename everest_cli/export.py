@@ -27,7 +27,7 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
         Format,
-        typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export."),
+        typer.Option("--to", help="A transformers folder, an ONNX file, or a program of torch.export."),
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")

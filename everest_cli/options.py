@@ -76,7 +76,7 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the res
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check everything, run one pass, estimate time and memory; write nothing."
+        "--dry-run", help="Check everything, try two passes, estimate time and memory; write nothing."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]

@@ -48,9 +48,7 @@ def predict(
     ] = False,
     keep_above: Annotated[
         float | None,
-        typer.Option(
-            "--keep-above", metavar="IMPORTANCE", help="Encode the tokens above: more of busy clips."
-        ),
+        typer.Option("--keep-above", metavar="IMPORTANCE", help="Keep the tokens of higher importance only."),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:

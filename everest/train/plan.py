@@ -179,20 +179,24 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     return None
 
 
-def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:
+def memory_advice(
+    plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int, compares_clips: bool
+) -> str:
     """Settings to try when a pass of the plan does not fit, with estimates.
 
     Args:
         bytes_per_value: of the run that does not fit.
+        compares_clips: between views, a pass has all clips of a step.
     """
 
     def gib(clips: int, value_bytes: int = bytes_per_value, *, checkpointing: bool = False) -> str:
         return f"{clips * bytes_of(checkpointing, value_bytes) / 2**30:.2f} GiB"
 
     tried, half = plan.micro_batch, max(1, plan.micro_batch // 2)
+    fewer = f"pretrain.batch_size={half * plan.processes}" if compares_clips else f"train.micro_batch={half}"
     advice = (
         f"tried {tried} clips a pass, about {gib(tried)} of activations; "
-        f"train.micro_batch={half} needs about {gib(half)}, train.checkpointing=true about "
+        f"{fewer} needs about {gib(half)}, train.checkpointing=true about "
         f"{gib(tried, checkpointing=True)}"
     )
     if bytes_per_value > BF16_BYTES:

@@ -114,7 +114,12 @@ def set_up_training(
             clip=_clip_header(recipe, stage),
         ),
         videos=videos,
-        memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
+        memory_advice=memory_advice(
+            plan,
+            bytes_of,
+            bytes_per_value=value_bytes,
+            compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
+        ),
     )
     workers = training.passes.workers
     needed = shared_bytes(clips, training.passes.order(), workers=workers)

@@ -235,11 +235,13 @@ def test_memory_advice_has_numbers_that_shrink():
         """Half of them float32 in any precision."""
         return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
 
-    advice = memory_advice(plan, bytes_of, bytes_per_value=4)
+    advice = memory_advice(plan, bytes_of, bytes_per_value=4, compares_clips=False)
     assert "tried 32 clips a pass, about 32.00 GiB" in advice
     assert "train.micro_batch=16 needs about 16.00 GiB" in advice
     assert advice.endswith("checkpointing=true about 8.00 GiB, train.precision=bf16 about 24.00 GiB")
-    assert "bf16" not in memory_advice(plan, bytes_of, bytes_per_value=2)
+    of_views = memory_advice(plan, bytes_of, bytes_per_value=2, compares_clips=True)
+    assert "bf16" not in of_views
+    assert "pretrain.batch_size=16 needs about" in of_views
 
 
 def test_too_little_memory_in_a_loop_is_explained(

@@ -120,8 +120,8 @@ def as_user_error(error: Exception) -> UserError | None:
     ):
         first = str(error).split("\n")[0]
         return EnvironmentProblem(
-            f"out of memory ({first}); try a smaller train.micro_batch, train.checkpointing=true or "
-            "train.precision=bf16, or smaller clips"
+            f"out of memory ({first}); try a smaller train.micro_batch (between views pretrain.batch_size), "
+            "train.checkpointing=true or train.precision=bf16, or smaller clips"
         )
     if type(error).__module__.startswith(COMPILERS):
         why = " ".join(str(error).split("\n\n")[0].split())

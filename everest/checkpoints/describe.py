@@ -60,6 +60,8 @@ def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
     if sampling != "dense":
         return f"a clip spans the whole video ({sampling} sampling)"
     counted = "frames of the video" if fps is None else f"frames at {fps:g} per second"
+    if stride == 1:
+        return f"the frames of a clip are successive {counted}"
     return f"the frames of a clip are {stride} {counted} apart"
 
 

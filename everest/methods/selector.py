@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import prod
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter
@@ -168,10 +169,22 @@ def takes_bytes(measurement: M) -> M:
 
 
 def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | None:
-    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes."""
+    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes.
+
+    Raises:
+        RecipeError: it does not return a number for each token.
+    """
     if not getattr(type(selector).importance, _BYTES, False):
         frames = embed.pixels.normalized(frames)
-    return selector.importance(frames, embed)
+    importance = selector.importance(frames, embed)
+    tokens = prod(size // side for size, side in zip(frames.shape[2:], embed.tubelet, strict=True))
+    if importance is not None and importance.shape[1:] != (tokens,):
+        shape = tuple(importance.shape)
+        raise RecipeError(
+            f"{selector.strategy}: its importance has the shape {shape}, not (clips, {tokens}): one number "
+            "for each token"
+        )
+    return importance
 
 
 def choose(

@@ -7,15 +7,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import called, metrics, refused
 
 import everest
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.importance import Embedding, RawPixels
+from everest.methods.selector import measure
 from everest.models.mae import MaskedAutoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +54,27 @@ class Bare(Middle):
 def function():
     pass
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(everest.strategies.ByImportance):
+    """Its importance is the mean of a token, or of a slice."""
+
+    of_slices: bool = False
+
+    def importance(self, frames: torch.Tensor, embed: Embedding) -> torch.Tensor:
+        size = (embed.tubelet[0], *frames.shape[3:]) if self.of_slices else embed.tubelet
+        return F.avg_pool3d(frames, size).mean(dim=1).flatten(1)
+
+
+def test_the_importance_of_a_strategy_has_a_number_for_each_token():
+    clips, embed = torch.rand(2, 3, 4, 32, 48), RawPixels((2, 8, 8))
+    found = measure(Measured(), clips, embed)
+    assert found is not None
+    patches = clips.unfold(2, 2, 2).unfold(3, 8, 8).unfold(4, 8, 8)  # (B, C, 2, 4, 6, t, p, q)
+    assert torch.allclose(found, patches.mean(dim=(1, 5, 6, 7)).flatten(1))
+    with pytest.raises(RecipeError, match=r"importance has the shape \(2, 2\), not \(clips, 48\)"):
+        measure(Measured(of_slices=True), clips, embed)
 
 
 @pytest.fixture

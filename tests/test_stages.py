@@ -114,6 +114,7 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals", "per_class"}
     accuracies |= {"ece", "ece_calibrated", "temperature"}
     facts = {"videos", "groups", "views", "skipped", "seconds", "checkpoint", "recipe"}
+    facts |= {"keep", "tokens", "gmacs"}
     assert set(result) == accuracies | facts
     assert result["videos"] == 4
     assert result["views"] == {"clips": 2, "crops": 3}

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from math import prod
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter
@@ -177,7 +176,8 @@ def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | No
     if not getattr(type(selector).importance, _BYTES, False):
         frames = embed.pixels.normalized(frames)
     importance = selector.importance(frames, embed)
-    tokens = prod(size // side for size, side in zip(frames.shape[2:], embed.tubelet, strict=True))
+    (length, height, width), (t, p, q) = frames.shape[2:], embed.tubelet
+    tokens = (length // t) * (height // p) * (width // q)
     if importance is not None and importance.shape[1:] != (tokens,):
         shape = tuple(importance.shape)
         raise RecipeError(

@@ -132,7 +132,7 @@ def test_the_device_is_named_in_one_way_and_the_older_option_is_kept(
     called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
     called("probe", *options, "--gpus", "cpu", "--probes", "knn")
     assert "--cpu" not in called("predict", "--help").stdout
-    notice = "--gpus has no effect without --measure, --data or --max-batch"
+    notice = "--gpus has no effect without --measure, --data, --max-batch or --latency"
     assert notice in called("profile", "--backbone", "vit-tiny", "--gpus", "cpu").stderr
     called("profile", "--backbone", "vit-tiny", "--gpus", "cpu", "--max-batch")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ def _run(change: int, command: Sequence[object], folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    os._exit(CliRunner().invoke(app, [str(word) for word in command]).exit_code)
+    result = CliRunner().invoke(app, [str(word) for word in command])
+    if result.exit_code:  # for the report of the test that fails
+        sys.stderr.write(f"{result.output}\n")
+        traceback.print_exception(result.exception)
+        sys.stderr.flush()
+    os._exit(result.exit_code)
 
 
 def _writes(values: tuple[Any, ...]) -> bool:

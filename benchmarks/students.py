@@ -1,4 +1,4 @@
-"""Accuracy against size: small classifiers of people never seen, from scratch and with a teacher.
+"""Accuracy by size: small classifiers, from scratch and with a teacher, on people never seen before.
 
     python benchmarks/students.py VIDEOS runs/features runs/students
     python benchmarks/students.py VIDEOS runs/features runs/students --report
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from measuring import HERE, markdown
 from view_features import BASE, Clips, difference_text, run_folder
-from view_labels import PRETRAINED, Row
+from view_labels import PRETRAINED, Row, read_units
 
 import everest
 from everest.config.recipe import load_recipe
@@ -104,10 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     if options.report:
-        results: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.json")):
-            unit, key = path.stem.split(" ", 1)
-            results.setdefault(key, {})[unit] = json.loads(path.read_text())
+        results = read_units(folder)
         RESULTS.write_text(json.dumps({"base": BASE, "steps": STEPS, "results": results}, indent=1) + "\n")
         print(students_table(results))
         return

@@ -124,6 +124,15 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
     return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
 
 
+def read_units(folder: Path) -> dict[str, Any]:
+    """The results of a folder by key and unit, from its files `UNIT KEY.json`."""
+    results: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        unit, key = path.stem.split(" ", 1)
+        results.setdefault(key, {})[unit] = json.loads(path.read_text())
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
@@ -134,10 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     if options.report:
-        results: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.json")):
-            unit, key = path.stem.split(" ", 1)
-            results.setdefault(key, {})[unit] = json.loads(path.read_text())
+        results = read_units(folder)
         RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
         print(labels_table(results))
         return

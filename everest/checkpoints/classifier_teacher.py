@@ -40,6 +40,10 @@ class FrozenClassifier(nn.Module):
         names: of the teacher's classes.
     """
 
+    order: Tensor  # (outputs,) int64: the teacher's output for each of the student's
+    scale: Tensor  # (outputs,) float32: of a number, from the teacher's standardized values to the student's
+    shift: Tensor  # (outputs,) float32
+
     def __init__(
         self, use: TeacherUse, classifier: VideoClassifier, pixels: PixelStatistics, names: Names
     ) -> None:
@@ -52,10 +56,6 @@ class FrozenClassifier(nn.Module):
         self.register_buffer("order", torch.arange(outputs), persistent=False)
         self.register_buffer("scale", torch.ones(outputs), persistent=False)
         self.register_buffer("shift", torch.zeros(outputs), persistent=False)
-
-    order: Tensor  # (outputs,) int64: the teacher's output for each of the student's
-    scale: Tensor  # (outputs,) float32: of a number, from the teacher's standardized values to the student's
-    shift: Tensor
 
     def match(self, heads: Heads, names: Names) -> None:
         """Give the answers in the order of a student's outputs, and numbers in its standardization.

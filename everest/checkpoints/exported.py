@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from everest.checkpoints.graph import INPUT, KEPT
+from everest.checkpoints.load import ONNX_SUFFIX
 from everest.config.heads import Heads
 from everest.data.clip_format import ClipFormat
 from everest.data.frames import SAMPLINGS
@@ -27,8 +28,6 @@ from everest.system.json_text import parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-SUFFIX: Final = ".onnx"
 
 
 class ExportedClassifier(nn.Module):
@@ -57,11 +56,13 @@ class ExportedClassifier(nn.Module):
             frames=self.spec.frames,
             stride=clip["stride"] or 1,
             size=self.spec.size,
-            sampling=_checked_sampling(clip["sampling"] or "dense"),
+            sampling=clip["sampling"] or "dense",
             fps=clip["fps"],
             mean=self.spec.pixels.mean,
             std=self.spec.pixels.std,
         )
+        if self.clip.sampling not in SAMPLINGS:
+            raise ValueError(f"no sampling '{self.clip.sampling}'")
         self._session = session
 
     @property
@@ -94,15 +95,9 @@ class ExportedClassifier(nn.Module):
         return answers(outputs, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
 
 
-def _checked_sampling(name: str) -> str:
-    if name not in SAMPLINGS:
-        raise ValueError(f"no sampling '{name}'")
-    return name
-
-
 def is_exported(file: Path) -> bool:
     """Whether a file that the user names as a checkpoint is an ONNX file."""
-    return file.suffix == SUFFIX
+    return file.suffix == ONNX_SUFFIX
 
 
 def open_exported(file: Path) -> ExportedClassifier:

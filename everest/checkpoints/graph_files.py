@@ -91,7 +91,7 @@ def compare_reduced(
     """Return the difference between a file of lower precision and the model.
 
     Args:
-        expected: clips as the graph takes them, with the outputs of the model.
+        expected: at least two clips as the graph takes them, with the outputs of the model.
         heads, unit: as of `Exportable`.
     Raises:
         CheckpointError: other tokens are kept, or outputs are not finite or hardly follow the model's.
@@ -106,7 +106,7 @@ def compare_reduced(
     wanted = torch.cat([outputs[0] for outputs, _ in pairs]) / unit  # (B, outputs)
     lost = torch.cat([found[0] for _, found in pairs]) / unit - wanted
     # Each output around its own mean: the means of numbers, such as years, are far from each other.
-    around = wanted - wanted.mean(dim=0) if len(wanted) > 1 else wanted
+    around = wanted - wanted.mean(dim=0)
     parts = zip(lost.split(list(heads), dim=1), around.split(list(heads), dim=1), strict=True)
     relative = max(float(own.norm() / spread.norm().clamp(min=1e-12)) for own, spread in parts)
     if problem is None and not relative <= MOST_LOST:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from everest.tokenizer.spec import TokenizerSpec
 Which = Literal["newest", "best"]
 Kind = Literal["pretrain", "classifier", "transformer", "tokenizer"]  # transformer: any but the last
 AnyModel = Transformer | AdaptiveTokenizer
+ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.exported opens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def open_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: damaged, or of a program that needs `everest convert`.
     """
-    if path.suffix == ".onnx":
+    if path.suffix == ONNX_SUFFIX:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
         )

@@ -150,17 +150,17 @@ def evaluate_classifier(
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     outputs.refuse_inputs(recipe, clips)
-    own = None if outputs.budget is None else _share_of_budget(spec, outputs.budget, report)
-    costs = {keep: share_cost(spec, keep) for keep in (own, *outputs.keeps)}
+    share = None if outputs.budget is None else _share_of_budget(spec, outputs.budget, report)
+    costs = {keep: share_cost(spec, keep) for keep in (share, *outputs.keeps)}
     selector = model.selector
     thresholds = [Above(threshold) for threshold in outputs.above]
     if thresholds:
         ranking(selector)  # refuses a model that ranks no tokens
-    others = [keep for keep in outputs.keeps if selector.at_evaluation(keep) != selector.at_evaluation(own)]
-    keeps: list[Keep] = [own, *others, *thresholds]
+    others = [keep for keep in outputs.keeps if selector.at_evaluation(keep) != selector.at_evaluation(share)]
+    keeps: list[Keep] = [share, *others, *thresholds]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
-    predictions = predictions_by_keep[own]
+    predictions = predictions_by_keep[share]
     for each in measured:
         require_finite_outputs(torch.from_numpy(each.outputs), source=source)
     for path, reason in predictions.skipped:
@@ -180,7 +180,7 @@ def evaluate_classifier(
         "groups": groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
-        **costs[own],
+        **costs[share],
         **({} if outputs.budget is None else {"budget": outputs.budget}),
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
@@ -196,12 +196,9 @@ def evaluate_classifier(
     for above in thresholds:
         found = predictions_by_keep[above]
         assert found.tokens is not None
-        assert found.levels is not None
         swept.append(({"above": above.threshold, **content_cost(spec, found.tokens)}, found))
-        levels = found.levels.reshape(-1, found.levels.shape[-1])  # (views, P), the same for every threshold
-        result["thresholds"] = [
-            {"keep": keep, "above": threshold_of_mean(levels, keep)} for keep in MEAN_KEEPS
-        ]
+    if thresholds:
+        result["thresholds"] = _thresholds(predictions_by_keep[thresholds[0]])  # the same for each of them
     if swept:
         result["sweep"] = [{**cost, **measure(found, intervals=intervals)} for cost, found in swept]
     if "heads" in result:  # which may have different metrics: these are listed as rows, too
@@ -228,10 +225,17 @@ def _share_of_budget(spec: ModelSpec, budget: float, report: Report) -> float:
         report(
             notice(
                 f"--budget {budget:g}: allows a keep ratio of {share:g}, and the model was trained with "
-                f"{known}; far from it, the accuracy falls"
+                f"{known}; --keep {trained:g} adds a row for comparison"
             )
         )
     return share
+
+
+def _thresholds(predictions: Predictions) -> list[dict[str, float]]:
+    """The threshold on importance for each mean keep ratio of `MEAN_KEEPS`, from any views by content."""
+    assert predictions.levels is not None
+    levels = predictions.levels.reshape(-1, predictions.levels.shape[-1])  # (views, P)
+    return [{"keep": keep, "above": threshold_of_mean(levels, keep)} for keep in MEAN_KEEPS]
 
 
 def _nearest(

@@ -11,11 +11,10 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from math import prod
+from math import isfinite, prod
 from operator import mul
 from typing import Any, Final, NamedTuple
 
@@ -274,7 +273,7 @@ def share_of_budget(spec: ModelSpec, gmacs: float) -> float:
     def cost(ratio: int) -> float:
         return gmacs_of_clip(replace(spec, selection=spec.selection.at_evaluation(ratio / RATIOS)))
 
-    if not math.isfinite(gmacs):
+    if not isfinite(gmacs):
         raise RecipeError(f"--budget {gmacs}: must be a finite number of GMACs")
     least = -(-RATIOS // spec.grid.num_tokens)
     if gmacs < cost(least):

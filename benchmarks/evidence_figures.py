@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
+from any_budget import CONTENT, MEANS, RANGE
+from any_budget import Results as AnyBudget
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from everest.figures.curves import COLORS
 from everest.sweep.figure import draw_report
 from everest.sweep.report import make_report
+from everest.sweep.statistics import spread
 from everest.system.files import atomic_file
 
 BY_COST: Final = ("methods", "keep-ratios")  # the parts that are drawn by their GMACs
 BUDGETS: Final = "steps"  # the part that is drawn by each budget
+STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> Sequence[Path]:
@@ -29,6 +34,64 @@ def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> Sequenc
             draw = draw_budgets if part == BUDGETS else draw_report
             draw(drawn[-1], make_report(results[part]))
     return drawn
+
+
+def draw_line(
+    panel: Axes,
+    x: Sequence[float],
+    spreads: Sequence[tuple[float, tuple[float, float] | None]],
+    *,
+    color: str,
+    label: str,
+) -> None:
+    """Draw means with their intervals, where there are intervals."""
+    bars = [
+        [mean - interval[0] if interval else 0.0 for mean, interval in spreads],
+        [interval[1] - mean if interval else 0.0 for mean, interval in spreads],
+    ]
+    means = [mean for mean, _ in spreads]
+    panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=label)
+
+
+def draw_any_budget(path: Path, results: AnyBudget) -> None:
+    """Draw accuracy by GMACs of a view: of each arm of training, and with keep ratios and thresholds.
+
+    Args:
+        results: of any_budget.py.
+    """
+    lines: list[tuple[str, str, list[list[Mapping[str, float]]]]] = []  # panel, label, points of units
+    for name, arms in results.items():
+        for arm, units in arms.items():
+            points = zip(*(found["keep"].values() for found in units.values()), strict=True)
+            lines.append(
+                (name, f"trained with {arm.strip('[]').replace(', ', ' to ')}", list(map(list, points)))
+            )
+    for name in CONTENT:
+        for label, key in (("keep ratios", "keep"), ("thresholds", "above")):
+            points = [
+                [found[key][mean] for found in results[name][RANGE].values()] for mean in map(str, MEANS)
+            ]
+            lines.append((f"{name}: one model", label, points))
+    panels_of = list(dict.fromkeys(panel for panel, _, _ in lines))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4 * len(panels_of), 4), dpi=120, layout="constrained")
+        panels = dict(zip(panels_of, figure.subplots(1, len(panels_of)), strict=True))
+        for title, panel in panels.items():
+            chosen = [(label, points) for name, label, points in lines if name == title]
+            for number, ((label, points), color) in enumerate(zip(chosen, COLORS, strict=False)):
+                aside = 1.03**number  # so that intervals do not cover each other
+                x = [aside * sum(row["gmacs"] for row in of_units) / len(of_units) for of_units in points]
+                spreads = [spread([row["top1"] for row in of_units]) for of_units in points]
+                draw_line(panel, x, [(of.mean, of.interval) for of in spreads], color=color, label=label)
+            panel.set(title=title, xscale="log", xlabel="GMACs of a view")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+            panel.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        panels[panels_of[0]].set_ylabel("top-1 (%)")
+        with atomic_file(path) as part:
+            figure.savefig(part, format="png")
 
 
 def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
@@ -45,7 +108,7 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
             points[method].append((int(steps), arm))
         else:
             levels[arm["arm"]] = arm["mean"]
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 4), dpi=120, layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
         titles = ("steps of pre-training", "GMACs of training (all steps)", "hours of training")
@@ -53,13 +116,8 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
             for (method, arms), color in zip(points.items(), COLORS, strict=False):
                 ordered = sorted(arms, key=lambda arm: arm[0])
                 x = [steps if key == "steps" else arm[key] for steps, arm in ordered]
-                means = [arm["mean"] for _, arm in ordered]
-                intervals = [arm["interval"] or (arm["mean"], arm["mean"]) for _, arm in ordered]
-                bars = [
-                    [mean - low for mean, (low, _) in zip(means, intervals, strict=True)],
-                    [high - mean for mean, (_, high) in zip(means, intervals, strict=True)],
-                ]
-                panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=method)
+                spreads = [(arm["mean"], arm["interval"]) for _, arm in ordered]
+                draw_line(panel, x, spreads, color=color, label=method)
             for name, level in levels.items():
                 panel.axhline(level, color="0.4", linestyle="--", label=name)
             panel.set_xscale("log")

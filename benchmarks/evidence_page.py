@@ -19,7 +19,7 @@ from any_budget import RESULTS as OF_BUDGETS
 from any_budget import budgets_table, content_table
 from claims import CLAIMS, Claim, without_interval
 from evidence_clips import Results, clips_claims, clips_table, sets_table
-from evidence_figures import draw_figures
+from evidence_figures import draw_any_budget, draw_figures
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
 from view_features import LETTERS, MEASURES, RESULTS_OF_LETTERS, draws_table, features_table, measures_table
@@ -181,7 +181,9 @@ def main() -> None:
     ).parse_args()  # it has no options
     results = read_results()
     PAGE.write_text(filled(PAGE.read_text(), results))
-    for path in (PAGE, *draw_figures(results, PAGE.parent)):
+    any_budget = PAGE.parent / "evidence-budgets.png"
+    draw_any_budget(any_budget, json.loads(OF_BUDGETS.read_text())["results"])
+    for path in (PAGE, *draw_figures(results, PAGE.parent), any_budget):
         print(path)
 
 

@@ -34,6 +34,7 @@ from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, probe
 
 CLIPS = measuring.SHARED / "videos" / "actions" / "interaction"
+Bout = tuple[float, float, str]  # start and end in seconds, class
 FPS, NOISE = 10, 6
 WINDOW, COUNT = 10, 200
 RATE = "80k"  # of a constant bitrate
@@ -80,17 +81,18 @@ def join(scenes: list[Path], path: Path) -> None:
     ffmpeg("-f", "concat", "-safe", 0, "-i", table, "-c", "copy", path)
 
 
-def write_recording(path: Path, clips: list[Path], hours: float) -> list[tuple[float, float]]:
-    """Write the long file; returns start and end of each action in seconds."""
+def write_recording(path: Path, clips: list[Path], hours: float) -> list[Bout]:
+    """Write the long file; returns its actions."""
     draws, scenes, actions = random.Random(0), [], []
     for number, clip in enumerate(clips):
         scene, still = path.with_name(f"scene{number}.mp4"), draws.randint(30, 120)
-        scenes.append((scene, still, write_scene(clip, still, scene, *ENCODERS["H.264, crf"])))
+        length = write_scene(clip, still, scene, *ENCODERS["H.264, crf"])
+        scenes.append((scene, still, length, clip.parent.name))
     at, order = 0.0, []
     while at < hours * 3600:
-        scene, still, length = draws.choice(scenes)
+        scene, still, length, name = draws.choice(scenes)
         order.append(scene)
-        actions.append((at + still, at + length))
+        actions.append((at + still, at + length, name))
         at += length
     join(order, path)
     return actions
@@ -102,13 +104,13 @@ def cpu(work: Any) -> tuple[float, Any]:
     return round(time.process_time() - started, 2), result
 
 
-def with_action(table: Path, actions: list[tuple[float, float]]) -> float:
+def with_action(table: Path, actions: list[Bout]) -> float:
     """The share of the windows of a list that show at least one second of an action."""
     found = 0
     rows = read_rows(table)
     for row in rows:
         start, end = float(row.values["start"]), float(row.values["end"])
-        found += any(min(end, last) - max(start, first) >= 1 for first, last in actions)
+        found += any(min(end, last) - max(start, first) >= 1 for first, last, _ in actions)
     return round(found / len(rows), 3)
 
 
@@ -122,7 +124,7 @@ def long_file(folder: Path, clips: list[Path], hours: float) -> dict[str, Any]:
         "megabytes": round(path.stat().st_size / 1e6, 1),
         "frames": facts.info.frames,
         "actions": len(actions),
-        "action_share": round(sum(end - start for start, end in actions) / (facts.info.frames / FPS), 3),
+        "action_share": round(sum(end - start for start, end, _ in actions) / (facts.info.frames / FPS), 3),
         "index_cpu_seconds": index_seconds,
     }
     for by in ("activity", "uniform"):

@@ -81,14 +81,18 @@ class Commands(TyperGroup):
         except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
             if "RANK" in os.environ and is_lost_peer(error):
                 if PARENT not in os.environ:  # otherwise the parent process reports the failed process
-                    say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
+                    gone = f"another process of the run is gone ({str(error).splitlines()[0]})"
+                    say(f"error: {gone}", everywhere=True)
                 raise typer.Exit(LOST) from error
             problem = as_user_error(error)
             if problem is None:
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            say(str(problem) if isinstance(problem, Stopped) else f"error: {shorten(str(problem))}")
+            if isinstance(problem, Stopped):  # all processes together
+                say(str(problem))
+            else:
+                say(f"error: {shorten(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
 

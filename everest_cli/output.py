@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everest.system.json_text import json_text
+from everest.system.processes import is_main
 from everest.system.signals import writing_to_terminal
 from everest.system.text import escape_bytes
 
@@ -23,8 +24,10 @@ PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
-def say(text: str) -> None:
-    """Print a line on stderr."""
+def say(text: str, *, everywhere: bool = False) -> None:
+    """Print a line on stderr; of several processes only the first one does, unless `everywhere`."""
+    if not (everywhere or is_main()):  # torchrun and Slurm show the output of all
+        return
     with writing_to_terminal():
         typer.echo(escape_bytes(text), err=True)
 

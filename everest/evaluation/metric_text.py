@@ -77,13 +77,13 @@ def views_text(result: dict[str, Any]) -> str:
 
 def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield how the metrics in the document of `everest eval --json` were measured."""
-    groups = f", from {result['groups']} groups" if result["groups"] < result["videos"] else ""
+    groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield "videos", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
     budget = f", of a budget of {result['budget']:g}" if "budget" in result else ""
     yield (
         "a view",
-        f"keep ratio {result['keep']:g}, {result['tokens']} tokens, {result['gmacs']} GMACs{budget}",
+        f"keep ratio {result['keep']:g}, {counted(result['tokens'], 'token')}, {result['gmacs']} GMACs{budget}",
     )
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -51,6 +52,8 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         configure_cpu()
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
+    # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # No static_graph: torch refuses it for steps of several passes, and it only saves a search that is off.
     options = [
         InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),

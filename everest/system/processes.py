@@ -42,6 +42,7 @@ def is_launched() -> bool:
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
+    adopt_slurm(os.environ)
     return os.environ.get("RANK", "0") == "0"
 
 

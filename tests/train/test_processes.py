@@ -244,6 +244,31 @@ def test_a_task_of_slurm_becomes_a_process_of_torch():
     assert {nodes: first_host(nodes) for nodes in names} == names
 
 
+@pytest.mark.slow
+def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Path):
+    steps = {"NUM_TASKS": "2", "TASKS_PER_NODE": "2", "NODELIST": "localhost"}
+    shared = {f"SLURM_STEP_{name}": value for name, value in steps.items()} | {
+        "SLURM_JOB_ID": str(os.getpid())
+    }
+    command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "--gpus", "cpu"]
+    command += ["--set", "pretrain.epochs=1", "-o", tmp_path / "run"]
+    tasks = [
+        subprocess.Popen(  # as srun starts them
+            list(map(str, command)),
+            env=os.environ | shared | {"SLURM_PROCID": task, "SLURM_LOCALID": task},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in "01"
+    ]
+    shown = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], shown
+    assert shown[0][0].splitlines()[0] == str(tmp_path / "run")
+    assert "2 processes" in shown[0][1] and "Warning" not in shown[0][1]
+    assert shown[1] == ("", "")
+
+
 @pytest.mark.parametrize(
     ("variables", "problem"),
     [

@@ -1,0 +1,148 @@
+"""Ten hours in which actions fill 5 % of the time: keep ratios and thresholds on importance, at equal mean cost.
+
+    python benchmarks/content_hours.py WORK [--hours 10] [--seeds 3]
+
+The file is that of footage.py, joined from the test and validation clips of interaction6. A classifier of the
+six actions and of background is fine-tuned on windows of a recording of the training clips, half of them
+background. The thresholds are chosen on that recording, for the mean keep ratios of `KEEPS`. A call that was
+stopped is resumed; the results are in results/content_hours.json, the table in docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any, Final
+
+import footage
+import numpy as np
+from measuring import HERE, SHARED, markdown
+from timelines import everest
+from view_features import difference_text
+
+from everest.sweep.statistics import paired, spread
+
+ACTIONS: Final = SHARED / "videos" / "actions"
+RECORDINGS: Final = {"known": ("train",), "tested": ("val", "test")}  # the lists of clips of each
+KNOWN_HOURS: Final = 2.0
+WINDOW: Final = 2.0  # seconds
+STEPS: Final = 400
+KEEPS: Final = (0.15, 0.05)  # the first is the recipe's
+METRICS: Final = {"map@0.5": "mAP at 0.5", "f1@25": "F1 at 25 %", "frame_accuracy": "frames"}
+RESULTS: Final = HERE / "results" / "content_hours.json"
+
+
+def recording(folder: Path, name: str, hours: float) -> tuple[Path, list[footage.Bout]]:
+    """A long video and its actions; written once."""
+    path, table = folder / f"{name}.mp4", folder / f"{name}.json"
+    if not table.exists():
+        lists = [ACTIONS / f"interaction6_{part}.csv" for part in RECORDINGS[name]]
+        clips = [ACTIONS / line.split()[0] for text in lists for line in text.read_text().splitlines()]
+        table.write_text(json.dumps(footage.write_recording(path, clips, hours)))
+    return path, json.loads(table.read_text())
+
+
+def class_at(actions: list[footage.Bout], start: float) -> str:
+    """The action that covers more than half of a window, else background."""
+    for first, last, name in actions:
+        if min(last, start + WINDOW) - max(first, start) > WINDOW / 2:
+            return name
+    return "background"
+
+
+def write_windows(folder: Path, path: Path, actions: list[footage.Bout]) -> dict[str, Path]:
+    """Lists of windows of the known recording: `train`, half of them background, and `uniform` ones."""
+    starts = np.arange(0, actions[-1][1] - WINDOW, 0.5)
+    rows = [f"{path},{start},{start + WINDOW},{class_at(actions, start)}" for start in starts]
+    acting = [row for row in rows if not row.endswith("background")]
+    still = [row for row in rows if row.endswith("background")]
+    draws = random.Random(0)
+    chosen = {"train": acting + draws.sample(still, len(acting)), "uniform": draws.sample(rows, 500)}
+    lists = {name: folder / f"{name}.csv" for name in chosen}
+    for name, listed in chosen.items():
+        lists[name].write_text("\n".join(["path,start,end,label", *listed]) + "\n")
+    return lists
+
+
+def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, seed: int) -> dict[str, Any]:
+    """Train a seed; for each keep ratio and threshold the scores and the mean GMACs of a window."""
+    run = folder / f"run{seed}"
+    settings = [
+        *(f"finetune.steps={STEPS}", "finetune.stride=1", "train.workers=0", "data.classes=null"),
+        *(
+            "data.flip=false",
+            "data.val=null",
+            f"data.train={lists['train']}",
+            f"data.test={lists['uniform']}",
+        ),
+    ]
+    options = [f"--set={setting}" for setting in settings]
+    common = ("--gpus", "cpu", "-q")
+    everest(
+        *("finetune", "--recipe", "small", "--init", "none", *options, *common),
+        *("--seed", seed, "-o", run, "--overwrite"),
+    )
+    evaluated = json.loads(everest("eval", "--checkpoint", run, "--keep-above", "0", "--json", *common))
+    above = {row["keep"]: row["above"] for row in evaluated["thresholds"]}
+    found = {}
+    for keep in KEEPS:
+        for way, option in (("ratio", f"--keep={keep}"), ("threshold", f"--keep-above={above[keep]}")):
+            document = json.loads(
+                everest(
+                    *("predict", tested, "--checkpoint", run, "--timeline", "--window", WINDOW, option),
+                    *("--smooth", "2", "--bouts", "--truth", truth, "--batch", 16, "--json", *common),
+                )
+            )
+            found[f"{way} {keep}"] = {name: document[name] for name in (*METRICS, "gmacs", "seconds")}
+    return found
+
+
+def content_hours_table(results: dict[str, dict[str, Any]]) -> str:
+    """For each mean keep ratio of the known recording the scores and GMACs of both ways, and differences."""
+    rows = []
+    for keep in KEEPS:
+        ways = {
+            way: {int(seed): found[f"{way} {keep}"] for seed, found in results.items()}
+            for way in ("ratio", "threshold")
+        }
+        for way, units in ways.items():
+            cells = [f"{spread([found['gmacs'] for found in units.values()]).mean:.4f}"]
+            for metric in METRICS:
+                values = {seed: found[metric] for seed, found in units.items()}
+                cell = f"{spread(list(values.values())).mean:.1f}"
+                if way == "threshold":
+                    fixed = {seed: found[metric] for seed, found in ways["ratio"].items()}
+                    cell += f"<br>{difference_text(paired(values, fixed))}"
+                cells.append(cell)
+            rows.append([str(keep), way, str(len(units)), *cells])
+    return markdown(["mean keep ratio", "way", "seeds", "mean GMACs of a window", *METRICS.values()], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--hours", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    folder = options.work.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = write_windows(folder, *recording(folder, "known", KNOWN_HOURS))
+    tested, actions = recording(folder, "tested", options.hours)
+    truth = folder / "truth.csv"
+    lines = [f"{tested.name},{start},{end},{name}" for start, end, name in actions]
+    truth.write_text("\n".join(["video,start,end,label", *lines]) + "\n")
+    for seed in range(options.seeds):
+        path = folder / f"seed{seed}.json"
+        if not path.exists():
+            path.write_text(json.dumps(measured(folder, lists, tested, truth, seed)))
+    results = {
+        str(seed): json.loads((folder / f"seed{seed}.json").read_text()) for seed in range(options.seeds)
+    }
+    RESULTS.write_text(json.dumps({"hours": options.hours, "results": results}, indent=1) + "\n")
+    print(content_hours_table(results))
+
+
+if __name__ == "__main__":
+    main()

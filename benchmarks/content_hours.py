@@ -1,4 +1,4 @@
-"""Ten hours in which actions fill 5 % of the time: keep ratios and thresholds on importance, at equal mean cost.
+"""Ten hours in which actions fill 5 % of the time: keep ratios and thresholds of equal mean cost.
 
     python benchmarks/content_hours.py WORK [--hours 10] [--seeds 3]
 
@@ -70,7 +70,13 @@ def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, se
     """Train a seed; for each keep ratio and threshold the scores and the mean GMACs of a window."""
     run = folder / f"run{seed}"
     settings = [
-        *(f"finetune.steps={STEPS}", "finetune.stride=1", "train.workers=0", "data.classes=null"),
+        *(
+            "data.cache=memory",
+            f"finetune.steps={STEPS}",
+            "finetune.stride=1",
+            "train.workers=0",
+            "data.classes=null",
+        ),
         *(
             "data.flip=false",
             "data.val=null",

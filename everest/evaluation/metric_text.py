@@ -81,10 +81,8 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "videos", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
     budget = f", of a budget of {result['budget']:g}" if "budget" in result else ""
-    yield (
-        "a view",
-        f"keep ratio {result['keep']:g}, {counted(result['tokens'], 'token')}, {result['gmacs']} GMACs{budget}",
-    )
+    tokens = counted(result["tokens"], "token")
+    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs{budget}"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
 

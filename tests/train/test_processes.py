@@ -265,7 +265,8 @@ def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Pat
     shown = [task.communicate(timeout=120) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], shown
     assert shown[0][0].splitlines()[0] == str(tmp_path / "run")
-    assert "2 processes" in shown[0][1] and "Warning" not in shown[0][1]
+    assert "2 processes" in shown[0][1]
+    assert "Warning" not in shown[0][1]
     assert shown[1] == ("", "")
 
 

@@ -65,6 +65,7 @@ def drawn(uniform: float) -> str:
     return f"pretrain.selection={{{values}}}"
 
 
+SUGGESTED: Final = (*VIEWS, drawn(1.0), "pretrain.camera_motion=1")
 ARMS: Final[dict[str, tuple[str, ...]]] = {
     "everest": (),
     "videomae": ("pretrain.selection={strategy: tube, mask_ratio: 0.9}",),
@@ -75,7 +76,9 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "sigreg, uniform": (*SIGREG, drawn(1.0)),
     "sigreg, importance": (*SIGREG, drawn(0.0)),
     "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera_motion=1"),
-    "contrast, uniform and camera": (*VIEWS, drawn(1.0), "pretrain.camera_motion=1"),
+    "contrast, uniform and camera": SUGGESTED,
+    "the same, 4 times the steps": (*SUGGESTED, "pretrain.steps=2400", "pretrain.warmup_steps=240"),
+    "the same, twice the width": (*SUGGESTED, "model.width=256", "model.heads=8"),
     "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
     "everest and camera": ("pretrain.camera_motion=1",),
 }

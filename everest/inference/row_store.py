@@ -120,14 +120,11 @@ class RowStore:
         }
 
     def remove(self) -> None:
-        """Remove the files of the store, and the folder unless it holds others.
-
-        The plan is removed after the rows, so that rows never remain without it. No array may be in use.
-        """
+        """Remove the rows of the store; `open_row_store` then removes its folder. No array may be in use."""
         self.is_removed = True
         self._stack.close()  # Windows removes no open files
         self._journal.remove()
-        for name in (*(f"{name}.bin" for name in self.shapes), SHAPES, PLAN):
+        for name in (*(f"{name}.bin" for name in self.shapes), SHAPES):
             (self.folder / name).unlink(missing_ok=True)
 
     def _open_files(self) -> None:
@@ -180,6 +177,8 @@ def open_row_store(
                 if not store.is_removed and folder.exists():
                     store.sync()
     if store.is_removed:
+        # The plan last, after the lock: until then, a repeated command knows that the folder is its own.
+        (folder / PLAN).unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             folder.rmdir()
 

@@ -67,7 +67,7 @@ def export(weights: Path, folder: Path, calibration: list[Tensor]) -> dict[str, 
             open_model(weights, kind="transformer"), keep=None, uint8=True, precision=precision
         )
         clips = [exported.input(pixels) for pixels in calibration] if precision == "int8" else []
-        write_onnx(files[precision], exported, precision=precision, calibration=clips)
+        write_onnx(files[precision], exported, calibration=clips)
     return files
 
 

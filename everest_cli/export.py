@@ -151,7 +151,7 @@ def _graph(
     document: dict[str, Any] = {"written": [str(out)]}
     if to == "onnx":
         inputs = [exported.input(pixels) for pixels in clips]
-        found = write_onnx(out, exported, precision=precision, calibration=inputs)
+        found = write_onnx(out, exported, calibration=inputs)
         document |= {"precision": precision, "difference": found.largest}
         if precision != "fp32":
             document["relative_difference"] = found.relative

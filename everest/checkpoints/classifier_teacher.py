@@ -181,10 +181,10 @@ def _other_distance(recipe: Recipe, spec: ModelSpec, clip: dict[str, Any] | None
     if clip is None or stage.sampling != "dense" or clip.get("sampling") != "dense":
         return None
     trained, seen = (clip["stride"], clip.get("fps")), (every * stage.stride, recipe.data.fps)
-    if trained == seen:
+    if trained == seen or (trained[1] and seen[1] and trained[0] / trained[1] == seen[0] / seen[1]):
         return None
     shown = [
-        f"{stride} frames {'of the video' if fps is None else f'at {fps:g} per second'}"
+        f"every {stride} frames {'of the video' if fps is None else f'at {fps:g} per second'}"
         for stride, fps in (trained, seen)
     ]
-    return f"finetune.teacher: was trained on frames {shown[0]} apart, and sees frames {shown[1]} apart"
+    return f"finetune.teacher: was trained on a frame {shown[0]}, and sees one {shown[1]}"

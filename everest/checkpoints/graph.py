@@ -31,7 +31,8 @@ from everest.video.pixels import PixelStatistics
 INPUT: Final = "frames"
 KEPT: Final = "kept"
 GraphPrecision = Literal["fp32", "fp16", "int8"]  # of the encoder's blocks; all else is float32
-DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of numbers limits exactness
+# Our choice: numbers whose mean is more stds away from 0 are compared in parts of the mean, as float32 rounds it.
+MEAN_IN_STDS: Final = 500.0
 
 
 class SelectingGraph(nn.Module):
@@ -109,11 +110,12 @@ class Exportable:
     graph: SelectingGraph | MeanGraph | FramesGraph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
-    unit: Tensor  # (outputs,) or (1,): the size of a difference that counts as 1
-    heads: tuple[int, ...]  # the outputs of each head; of features their width
+    precision: GraphPrecision  # of the file; the graph is float32
+    unit: Tensor  # (outputs,) or (1,): outputs are divided by it before they are compared
+    head_widths: tuple[int, ...]  # the outputs of each head; of features their width
     encoder: Encoder  # of the graph
 
-    def halve(self) -> None:
+    def blocks_to_float16(self) -> None:
         """Let the blocks compute in float16, with weights of that type.
 
         The tokens are selected, embedded and pooled in float32 by the same weights as before: a rounded
@@ -147,13 +149,13 @@ class Exportable:
 def exportable(
     opened: LoadedModel, *, keep: float | None, uint8: bool = False, precision: GraphPrecision = "fp32"
 ) -> Exportable:
-    """Make a model ready for export.
+    """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained,
             of a range its upper end.
         uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
-        precision: of the file, for its metadata; the graph is float32.
+        precision: of the file; the graph is float32.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
@@ -171,7 +173,8 @@ def exportable(
             try:
                 count_tokens(spec)
             except RecipeError as error:
-                raise RecipeError(f"--keep {keep:g}: {error}") from error
+                share = "the range of training" if keep is None else f"--keep {keep:g}"
+                raise RecipeError(f"{share}: {error}") from error
             module.selector = spec.selection
         graph = SelectingGraph(module)
     colors = _colors(spec)
@@ -199,13 +202,14 @@ def exportable(
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     # A float32 number has 7 digits: two programs may round the last one of the mean differently.
-    units = [max(head.std, abs(head.mean) / DIGITS) for head in heads for _ in range(head.outputs)]
+    units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in heads for _ in range(head.outputs)]
     return Exportable(
         graph=FramesGraph(graph, spec.pixels) if uint8 else graph,
         spec=spec,
         metadata=texts,
+        precision=precision,
         unit=torch.tensor(units or [1.0]),
-        heads=tuple(head.outputs for head in heads) or (module.encoder.width,),
+        head_widths=tuple(head.outputs for head in heads) or (module.encoder.width,),
         encoder=module.encoder,
     )
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
@@ -39,7 +40,7 @@ class Difference:
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
 
 
-Run = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
+RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def trace(exported: Exportable) -> ExportedProgram:
 
 
 @torch.no_grad()
-def compare(exported: Exportable, run: Run, *, what: str) -> float:
+def compare(exported: Exportable, run: RunFile, *, what: str) -> float:
     """Return the largest difference between the outputs of a written file and of the model.
 
     The difference of a number is in units of the standard deviation of the numbers.
@@ -63,18 +64,20 @@ def compare(exported: Exportable, run: Run, *, what: str) -> float:
     Raises:
         EnvironmentProblem: the difference is above the tolerance, or other tokens are kept.
     """
-    largest = 0.0
+    differences, problem = [], None
     for batch in BATCHES:
         clips = exported.sample(batch)
         for expected, output in zip(exported.graph(clips), run(clips), strict=True):
-            if not expected.is_floating_point():
-                largest = largest if torch.equal(expected, output) else float("inf")
-            else:
-                largest = max(largest, float(((expected - output) / exported.unit).abs().max()))
-    if not largest <= TOLERANCE:
+            if expected.is_floating_point():
+                differences.append(float(((expected - output) / exported.unit).abs().max()))
+            elif not torch.equal(expected, output):
+                problem = f"{what} keeps other tokens than this model"
+    largest = float(np.max(differences))  # of a difference that is no number, nan
+    if problem is None and not largest <= TOLERANCE:
+        problem = f"{what} computes something else than this model (difference {largest:.1e})"
+    if problem is not None:
         raise EnvironmentProblem(
-            f"{what} computes something else than this model (difference {largest:.1e}), so nothing was "
-            "written; use the tested versions of its packages (see everest doctor)"
+            f"{problem}, so nothing was written; use the tested versions of its packages (see everest doctor)"
         )
     return largest
 
@@ -82,7 +85,7 @@ def compare(exported: Exportable, run: Run, *, what: str) -> float:
 @torch.no_grad()
 def compare_reduced(
     expected: Sequence[tuple[Tensor, Sequence[Tensor]]],
-    run: Run,
+    run: RunFile,
     *,
     heads: Sequence[int],
     unit: Tensor,
@@ -92,7 +95,7 @@ def compare_reduced(
 
     Args:
         expected: at least two clips as the graph takes them, with the outputs of the model.
-        heads, unit: as of `Exportable`.
+        heads, unit: `head_widths` and `unit` of `Exportable`.
     Raises:
         CheckpointError: other tokens are kept, or outputs are not finite or hardly follow the model's.
     """
@@ -118,17 +121,12 @@ def compare_reduced(
     return Difference(largest=float(lost.abs().max()), relative=relative)
 
 
-def write_onnx(
-    path: Path,
-    exported: Exportable,
-    *,
-    precision: GraphPrecision = "fp32",
-    calibration: Sequence[Tensor] = (),
-) -> Difference:
+def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor] = ()) -> Difference:
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
 
+    After a file in fp16, the blocks of `exported` stay in float16.
+
     Args:
-        precision: of the blocks. The graph of `exported` cannot be used in float32 after fp16.
         calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
     Raises:
         RecipeError: the weights are larger than an ONNX file can be.
@@ -140,30 +138,35 @@ def write_onnx(
         raise EnvironmentProblem(
             f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
         )
+    batches, precision = calibration or [exported.sample(batch) for batch in BATCHES], exported.precision
+    with torch.no_grad():
+        expected = [(clips, exported.graph(clips)) for clips in batches] if precision != "fp32" else []
+    if precision == "fp16":
+        exported.blocks_to_float16()
     size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
     if size > LARGEST:
         raise RecipeError(
             f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
         )
-    batches = calibration or [exported.sample(batch) for batch in BATCHES]
-    with torch.no_grad():
-        expected = [(clips, exported.graph(clips)) for clips in batches] if precision != "fp32" else []
-    if precision == "fp16":
-        exported.halve()
     program = _onnx_program(exported)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
-        if precision != "fp16":
-            exact = Difference(largest=compare(exported, _runner(part), what="onnxruntime"), relative=0.0)
-            if precision == "fp32":
-                return exact
-            quantize(part, batches)
+        match precision:
+            case "fp32":
+                return Difference(largest=compare(exported, _runner(part), what="onnxruntime"), relative=0.0)
+            case "int8":
+                compare(exported, _runner(part), what="onnxruntime")
+                quantize(part, batches)
+            case "fp16":
+                pass  # the graph is in float16 already
+            case _:
+                assert_never(precision)
         return compare_reduced(
-            expected, _runner(part), heads=exported.heads, unit=exported.unit, precision=precision
+            expected, _runner(part), heads=exported.head_widths, unit=exported.unit, precision=precision
         )
 
 
-def _runner(file: Path) -> Run:
+def _runner(file: Path) -> RunFile:
     """Return the function that runs an ONNX file."""
     import onnxruntime
 

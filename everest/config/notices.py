@@ -49,6 +49,8 @@ def _idle(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     if recipe.pretrain.objective == "views":
         for key in sorted({*TARGET_KEYS, "kind"}):
             yield ("pretrain", "target", key), "with pretrain.objective=views"
+        unused = {"contrast": "sigreg_weight", "sigreg": "temperature"}[recipe.pretrain.views.loss]
+        yield ("pretrain", "views", unused), f"with pretrain.views.loss={recipe.pretrain.views.loss}"
         yield ("pretrain", "views_per_decode"), "with pretrain.objective=views; set pretrain.views.number"
         yield ("train", "micro_batch"), "in pre-training with pretrain.objective=views: a step is one pass"
     else:

@@ -66,7 +66,8 @@ def draw_sweep(path: Path, rows: Rows, heads: Heads) -> Figure:
         title = "top-1" if [panel.get_ylabel() for panel in axes] == ["top-1 (%)"] else "metrics"
         # Not a panel's title: the names of the points may be above a panel.
         by = " and ".join(["keep ratio"] * bool(fixed) + ["threshold"] * bool(by_content))
-        figure.suptitle(f"{title} by {by} (bars: 95 % intervals, dotted: chance)\n", fontsize=12)
+        bars = "bars: 95 % intervals, " if "intervals" in rows[0] else ""
+        figure.suptitle(f"{title} by {by} ({bars}dotted: chance)\n", fontsize=12)
         axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
     return figure
 
@@ -78,13 +79,16 @@ def _draw_panel(panel: Axes, lines: Sequence[MetricLine]) -> None:
         gmacs = [row["gmacs"] for row in rows]
         # None, of a metric without a value, becomes nan, which is not drawn.
         values = np.array([result[metric] for result in results], dtype=np.float64)
-        low, high = np.array([result["intervals"][metric] for result in results], dtype=np.float64).T
+        intervals = [result.get("intervals", {}).get(metric, (None, None)) for result in results]
+        low, high = np.array(intervals, dtype=np.float64).T
         style: Any = {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)]}
         bars = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
         drawn.append(panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, **style))
         if (chance := METRICS[metric].chance) is not None:
             panel.axhline(results[0][chance], linestyle=":", color=style["color"])
-        for row, y in zip(rows, np.fmax(values, high), strict=True):  # few videos of a class give no interval
+        for row, y in zip(
+            rows, np.fmax(values, high), strict=True
+        ):  # none, of few videos of a class or of one group
             name = f"above {row['above']:g}" if "above" in row else f"keep {row['keep']:g}"
             place = (row["gmacs"], name)
             highest[place] = float(np.fmax(highest.get(place, np.nan), y))

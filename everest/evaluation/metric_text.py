@@ -39,7 +39,7 @@ def metric_values(
     """Yield the metrics in the document of `everest eval --json`, head by head.
 
     Args:
-        names: of the metrics. A metric that every model reaches, such as top-5 of five classes is left out.
+        names: of the metrics. A metric that every model reaches, such as top-5 of five classes, is left out.
     """
     for name, of_head in result.get("heads", {}).items():
         yield from metric_values(of_head, name, names=names)

@@ -79,8 +79,9 @@ def evaluate_views(
     """Run a classifier over all views of all videos, once for each keep ratio or threshold.
 
     A video is decoded once for all of them. Videos are divided into the same passes whatever the number of
-    processes, so the predictions are equal to the bit. All processes run the same number of passes, as a
-    sharded model needs; a video that several processes ran counts once. Unreadable videos are not replaced:
+    processes, so the predictions are equal to the bit. With keep ratios, all processes run the same number
+    of passes, as a sharded model needs; with thresholds, each runs its own. A video that several processes
+    ran counts once. Unreadable videos are not replaced:
     they are in `skipped`. A GPU computes the next pass while the host reads the results of the last.
 
     Args:

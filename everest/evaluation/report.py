@@ -96,6 +96,7 @@ def render_page(
         title=f"Evaluation of {result['checkpoint']}",
         views=views_text(result),
         metrics=metric_rows(result),
+        groups=result["groups"],
         drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
         few_groups=FEW_GROUPS,
         few_of_class=FEW_OF_CLASS,

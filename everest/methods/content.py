@@ -28,7 +28,7 @@ PARTS: Final = 32  # our choice: so few that several clips of a batch keep equal
 
 @dataclass(frozen=True, slots=True)
 class Above:
-    """Keep the tokens whose importance is above a threshold, in place of a keep ratio."""
+    """Keep the parts whose most important token is above a threshold, in place of a keep ratio."""
 
     threshold: float
 
@@ -63,9 +63,9 @@ def part_size(grid: TokenGrid) -> int:
 
 
 def part_levels(grid: TokenGrid, importance: Tensor) -> Tensor:
-    """(B, P) the importance of the first token of each part, of tokens (B, N) in descending order.
+    """Sort the importance (B, N) and return that of each part's first token, (B, P), in descending order.
 
-    A clip keeps the parts whose level is above the threshold, so they decide its number of tokens for any.
+    `num_above` needs nothing else, for any threshold.
     """
     return importance.sort(dim=1, descending=True).values[:, :: part_size(grid)]
 
@@ -77,9 +77,9 @@ def num_above(grid: TokenGrid, levels: Tensor, above: Above) -> Tensor:
 
 
 def threshold_of_mean(levels: NDArray[np.float32], keep: float) -> float:
-    """The threshold with which clips keep a share `keep` of their tokens in the mean, to a part of one clip.
+    """The threshold with which clips keep a share `keep` of their tokens in the mean.
 
-    If tokens are equally important, it may be less.
+    It is exact up to one part of one clip; if tokens are equally important, the share may be smaller.
 
     Args:
         levels: (clips, P) of `part_levels`.

@@ -279,6 +279,10 @@ def test_set_keys_that_another_setting_makes_idle_are_named():
         "data.num_classes has no effect with data.heads",
         "finetune.stride has no effect with segment sampling",
     ]
+    views = ("pretrain.views.loss=sigreg", "pretrain.views.temperature=0.2")
+    assert notices_of("small-views", *views) == [
+        "pretrain.views.temperature has no effect with pretrain.views.loss=sigreg"
+    ]
 
 
 def test_keys_of_a_file_without_effect_are_named(tmp_path):

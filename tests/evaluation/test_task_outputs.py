@@ -136,9 +136,12 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
     assert notice in ended.stderr
     assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
     write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
-    ended = called("eval", "-c", scores_run, *options[:2], "--json")
+    ended = called("eval", "-c", scores_run, *options, "--overwrite", "--keep", "0.5", "--json")
     assert "all videos of data.test are of one group: the metrics have no intervals" in ended.stderr
     assert "intervals" not in json.loads(ended.stdout)
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "All videos are of one group" in page
+    assert "drawn again" not in page
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.quantize import calibration_clips
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.evaluation.evaluation import Outputs, evaluate
+from everest.evaluation.evaluation import EvaluationOptions, evaluate
 from everest.inference.model import OpenedModel
 from everest.lists.stage import read_stage
 from everest.models.of_recipe import classifier_spec
@@ -80,7 +80,7 @@ def accuracy(file: Path, run: Path, folder: Path) -> dict[str, Any]:
         file,
         accelerator,
         report=lambda event: None,
-        outputs=Outputs(predictions=rows, overwrite=True),
+        options=EvaluationOptions(predictions=rows, overwrite=True),
     )
     with rows.open(newline="") as text:
         predicted = [row["predicted"] for row in csv.DictReader(text)]

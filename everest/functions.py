@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import DataError, unknown_name
-from everest.evaluation.evaluation import Outputs, evaluate_classifier
+from everest.evaluation.evaluation import EvaluationOptions, evaluate_classifier
 from everest.inference import predictions, timeline
 from everest.inference.bouts import BoutRules
 from everest.inference.features import LEVELS
@@ -255,7 +255,7 @@ def evaluate(
         train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
     )
     spec = classifier_spec(recipe, model.heads)
-    outputs = Outputs(
+    options = EvaluationOptions(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
         keeps=tuple(keep),
@@ -264,8 +264,8 @@ def evaluate(
         overwrite=overwrite,
     )
     if opened.accelerator.is_main_process:
-        outputs.check(model.file)
-    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, outputs=outputs)
+        options.check(model.file)
+    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, options=options)
 
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:

@@ -79,10 +79,10 @@ def evaluate(
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)
 
-    from everest.evaluation.evaluation import Outputs, evaluate
+    from everest.evaluation.evaluation import EvaluationOptions, evaluate
     from everest.system.accelerator import make_accelerator
 
-    outputs = Outputs(
+    options = EvaluationOptions(
         predictions=predictions,
         page=report,
         keeps=keeps,
@@ -99,7 +99,7 @@ def evaluate(
             weights,
             accelerator,
             report=display.report,
-            outputs=outputs,
+            options=options,
             saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
         )
     accelerator.end_training()

@@ -31,7 +31,7 @@ from everest.video.pixels import PixelStatistics
 INPUT: Final = "frames"
 KEPT: Final = "kept"
 GraphPrecision = Literal["fp32", "fp16", "int8"]  # of the encoder's blocks; all else is float32
-# Our choice: numbers whose mean is more stds away from 0 are compared in parts of the mean, as float32 rounds it.
+# Our choice: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
 
 

@@ -35,8 +35,8 @@ MEAN_KEEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mean keep r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """The outputs of an evaluation in addition to its accuracies.
+class EvaluationOptions:
+    """What an evaluation measures and writes in addition to its accuracies.
 
     Args:
         predictions: a CSV file, one row a video.
@@ -91,7 +91,7 @@ class Outputs:
         return [(option, path) for option, path in paths.items() if path is not None]
 
 
-NO_FILES = Outputs()
+PLAIN = EvaluationOptions()
 
 
 def evaluate(
@@ -100,7 +100,7 @@ def evaluate(
     accelerator: Accelerator,
     *,
     report: Report,
-    outputs: Outputs = NO_FILES,
+    options: EvaluationOptions = PLAIN,
     saved_selection: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
@@ -111,9 +111,9 @@ def evaluate(
     Args:
         saved_selection: use the token selection that is stored in the weights, not that of the recipe.
     Returns:
-        The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` or
-        `outputs.above` it has a row for each under `sweep`; with several heads, one for each metric under
-        `rows`. With `outputs.above`, `thresholds` has the one for each of `MEAN_KEEPS`.
+        The document of `everest eval --json`: accuracies and how they were measured. With `options.keeps` or
+        `options.above` it has a row for each under `sweep`; with several heads, one for each metric under
+        `rows`. With `options.above`, `thresholds` has the one for each of `MEAN_KEEPS`.
     Raises:
         CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
@@ -121,11 +121,11 @@ def evaluate(
             an output file that exists already.
     """
     if accelerator.is_main_process:
-        outputs.check(weights_file)
+        options.check(weights_file)
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
+    return evaluate_classifier(model, spec, recipe, accelerator, report=report, options=options)
 
 
 def evaluate_classifier(
@@ -135,28 +135,27 @@ def evaluate_classifier(
     accelerator: Accelerator,
     *,
     report: Report,
-    outputs: Outputs,
+    options: EvaluationOptions,
 ) -> dict[str, Any]:
     """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`.
 
     Args:
-        spec: of the model; the costs of `outputs.keeps` follow from it.
+        spec: of the model; the costs of `options.keeps` follow from it.
         recipe: the videos and their views; its clips and classes are the model's.
     """
     started = time.monotonic()
-    intervals = outputs.intervals or outputs.page is not None
     model.to(accelerator.device)
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
-    outputs.refuse_inputs(recipe, clips)
-    share = None if outputs.budget is None else _share_of_budget(spec, outputs.budget, report)
-    costs = {keep: share_cost(spec, keep) for keep in (share, *outputs.keeps)}
+    options.refuse_inputs(recipe, clips)
+    share = None if options.budget is None else _share_of_budget(spec, options.budget, report)
+    costs: dict[Keep, dict[str, Any]] = {keep: share_cost(spec, keep) for keep in (share, *options.keeps)}
     selector = model.selector
-    thresholds = [Above(threshold) for threshold in outputs.above]
+    thresholds = [Above(threshold) for threshold in options.above]
     if thresholds:
         ranking(selector)  # refuses a model that ranks no tokens
-    others = [keep for keep in outputs.keeps if selector.at_evaluation(keep) != selector.at_evaluation(share)]
+    others = [keep for keep in options.keeps if selector.at_evaluation(keep) != selector.at_evaluation(share)]
     keeps: list[Keep] = [share, *others, *thresholds]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
@@ -166,52 +165,47 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    groups = len(set(predictions.groups))
-    if intervals and groups == 1:
-        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
-        intervals = False
-    elif intervals and groups < FEW_GROUPS:
-        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
-        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
-        report(notice(few))
+    intervals = (options.intervals or options.page is not None) and _have_intervals(predictions, report)
     result = {
         **_with_classes(measure(predictions, intervals=intervals), predictions, classes),
         "videos": len(predictions.videos),
-        "groups": groups,
+        "groups": len(set(predictions.groups)),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         **costs[share],
-        **({} if outputs.budget is None else {"budget": outputs.budget}),
+        **({} if options.budget is None else {"budget": options.budget}),
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
         "recipe": recipe.name,
     }
-    if outputs.retrieval:
+    if options.retrieval:
         assert isinstance(model, VideoClassifier), "an exported classifier has no features"
         nearest = _nearest(model, clips, accelerator, report)
         result |= nearest.get("", {"nearest": nearest})
         if all(row["retrieval"]["precision@10"] is None for row in nearest.values()):
             report(notice("--retrieval: no video has one of its class in another group (or no single label)"))
-    swept = [(costs[keep], predictions_by_keep.get(keep, predictions)) for keep in outputs.keeps]
     for above in thresholds:
-        found = predictions_by_keep[above]
-        assert found.tokens is not None
-        swept.append(({"above": above.threshold, **content_cost(spec, found.tokens)}, found))
-    if thresholds:
-        result["thresholds"] = _thresholds(predictions_by_keep[thresholds[0]])  # the same for each of them
-    if swept:
-        result["sweep"] = [{**cost, **measure(found, intervals=intervals)} for cost, found in swept]
+        tokens = predictions_by_keep[above].tokens
+        assert tokens is not None
+        costs[above] = {"above": above.threshold, **content_cost(spec, tokens)}
+    if thresholds:  # they are the same for each
+        result["thresholds"] = _importance_thresholds(predictions_by_keep[thresholds[0]])
+    if swept := (*options.keeps, *thresholds):
+        result["sweep"] = [
+            {**costs[keep], **measure(predictions_by_keep.get(keep, predictions), intervals=intervals)}
+            for keep in swept
+        ]
     if "heads" in result:  # which may have different metrics: these are listed as rows, too
         for document in (result, *result.get("sweep", ())):
             document["rows"] = [found._asdict() for found in metric_values(document)]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
-    if accelerator.is_main_process and outputs.page is not None:
+    if accelerator.is_main_process and options.page is not None:
         from everest.evaluation.report import PAGE, write_report
 
-        with unfinished_folder(outputs.page, PAGE):
-            result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
-    if accelerator.is_main_process and outputs.predictions is not None:
-        write_predictions(outputs.predictions, predictions, classes)
+        with unfinished_folder(options.page, PAGE):
+            result["report"] = str(write_report(options.page, result, predictions, classes, clips))
+    if accelerator.is_main_process and options.predictions is not None:
+        write_predictions(options.predictions, predictions, classes)
     return result
 
 
@@ -231,7 +225,19 @@ def _share_of_budget(spec: ModelSpec, budget: float, report: Report) -> float:
     return share
 
 
-def _thresholds(predictions: Predictions) -> list[dict[str, float]]:
+def _have_intervals(predictions: Predictions, report: Report) -> bool:
+    """Whether the videos are of several groups; reports if they are of few."""
+    groups = len(set(predictions.groups))
+    if groups == 1:
+        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+    elif groups < FEW_GROUPS:
+        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
+    return groups > 1
+
+
+def _importance_thresholds(predictions: Predictions) -> list[dict[str, float]]:
     """The threshold on importance for each mean keep ratio of `MEAN_KEEPS`, from any views by content."""
     assert predictions.levels is not None
     levels = predictions.levels.reshape(-1, predictions.levels.shape[-1])  # (views, P)

@@ -355,7 +355,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
         assert compare(shown, shown.graph, what="it") == 0
     with pytest.raises(EnvironmentProblem, match="it computes something else"):
         compare(shown, lambda clips: (shown.graph(clips)[0] + 1e-3, shown.graph(clips)[1]), what="it")
-    with pytest.raises(EnvironmentProblem, match="it computes something else .*nan"):
+    with pytest.raises(EnvironmentProblem, match=r"it computes something else .*nan"):
         compare(shown, lambda clips: (shown.graph(clips)[0] / 0 * 0, shown.graph(clips)[1]), what="it")
     with pytest.raises(EnvironmentProblem, match="it keeps other tokens"):
         compare(shown, lambda clips: (shown.graph(clips)[0], shown.graph(clips)[1] + 1), what="it")

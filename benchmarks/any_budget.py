@@ -30,7 +30,7 @@ from everest.sweep.statistics import paired, spread
 
 SETS: Final = ("surveillance2", "interaction6")
 CONTENT: Final = SETS[:1]  # evaluated with thresholds, too
-STEPS: Final = 150
+STEPS: Final = 400
 SETTINGS: Final = (  # of all runs
     *(*BASE, "data.size=48", "data.flip=false", "data.val=null", "train.workers=0"),
     *("eval.clips=1", "eval.crops=1", f"finetune.steps={STEPS}", f"finetune.warmup_steps={STEPS // 10}"),

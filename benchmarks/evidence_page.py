@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from any_budget import RESULTS as OF_BUDGETS
 from any_budget import budgets_table, content_table
+from content_hours import RESULTS as OF_HOURS
+from content_hours import content_hours_table
 from claims import CLAIMS, Claim, without_interval
 from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_any_budget, draw_figures
@@ -85,6 +87,7 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
     budgets = json.loads(OF_BUDGETS.read_text())["results"]
     blocks |= {"budgets": budgets_table(budgets), "content": content_table(budgets)}
+    blocks["content-hours"] = content_hours_table(json.loads(OF_HOURS.read_text())["results"])
     blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 

@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import footage
@@ -90,8 +91,12 @@ def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, se
         *("finetune", "--recipe", "small", "--init", "none", *options, *common),
         *("--seed", seed, "-o", run, "--overwrite"),
     )
-    evaluated = json.loads(everest("eval", "--checkpoint", run, "--keep-above", "0", "--json", *common))
+    keeps = ",".join(map(str, KEEPS))
+    evaluated = json.loads(
+        everest("eval", "--checkpoint", run, "--keep", keeps, "--keep-above", "0", "--json", *common)
+    )
     above = {row["keep"]: row["above"] for row in evaluated["thresholds"]}
+    costs = {keep: row["gmacs"] for keep, row in zip(KEEPS, evaluated["sweep"], strict=False)}
     found = {}
     for keep in KEEPS:
         for way, option in (("ratio", f"--keep={keep}"), ("threshold", f"--keep-above={above[keep]}")):
@@ -101,7 +106,9 @@ def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, se
                     *("--smooth", "2", "--bouts", "--truth", truth, "--batch", 16, "--json", *common),
                 )
             )
-            found[f"{way} {keep}"] = {name: document[name] for name in (*METRICS, "gmacs", "seconds")}
+            windows = document["timelines"][0]["windows"]
+            gmacs = costs[keep] if way == "ratio" else fmean(window["gmacs"] for window in windows)
+            found[f"{way} {keep}"] = {**{name: document[name] for name in METRICS}, "gmacs": gmacs}
     return found
 
 

@@ -4,9 +4,9 @@
 
 A run folder is evaluated on the test list of its recipe, and calibrated on its training list. `vit-s` is a
 model of that size with random weights, for speed only. Rows of earlier runs with other names stay. Contenders
-take turns on clips in memory, so the times are of the network alone: normalize, select, encode, answer. The
-machine may be busy: ratios within a round count, of CPU seconds with one thread, of wall time with two. The
-table is in docs/reports.md.
+take turns on clips in memory, so the times are of the network alone: normalize, select, encode, answer.
+Ratios are within a round, of CPU seconds with one thread, and of wall time with two, which needs a quiet
+machine. The tables are in docs/reports.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from measuring import HERE, Times, in_turns, markdown, publish, ratio, with_earlier
+from measuring import HERE, Times, by_machine, in_turns, markdown, publish, ratio, with_earlier
 from torch import Tensor
 
 from everest.checkpoints.exported import open_exported
@@ -166,7 +166,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table."""
 
     def time_of(threads: int) -> list[str]:
-        found = row[f"threads_{threads}"]
+        if (found := row.get(f"threads_{threads}")) is None:  # not measured on a quiet machine
+            return ["-", "-"]
         p50, p95 = found["ms"]
         return [f"{p50:.1f} / {p95:.1f}", f"{found['faster']['ratio']:.2f}"]
 
@@ -190,6 +191,10 @@ HEAD: Final = [
 ]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    return markdown(HEAD, [cells(row) for row in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,12 +207,7 @@ def main() -> None:
         name, _, run = text.partition("=")
         rows += rows_of(name, Path(run) if run else None, rounds=given.rounds)
     rows = with_earlier("exported", rows, key=("model", "arm"))
-    publish(
-        "exported",
-        rows,
-        markdown(HEAD, [cells(row) for row in rows]),
-        page=HERE.parent / "docs" / "reports.md",
-    )
+    publish("exported", rows, by_machine(rows, table), page=HERE.parent / "docs" / "reports.md")
 
 
 if __name__ == "__main__":

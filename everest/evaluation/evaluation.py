@@ -36,7 +36,7 @@ MEAN_KEEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mean keep r
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What an evaluation measures and writes in addition to its accuracies.
+    """Further measurements and files of an evaluation.
 
     Args:
         predictions: a CSV file, one row a video.

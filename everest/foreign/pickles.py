@@ -31,7 +31,11 @@ _NUMPY = [
 ]
 _HARMLESS = (
     "argparse.Namespace",
-    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")  # the second of Python 3.13
+        for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    ),
     *_NUMPY,
     "numpy.dtype",
     "numpy.ndarray",

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from any_budget import RESULTS as OF_BUDGETS
 from any_budget import budgets_table, content_table
+from claims import CLAIMS, Claim, without_interval
 from content_hours import RESULTS as OF_HOURS
 from content_hours import content_hours_table
-from claims import CLAIMS, Claim, without_interval
 from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_any_budget, draw_figures
 from measuring import markdown

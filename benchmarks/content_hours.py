@@ -1,11 +1,11 @@
-"""Ten hours in which actions fill 5 % of the time: keep ratios and thresholds of equal mean cost.
+"""Ten hours in which actions fill 5 % of the time: a keep ratio and a threshold of equal mean cost.
 
     python benchmarks/content_hours.py WORK [--hours 10] [--seeds 3]
 
 The file is that of footage.py, joined from the test and validation clips of interaction6. A classifier of the
 six actions and of background is fine-tuned on windows of a recording of the training clips, half of them
-background. The thresholds are chosen on that recording, for the mean keep ratios of `KEEPS`. A call that was
-stopped is resumed; the results are in results/content_hours.json, the table in docs/evidence.md.
+background. The threshold is chosen on that recording, for the mean keep ratio `KEEP`. A call that was stopped
+is resumed; the results are in results/content_hours.json, the table in docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECORDINGS: Final = {"known": ("train",), "tested": ("val", "test")}  # the list
 KNOWN_HOURS: Final = 2.0
 WINDOW: Final = 2.0  # seconds
 STEPS: Final = 400
-KEEPS: Final = (0.1,)  # of predictions; 0.15 in training, as the recipe has
+KEEP: Final = 0.1  # of predictions; 0.15 in training, as the recipe has
 METRICS: Final = {"map@0.5": "mAP at 0.5", "f1@25": "F1 at 25 %", "frame_accuracy": "frames"}
 RESULTS: Final = HERE / "results" / "content_hours.json"
 
@@ -71,19 +71,9 @@ def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, se
     """Train a seed; for each keep ratio and threshold the scores and the mean GMACs of a window."""
     run = folder / f"run{seed}"
     settings = [
-        *(
-            "data.cache=memory",
-            f"finetune.steps={STEPS}",
-            "finetune.stride=1",
-            "train.workers=0",
-            "data.classes=null",
-        ),
-        *(
-            "data.flip=false",
-            "data.val=null",
-            f"data.train={lists['train']}",
-            f"data.test={lists['uniform']}",
-        ),
+        *("data.cache=memory", "data.classes=null", "data.flip=false", "data.val=null", "train.workers=0"),
+        *(f"data.train={lists['train']}", f"data.test={lists['uniform']}"),
+        *(f"finetune.steps={STEPS}", "finetune.stride=1"),
     ]
     options = [f"--set={setting}" for setting in settings]
     common = ("--gpus", "cpu", "-q")
@@ -92,46 +82,39 @@ def measured(folder: Path, lists: dict[str, Path], tested: Path, truth: Path, se
             *("finetune", "--recipe", "small", "--init", "none", *options, *common),
             *("--seed", seed, "-o", run),
         )
-    keeps = ",".join(map(str, KEEPS))
     evaluated = json.loads(
-        everest("eval", "--checkpoint", run, "--keep", keeps, "--keep-above", "0", "--json", *common)
+        everest("eval", "--checkpoint", run, "--keep", KEEP, "--keep-above", "0", "--json", *common)
     )
-    above = {row["keep"]: row["above"] for row in evaluated["thresholds"]}
-    costs = {keep: row["gmacs"] for keep, row in zip(KEEPS, evaluated["sweep"], strict=False)}
+    (above,) = (row["above"] for row in evaluated["thresholds"] if row["keep"] == KEEP)
     found = {}
-    for keep in KEEPS:
-        for way, option in (("ratio", f"--keep={keep}"), ("threshold", f"--keep-above={above[keep]}")):
-            document = json.loads(
-                everest(
-                    *("predict", tested, "--checkpoint", run, "--timeline", "--window", WINDOW, option),
-                    *("--smooth", "2", "--bouts", "--truth", truth, "--batch", 16, "--json", *common),
-                )
+    for way, option in (("ratio", f"--keep={KEEP}"), ("threshold", f"--keep-above={above}")):
+        document = json.loads(
+            everest(
+                *("predict", tested, "--checkpoint", run, "--timeline", "--window", WINDOW, option),
+                *("--smooth", "2", "--bouts", "--truth", truth, "--batch", 16, "--json", *common),
             )
-            windows = document["timelines"][0]["windows"]
-            gmacs = costs[keep] if way == "ratio" else fmean(window["gmacs"] for window in windows)
-            found[f"{way} {keep}"] = {**{name: document[name] for name in METRICS}, "gmacs": gmacs}
+        )
+        windows = document["timelines"][0]["windows"]
+        fixed = evaluated["sweep"][0]["gmacs"]
+        gmacs = fixed if way == "ratio" else fmean(window["gmacs"] for window in windows)
+        found[way] = {**{name: document[name] for name in METRICS}, "gmacs": gmacs}
     return found
 
 
 def content_hours_table(results: dict[str, dict[str, Any]]) -> str:
-    """For each mean keep ratio of the known recording the scores and GMACs of both ways, and differences."""
+    """The mean scores and GMACs of the keep ratio and of the threshold, and their differences."""
     rows = []
-    for keep in KEEPS:
-        ways = {
-            way: {int(seed): found[f"{way} {keep}"] for seed, found in results.items()}
-            for way in ("ratio", "threshold")
-        }
-        for way, units in ways.items():
-            cells = [f"{spread([found['gmacs'] for found in units.values()]).mean:.4f}"]
-            for metric in METRICS:
-                values = {seed: found[metric] for seed, found in units.items()}
-                cell = f"{spread(list(values.values())).mean:.1f}"
-                if way == "threshold":
-                    fixed = {seed: found[metric] for seed, found in ways["ratio"].items()}
-                    cell += f"<br>{difference_text(paired(values, fixed))}"
-                cells.append(cell)
-            rows.append([str(keep), way, str(len(units)), *cells])
-    return markdown(["mean keep ratio", "way", "seeds", "mean GMACs of a window", *METRICS.values()], rows)
+    for way in ("ratio", "threshold"):
+        gmacs = spread([found[way]["gmacs"] for found in results.values()]).mean
+        row = [f"keep ratio {KEEP}" if way == "ratio" else "threshold", str(len(results)), f"{gmacs:.4f}"]
+        for metric in METRICS:
+            values, fixed = (
+                {int(seed): found[name][metric] for seed, found in results.items()} for name in (way, "ratio")
+            )
+            text = f"<br>{difference_text(paired(values, fixed))}" if way == "threshold" else ""
+            row.append(f"{spread(list(values.values())).mean:.1f}{text}")
+        rows.append(row)
+    return markdown(["tokens", "seeds", "mean GMACs of a window", *METRICS.values()], rows)
 
 
 def main() -> None:
@@ -154,7 +137,9 @@ def main() -> None:
     results = {
         str(seed): json.loads((folder / f"seed{seed}.json").read_text()) for seed in range(options.seeds)
     }
-    RESULTS.write_text(json.dumps({"hours": options.hours, "results": results}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"hours": options.hours, "keep": KEEP, "results": results}, indent=1) + "\n"
+    )
     print(content_hours_table(results))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import matplotlib
@@ -80,7 +81,7 @@ def draw_any_budget(path: Path, results: AnyBudget) -> None:
             chosen = [(label, points) for name, label, points in lines if name == title]
             for number, ((label, points), color) in enumerate(zip(chosen, COLORS, strict=False)):
                 aside = 1.03**number  # so that intervals do not cover each other
-                x = [aside * sum(row["gmacs"] for row in of_units) / len(of_units) for of_units in points]
+                x = [aside * fmean(row["gmacs"] for row in of_units) for of_units in points]
                 spreads = [spread([row["top1"] for row in of_units]) for of_units in points]
                 draw_line(panel, x, [(of.mean, of.interval) for of in spreads], color=color, label=label)
             panel.set(title=title, xscale="log", xlabel="GMACs of a view")

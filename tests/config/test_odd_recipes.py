@@ -152,7 +152,7 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         (tmp_path / "long.yaml", "more than 256 KiB"),
         (Path("/dev/zero"), "not a regular file"),
         (tmp_path / ("x" * 300 + ".yaml"), "File name too long"),
-        (tmp_path / "a\0b.yaml", "null "),
+        (tmp_path / "a\0b.yaml", "embedded null "),
         (tmp_path / ("x/" * 3000), "File name too long"),
     ):
         with pytest.raises(RecipeError) as error:

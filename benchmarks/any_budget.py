@@ -20,8 +20,9 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Final
 
-from measuring import HERE, markdown
-from view_features import BASE, FOLDS, PARTITIONS, Clips, difference_text
+from held_out_clips import FOLDS, PARTITIONS, Clips
+from measuring import HERE, difference_text, markdown
+from view_features import BASE
 
 import everest
 from everest.config.recipe import load_recipe

@@ -19,9 +19,8 @@ from typing import Any, Final
 
 import footage
 import numpy as np
-from measuring import HERE, SHARED, markdown
+from measuring import HERE, SHARED, difference_text, markdown
 from timelines import everest
-from view_features import difference_text
 
 from everest.sweep.statistics import paired, spread
 

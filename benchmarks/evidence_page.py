@@ -22,14 +22,16 @@ from content_hours import RESULTS as OF_HOURS
 from content_hours import content_hours_table
 from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_any_budget, draw_figures
+from held_out_clips import LETTERS
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
-from view_features import LETTERS, MEASURES, RESULTS_OF_LETTERS, draws_table, features_table, measures_table
 from view_features import RESULTS as FEATURES
+from view_features import RESULTS_OF_LETTERS
 from view_labels import RESULTS as OF_LABELS
 from view_labels import labels_table
 from view_letters import RESULTS as OF_LETTERS
 from view_letters import letters_table
+from view_tables import MEASURES, draws_table, features_table, measures_table
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report, table_columns, table_rows

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.sweep.statistics import Paired
 from everest.video.reader import read_frames
 
 HERE = Path(__file__).resolve().parent
@@ -179,6 +180,24 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def difference_text(difference: Paired | None) -> str:
+    """A difference with its interval, bold if zero is outside; empty if there is none."""
+    if difference is None or difference.interval is None:
+        return ""
+    low, high = difference.interval
+    text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return text if low <= 0 <= high else f"**{text}**"
+
+
+def read_units(folder: Path) -> dict[str, Any]:
+    """The results of a folder by key and unit, from its files `UNIT KEY.json`."""
+    results: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        unit, key = path.stem.split(" ", 1)
+        results.setdefault(key, {})[unit] = json.loads(path.read_text())
+    return results
 
 
 def shown(speedup: dict[str, float]) -> str:

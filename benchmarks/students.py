@@ -16,9 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from measuring import HERE, markdown
-from view_features import BASE, Clips, difference_text, run_folder
-from view_labels import PRETRAINED, Row, read_units
+from held_out_clips import Clips
+from measuring import HERE, difference_text, markdown, read_units
+from view_features import BASE, run_folder
+from view_labels import PRETRAINED, Row
 
 import everest
 from everest.config.recipe import load_recipe

@@ -8,46 +8,39 @@ clips too. A unit is a third of the groups (persons, cameras) that is held out, 
 units for each of two partitions. An encoder is pre-trained on the clips of all other groups, without
 labels. Then classifiers of its features learn the labels of these clips, and answer about the held-out
 ones. Every unit is a file of its own, so that a call that was stopped is resumed; a file without one of the
-measures is written again. Differences are paired by unit.
+measures is written again. Units from 6 on divide the groups in other ways. Differences are paired by unit.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import fmean
-from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
 import numpy as np
 import torch
-from measuring import HERE, markdown
+from held_out_clips import FOLDS, LETTERS, PARTITIONS, Clips
+from measuring import HERE, read_units
 from numpy.typing import NDArray
+from view_tables import DIFFERENCES, MEASURES, RANDOM, features_table
 
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.config.settings import Recipe
-from everest.data.stages import center_views, clips_of
 from everest.inference.model import encode
-from everest.lists.stage import read_stage
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.attentive import attentive
 from everest.probes.baselines import difference_image
 from everest.probes.list_probe import numbered, precision_of_nearest
 from everest.probes.probe_heads import linear, nearest_neighbors
-from everest.sweep.statistics import Paired, paired, spread
 
-SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
-LETTERS: Final = "letters26"  # in the folder of lips
-FOLDS, PARTITIONS = 3, 2
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
 BASE: Final = (
@@ -79,70 +72,14 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "contrast, uniform and camera": SUGGESTED,
     "the same, 4 times the steps": (*SUGGESTED, "pretrain.steps=2400", "pretrain.warmup_steps=240"),
     "the same, twice the width": (*SUGGESTED, "model.width=256", "model.heads=8"),
+    "the same, twice the batch": (*SUGGESTED, "pretrain.batch_size=96", "pretrain.base_lr=0.00375"),
     "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
+    "sigreg, uniform and camera": (*SIGREG, drawn(1.0), "pretrain.camera_motion=1"),
     "everest and camera": ("pretrain.camera_motion=1",),
 }
-RANDOM, DIFFERENCES = "random encoder", "difference image"
-BASELINES: Final = (RANDOM, DIFFERENCES)
-COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
-UNIFORM_AND_CHANGE: Final = (
-    ("contrast, uniform", "contrast"),
-    ("contrast, uniform and camera", "contrast and camera"),
-    ("sigreg, uniform", "sigreg"),
-    ("contrast, uniform", "contrast, importance"),
-)
 CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")
 AT: Final = (slice(0, 10), slice(110, 130), slice(290, 310), slice(580, 600))  # steps
-MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
 FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are drawn
-
-
-class Clips:
-    """The clips of the training and validation lists of all sets, with their groups."""
-
-    def __init__(self, videos: Path, recipe: Recipe) -> None:
-        self.videos, self.recipe = videos, recipe
-        self._pixels: dict[str, torch.Tensor] = {}
-        self.sets = [name for name in (*SETS, LETTERS) if (videos / f"{name}_train.csv").exists()]
-        self.unlabeled = sorted((videos / "unlabeled").glob("*.mp4"))
-        self._groups: dict[str, str] = {}
-        if (sheet := videos / "clips.csv").exists():
-            with sheet.open() as file:
-                self._groups = {row["path"]: row["group"] for row in csv.DictReader(file)}
-
-    def rows(self, name: str) -> list[tuple[str, int, str]]:
-        """Path, label and group of each clip of a set; the clips of one simulated camera share a frame."""
-        lines = [
-            line
-            for part in ("train", "val")
-            for line in (self.videos / f"{name}_{part}.csv").read_text().splitlines()
-        ]
-        if name == LETTERS:  # lists with names of columns and classes
-            rows = [line.split(",") for line in lines if line != "path,label,group"]
-            return [(path, ord(letter) - ord("A"), group) for path, letter, group in rows]
-        pairs = [line.rsplit(" ", 1) for line in lines]
-        return [(path, int(label), self._groups.get(path, Path(path).stem)) for path, label in pairs]
-
-    def pixels(self, name: str) -> torch.Tensor:
-        """The center clips (N, C, T, H, W) uint8 of a set."""
-        if name not in self._pixels:
-            with NamedTemporaryFile("w", suffix=".csv") as file:
-                file.writelines(f"{path} {label}\n" for path, label, _ in self.rows(name))
-                file.flush()
-                data = replace(self.recipe.data, root=str(self.videos), train=file.name, cache="none")
-                samples = read_stage(data, "train", labeled=False)
-            clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
-            frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]
-            self._pixels[name] = torch.stack(frames)
-        return self._pixels[name]
-
-    def held_out(self, unit: int, name: str) -> NDArray[np.bool_]:
-        """Whether each clip (N,) of a set is of a group that the unit holds out."""
-        partition, fold = divmod(unit, FOLDS)
-        groups = sorted({group for _, _, group in self.rows(name)})
-        places = np.random.default_rng(partition).permutation(len(groups)) % FOLDS
-        chosen = {group for group, place in zip(groups, places, strict=True) if place == fold}
-        return np.array([group in chosen for _, _, group in self.rows(name)])
 
 
 def run_folder(folder: Path, arm: str, unit: int) -> Path:
@@ -150,7 +87,7 @@ def run_folder(folder: Path, arm: str, unit: int) -> Path:
     return folder / arm.replace(", ", "-").replace(" ", "-") / str(unit)
 
 
-def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> PretrainingModel:
+def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingModel:
     """The model of an arm, trained on the clips that a unit does not hold out, but not on `cameramotion8`."""
     run = run_folder(folder, arm, unit)
     listed = run.with_suffix(".csv")
@@ -163,7 +100,7 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[s
             lines += [f"{clips.videos / path}\n" for path, _, _ in kept]
     listed.write_text("".join(lines))
     data = [f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
-    settings = [part for each in (*data, *BASE, *ARMS[arm], *changes) for part in ("--set", each)]
+    settings = [part for each in (*data, *BASE, *ARMS[arm]) for part in ("--set", each)]
     command = ["pretrain", "--recipe", "small", *settings, "--seed", str(unit), "-o", str(run), "-q"]
     subprocess.run([sys.executable, "-m", "everest_cli", *command, "--gpus", "cpu"], check=True)
     model = everest.load_model(run)
@@ -214,7 +151,7 @@ def measured(
     return {**found, "retrieval": near, "few": float(np.mean(few))}
 
 
-def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str, ...]) -> dict[str, Any]:
+def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
     """The measures of every set for one arm or baseline."""
     model = None
     if arm == RANDOM:
@@ -223,7 +160,7 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path, changes: tuple[str,
         assert isinstance(built, PretrainingModel)
         model = built
     elif arm != DIFFERENCES:
-        model = pretrained(arm, unit, clips, folder, changes)
+        model = pretrained(arm, unit, clips, folder)
     result = {}
     for name in clips.sets:
         pixels, rows, held_out = clips.pixels(name), clips.rows(name), clips.held_out(unit, name)
@@ -251,75 +188,6 @@ def is_measured(path: Path, arm: str) -> bool:
     return set(MEASURES) <= {*first, *(("attentive",) if arm == DIFFERENCES else ())}
 
 
-def difference_text(difference: Paired | None) -> str:
-    """A difference with its interval, bold if zero is outside; empty if there is none."""
-    if difference is None or difference.interval is None:
-        return ""
-    low, high = difference.interval
-    text = f"{difference.mean:+.1f} ({low:+.1f} to {high:+.1f})"
-    return text if low <= 0 <= high else f"**{text}**"
-
-
-def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
-    """The mean over the units of an arm, and its differences from other arms."""
-    texts = (difference_text(paired(own, other)) for other in others)
-    return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
-
-
-def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
-    """A measure of a set by arm and unit.
-
-    A unit that an older version has run, and an image, may be without it.
-    """
-    values = {
-        arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
-        for arm, units in results.items()
-    }
-    return {arm: units for arm, units in values.items() if len(units) > 1}
-
-
-def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
-    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
-    sets = list(next(iter(next(iter(results.values())).values())))
-    of_sets = [by_unit(results, name, measure) for name in sets]
-    rows = []
-    for place, arm in enumerate(of_sets[0]):
-        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and arm not in BASELINES]
-        cells = [compared(values[arm], [values[other] for other in others]) for values in of_sets]
-        rows.append([arm, str(len(of_sets[0][arm])), *cells])
-    return markdown(["pre-training", "units", *sets], rows)
-
-
-def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
-    """For each measure of one set the means of all arms, with the differences from `COMPARED`."""
-    rows = []
-    for measure in MEASURES:
-        values = by_unit(results, name, measure)
-        others = [values[other] for other in COMPARED if other in values]
-        cells = [
-            compared(values[arm], [] if arm in BASELINES else others) if arm in values else ""
-            for arm in results
-        ]
-        rows.append([measure, *cells])
-    return markdown(["measure", *results], rows)
-
-
-def draws_table(results: dict[str, dict[str, Any]]) -> str:
-    """Uniform draws of tokens less draws by change, half or all, paired by unit, for each measure."""
-    rows = []
-    for uniform, changed in UNIFORM_AND_CHANGE:
-        for measure in MEASURES[:3]:
-            cells = []
-            for name in SETS:
-                first, second = (
-                    {int(unit): found[name][measure] for unit, found in results[arm].items()}
-                    for arm in (uniform, changed)
-                )
-                cells.append(difference_text(paired(first, second)))
-            rows.append([f"{uniform} less {changed}", measure, *cells])
-    return markdown(["arms", "measure", *SETS], rows)
-
-
 def curves(folder: Path, arm: str) -> dict[str, list[list[float]]]:
     """The lowest and the highest mean over the units of each value between views, near the steps of `AT`."""
     by_unit = []
@@ -343,37 +211,32 @@ def main() -> None:
     parser.add_argument("videos", type=Path, help="folder of the lists")
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
     parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
-    parser.add_argument("--units", type=int, default=FOLDS * PARTITIONS)
-    parser.add_argument("--set", action="append", default=[], help="a further setting of all arms")
-    parser.add_argument("--report", action="store_true", help="write the results and print tables")
+    parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
+    parser.add_argument("--report", action="store_true", help="add the units to the results, print tables")
     options = parser.parse_args()
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     folder = options.folder.absolute()
     if options.report:
-        results: dict[str, Any] = {}
-        for arm in (RANDOM, DIFFERENCES, *ARMS):
-            for path in sorted(folder.glob(f"{arm}.*.json")):
-                results.setdefault(arm, {})[path.suffixes[-2].strip(".")] = json.loads(path.read_text())
-        document = {"base": BASE, "arms": ARMS, "results": results}
-        document["curves"] = {arm: found for arm in results if (found := curves(folder, arm))}
         written = RESULTS_OF_LETTERS if clips.sets == [LETTERS] else RESULTS
+        document = json.loads(written.read_text()) if written.exists() else {"results": {}, "curves": {}}
+        earlier, found = document["results"], read_units(folder)
+        arms = [arm for arm in (RANDOM, DIFFERENCES, *ARMS) if arm in {*earlier, *found}]
+        results = {arm: {**earlier.get(arm, {}), **found.get(arm, {})} for arm in arms}
+        of_runs = {arm: values for arm in arms if (values := curves(folder, arm))}
+        document = {"base": BASE, "arms": ARMS, "results": results, "curves": document["curves"] | of_runs}
         written.write_text(json.dumps(document, indent=1) + "\n")
         for measure in MEASURES:
             print(f"\n{measure}\n\n{features_table(results, measure)}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for unit in range(options.units):
-        for arm in (RANDOM, DIFFERENCES, *(options.arm or ARMS)):
-            path = folder / f"{arm}.{unit}.json"
-            if not is_measured(path, arm):
-                found = of_unit(arm, unit, clips, folder, tuple(options.set))
-                path.write_text(json.dumps(found))
-                print(
-                    arm,
-                    unit,
-                    {name: round(values["linear"], 1) for name, values in found.items()},
-                    flush=True,
-                )
+    arms = (RANDOM, DIFFERENCES, *(options.arm or ARMS))
+    for unit, arm in product(options.unit or range(FOLDS * PARTITIONS), arms):
+        path = folder / f"{unit} {arm}.json"
+        if not is_measured(path, arm):
+            found = of_unit(arm, unit, clips, folder)
+            path.write_text(json.dumps(found))
+            linear_top1 = {name: round(values["linear"], 1) for name, values in found.items()}
+            print(path.stem, linear_top1, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from itertools import product, starmap
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from measuring import HERE, markdown
-from view_features import BASE, Clips, difference_text, pretrained, run_folder
+from held_out_clips import Clips
+from measuring import HERE, difference_text, markdown, read_units
+from view_features import BASE, pretrained, run_folder
 
 import everest
 from everest.config.recipe import load_recipe
@@ -124,15 +125,6 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
     return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
 
 
-def read_units(folder: Path) -> dict[str, Any]:
-    """The results of a folder by key and unit, from its files `UNIT KEY.json`."""
-    results: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.json")):
-        unit, key = path.stem.split(" ", 1)
-        results.setdefault(key, {})[unit] = json.loads(path.read_text())
-    return results
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
@@ -161,7 +153,7 @@ def main() -> None:
         if key.arm == PRETRAINED:
             init = run_folder(encoders, key.arm, unit)
             if not (init / "model.safetensors").exists():
-                pretrained(key.arm, unit, clips, encoders, ())
+                pretrained(key.arm, unit, clips, encoders)
         runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
         found = top1(runs, clips, known, tested, init=init, steps=key.steps, rate=key.rate, unit=unit)
         path.write_text(json.dumps(found))

@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from measuring import HERE, markdown
-from view_features import difference_text
+from measuring import HERE, difference_text, markdown
 
 from everest.sweep.statistics import paired, spread
 

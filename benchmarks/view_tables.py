@@ -1,0 +1,82 @@
+"""The tables of view_features.py: means of the arms, and differences paired by unit with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from held_out_clips import SETS
+from measuring import difference_text, markdown
+
+from everest.sweep.statistics import paired, spread
+
+RANDOM, DIFFERENCES = "random encoder", "difference image"
+BASELINES: Final = (RANDOM, DIFFERENCES)
+COMPARED: Final = (RANDOM, DIFFERENCES, "everest")  # the rows that later ones are compared with
+UNIFORM_AND_CHANGE: Final = (
+    ("contrast, uniform", "contrast"),
+    ("contrast, uniform and camera", "contrast and camera"),
+    ("sigreg, uniform", "sigreg"),
+    ("contrast, uniform", "contrast, importance"),
+)
+MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
+
+
+def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
+    """The mean over the units of an arm, and its differences from other arms."""
+    texts = (difference_text(paired(own, other)) for other in others)
+    return "<br>".join([f"{spread(list(own.values())).mean:.1f}", *filter(None, texts)])
+
+
+def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
+    """A measure of a set by arm and unit.
+
+    A unit that an older version has run, and an image, may be without it.
+    """
+    values = {
+        arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
+        for arm, units in results.items()
+    }
+    return {arm: units for arm, units in values.items() if len(units) > 1}
+
+
+def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
+    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
+    sets = list(next(iter(next(iter(results.values())).values())))
+    of_sets = [by_unit(results, name, measure) for name in sets]
+    rows = []
+    for place, arm in enumerate(of_sets[0]):
+        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and arm not in BASELINES]
+        cells = [compared(values[arm], [values[other] for other in others]) for values in of_sets]
+        rows.append([arm, str(len(of_sets[0][arm])), *cells])
+    return markdown(["pre-training", "units", *sets], rows)
+
+
+def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
+    """For each measure of one set the means of all arms, with the differences from `COMPARED`."""
+    rows = []
+    for measure in MEASURES:
+        values = by_unit(results, name, measure)
+        others = [values[other] for other in COMPARED if other in values]
+        cells = [
+            compared(values[arm], [] if arm in BASELINES else others) if arm in values else ""
+            for arm in results
+        ]
+        rows.append([measure, *cells])
+    return markdown(["measure", *results], rows)
+
+
+def draws_table(results: dict[str, dict[str, Any]]) -> str:
+    """Uniform draws of tokens less draws by change, half or all, paired by unit, for each measure."""
+    rows = []
+    for uniform, changed in UNIFORM_AND_CHANGE:
+        for measure in MEASURES[:3]:
+            cells = []
+            for name in SETS:
+                first, second = (
+                    {int(unit): found[name][measure] for unit, found in results[arm].items()}
+                    for arm in (uniform, changed)
+                )
+                cells.append(difference_text(paired(first, second)))
+            rows.append([f"{uniform} less {changed}", measure, *cells])
+    return markdown(["arms", "measure", *SETS], rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, refused
@@ -45,10 +46,7 @@ def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_fi
 def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     autoencoder_run: Path, clip_files: Path, tmp_path: Path, batch: int
 ):
-    content = bytearray((clip_files / "clip2.mp4").read_bytes())
-    begin = int(0.7 * len(content))
-    content[begin : begin + 60] = b"\xff" * 60
-    (tmp_path / "hole.mp4").write_bytes(content)
+    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     videos = [tmp_path / "text.mp4", tmp_path / "hole.mp4", clip_files]
     command = ["extract", *videos, "-c", autoencoder_run, *WINDOWS, "--batch", batch]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -17,11 +16,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from damage import fill
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from small_runs import called
 from small_runs import contents as all_contents
+from timed_videos import repack, write_frames
 
 from everest.lists.reading import read_samples
 from everest.prepare.encode import poor_gain
@@ -182,14 +183,7 @@ def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
 
 def with_mark(file: Path, mark: dict) -> None:
     """Write the same video with another comment."""
-    with av.open(str(file)) as old, av.open(str(file.with_suffix(".new.mp4")), "w") as new:
-        new.metadata["comment"] = json.dumps(mark)
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
-    file.with_suffix(".new.mp4").replace(file)
+    repack(file, file.with_suffix(".new.mp4"), comment=json.dumps(mark)).replace(file)
 
 
 @pytest.mark.parametrize("padding", [0, 8])  # the sizes are equal, or not
@@ -343,12 +337,10 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, small_disk: Path, tmp_path: Path):
-    output, ballast = small_disk / "out", small_disk / "ballast"
+    output = small_disk / "out"
     everest(videos, "-o", output)
     (output / "clip3.mp4").unlink()
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(small_disk)
     assert "the disk is full" in error(videos, "-o", output, code=5)
     ballast.unlink()
     assert summary(videos, "-o", output)["encoded"] == 1
@@ -375,13 +367,8 @@ def test_webm_of_vp8_is_encoded_only_if_it_is_complete(tmp_path: Path):
     """The index of such a file has no times, but its frames do."""
     source = tmp_path / "in" / "clip.webm"
     source.parent.mkdir()
-    rng = np.random.default_rng(0)
-    with av.open(str(source), "w") as container:
-        stream = container.add_stream("libvpx", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for noise in rng.integers(0, 256, (24, 48, 64, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(0).integers(0, 256, (24, 48, 64, 3), dtype=np.uint8)
+    write_frames(source, noise, codec="libvpx", rate=8)
     assert inspect_video(source).index.times.size == 0
     everest(source.parent, "-o", tmp_path / "out")
     assert probe(tmp_path / "out" / "clip.mp4").frames == 24

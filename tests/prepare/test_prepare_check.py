@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import json
 import re
@@ -9,13 +8,14 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from damage import fill
 from misbehaving import fail, misbehave
 from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
+from timed_videos import repack, write_frames, write_numbered
 
 from everest.lists.reading import read_samples
 from everest.prepare.examine import examine
@@ -47,16 +47,6 @@ def videos(tmp_path: Path, clip_files: Path) -> Path:
     """Four clips of 32 frames and the list train.csv, in a folder of their own."""
     shutil.copytree(clip_files, tmp_path / "videos")
     return tmp_path / "videos"
-
-
-def repacked(source: Path, target: Path) -> None:
-    """The same frames in another container: other bytes, nothing encoded again."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
 
 
 # --- what is found -----------------------------------------------------------------------------------------
@@ -100,14 +90,8 @@ def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content:
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx")])
 def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suffix: str, codec: str):
-    rng = np.random.default_rng(0)
-    file = tmp_path / f"clip{suffix}"
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for noise in rng.integers(0, 256, (40, 48, 64, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    file = write_frames(tmp_path / f"clip{suffix}", noise, codec=codec, rate=8)
     assert examine(str(file)).reason is None
     content = file.read_bytes()
     half, hole = len(content) // 2, len(content) // 8
@@ -120,7 +104,7 @@ def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suf
 
 def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    repacked(videos / "clip1.mp4", videos / "packed.mkv")
+    repack(videos / "clip1.mp4", videos / "packed.mkv")
     (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 1\n")
     (videos / "test.csv").write_text("copy.mp4 0\npacked.mkv 1\nclip3.mp4 0\n")
     result = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
@@ -151,15 +135,7 @@ def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(vi
 
 
 def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate(tmp_path: Path):
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("libx264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 30)
-        for number in range(30):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = 2 * number, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_numbered(tmp_path / "a.mkv", range(0, 60, 2), Fraction(1, 30))
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,1.2,1.8\n")
     result = check(tmp_path / "train.csv", "--fix", output=tmp_path / "out")
     assert (result["bad"], result["frames"]["max"]) == ([], 30)
@@ -178,9 +154,9 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
     assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
-def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
+def test_a_folder_of_images_is_a_video(tmp_path: Path):
+    (tmp_path / "data" / "run").mkdir(parents=True)
     for number in range(3):
-        (tmp_path / "data" / "run").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / "run" / f"{number}.png")
     assert check(tmp_path / "data", output=tmp_path)["frames"]["max"] == 3
     (tmp_path / "data" / "run" / "1.png").write_bytes(b"broken")
@@ -377,15 +353,10 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
 
 
-def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(
-    videos: Path, small_disk: Path, tmp_path: Path
-):
-    ballast = small_disk / "ballast"
+def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos: Path, small_disk: Path):
     arguments = [videos / "train.csv", "-o", small_disk / "out"]
     (small_disk / "out").mkdir()
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(small_disk)
     assert "checked_videos.jsonl: the disk is full; free some space" in checked(*arguments, code=5).stderr
     ballast.unlink()
     checked(*arguments)
@@ -433,11 +404,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     [
         ([], 2, "nothing to check: name lists or folders, or a --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
-        (
-            ["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"],
-            2,
-            "names no list",
-        ),
+        (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),

@@ -6,10 +6,6 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import av
@@ -20,6 +16,7 @@ from damage import fill
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from processes import kill_when
 from small_runs import called
 from small_runs import contents as all_contents
 from timed_videos import repack, write_frames
@@ -247,15 +244,8 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
     everest(videos, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
-    options = ["prepare", "encode", videos, "-o", parts, "--workers", "1"]
-    command = [sys.executable, "-m", "everest_cli", *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.mp4"))) < 5:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+    command = ["prepare", "encode", videos, "-o", parts, "--workers", 1]
+    kill_when(lambda: len(list(parts.glob("*.mp4"))) >= 5, *command)
     shown = summary(videos, "-o", parts)
     assert 0 < shown["encoded"] < 44
     assert contents(parts) == contents(tmp_path / "whole")

@@ -2,9 +2,6 @@ import errno
 import json
 import re
 import shutil
-import subprocess
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from misbehaving import fail, misbehave
 from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
+from processes import kill_when
 from timed_videos import repack, write_frames, write_numbered
 
 from everest.lists.reading import read_samples
@@ -335,13 +333,10 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     results = (tmp_path / "out" / "bad_videos.csv").read_text()
     shutil.rmtree(tmp_path / "out")
     journal = tmp_path / "out" / "checked_videos.jsonl"
-    command = [sys.executable, "-m", "everest_cli", "prepare", "check", rows, "-o", tmp_path / "out"]
-    process = subprocess.Popen([*command, "--workers", "1", "-q"], stderr=subprocess.DEVNULL)
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 7:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    kill_when(
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 7,
+        *("prepare", "check", rows, "-o", tmp_path / "out", "--workers", 1, "-q"),
+    )
     done = journal.read_bytes().count(b"\n")
     assert 7 <= done < 81
     with journal.open("ab") as file:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from damage import damaged_bytes, damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import stop_after
+from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run
 
 from everest.checkpoints.describe import load_model
@@ -226,15 +225,8 @@ def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
 @pytest.mark.slow
 def test_a_killed_call_resumes_to_the_same_bytes(recipe, tokenizer, tmp_path):
     options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]
-    command = ["prepare", "tokens", "--recipe", str(recipe), "-o", str(tmp_path / "parts"), *options]
-    process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "parts").glob("*.safetensors"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, "the call ended too early"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = ["prepare", "tokens", "--recipe", recipe, "-o", tmp_path / "parts", *options]
+    kill_when(lambda: len(list((tmp_path / "parts").glob("*.safetensors"))) >= 3, *command)
     told = pretrain(recipe, tmp_path / "run", from_cache(tmp_path / "parts"), code=6).stderr
     assert "of 60 parts are missing, first variant00" in told
     again = prepare(recipe, tokenizer, tmp_path / "parts", "--variants", 60, "--json")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from small_runs import called, json_of, refused
+from test_mask_page import data_of
 
 import everest
 from everest.config.recipe import load_recipe
@@ -93,8 +92,7 @@ def test_animations_have_a_frame_for_each_frame(video: Path, tmp_path: Path):
 def test_the_page_is_one_file_with_the_order_of_the_tokens(video: Path, tmp_path: Path, order: str):
     ordered = [*SMALL, "--order", order]
     called("visualize-mask", video, *ordered, "--format", "html", "--out", tmp_path)
-    page = (tmp_path / "moves-mask.html").read_text()
-    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    data = data_of(tmp_path / "moves-mask.html")
     assert len(data["frames"]) == 8
     assert (data["grid"], data["size"]) == ([4, 2, 3], [48, 32])
     (row,) = json_of("visualize-mask", video, *ordered, "--keep", "0.5", "--out", tmp_path)

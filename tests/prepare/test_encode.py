@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from processes import kill_when
-from small_runs import called
+from small_runs import called, json_of, refused
 from small_runs import contents as all_contents
 from timed_videos import repack, write_frames
 
@@ -32,23 +33,12 @@ from everest.video.writer import read_comment, write_video
 SIZES = st.integers(1, 5000)
 
 
-def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of `everest prepare encode`."""
-    result = called("prepare encode --workers 1", *arguments, code=code)
-    return result.stdout, result.stderr
-
-
-def error(*arguments: object, code: int) -> str:
-    return everest(*arguments, code=code)[1]
+everest, error, summary = (partial(call, "prepare encode --workers 1") for call in (called, refused, json_of))
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
     """All files below a folder, but for the files that mark the settings."""
     return {path: data for path, data in all_contents(folder).items() if not path.name.startswith(".encode-")}
-
-
-def summary(*arguments: object, code: int = 0) -> dict:
-    return json.loads(everest(*arguments, "--json", "-q", code=code)[0])
 
 
 @pytest.fixture
@@ -145,7 +135,7 @@ def test_encoding_that_gains_nothing_is_reported_early_and_at_the_end(tmp_path: 
     for number in range(1, 16):
         shutil.copy(tmp_path / "videos" / "0.mp4", tmp_path / "videos" / f"{number}.mp4")
     slow = ["--gop", 250, "--crf", 1]
-    _, shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow)
+    shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow).stderr
     assert "first 8 of 16 videos: encoding is not worth it: the new files are read 0." in shown
     assert shown.count("times as large; train on the originals") == 2
 
@@ -282,7 +272,7 @@ def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
-    assert "an input of this command" in everest(*arguments, code=2)[1]
+    assert "an input of this command" in error(*arguments, code=2)
     assert contents(videos) == before
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
 from processes import kill_when
+from small_runs import json_of
 from timed_videos import repack, write_frames, write_numbered
 
 from everest.lists.reading import read_samples
@@ -32,8 +33,7 @@ BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
 
 
 def check(*arguments, output: Path, code=0):
-    shown = checked(*arguments, "-o", output, "--json", "-q", code=code)
-    return json.loads(shown.stdout)
+    return json_of("prepare check -q", *arguments, "-o", output, code=code)
 
 
 def bad(result):
@@ -45,6 +45,13 @@ def videos(tmp_path: Path, clip_files: Path) -> Path:
     """Four clips of 32 frames and the list train.csv, in a folder of their own."""
     shutil.copytree(clip_files, tmp_path / "videos")
     return tmp_path / "videos"
+
+
+def put(clip_files: Path, *folders: Path) -> None:
+    """Copy a clip into each folder, another into each one."""
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", folder)
 
 
 # --- what is found -----------------------------------------------------------------------------------------
@@ -192,13 +199,9 @@ def test_labels_are_verified(
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
 
 
-def test_class_folders_of_composed_and_decomposed_letters_are_reported(
-    videos: Path, clip_files: Path, tmp_path: Path
-):
-    for name, clip in (("\u00e9t\u00e9", "clip2"), ("e\u0301te\u0301", "clip3"), ("hiver", "clip1")):
-        (videos / "seasons" / name).mkdir(parents=True)
-        shutil.copy(clip_files / f"{clip}.mp4", videos / "seasons" / name)
-    (problem,) = check(videos / "seasons", output=tmp_path / "out", code=4)["labels"]
+def test_class_folders_of_composed_and_decomposed_letters_are_reported(clip_files: Path, tmp_path: Path):
+    put(clip_files, *(tmp_path / "seasons" / name for name in ("\u00e9t\u00e9", "e\u0301te\u0301", "hiver")))
+    (problem,) = check(tmp_path / "seasons", output=tmp_path / "out", code=4)["labels"]
     assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
@@ -224,10 +227,7 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
 
 
 def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):
-    for place in ("train/run", "train/walk", "test/walk"):
-        (tmp_path / place).mkdir(parents=True)
-    for place, number in (("train/run", 0), ("train/walk", 1), ("test/walk", 2)):
-        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / place)
+    put(clip_files, *(tmp_path / place for place in ("train/run", "train/walk", "test/walk")))
     result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
     assert (result["labels"], result["checked"]) == ([], 3)
 
@@ -276,9 +276,7 @@ def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: 
 
 
 def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_files: Path):
-    for number, name in enumerate(["run", "walk", "run"]):
-        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "set" / name)
+    put(clip_files, *(tmp_path / "set" / name for name in ("run", "walk", "run")))
     (tmp_path / "set" / "run" / "clip0.mp4").write_bytes(b"")
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     cleaned = tmp_path / "set.clean.csv"
@@ -434,8 +432,7 @@ def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
 
 
 def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path):
-    (tmp_path / "set" / "run").mkdir(parents=True)
-    shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / "run")
+    put(clip_files, tmp_path / "set" / "run")
     names = ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"]
     for name in names:
         (tmp_path / "set" / "run" / name).touch()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,9 +91,12 @@ def prepare(recipe: Path, tokenizer: Path, folder: Path, *options: object, code:
     return called(*command, *options, code=code)
 
 
+def sets(values: Sequence[str]) -> list[str]:
+    return [f"--set={value}" for value in values]
+
+
 def pretrain(recipe: Path, folder: Path, *values: str, code: int = 0):
-    options = [part for value in values for part in ("--set", value)]
-    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *options, code=code)
+    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *sets(values), code=code)
 
 
 def from_cache(folder: Path) -> str:
@@ -128,7 +132,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     values = KINDS[kind]
     pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
     moved = shutil.copytree(tokenizer.parent, tmp_path / "moved") / tokenizer.name
-    prepare(recipe, moved, tmp_path / "tokens", *(part for value in values for part in ("--set", value)))
+    prepare(recipe, moved, tmp_path / "tokens", *sets(values))
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
     assert same_run(tmp_path / "cached", tmp_path / "live")
@@ -164,7 +168,7 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
 def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, cache, tmp_path):
     values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
     pretrain(recipe, tmp_path / "whole", *values)
-    command = ["pretrain", *(part for value in values for part in ("--set", value))]
+    command = ["pretrain", *sets(values)]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert same_run(tmp_path / "parts", tmp_path / "whole")
@@ -382,9 +386,8 @@ def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:
 
 def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokenizer, tmp_path):
     values = with_bad(recipe, tmp_path, bad=1)
-    options = [part for value in values for part in ("--set", value)]
     bad = {"path": str(tmp_path / "bad0.mp4"), "reason": "not a video file"}
-    result = prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json")
+    result = prepare(recipe, tokenizer, tmp_path / "tokens", *sets(values), "--json")
     assert json.loads(result.stdout)["bad"] == [bad]
     assert f"cannot read {bad['path']}: not a video file; left out" in result.stderr
     with (tmp_path / "tokens" / "bad_videos.csv").open() as file:
@@ -399,7 +402,7 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
-    options = [part for value in with_bad(recipe, tmp_path, bad=5) for part in ("--set", value)]
+    options = sets(with_bad(recipe, tmp_path, bad=5))
     said = prepare(recipe, tokenizer, tmp_path / "tokens", *options, code=4).stderr
     assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
     for number in range(4):

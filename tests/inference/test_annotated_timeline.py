@@ -17,9 +17,8 @@ OPTIONS = ["--timeline", "--window", 0.5, "--step", 0.25, "-q"]
 
 @pytest.fixture(scope="module")
 def timeline(classifier_run: Path, clip_files: Path) -> list[dict]:
-    return json_of(
-        "predict", clip_files / "clip0.mp4", clip_files / "clip1.mp4", "-c", classifier_run, *OPTIONS
-    )
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    return json_of("predict", *videos, "-c", classifier_run, *OPTIONS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,11 +8,9 @@ from typing import Final
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from everest.figures.drawing import any_script
-from everest.system.files import atomic_file
+from everest.figures.drawing import any_script, png_figure
 from everest.system.text import escape_bytes
 
 COLUMNS: Final = 6
@@ -29,9 +27,10 @@ def draw_thumbnails(path: Path, heading: str, shown: Sequence[Titled]) -> None:
         EnvironmentProblem: the file cannot be written.
     """
     rows = -(-len(shown) // COLUMNS)
+    size = (1.9 * COLUMNS, 1.95 * rows + 0.5)
     # A name may contain dollar signs, which are no formula.
-    with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
-        figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
+    plain = mpl.rc_context({"axes.titlesize": 8, "text.parse_math": False})
+    with plain, png_figure(path, size, points=8, dpi=110, tight=False) as figure:
         grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
         for ax in grid:
             ax.axis("off")
@@ -40,8 +39,6 @@ def draw_thumbnails(path: Path, heading: str, shown: Sequence[Titled]) -> None:
                 ax.imshow(image, interpolation="nearest")
             ax.set_title(escape_bytes(title))
         figure.suptitle(escape_bytes(heading))
-        with atomic_file(path) as part:
-            figure.savefig(part, format="png")
 
 
 def cut(name: str) -> str:

@@ -56,14 +56,7 @@ def predict(
     """
     classes = model.classes
     check_options(classes.heads, top=top)
-    batches = over_videos(
-        model,
-        samples,
-        model.answers,
-        batch=batch,
-        workers=workers,
-        report=report,
-    )
+    batches = over_videos(model, samples, model.answers, batch=batch, workers=workers, report=report)
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)

@@ -12,6 +12,7 @@ from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.matching import VideoNames, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
+from everest.inference.bouts import automated_bouts
 from everest.lists.sample import Sample
 from everest.metrics.timeline import TOLERANCE, VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
@@ -149,7 +150,6 @@ def _timelines(sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout]) ->
     begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
     times = frame_times(sample.video)
     first, last = frame_range(times, begin - 0.0005, end - 0.0005)  # the windows have milliseconds
-    predicted = [bout for bout in row["bouts"] if bout["label"] is not None]
     return VideoTimelines(
         times=times[first:last],
         end=end,
@@ -163,15 +163,6 @@ def _timelines(sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout]) ->
             for bout in truth
             if bout.start < end and (bout.end > begin or bout.start >= begin)
         ],
-        predicted=[
-            Bout(
-                video=row["video"],
-                start=bout["start"],
-                end=bout["end"],
-                label=bout["label"],
-                origin="automated",
-            )
-            for bout in predicted
-        ],
-        scores=[bout["probability"] for bout in predicted],
+        predicted=automated_bouts(row["video"], row["bouts"]),
+        scores=[bout["probability"] for bout in row["bouts"] if bout["label"] is not None],
     )

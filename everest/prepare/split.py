@@ -17,13 +17,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.groups import GroupOf
 from everest.lists.labels import Label, indices, is_number_like, read_class_names
 from everest.lists.sample import Sample
-from everest.lists.writing import (
-    names_needed,
-    refuse_existing,
-    refuse_unlistable,
-    write_lines,
-    write_list,
-)
+from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
 

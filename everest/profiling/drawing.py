@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.figures.curves import COLORS, LINES
+from everest.figures.drawing import png_figure
 from everest.methods.ranked import ByImportance
 from everest.profiling.choices import ProfileOverrides
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
-from everest.system.files import atomic_file
 
 RATIOS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SLICES: Final = (4, 8, 12, 16, 24, 32, 48, 64)  # 8 to 128 frames with tubelets of two frames
@@ -48,8 +46,7 @@ def draw_costs(path: Path, overrides: ProfileOverrides) -> None:
         costs = [_cost(replace(recipe, data=replace(recipe.data, frames=length))) for length in lengths]
         by_frames.append(CostLine(method, lengths, costs))
     shown = recipes["everest"]
-    with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
+    with png_figure(path, (12, 9), points=13, dpi=100, tight=False) as figure:
         panels = figure.subplots(2, 2, sharex="col")
         _draw(panels[:, 0], by_ratio, f"share of tokens kept (rho_pre), {shown.data.frames} frames")
         _draw(panels[:, 1], by_frames, "frames of a clip")
@@ -58,8 +55,6 @@ def draw_costs(path: Path, overrides: ProfileOverrides) -> None:
         figure.suptitle(f"Pre-training {shown.model.backbone} at {shown.data.size} pixels")
         handles, labels = panels[0, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        with atomic_file(path) as part:
-            figure.savefig(part, format="png")
 
 
 def _cost(recipe: Recipe) -> StageCost:

@@ -43,9 +43,7 @@ class Latency:
 
 
 def measure_latency(
-    answer: Callable[[Tensor], object],
-    views: EvalViews,
-    samples: Sequence[Sample],
+    answer: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
 ) -> Latency:
     """Measure the wall time of one view of one video after another, in this process.
 

@@ -40,7 +40,7 @@ def measure_loading(
     """
     clips = stage_clips(recipe, stage)
     loaded, workers = _loader_speed(clips, recipe, batch)
-    alone = _item_speed(lambda epoch: clips.read((epoch, epoch % len(clips))), clips.make_views.num_views)
+    alone = _item_speed(clips)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     return {
         "workers": workers,
@@ -110,9 +110,14 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float,
         loaded.close()
 
 
-def _item_speed(read: Callable[[int], object], views: int) -> float:
+def _item_speed(clips: VideoClips) -> float:
+    """Return clips/s that this process reads by itself."""
+
+    def read(epoch: int) -> None:
+        clips.read((epoch, epoch % len(clips)))
+
     read(0)  # opens and indexes the file
-    return _speed(read, ITEM_SECONDS) * views
+    return _speed(read, ITEM_SECONDS) * clips.make_views.num_views
 
 
 def _speed(work: Callable[[int], object], seconds: float) -> float:
@@ -130,8 +135,8 @@ def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: fl
     pixels = recipe.pretrain.objective == "pixels"
     if stage == "pretrain" and pixels and recipe.pretrain.views_per_decode < VIEWS:
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
-        speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)
-        yield f"pretrain.views_per_decode={VIEWS}: {speed / alone:.1f} times as many clips (measured)"
+        gain = _item_speed(many) / alone
+        yield f"pretrain.views_per_decode={VIEWS}: {gain:.1f} times as many clips (measured)"
     cores = num_cores()
     if recipe.train.num_workers < cores:
         yield f"train.workers={cores}: this machine has {cores} cores"

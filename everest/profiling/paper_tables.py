@@ -74,10 +74,7 @@ class PaperFigure:
             rounded = None if computed is None else f"{computed:.{decimals}f}"
             row |= {"ours": computed, "rounded": rounded}
         if computed is not None:
-            row |= {
-                "deviation_percent": percent_off(computed),
-                "every_digit": row["rounded"] == self.printed,
-            }
+            row |= {"deviation_percent": percent_off(computed), "every_digit": row["rounded"] == self.printed}
         if self.released is not None:
             note = _released(self.released)[1]
         elif self.note_of is not None:

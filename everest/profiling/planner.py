@@ -13,13 +13,7 @@ from typing import Any, Final
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
 from everest.profiling.measure import largest_batch
-from everest.profiling.profile import (
-    FORWARD_AND_BACKWARD,
-    VALUE_BYTES,
-    precision_of,
-    stage_cost,
-    stage_spec,
-)
+from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost, stage_spec
 from everest.train.plan import plan_stage
 
 GIB: Final = 2**30

@@ -13,13 +13,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.methods.ranked import ByChange
-from everest.models.cost import (
-    Macs,
-    count_frozen_macs,
-    count_macs,
-    count_tokens,
-    training_macs,
-)
+from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens, training_macs
 from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers

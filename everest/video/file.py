@@ -24,13 +24,7 @@ import numpy as np
 from everest.system.storage import RemotePath
 from everest.video.index import PacketIndex, count_frames, displayed_packets, exact_backends
 from everest.video.source import Member, Video, video_version
-from everest.video.stream import (
-    DAMAGED_OR_LARGE,
-    VideoError,
-    decode_frames,
-    decoder_errors,
-    open_stream,
-)
+from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decode_frames, decoder_errors, open_stream
 
 RULES: Final = 3  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")

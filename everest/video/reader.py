@@ -30,13 +30,7 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import (
-    VideoError,
-    as_video_error,
-    check_frame_size,
-    decode_frames,
-    decoder_errors,
-)
+from everest.video.stream import VideoError, as_video_error, check_frame_size, decode_frames, decoder_errors
 from everest.video.writer import TimedFrame
 
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form

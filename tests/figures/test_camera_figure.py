@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import small_runs
 import torch
 from PIL import Image
+from small_runs import called, json_of, refused, run
 
 import everest
 from everest.errors import RecipeError
@@ -31,25 +30,26 @@ def texture(seed: int) -> np.ndarray:
     return np.asarray(Image.fromarray(noise).resize((3 * SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
+def pan() -> torch.Tensor:
+    """(8, SIDE, SIDE, 3) uint8: the camera moves by 3 pixels a frame."""
+    return torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
+
+
+def pan_and_cut() -> torch.Tensor:
+    """The pan, then a cut to eight frames of another scene at rest."""
+    return torch.cat([pan(), torch.from_numpy(texture(1)[:, :SIDE].copy()).expand(8, -1, -1, -1)])
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pan by 3 pixels a frame in 8 frames, then a cut to another scene at rest."""
-    first, second = texture(0), texture(1)
-    frames = [first[:, 3 * time : 3 * time + SIDE] for time in range(8)]
-    frames += [second[:, :SIDE]] * 8
     path = tmp_path_factory.mktemp("camera") / "pan.mp4"
-    write_video(path, torch.from_numpy(np.stack(frames)), 10)
+    write_video(path, pan_and_cut(), 10)
     return path
 
 
-def called(*arguments: object, code: int = 0) -> str:
-    ended = small_runs.called(*arguments, code=code)
-    return ended.stdout if code == 0 else ended.output
-
-
 def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_path: Path):
-    options = [*OPTIONS, "--frames", "16", "--align", "affine", "--cuts", "detect", "--json", "-o", tmp_path]
-    plain, aligned = json.loads(called("visualize-mask", video, *options))
+    options = [*OPTIONS, "--frames", "16", "--align", "affine", "--cuts", "detect", "-o", tmp_path]
+    plain, aligned = json_of("visualize-mask", video, *options)
     assert "camera" not in plain
     assert aligned["camera"] == {"moving": [2, 3, 4, 5, 6, 7], "scenes": [8]}
     assert plain["kept_per_slice"][4] > 2 * aligned["kept_per_slice"][4]
@@ -99,9 +99,7 @@ def test_the_legend_names_what_the_first_step_of_a_scene_takes(selector: ByChang
 
 
 def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
-    first, second = texture(0), texture(1)
-    frames = [first[:, 3 * time : 3 * time + SIDE] for time in range(8)] + [second[:, :SIDE]] * 8
-    clip = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+    clip = pan_and_cut().permute(3, 0, 1, 2)
     options, known = {"align": "shift", "cuts": "detect"}, {"tubelet_frames": 2, "pixels": IMAGENET}
     robust = view_camera(clip, RedundancyRobust(**options), **known)
     assert (robust.lag, len(robust.moves)) == (2, 14)
@@ -114,13 +112,13 @@ def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
 
 
 def test_select_frames_can_ignore_cuts_and_take_fewer_tokens_than_a_strategy_shows(video: Path):
-    options = ["--frames", "8", "--size", "64", "--json"]
+    options = ["--frames", "8", "--size", "64"]
     select = ["select-frames", video, *options, "--alpha", "2", "--stride", "1"]
-    plain = json.loads(called(*select))
-    aware = json.loads(called(*select, "--align", "affine", "--cuts", "detect"))
+    plain = json_of(*select)
+    aware = json_of(*select, "--align", "affine", "--cuts", "detect")
     assert plain["counts"][4] > 2 * aware["counts"][4]
     # The draw counts kept tokens only, so `visible_ratio` does not limit --keep.
-    document = json.loads(called("select-frames", video, *options, "--keep", "0.05", "--align", "shift"))
+    document = json_of("select-frames", video, *options, "--keep", "0.05", "--align", "shift")
     assert sum(document["counts"]) == int(0.05 * 6 * 16)  # six pairs of 4 x 4 tokens
 
 
@@ -146,7 +144,7 @@ def test_select_tokens_takes_the_settings(video: Path):
     ],
 )
 def test_wrong_options_are_one_line(video: Path, tmp_path: Path, options: list[str], message: str):
-    assert message in called("visualize-mask", video, *OPTIONS, *options, "-o", tmp_path, code=2)
+    assert message in refused("visualize-mask", video, *OPTIONS, *options, "-o", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +158,15 @@ def test_wrong_options_are_one_line(video: Path, tmp_path: Path, options: list[s
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, str], message: str):
-    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert message in called("pretrain", "--recipe", "small", *options, "--print-config", code=2)
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    assert message in refused("pretrain", "--recipe", "small", *options, "--print-config", code=2)
 
 
 def test_stats_tell_how_often_the_camera_moves(video: Path):
-    document = json.loads(called("prepare", "stats", video.parent, "--json"))
-    assert 0.3 < document["camera"]["moving"] < 0.7
-    assert document["camera"]["unexplained"] <= 0.2
-    assert "selection.align=affine" in called("prepare", "stats", video.parent)
+    camera = json_of("prepare stats", video.parent)["camera"]
+    assert 0.3 < camera["moving"] < 0.7
+    assert camera["unexplained"] <= 0.2
+    assert "selection.align=affine" in run("prepare stats", video.parent)
 
 
 def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
@@ -181,17 +179,16 @@ def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
         for time in range(24)
     ]
     write_video(tmp_path / "slow.mp4", torch.from_numpy(np.stack(frames)), 10)
-    shares = json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]
+    shares = json_of("prepare stats", tmp_path)["camera"]
     assert shares["moving"] > 0.7
     assert shares["moving_apart"] > 0.7
 
 
 def test_short_videos_have_no_pairs_that_are_far_apart(tmp_path: Path):
-    frames = torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
-    write_video(tmp_path / "short.mp4", frames, 10)
-    shares = json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]
+    write_video(tmp_path / "short.mp4", pan(), 10)
+    shares = json_of("prepare stats", tmp_path)["camera"]
     assert shares["moving"] > 0.7
     assert shares["moving_apart"] is None
-    assert "all videos are too short for pairs farther apart" in called("prepare", "stats", tmp_path)
-    write_video(tmp_path / "long.mp4", frames.repeat(2, 1, 1, 1), 10)
-    assert json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]["moving_apart"] == 0
+    assert "all videos are too short for pairs farther apart" in run("prepare stats", tmp_path)
+    write_video(tmp_path / "long.mp4", pan().repeat(2, 1, 1, 1), 10)
+    assert json_of("prepare stats", tmp_path)["camera"]["moving_apart"] == 0

@@ -71,8 +71,8 @@ def written(
     runs = {"report": heads_run, "tags": tags_run, "scores": scores_run, "mixed": mixed_run}
     for name, classifier in runs.items():
         run("eval", "-c", classifier, "-q", "--report", folder / name, "--keep", "0.5,1")
-    mask = ["--size", "48", "--frames", "8", "--stride", "2", "--format", "html", "--out", folder]
-    run("visualize-mask", clip_files / "clip0.mp4", *mask)
+    mask = ["--size", "48", "--frames", "8", "--stride", "2", "--keep", "0.5", "--format", "html"]
+    run("visualize-mask", clip_files / "clip0.mp4", *mask, "--out", folder)
     features = ["--features", folder / "features.npz"]
     run("extract", clip_files, "-c", heads_run, "--window", "0.5", "-o", folder / "features.npz", "-q")
     run("search", clip_files / "clip0.mp4@1", *features, "--page", folder / "search.html")
@@ -95,12 +95,8 @@ def moved(browser: WebDriver, slider: str, value: int) -> str:
     return picture(browser)
 
 
-def test_sliders_and_the_switch_change_the_picture(
-    quiet_browser: WebDriver, clip_files: Path, tmp_path: Path
-):
-    small = ["--size", "48", "--frames", "8", "--stride", "2", "--keep", "0.5"]
-    run("visualize-mask", clip_files / "clip0.mp4", *small, "--format", "html", "--out", tmp_path)
-    quiet_browser.get((tmp_path / "clip0-mask.html").as_uri())
+def test_sliders_and_the_switch_change_the_picture(quiet_browser: WebDriver, written: dict[str, Path]):
+    quiet_browser.get(written["mask"].as_uri())
     WebDriverWait(quiet_browser, 10).until(lambda b: b.find_element(By.ID, "keepText").text[:6] == "50 % =")
     first = picture(quiet_browser)
     assert re.fullmatch(r"\d+ of 12", quiet_browser.find_element(By.ID, "count").text)
@@ -116,10 +112,8 @@ def test_sliders_and_the_switch_change_the_picture(
     assert picture(quiet_browser) != first
 
 
-def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, heads_run: Path, tmp_path: Path):
-    page = tmp_path / "page"
-    run("eval", "-c", heads_run, "-q", "--report", page, "--keep", "0.5,1")
-    quiet_browser.get((page / "index.html").as_uri())
+def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, written: dict[str, Path]):
+    quiet_browser.get(written["report"].as_uri())
     pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
     assert len(pictures) == 1 + 2 * 2 + len(mistakes)  # sweep; confusions and calibration of each head

@@ -17,7 +17,6 @@ from everest.config.recipe import load_recipe
 from everest.errors import UserError
 from everest.figures.curves import draw_curves, smooth
 from everest.figures.run_curves import read_curves
-from everest.models.cost import gmacs_of_clip
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
@@ -54,28 +53,12 @@ def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
 
 
 def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
-    spec = pretrain_spec(load_recipe("ucf101", overrides=["model.backbone=vit-tiny"]), tokenizer=None)
-    run = make_run(tmp_path / "run", logged=3)
-    save_model(run, spec)
-    (curves,) = read_curves([run], x="gflops")
-    np.testing.assert_allclose(curves.loss.x, gmacs_of_clip(spec) * 4 * np.array([1, 2, 3]))
-
-
-# EVEREST Tables 1 and 10, 16 frames of 224 x 224, to the digit.
-@pytest.mark.parametrize(
-    ("recipe", "kind", "paper"),
-    [
-        ("ucf101", "pretrain", "19.81"),
-        ("ucf101", "classifier", "98.06"),
-        ("videomae-ucf101", "pretrain", "35.48"),
-        ("videomae-ucf101", "classifier", "180.49"),
-    ],
-)
-def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
-    settings = load_recipe(recipe)
-    classifier = classifier_spec(settings, (Head(outputs=400),))
-    spec = pretrain_spec(settings, tokenizer=None) if kind == "pretrain" else classifier
-    assert f"{gmacs_of_clip(spec):.2f}" == paper
+    pretrained, classifier = (make_run(tmp_path / name, logged=3) for name in ("pretrained", "classifier"))
+    save_model(pretrained, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    save_model(classifier, classifier_spec(load_recipe("videomae-ucf101"), (Head(outputs=400),)))
+    # EVEREST Tables 1 and 10, 16 frames of 224 x 224; four clips are a step.
+    for curves, gmacs in zip(read_curves([pretrained, classifier], x="gflops"), (19.81, 180.49), strict=True):
+        np.testing.assert_allclose(curves.loss.x / [4, 8, 12], gmacs, rtol=0, atol=0.005)
 
 
 def test_axes_do_not_exaggerate(tmp_path: Path):

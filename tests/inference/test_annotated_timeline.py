@@ -17,9 +17,8 @@ OPTIONS = ["--timeline", "--window", 0.5, "--step", 0.25, "-q"]
 
 @pytest.fixture(scope="module")
 def timeline(classifier_run: Path, clip_files: Path) -> list[dict]:
-    return json_of(
-        "predict", clip_files / "clip0.mp4", clip_files / "clip1.mp4", "-c", classifier_run, *OPTIONS
-    )
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    return json_of("predict", *videos, "-c", classifier_run, *OPTIONS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,19 +46,8 @@ def test_every_kind_has_the_bouts_of_the_timeline(
 
 
 def test_a_video_without_any_class_has_a_file(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    options = [
-        "-c",
-        classifier_run,
-        "--timeline",
-        "--background",
-        1,
-        "-q",
-        "--to",
-        "elan",
-        "-o",
-        tmp_path / "a.eaf",
-    ]
-    run("predict", clip_files / "clip0.mp4", *options)
+    options = ["--timeline", "--background", 1, "-q", "--to", "elan", "-o", tmp_path / "a.eaf"]
+    run("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
     assert read_annotations(tmp_path / "a.eaf") == []
 
 
@@ -77,10 +65,8 @@ def test_a_damaged_video_is_left_out(classifier_run: Path, clip_files: Path, tmp
 def test_bouts_of_heads_have_the_name_of_the_head():
     bout = {"start": 0, "end": 1.5, "label": "cut", "index": 1, "probability": 0.5}
     found = automated_bouts("a.mp4", {"verb": [bout, {**bout, "label": None}], "noun": [bout]})
-    assert [(each.label, each.start, each.end) for each in found] == [
-        ("verb cut", 0, 1.5),
-        ("noun cut", 0, 1.5),
-    ]
+    spans = [(each.label, each.start, each.end) for each in found]
+    assert spans == [("verb cut", 0, 1.5), ("noun cut", 0, 1.5)]
 
 
 @pytest.mark.parametrize(

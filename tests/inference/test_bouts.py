@@ -72,7 +72,7 @@ def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(
         assert bout["end"] < after["start"] or bout["index"] != after["index"]
 
 
-def test_a_timeline_has_bouts_in_every_format(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_a_timeline_has_bouts_in_every_format(classifier_run: Path, clip_files: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 0.5, "--step", 0.25, "-q"]
     (row,) = json_of("predict", video, *options)
@@ -89,7 +89,7 @@ def test_a_timeline_has_bouts_in_every_format(classifier_run: Path, clip_files: 
     assert len(run("predict", video, *options).splitlines()) == 1 + len(bouts)
 
 
-def test_improbable_windows_are_background(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_improbable_windows_are_background(classifier_run: Path, clip_files: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 0.5, "-q", "--background", 1]
     (row,) = json_of("predict", video, *options)

@@ -101,6 +101,12 @@ main()
 """
 
 
+def kill_after_23(*words: object) -> None:
+    """Run a command that is killed after the 23rd video or window."""
+    command = [sys.executable, "-c", KILLED_AFTER_23, *map(str, words)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_a_killed_call_resumes_and_ends_with_the_same_features(
     classifier_run: Path, clip_files: Path, tmp_path: Path
@@ -111,10 +117,7 @@ def test_a_killed_call_resumes_and_ends_with_the_same_features(
     (tmp_path / "list.txt").write_text("\n".join(rows))
     options = [str(tmp_path / "list.txt"), "-c", str(classifier_run), "--workers", "0", "--batch", "3"]
     out, parts = tmp_path / "f.safetensors", tmp_path / "f.safetensors.parts"
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER_23, "extract", *options, "--out", out], capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
+    kill_after_23("extract", *options, "--out", out)
     assert not out.exists()
     assert len((parts / "journal.jsonl").read_text().splitlines()) == 23
     continued = called("extract", *options, "--out", out, code=4)

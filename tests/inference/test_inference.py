@@ -136,10 +136,9 @@ def test_the_device_is_named_in_one_way_and_the_older_option_is_kept(
     assert notice in called("profile", "--backbone", "vit-tiny", "--gpus", "cpu").stderr
     called("profile", "--backbone", "vit-tiny", "--gpus", "cpu", "--max-batch")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    assert "--gpus 2: this command uses one device" in refused(
-        "predict", video, *options, "--gpus", 2, code=2
-    )
-    assert "no GPU 7" in refused("predict", video, *options, "--gpus", "7,", code=5)
+    command = ("predict", video, *options)
+    assert "--gpus 2: this command uses one device" in refused(*command, "--gpus", 2, code=2)
+    assert "no GPU 7" in refused(*command, "--gpus", "7,", code=5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     assert not is_on_cpu("2,")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"

@@ -63,14 +63,13 @@ def start_live(run: Path, source: str, *options: str, stdin: Any = None) -> subp
 
 
 def test_a_pipe_has_the_windows_of_the_file(classifier_run: Path, stream_file: Path):
+    options = ["--window", "0.5", "--step", "0.25"]
     with stream_file.open("rb") as file:
-        process = start_live(classifier_run, "-", "--window", "0.5", "--step", "0.25", stdin=file)
+        process = start_live(classifier_run, "-", *options, stdin=file)
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     rows = [json.loads(line) for line in out.splitlines()]
-    (row,) = json_of(
-        "predict", stream_file, "-c", classifier_run, "--timeline", "--window", 0.5, "--step", 0.25
-    )
+    (row,) = json_of("predict", stream_file, "-c", classifier_run, "--timeline", *options)
     assert len(rows) == len(row["windows"]) == 15
     for live, window in zip(rows, row["windows"], strict=True):
         assert {name: live[name] for name in window} == window

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
@@ -96,10 +97,7 @@ def test_the_classes_of_a_window_are_those_of_the_segment(
 
 
 def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    content = bytearray((clip_files / "clip2.mp4").read_bytes())
-    begin = int(0.7 * len(content))
-    content[begin : begin + 60] = b"\xff" * 60
-    (tmp_path / "hole.mp4").write_bytes(content)
+    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     options = ["-c", classifier_run, "--timeline", "--step", 0.25]
     expected = json_of("predict", clip_files / "clip2.mp4", *options)[0]["windows"]

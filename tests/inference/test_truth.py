@@ -23,18 +23,8 @@ def truth(tmp_path: Path) -> Path:
 
 def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: Path, truth: Path):
     videos = [clip_files / "clip1.mp4", clip_files / "clip2.mp4"]
-    command = (
-        "predict",
-        *videos,
-        "-c",
-        classifier_run,
-        "--timeline",
-        "--window",
-        0.5,
-        "-q",
-        "--truth",
-        truth,
-    )
+    options = ["--timeline", "--window", 0.5, "-q", "--truth", truth]
+    command = ("predict", *videos, "-c", classifier_run, *options)
     document = json_of(*command)
     assert len(document["timelines"]) == document["videos"] == 2
     # Frame by frame, 16 a second, from the bouts in the same document.
@@ -58,9 +48,8 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     path = tmp_path / "list.csv"
     path.write_text(f"path,start,end\n{clip_files}/clip1.mp4,0.5,1.5\n")
     (tmp_path / "truth.csv").write_text(f"video,start,end,label\n{clip_files}/clip1.mp4,0,2,1\n")
-    document = json_of(
-        "predict", path, "-c", classifier_run, "--timeline", "-q", "--truth", tmp_path / "truth.csv"
-    )
+    options = ["--timeline", "-q", "--truth", tmp_path / "truth.csv"]
+    document = json_of("predict", path, "-c", classifier_run, *options)
     assert document["frames"] == 16
     (entry,) = [entry for entry in document["classes"] if entry["name"] == "1"]
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
@@ -90,17 +79,9 @@ def test_the_truth_is_drawn_above_the_prediction(
 ):
     (tmp_path / "tags.csv").write_text("video,start,end,label\nclip1.mp4,0,1,walk\nclip1.mp4,0.5,1.5,run\n")
     for name, model, of_person in (("one", classifier_run, truth), ("tags", tags_run, tmp_path / "tags.csv")):
-        options = [
-            "--timeline",
-            "--window",
-            0.5,
-            "-q",
-            "--truth",
-            of_person,
-            "--plot",
-            tmp_path / f"{name}.png",
-        ]
-        called("predict", clip_files / "clip1.mp4", "-c", model, *options)
+        options = ["--timeline", "--window", 0.5, "-q", "--truth", of_person]
+        plot = ["--plot", tmp_path / f"{name}.png"]
+        called("predict", clip_files / "clip1.mp4", "-c", model, *options, *plot)
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 1000
 
@@ -129,13 +110,11 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     with checked.open("a") as file:
         file.write("other.mp4,0,1,0\n")
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
-    assert "the footage has 16 windows" in refused(
-        *budget, "--draw", 99, "--window", 0.5, "-o", tmp_path / "x", code=2
-    )
+    too_many = ["--draw", 99, "--window", 0.5, "-o", tmp_path / "x"]
+    assert "the footage has 16 windows" in refused(*budget, *too_many, code=2)
     assert "give --draw N" in refused(*budget, code=2)
-    assert "no timeline of one head" in refused(
-        "budget", "--timeline", marks[1].split(",")[0], "--checked", checked, code=4
-    )
+    of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
+    assert "no timeline of one head" in refused("budget", *of_video, code=4)
 
 
 @pytest.mark.parametrize("window", [10, 0.335, 0.333333, 1.005, 7.7777, 3.3333])

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, refused
-from test_extract import KILLED_AFTER_23
+from test_extract import kill_after_23
 
 WINDOWS = ["--window", "0.75", "--step", "0.25"]  # six of the two seconds of a clip file
 
@@ -45,18 +43,13 @@ def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_fi
 def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     autoencoder_run: Path, clip_files: Path, tmp_path: Path, batch: int
 ):
-    content = bytearray((clip_files / "clip2.mp4").read_bytes())
-    begin = int(0.7 * len(content))
-    content[begin : begin + 60] = b"\xff" * 60
-    (tmp_path / "hole.mp4").write_bytes(content)
+    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     videos = [tmp_path / "text.mp4", tmp_path / "hole.mp4", clip_files]
     command = ["extract", *videos, "-c", autoencoder_run, *WINDOWS, "--batch", batch]
     out = tmp_path / "f.safetensors"
-    words = [*map(str, command), "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_23, *words], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
-    continued = called(*words, code=4)
+    kill_after_23(*command, "--out", out)
+    continued = called(*command, "--out", out, code=4)
     done = 23 // batch * batch
     assert f"resuming after {done} windows, in {clip_files}/clip" in continued.stderr
     assert not (tmp_path / "f.safetensors.parts").exists()
@@ -74,8 +67,7 @@ def test_a_video_that_changed_during_a_break_is_refused(
     video = tmp_path / "a.mp4"
     video.write_bytes((clip_files / "clip0.mp4").read_bytes())
     command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
-    words = [*map(str, command)]
-    assert subprocess.run([sys.executable, "-c", KILLED_AFTER_23, *words]).returncode == -signal.SIGKILL
+    kill_after_23(*command)
     video.write_text("no video")
     message = refused(*command, "-q", code=2)
     assert "has changed since the interrupted call; start again with --overwrite" in message

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from damage import fill
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import called
+from processes import kill_when
+from small_runs import called, json_of, refused
 from small_runs import contents as all_contents
+from timed_videos import repack, write_frames
 
 from everest.lists.reading import read_samples
 from everest.prepare.encode import poor_gain
@@ -34,23 +33,12 @@ from everest.video.writer import read_comment, write_video
 SIZES = st.integers(1, 5000)
 
 
-def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of `everest prepare encode`."""
-    result = called("prepare encode --workers 1", *arguments, code=code)
-    return result.stdout, result.stderr
-
-
-def error(*arguments: object, code: int) -> str:
-    return everest(*arguments, code=code)[1]
+everest, error, summary = (partial(call, "prepare encode --workers 1") for call in (called, refused, json_of))
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
     """All files below a folder, but for the files that mark the settings."""
     return {path: data for path, data in all_contents(folder).items() if not path.name.startswith(".encode-")}
-
-
-def summary(*arguments: object, code: int = 0) -> dict:
-    return json.loads(everest(*arguments, "--json", "-q", code=code)[0])
 
 
 @pytest.fixture
@@ -147,7 +135,7 @@ def test_encoding_that_gains_nothing_is_reported_early_and_at_the_end(tmp_path: 
     for number in range(1, 16):
         shutil.copy(tmp_path / "videos" / "0.mp4", tmp_path / "videos" / f"{number}.mp4")
     slow = ["--gop", 250, "--crf", 1]
-    _, shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow)
+    shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow).stderr
     assert "first 8 of 16 videos: encoding is not worth it: the new files are read 0." in shown
     assert shown.count("times as large; train on the originals") == 2
 
@@ -182,14 +170,7 @@ def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
 
 def with_mark(file: Path, mark: dict) -> None:
     """Write the same video with another comment."""
-    with av.open(str(file)) as old, av.open(str(file.with_suffix(".new.mp4")), "w") as new:
-        new.metadata["comment"] = json.dumps(mark)
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
-    file.with_suffix(".new.mp4").replace(file)
+    repack(file, file.with_suffix(".new.mp4"), comment=json.dumps(mark)).replace(file)
 
 
 @pytest.mark.parametrize("padding", [0, 8])  # the sizes are equal, or not
@@ -253,15 +234,8 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
     everest(videos, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
-    options = ["prepare", "encode", videos, "-o", parts, "--workers", "1"]
-    command = [sys.executable, "-m", "everest_cli", *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.mp4"))) < 5:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+    command = ["prepare", "encode", videos, "-o", parts, "--workers", 1]
+    kill_when(lambda: len(list(parts.glob("*.mp4"))) >= 5, *command)
     shown = summary(videos, "-o", parts)
     assert 0 < shown["encoded"] < 44
     assert contents(parts) == contents(tmp_path / "whole")
@@ -298,7 +272,7 @@ def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
-    assert "an input of this command" in everest(*arguments, code=2)[1]
+    assert "an input of this command" in error(*arguments, code=2)
     assert contents(videos) == before
 
 
@@ -343,12 +317,10 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, small_disk: Path, tmp_path: Path):
-    output, ballast = small_disk / "out", small_disk / "ballast"
+    output = small_disk / "out"
     everest(videos, "-o", output)
     (output / "clip3.mp4").unlink()
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(small_disk)
     assert "the disk is full" in error(videos, "-o", output, code=5)
     ballast.unlink()
     assert summary(videos, "-o", output)["encoded"] == 1
@@ -375,13 +347,8 @@ def test_webm_of_vp8_is_encoded_only_if_it_is_complete(tmp_path: Path):
     """The index of such a file has no times, but its frames do."""
     source = tmp_path / "in" / "clip.webm"
     source.parent.mkdir()
-    rng = np.random.default_rng(0)
-    with av.open(str(source), "w") as container:
-        stream = container.add_stream("libvpx", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for noise in rng.integers(0, 256, (24, 48, 64, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(0).integers(0, 256, (24, 48, 64, 3), dtype=np.uint8)
+    write_frames(source, noise, codec="libvpx", rate=8)
     assert inspect_video(source).index.times.size == 0
     everest(source.parent, "-o", tmp_path / "out")
     assert probe(tmp_path / "out" / "clip.mp4").frames == 24

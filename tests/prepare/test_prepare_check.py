@@ -1,21 +1,20 @@
-import contextlib
 import errno
 import json
 import re
 import shutil
-import subprocess
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from damage import fill
 from misbehaving import fail, misbehave
 from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
+from processes import kill_when
+from small_runs import json_of
+from timed_videos import repack, write_frames, write_numbered
 
 from everest.lists.reading import read_samples
 from everest.prepare.examine import examine
@@ -34,8 +33,7 @@ BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
 
 
 def check(*arguments, output: Path, code=0):
-    shown = checked(*arguments, "-o", output, "--json", "-q", code=code)
-    return json.loads(shown.stdout)
+    return json_of("prepare check -q", *arguments, "-o", output, code=code)
 
 
 def bad(result):
@@ -49,14 +47,11 @@ def videos(tmp_path: Path, clip_files: Path) -> Path:
     return tmp_path / "videos"
 
 
-def repacked(source: Path, target: Path) -> None:
-    """The same frames in another container: other bytes, nothing encoded again."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
+def put(clip_files: Path, *folders: Path) -> None:
+    """Copy a clip into each folder, another into each one."""
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", folder)
 
 
 # --- what is found -----------------------------------------------------------------------------------------
@@ -100,14 +95,8 @@ def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content:
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx")])
 def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suffix: str, codec: str):
-    rng = np.random.default_rng(0)
-    file = tmp_path / f"clip{suffix}"
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for noise in rng.integers(0, 256, (40, 48, 64, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    file = write_frames(tmp_path / f"clip{suffix}", noise, codec=codec, rate=8)
     assert examine(str(file)).reason is None
     content = file.read_bytes()
     half, hole = len(content) // 2, len(content) // 8
@@ -120,7 +109,7 @@ def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suf
 
 def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    repacked(videos / "clip1.mp4", videos / "packed.mkv")
+    repack(videos / "clip1.mp4", videos / "packed.mkv")
     (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 1\n")
     (videos / "test.csv").write_text("copy.mp4 0\npacked.mkv 1\nclip3.mp4 0\n")
     result = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
@@ -151,15 +140,7 @@ def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(vi
 
 
 def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate(tmp_path: Path):
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("libx264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 30)
-        for number in range(30):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = 2 * number, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_numbered(tmp_path / "a.mkv", range(0, 60, 2), Fraction(1, 30))
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,1.2,1.8\n")
     result = check(tmp_path / "train.csv", "--fix", output=tmp_path / "out")
     assert (result["bad"], result["frames"]["max"]) == ([], 30)
@@ -178,9 +159,9 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
     assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
-def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
+def test_a_folder_of_images_is_a_video(tmp_path: Path):
+    (tmp_path / "data" / "run").mkdir(parents=True)
     for number in range(3):
-        (tmp_path / "data" / "run").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / "run" / f"{number}.png")
     assert check(tmp_path / "data", output=tmp_path)["frames"]["max"] == 3
     (tmp_path / "data" / "run" / "1.png").write_bytes(b"broken")
@@ -218,13 +199,9 @@ def test_labels_are_verified(
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
 
 
-def test_class_folders_of_composed_and_decomposed_letters_are_reported(
-    videos: Path, clip_files: Path, tmp_path: Path
-):
-    for name, clip in (("\u00e9t\u00e9", "clip2"), ("e\u0301te\u0301", "clip3"), ("hiver", "clip1")):
-        (videos / "seasons" / name).mkdir(parents=True)
-        shutil.copy(clip_files / f"{clip}.mp4", videos / "seasons" / name)
-    (problem,) = check(videos / "seasons", output=tmp_path / "out", code=4)["labels"]
+def test_class_folders_of_composed_and_decomposed_letters_are_reported(clip_files: Path, tmp_path: Path):
+    put(clip_files, *(tmp_path / "seasons" / name for name in ("\u00e9t\u00e9", "e\u0301te\u0301", "hiver")))
+    (problem,) = check(tmp_path / "seasons", output=tmp_path / "out", code=4)["labels"]
     assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
@@ -250,10 +227,7 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
 
 
 def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):
-    for place in ("train/run", "train/walk", "test/walk"):
-        (tmp_path / place).mkdir(parents=True)
-    for place, number in (("train/run", 0), ("train/walk", 1), ("test/walk", 2)):
-        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / place)
+    put(clip_files, *(tmp_path / place for place in ("train/run", "train/walk", "test/walk")))
     result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
     assert (result["labels"], result["checked"]) == ([], 3)
 
@@ -302,9 +276,7 @@ def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: 
 
 
 def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_files: Path):
-    for number, name in enumerate(["run", "walk", "run"]):
-        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "set" / name)
+    put(clip_files, *(tmp_path / "set" / name for name in ("run", "walk", "run")))
     (tmp_path / "set" / "run" / "clip0.mp4").write_bytes(b"")
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     cleaned = tmp_path / "set.clean.csv"
@@ -359,13 +331,10 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     results = (tmp_path / "out" / "bad_videos.csv").read_text()
     shutil.rmtree(tmp_path / "out")
     journal = tmp_path / "out" / "checked_videos.jsonl"
-    command = [sys.executable, "-m", "everest_cli", "prepare", "check", rows, "-o", tmp_path / "out"]
-    process = subprocess.Popen([*command, "--workers", "1", "-q"], stderr=subprocess.DEVNULL)
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 7:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    kill_when(
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 7,
+        *("prepare", "check", rows, "-o", tmp_path / "out", "--workers", 1, "-q"),
+    )
     done = journal.read_bytes().count(b"\n")
     assert 7 <= done < 81
     with journal.open("ab") as file:
@@ -377,15 +346,10 @@ def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files:
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
 
 
-def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(
-    videos: Path, small_disk: Path, tmp_path: Path
-):
-    ballast = small_disk / "ballast"
+def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos: Path, small_disk: Path):
     arguments = [videos / "train.csv", "-o", small_disk / "out"]
     (small_disk / "out").mkdir()
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(small_disk)
     assert "checked_videos.jsonl: the disk is full; free some space" in checked(*arguments, code=5).stderr
     ballast.unlink()
     checked(*arguments)
@@ -433,11 +397,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     [
         ([], 2, "nothing to check: name lists or folders, or a --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
-        (
-            ["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"],
-            2,
-            "names no list",
-        ),
+        (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
@@ -472,8 +432,7 @@ def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
 
 
 def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path):
-    (tmp_path / "set" / "run").mkdir(parents=True)
-    shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / "run")
+    put(clip_files, tmp_path / "set" / "run")
     names = ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"]
     for name in names:
         (tmp_path / "set" / "run" / name).touch()

@@ -1,7 +1,7 @@
-import json
 import shlex
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from prepare_commands import stats as shown
+from small_runs import json_of
 
 from everest.config.recipe import load_recipe
 from everest.prepare.contact_sheet import choose_videos, spread_over_range
 from everest.prepare.stats import measure
 from everest.video.reader import read_frames
 
-
-def stats(*arguments, code=0):
-    return json.loads(shown("--json", "-q", "--workers", 1, *arguments, code=code).stdout)
+stats = partial(json_of, "prepare stats -q --workers 1")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from damage import damaged_bytes, damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import stop_after
+from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run
 
 from everest.checkpoints.describe import load_model
@@ -91,9 +91,12 @@ def prepare(recipe: Path, tokenizer: Path, folder: Path, *options: object, code:
     return called(*command, *options, code=code)
 
 
+def sets(values: Sequence[str]) -> list[str]:
+    return [f"--set={value}" for value in values]
+
+
 def pretrain(recipe: Path, folder: Path, *values: str, code: int = 0):
-    options = [part for value in values for part in ("--set", value)]
-    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *options, code=code)
+    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *sets(values), code=code)
 
 
 def from_cache(folder: Path) -> str:
@@ -129,7 +132,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     values = KINDS[kind]
     pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
     moved = shutil.copytree(tokenizer.parent, tmp_path / "moved") / tokenizer.name
-    prepare(recipe, moved, tmp_path / "tokens", *(part for value in values for part in ("--set", value)))
+    prepare(recipe, moved, tmp_path / "tokens", *sets(values))
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
     assert same_run(tmp_path / "cached", tmp_path / "live")
@@ -165,7 +168,7 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
 def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, cache, tmp_path):
     values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
     pretrain(recipe, tmp_path / "whole", *values)
-    command = ["pretrain", *(part for value in values for part in ("--set", value))]
+    command = ["pretrain", *sets(values)]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert same_run(tmp_path / "parts", tmp_path / "whole")
@@ -226,15 +229,8 @@ def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
 @pytest.mark.slow
 def test_a_killed_call_resumes_to_the_same_bytes(recipe, tokenizer, tmp_path):
     options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]
-    command = ["prepare", "tokens", "--recipe", str(recipe), "-o", str(tmp_path / "parts"), *options]
-    process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "parts").glob("*.safetensors"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, "the call ended too early"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = ["prepare", "tokens", "--recipe", recipe, "-o", tmp_path / "parts", *options]
+    kill_when(lambda: len(list((tmp_path / "parts").glob("*.safetensors"))) >= 3, *command)
     told = pretrain(recipe, tmp_path / "run", from_cache(tmp_path / "parts"), code=6).stderr
     assert "of 60 parts are missing, first variant00" in told
     again = prepare(recipe, tokenizer, tmp_path / "parts", "--variants", 60, "--json")
@@ -390,9 +386,8 @@ def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:
 
 def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokenizer, tmp_path):
     values = with_bad(recipe, tmp_path, bad=1)
-    options = [part for value in values for part in ("--set", value)]
     bad = {"path": str(tmp_path / "bad0.mp4"), "reason": "not a video file"}
-    result = prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json")
+    result = prepare(recipe, tokenizer, tmp_path / "tokens", *sets(values), "--json")
     assert json.loads(result.stdout)["bad"] == [bad]
     assert f"cannot read {bad['path']}: not a video file; left out" in result.stderr
     with (tmp_path / "tokens" / "bad_videos.csv").open() as file:
@@ -407,7 +402,7 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
-    options = [part for value in with_bad(recipe, tmp_path, bad=5) for part in ("--set", value)]
+    options = sets(with_bad(recipe, tmp_path, bad=5))
     said = prepare(recipe, tokenizer, tmp_path / "tokens", *options, code=4).stderr
     assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
     for number in range(4):

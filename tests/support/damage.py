@@ -1,10 +1,12 @@
-"""Damaged files: every kind of change to a JSON document, and to the bytes of a file."""
+"""Damaged files, every kind of change to a JSON document and to the bytes of a file; full disks."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -65,3 +67,21 @@ def damaged_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     for at in draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         changed[at] = draw(st.integers(0, 255))
     return bytes(changed)
+
+
+def with_hole(video: Path, share: float, file: Path, *, size: int = 60) -> Path:
+    """A copy of a video without `size` bytes from a share of it on."""
+    content = bytearray(video.read_bytes())
+    begin = int(share * len(content))
+    content[begin : begin + size] = b"\xff" * size
+    file.write_bytes(content)
+    return file
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk; returns the file that does, which can be removed."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return ballast

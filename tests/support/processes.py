@@ -7,17 +7,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from everest.system.run_folder import RunFolder
 
 
-def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+def wait_until(is_reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
-    while len(RunFolder(folder).rows()) < rows:
-        assert time.monotonic() < deadline, "the run did not get that far"
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.01)
+    while not is_reached():
+        assert time.monotonic() < deadline, "the command did not get that far"
+        assert process.poll() is None, "the command ended too early"
+        time.sleep(0.005)
+
+
+def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+    wait_until(lambda: len(RunFolder(folder).rows()) >= rows, process)
+
+
+def kill_when(is_reached: Callable[[], bool], *arguments: object) -> None:
+    """Start a command in a process of its own, and kill it at a moment at which it is not done."""
+    process = start(*arguments, group=False)
+    wait_until(is_reached, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def stop_after(

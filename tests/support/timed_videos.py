@@ -1,4 +1,4 @@
-"""Videos whose frames show their numbers as brightness, with any presentation times."""
+"""Videos in any container: of numbered frames with any presentation times, of given frames, repacked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 DARKEST, STEP = 8, 2  # of the levels of a frame: any crop of it shows its number
@@ -28,6 +29,32 @@ def write_numbered(path: Path, times: Sequence[int], unit: Fraction, *, codec: s
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_frames(path: Path, frames: NDArray[np.uint8], *, codec: str, rate: int, title: str = "") -> Path:
+    """Write (F, H, W, 3) frames with the default settings of a codec."""
+    with av.open(str(path), "w") as container:
+        if title:
+            container.metadata["title"] = title
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def repack(source: Path, target: Path, *, comment: str = "") -> Path:
+    """Write the same packets to another file: other bytes, nothing encoded again."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        if comment:
+            new.metadata["comment"] = comment
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target
 
 
 def numbers_shown(clip: Tensor) -> list[int]:

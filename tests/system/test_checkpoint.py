@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from everest.errors import CheckpointError, EnvironmentProblem
-from everest.system.files import atomic_file
+from everest.errors import CheckpointError
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header
 from everest.train.network import Network
@@ -42,21 +41,6 @@ def test_a_file_that_is_no_checkpoint_of_everest_is_refused(tmp_path):
     for name, reason in reasons.items():
         with pytest.raises(CheckpointError, match=reason):
             read_weights(tmp_path / f"{name}.safetensors")
-
-
-def test_a_failed_write_keeps_the_earlier_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail():
-        with atomic_file(path) as part:
-            part.write_text("half")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(EnvironmentProblem, match="disk is full"):
-        fail()
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_newest_states_are_kept_and_a_damaged_one_is_skipped(tmp_path):

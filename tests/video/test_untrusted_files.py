@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timed_videos import write_frames
 
 from everest.prepare.examine import examine
 from everest.video.reader import VideoError, frames_in_order, probe, read_frames
@@ -36,13 +37,7 @@ def moving(count: int = 6) -> torch.Tensor:
 def titled(path: Path, title: bytes) -> Path:
     """A video whose title, of as many bytes as TITLE, need not be UTF-8."""
     codec = {".avi": "mpeg4", ".webm": "libvpx"}.get(path.suffix, "libx264")
-    with av.open(str(path), "w") as container:
-        container.metadata["title"] = TITLE.decode()
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for frame in moving().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_frames(path, moving().numpy(), codec=codec, rate=10, title=TITLE.decode())
     content = path.read_bytes()
     assert content.count(TITLE) >= 1
     path.write_bytes(content.replace(TITLE, title.ljust(len(TITLE))))

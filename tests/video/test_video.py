@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -288,17 +289,8 @@ def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path):
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
 
 
-def with_hole(video, at, file):
-    """A copy of a video without the bytes from a share of it on."""
-    content = bytearray(video.read_bytes())
-    begin = int(at * len(content))
-    content[begin : begin + 600] = b"\xff" * 600
-    file.write_bytes(content)
-    return file
-
-
 def test_frames_in_order_end_where_the_file_is_damaged(kinds, tmp_path):
-    file, shown = with_hole(kinds["closed_gop.mp4"], 0.6, tmp_path / "hole.mp4"), []
+    file, shown = with_hole(kinds["closed_gop.mp4"], 0.6, tmp_path / "hole.mp4", size=600), []
     with pytest.raises(VideoError) as caught:
         shown.extend(frames_in_order(file, range(FRAMES)))
     assert 0 < len(shown) < FRAMES
@@ -329,7 +321,7 @@ def test_truncated_file_gives_right_frames_or_an_error(kinds, name, share, tmp_p
 @pytest.mark.parametrize("name", ["closed_gop.mp4", "closed_gop.mkv", "stream.ts"])
 @pytest.mark.parametrize("at", [0.4, 0.6])
 def test_hole_in_a_file_gives_right_frames_or_an_error(kinds, name, at, tmp_path):
-    file = with_hole(kinds[name], at, tmp_path / name)
+    file = with_hole(kinds[name], at, tmp_path / name, size=600)
     for number in range(0, probe(file).frames, 3):
         with contextlib.suppress(VideoError):
             assert numbers_shown(read_frames(file, [number])) == [number]

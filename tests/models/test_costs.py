@@ -11,7 +11,7 @@ import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
 from live_bytes import LiveBytes, autocast, model_without_numbers, norms_in_float32, peak_of_forward
 from saved import saved_bytes_per_clip, without_numbers
-from small_runs import run
+from small_runs import run, sets
 from steps import Case, clips_for, our_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -190,7 +190,7 @@ def test_the_count_of_both_passes_is_what_a_step_computes(settings: tuple[str, .
 
 def test_both_passes_of_adapters_are_not_counted():
     assert cost("finetune.lora.rank=8").dump()["training_gflops"] is None
-    shown = run("profile", "--recipe", "k400", *(part for s in BASE for part in ("--set", s)))
+    shown = run("profile", "--recipe", "k400", *sets(*BASE))
     with_adapters = run("profile", "--recipe", "k400", "--set", "finetune.lora.rank=8")
     for text, cells in ((shown, 2), (with_adapters, 1)):
         (line,) = [line for line in text.splitlines() if "GFLOPs forward and backward" in line]

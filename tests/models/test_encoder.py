@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import refused, run, weights
-from tiny_models import tiny
+from small_runs import onnx_session, refused, run, weights
+from tiny_models import randomized, tiny
 
 import everest
 from everest.config.recipe import load_recipe
@@ -36,10 +36,7 @@ def spec(recipe: Path) -> ModelSpec:
 @pytest.fixture(scope="module")
 def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = spec.build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model = randomized(spec.build(), 0.05)
     file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     header = {"settings": spec.dump(), "classes": None, "recipe": "here", "step": 0}
     clip = {"stride": 2, "sampling": "dense"}
@@ -146,10 +143,9 @@ def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: 
 
 @pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
-    onnxruntime = pytest.importorskip("onnxruntime")
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", "-q", *share)
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "m.onnx")
     model, clips = everest.load_model(checkpoint), torch.randn(3, 3, 4, 32, 32)
     features, kept = session.run(["features", "kept"], {"frames": clips.numpy()})
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import called, contents, refused, small_run
+from small_runs import called, contents, refused, sets
 
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
@@ -26,9 +26,8 @@ SMALL = (
 
 def command(folder: Path, output: Path, *changes: str) -> list[object]:
     """Pre-training of LVMAE with changed settings."""
-    settings = [part for value in (*SMALL, *changes) for part in ("--set", value)]
     common = ["--recipe", "lvmae-demo", "--data", folder, "--gpus", "cpu", "-o", output]
-    return ["pretrain", *common, *settings]
+    return ["pretrain", *common, *sets(*SMALL, *changes)]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +59,9 @@ def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(
 
 
 def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(
-    trained: Path, clip_files: Path, tmp_path: Path
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path
 ):
-    other = small_run(tmp_path, clip_files, "pretrain")
-    shown = refused(*command(clip_files, tmp_path / "run"), "--init", other, code=6)
+    shown = refused(*command(clip_files, tmp_path / "run"), "--init", autoencoder_run, code=6)
     assert "trained first" not in shown
     assert not (tmp_path / "run").exists()
 

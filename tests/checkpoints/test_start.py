@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, refused, run, weights
+from small_runs import called, equal, killed_copy, refused, run, sets, weights
 from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
@@ -167,8 +167,7 @@ def test_tubelets_of_other_frames_embed_still_clips_equally(before: int, now: in
 
 def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tmp_path: Path):
     settings = ["data.frames=8", "data.size=48", "pretrain.selection.strategy=tube", "model.tubelet=[1,8,8]"]
-    options = [part for setting in settings for part in ("--set", setting)]
-    run(*pretrain, "--init", first, "-o", tmp_path / "second", *options)
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *sets(*settings))
     assert weights(tmp_path / "second")["encoder.patch_embed.proj.weight"].shape[2] == 1
 
 
@@ -190,13 +189,13 @@ def test_another_encoder_is_refused_with_the_settings_that_fit(
     first: Path, recipe: Path, tmp_path: Path, stage: str, setting: str, fix: str
 ):
     command = [stage, "--recipe", recipe, "--init", first, "-o", tmp_path / "x", "-q"]
-    command += ["--set", "data.size=64", "--set", setting]
+    command += sets("data.size=64", setting)
     assert f"another one than the recipe's; use --set {fix}\n" in refused(*command, code=6)
     assert not (tmp_path / "x").exists()
     assert "loss: " in called(*command, "--set", fix, "--dry-run").stdout
 
 
-def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Path):
+def test_bad_input(first: Path, pretrain: list[str], tmp_path: Path):
     out = ["-o", tmp_path / "x"]
     assert "only with --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
@@ -249,12 +248,9 @@ def test_a_chain_of_runs_tells_its_descent(
 def test_a_run_resumes_without_the_weights_that_it_started_from(
     first: Path, pretrain: list[str], tmp_path: Path
 ):
-    command = [*pretrain, "--init", first, "--set", "train.keep_states=5", *LARGER]
-    command += ["--set", "model.positions=interpolated-flat"]
+    command = [*pretrain, "--init", first, *sets("model.positions=interpolated-flat"), *LARGER]
     run(*command, "-o", tmp_path / "whole")
-    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for name in ("state/step-000000003.safetensors", "model.safetensors"):
-        (killed / name).unlink()
+    killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
     first.rename(tmp_path / "moved")
     other = refused(*command, "-o", tmp_path / "other", code=6)
     assert "no such checkpoint" in other
@@ -307,7 +303,7 @@ def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: li
 
 def test_adapters_continue_pre_training(first: Path, pretrain: list[str], tmp_path: Path):
     """The encoder's own weights stay; a resumed run needs only its state."""
-    command = [*pretrain, "--init", first, "--set", "pretrain.lora.rank=2", "--set", "train.keep_states=5"]
+    command = [*pretrain, "--init", first, *sets("pretrain.lora.rank=2")]
     run(*command, "-o", tmp_path / "whole")
     old, new = weights(first), weights(tmp_path / "whole")
     assert new.keys() == old.keys()
@@ -316,9 +312,7 @@ def test_adapters_continue_pre_training(first: Path, pretrain: list[str], tmp_pa
     adapted = {f"encoder.blocks.{i}.attn.{layer}.weight" for i in range(2) for layer in ("qkv", "proj")}
     assert {name for name in changed if name.startswith("encoder.")} == adapted
     assert "decoder.blocks.0.attn.qkv.weight" in changed
-    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for name in ("state/step-000000003.safetensors", "model.safetensors"):
-        (killed / name).unlink()
+    killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
     first.rename(tmp_path / "moved")
     run(*command, "-o", killed)
     assert equal(weights(killed), new)

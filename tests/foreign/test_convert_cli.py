@@ -12,7 +12,7 @@ import pytest
 import torch
 from foreign import NARROW, saved, tiny
 from safetensors.torch import load_file, save_file
-from small_runs import called, refused, run, small_recipe
+from small_runs import STILL, called, refused, run, small_recipe
 
 import everest
 from everest.config.heads import Head
@@ -148,8 +148,7 @@ def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Pat
     given = saved(tmp_path / "checkpoint-799.pth", tiny("videomae_pretrain_base"))
     out = tmp_path / "videomae.safetensors"
     convert(given, "--out", out, *HEADS)  # for clips of 16 x 224 x 224; the recipe has 4 x 64 x 64
-    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
-    run("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run", *still)
+    run("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run", *STILL)
     before, after = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
     name = "encoder.blocks.1.mlp.fc1.weight"
     assert (before[name] - after[name]).abs().max() < 1e-6

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import tiny
+from foreign import problem_of, tiny
 from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
 
@@ -150,9 +150,7 @@ def test_the_pixels_of_a_preprocessor_are_read(name: str, folder: Path):
 )
 def test_pixels_that_no_frames_have_are_refused(content: Any, message: str, folder: Path):
     (folder / "preprocessor_config.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=message) as error:
-        convert(read_foreign(folder), Hints())
-    assert "\n" not in str(error.value)
+    assert message in problem_of(lambda: convert(read_foreign(folder), Hints()))
 
 
 def test_other_frames_of_a_preprocessor_are_reported(folder: Path, caplog: pytest.LogCaptureFixture):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import onnx_session
 from torch import Tensor, nn
 
 from everest.errors import RecipeError
@@ -354,18 +355,11 @@ def test_compiled_code_measures_the_same_in_one_graph(align):
     torch.testing.assert_close(compiled(frames), module(frames), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("align", "optimize"),
-    [
-        pytest.param("shift", False, marks=pytest.mark.slow),
-        pytest.param("affine", False, marks=pytest.mark.slow),
-        pytest.param("affine", True, marks=pytest.mark.slow),
-        pytest.param("shift", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@pytest.mark.parametrize("optimize", [False, True])
 def test_the_graph_of_an_export_measures_the_same(align, optimize, tmp_path: Path):
     pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
     clips = torch.cat([normalize(with_object(cameras)[0]) for cameras in (pan(3), pan(0), zoom(3))])
     path, module = tmp_path / "importance.onnx", Importance(align).eval()
     torch.onnx.export(
@@ -377,7 +371,7 @@ def test_the_graph_of_an_export_measures_the_same(align, optimize, tmp_path: Pat
         optimize=optimize,  # which takes most of the time
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     (found,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})
     np.testing.assert_allclose(found, module(clips).detach().numpy(), rtol=1e-2, atol=1e-2)
 

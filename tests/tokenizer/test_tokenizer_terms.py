@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -13,20 +12,19 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
+from processes import TWO, everest, killed_run_of_two, stop_after
 from safetensors.torch import load_file, save_file
-from small_runs import called, equal, weights
+from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
 from everest.profiling.dry_run import try_one_pass
-from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
-from everest.train.saved_state import SavedState, newest_state
+from everest.train.network import part_of
 from everest.train.tokenizer_loss import BETAS, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
@@ -71,11 +69,6 @@ def newest(folder: Path) -> dict[str, Tensor]:
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
 
 
-def part(state: SavedState, name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): state.tensors[key] for key in state.tensors if key.startswith(prefix)}
-
-
 # --- what is logged and saved -------------------------------------------------------------------------------
 
 
@@ -106,20 +99,20 @@ def test_until_the_discriminator_starts_the_run_equals_one_without_it(
 def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     recipe: Path, trained: Path, tmp_path: Path
 ):
-    state = newest_state(trained / "state", notify=silent)
-    assert state is not None
+    state = newest(trained)
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     assert stage.objective.adversary is not None
     fresh = stage.objective.adversary.discriminator.state_dict()
-    saved = part(state, "adversary")
+    saved = part_of(state, "adversary")
     assert saved.keys() == fresh.keys()
     assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
-    optimizer = part(state, "adversary_optimizer")
+    optimizer = part_of(state, "adversary_optimizer")
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - FIRST}
     names = stage.training.state.trained_model.state_dict().keys()
-    assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
+    saved, average = part_of(state, "model"), part_of(state, "ema")
+    assert average.keys() == saved.keys() == weights(trained).keys() == names
 
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
@@ -205,39 +198,24 @@ def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
 def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Path):
     """Of one step: Adam's first moments are the gradients there, for the first beta is 0."""
     step = ["tokenizer.epochs=1", "tokenizer.full_batches=1.0"]
-    options = [*GAN, *(f"--set={override}" for override in step)]
+    options = [*GAN, *sets(*step)]
     train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
     everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
-    one, two = (moments(tmp_path / name) for name in ("one", "two"))
+    one, two = (part_of(newest(tmp_path / name), "adversary_optimizer") for name in ("one", "two"))
     assert one.keys() == two.keys()
-    for name, gradient in one.items():
-        assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    for name in (name for name in one if name.endswith("/exp_avg")):
+        assert (two[name] - one[name]).norm() <= 1e-4 * one[name].norm(), name
     rows = [step_rows(tmp_path / name)[0] for name in ("one", "two")]
     for name in ("loss", "reconstruction", "generator", "discriminator", "r1", "discriminator_grad_norm"):
         assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4)
 
 
-def moments(folder: Path) -> dict[str, Tensor]:
-    """The first moments of the discriminator's Adam in the newest state."""
-    state = newest_state(folder / "state", notify=silent)
-    assert state is not None
-    optimizer = part(state, "adversary_optimizer")
-    return {name: value for name, value in optimizer.items() if name.endswith("/exp_avg")}
-
-
 @pytest.mark.slow
 def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
-    everest(*options, "-o", tmp_path / "whole")
-    parts = tmp_path / "parts"
-    process = start(*options, "-o", parts)
-    wait_for_rows(parts, 3 * FIRST, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    wait_until_nobody_runs(parts)
-    everest(*options, "-o", parts)
-    assert figures(parts) == figures(tmp_path / "whole")
-    assert equal(newest(parts), newest(tmp_path / "whole"))
+    command = ["train-tokenizer", "--recipe", recipe, *LONG, "--set", "train.micro_batch=1"]
+    whole, parts = killed_run_of_two(command, tmp_path, rows=3 * FIRST)
+    assert figures(parts) == figures(whole)
+    assert equal(newest(parts), newest(whole))
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):
@@ -314,7 +292,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
 ):
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
     for name in ("one", "two"):
-        train(recipe, tmp_path / name, *(f"--set={option}" for option in options))
+        train(recipe, tmp_path / name, *sets(*options))
     for row in step_rows(tmp_path / "one"):
         assert row["perceptual"] > 0
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["perceptual"], rel=1e-6)
@@ -325,12 +303,12 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
 
 
 def test_weights_of_another_network_and_clips_too_small_for_a_discriminator_are_refused(
-    recipe: Path, tmp_path: Path, small_network: Path
+    recipe: Path, tmp_path: Path
 ):
     other = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, other)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={other}"]
-    said = train(recipe, tmp_path / "run", *(f"--set={option}" for option in options), code=6)
+    said = train(recipe, tmp_path / "run", *sets(*options), code=6)
     assert "the weights do not fit the model" in said
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said

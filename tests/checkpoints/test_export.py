@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import json_of, onnx_session, refused, run
-from tiny_models import randomized
+from tiny_models import randomized, save_model
 from torch import Tensor
 
 import everest
@@ -29,7 +29,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
-from everest.system.weights import Weights, read_weights
+from everest.system.weights import read_weights
 
 CLASSES = ("run", "sit", "jump")
 SMALL = ModelSettings(
@@ -57,9 +57,7 @@ def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLAS
     if isinstance(model, VideoClassifier):
         with torch.no_grad():
             model.head.weight.mul_(20)
-    header = {"settings": spec.dump(), "recipe": "here", "step": 3, "tensors": model.state_dict()}
-    Weights(kind=spec.kind, classes=classes if spec.kind == "classifier" else None, **header).save(path)
-    return path
+    return save_model(path, spec, model, classes=classes if spec.kind == "classifier" else None)
 
 
 @pytest.fixture(scope="module")

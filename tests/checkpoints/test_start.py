@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, killed_copy, refused, run, sets, weights
+from small_runs import called, equal, json_of, killed_copy, refused, run, sets, weights
+from tiny_models import randomized, save_model
 from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
@@ -23,7 +24,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.system.weights import Weights, read_weights
+from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
 from everest.train.network import stage_optimizer
 
@@ -113,9 +114,7 @@ def test_a_classifier_gives_its_encoder(recipe: Path, classifier_run: Path):
 def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) -> None:
     """Save a classifier of two classes with random weights."""
     spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
-    tensors = {name: torch.rand(t.shape) for name, t in spec.build().state_dict().items()}
-    header = {"kind": "classifier", "settings": spec.dump(), "recipe": "tiny", "step": 1}
-    Weights(**header, classes=classes, tensors=tensors).save(file)
+    save_model(file, spec, randomized(spec.build()), classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ def test_a_chain_of_runs_tells_its_descent(
     assert json.loads((tmp_path / "third" / "env.json").read_text())["origin"] == origin
 
     monkeypatch.chdir(tmp_path)
-    (third,) = [row for row in json.loads(run("runs", ".", "--json")) if row["path"] == "third"]
+    (third,) = [row for row in json_of("runs", ".") if row["path"] == "third"]
     assert [ancestor["file"] for ancestor in third["origins"]] == files
     tree = run("runs", ".", "--tree").splitlines()
     assert [line.split(":")[0] for line in tree] == ["first", "└── second", "    └── third"]

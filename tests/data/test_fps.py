@@ -168,6 +168,8 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
 
 
 FPS, RATE = 15, 40  # of the recipe, and of most files
+# The frames that are nearest to the times of the recipe.
+TIMELINE = [nearest([Fraction(i, RATE) for i in range(RATE)], Fraction(j, FPS)) for j in range(FPS)]
 OPTIONS = sets(f"data.fps={FPS}", "finetune.epochs=1", "finetune.warmup_epochs=0")
 
 
@@ -202,11 +204,9 @@ def test_the_weights_state_the_rate_only_if_it_is_set(run: Path, classifier_run:
 
 def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: Path):
     model = everest.load_model(alone)
-    seconds = [Fraction(i, RATE) for i in range(RATE)]
     clip = everest.read_clip(data / "clip0.mp4", like=model)
     assert model.clip.fps == FPS
-    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
-    assert set(numbers_shown(clip)) <= set(timeline)
+    assert set(numbers_shown(clip)) <= set(TIMELINE)
     assert torch.equal(clip, everest.read_clip(data / "clip0.mp4", like=everest.load_model(run)))
 
 
@@ -229,15 +229,13 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
 
 
 def test_figures_name_frames_of_the_file(run: Path, data: Path, tmp_path: Path):
-    seconds = [Fraction(i, RATE) for i in range(RATE)]
-    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
     options = [data / "clip0.mp4", "-c", run]
     (shown,) = json_of("visualize-mask", *options, "-o", tmp_path)
-    at = timeline.index(shown["frames"][0])
-    assert shown["frames"] == timeline[at : at + 8 : 2]
+    at = TIMELINE.index(shown["frames"][0])
+    assert shown["frames"] == TIMELINE[at : at + 8 : 2]
     assert shown["frames_total"] == RATE
     chosen = json_of("select-frames", *options, "--frames", 4, "--alpha", 1.5)
-    assert set(chosen["frames"]) <= set(timeline)
+    assert set(chosen["frames"]) <= set(TIMELINE)
     plain = json_of("select-frames", data / "clip0.mp4", "--frames", 4, "--fps", FPS)
     assert plain["candidate_pairs"] == chosen["candidate_pairs"]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from small_runs import logged, run, sets
+from small_runs import json_of, logged, run, sets
 
 from everest.config.sizes import BACKBONES
 
@@ -48,5 +47,5 @@ def test_weights_of_transformers_are_continued_tuned_and_used(
     assert len(losses) == 10
     assert sum(losses[-3:]) < sum(losses[:3])
     run("finetune", *options, "--init", tmp_path / "continued", "-o", tmp_path / "tuned")
-    (predicted,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned", "--json"))
+    (predicted,) = json_of("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned")
     assert len(predicted["predictions"]) == 2

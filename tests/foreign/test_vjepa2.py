@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import torch
 from foreign import problem_of
 from hub_cache import cached
 from safetensors.torch import load_file, save_file
-from small_runs import refused, run, small_recipe, weights
+from small_runs import json_of, refused, run, small_recipe, weights
 from tiny_models import randomized
 from torch import Tensor
 
@@ -151,7 +150,7 @@ def test_settings_follow_from_the_configuration(folder: Path):
     assert all(name.startswith("predictor.") for name in identity.translation.idle)
     names = [part for parts in identity.translation.take.values() for part in parts]
     assert sorted([*names, *identity.translation.idle]) == sorted(load_file(folder / "model.safetensors"))
-    shown = json.loads(run("convert", folder, "--inspect", "--json"))
+    shown = json_of("convert", folder, "--inspect")
     assert (shown["family"], shown["kind"], shown["stage"]) == ("vjepa2", "encoder", "encoder")
     assert shown["convertible"]
     assert len(shown["without_effect"]) == len(identity.translation.idle)
@@ -273,10 +272,10 @@ def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Pa
     found = load_file(out)
     assert found["features"].shape == (4, 15, 16, 48)
     assert found["token_ids"].shape == (4, 15, 16)
-    document = json.loads(run("probe", "-c", folder, "-r", recipe, "--probes", "knn,linear", "--json", "-q"))
+    document = json_of("probe", "-c", folder, "-r", recipe, "--probes", "knn,linear", "-q")
     assert document["test"] == 4
-    figures = ["-c", folder, "-o", tmp_path, "--keep", "0.5", "--json"]
-    (shown,) = json.loads(run("visualize-mask", clip_files / "clip1.mp4", *figures))
+    figures = ["-c", folder, "-o", tmp_path, "--keep", "0.5"]
+    (shown,) = json_of("visualize-mask", clip_files / "clip1.mp4", *figures)
     assert (len(shown["kept"]), shown["embedding"]) == (16, "checkpoint")
     assert "fine-tune it first" in refused("predict", clip_files, "-c", folder, code=6)
     assert "fine-tune it first" in refused("eval", "-c", folder, "-r", recipe, code=6)
@@ -304,7 +303,7 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(
         assert ids.size(1) == 19  # 60 % of 32
         normed = model.encoder.norm(classifier.encode(clips, ids))
         torch.testing.assert_close(normed, model.encode(clips, ids))
-    predicted = json.loads(run("predict", clip_files / "clip0.mp4", "-c", tmp_path / "run", "--json"))
+    predicted = json_of("predict", clip_files / "clip0.mp4", "-c", tmp_path / "run")
     assert len(predicted) == 1
     run("eval", "-c", tmp_path / "run", "--json", "-q")
 
@@ -317,8 +316,7 @@ def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_coun
     assert "encoder.blocks.0.attn.k_bias" in weights(tmp_path / "run")
     assert weights(tmp_path / "run")["decoder.blocks.0.attn.k_bias"].any()
     plain, turned = (
-        json.loads(run("profile", "--recipe", recipe, "--json", *changes))["stages"]["pretrain"]
-        for changes in ([], rotary)
+        json_of("profile", "--recipe", recipe, *changes)["stages"]["pretrain"] for changes in ([], rotary)
     )
     assert turned["gmacs"] == plain["gmacs"]
     assert turned["parameters"] == plain["parameters"] + 2 * 48 + 16  # biases of keys
@@ -328,9 +326,7 @@ def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_coun
     ("to", "name"), [("torch", "m.pt2"), pytest.param("onnx", "m.onnx", marks=pytest.mark.slow)]
 )
 def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str):
-    document = json.loads(
-        run("export", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5", "--json", "-q")
-    )
+    document = json_of("export -q", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5")
     assert document["difference"] < 1e-4
     assert "features, kept" in document["notes"][0]
     assert "an encoder alone" in refused("export", folder, "--to", "hf", "-o", tmp_path / "hf", code=6)

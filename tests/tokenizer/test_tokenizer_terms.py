@@ -25,7 +25,7 @@ from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
 from everest.train.network import part_of
-from everest.train.tokenizer_loss import BETAS, first_step
+from everest.train.tokenizer_loss import BETAS, Adversary, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -52,6 +52,13 @@ def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "network.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)
     return path
+
+
+def with_adversary(recipe: Path, folder: Path, *overrides: str) -> tuple[TokenizerStage, Adversary]:
+    """The stage of a tokenizer with a discriminator."""
+    stage = set_up(recipe, folder, "tokenizer.loss.gan=0.1", *overrides)
+    assert stage.objective.adversary is not None
+    return stage, stage.objective.adversary
 
 
 def step_rows(folder: Path) -> list[dict]:
@@ -100,9 +107,8 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     recipe: Path, trained: Path, tmp_path: Path
 ):
     state = newest(trained)
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
-    assert stage.objective.adversary is not None
-    fresh = stage.objective.adversary.discriminator.state_dict()
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
+    fresh = adversary.discriminator.state_dict()
     saved = part_of(state, "adversary")
     assert saved.keys() == fresh.keys()
     assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
@@ -119,9 +125,7 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     recipe: Path, tmp_path: Path
 ):
     own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", *own)
-    adversary = stage.objective.adversary
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run", *own)
     stage.training.updater.set_lr(0.25)
     assert [group["lr"] for group in adversary.network.optimizer.param_groups] == pytest.approx([0.025])
     assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
@@ -131,16 +135,15 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     run = tmp_path / "run"
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
-    stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
+    stage, _ = with_adversary(recipe, run)
     loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
 
 def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
-    adversary, spec = stage.objective.adversary, tokenizer_spec(load_recipe(recipe))
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
+    spec = tokenizer_spec(load_recipe(recipe))
     rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
     losses = []  # their graphs live at the same time
 
@@ -186,11 +189,10 @@ def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
 def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
     gradients = []
     for clips in (2, 4):
-        overrides = ["tokenizer.loss.gan=0.1", f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
-        stage = set_up(recipe, tmp_path / "run", *overrides)
+        overrides = [f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
+        stage, adversary = with_adversary(recipe, tmp_path / "run", *overrides)
         passes_of(stage)
-        assert stage.objective.adversary is not None
-        gradients.append([p.grad for p in stage.objective.adversary.discriminator.parameters()])
+        gradients.append([p.grad for p in adversary.discriminator.parameters()])
     assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
 
 
@@ -229,17 +231,13 @@ def test_bf16_trains_both(recipe: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("broken", ["discriminator", "tokenizer"])
 def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_path: Path, broken: str):
-    overrides = ["tokenizer.loss.gan=0.1", "train.nonfinite=skip"]
-    stage = set_up(recipe, tmp_path / "run", *overrides)
-    training, adversary = stage.training, stage.objective.adversary
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run", "train.nonfinite=skip")
+    training = stage.training
     (tmp_path / "run").mkdir()
     modules = {"discriminator": adversary.discriminator, "tokenizer": training.model}
     next(modules[broken].parameters()).register_hook(lambda gradient: gradient * math.nan)
-    training.steps_done = 1  # the first step has learning rate 0
     before = {name: [p.clone() for p in module.parameters()] for name, module in modules.items()}
-    passes_of(stage)
-    stage.training.update()
+    whole_step(stage)
     for name, module in modules.items():
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
         assert all(p.grad is None for p in module.parameters())
@@ -274,10 +272,9 @@ def trial(stage: TokenizerStage) -> None:
 def test_a_step_and_a_trial_change_both(
     recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
 ):
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
     (tmp_path / "run").mkdir()
-    assert stage.objective.adversary is not None
-    modules = (stage.objective.adversary.discriminator, stage.training.model.decoder)
+    modules = (adversary.discriminator, stage.training.model.decoder)
     before = [[p.clone() for p in module.parameters()] for module in modules]
     change(stage)
     for module, weights_before in zip(modules, before, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import TWO, assert_resumes_after_a_kill, everest
-from small_runs import equal, logged, refused, run, sets, weights
+from small_runs import equal, json_of, logged, refused, run, sets, weights
 from tokenizer_runs import recipe, set_up, train
 
 from everest.checkpoints.describe import load_model
@@ -216,7 +216,7 @@ def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, 
     assert "--strategy tube: a tokenizer's scores choose by learned-importance" in message
     assert list(tmp_path.iterdir()) == []
     for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
-        shown = json.loads(run(*command, *strategy, "--json"))
+        shown = json_of(*command, *strategy)
         assert [row["strategy"] for row in shown] == ["learned-importance"]
 
 

@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import STILL, called, killed_copy, logged, refused, run, same_run, sets, small_recipe, weights
+from small_runs import (
+    STILL,
+    called,
+    json_of,
+    killed_copy,
+    logged,
+    refused,
+    run,
+    same_run,
+    sets,
+    small_recipe,
+    weights,
+)
 from task_runs import NAMES, SCORES, task_recipe
 
 import everest
@@ -52,7 +64,7 @@ def test_the_best_weights_have_the_thresholds_that_were_chosen_on_validation_vid
 def test_eval_measures_each_task(trained: tuple[str, Path], tmp_path: Path):
     name, folder = trained
     table = tmp_path / "predictions.csv"
-    found = json.loads(run("eval", "-c", folder, "--json", "-q", "--predictions", table))
+    found = json_of("eval", "-c", folder, "-q", "--predictions", table)
     names = {
         "tags": {"map", "micro_f1", "macro_f1", "exact_match", "chance_map", "ece"},
         "scores": {"mae", "rmse", "r2", "spearman", "chance_mae"},

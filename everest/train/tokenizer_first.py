@@ -113,11 +113,7 @@ def _train_tokenizer(
     run = RunFolder(own)
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if options.overwrite or not is_finished:
-        # Before hours of training, prepare pre-training with an untrained tokenizer to find problems. Nothing
-        # is written or kept.
-        with run_context(options, with_path, silent) as context:
-            set_up(recipe, context)
-        clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
+        _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
@@ -148,3 +144,14 @@ def _users(output: Path) -> list[Path]:
             if tokenizer is not None and tokenizer.checkpoint == own:
                 users.append(file.parent)
     return users
+
+
+def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:
+    """Prepare pre-training with an untrained tokenizer, to find problems. Nothing is written or kept.
+
+    Args:
+        with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
+    """
+    with run_context(options, with_path, silent) as context:
+        set_up(recipe, context)
+    clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

@@ -23,11 +23,11 @@ from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.feature_targets import FeatureTargets
 from everest.train.context import RunContext
+from everest.train.health import Row
 from everest.train.plan import learning_rate_advice
 from everest.train.probe_advice import FEWEST_HELD_OUT
 from everest.train.resume import require_same_frozen
 from everest.train.setup import set_up_training
-from everest.train.step_log import Row
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
 

@@ -111,7 +111,11 @@ class BoundTarget:
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
     """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32; 0 if none is."""
-    error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
+    return mean_of_scored((prediction.float() - values).square().mean(dim=-1), scored)
+
+
+def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
+    """The mean error (B, K) of the tokens that are `scored` (B, K); 0 if none is."""
     return (error * scored).sum() / scored.sum().clamp(min=1)
 
 

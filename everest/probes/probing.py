@@ -36,7 +36,8 @@ from everest.probes.baselines import difference_image
 from everest.probes.probe_loop import announce_probes
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.probe_advice import Probing, Row, knows_group, mixed_classes, probed_steps
+from everest.train.health import Row
+from everest.train.probe_advice import Probing, knows_group, mixed_classes, probed_steps
 from everest.train.training import Training
 
 MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning

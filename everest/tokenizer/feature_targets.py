@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.methods.grid import gather_tokens
+from everest.methods.targets import mean_of_scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,7 @@ class FeatureTargets:
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean absolute error over all values of the scored tokens, in float32."""
-        error = (prediction.float() - values.float()).abs().mean(dim=-1)  # (B, K)
-        return (error * scored).sum() / scored.sum().clamp(min=1)
+        return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
 
 
 def standardized(features: Tensor) -> Tensor:

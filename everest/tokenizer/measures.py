@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.tokenizer.fsq import FSQ
@@ -53,17 +54,10 @@ def change_ratio(kept: Tensor, change: Tensor) -> float:
 
 def rank_correlation(scores_a: Tensor, scores_b: Tensor) -> float:
     """Spearman's correlation of two scores (n, N) of the tokens of a clip, averaged over clips."""
-    ranks = [torch.stack([_ranks(row) for row in scores]) for scores in (scores_a, scores_b)]
+    ranks = (torch.from_numpy(rankdata(scores.numpy(), axis=1)) for scores in (scores_a, scores_b))
     first, second = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
     norms = first.norm(dim=1) * second.norm(dim=1)
     return ((first * second).sum(dim=1) / norms.clamp(min=_TINY)).mean().item()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks (N,) in float64; equal values share the mean of their ranks."""
-    _, indices, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[indices]
 
 
 def mean_overlap(kept: Tensor) -> float:

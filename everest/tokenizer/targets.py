@@ -24,7 +24,14 @@ from everest.config.stage_settings import (
     TokenTargetSettings,
 )
 from everest.methods.grid import gather_patches, gather_tokens
-from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
+from everest.methods.targets import (
+    BoundTarget,
+    PixelTargets,
+    Target,
+    TargetMaker,
+    mean_of_scored,
+    mean_squared_error,
+)
 from everest.tokenizer.feature_targets import FeatureTargets
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -138,16 +145,14 @@ class TokenTargets:
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
-        if self.space == "codes":
-            parts = prediction.float().split(self.frozen.levels, dim=-1)  # (B, K, levels) each
-            errors = [
-                F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
-                for dim, part in enumerate(parts)
-            ]
-            error = torch.stack(errors).mean(dim=0)  # (B, K)
-        else:
-            error = (prediction.float() - values).square().mean(dim=-1)
-        return (error * scored).sum() / scored.sum().clamp(min=1)
+        if self.space != "codes":
+            return mean_squared_error(prediction, values, scored)
+        parts = prediction.float().split(self.frozen.levels, dim=-1)  # (B, K, levels) each
+        errors = [
+            F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
+            for dim, part in enumerate(parts)
+        ]
+        return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
 
 
 def make_targets(

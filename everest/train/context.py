@@ -11,7 +11,7 @@ from everest.checkpoints.init import Start, read_start
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
 from everest.system.run_environment import Init
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import RunFolder, default_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class RunOptions:
         if self.output or self.overwrite:
             raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
         return Path(self.resume)
+
+    def folder(self, recipe: str) -> Path:
+        """The run folder: the named one, or a new one for the recipe of this name."""
+        return self.resumed_folder or self.output or default_folder(self.command, recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

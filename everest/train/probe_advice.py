@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from everest.train.health import FEWEST_STEPS
+from everest.train.health import FEWEST_STEPS, Row
 
 MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
 
-Row = dict[str, Any]  # of metrics.jsonl
 Rows = Sequence[Row]
 
 

@@ -19,7 +19,7 @@ from everest.system.accelerator import (
 from everest.system.events import Report
 from everest.system.locks import claimed
 from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
-from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_folder import RunFolder
 from everest.train.context import RunContext, RunOptions
 from everest.train.resume import check_output, remove_leftovers
 from everest.train.tracking import check_tracker, make_tracker
@@ -37,7 +37,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
     def find_folder() -> tuple[RunFolder, bool]:
         named = options.resumed_folder
-        path = named or options.output or default_folder(options.command, recipe.name)
+        path = options.folder(recipe.name)
         resumed = check_output(path, recipe, options)
         if named is not None and not resumed:
             raise RecipeError(f"--resume {path}: there is no run to resume")

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from everest.system.compute import HostCopy
 from everest.system.events import notice
 from everest.system.run_folder import NONFINITE
 from everest.train.context import RunContext
-from everest.train.health import LossWatch, Nonfinite, StepMetrics
+from everest.train.health import LossWatch, Nonfinite, Row, StepMetrics
 from everest.train.network import GRAD_NORM
 from everest.train.plan import StagePlan
 
@@ -92,7 +92,7 @@ class StepRecord:
         """Note the duration of the step now; its row may be written later."""
         self._seconds = time.monotonic() - self._started
 
-    def row(self, plan: StagePlan, metrics: StepMetrics, *, step: int) -> dict[str, Any]:
+    def row(self, plan: StagePlan, metrics: StepMetrics, *, step: int) -> Row:
         """The row of metrics.jsonl after `step` updates."""
         seconds = self._seconds or time.monotonic() - self._started
         finite = {name: v if math.isfinite(v) else None for name, v in metrics.by_name.items()}
@@ -107,9 +107,6 @@ class StepRecord:
             "data_wait": round(self.waited / seconds, 4),
             "memory_bytes": peak_memory(self.device),
         }
-
-
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 class StepLog:

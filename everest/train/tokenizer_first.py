@@ -21,7 +21,6 @@ from everest.system.run_folder import (
     RECIPE,
     TOKENIZER,
     RunFolder,
-    default_folder,
     is_own_tokenizer,
     own_tokenizer,
 )
@@ -99,10 +98,7 @@ def _train_tokenizer(
 ) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
-    output = decide_on_main(
-        accelerator,
-        lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
-    )
+    output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     if options.resumed_folder is None:
         options = replace(options, output=output)
     own = output / TOKENIZER
@@ -118,6 +114,7 @@ def _train_tokenizer(
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if options.overwrite or not is_finished:
         _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
+        clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
@@ -153,9 +150,10 @@ def _users(output: Path) -> list[Path]:
 def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:
     """Prepare pre-training with an untrained tokenizer, to find problems. Nothing is written or kept.
 
+    The accelerator holds the model until this function returns.
+
     Args:
         with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
     """
     with run_context(options, with_path, silent) as context:
         set_up(recipe, context)
-    clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

@@ -49,8 +49,8 @@ def make_tracker(
     run: RunFolder,
     *,
     notify: Callable[[str], None],
-    steps_done: int = 0,
-    resumed: bool = False,
+    steps_done: int,
+    resumed: bool,
 ) -> Tracker | None:
     """Start the tracker of that name, or continue its run; it knows the resolved recipe. None for `none`.
 
@@ -62,11 +62,10 @@ def make_tracker(
         steps_done: of a resumed run; TensorBoard replaces values that were logged after them.
         resumed: whether the run is resumed.
     Raises:
-        EnvironmentProblem: its package is not installed.
+        EnvironmentProblem: MLflow cannot reach its store.
     """
     if name == "none":
         return None
-    check_tracker(name)
     recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
     if name == "tensorboard":  # its run is a folder, so that it has no id
         from accelerate.tracking import TensorBoardTracker

@@ -31,13 +31,13 @@ from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.context import RunContext
-from everest.train.health import Nonfinite
+from everest.train.health import Nonfinite, Row
 from everest.train.network import Network
 from everest.train.passes import Passes
 from everest.train.plan import StagePlan
 from everest.train.probe_advice import Probing
 from everest.train.state import TrainState
-from everest.train.step_log import Row, StepLog, StepNumbers, StepRecord
+from everest.train.step_log import StepLog, StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import refused, run
+from small_runs import json_of, onnx_session, refused, run
+from tiny_models import randomized, save_model
 from torch import Tensor
 
 import everest
@@ -28,7 +29,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
-from everest.system.weights import Weights, read_weights
+from everest.system.weights import read_weights
 
 CLASSES = ("run", "sit", "jump")
 SMALL = ModelSettings(
@@ -52,20 +53,11 @@ AUTOENCODER = ModelSpec(kind="pretrain", **CLIPS, selection=RedundancyRobust(), 
 def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLASSES) -> Path:
     """Save a checkpoint whose weights differ from their initial values as much as after training."""
     torch.manual_seed(0)
-    model = spec.build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-        if isinstance(model, VideoClassifier):
+    model = randomized(spec.build(), 0.05)
+    if isinstance(model, VideoClassifier):
+        with torch.no_grad():
             model.head.weight.mul_(20)
-    header = {"settings": spec.dump(), "recipe": "here", "step": 3, "tensors": model.state_dict()}
-    Weights(kind=spec.kind, classes=classes if spec.kind == "classifier" else None, **header).save(path)
-    return path
-
-
-def onnx_session(path: Path) -> Any:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return save_model(path, spec, model, classes=classes if spec.kind == "classifier" else None)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    document = json.loads(run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
+    document = json_of("export --to hf -q", checkpoint, "--out", tmp_path / "hf")
     reference, loading = transformers.VideoMAEForVideoClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
@@ -316,7 +308,7 @@ def test_exports_state_the_stride_of_their_clips(
         checkpoint = tmp_path / "alone.safetensors"
         weights = read_weights(classifier_run / "model.safetensors")
         (weights if kind == "alone" else replace(weights, clip=None)).save(checkpoint)
-    document = json.loads(run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "--json"))
+    document = json_of("export --to torch", checkpoint, "--out", tmp_path / "m.pt2")
     about = {"clip": "", "input": ""}
     torch.export.load(tmp_path / "m.pt2", extra_files=about)
     stride, sampling = (None, None) if kind == "unknown" else (2, "dense")
@@ -330,7 +322,7 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
     def exported(spec: ModelSpec, name: str) -> dict[str, Any]:
         checkpoint = saved(tmp_path / "model.safetensors", spec)
         replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
-        return json.loads(run("export --to hf --json -q", checkpoint, "--out", tmp_path / name))
+        return json_of("export --to hf -q", checkpoint, "--out", tmp_path / name)
 
     notes = exported(CLASSIFIER, "hf")["notes"]
     assert "all 64 tokens, this model was trained with 38" in notes[0]

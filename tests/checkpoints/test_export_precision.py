@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import json_of, refused, run
+from small_runs import json_of, onnx_session, refused, run
 from torch import Tensor
 
 import everest
@@ -49,8 +49,7 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
     """The outputs of a file for four videos, and everest's logits and kept tokens."""
     model = everest.load_model(run_folder)
     clips = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
+    found = onnx_session(file).run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
     with torch.no_grad():
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import refused, run
+from small_runs import onnx_session, refused, run
 from task_runs import NAMES
 from torch import Tensor
 
@@ -41,8 +41,7 @@ def test_a_graph_of_numbers_computes_them_in_their_unit(
         if to == "torch":
             values, _ = torch.export.load(out, extra_files=about).module()(clips)
         else:
-            onnxruntime = pytest.importorskip("onnxruntime")
-            session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+            session = onnx_session(out)
             values = torch.from_numpy(session.run(["values"], {"frames": clips.numpy()})[0])
             about["heads"] = session.get_modelmeta().custom_metadata_map["heads"]
     (head,) = model.heads

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from foreign import RELEASED, on_meta
-from small_runs import refused, run
+from small_runs import json_of, refused, run
 
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.checkpoints.start import differing_settings
@@ -120,7 +120,7 @@ def test_the_commands_of_the_table_exist():
 
 
 def test_the_table_is_printed():
-    table: list[dict[str, Any]] = json.loads(run("weights", "list", "--json"))
+    table: list[dict[str, Any]] = json_of("weights", "list")
     assert [row["name"] for row in table] == list(TABLE)
     assert not any(row["downloaded"] for row in table)
     assert run("weights", "list", "-q").split() == list(TABLE)
@@ -128,13 +128,11 @@ def test_the_table_is_printed():
     assert "CC-BY-NC-4.0" in shown
     assert "never downloaded" in shown
     assert TABLE["hf:MCG-NJU/videomae-base"].commands[0] in shown
-    assert json.loads(run("weights", "show", "mvd-checkpoint.pth", "--json"))["commands"][0].endswith(
-        "--partial"
-    )
+    assert json_of("weights", "show", "mvd-checkpoint.pth")["commands"][0].endswith("--partial")
 
 
 def test_a_check_encodes_a_clip(autoencoder_run: Path):
-    first, again = (json.loads(run("weights check --json", autoencoder_run)) for _ in range(2))
+    first, again = (json_of("weights check", autoencoder_run) for _ in range(2))
     assert first == again
     assert (first["kind"], first["clip"], first["tokens"], first["width"]) == (
         "pretrain",

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, refused, run, weights
+from small_runs import called, equal, json_of, killed_copy, refused, run, sets, weights
+from tiny_models import randomized, save_model
 from torch import Tensor
 
 from everest.checkpoints.init import find_init, read_start
@@ -23,7 +24,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.system.weights import Weights, read_weights
+from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
 from everest.train.network import stage_optimizer
 
@@ -113,9 +114,7 @@ def test_a_classifier_gives_its_encoder(recipe: Path, classifier_run: Path):
 def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) -> None:
     """Save a classifier of two classes with random weights."""
     spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
-    tensors = {name: torch.rand(t.shape) for name, t in spec.build().state_dict().items()}
-    header = {"kind": "classifier", "settings": spec.dump(), "recipe": "tiny", "step": 1}
-    Weights(**header, classes=classes, tensors=tensors).save(file)
+    save_model(file, spec, randomized(spec.build()), classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +166,7 @@ def test_tubelets_of_other_frames_embed_still_clips_equally(before: int, now: in
 
 def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tmp_path: Path):
     settings = ["data.frames=8", "data.size=48", "pretrain.selection.strategy=tube", "model.tubelet=[1,8,8]"]
-    options = [part for setting in settings for part in ("--set", setting)]
-    run(*pretrain, "--init", first, "-o", tmp_path / "second", *options)
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *sets(*settings))
     assert weights(tmp_path / "second")["encoder.patch_embed.proj.weight"].shape[2] == 1
 
 
@@ -190,13 +188,13 @@ def test_another_encoder_is_refused_with_the_settings_that_fit(
     first: Path, recipe: Path, tmp_path: Path, stage: str, setting: str, fix: str
 ):
     command = [stage, "--recipe", recipe, "--init", first, "-o", tmp_path / "x", "-q"]
-    command += ["--set", "data.size=64", "--set", setting]
+    command += sets("data.size=64", setting)
     assert f"another one than the recipe's; use --set {fix}\n" in refused(*command, code=6)
     assert not (tmp_path / "x").exists()
     assert "loss: " in called(*command, "--set", fix, "--dry-run").stdout
 
 
-def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Path):
+def test_bad_input(first: Path, pretrain: list[str], tmp_path: Path):
     out = ["-o", tmp_path / "x"]
     assert "only with --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
@@ -237,7 +235,7 @@ def test_a_chain_of_runs_tells_its_descent(
     assert json.loads((tmp_path / "third" / "env.json").read_text())["origin"] == origin
 
     monkeypatch.chdir(tmp_path)
-    (third,) = [row for row in json.loads(run("runs", ".", "--json")) if row["path"] == "third"]
+    (third,) = [row for row in json_of("runs", ".") if row["path"] == "third"]
     assert [ancestor["file"] for ancestor in third["origins"]] == files
     tree = run("runs", ".", "--tree").splitlines()
     assert [line.split(":")[0] for line in tree] == ["first", "└── second", "    └── third"]
@@ -249,12 +247,9 @@ def test_a_chain_of_runs_tells_its_descent(
 def test_a_run_resumes_without_the_weights_that_it_started_from(
     first: Path, pretrain: list[str], tmp_path: Path
 ):
-    command = [*pretrain, "--init", first, "--set", "train.keep_states=5", *LARGER]
-    command += ["--set", "model.positions=interpolated-flat"]
+    command = [*pretrain, "--init", first, *sets("model.positions=interpolated-flat"), *LARGER]
     run(*command, "-o", tmp_path / "whole")
-    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for name in ("state/step-000000003.safetensors", "model.safetensors"):
-        (killed / name).unlink()
+    killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
     first.rename(tmp_path / "moved")
     other = refused(*command, "-o", tmp_path / "other", code=6)
     assert "no such checkpoint" in other
@@ -307,7 +302,7 @@ def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: li
 
 def test_adapters_continue_pre_training(first: Path, pretrain: list[str], tmp_path: Path):
     """The encoder's own weights stay; a resumed run needs only its state."""
-    command = [*pretrain, "--init", first, "--set", "pretrain.lora.rank=2", "--set", "train.keep_states=5"]
+    command = [*pretrain, "--init", first, *sets("pretrain.lora.rank=2")]
     run(*command, "-o", tmp_path / "whole")
     old, new = weights(first), weights(tmp_path / "whole")
     assert new.keys() == old.keys()
@@ -316,9 +311,7 @@ def test_adapters_continue_pre_training(first: Path, pretrain: list[str], tmp_pa
     adapted = {f"encoder.blocks.{i}.attn.{layer}.weight" for i in range(2) for layer in ("qkv", "proj")}
     assert {name for name in changed if name.startswith("encoder.")} == adapted
     assert "decoder.blocks.0.attn.qkv.weight" in changed
-    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for name in ("state/step-000000003.safetensors", "model.safetensors"):
-        (killed / name).unlink()
+    killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
     first.rename(tmp_path / "moved")
     run(*command, "-o", killed)
     assert equal(weights(killed), new)

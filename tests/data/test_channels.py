@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_runs import called, equal, weights
+from small_runs import called, equal, json_of, refused, sets, weights
 
 import everest
 from everest.config.heads import Head
@@ -30,9 +29,9 @@ from everest.system.weights_header import read_header
 from everest.video.pixels import IMAGENET, IMAGENET_LUMA, PixelStatistics
 from everest.video.reader import frames_in_order, luma, read_frames
 
-GRAY = ("--set", "data.channels=1")
+GRAY = sets("data.channels=1")
 EPOCHS = ("epochs=1", "warmup_epochs=0")
-SHORT = tuple(f"--set={stage}.{key}" for stage in ("pretrain", "finetune") for key in EPOCHS)
+SHORT = sets(*(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in EPOCHS))
 OTHER = PixelStatistics(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 
 
@@ -133,11 +132,10 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(
 ):
     run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
     alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
-    options = [video, "--clips", 2, "--crops", 3, "--json", "--cpu", "--workers", 0]
-    predicted = [json.loads(called("predict", *options, "-c", c).stdout) for c in (run, alone)]
-    assert predicted[0] == predicted[1]
-    of_colors = called("predict", *options, "-c", run, "--recipe", recipe)  # the weights decide
-    assert json.loads(of_colors.stdout) == predicted[0]
+    command = ["predict", video, "--clips", 2, "--crops", 3, "--cpu", "--workers", 0]
+    predicted = json_of(*command, "-c", run)
+    assert predicted == json_of(*command, "-c", alone)
+    assert predicted == json_of(*command, "-c", run, "--recipe", recipe)  # the weights decide
     called("eval", "-c", run, "--gpus", "cpu", "-q", "--report", tmp_path / "page")
     called("extract", video, "-c", gray_runs / "pretrain", "--cpu", "-o", tmp_path / "f.safetensors", "-q")
     for kind in ("png", "html"):
@@ -148,11 +146,10 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(
 
 
 def test_an_export_takes_gray_frames(gray_runs: Path, tmp_path: Path):
-    options = ["--to", "torch", "--uint8", "-o", tmp_path / "model.pt2", "--json"]
-    document = json.loads(called("export", gray_runs / "finetune", *options).stdout)
+    document = json_of("export --to torch --uint8", gray_runs / "finetune", "-o", tmp_path / "model.pt2")
     assert "clips x 4 x 32 x 32 x 1, uint8 luma" in document["notes"][0]
-    refused = called("export --to hf", gray_runs / "finetune", "-o", tmp_path / "hf", code=6)
-    assert "clips of 1 channel (its frames have colors)" in refused.stderr
+    message = refused("export --to hf", gray_runs / "finetune", "-o", tmp_path / "hf", code=6)
+    assert "clips of 1 channel (its frames have colors)" in message
     assert not (tmp_path / "hf").exists()
 
 
@@ -170,7 +167,7 @@ def test_weights_of_other_channels_are_refused_with_the_fix(
 
 
 def test_other_statistics_are_stored_and_used(recipe: Path, clip_files: Path, tmp_path: Path):
-    values = ["--set", f"data.mean={list(OTHER.mean)}", "--set", f"data.std={list(OTHER.std)}"]
+    values = sets(f"data.mean={list(OTHER.mean)}", f"data.std={list(OTHER.std)}")
     called("pretrain -q", "--recipe", recipe, *SHORT, *values, "-o", tmp_path / "run")
     alone = Path(shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "alone.safetensors"))
     model = everest.load_model(alone)
@@ -200,9 +197,8 @@ def test_costs_count_the_channels():
         assert of_colors.attention == of_gray.attention
         assert training_bytes(gray_spec, 2) < training_bytes(colors_spec, 2)
         assert inference_bytes(gray_spec, 2) < inference_bytes(colors_spec, 2)
-    options = ["profile", "--recipe", "custom", "--json"]
-    colors, shown = (json.loads(called(*options, *how).stdout) for how in ((), GRAY))
-    assert colors != shown
+    profile = ["profile", "--recipe", "custom"]
+    assert json_of(*profile) != json_of(*profile, *GRAY)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import stop_after
-from small_runs import called, metrics, refused, same_run
+from processes import assert_resumes_after_a_kill
+from small_runs import metrics, refused, sets
 from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
@@ -91,12 +90,9 @@ def test_views_are_not_compared_with_the_same_video(recording: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_at_the_same_places(recipe: Path, tmp_path: Path):
-    settings = ["data.clips_per_video=3", "pretrain.epochs=3", "train.save_every=1"]
-    command = ["pretrain", "-q", "--gpus", "cpu", *(f"--set={value}" for value in settings)]
-    called(*command, "-r", recipe, "-o", tmp_path / "whole")
-    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=3)
-    called(*command, "-r", recipe, "-o", tmp_path / "killed")
-    assert same_run(tmp_path / "whole", tmp_path / "killed")
-    assert len(metrics(tmp_path / "whole")) == 3 * 3  # 4 videos, 3 clips, batches of 4
+    settings = sets("data.clips_per_video=3", "pretrain.epochs=5", "train.save_every=1")
+    command = ["pretrain", "-q", "--gpus", "cpu", *settings]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=3)
+    assert len(metrics(tmp_path / "whole")) == 5 * 3  # 4 videos, 3 clips, batches of 4
     words = [*command, "--set=data.clips_per_video=2", "-r", recipe, "-o", tmp_path / "whole"]
     assert "clips_per_video" in refused(*words, code=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import called, small_recipe
+from small_runs import called, json_of, sets, small_recipe
 from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
@@ -169,7 +168,9 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
 
 
 FPS, RATE = 15, 40  # of the recipe, and of most files
-OPTIONS = ("--set", f"data.fps={FPS}", "--set", "finetune.epochs=1", "--set", "finetune.warmup_epochs=0")
+# The frames that are nearest to the times of the recipe.
+TIMELINE = [nearest([Fraction(i, RATE) for i in range(RATE)], Fraction(j, FPS)) for j in range(FPS)]
+OPTIONS = sets(f"data.fps={FPS}", "finetune.epochs=1", "finetune.warmup_epochs=0")
 
 
 @pytest.fixture(scope="module")
@@ -203,54 +204,45 @@ def test_the_weights_state_the_rate_only_if_it_is_set(run: Path, classifier_run:
 
 def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: Path):
     model = everest.load_model(alone)
-    seconds = [Fraction(i, RATE) for i in range(RATE)]
     clip = everest.read_clip(data / "clip0.mp4", like=model)
     assert model.clip.fps == FPS
-    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
-    assert set(numbers_shown(clip)) <= set(timeline)
+    assert set(numbers_shown(clip)) <= set(TIMELINE)
     assert torch.equal(clip, everest.read_clip(data / "clip0.mp4", like=everest.load_model(run)))
 
 
 def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Path, data: Path):
-    options = [data / "clip1.mp4", "--clips", 2, "--crops", 3, "--json", "--cpu", "--workers", 0]
-    with_recipe, without = (
-        json.loads(called("predict", *options, "-c", weights).stdout)
-        for weights in (run / "model.safetensors", alone)
-    )
-    assert with_recipe == without
-    other = called("predict", *options, "-c", run, "--recipe", data / "tiny.yaml")
-    assert json.loads(other.stdout) != with_recipe
+    command = ["predict", data / "clip1.mp4", "--clips", 2, "--crops", 3, "--cpu", "--workers", 0]
+    with_recipe = json_of(*command, "-c", run / "model.safetensors")
+    assert with_recipe == json_of(*command, "-c", alone)
+    assert with_recipe != json_of(*command, "-c", run, "--recipe", data / "tiny.yaml")
 
 
 def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(
     run: Path, data: Path, tmp_path: Path
 ):
-    options = ["--timeline", "--json", "--cpu", data / "clip0.mp4"]
-    (row,) = json.loads(called("predict", "-c", run, *options).stdout)
+    (row,) = json_of("predict --timeline --cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
-    written = json.loads(called("export --to torch --json", run, "-o", tmp_path / "m.pt2").stdout)
+    written = json_of("export --to torch", run, "-o", tmp_path / "m.pt2")
     assert written["clip"]["fps"] == FPS
     assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
 
 
 def test_figures_name_frames_of_the_file(run: Path, data: Path, tmp_path: Path):
-    seconds = [Fraction(i, RATE) for i in range(RATE)]
-    timeline = [nearest(seconds, Fraction(j, FPS)) for j in range(FPS)]
-    options = [data / "clip0.mp4", "-c", run, "--json"]
-    (shown,) = json.loads(called("visualize-mask", *options, "-o", tmp_path).stdout)
-    at = timeline.index(shown["frames"][0])
-    assert shown["frames"] == timeline[at : at + 8 : 2]
+    options = [data / "clip0.mp4", "-c", run]
+    (shown,) = json_of("visualize-mask", *options, "-o", tmp_path)
+    at = TIMELINE.index(shown["frames"][0])
+    assert shown["frames"] == TIMELINE[at : at + 8 : 2]
     assert shown["frames_total"] == RATE
-    chosen = json.loads(called("select-frames", *options, "--frames", 4, "--alpha", 1.5).stdout)
-    assert set(chosen["frames"]) <= set(timeline)
-    plain = called("select-frames --json", data / "clip0.mp4", "--frames", 4, "--fps", FPS)
-    assert json.loads(plain.stdout)["candidate_pairs"] == chosen["candidate_pairs"]
+    chosen = json_of("select-frames", *options, "--frames", 4, "--alpha", 1.5)
+    assert set(chosen["frames"]) <= set(TIMELINE)
+    plain = json_of("select-frames", data / "clip0.mp4", "--frames", 4, "--fps", FPS)
+    assert plain["candidate_pairs"] == chosen["candidate_pairs"]
 
 
 def test_short_videos_are_counted_at_the_rate(data: Path, tmp_path: Path):
     recipe = ["--recipe", data / "tiny.yaml", "--set", "data.fps=5"]  # videos of five frames
-    short = ["--set", "pretrain.epochs=1", "--set", "pretrain.warmup_epochs=0"]
+    short = sets("pretrain.epochs=1", "pretrain.warmup_epochs=0")
     shown = called("pretrain", *recipe, "-o", tmp_path / "run", *short).stderr
     assert (
         "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 2 (8 frames at 5 per second): "

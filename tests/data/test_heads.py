@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from small_runs import metrics, refused, run
+from small_runs import STILL, json_of, metrics, refused, run
 from task_runs import COLUMNS, write_list
 
 import everest
@@ -27,24 +25,21 @@ from everest.metrics.metrics import measure
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Architecture
-
-HEADS = "data.heads={verb: 2, noun: 3}"
+from everest.system.run_folder import RunFolder
+from everest.system.weights_header import read_header
 
 
 def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: Path):
     model = everest.load_model(heads_run / "model.safetensors")
     assert (model.heads, model.num_classes) == (named_heads({"verb": 2, "noun": 3}), 5)
-    with safe_open(heads_run / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["settings"])["heads"] == {"verb": 2, "noun": 3}
-    rows = [json.loads(line) for line in (heads_run / "metrics.jsonl").read_text().splitlines()]
-    validated = [row for row in rows if "val_top1" in row]
+    assert read_header(heads_run / "model.safetensors").settings["heads"] == {"verb": 2, "noun": 3}
+    validated = [row for row in RunFolder(heads_run).rows() if "val_top1" in row]
     assert {"val_verb_top1", "val_noun_top1"} <= set(validated[-1])
     assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
 
 
 def test_one_head_leaves_no_trace_in_a_checkpoint(classifier_run: Path):
-    with safe_open(classifier_run / "model.safetensors", "pt") as file:
-        assert "heads" not in json.loads(file.metadata()["settings"])
+    assert "heads" not in read_header(classifier_run / "model.safetensors").settings
     assert everest.load_model(classifier_run / "model.safetensors").heads == (Head(outputs=2),)
 
 
@@ -55,8 +50,8 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(heads_run, clip_f
         starts = (0, 0.25, 0.5, 0.75)
         times = {"start": starts, "end": tuple(1 + start for start in starts)}
         listed = write_list(tmp_path / "segments.csv", clip_files, **times, **COLUMNS["heads"])
-    options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={listed}"]
-    result = json.loads(run("eval", "-c", heads_run, *options))
+    options = ["--predictions", predictions, "--set", f"data.test={listed}"]
+    result = json_of("eval -q", "-c", heads_run, *options)
     names = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1", "majority_top1"}
     names |= {"chance_top1", "chance_top5", "intervals", "ece", "ece_calibrated", "temperature", "per_class"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
@@ -74,7 +69,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(heads_run, clip_f
 
 
 def test_predict_reports_each_head(heads_run: Path, clip_files: Path):
-    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", heads_run, "--json", "-q"))
+    (row,) = json_of("predict -q", clip_files / "clip0.mp4", "-c", heads_run)
     for name, count in (("verb", 2), ("noun", 3)):
         likely = row["heads"][name]
         assert math.isclose(sum(row["probability"] for row in likely), 1, abs_tol=1e-5)
@@ -84,8 +79,7 @@ def test_predict_reports_each_head(heads_run: Path, clip_files: Path):
 
 def test_a_head_starts_fresh_where_the_recipe_has_others(heads_run: Path, tmp_path: Path):
     recipe = heads_run.parent / "tiny.yaml"
-    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
-    command = ["finetune", "--recipe", recipe, "--init", heads_run, *still]
+    command = ["finetune", "--recipe", recipe, "--init", heads_run, *STILL]
     run(*command, "-o", tmp_path / "same")
     swapped = tmp_path / "swapped.yaml"
     swapped.write_text(recipe.read_text().replace("{verb: 2, noun: 3}", "{noun: 3, verb: 2}"))
@@ -153,7 +147,7 @@ def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
 
 def test_each_head_has_its_bouts(heads_run: Path, clip_files: Path, tmp_path: Path):
     options = ["-c", heads_run, "--timeline", "--window", 0.5, "-q", "--plot", tmp_path / "t.png"]
-    (row,) = json.loads(run("predict", clip_files / "clip1.mp4", *options, "--json"))
+    (row,) = json_of("predict", clip_files / "clip1.mp4", *options)
     assert row["bouts"].keys() == {"verb", "noun"}
     assert all((bouts[0]["start"], bouts[-1]["end"]) == (0, 2) for bouts in row["bouts"].values())
     assert (tmp_path / "t.png").is_file()

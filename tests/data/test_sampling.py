@@ -29,7 +29,7 @@ CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
 
 def sampler(weights, **options) -> StepSampler:
     settings = {"batch_size": 4, "steps": 12, "samples_per_epoch": 10, "seed": 3} | options
-    return StepSampler(num_samples=len(weights), weights=weights, **settings)
+    return StepSampler(**{"num_samples": 0 if weights is None else len(weights)} | settings, weights=weights)
 
 
 def shares(labels, weights) -> dict[object, float]:
@@ -70,13 +70,17 @@ DRAWN = [
 # --- order --------------------------------------------------------------------------------------------------
 
 
-def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch():
+@given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([2, 8]), st.integers(0, 20), st.integers(0, 9))
+def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number, epoch, batch, steps, seed):
+    """Its last samples are left out, or its first ones repeated; a batch may be of two epochs."""
     keys = []
-    for epoch in range(5):
-        order = generator_at(3, Purpose.ORDER, epoch).permutation(7)
-        keys += [(epoch, int(index)) for index in np.resize(order, 10)]
-    order = StepSampler(num_samples=7, batch_size=4, steps=12, samples_per_epoch=10, seed=3)
-    assert list(chain(*order)) == keys[: 4 * 12]
+    for count in range(-(-batch * steps // epoch)):
+        order = generator_at(seed, Purpose.ORDER, count).permutation(number)
+        keys += [(count, int(index)) for index in np.resize(order, epoch)]
+    settings = {"batch_size": batch, "steps": steps, "samples_per_epoch": epoch, "seed": seed}
+    batches = list(StepSampler(num_samples=number, **settings))
+    assert [len(keys) for keys in batches] == [batch] * steps
+    assert list(chain(*batches)) == keys[: batch * steps]
 
 
 def test_the_orders_of_a_seed_stay_the_same():
@@ -107,13 +111,17 @@ def test_only_the_ratios_of_weights_count_and_epochs_and_seeds_draw_different_sa
     assert [draw for draw, _ in keys] == list(range(4 * 12))  # no two draws have the same key
 
 
-@given(CLASSES, st.sampled_from(KINDS), st.sampled_from([1, 2]), st.integers(0, 12))
+@given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))
 def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind, accumulation, start):
-    weights = sample_weights(labels, kind)
-    alone = list(sampler(weights, batch_size=8))
+    weights = None if kind is None else sample_weights(labels, kind)
+    common = {"num_samples": len(labels), "batch_size": 8}
+    alone = list(sampler(weights, **common))
     for world in (1, 2, 4):
-        options = {"batch_size": 8, "world": world, "accumulation": accumulation, "start_step": start}
-        ranks = [list(sampler(weights, **options, rank=rank)) for rank in range(world)]
+        options = {**common, "world": world, "accumulation": accumulation, "start_step": start}
+        samplers = [sampler(weights, **options, rank=rank) for rank in range(world)]
+        ranks = [list(order) for order in samplers]
+        assert [len(order) for order in samplers] == [len(rank) for rank in ranks]
+        assert {len(rank) for rank in ranks} == {(12 - start) * accumulation}
         for step, batch in enumerate(alone[start:]):
             parts = [part for rank in ranks for part in rank[step * accumulation :][:accumulation]]
             assert list(chain(*parts)) == batch

@@ -12,13 +12,14 @@ import pytest
 import torch
 from foreign import NARROW, saved, tiny
 from safetensors.torch import load_file, save_file
-from small_runs import called, refused, run, small_recipe
+from small_runs import STILL, called, json_of, refused, run, small_recipe
+from tiny_models import save_model
 
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.models.of_recipe import classifier_spec
-from everest.system.weights import Weights, read_weights
+from everest.system.weights import read_weights
 from everest.tokenizer.spec import tokenizer_spec
 
 HEADS = ["--heads", "3", "--decoder-heads", "3"]
@@ -65,7 +66,7 @@ def test_json_lists_the_fate_of_every_tensor(tmp_path: Path):
     state = tiny("mme_pretrain_base")
     given = saved(tmp_path / "mme.pth", state)
     out = tmp_path / "out.safetensors"
-    document = json.loads(convert(given, "--out", out, *HEADS, "--partial", "--json")[0])
+    document = json_of("convert", given, "--out", out, *HEADS, "--partial")
     assert document["used"] + len(document["unexpected"]) == len(state)
     assert document["written"] == str(out)
     assert (document["family"], document["stage"], document["kind"]) == ("mme", "encoder", "pretrain")
@@ -80,11 +81,11 @@ def test_inspect_prints_and_writes_nothing(tmp_path: Path, folder: Path):
     assert "family: transformers" in lines
     assert "licence: cc-by-nc-4.0" in lines
     assert "num classes: 400" in lines
-    document = json.loads(convert(folder, "--inspect", "--json")[0])
+    document = json_of("convert", folder, "--inspect")
     assert document["convertible"] is True
     state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
     torch.save(state, tmp_path / "st-mae.pth")
-    document = json.loads(convert(tmp_path / "st-mae.pth", "--inspect", "--json")[0])
+    document = json_of("convert", tmp_path / "st-mae.pth", "--inspect")
     assert (document["family"], document["convertible"]) == ("st-mae", False)
     assert "class token" in document["reason"]
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "st-mae.pth"])
@@ -92,8 +93,7 @@ def test_inspect_prints_and_writes_nothing(tmp_path: Path, folder: Path):
 
 def test_a_size_may_be_height_and_width(tmp_path: Path):
     given = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"))
-    document = json.loads(convert(given, "--inspect", "--json", *HEADS, "--size", "64x96")[0])
-    assert document["size"] == [64, 96]
+    assert json_of("convert", given, "--inspect", *HEADS, "--size", "64x96")["size"] == [64, 96]
     out = tmp_path / "out.safetensors"
     convert(given, "--out", out, *HEADS, "--size", "64x96", "--frames", "4", "-q")
     assert read_weights(out).settings["size"] == [64, 96]
@@ -108,7 +108,7 @@ def test_a_size_may_be_height_and_width(tmp_path: Path):
 def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
-    document = json.loads(convert(out, "--inspect", "--json")[0])
+    document = json_of("convert", out, "--inspect")
     assert (document["title"], document["kind"]) == ("written by everest", "classifier")
     assert document["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
@@ -117,28 +117,22 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
 
 def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
     overrides = ["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
-    recipe = load_recipe("custom", overrides=overrides)
-    spec = classifier_spec(recipe, (Head(outputs=22),))
+    spec = classifier_spec(load_recipe("custom", overrides=overrides), (Head(outputs=22),))
     names = tuple(f"class {i}" for i in range(22))
     clip = {"stride": 3, "sampling": "dense"}
-    header = {"settings": spec.dump(), "classes": names, "recipe": "r", "step": 7, "clip": clip}
-    tensors = spec.build().state_dict()
-    Weights(kind="classifier", **header, tensors=tensors).save(tmp_path / "w.safetensors")
-    document = json.loads(convert(tmp_path / "w.safetensors", "--inspect", "--json")[0])
+    file = save_model(tmp_path / "w.safetensors", spec, classes=names, clip=clip)
+    document = json_of("convert", file, "--inspect")
     assert (document["frames"], document["size"]) == (8, [64, 96])
     assert (document["stride"], document["sampling"]) == (3, "dense")
     assert (document["num_classes"], document["classes"]) == (22, list(names))
-    lines = convert(tmp_path / "w.safetensors", "--inspect")[0].splitlines()
+    lines = convert(file, "--inspect")[0].splitlines()
     assert {"frames: 8", "stride: 3", "size: 64 x 96", "num classes: 22"} <= set(lines)
     assert f"classes: {', '.join(names[:20])}, …" in lines
 
 
 def test_inspect_shows_the_windows_of_a_tokenizer(tmp_path: Path):
     spec = tokenizer_spec(load_recipe("lvmae-128", overrides=["tokenizer.channels=8"]))
-    header = {"settings": spec.dump(), "classes": None, "recipe": "r", "step": 7}
-    tensors = spec.build().state_dict()
-    Weights(kind="tokenizer", **header, tensors=tensors).save(tmp_path / "t.safetensors")
-    document = json.loads(convert(tmp_path / "t.safetensors", "--inspect", "--json")[0])
+    document = json_of("convert", save_model(tmp_path / "t.safetensors", spec), "--inspect")
     assert (document["kind"], document["frames"]) == ("tokenizer", spec.window)
     assert document["size"] == list(spec.size)
     assert document["num_classes"] is None
@@ -148,8 +142,7 @@ def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Pat
     given = saved(tmp_path / "checkpoint-799.pth", tiny("videomae_pretrain_base"))
     out = tmp_path / "videomae.safetensors"
     convert(given, "--out", out, *HEADS)  # for clips of 16 x 224 x 224; the recipe has 4 x 64 x 64
-    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
-    run("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run", *still)
+    run("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run", *STILL)
     before, after = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
     name = "encoder.blocks.1.mlp.fc1.weight"
     assert (before[name] - after[name]).abs().max() < 1e-6
@@ -160,10 +153,9 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
 ):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
-    all_classes = ["--set", "data.num_classes=400"]
-    document = json.loads(run("eval", "-c", out, "--recipe", recipe, "--json", "-q", *all_classes))
+    options = ["--recipe", recipe, "--set", "data.num_classes=400"]
+    document, directly = (json_of("eval -q", "-c", given, *options) for given in (out, folder))
     assert document["videos"] == 4
-    directly = json.loads(run("eval", "-c", folder, "--recipe", recipe, "--json", "-q", *all_classes))
     assert (directly["top1"], directly["top5"]) == (document["top1"], document["top5"])
     wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
     assert "distinguishes 400 classes, the recipe has 2" in wrong

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from foreign import tiny
+from foreign import LINE, problem_of, tiny
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
 from everest.checkpoints.load import find_weights, open_model
-from everest.errors import CheckpointError
 from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import read_foreign
 from everest.system.weights_header import read_metadata
 from everest.tokenizer.spec import TokenizerSpec
-
-LINE = 600  # letters of a message, with the path of a temporary folder
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings)"),
@@ -56,13 +52,6 @@ HEADERS = {
 def with_header(file: Path, copy: Path, **changes: str) -> Path:
     save_file(load_file(file), copy, metadata=read_metadata(file) | changes)
     return copy
-
-
-def problem_of(read: Callable[[Any], object], given: Any) -> str:
-    with pytest.raises(CheckpointError) as error:
-        read(given)
-    assert len(str(error.value)) < LINE
-    return str(error.value)
 
 
 def converted(given: Path) -> Converted:
@@ -160,8 +149,7 @@ def test_settings_of_no_tokenizer_are_refused(change: Callable[[dict[str, Any]],
     settings = json.loads(json.dumps(TOKENIZER))
     assert TokenizerSpec.from_settings(settings, source=Path("x")).window == 8
     change(settings)
-    read = partial(TokenizerSpec.from_settings, source=Path("x"))
-    assert message in problem_of(read, settings)
+    assert message in problem_of(TokenizerSpec.from_settings, settings, source=Path("x"))
 
 
 def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifier_run: Path, tmp_path: Path):

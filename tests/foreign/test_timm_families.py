@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from small_runs import run
+from small_runs import json_of, run
 
 from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
 from everest.foreign.timm_parts import foreign_parts
@@ -45,7 +44,7 @@ def test_patterns_are_of_architectures_and_tags():
 
 
 def test_the_families_are_printed():
-    rows = json.loads(run("weights", "list", "--timm", "--json"))
+    rows = json_of("weights", "list", "--timm")
     assert [(row["family"], row["names"]) for row in rows] == [
         (family.family, family.names) for family in timm_families()
     ]

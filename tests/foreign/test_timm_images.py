@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hub_cache import cached
 from image_models import DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
 from safetensors.torch import save_file
 from torch import nn
@@ -182,14 +183,12 @@ def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
     options: dict[str, Any] = {"capture_output": True, "text": True, "env": {**os.environ, **place}}
     missing = subprocess.run(command, **options)
     assert "Unreachable: hf:timm/vit_tiny_patch16_224.augreg_in21k: not complete" in missing.stderr
-    folder = tmp_path / "hub" / "models--timm--vit_tiny_patch16_224.augreg_in21k"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    snapshot = folder / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
+    folder = tmp_path / "repository"
+    folder.mkdir()
     model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False)
-    save_file(model.state_dict(), snapshot / "model.safetensors")
-    (snapshot / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k", folder)
     found = subprocess.run(command, **options)
     assert found.returncode == 0, found.stderr
     assert "license apache-2.0" in found.stderr

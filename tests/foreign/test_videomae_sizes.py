@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from small_runs import metrics, run
+from small_runs import json_of, logged, run, sets
 
 from everest.config.sizes import BACKBONES
 
@@ -42,11 +41,11 @@ def test_weights_of_transformers_are_continued_tuned_and_used(
     run("convert", tmp_path / "videomae", "-o", tmp_path / "videomae.safetensors")
     shared = ["--recipe", "custom", "--data", clip_files, "--gpus", "cpu", "-q"]
     settings = [f"model.backbone={backbone}", *SMALL, *RUN, *STEPS, *SELECTION, *TUNE]
-    options = [*shared, *(part for setting in settings for part in ("--set", setting))]
+    options = [*shared, *sets(*settings)]
     run("pretrain", *options, "--init", tmp_path / "videomae.safetensors", "-o", tmp_path / "continued")
-    losses = [row["loss"] for row in metrics(tmp_path / "continued")]
+    losses = logged(tmp_path / "continued")
     assert len(losses) == 10
     assert sum(losses[-3:]) < sum(losses[:3])
     run("finetune", *options, "--init", tmp_path / "continued", "-o", tmp_path / "tuned")
-    (predicted,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned", "--json"))
+    (predicted,) = json_of("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned")
     assert len(predicted["predictions"]) == 2

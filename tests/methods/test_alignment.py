@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import onnx_session
 from torch import Tensor, nn
 
 from everest.errors import RecipeError
@@ -76,6 +77,11 @@ def between(cameras: Tensor, lag: int) -> Tensor:
 
 def aligned(frames: Tensor, align: Literal["none", "shift", "affine"], lag: int = 2) -> PreviousFrames:
     return previous_frames(frames, lag=lag, align=align, pixels=IMAGENET)
+
+
+def change_of(frames: Tensor, align: Literal["shift", "affine"]) -> Tensor:
+    """The importance (B, N) of tokens by the change of their pixels."""
+    return change_importance(frames, RawPixels(TUBELET), TUBELET, align=align)
 
 
 @pytest.mark.parametrize("pixels", [-8, -4.3, -1, -0.5, 0.5, 1, 2.7, 6, 8])
@@ -187,7 +193,7 @@ def test_what_enters_the_frame_counts_as_no_change():
     found = aligned(frames, "shift")
     new = 2 * 8  # columns at the right side, which the frame before does not show
     assert torch.equal(found.frames[..., -new + 1 :], frames[:, :, 2:, :, -new + 1 :])
-    importance = change_importance(frames, RawPixels(TUBELET), TUBELET, align="shift").view(4, 12, 12)
+    importance = change_of(frames, "shift").view(4, 12, 12)
     assert (importance[:, :, -1] == 0).all()
     assert (importance[:, :, 0] > 0).any()
 
@@ -319,18 +325,15 @@ def test_bytes_and_normalized_frames_keep_the_same_tokens(strategy, align):
 
 def test_every_clip_of_a_batch_is_measured_on_its_own():
     clips = [with_object(cameras)[0] for cameras in (pan(3), pan(0), zoom(3))]
-    alone = torch.cat(
-        [change_importance(clip, RawPixels(TUBELET), TUBELET, align="affine") for clip in clips]
-    )
-    together = change_importance(torch.cat(clips), RawPixels(TUBELET), TUBELET, align="affine")
-    torch.testing.assert_close(together, alone)
+    alone = torch.cat([change_of(clip, "affine") for clip in clips])
+    torch.testing.assert_close(change_of(torch.cat(clips), "affine"), alone)
 
 
 def test_the_estimate_ignores_autocast_and_is_repeatable():
     frames, _ = with_object(pan(3))
-    plain = change_importance(frames, RawPixels(TUBELET), TUBELET, align="affine")
+    plain = change_of(frames, "affine")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(change_importance(frames, RawPixels(TUBELET), TUBELET, align="affine"), plain)
+        assert torch.equal(change_of(frames, "affine"), plain)
 
 
 class Importance(nn.Module):
@@ -354,18 +357,11 @@ def test_compiled_code_measures_the_same_in_one_graph(align):
     torch.testing.assert_close(compiled(frames), module(frames), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("align", "optimize"),
-    [
-        pytest.param("shift", False, marks=pytest.mark.slow),
-        pytest.param("affine", False, marks=pytest.mark.slow),
-        pytest.param("affine", True, marks=pytest.mark.slow),
-        pytest.param("shift", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@pytest.mark.parametrize("optimize", [False, True])
 def test_the_graph_of_an_export_measures_the_same(align, optimize, tmp_path: Path):
     pytest.importorskip("onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
     clips = torch.cat([normalize(with_object(cameras)[0]) for cameras in (pan(3), pan(0), zoom(3))])
     path, module = tmp_path / "importance.onnx", Importance(align).eval()
     torch.onnx.export(
@@ -377,7 +373,7 @@ def test_the_graph_of_an_export_measures_the_same(align, optimize, tmp_path: Pat
         optimize=optimize,  # which takes most of the time
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     (found,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})
     np.testing.assert_allclose(found, module(clips).detach().numpy(), rtol=1e-2, atol=1e-2)
 
@@ -428,7 +424,7 @@ def test_two_layers_that_move_differently_leave_a_change():
     found = aligned(frames, "shift")
     error = (found.motion[0] - between(pan(2), 2))[:, :, 2] * (SIDE / 2)
     assert error.abs().max() < 0.3
-    change = change_importance(frames, RawPixels(TUBELET), TUBELET, align="shift").view(4, 12, 12)
+    change = change_of(frames, "shift").view(4, 12, 12)
     assert change[:, 9:].mean() > 4 * change[:, :8].mean()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import called, metrics, refused
+from small_runs import called, metrics, refused, sets
 
 import everest
 from everest.config.recipe import dump_recipe, load_recipe
@@ -101,15 +101,15 @@ def in_new_process(*arguments: object, code: int = 0) -> subprocess.CompletedPro
     return ended
 
 
-def strategy(stage: str, name: str, **settings: object) -> list[object]:
+def strategy(stage: str, name: str, **settings: object) -> list[str]:
     """The options that select a strategy."""
     given = {"strategy": name, **settings}
-    return [text for key, value in given.items() for text in ("--set", f"{stage}.selection.{key}={value}")]
+    return sets(*(f"{stage}.selection.{key}={value}" for key, value in given.items()))
 
 
-def target(name: str, **settings: object) -> list[object]:
+def target(name: str, **settings: object) -> list[str]:
     given = {"kind": name, **settings}
-    return [text for key, value in given.items() for text in ("--set", f"pretrain.target.{key}={value}")]
+    return sets(*(f"pretrain.target.{key}={value}" for key, value in given.items()))
 
 
 def test_the_shown_code_is_short():
@@ -119,7 +119,7 @@ def test_the_shown_code_is_short():
 
 
 def test_a_recipe_names_a_strategy_and_a_target_of_another_package(
-    package: str, recipe: Path, tmp_path: Path, clip_files: Path
+    package: str, recipe: Path, tmp_path: Path
 ):
     path = f"{package}.methods"
     mine = tmp_path / "mine.yaml"
@@ -178,9 +178,7 @@ def test_it_trains_and_its_checkpoints_load_when_the_module_is_imported(
     assert out.selection.visible.size(1) == 4
 
 
-def test_weights_import_nothing(
-    package: str, recipe: Path, tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_weights_import_nothing(package: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, run = f"{package}.methods", tmp_path / "run"
     options = strategy("finetune", f"{path}:Middle", visible_ratio="null")
     called("finetune", "-r", recipe, "--init", "none", *options, "-o", run, "-q")
@@ -199,7 +197,7 @@ def test_weights_import_nothing(
     assert everest.load_model(run).selector == load_recipe(moved).finetune.selection
 
 
-def test_a_run_of_it_resumes(package: str, recipe: Path, tmp_path: Path, clip_files: Path):
+def test_a_run_of_it_resumes(package: str, recipe: Path, tmp_path: Path):
     options = ["-r", recipe, "--gpus", "cpu", "-q", "-o", tmp_path / "run"]
     options += strategy("pretrain", f"{package}.methods:Middle")
     called("pretrain", *options)
@@ -244,10 +242,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "nowhere.at_all:Middle",
-            "there is no module 'nowhere'; install it, or put its folder on PYTHON",
-        ),
+        ("nowhere.at_all:Middle", "there is no module 'nowhere'; install it, or put its folder on PYTHON"),
         ("PACKAGE.nothing:Middle", r"there is no module 'PACKAGE\.nothing'; install it"),
         ("PACKAGE.needy:X", r"importing 'PACKAGE\.needy' fails: No module named 'package_that_nobody_has'"),
         ("PACKAGE.broken:X", r"importing 'PACKAGE\.broken' fails: OSError: no licence \(broken\.py:2\)"),
@@ -262,9 +257,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
         (":", "':' is no import path"),
     ],
 )
-def test_what_is_no_strategy_is_a_line(
-    package: str, recipe: Path, tmp_path: Path, clip_files: Path, name: str, message: str
-):
+def test_what_is_no_strategy_is_a_line(package: str, recipe: Path, name: str, message: str):
     options = strategy("pretrain", f"'{name.replace('PACKAGE', package)}'")
     shown = refused("pretrain", "-r", recipe, *options, "--dry-run", code=2)
     assert re.search(f"^error: .*: pretrain.selection.*{message}".replace("PACKAGE", package), shown), shown
@@ -278,15 +271,13 @@ def test_what_is_no_strategy_is_a_line(
         ({"keep_ratio": 2}, r"pretrain\.selection\.keep_ratio: must be more than 0 and at most 1, not 2"),
     ],
 )
-def test_its_keys_are_checked_like_others(
-    package: str, recipe: Path, tmp_path: Path, clip_files: Path, options: dict, message: str
-):
+def test_its_keys_are_checked_like_others(package: str, recipe: Path, options: dict, message: str):
     given = strategy("pretrain", f"{package}.methods:Middle", **options)
     shown = refused("pretrain", "-r", recipe, *given, "--dry-run", code=2)
     assert re.search(f"^error: --set: {message}", shown), shown
 
 
-def test_a_target_is_checked_too(package: str, recipe: Path, tmp_path: Path, clip_files: Path):
+def test_a_target_is_checked_too(package: str, recipe: Path):
     for name, settings, message in [
         ("MeanColor", {"gian": 2}, "pretrain.target.gian: unknown key; did you mean 'gain'"),
         ("MeanColor", {"gain": "x"}, "pretrain.target.gain: must be a number, not 'x'"),
@@ -296,13 +287,13 @@ def test_a_target_is_checked_too(package: str, recipe: Path, tmp_path: Path, cli
         assert message in refused("pretrain", "-r", recipe, *options, "--dry-run", code=2)
 
 
-def test_fine_tuning_predicts_nothing(package: str, recipe: Path, tmp_path: Path, clip_files: Path):
+def test_fine_tuning_predicts_nothing(package: str, recipe: Path):
     options = strategy("finetune", f"{package}.methods:Middle", visible_ratio=0.125)
     shown = refused("finetune --init none --dry-run", "-r", recipe, *options, code=2)
     assert "finetune.selection.strategy: belongs to pre-training: fine-tuning encodes all kept" in shown
 
 
-def test_transformers_does_not_know_its_target(package: str, recipe: Path, tmp_path: Path, clip_files: Path):
+def test_transformers_does_not_know_its_target(package: str, recipe: Path, tmp_path: Path):
     options = target(f"{package}.methods:MeanColor")
     called("pretrain", "-r", recipe, *options, "-o", tmp_path / "run", "-q")
     shown = refused("export", tmp_path / "run", "--to", "hf", "-o", tmp_path / "hf", code=6)
@@ -313,7 +304,7 @@ def test_a_module_to_import_must_exist():
     assert "there is no module 'nowhere'" in refused("--import", "nowhere.at_all", "doctor", code=2)
 
 
-def test_its_choice_can_be_drawn(package: str, recipe: Path, tmp_path: Path, clip_files: Path):
+def test_its_choice_can_be_drawn(package: str, tmp_path: Path, clip_files: Path):
     name = f"{package}.methods:Middle"
     options = ["--strategy", name, "--size", 32, "--json", "-o", tmp_path]
     (row,) = json.loads(called("visualize-mask", clip_files / "clip0.mp4", *options).stdout)

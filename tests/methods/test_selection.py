@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from small_runs import onnx_session
 from torch import Tensor
 
 from everest.errors import RecipeError
@@ -192,7 +193,6 @@ def test_the_first_slice_or_a_still_plane_has_no_change_for_any_distance():
 @pytest.fixture(scope="module")
 def exported_importance(tmp_path_factory):
     """All distances of `partly_still_clip` in onnxruntime, and the module that was exported."""
-    onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
 
     class Importance(torch.nn.Module):
@@ -208,7 +208,7 @@ def exported_importance(tmp_path_factory):
     clip = partly_still_clip(0, 0.5)[0]
     program = torch.onnx.export(module, (clip,), dynamo=True, input_names=["clip"], verbose=False)
     program.save(path, external_data=False)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     return module, lambda clip: [torch.from_numpy(x) for x in session.run(None, {"clip": clip.numpy()})]
 
 

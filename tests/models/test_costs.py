@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
 from live_bytes import LiveBytes, autocast, model_without_numbers, norms_in_float32, peak_of_forward
 from saved import saved_bytes_per_clip, without_numbers
-from small_runs import run
+from small_runs import json_of, run, sets
 from steps import Case, clips_for, our_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -190,7 +189,7 @@ def test_the_count_of_both_passes_is_what_a_step_computes(settings: tuple[str, .
 
 def test_both_passes_of_adapters_are_not_counted():
     assert cost("finetune.lora.rank=8").dump()["training_gflops"] is None
-    shown = run("profile", "--recipe", "k400", *(part for s in BASE for part in ("--set", s)))
+    shown = run("profile", "--recipe", "k400", *sets(*BASE))
     with_adapters = run("profile", "--recipe", "k400", "--set", "finetune.lora.rank=8")
     for text, cells in ((shown, 2), (with_adapters, 1)):
         (line,) = [line for line in text.splitlines() if "GFLOPs forward and backward" in line]
@@ -225,7 +224,7 @@ def test_adapters_are_counted_with_the_matrices_that_float32_keeps(value_bytes: 
 
 def test_profile_shows_the_trained_parameters_of_partial_training():
     options = ["profile", "--backbone", "vit-tiny", "--set", "finetune.lora.rank=4"]
-    stages = json.loads(run(*options, "--json"))["stages"]
+    stages = json_of(*options)["stages"]
     assert stages["pretrain"]["trained_parameters"] == stages["pretrain"]["parameters"]
     assert stages["finetune"]["trained_parameters"] < stages["finetune"]["parameters"] / 20
     assert "trained_parameters" not in stages["eval"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY, tiny
+from tiny_models import TINY, save_model, tiny
 
 import everest
 from everest.checkpoints.load import open_model
@@ -22,7 +22,6 @@ from everest.methods.masks import RandomSpaceTime
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import LearnedPositions, interpolated, separable_positions, sinusoid_positions
 from everest.models.spec import ModelSpec
-from everest.system.weights import Weights
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
 TABLE_15 = {1: (94.2, 86.3), 2: (102.5, 94.6), 3: (97.8, 89.9)}
@@ -158,11 +157,9 @@ def test_a_model_of_other_clips_has_interpolated_positions(tmp_path: Path):
     settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY, **options)
     chosen = {"selection": RandomSpaceTime(), "target": PixelTargetSettings()}
     spec = ModelSpec(kind="pretrain", frames=8, size=(32, 32), model=settings, **chosen)
-    tensors, header = model.state_dict(), {"classes": None, "recipe": "x", "step": 0}
-    stored = Weights(kind="pretrain", settings=spec.dump(), **header, tensors=tensors)
-    stored.save(tmp_path / "x.safetensors")
-    opened = open_model(tmp_path / "x.safetensors", frames=12, size=(48, 40)).transformer
-    expected = interpolated(tensors, grid, opened.encoder.grid)
+    file = save_model(tmp_path / "x.safetensors", spec, model)
+    opened = open_model(file, frames=12, size=(48, 40)).transformer
+    expected = interpolated(model.state_dict(), grid, opened.encoder.grid)
     assert opened.encoder.grid == TokenGrid(t=6, h=6, w=5)
     found = opened.state_dict()
     assert found.keys() == expected.keys()

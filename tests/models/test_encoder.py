@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import refused, run, weights
-from tiny_models import tiny
+from small_runs import json_of, onnx_session, refused, run, weights
+from tiny_models import randomized, save_model, tiny
 
 import everest
 from everest.config.recipe import load_recipe
@@ -22,7 +21,6 @@ from everest.models.encoder import VideoEncoder
 from everest.models.memory import training_bytes
 from everest.models.of_recipe import encoder_spec
 from everest.models.spec import ModelSpec
-from everest.system.weights import Weights
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 
@@ -36,15 +34,11 @@ def spec(recipe: Path) -> ModelSpec:
 @pytest.fixture(scope="module")
 def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = spec.build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    header = {"settings": spec.dump(), "classes": None, "recipe": "here", "step": 0}
-    clip = {"stride": 2, "sampling": "dense"}
-    Weights(kind="encoder", **header, tensors=model.state_dict(), clip=clip).save(file)
-    return file
+    file, clip = (
+        tmp_path_factory.mktemp("encoder") / "encoder.safetensors",
+        {"stride": 2, "sampling": "dense"},
+    )
+    return save_model(file, spec, randomized(spec.build(), 0.05), clip=clip)
 
 
 def test_it_computes_what_an_autoencoder_with_its_weights_computes():
@@ -88,7 +82,7 @@ def test_weights_are_loaded_as_they_were_saved(checkpoint: Path, spec: ModelSpec
     assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))
     saved = load_file(checkpoint)
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
-    shown = json.loads(run("convert", checkpoint, "--inspect", "--json"))
+    shown = json_of("convert", checkpoint, "--inspect")
     assert (shown["kind"], shown["frames"], shown["num_classes"]) == ("encoder", 4, None)
     assert ModelSpec.from_settings(spec.dump(), source=checkpoint) == spec
 
@@ -100,12 +94,12 @@ def test_commands_use_it(checkpoint: Path, recipe: Path, clip_files: Path, tmp_p
     model, file = everest.load_model(checkpoint), clip_files / "clip2.mp4"
     expected = everest.extract(model, clip_files, clips=1, crops=1).features
     torch.testing.assert_close(features, expected, atol=1e-6, rtol=0)
-    probed = json.loads(run("probe", "-c", checkpoint, "-r", recipe, "--probes", "knn", "--json", "-q"))
+    probed = json_of("probe", "-c", checkpoint, "-r", recipe, "--probes", "knn", "-q")
     assert probed["test"] == 4
-    options = ["-c", checkpoint, "-o", tmp_path, "--json"]
-    (shown,) = json.loads(run("visualize-mask", file, *options))
+    options = ["-c", checkpoint, "-o", tmp_path]
+    (shown,) = json_of("visualize-mask", file, *options)
     assert (len(shown["kept"]), shown["embedding"]) == (32, "checkpoint")
-    (shown,) = json.loads(run("visualize-mask", file, *options, "--keep", "0.5", "--overwrite"))
+    (shown,) = json_of("visualize-mask", file, *options, "--keep", "0.5", "--overwrite")
     assert len(shown["kept"]) == 16
 
 
@@ -146,10 +140,9 @@ def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: 
 
 @pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
-    onnxruntime = pytest.importorskip("onnxruntime")
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", "-q", *share)
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "m.onnx")
     model, clips = everest.load_model(checkpoint), torch.randn(3, 3, 4, 32, 32)
     features, kept = session.run(["features", "kept"], {"frames": clips.numpy()})
     with torch.no_grad():

@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from saved import saved_bytes_per_clip
-from test_rotary import plain
+from test_rotary import assert_plain, saved_and_estimated
 from timm.layers.activations import GELUTanh, QuickGELU
 from timm.layers.mlp import Mlp
-from tiny_models import TINY, grouped, tiny
-from torch import Tensor, nn
+from tiny_models import PARTS, TINY, grouped, randomized, tiny
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
@@ -22,7 +21,6 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import Block
 from everest.models.cost import NORM_OPERATIONS, count_macs, stacks_of
 from everest.models.lora import LowRank, add_adapters, merged
-from everest.models.memory import training_bytes
 from everest.models.partial import choose_trained
 from everest.models.recomputed import RecomputedSwiglu
 from everest.models.rotary import RotaryPositions, place_angles
@@ -33,17 +31,6 @@ ACTIVATIONS = {"exact": nn.GELU, "tanh": GELUTanh, "quick": QuickGELU}
 MLPS: list[tuple[MlpKind, Gelu]] = [
     *(("plain", "tanh"), ("plain", "quick"), ("swiglu", "exact"), ("normed-swiglu", "exact")),
 ]
-PARTS = {
-    **{"positions": "learned-separable", "rotary": "pe:3", "norm_before": True, "mlp": "normed-swiglu"},
-    **{"registers": 2, "class_token": True},
-}
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
 
 
 @pytest.mark.parametrize(("mlp", "gelu"), MLPS)
@@ -54,15 +41,7 @@ def test_a_block_is_the_plain_formulation(mlp: MlpKind, gelu: Gelu, last: int | 
     assert isinstance(block, Block)
     if isinstance(block.mlp, Mlp):
         block.mlp.act = ACTIVATIONS[gelu]()  # the block computes the activation itself
-    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
-    rotation = RotaryPositions(GRID, 16, "dinov3").double()(torch.randint(16, (2, 9)))
-    found, expected = block(x, last=last, rotation=rotation), plain(block, x, *rotation)
-    expected = expected if last is None else expected[:, -last:]
-    torch.testing.assert_close(found, expected)
-    inputs, weight = [x, *block.parameters()], torch.randn_like(expected)
-    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
-    for own, reference in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, reference)
+    assert_plain(block, RotaryPositions(GRID, 16, "dinov3").double()(torch.randint(16, (2, 9))), last)
 
 
 def test_swiglu_that_is_computed_again_has_its_gradient():
@@ -86,20 +65,6 @@ def test_angles_of_places():
     assert place_angles(GRID, 8, "dinov3")[7].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
-def test_checkpointing_changes_no_gradient(kind: str):
-    options = {"num_classes": 3} if kind == "classifier" else {}
-    clips, noise, found = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64), []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = tiny(kind, **PARTS, **options).train()
-        model.encoder.checkpointing = checkpointing
-        out = model(clips, noise=noise)
-        loss = out.loss if kind == "pretrain" else out.square().sum()
-        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
 @pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
 def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
     torch.manual_seed(0)
@@ -109,16 +74,6 @@ def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str
     found = [torch.autograd.grad(run(clips).square().sum(), parameters) for run in (compiled, model)]
     for own, expected in zip(*found, strict=True):
         torch.testing.assert_close(own, expected)
-
-
-def test_autocast_keeps_the_sum_of_blocks_in_float32():
-    model, seen = tiny("pretrain", **PARTS), []
-    model.encoder.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(torch.randn(2, 3, 8, 32, 32)).loss
-    loss.backward()
-    assert seen == [torch.float32]
-    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
 
 
 @pytest.mark.parametrize("mlp", ["plain", "swiglu", "normed-swiglu"])
@@ -140,23 +95,11 @@ def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dtype):
-    changed, estimated = [], []
-    for changes in ([], ["rotary=dinov3"], ["norm_before=true"], ["mlp=swiglu"], ["mlp=normed-swiglu"]):
-        small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=64", "finetune.drop_path=0"]
-        own = [f"model.{change}" for change in changes]
-        spec = stage_spec(load_recipe("k400", overrides=[*small, *own]), stage)
-        model, noise = spec.build().train(), torch.rand(2, spec.grid.num_tokens)
-
-        def run(x: Tensor, model=model, noise=noise) -> Tensor:
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                out = model(x, noise=noise[: len(x)])
-            return out.loss if stage == "pretrain" else out.float().square().sum()
-
-        changed.append(saved_bytes_per_clip(model, run, torch.rand(2, 3, 16, 64, 64)))
-        estimated.append(training_bytes(spec, dtype.itemsize))
-    for found, expected in zip(changed[1:], estimated[1:], strict=True):
-        assert found - changed[0] == pytest.approx(expected - estimated[0], rel=0.02)
-        assert found > changed[0]
+    saved, estimated = saved_and_estimated(stage, dtype)
+    for change in ("rotary=dinov3", "norm_before=true", "mlp=swiglu", "mlp=normed-swiglu"):
+        found, expected = saved_and_estimated(stage, dtype, f"model.{change}")
+        assert found - saved == pytest.approx(expected - estimated, rel=0.02)
+        assert found > saved
 
 
 def test_adapters_learn_and_are_merged():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny
+from tiny_models import save_model, tiny
 from torch import Tensor
 
 import everest
@@ -21,7 +21,6 @@ from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
-from everest.system.weights import Weights
 
 KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
 
@@ -86,13 +85,11 @@ def test_what_needs_the_frames_is_refused(setting: str, message: str):
 
 def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     spec = pretrain_spec(load_recipe("demo"), tokenizer=None)
-    header = {"settings": spec.dump(), "classes": None, "recipe": "demo", "step": 0}
-    weights = Weights(kind="pretrain", **header, tensors=spec.build().state_dict())
+    file = save_model(tmp_path / "model.safetensors", spec)
     recipe = load_recipe("demo", overrides=["model.input=differences"])
     changed = classifier_spec(recipe, (Head(outputs=3),))
     classifier = changed.build()
     assert isinstance(classifier, VideoClassifier)
-    weights.save(file := tmp_path / "model.safetensors")
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
     with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
         start_classifier(classifier, changed, start, classes=None, notify=print)

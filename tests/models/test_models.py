@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY, tiny
+from tiny_models import PARTS, TINY, assert_all_learn, tiny
 
 import everest
 from everest.config.settings import ModelSettings
@@ -97,15 +97,23 @@ def test_keep_of_a_call_overrides_the_trained_share():
     torch.testing.assert_close(classifier(x, keep=1.0), everything.eval()(x))
 
 
-def test_checkpointing_changes_neither_loss_nor_gradients():
-    x, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
-    plain = AUTOENCODER.build().train()
-    saving = replace(AUTOENCODER, checkpointing=True).build().train()
-    saving.load_state_dict(plain.state_dict())
-    for model in (plain, saving):
-        model(x, noise=noise).loss.backward()
-    for saved, expected in zip(saving.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(saved.grad, expected.grad)
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "rotary"}, {"positions": "rotary", "class_token": True}, PARTS]
+)
+def test_checkpointing_changes_neither_loss_nor_gradients(kind: str, options: dict[str, object]):
+    x, noise, found = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64), []
+    model = tiny(kind, num_classes=3, **options).train()
+    for checkpointing in (False, True):
+        for stack in (model.encoder, model.decoder) if kind == "pretrain" else (model.encoder,):
+            stack.checkpointing = checkpointing
+        out = model(x, noise=noise)
+        loss = out.loss if kind == "pretrain" else out.square().sum()
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    saving = replace(AUTOENCODER, checkpointing=True).build()
+    assert saving.encoder.checkpointing
+    assert saving.decoder.checkpointing
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
@@ -115,10 +123,7 @@ def test_learned_positions_and_a_class_token_are_trained(kind: str, positions: s
     x = torch.randn(2, 3, 8, 32, 32)
     out = model(x)
     (out.loss if kind == "pretrain" else out.square().sum()).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
+    assert_all_learn(model)
     parameters = dict(model.named_parameters())
     assert parameters["encoder.class_token"].shape == (1, 1, 24)
     assert ("encoder.position.class_token" in parameters) is (positions == "learned-separable")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import called, refused, run, same_run, small_recipe, weights
-from tiny_models import grouped, tiny
+from small_runs import STILL, called, json_of, killed_copy, refused, run, same_run, small_recipe, weights
+from tiny_models import assert_all_learn, grouped, tiny
 
 import everest
 from everest.config.heads import named_heads
@@ -19,6 +18,8 @@ from everest.config.recipe import load_recipe
 from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
 from everest.profiling.profile import cost_of
+from everest.system.run_folder import RunFolder
+from everest.system.weights_header import read_header, read_metadata
 
 ATTENTION = {"pooling": "class-attention"}
 
@@ -77,10 +78,7 @@ def test_the_order_of_the_kept_tokens_does_not_matter():
 def test_every_parameter_learns_from_any_number_of_tokens(keep: float | None):
     model = tiny("classifier", num_classes=3, selection=TubeDropout(keep_ratio=0.75), **ATTENTION)
     model(torch.randn(2, 3, 8, 32, 32), keep=keep).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), name
+    assert_all_learn(model)
 
 
 def test_it_learns_at_the_rate_of_the_head_and_its_token_does_not_decay():
@@ -103,30 +101,25 @@ def test_other_poolings_and_pretraining_have_no_weights(pretrained: Path):
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
-def test_it_works_with_tubes_heads_and_a_pretrained_encoder(recipe: Path, pretrained: Path, trained: Path):
+def test_it_works_with_tubes_heads_and_a_pretrained_encoder(trained: Path):
     model = everest.load_model(trained / "model.safetensors")
     assert (model.pooling, model.heads) == ("class-attention", named_heads({"verb": 2, "noun": 3}))
-    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert {"val_verb_top1", "val_noun_top1"} <= set(rows[-1])
+    assert {"val_verb_top1", "val_noun_top1"} <= set(RunFolder(trained).rows()[-1])
     assert weights(trained)["pool.class_token"].any()
-    with safe_open(trained / "model.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["settings"])["model"]["pooling"] == "class-attention"
+    settings = read_header(trained / "model.safetensors").settings
+    assert settings["model"]["pooling"] == "class-attention"
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(
     recipe: Path, pretrained: Path, trained: Path, tmp_path: Path
 ):
-    command = ["finetune", "--recipe", recipe, "--init", pretrained, "-q", "--set", "train.save_every=2"]
-    run(*command, "-o", tmp_path / "run")
-    newest = max((tmp_path / "run" / "state").iterdir())
-    newest.unlink()
-    run(*command, "-o", tmp_path / "run")
-    assert same_run(tmp_path / "run", trained)
+    killed = killed_copy(trained, tmp_path / "run")
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", killed, "-q")
+    assert same_run(killed, trained)
 
 
 def test_another_run_loads_its_layer_only_with_the_same_pooling(recipe: Path, trained: Path, tmp_path: Path):
-    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "-q"]
-    command = ["finetune", "--recipe", recipe, "--init", trained, *still]
+    command = ["finetune", "--recipe", recipe, "--init", trained, *STILL, "-q"]
     called(*command, "-o", tmp_path / "same")
     said = called(*command, "-o", tmp_path / "mean", "--set", "model.pooling=mean").stderr
     assert "the checkpoint has class-attention pooling, the recipe mean: pooling and head start fresh" in said
@@ -146,20 +139,18 @@ def test_it_is_trained_with_a_frozen_encoder(recipe: Path, pretrained: Path, tmp
 
 
 def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Path):
-    result = json.loads(run("eval", "-c", trained, "--json", "-q"))
-    assert set(result["heads"]) == {"verb", "noun"}
-    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
+    assert set(json_of("eval -q", "-c", trained)["heads"]) == {"verb", "noun"}
+    (row,) = json_of("predict -q", clip_files / "clip0.mp4", "-c", trained)
     assert set(row["heads"]) == {"verb", "noun"}
     run("extract", clip_files / "clip0.mp4", "-c", trained, "-o", tmp_path / "seen.safetensors", "-q")
     assert load_file(tmp_path / "seen.safetensors")["features"].shape == (1, 24)
-    probed = json.loads(run("probe", "-c", trained, "--probes", "knn,linear", "--json", "-q"))
+    probed = json_of("probe -q", "-c", trained, "--probes", "knn,linear")
     assert set(probed["heads"]) == {"verb", "noun"}
 
 
 def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(classifier_run: Path, tmp_path: Path):
     old = tmp_path / "old.safetensors"
-    with safe_open(classifier_run / "model.safetensors", "pt") as file:
-        header = file.metadata()
+    header = read_metadata(classifier_run / "model.safetensors")
     settings = json.loads(header["settings"])
     del settings["model"]["pooling"]
     save_file(weights(classifier_run), old, {**header, "settings": json.dumps(settings)})

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from saved import saved_bytes_per_clip
-from tiny_models import TINY, tiny
+from tiny_models import PARTS, TINY, randomized, tiny
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
@@ -61,23 +61,25 @@ def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
+def assert_plain(block: Block, rotation: tuple[Tensor, Tensor], last: int | None) -> None:
+    """The outputs and gradients of a block, 32 wide, are those of the plain formulation."""
+    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
+    found, expected = block(x, last=last, rotation=rotation), plain(block, x, *rotation)
+    expected = expected if last is None else expected[:, -last:]
+    torch.testing.assert_close(found, expected)
+    inputs, weight = [x, *block.parameters()], torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, reference)
+
+
 @pytest.mark.parametrize("last", [None, 1, 5])
 def test_a_block_is_the_plain_formulation(last: int | None):
     torch.manual_seed(0)
     block = Block(32, 2, mlp_width=40, rotary=True).double()
     for bias in (block.attn.q_bias, block.attn.k_bias, block.attn.v_bias):
         torch.nn.init.normal_(bias)
-    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
-    rotation = RotaryPositions(GRID, 16).double()(torch.randint(24, (2, 9)))
-    found = block(x, last=last, rotation=rotation)
-    expected = plain(block, x, *rotation)
-    expected = expected if last is None else expected[:, -last:]
-    torch.testing.assert_close(found, expected)
-    inputs = [x, *block.parameters()]
-    weight = torch.randn_like(expected)
-    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
-    for own, reference in zip(*gradients, strict=True):
-        torch.testing.assert_close(own, reference)
+    assert_plain(block, RotaryPositions(GRID, 16).double()(torch.randint(24, (2, 9))), last)
     assert dict(block.named_parameters())["attn.k_bias"].requires_grad
 
 
@@ -88,35 +90,17 @@ def test_a_token_alone_does_not_show_its_place_and_two_show_their_distance(kind:
     model = tiny(kind, positions="rotary", mlp_width=40, **options).eval()
     clip = torch.randn(1, 3, 2, 8, 8).repeat(1, 1, 4, 4, 4)  # all tokens but the first are equal
     clip[:, :, :2, :8, :8] = torch.randn(1, 3, 2, 8, 8)
+    randomized(model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
         alone = [model.encode(clip, torch.tensor([[token]])) for token in (1, 63)]
         assert torch.equal(*alone)
         near, *farther = (model.encode(clip, torch.tensor([[0, token]])) for token in (1, 4, 16))
         assert all((near - tokens).abs().max() > 1e-3 for tokens in farther)
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
-@pytest.mark.parametrize("class_token", [False, True])
-def test_checkpointing_changes_no_gradient(kind: str, class_token: bool):
-    options = {"num_classes": 3} if kind == "classifier" else {}
-    clips, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
-    found = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = tiny(kind, positions="rotary", class_token=class_token, **options).train()
-        model.encoder.checkpointing = checkpointing
-        if kind == "pretrain":
-            model.decoder.checkpointing = checkpointing
-        out = model(clips, noise=noise)
-        loss = out.loss if kind == "pretrain" else out.square().sum()
-        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-def test_autocast_keeps_the_sum_of_blocks_in_float32():
-    model = tiny("pretrain", positions="rotary")
+@pytest.mark.parametrize("options", [{"positions": "rotary"}, PARTS], ids=["rotary", "parts of image models"])
+def test_autocast_keeps_the_sum_of_blocks_in_float32(options: dict[str, object]):
+    model = tiny("pretrain", **options)
     clips, seen = torch.randn(2, 3, 8, 32, 32), []
     for stack in (model.encoder, model.decoder):
         stack.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
@@ -125,27 +109,33 @@ def test_autocast_keeps_the_sum_of_blocks_in_float32():
     loss.backward()
     assert seen == [torch.float32, torch.float32]
     assert model.encoder.blocks[0].attn.k_bias.grad.any()
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+
+
+def saved_and_estimated(stage: str, dtype: torch.dtype, *changes: str) -> tuple[float, int]:
+    """The bytes of a clip that a step of a changed model saves, and their estimate."""
+    small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=64", "finetune.drop_path=0"]
+    spec = stage_spec(load_recipe("k400", overrides=[*small, *changes]), stage)
+    model, noise = spec.build().train(), torch.rand(2, spec.grid.num_tokens)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            out = model(x, noise=noise[: len(x)])
+        return out.loss if stage == "pretrain" else out.float().square().sum()
+
+    saved = saved_bytes_per_clip(model, run, torch.rand(2, 3, 16, 64, 64))
+    return saved, training_bytes(spec, dtype.itemsize)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dtype):
     """By a cosine and a sine for each channel of a head, and with the MLP."""
-    changed, estimated = [], []
-    for changes in ([], ["model.positions=rotary"], ["model.mlp_width=100"]):
-        small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=64", "finetune.drop_path=0"]
-        spec = stage_spec(load_recipe("k400", overrides=[*small, *changes]), stage)
-        model, noise = spec.build().train(), torch.rand(2, spec.grid.num_tokens)
-
-        def run(x: Tensor, model=model, noise=noise) -> Tensor:
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                out = model(x, noise=noise[: len(x)])
-            return out.loss if stage == "pretrain" else out.float().square().sum()
-
-        changed.append(saved_bytes_per_clip(model, run, torch.rand(2, 3, 16, 64, 64)))
-        estimated.append(training_bytes(spec, dtype.itemsize))
-    assert changed[1] - changed[0] == estimated[1] - estimated[0] > 0
-    assert changed[2] - changed[0] == estimated[2] - estimated[0] < 0
+    saved, estimated = saved_and_estimated(stage, dtype)
+    found, expected = saved_and_estimated(stage, dtype, "model.positions=rotary")
+    assert found - saved == expected - estimated > 0
+    found, expected = saved_and_estimated(stage, dtype, "model.mlp_width=100")
+    assert found - saved == expected - estimated < 0
 
 
 def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
+
+from everest.errors import CheckpointError
 
 OFFICIAL_KEYS = Path(__file__).parents[1] / "golden" / "official_keys.json"
 RELEASED: dict[str, dict] = json.loads(OFFICIAL_KEYS.read_text())
@@ -34,6 +38,19 @@ def shapes(name: str, *, depth: int | None = None) -> dict[str, tuple[int, ...]]
         blocks = min(told["depths"][stack], depth or 1000) if starred else 1
         found |= {key.replace("*", str(i)): tuple(shape) for i in range(blocks)}
     return found
+
+
+LINE = 600  # letters of a message, with the path of a temporary folder
+
+
+def problem_of(read: Callable[..., object], *given: object, **options: object) -> str:
+    """The message of the CheckpointError that a function raises: a short line."""
+    with pytest.raises(CheckpointError) as error:
+        read(*given, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < LINE
+    return message
 
 
 def on_meta(name: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from timm.layers.norm import LayerNorm
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from tiny_models import randomized
 from torch import Tensor
 
 from everest.foreign.timm_parts import ImageModel
@@ -39,9 +40,7 @@ def image_model(*, kind: type[ImageModel] = VisionTransformer, **options: Any) -
     torch.manual_seed(0)
     values = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
     model = kind(**values | options).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    randomized(model)
     return model
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from small_runs import called, logged, same_run
+
 from everest.system.run_folder import RunFolder
 
 
@@ -46,7 +48,19 @@ def stop_after(
     return process.wait(timeout=60)
 
 
+def assert_resumes_after_a_kill(recipe: Path, command: list[str], folder: Path, *, rows: int) -> None:
+    """`folder/parts`, killed after some rows and resumed, equals the undisturbed `folder/whole`."""
+    whole, parts = folder / "whole", folder / "parts"
+    called(*command, "--recipe", recipe, "-o", whole)
+    assert stop_after(recipe, command, parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
+    assert len(logged(parts)) < len(logged(whole))
+    called(*command, "--recipe", recipe, "-o", parts)
+    assert same_run(parts, whole)
+
+
 TWO = ["--gpus", "cpu", "--processes", "2"]
+# Fine-tuning without draws of a pass: any number of processes and passes trains the same.
+UNMIXED = ("finetune.mixup=0", "finetune.cutmix=0", "finetune.erasing=0", "finetune.drop_path=0")
 
 
 def everest(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -62,8 +76,17 @@ def start(*arguments: object, group: bool = True) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=group)
 
 
-def wait_until_nobody_runs(folder: Path) -> None:
+def killed_run_of_two(command: list[object], folder: Path, *, rows: int) -> tuple[Path, Path]:
+    """Train in two processes twice: undisturbed, and killed after some rows and resumed; the run folders."""
+    whole, parts = folder / "whole", folder / "parts"
+    everest(*command, *TWO, "-o", whole)
+    process = start(*command, *TWO, "-o", parts)
+    wait_for_rows(parts, rows, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the watching process; the two notice that it is gone
+    process.wait(timeout=60)
     deadline = time.monotonic() + 60
-    while (folder / "running.json").exists():
+    while (parts / "running.json").exists():
         assert time.monotonic() < deadline, "a process outlived the one that watched it"
         time.sleep(0.05)
+    everest(*command, *TWO, "-o", parts)
+    return whole, parts

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -41,6 +43,17 @@ def refused(*words: object, code: int) -> str:
     return result.stderr
 
 
+def sets(*settings: str) -> list[str]:
+    """The options that set values of a recipe: "key=value"."""
+    return [f"--set={setting}" for setting in settings]
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX file, opened by onnxruntime on the CPU."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
 def small_recipe(folder: Path, root: Path, changes: dict[str, str] | None = None, text: str = "") -> Path:
     """A recipe whose data is in `root`, as the videos of `clip_files`, with parts of its text replaced."""
     text = text or RECIPE
@@ -58,6 +71,16 @@ def small_run(folder: Path, clip_files: Path, command: str) -> Path:
     return folder / command
 
 
+def killed_copy(folder: Path, copy: Path) -> Path:
+    """A copy of a finished run as a kill in its last step leaves it: without its last state and weights."""
+    shutil.copytree(folder, copy)
+    max((copy / "state").glob("step-*.safetensors")).unlink()
+    (copy / "model.safetensors").unlink()
+    return copy
+
+
+# Settings with which fine-tuning moves weights by no more than 1e-6.
+STILL = sets("finetune.base_lr=1e-9", "finetune.min_lr=0")
 RECIPE = """
 summary: small enough for a test
 data: {classes: null, num_classes: 2, frames: 4, size: 32, flip: true, val: train.csv, test: train.csv}
@@ -79,6 +102,11 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def metrics(folder: Path) -> list[dict]:
     """The metrics of a run without times and memory."""
     return [{key: row[key] for key in SAME if key in row} for row in RunFolder(folder).rows()]
+
+
+def logged(folder: Path, name: str = "loss") -> list[Any]:
+    """The values of a name in the metrics of a run, in the order of its rows."""
+    return [row[name] for row in RunFolder(folder).rows() if name in row]
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

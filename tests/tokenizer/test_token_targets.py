@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import save_model
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -17,7 +18,7 @@ from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.spec import ModelSpec
-from everest.system.weights import Weights, state_hash
+from everest.system.weights import state_hash
 from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec
@@ -46,10 +47,7 @@ def tokenizer() -> AdaptiveTokenizer:
 def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     """A recipe whose tokenizer is in a file."""
     made = load_recipe("lvmae-demo", overrides=SHORT)
-    settings = tokenizer_spec(made).dump()
-    path = tmp_path / "tokenizer.safetensors"
-    header = {"settings": settings, "classes": None, "recipe": "r", "step": 1}
-    Weights(kind="tokenizer", **header, tensors=tokenizer.state_dict()).save(path)
+    path = save_model(tmp_path / "tokenizer.safetensors", tokenizer_spec(made), tokenizer)
     assert made.tokenizer is not None
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
@@ -181,9 +179,6 @@ def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
         spec_of(wide)
-    file = Path(recipe.tokenizer.checkpoint or "")
-    model = autoencoder(recipe)
-    header = {"settings": spec_of(recipe).dump(), "classes": None, "recipe": "r", "step": 1}
-    Weights(kind="pretrain", **header, tensors=model.state_dict()).save(file)
+    save_model(Path(recipe.tokenizer.checkpoint or ""), spec_of(recipe), autoencoder(recipe))
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
         spec_of(recipe)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -13,21 +12,20 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
+from processes import TWO, everest, killed_run_of_two, stop_after
 from safetensors.torch import load_file, save_file
-from small_runs import called, equal, weights
+from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
 from everest.profiling.dry_run import try_one_pass
-from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
-from everest.train.saved_state import SavedState, newest_state
-from everest.train.tokenizer_loss import BETAS, first_step
+from everest.train.network import part_of
+from everest.train.tokenizer_loss import BETAS, Adversary, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -56,6 +54,13 @@ def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+def with_adversary(recipe: Path, folder: Path, *overrides: str) -> tuple[TokenizerStage, Adversary]:
+    """The stage of a tokenizer with a discriminator."""
+    stage = set_up(recipe, folder, "tokenizer.loss.gan=0.1", *overrides)
+    assert stage.objective.adversary is not None
+    return stage, stage.objective.adversary
+
+
 def step_rows(folder: Path) -> list[dict]:
     return [row for row in RunFolder(folder).rows() if "loss" in row]
 
@@ -69,11 +74,6 @@ def figures(folder: Path) -> list[dict]:
 def newest(folder: Path) -> dict[str, Tensor]:
     """All tensors of the newest state."""
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
-
-
-def part(state: SavedState, name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): state.tensors[key] for key in state.tensors if key.startswith(prefix)}
 
 
 # --- what is logged and saved -------------------------------------------------------------------------------
@@ -106,29 +106,26 @@ def test_until_the_discriminator_starts_the_run_equals_one_without_it(
 def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     recipe: Path, trained: Path, tmp_path: Path
 ):
-    state = newest_state(trained / "state", notify=silent)
-    assert state is not None
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
-    assert stage.objective.adversary is not None
-    fresh = stage.objective.adversary.discriminator.state_dict()
-    saved = part(state, "adversary")
+    state = newest(trained)
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
+    fresh = adversary.discriminator.state_dict()
+    saved = part_of(state, "adversary")
     assert saved.keys() == fresh.keys()
     assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
-    optimizer = part(state, "adversary_optimizer")
+    optimizer = part_of(state, "adversary_optimizer")
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - FIRST}
     names = stage.training.state.trained_model.state_dict().keys()
-    assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
+    saved, average = part_of(state, "model"), part_of(state, "ema")
+    assert average.keys() == saved.keys() == weights(trained).keys() == names
 
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
     recipe: Path, tmp_path: Path
 ):
     own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", *own)
-    adversary = stage.objective.adversary
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run", *own)
     stage.training.updater.set_lr(0.25)
     assert [group["lr"] for group in adversary.network.optimizer.param_groups] == pytest.approx([0.025])
     assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
@@ -138,16 +135,15 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     run = tmp_path / "run"
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
-    stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
+    stage, _ = with_adversary(recipe, run)
     loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
 
 def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
-    adversary, spec = stage.objective.adversary, tokenizer_spec(load_recipe(recipe))
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
+    spec = tokenizer_spec(load_recipe(recipe))
     rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
     losses = []  # their graphs live at the same time
 
@@ -193,11 +189,10 @@ def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
 def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
     gradients = []
     for clips in (2, 4):
-        overrides = ["tokenizer.loss.gan=0.1", f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
-        stage = set_up(recipe, tmp_path / "run", *overrides)
+        overrides = [f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
+        stage, adversary = with_adversary(recipe, tmp_path / "run", *overrides)
         passes_of(stage)
-        assert stage.objective.adversary is not None
-        gradients.append([p.grad for p in stage.objective.adversary.discriminator.parameters()])
+        gradients.append([p.grad for p in adversary.discriminator.parameters()])
     assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
 
 
@@ -205,39 +200,24 @@ def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
 def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Path):
     """Of one step: Adam's first moments are the gradients there, for the first beta is 0."""
     step = ["tokenizer.epochs=1", "tokenizer.full_batches=1.0"]
-    options = [*GAN, *(f"--set={override}" for override in step)]
+    options = [*GAN, *sets(*step)]
     train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
     everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
-    one, two = (moments(tmp_path / name) for name in ("one", "two"))
+    one, two = (part_of(newest(tmp_path / name), "adversary_optimizer") for name in ("one", "two"))
     assert one.keys() == two.keys()
-    for name, gradient in one.items():
-        assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    for name in (name for name in one if name.endswith("/exp_avg")):
+        assert (two[name] - one[name]).norm() <= 1e-4 * one[name].norm(), name
     rows = [step_rows(tmp_path / name)[0] for name in ("one", "two")]
     for name in ("loss", "reconstruction", "generator", "discriminator", "r1", "discriminator_grad_norm"):
         assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4)
 
 
-def moments(folder: Path) -> dict[str, Tensor]:
-    """The first moments of the discriminator's Adam in the newest state."""
-    state = newest_state(folder / "state", notify=silent)
-    assert state is not None
-    optimizer = part(state, "adversary_optimizer")
-    return {name: value for name, value in optimizer.items() if name.endswith("/exp_avg")}
-
-
 @pytest.mark.slow
 def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
-    everest(*options, "-o", tmp_path / "whole")
-    parts = tmp_path / "parts"
-    process = start(*options, "-o", parts)
-    wait_for_rows(parts, 3 * FIRST, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    wait_until_nobody_runs(parts)
-    everest(*options, "-o", parts)
-    assert figures(parts) == figures(tmp_path / "whole")
-    assert equal(newest(parts), newest(tmp_path / "whole"))
+    command = ["train-tokenizer", "--recipe", recipe, *LONG, "--set", "train.micro_batch=1"]
+    whole, parts = killed_run_of_two(command, tmp_path, rows=3 * FIRST)
+    assert figures(parts) == figures(whole)
+    assert equal(newest(parts), newest(whole))
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):
@@ -251,17 +231,13 @@ def test_bf16_trains_both(recipe: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("broken", ["discriminator", "tokenizer"])
 def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_path: Path, broken: str):
-    overrides = ["tokenizer.loss.gan=0.1", "train.nonfinite=skip"]
-    stage = set_up(recipe, tmp_path / "run", *overrides)
-    training, adversary = stage.training, stage.objective.adversary
-    assert adversary is not None
+    stage, adversary = with_adversary(recipe, tmp_path / "run", "train.nonfinite=skip")
+    training = stage.training
     (tmp_path / "run").mkdir()
     modules = {"discriminator": adversary.discriminator, "tokenizer": training.model}
     next(modules[broken].parameters()).register_hook(lambda gradient: gradient * math.nan)
-    training.steps_done = 1  # the first step has learning rate 0
     before = {name: [p.clone() for p in module.parameters()] for name, module in modules.items()}
-    passes_of(stage)
-    stage.training.update()
+    whole_step(stage)
     for name, module in modules.items():
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
         assert all(p.grad is None for p in module.parameters())
@@ -296,10 +272,9 @@ def trial(stage: TokenizerStage) -> None:
 def test_a_step_and_a_trial_change_both(
     recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
 ):
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
+    stage, adversary = with_adversary(recipe, tmp_path / "run")
     (tmp_path / "run").mkdir()
-    assert stage.objective.adversary is not None
-    modules = (stage.objective.adversary.discriminator, stage.training.model.decoder)
+    modules = (adversary.discriminator, stage.training.model.decoder)
     before = [[p.clone() for p in module.parameters()] for module in modules]
     change(stage)
     for module, weights_before in zip(modules, before, strict=True):
@@ -314,7 +289,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
 ):
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
     for name in ("one", "two"):
-        train(recipe, tmp_path / name, *(f"--set={option}" for option in options))
+        train(recipe, tmp_path / name, *sets(*options))
     for row in step_rows(tmp_path / "one"):
         assert row["perceptual"] > 0
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["perceptual"], rel=1e-6)
@@ -325,12 +300,12 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
 
 
 def test_weights_of_another_network_and_clips_too_small_for_a_discriminator_are_refused(
-    recipe: Path, tmp_path: Path, small_network: Path
+    recipe: Path, tmp_path: Path
 ):
     other = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, other)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={other}"]
-    said = train(recipe, tmp_path / "run", *(f"--set={option}" for option in options), code=6)
+    said = train(recipe, tmp_path / "run", *sets(*options), code=6)
     assert "the weights do not fit the model" in said
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import stop_after
-from small_runs import equal, metrics, refused, run, same_run, weights
+from processes import TWO, assert_resumes_after_a_kill, everest
+from small_runs import equal, json_of, logged, refused, run, sets, weights
 from tokenizer_runs import recipe, set_up, train
 
-import everest
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
 from everest.data.loader import batches
@@ -40,7 +36,7 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_weights_a_report_and_a_picture(trained: Path):
-    model = everest.load_model(trained)
+    model = load_model(trained)
     assert isinstance(model, AdaptiveTokenizer)
     assert not model.training
     report = json.loads((trained / "report.json").read_text())
@@ -105,7 +101,7 @@ def test_the_scorer_learns_in_masked_steps_only(recipe: Path, tmp_path: Path):
 def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each weight of the scorer as training starts with it, and after one step."""
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
-    train(recipe, folder, *(f"--set={value}" for value in [*values, "tokenizer.ema=null"]))
+    train(recipe, folder, *sets(*values, "tokenizer.ema=null"))
     untrained = set_up(recipe, folder.with_suffix(".fresh")).validation.untrained
     after = load_model(folder).scorer
     return list(zip(untrained.parameters(), after.parameters(), strict=True))
@@ -126,26 +122,18 @@ def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    longer = ["--set", "tokenizer.epochs=16"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(recipe, whole, *longer)
-    assert stop_after(recipe, ["train-tokenizer", *longer], parts, signal.SIGKILL, rows=5) == -signal.SIGKILL
-    assert not (parts / "report.json").exists()
-    train(recipe, parts, *longer)
-    assert same_run(parts, whole)
-    assert (parts / "report.json").read_text() == (whole / "report.json").read_text()
+    assert_resumes_after_a_kill(recipe, ["train-tokenizer", *sets("tokenizer.epochs=16")], tmp_path, rows=5)
+    whole, parts = (tmp_path / name / "report.json" for name in ("whole", "parts"))
+    assert parts.read_text() == whole.read_text()
 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
     """With steps that use all tokens among the others: no process waits for gradients of the scorer."""
-    options = ["--recipe", str(recipe), "--gpus", "cpu", "--set", "tokenizer.epochs=8"]
-    for number in (1, 2):
-        output = ["-o", str(tmp_path / str(number)), "--processes", str(number)]
-        command = [sys.executable, "-m", "everest_cli", "train-tokenizer", *options, *output]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    one, two = ([row["loss"] for row in metrics(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
-    assert two == pytest.approx(one, rel=1e-2)
+    command = ["train-tokenizer", "--recipe", recipe, "--set", "tokenizer.epochs=8"]
+    run(*command, "-o", tmp_path / "one", "--gpus", "cpu")
+    everest(*command, "-o", tmp_path / "two", *TWO)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), rel=1e-2)
 
 
 @pytest.mark.parametrize("lost", ["report.json", "content of report.json", "model.safetensors", "state"])
@@ -228,7 +216,7 @@ def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, 
     assert "--strategy tube: a tokenizer's scores choose by learned-importance" in message
     assert list(tmp_path.iterdir()) == []
     for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
-        shown = json.loads(run(*command, *strategy, "--json"))
+        shown = json_of(*command, *strategy)
         assert [row["strategy"] for row in shown] == ["learned-importance"]
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import TWO, everest, stop_after
-from small_runs import called, equal, json_of, metrics, refused, run, same_run, small_recipe, weights
-from task_runs import COLUMNS, SETTINGS, task_run, write_list
+from processes import TWO, UNMIXED, assert_resumes_after_a_kill, everest
+from small_runs import called, equal, json_of, logged, refused, run, same_run, sets, weights
+from task_runs import task_run
 
 from everest.checkpoints.classifier_teacher import FrozenClassifier, open_classifier_teacher
 from everest.checkpoints.load import open_model
@@ -31,7 +30,7 @@ from everest.video.pixels import PixelStatistics
 
 
 def taught_by(teacher: object, *others: str) -> list[str]:
-    return [part for value in (f"finetune.teacher={teacher}", *others) for part in ("--set", value)]
+    return sets(f"finetune.teacher={teacher}", *others)
 
 
 def classifier_of(recipe: Path, heads: Heads, *overrides: str) -> VideoClassifier:
@@ -159,10 +158,8 @@ def student(recipe: Path, classifier_run: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_a_weight_of_0_is_the_run_without_a_teacher(recipe: Path, classifier_run: Path, tmp_path: Path):
-    run(
-        *("finetune --init none -q", "--recipe", recipe, "-o", tmp_path / "run"),
-        *taught_by(classifier_run, "finetune.teacher_weight=0"),
-    )
+    unused = taught_by(classifier_run, "finetune.teacher_weight=0")
+    run("finetune --init none -q", "--recipe", recipe, "-o", tmp_path / "run", *unused)
     assert same_run(tmp_path / "run", classifier_run)
     rows = [row for row in RunFolder(tmp_path / "run").rows() if "loss" in row]
     assert all(row["label_loss"] == row["loss"] and row["teacher_loss"] > 0 for row in rows)
@@ -197,7 +194,7 @@ def test_a_run_keeps_its_teacher(recipe: Path, classifier_run: Path, student: Pa
     run(*command, *taught_by(own, *smaller))  # the same weights at another place
     message = refused(*command, *taught_by(student, *smaller), code=2)
     assert "holds a run with another teacher than" in message
-    message = refused(*command, "--set", "finetune.teacher_weight=1", "--set", "model.depth=1", code=2)
+    message = refused(*command, *sets(*smaller), code=2)
     assert "holds a run with other settings: finetune.teacher" in message
     message = refused(*command, *taught_by(folder, *smaller), "--overwrite", code=2)
     assert "--overwrite would remove" in message
@@ -240,21 +237,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
     init = autoencoder_run if lora else "none"
     options = taught_by(classifier_run, "finetune.epochs=40", f"finetune.lora.rank={2 * lora}")
     command = ["finetune", "--init", str(init), *options, "--gpus", "cpu"]
-    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
-    assert len([row for row in RunFolder(tmp_path / "killed").rows() if "loss" in row]) < 40
-    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
-    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
-    assert same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
 
 
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, classifier_run: Path, tmp_path: Path):
-    unmixed = ("finetune.mixup=0", "finetune.cutmix=0", "finetune.drop_path=0", "finetune.erasing=0")
-    options = ["--init", "none", "--recipe", recipe, *taught_by(classifier_run, *unmixed)]
+    options = ["--init", "none", "--recipe", recipe, *taught_by(classifier_run, *UNMIXED)]
     run("finetune", *options, "-o", tmp_path / "one", "--gpus", "cpu")
     everest("finetune", *options, "-o", tmp_path / "two", *TWO)
-    one, two = ([row["loss"] for row in metrics(tmp_path / name) if "loss" in row] for name in ("one", "two"))
-    assert two == pytest.approx(one, abs=1e-5)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
 @pytest.mark.slow
@@ -271,10 +262,7 @@ def test_arms_of_a_sweep_may_differ_in_the_teacher(recipe: Path, classifier_run:
 @pytest.mark.parametrize("labels", ["tags", "scores", "mixed"])
 def test_other_labels_are_learned_from_a_teacher(labels: str, clip_files: Path, tmp_path: Path):
     teacher = task_run(tmp_path, clip_files, labels)
-    root = teacher.parent
-    write_list(root / "train.csv", clip_files, **COLUMNS[labels])
-    unmixed = {"mixup: 0.8": "mixup: 0.0", "cutmix: 1.0": "cutmix: 0.0"}
-    recipe = small_recipe(tmp_path, root, {"num_classes: 2": SETTINGS[labels], **unmixed})
+    recipe = teacher.parent / "tiny.yaml"
     run("finetune --init none -q", "--recipe", recipe, *taught_by(teacher), "-o", tmp_path / "student")
     rows = [row for row in RunFolder(tmp_path / "student").rows() if "loss" in row]
     assert all(

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE, called, contents, equal, weights
+from small_runs import RECIPE, called, contents, equal, sets, weights
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
@@ -73,7 +73,7 @@ def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_
 def test_the_last_measures_of_a_finished_run_without_states_stay_missing(
     command, tmp_path: Path, stage: list[str], measure: str
 ):
-    options = [*stage, *command[1:], "--set", "pretrain.probe.every=1", "--set", "finetune.patience=1"]
+    options = [*stage, *command[1:], *sets("pretrain.probe.every=1", "finetune.patience=1")]
     everest(options)
     run = tmp_path / "run"
     shutil.rmtree(run / "state")
@@ -100,14 +100,6 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     assert unfinished.read_bytes() == short
 
 
-def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, finished):
-    for state in states(finished):
-        state.write_bytes(b"")
-    before = contents(finished)
-    assert "all its states are damaged" in everest(command, code=6)
-    assert contents(finished) == before
-
-
 def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path, data: Path, tmp_path: Path):
     """In a notebook, the process lives on."""
     broken = [f"broken{number}.mp4" for number in range(4)]
@@ -131,7 +123,7 @@ def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command,
     (finished / "recipe.yaml").write_text(text)
     everest(command)
     changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")  # how it reads and saves
-    everest(command, *(part for setting in changed for part in ("--set", setting)))
+    everest(command, *sets(*changed))
     assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
     shown = everest(command, "--set", "train.seed=5", code=2)
     assert "train.seed (0, now 5); use --set to give the run's own values" in shown
@@ -164,7 +156,7 @@ def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(
     assert "or other labels" in everest(["finetune --init none -q", *options], code=2)
 
 
-def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_path: Path):
+def test_resume_of_a_folder_leaves_no_room_for_another(command, finished):
     shown = everest(command, "--resume", str(finished), code=2)  # command has an --output
     assert "leave out --output and --overwrite" in shown
 

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from processes import everest, stop_after
-from small_runs import called, run, same_run, weights
+from processes import wait_for_rows
+from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
 from everest.config.stage_settings import PretrainSettings
@@ -103,7 +103,7 @@ def test_a_run_that_mixes_clips_and_learns_nothing_warns_unless_classes_are_weig
     still = ["finetune.base_lr=1e-12", "finetune.min_lr=0", "finetune.mixup=0.8"]
     still += ["finetune.class_weights={0: 1.0, 1: 2.0}"] if weighted else []
     command = ["finetune", "--init", "none", "--recipe", recipe, "-o", tmp_path / "run"]
-    shown = called(*command, *(f"--set={setting}" for setting in still)).stderr
+    shown = called(*command, *sets(*still)).stderr
     assert ("still near that of guessing, ln(2) = 0.69" in shown) == (not weighted)
     assert ("try lower finetune.mixup" in shown) == (not weighted)
 
@@ -120,8 +120,8 @@ def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
 ):
     folder = tmp_path / "run"
     wild = ("pretrain.base_lr=1e30", "pretrain.epochs=30", "pretrain.betas=[0.0, 0.0]")
-    sets = [f"--set={setting}" for setting in (*wild, f"train.nonfinite={policy}")]
-    result = called("pretrain", "--recipe", recipe, "-o", folder, *sets, code=3)
+    options = sets(*wild, f"train.nonfinite={policy}")
+    result = called("pretrain", "--recipe", recipe, "-o", folder, *options, code=3)
     assert "lower base_lr" in result.stderr
     document = json.loads((folder / "nonfinite.json").read_text())
     assert {Path(video).name for video in document["videos"]} == {f"clip{i}.mp4" for i in range(4)}
@@ -136,7 +136,9 @@ def test_a_killed_worker_is_reported_and_the_run_can_be_resumed(recipe: Path, tm
     error = kill_a_worker(recipe, tmp_path / "run")
     assert error.returncode == 5, error.stderr
     assert "lower train.workers" in error.stderr
-    assert_resumes(recipe, tmp_path)
+    for name in ("run", "whole"):
+        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, *LONG)
+    assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
 class Blank:
@@ -204,28 +206,17 @@ def test_waiting_for_videos_is_reported_once_after_a_minute_with_advice_that_fit
     assert advice.endswith(": read smaller files (`everest prepare encode`)")
 
 
-LONG = ["--set", "pretrain.epochs=60", "--set", "train.workers=1", "--set", "train.data_timeout=30"]
+LONG = sets("pretrain.epochs=60", "train.workers=1", "train.data_timeout=30")
 
 
 def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Kill the process that reads videos for a run, and wait for the run to end."""
     command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "-o", folder, *LONG]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while len(RunFolder(folder).rows()) < 5:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for_rows(folder, 5, process)
     psutil.Process(process.pid).children()[-1].kill()
     _, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
-
-
-def assert_resumes(recipe: Path, tmp_path: Path) -> None:
-    """The run in `tmp_path/run` ends as an undisturbed one."""
-    for name in ("run", "whole"):
-        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, *LONG)
-    assert same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_memory_advice_has_numbers_that_shrink():
@@ -263,31 +254,3 @@ def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(
     monkeypatch.setitem(sys.modules, "wandb", None)
     shown = called("pretrain --tracker wandb", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
     assert "pip install wandb" in shown
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
-    """Saving takes most of the time of so small a run, so most of these kills fall into a save."""
-    command = ["pretrain", "--set", "pretrain.epochs=60"]
-    if seed % 2:
-        command += ["--gpus", "cpu", "--processes", "2"]
-    everest(*command, "--recipe", recipe, "-o", tmp_path / "whole")
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(3):
-        rows = len(RunFolder(tmp_path / "parts").rows()) + int(torch.randint(1, 15, (), generator=generator))
-        if rows >= 60:
-            break
-        assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=rows, group=True) == -9
-        wait_for_the_others(tmp_path / "parts")
-    everest(*command, "--recipe", recipe, "-o", tmp_path / "parts")
-    assert same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-def wait_for_the_others(folder: Path) -> None:
-    """Processes whose parent was killed end after their step."""
-    marker = folder / "running.json"
-    deadline = time.monotonic() + 30
-    while marker.exists() and psutil.pid_exists(json.loads(marker.read_text())["pid"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from processes import TWO, everest, stop_after
+from processes import TWO, UNMIXED, assert_resumes_after_a_kill, everest
 from safetensors.torch import load_file
-from small_runs import equal, metrics, refused, run, same_run, weights
+from small_runs import equal, killed_copy, logged, refused, run, same_run, sets, weights
 from torch import Tensor
 
 import everest as library
@@ -19,21 +18,15 @@ LORA = ("finetune.lora.rank=4", "finetune.lora.dropout=0.25", "finetune.lora.lay
 
 
 @pytest.fixture(scope="module")
-def pretrained(autoencoder_run: Path) -> Path:
-    return autoencoder_run
-
-
-@pytest.fixture(scope="module")
-def adapted(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapted(recipe: Path, autoencoder_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with adapters."""
     folder = tmp_path_factory.mktemp("adapted") / "run"
-    run(*finetune(recipe, pretrained, *LORA), "-o", folder)
+    run(*finetune(recipe, autoencoder_run, *LORA), "-o", folder)
     return folder
 
 
 def finetune(recipe: Path, init: Path, *settings: str) -> list[str]:
-    options = [part for setting in settings for part in ("--set", setting)]
-    return ["finetune", "--recipe", str(recipe), "--init", str(init), "-q", *options]
+    return ["finetune", "--recipe", str(recipe), "--init", str(init), "-q", *sets(*settings)]
 
 
 def state(folder: Path) -> dict[str, Tensor]:
@@ -57,10 +50,10 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     [("embedding", "encoder.patch_embed."), ("first:1", "encoder.blocks.0."), ("first:2", "encoder.")],
 )
 def test_frozen_parts_keep_their_bits_and_have_no_moments(
-    recipe: Path, pretrained: Path, tmp_path: Path, freeze: str, frozen: str
+    recipe: Path, autoencoder_run: Path, tmp_path: Path, freeze: str, frozen: str
 ):
-    run(*finetune(recipe, pretrained, f"finetune.freeze={freeze}"), "-o", tmp_path / "run")
-    before, after = weights(pretrained), weights(tmp_path / "run")
+    run(*finetune(recipe, autoencoder_run, f"finetune.freeze={freeze}"), "-o", tmp_path / "run")
+    before, after = weights(autoencoder_run), weights(tmp_path / "run")
     encoder = {name for name in after if name.startswith("encoder.")}
     stays = {name for name in encoder if name.startswith(("encoder.patch_embed.", frozen))}
     assert changed(before, after) == encoder - stays
@@ -68,7 +61,7 @@ def test_frozen_parts_keep_their_bits_and_have_no_moments(
 
 
 def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(recipe: Path, tmp_path: Path):
-    model = ["--set", "model.positions=learned-separable", "--set", "model.class_token=true"]
+    model = sets("model.positions=learned-separable", "model.class_token=true")
     run("pretrain", "--recipe", recipe, "-q", *model, "-o", tmp_path / "encoder")
     run(*finetune(recipe, tmp_path / "encoder", "finetune.freeze=embedding"), *model, "-o", tmp_path / "run")
     names = {name.split(".")[1] for name in changed(weights(tmp_path / "encoder"), weights(tmp_path / "run"))}
@@ -77,12 +70,11 @@ def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(rec
 
 @pytest.mark.parametrize("settings", [("finetune.freeze=first:1",), (*LORA, "train.ema=0.9")])
 def test_a_stopped_run_resumes_to_the_same_bits(
-    recipe: Path, pretrained: Path, tmp_path: Path, settings: tuple[str, ...]
+    recipe: Path, autoencoder_run: Path, tmp_path: Path, settings: tuple[str, ...]
 ):
-    command = finetune(recipe, pretrained, *settings)
+    command = finetune(recipe, autoencoder_run, *settings)
     run(*command, "-o", tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-    max((tmp_path / "parts" / "state").iterdir()).unlink()
+    killed_copy(tmp_path / "whole", tmp_path / "parts")
     run(*command, "-o", tmp_path / "parts")
     assert same_run(tmp_path / "parts", tmp_path / "whole")
     assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
@@ -91,23 +83,23 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 # --- adapters -----------------------------------------------------------------------------------------------
 
 
-def test_only_adapters_and_what_follows_the_encoder_learn(pretrained: Path, adapted: Path):
+def test_only_adapters_and_what_follows_the_encoder_learn(autoencoder_run: Path, adapted: Path):
     names = {name for name in learned(adapted) if name.startswith("encoder.")}
     assert len(names) == 2 * 2 * 4  # A and B, 2 blocks, 4 layers
     assert all(name.endswith((".weight.0.a", ".weight.0.b")) for name in names)
     assert learned(adapted) - names == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
     kept = {name.removeprefix("model/"): value for name, value in state(adapted).items() if "model/" in name}
-    base = weights(pretrained)
+    base = weights(autoencoder_run)
     for name, value in kept.items():
         if name.startswith("encoder.") and name not in names:
             assert torch.equal(value, base[name.replace("parametrizations.weight.original", "weight")]), name
 
 
-def test_weights_are_saved_merged_and_states_apart(recipe: Path, pretrained: Path, adapted: Path):
+def test_weights_are_saved_merged_and_states_apart(autoencoder_run: Path, adapted: Path):
     layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     matrices = {f"encoder.blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
     after = weights(adapted)
-    assert changed(weights(pretrained), after) == matrices
+    assert changed(weights(autoencoder_run), after) == matrices
     assert not [name for name in after if "parametrizations" in name]
     saved = state(adapted)
     for name in matrices:
@@ -117,21 +109,20 @@ def test_weights_are_saved_merged_and_states_apart(recipe: Path, pretrained: Pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_adapters_resumes_to_the_same_bits(recipe: Path, pretrained: Path, tmp_path: Path):
-    command = finetune(recipe, pretrained, *LORA, "finetune.epochs=30")
-    run(*command, "-o", tmp_path / "whole")
-    stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5)
-    run(*command, "-o", tmp_path / "parts")
-    assert same_run(tmp_path / "parts", tmp_path / "whole")
+def test_a_killed_run_with_adapters_resumes_to_the_same_bits(
+    recipe: Path, autoencoder_run: Path, tmp_path: Path
+):
+    command = finetune(recipe, autoencoder_run, *LORA, "finetune.epochs=30")
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
     assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
 
 
 def test_missing_weights_are_written_again_merged(
-    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path
+    recipe: Path, autoencoder_run: Path, adapted: Path, tmp_path: Path
 ):
     shutil.copytree(adapted, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()
-    run(*finetune(recipe, pretrained, *LORA), "-o", tmp_path / "run")
+    run(*finetune(recipe, autoencoder_run, *LORA), "-o", tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(adapted))
 
 
@@ -148,30 +139,27 @@ def test_commands_read_the_weights_like_any_others(
 
 @pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.precision=bf16"])
 def test_adapters_learn_with_settings_of_memory(
-    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path, setting: str
+    recipe: Path, autoencoder_run: Path, adapted: Path, tmp_path: Path, setting: str
 ):
-    run(*finetune(recipe, pretrained, *LORA, setting), "-o", tmp_path / "run")
-    found, expected = (
-        [row["loss"] for row in metrics(folder) if "loss" in row] for folder in (tmp_path / "run", adapted)
-    )
-    assert found == pytest.approx(expected, rel=0.02 if "bf16" in setting else 1e-5)
+    run(*finetune(recipe, autoencoder_run, *LORA, setting), "-o", tmp_path / "run")
+    tolerance = 0.02 if "bf16" in setting else 1e-5
+    assert logged(tmp_path / "run") == pytest.approx(logged(adapted), rel=tolerance)
 
 
 @pytest.mark.slow
-def test_adapters_learn_in_a_compiled_model(recipe: Path, pretrained: Path, tmp_path: Path):
-    losses = []
+def test_adapters_learn_in_a_compiled_model(recipe: Path, autoencoder_run: Path, tmp_path: Path):
     for compiled in ("false", "true"):  # compiled, dropout and stochastic depth draw other numbers
         settings = (LORA[0], LORA[2], "finetune.drop_path=0", f"train.compile={compiled}")
-        run(*finetune(recipe, pretrained, *settings), "-o", tmp_path / compiled)
-        losses.append([row["loss"] for row in metrics(tmp_path / compiled) if "loss" in row])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        run(*finetune(recipe, autoencoder_run, *settings), "-o", tmp_path / compiled)
+    assert logged(tmp_path / "false") == pytest.approx(logged(tmp_path / "true"), rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", ["none", "full"])
-def test_two_processes_train_adapters_like_one(recipe: Path, pretrained: Path, tmp_path: Path, shard: str):
-    options = [LORA[0], LORA[2], "finetune.drop_path=0", "finetune.mixup=0", "finetune.cutmix=0"]
-    command = finetune(recipe, pretrained, *options, "finetune.epochs=10", "finetune.erasing=0")
+def test_two_processes_train_adapters_like_one(
+    recipe: Path, autoencoder_run: Path, tmp_path: Path, shard: str
+):
+    command = finetune(recipe, autoencoder_run, LORA[0], LORA[2], *UNMIXED, "finetune.epochs=10")
     run(*command, "-o", tmp_path / "one", "--set", "train.micro_batch=4", "--gpus", "cpu")
     everest(*command, "-o", tmp_path / "two", "--set", f"train.shard={shard}", *TWO)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
-from small_runs import metrics, run, same_run, weights
+from processes import TWO, UNMIXED, everest, killed_run_of_two, start, wait_for_rows
+from small_runs import logged, metrics, run, same_run, sets, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, _wait, read_devices
@@ -24,17 +24,13 @@ from everest.system.run_folder import RunFolder
 from everest.system.signals import PARENT, StopSignal
 
 
-def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in metrics(folder) if "loss" in row]
-
-
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
     shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
     assert shown.stdout.splitlines() == [str(tmp_path / "two")]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
     two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
     assert two.keys() == one.keys()
     assert all(two[name].shape == one[name].shape for name in one)
@@ -43,18 +39,15 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
 
 @pytest.mark.slow
 def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_path: Path):
-    # Mixing pairs clips of a pass.
-    plain = ["finetune.mixup=0", "finetune.cutmix=0", "finetune.erasing=0", "finetune.epochs=20"]
-    options = ["--recipe", recipe, "--init", "none", *(part for key in plain for part in ("--set", key))]
-    passes = {"one": 4, "four": 1}
-    for name, clips in passes.items():
-        micro_batch = ["--set", f"train.micro_batch={clips}"]
-        run("finetune", *options, "-o", tmp_path / name, "--gpus", "cpu", *micro_batch)
-    everest("finetune", *options, "-o", tmp_path / "two", *TWO)
-    run("finetune", *options, "-o", tmp_path / "none", "--set", "finetune.drop_path=0", "--gpus", "cpu")
+    plain = sets(*UNMIXED[:3], "finetune.epochs=20")  # with drop path
+    command = ["finetune", "--recipe", recipe, "--init", "none", *plain]
+    for name, clips in (("one", 4), ("four", 1)):
+        run(*command, "-o", tmp_path / name, "--gpus", "cpu", "--set", f"train.micro_batch={clips}")
+    everest(*command, "-o", tmp_path / "two", *TWO)
+    run(*command, "-o", tmp_path / "none", "--set", "finetune.drop_path=0", "--gpus", "cpu")
     for name in ("four", "two"):
-        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    assert losses(tmp_path / "none") != pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+        assert logged(tmp_path / name) == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
+    assert logged(tmp_path / "none") != pytest.approx(logged(tmp_path / "one"), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -94,30 +87,23 @@ def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", ["none", "full"])
 def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
-    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
-    everest("pretrain", *options, "-o", tmp_path / "whole")
-    parts = tmp_path / "parts"
-    process = start("pretrain", *options, "-o", parts)
-    wait_for_rows(parts, 5, process)
-    os.killpg(process.pid, signal.SIGKILL)  # the watching process; the two notice that it is gone
-    process.wait(timeout=60)
-    wait_until_nobody_runs(parts)
-    everest("pretrain", *options, "-o", parts)
-    assert same_run(parts, tmp_path / "whole")
+    options = sets("pretrain.epochs=30", f"train.shard={shard}")
+    whole, parts = killed_run_of_two(["pretrain", "--recipe", recipe, *options], tmp_path, rows=5)
+    assert same_run(parts, whole)
 
 
 @pytest.mark.slow
 def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
-    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", "train.shard=full"]
+    options = ["--recipe", recipe, *sets("pretrain.epochs=30", "train.shard=full")]
     run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
     parts = tmp_path / "parts"
     process = start("pretrain", *options, "-o", parts, *TWO)
     wait_for_rows(parts, 5, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert losses(parts)[-1] != losses(tmp_path / "whole")[-1]
+    assert logged(parts)[-1] != logged(tmp_path / "whole")[-1]
     run("pretrain", *options, "-o", parts, "--gpus", "cpu")
-    assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+    assert logged(parts) == pytest.approx(logged(tmp_path / "whole"), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -134,7 +120,7 @@ def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tm
     assert stderr.count("was killed by SIGKILL") == 1
     assert "Traceback" not in stderr
     everest("pretrain", *options, *TWO)
-    assert len(losses(tmp_path / "run")) == 40
+    assert len(logged(tmp_path / "run")) == 40
 
 
 @pytest.mark.slow
@@ -142,7 +128,7 @@ def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--gpus", "cpu"]
     run("pretrain", *options, "-o", tmp_path / "one")
     everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
-    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert logged(tmp_path / "four") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
 def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):

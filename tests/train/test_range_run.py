@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from processes import TWO, everest
-from small_runs import called, equal, json_of, run, small_recipe, weights
+from processes import TWO, UNMIXED, everest
+from small_runs import called, equal, json_of, killed_copy, logged, run, sets, small_recipe, weights
 
 from everest.checkpoints.graph import exportable
 from everest.checkpoints.load import open_model
-from everest.system.run_folder import RunFolder
 
 RANGE = {"finetune: {": "finetune: {selection: {keep_ratio: [0.25, 1.0]}, "}
-PLAIN = ("mixup=0", "cutmix=0", "erasing=0", "drop_path=0")  # without draws of a pass
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,7 @@ def range_run(tmp_path_factory: pytest.TempPathFactory, range_recipe: Path) -> P
 
 
 def shares(folder: Path) -> list[float]:
-    return [row["keep_ratio"] for row in RunFolder(folder).rows() if "keep_ratio" in row]
+    return logged(folder, "keep_ratio")
 
 
 def test_each_step_draws_a_share_that_a_resumed_run_repeats(
@@ -41,8 +38,7 @@ def test_each_step_draws_a_share_that_a_resumed_run_repeats(
     assert len(drawn) == 3
     assert len(set(drawn)) > 1
     assert all(0.25 <= share <= 1 for share in drawn)
-    resumed = Path(shutil.copytree(range_run, tmp_path / "run"))
-    (resumed / "state" / "step-000000003.safetensors").unlink()
+    resumed = killed_copy(range_run, tmp_path / "run")
     called("finetune --init none -q", "--recipe", range_recipe, "-o", resumed)
     assert shares(resumed)[-1] == drawn[-1]
     assert equal(weights(resumed), weights(range_run))
@@ -72,15 +68,11 @@ def test_commands_use_the_upper_end_and_state_it(
 
 @pytest.mark.slow
 def test_processes_and_passes_of_a_step_share_its_draw(range_recipe: Path, tmp_path: Path):
-    settings = (part for key in PLAIN for part in ("--set", f"finetune.{key}"))
-    options = ["--recipe", range_recipe, "--init", "none", *settings]
-    run("finetune", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
-    run("finetune", *options, "-o", tmp_path / "four", "--gpus", "cpu", "--set", "train.micro_batch=1")
-    everest("finetune", *options, "-o", tmp_path / "two", *TWO)
-    losses = {
-        name: [row["loss"] for row in RunFolder(tmp_path / name).rows() if "loss" in row]
-        for name in ("one", "four", "two")
-    }
-    assert shares(tmp_path / "one") == shares(tmp_path / "four") == shares(tmp_path / "two")
-    for name in ("four", "two"):
-        assert losses[name] == pytest.approx(losses["one"], abs=1e-5)
+    command = ["finetune", "--recipe", range_recipe, "--init", "none", *sets(*UNMIXED)]
+    one, four, two = (tmp_path / name for name in ("one", "four", "two"))
+    run(*command, "-o", one, "--gpus", "cpu", "--set", "train.micro_batch=4")
+    run(*command, "-o", four, "--gpus", "cpu", "--set", "train.micro_batch=1")
+    everest(*command, "-o", two, *TWO)
+    assert shares(one) == shares(four) == shares(two)
+    for folder in (four, two):
+        assert logged(folder) == pytest.approx(logged(one), abs=1e-5)

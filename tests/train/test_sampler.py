@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
-from processes import TWO, everest, stop_after
-from small_runs import called, equal, metrics, refused, run, same_run, small_recipe, weights
+from processes import TWO, UNMIXED, assert_resumes_after_a_kill, everest
+from small_runs import called, equal, logged, refused, run, sets, small_recipe, weights
 
 from everest.config.recipe import load_recipe
 
 COMMAND = ["finetune", "--init", "none", "-q"]
-PLAIN = ["--set", "finetune.mixup=0", "--set", "finetune.cutmix=0", "--set", "finetune.drop_path=0"]
-STILL = [*PLAIN, "--set", "finetune.erasing=0", "--set", "finetune.base_lr=0.01"]
-BALANCED = ["--set", "finetune.sampler=balanced"]
+STILL = sets(*UNMIXED, "finetune.base_lr=0.01")
+BALANCED = sets("finetune.sampler=balanced")
 
 
 @pytest.fixture
@@ -28,15 +26,10 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_killed_balanced_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    steps = ["--set", "finetune.steps=24", "--set", "finetune.batch_size=6"]
-    command = [*COMMAND, *steps, *BALANCED]
-    run(*command, "--recipe", recipe, "-o", whole)
-    assert stop_after(recipe, command, parts, signal.SIGKILL, rows=9) == -signal.SIGKILL
-    run(*command, "--recipe", recipe, "-o", parts)
-    assert same_run(parts, whole)
+    steps = sets("finetune.steps=24", "finetune.batch_size=6")
+    assert_resumes_after_a_kill(recipe, [*COMMAND, *steps, *BALANCED], tmp_path, rows=9)
     run(*COMMAND, *steps, "--recipe", recipe, "-o", tmp_path / "shuffle")
-    assert not equal(weights(tmp_path / "shuffle"), weights(whole))
+    assert not equal(weights(tmp_path / "shuffle"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.slow
@@ -45,12 +38,9 @@ def test_two_processes_use_the_samples_of_one(recipe: Path, tmp_path: Path):
     run(*command, *BALANCED, "-o", tmp_path / "one", "--gpus", "cpu")
     run(*command, "-o", tmp_path / "shuffle", "--gpus", "cpu")
     everest(*command, *BALANCED, "-o", tmp_path / "two", *TWO)
-    norms = {
-        name: [row["grad_norm"] for row in metrics(tmp_path / name) if "grad_norm" in row]
-        for name in ("one", "two", "shuffle")
-    }
-    assert norms["two"] == pytest.approx(norms["one"], rel=1e-4)
-    assert norms["shuffle"] != pytest.approx(norms["one"], rel=1e-2)
+    one, two, shuffle = (logged(tmp_path / name, "grad_norm") for name in ("one", "two", "shuffle"))
+    assert two == pytest.approx(one, rel=1e-4)
+    assert shuffle != pytest.approx(one, rel=1e-2)
 
 
 def test_shuffle_is_the_default_and_its_run_has_the_same_bits(recipe: Path, tmp_path: Path):
@@ -64,7 +54,7 @@ def test_shuffle_is_the_default_and_its_run_has_the_same_bits(recipe: Path, tmp_
     assert load_recipe(stored).finetune.sampler == "shuffle"
 
 
-def test_a_class_without_a_validation_video_is_reported_once(recipe: Path, tmp_path: Path):
+def test_a_class_without_a_validation_video_is_reported_once(recipe: Path):
     command = ["finetune --init none --dry-run", "--recipe", recipe]
     text = "data.val has no video of 1 of 2 classes: '1'"
     assert called(*command, "--set", "data.val=val.csv").stderr.count(text) == 1

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import called, refused, run, same_run, small_recipe, weights
+from small_runs import (
+    STILL,
+    called,
+    json_of,
+    killed_copy,
+    logged,
+    refused,
+    run,
+    same_run,
+    sets,
+    small_recipe,
+    weights,
+)
 from task_runs import NAMES, SCORES, task_recipe
 
 import everest
@@ -53,7 +64,7 @@ def test_the_best_weights_have_the_thresholds_that_were_chosen_on_validation_vid
 def test_eval_measures_each_task(trained: tuple[str, Path], tmp_path: Path):
     name, folder = trained
     table = tmp_path / "predictions.csv"
-    found = json.loads(run("eval", "-c", folder, "--json", "-q", "--predictions", table))
+    found = json_of("eval", "-c", folder, "-q", "--predictions", table)
     names = {
         "tags": {"map", "micro_f1", "macro_f1", "exact_match", "chance_map", "ece"},
         "scores": {"mae", "rmse", "r2", "spearman", "chance_mae"},
@@ -81,11 +92,9 @@ def test_eval_measures_each_task(trained: tuple[str, Path], tmp_path: Path):
 def test_a_killed_run_resumes_to_the_same_bits(trained: tuple[str, Path], tmp_path: Path):
     """The kill itself is tested in test_killed.py; here, the files are as if it had come in the last step."""
     whole = trained[1]
-    killed = shutil.copytree(whole, tmp_path / "run")
-    sorted((killed / "state").glob("step-*"))[-1].unlink()
+    killed = killed_copy(whole, tmp_path / "run")
     rows = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
     (killed / "metrics.jsonl").write_text("".join(row for row in rows if json.loads(row)["step"] < 3))
-    (killed / "model.safetensors").unlink()
     called(TRAIN, "--recipe", whole.parent / "tiny.yaml", "-o", killed)
     assert same_run(whole, killed)
 
@@ -93,18 +102,17 @@ def test_a_killed_run_resumes_to_the_same_bits(trained: tuple[str, Path], tmp_pa
 @pytest.mark.parametrize("name", ["tags", "scores"])
 def test_the_best_weights_of_mixed_clips_are_those_of_the_chosen_metric(name, clip_files, tmp_path):
     recipe, folder = task_recipe(tmp_path, clip_files, name), tmp_path / "run"
-    run(TRAIN, "--recipe", recipe, "--set", "finetune.best=loss", "--set", "finetune.mixup=0.8", "-o", folder)
+    run(TRAIN, "--recipe", recipe, *sets("finetune.best=loss", "finetune.mixup=0.8"), "-o", folder)
     losses = {row["val_loss"]: row["step"] for row in RunFolder(folder).rows() if "val_loss" in row}
     assert read_header(folder / "best.safetensors").step == losses[min(losses)]
 
 
 def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
-    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "--init"]
     first = small_recipe(tmp_path, clip_files, {"num_classes: 2": "num_classes: 3"})
     tags = task_recipe(tmp_path, clip_files, "tags")
-    run("finetune", "--recipe", first, *still, "none", "-o", tmp_path / "one")
+    run("finetune", "--recipe", first, *STILL, "--init", "none", "-o", tmp_path / "one")
     other = ["--set", "train.seed=1", "-o", tmp_path / "several"]  # another fresh head than the first run's
-    said = called("finetune", "--recipe", tags, *still, tmp_path / "one", *other).stderr
+    said = called("finetune", "--recipe", tags, *STILL, "--init", tmp_path / "one", *other).stderr
     assert "the checkpoint's head is single-label, the recipe's multi-label: the head starts fresh" in said
     one, several = weights(tmp_path / "one"), weights(tmp_path / "several")
     assert not torch.allclose(one["head.weight"], several["head.weight"], atol=1e-6)
@@ -159,13 +167,13 @@ def test_numbers_that_float32_cannot_tell_apart_are_refused(clip_files: Path, tm
 def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
     """Equal weights change nothing, and a larger one counts from the first step on."""
     recipe, losses = task_recipe(tmp_path, clip_files, "tags"), []
-    idle = ("--set", "data.val=null", "--set", "finetune.best=macro_f1", "--set", "finetune.patience=2")
+    idle = ("data.val=null", "finetune.best=macro_f1", "finetune.patience=2")
     for setting in ("none", "{run: 1, sit: 1, walk: 1}", "{run: 9, sit: 1, walk: 1}"):
         folder = tmp_path / str(len(losses))
-        sets = ("--set", f"finetune.class_weights={setting}", *idle)
-        ended = called("finetune --init none", "--recipe", recipe, "-o", folder, *sets)
+        options = sets(f"finetune.class_weights={setting}", *idle)
+        ended = called("finetune --init none", "--recipe", recipe, "-o", folder, *options)
         assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr
         assert "no data.val: the run cannot keep its best weights" in ended.stderr
-        losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
+        losses.append(logged(folder))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the weighted mean rounds otherwise
     assert losses[2][0] > losses[1][0]

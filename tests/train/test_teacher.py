@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import signal
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from image_models import as_timm, image_model, images, weights_of
-from processes import TWO, everest, stop_after
-from small_runs import RECIPE, called, json_of, metrics, refused, run, same_run, small_recipe, weights
+from processes import TWO, assert_resumes_after_a_kill, everest
+from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
 from everest.checkpoints.load import open_model
@@ -22,23 +23,18 @@ from everest.methods.grid import TokenSelection
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.system.run_folder import RunFolder
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.feature_targets import FeatureTargets
 from everest.video.pixels import normalize
 
 
 def taught_by(teacher: object, *others: str) -> list[str]:
-    values = [f"pretrain.target={{kind: features, teacher: {teacher}}}", *others]
-    return [part for value in values for part in ("--set", value)]
+    return sets(f"pretrain.target={{kind: features, teacher: {teacher}}}", *others)
 
 
 @pytest.fixture(scope="module")
-def teacher(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of an autoencoder."""
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    run("pretrain", "--recipe", recipe, "-o", folder, "-q")
-    return folder
+def teacher(autoencoder_run: Path) -> Path:
+    return autoencoder_run
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +42,12 @@ def student(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("student") / "run"
     run("pretrain", "--recipe", recipe, *taught_by(teacher), "-o", folder, "-q")
     return folder
+
+
+@pytest.fixture
+def own(teacher: Path, tmp_path: Path) -> Path:
+    """A copy of the teacher's weights."""
+    return Path(shutil.copy(teacher / "model.safetensors", tmp_path / "teacher.safetensors"))
 
 
 def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
@@ -113,7 +115,7 @@ def create_student(settings: Recipe) -> MaskedAutoencoder:
     return model
 
 
-def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path, tmp_path: Path):
+def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path):
     settings = taught(recipe, teacher)
     torch.manual_seed(0)
     first = create_student(settings).state_dict()
@@ -129,21 +131,16 @@ def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path, tmp
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
-    command = ["pretrain", *taught_by(teacher), "--set", "pretrain.epochs=40", "--gpus", "cpu"]
-    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
-    assert len(RunFolder(tmp_path / "killed").rows()) < 40
-    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
-    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
-    assert same_run(tmp_path / "killed", tmp_path / "whole")
+    command = ["pretrain", *taught_by(teacher, "pretrain.epochs=40"), "--gpus", "cpu"]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
 
 
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher: Path, tmp_path: Path):
-    options = ["--recipe", recipe, *taught_by(teacher), "--set", "pretrain.epochs=5"]
+    options = ["--recipe", recipe, *taught_by(teacher, "pretrain.epochs=5")]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
     everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
-    one, two = ([row["loss"] for row in metrics(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, abs=1e-5)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
 def test_what_follows_needs_no_teacher(
@@ -172,21 +169,16 @@ def test_what_follows_needs_no_teacher(
         moved.rename(teacher)
 
 
-def test_a_run_keeps_its_teacher(recipe: Path, teacher: Path, tmp_path: Path):
-    own = tmp_path / "teacher.safetensors"
-    own.write_bytes((teacher / "model.safetensors").read_bytes())
+def test_a_run_keeps_its_teacher(recipe: Path, own: Path, tmp_path: Path):
     command = ["pretrain", "--recipe", recipe, *taught_by(own), "-o", tmp_path / "run", "-q"]
     run(*command)
     stored = open_model(own).weights
-    tensors = {name: value + 1 for name, value in stored.tensors.items()}
-    type(stored)(**vars(stored) | {"tensors": tensors}).save(own)
+    replace(stored, tensors={name: value + 1 for name, value in stored.tensors.items()}).save(own)
     message = refused(*command, "--set", "pretrain.epochs=3", code=2)
     assert f"holds a run with another teacher than {own} is now" in message
 
 
-def test_a_teacher_may_be_moved(recipe: Path, teacher: Path, tmp_path: Path):
-    own = tmp_path / "teacher.safetensors"
-    own.write_bytes((teacher / "model.safetensors").read_bytes())
+def test_a_teacher_may_be_moved(recipe: Path, own: Path, tmp_path: Path):
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
     run(*command, *taught_by(own))
     own.rename(tmp_path / "moved.safetensors")
@@ -194,11 +186,7 @@ def test_a_teacher_may_be_moved(recipe: Path, teacher: Path, tmp_path: Path):
 
 
 def test_differences_need_two_frames_in_a_window(recipe: Path, tmp_path: Path):
-    one = [
-        part
-        for value in ("data.frames=2", "model.input=differences", "pretrain.stride=1")
-        for part in ("--set", value)
-    ]
+    one = sets("data.frames=2", "model.input=differences", "pretrain.stride=1")
     run("pretrain", "--recipe", recipe, *one, "-o", tmp_path / "pair", "-q")
     student = taught_by(tmp_path / "pair", "model.tubelet=[1,8,8]")
     run("pretrain", "--recipe", recipe, *student, "-o", tmp_path / "student", "-q")
@@ -248,19 +236,17 @@ def test_a_run_with_the_cache_is_probed_with_held_out_videos(
     probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
     target = taught_by(teacher, f"pretrain.target.cache={cache}")
     run("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q")
-    losses = [row["heldout_loss"] for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
+    losses = logged(tmp_path / "run", "heldout_loss")
     assert len(losses) == 4
     assert all(0 < loss < 2 for loss in losses)
 
 
 def test_probes_notice_that_a_cache_is_of_other_weights(
-    recipe: Path, teacher: Path, student: Path, tmp_path: Path
+    recipe: Path, own: Path, student: Path, tmp_path: Path
 ):
-    own = tmp_path / "teacher.safetensors"
-    own.write_bytes((teacher / "model.safetensors").read_bytes())
     folder = tmp_path / "features"
     run("prepare", "tokens", "--recipe", recipe, *taught_by(own), "--variants", 1, "-o", folder, "-q")
-    own.write_bytes((student / "model.safetensors").read_bytes())
+    shutil.copy(student / "model.safetensors", own)
     probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
     target = taught_by(own, f"pretrain.target.cache={folder}")
     shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
@@ -272,7 +258,7 @@ def test_a_run_with_the_cache_is_the_run_with_the_teacher(
 ):
     target = taught_by(teacher, f"pretrain.target.cache={cache}")
     run("pretrain", "--recipe", recipe, *target, "-o", tmp_path / "cached", "-q")
-    cached, direct = ([row["loss"] for row in metrics(path)] for path in (tmp_path / "cached", student))
+    cached, direct = logged(tmp_path / "cached"), logged(student)
     assert cached == pytest.approx(direct, abs=1e-3)
     assert cached != direct
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import called, contents, refused, small_run
+from small_runs import called, contents, refused, sets
 
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
+from everest.pretraining import set_up_pretraining
 from everest.system.run_environment import INIT
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.clips import held_out_clips, tokenizer_clips, tokenizer_depends_on
 from everest.tokenizer.spec import tokenizer_spec
+from everest.train import tokenizer_first
+from everest.train.context import RunContext, RunOptions
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
@@ -26,9 +31,8 @@ SMALL = (
 
 def command(folder: Path, output: Path, *changes: str) -> list[object]:
     """Pre-training of LVMAE with changed settings."""
-    settings = [part for value in (*SMALL, *changes) for part in ("--set", value)]
     common = ["--recipe", "lvmae-demo", "--data", folder, "--gpus", "cpu", "-o", output]
-    return ["pretrain", *common, *settings]
+    return ["pretrain", *common, *sets(*SMALL, *changes)]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,9 @@ def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(
 
 
 def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(
-    trained: Path, clip_files: Path, tmp_path: Path
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path
 ):
-    other = small_run(tmp_path, clip_files, "pretrain")
-    shown = refused(*command(clip_files, tmp_path / "run"), "--init", other, code=6)
+    shown = refused(*command(clip_files, tmp_path / "run"), "--init", autoencoder_run, code=6)
     assert "trained first" not in shown
     assert not (tmp_path / "run").exists()
 
@@ -89,6 +92,28 @@ def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_f
     shutil.rmtree(second)
     called(*command(clip_files, first), "--overwrite")
     assert contents(first / "tokenizer") != before
+
+
+def test_the_prepared_model_is_gone_when_the_memory_of_the_device_is_released(
+    clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The passes of the tokenizer are planned by the free memory, and the accelerator holds the model."""
+    models, alive = [], []
+
+    def set_up(recipe: Recipe, context: RunContext) -> None:
+        models.append(weakref.ref(set_up_pretraining(recipe, context).model))
+
+    def release(*, garbage_collection: bool) -> None:
+        assert garbage_collection
+        gc.collect()
+        alive.append(models[0]() is not None)
+
+    monkeypatch.setattr(tokenizer_first, "clear_device_cache", release)
+    recipe = recipe_for_run("lvmae-demo", data=str(clip_files), overrides=SMALL)
+    options = RunOptions(command="pretrain", recipe_file="lvmae-demo", output=tmp_path / "run", cpu=True)
+    nothing = {"train": lambda recipe, options: None, "notify": lambda text: None}
+    tokenizer_first.with_tokenizer(recipe, options, set_up=set_up, **nothing)
+    assert alive == [False]
 
 
 def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):

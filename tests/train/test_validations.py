@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import stop_after
-from small_runs import called, equal, same_run, weights
+from processes import assert_resumes_after_a_kill
+from small_runs import called, equal, sets, weights
 
 from everest.config.heads import Head, named_heads
 from everest.metrics.metrics import chance_top1, mean_loss
@@ -22,7 +21,7 @@ from everest.system.weights_header import read_header
 from everest.train.health import Validations
 from everest.train.listing import summarize
 
-STEPS = ["--set", "finetune.steps=30", "--set", "finetune.patience=2", "--set", "finetune.mixup=0"]
+STEPS = sets("finetune.steps=30", "finetune.patience=2", "finetune.mixup=0")
 
 
 def by_top1(rows: list[dict[str, Any]]) -> Validations:
@@ -99,7 +98,7 @@ def test_loss_and_chance_of_one_and_of_two_heads():
 
 def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path):
     folder = tmp_path / "run"
-    still = ["--set", "finetune.base_lr=1e-12", "--set", "finetune.min_lr=0"]  # so that nothing gets better
+    still = sets("finetune.base_lr=1e-12", "finetune.min_lr=0")  # so that nothing gets better
     command = ["finetune", "--init", "none", "--recipe", recipe, "-o", folder, *STEPS, *still]
     ended = called(*command)
     rows = RunFolder(folder).rows()
@@ -130,11 +129,7 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path
 
 @pytest.mark.slow
 def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, recipe: Path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
     # 3 of 4 videos a step, so that batches begin in one epoch and end in the next
-    command = ["finetune", "--init", "none", *STEPS, "--set", "finetune.patience=30"]
-    command += ["--set=finetune.cutmix=0", "--set=finetune.batch_size=3", "--set=train.micro_batch=3"]
-    called(*command, "--recipe", recipe, "-o", whole)
-    assert stop_after(recipe, command, parts, signal.SIGKILL, rows=9) == -signal.SIGKILL
-    called(*command, "--recipe", recipe, "-o", parts)
-    assert same_run(parts, whole)
+    batches = ("finetune.cutmix=0", "finetune.batch_size=3", "train.micro_batch=3")
+    command = ["finetune", "--init", "none", *STEPS, *sets("finetune.patience=30", *batches)]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=9)

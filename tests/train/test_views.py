@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from processes import TWO, everest, stop_after
-from small_runs import called, json_of, refused, run, same_run, weights
+from processes import TWO, assert_resumes_after_a_kill, everest
+from small_runs import called, json_of, logged, refused, run, sets, weights
 from torch import Tensor
 
 from everest import load_model
@@ -21,39 +20,21 @@ from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
 from everest.system.run_folder import RunFolder
 
-VIEWS = ["--set", "pretrain.objective=views", "--set", "pretrain.selection.strategy=drawn"]
-CAMERA = ["--set", "pretrain.camera_motion=0.5"]
-SIGREG = ["--set", "pretrain.views.loss=sigreg"]
-
-
-def parts(folder: Path, name: str) -> list[float]:
-    return [row[name] for row in RunFolder(folder).rows() if name in row]
+VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
+CAMERA = sets("pretrain.camera_motion=0.5")
+SIGREG = sets("pretrain.views.loss=sigreg")
 
 
 @pytest.mark.parametrize(
     "loss", [CAMERA, pytest.param(SIGREG, marks=pytest.mark.slow)], ids=["contrast", "sigreg"]
 )
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, loss: list[str]):
-    options = [
-        "--recipe",
-        recipe,
-        *VIEWS,
-        *loss,
-        "--set",
-        "pretrain.epochs=10",
-        "--set",
-        "pretrain.batch_size=8",
-    ]
+    options = ["--recipe", recipe, *VIEWS, *loss, *sets("pretrain.epochs=10", "pretrain.batch_size=8")]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
     everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
-    names = [
-        "loss",
-        "grad_norm",
-        "view_spread",
-        *(["camera_loss"] if loss is CAMERA else ["invariance", "sigreg"]),
-    ]
-    for name in names:
-        one, two = (parts(tmp_path / folder, name) for folder in ("one", "two"))
+    parts = ["camera_loss"] if loss is CAMERA else ["invariance", "sigreg"]
+    for name in ("loss", "grad_norm", "view_spread", *parts):
+        one, two = (logged(tmp_path / folder, name) for folder in ("one", "two"))
         assert len(one) == 10
         assert two == pytest.approx(one, abs=1e-3 if name == "grad_norm" else 1e-4)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -62,13 +43,8 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    options = [*VIEWS, *CAMERA, *SIGREG, "--set", "pretrain.epochs=40", "--gpus", "cpu"]
-    command = ["pretrain", *options]
-    stop_after(recipe, command, tmp_path / "killed", signal.SIGKILL, rows=5)
-    assert len(RunFolder(tmp_path / "killed").rows()) < 40
-    run(*command, "--recipe", recipe, "-o", tmp_path / "killed")
-    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
-    assert same_run(tmp_path / "killed", tmp_path / "whole")
+    command = ["pretrain", *VIEWS, *CAMERA, *SIGREG, *sets("pretrain.epochs=40"), "--gpus", "cpu"]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +135,8 @@ def test_projections_that_are_all_the_same_end_the_run():
     watch.add([low] * (COLLAPSED_STEPS - 1) + [high] + [low] * (COLLAPSED_STEPS - 1))
     with pytest.raises(DivergedError, match="collapsed"):
         watch.add([low])
-    CollapseWatch().add(
-        [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
-    )  # of an autoencoder
+    of_an_autoencoder = [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
+    CollapseWatch().add(of_an_autoencoder)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +156,7 @@ def test_projections_that_are_all_the_same_end_the_run():
 def test_settings_that_do_not_go_with_views_are_refused(
     recipe: Path, tmp_path: Path, settings: str, text: str
 ):
-    set_views = ["--set", "pretrain.objective=views", "--set", settings]
+    set_views = sets("pretrain.objective=views", settings)
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
 
 
@@ -200,7 +175,7 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
 
 
 def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
-    given = ["--set", "pretrain.target.normalize=false", "--set", "pretrain.views_per_decode=2"]
+    given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2")
     shown = called("pretrain", "--recipe", recipe, *VIEWS, *given, "-o", tmp_path / "run").stderr
     for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
         assert f"{key} has no effect with pretrain.objective=views" in shown

@@ -44,27 +44,21 @@ def print_profile(document: dict[str, Any]) -> None:
     table = _table(title, "", *document["stages"])
     stages = list(document["stages"].values())
     for name, cell in (
-        ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
-        (
-            "GMACs of ST-MAE's own program",
-            lambda s: f"{s['released_gmacs']:.2f}" if "released_gmacs" in s else "-",
-        ),
-        ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
-        ("GFLOPs forward and backward", _training_gflops),
-        ("GMACs of the frozen tokenizer", _gmacs_of("tokenizer")),
-        ("GMACs of the frozen teacher", _gmacs_of("teacher")),
-        (
-            "GFLOPs of the camera's motion",
-            lambda s: f"{s['camera_gflops']:.3f}" if "camera_gflops" in s else "-",
-        ),
+        ("GMACs forward (the papers' GFLOPs)", _number_of("gmacs")),
+        ("GMACs of ST-MAE's own program", _number_of("released_gmacs")),
+        ("GFLOPs forward (2 x GMACs)", _number_of("gflops")),
+        ("GFLOPs forward and backward", _number_of("training_gflops", digits=1)),
+        ("GMACs of the frozen tokenizer", _number_of("tokenizer_gmacs")),
+        ("GMACs of the frozen teacher", _number_of("teacher_gmacs")),
+        ("GFLOPs of the camera's motion", _number_of("camera_gflops", digits=3)),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("trained parameters", _trained),
         ("tokens", lambda s: _tokens(s["tokens"])),
         ("activations of a clip, estimate", lambda s: f"{s['activation_bytes_per_clip'] / MB:.1f} MB"),
-        ("weights", lambda s: f"{s['model_state']['weights'] / GB:.2f} GB"),
-        ("gradients", lambda s: f"{s['model_state']['gradients'] / GB:.2f} GB"),
-        ("AdamW moments", lambda s: f"{s['model_state']['moments'] / GB:.2f} GB"),
+        ("weights", _gigabytes_of("weights")),
+        ("gradients", _gigabytes_of("gradients")),
+        ("AdamW moments", _gigabytes_of("moments")),
         ("frozen tokenizer, estimate", _gigabytes_of("tokenizer")),
         ("frozen teacher, estimate", _gigabytes_of("teacher")),
         ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
@@ -94,19 +88,14 @@ def print_profile(document: dict[str, Any]) -> None:
         _print_comparison(document["compare"])
 
 
-def _training_gflops(stage: dict[str, Any]) -> str:
-    gflops = stage.get("training_gflops")
-    return "-" if gflops is None else f"{gflops:.1f}"
+def _number_of(key: str, *, digits: int = 2) -> Callable[[dict[str, Any]], str]:
+    """The cell of a number that only some stages have."""
+    return lambda stage: "-" if stage.get(key) is None else f"{stage[key]:.{digits}f}"
 
 
-def _gmacs_of(network: str) -> Callable[[dict[str, Any]], str]:
-    """The cell of the forward pass of a frozen network: tokenizer or teacher."""
-    key = f"{network}_gmacs"
-    return lambda stage: f"{stage[key]:.2f}" if key in stage else "-"
-
-
-def _gigabytes_of(network: str) -> Callable[[dict[str, Any]], str]:
-    return lambda s: f"{s['model_state'][network] / GB:.2f} GB" if network in s["model_state"] else "-"
+def _gigabytes_of(part: str) -> Callable[[dict[str, Any]], str]:
+    """The cell of a part of the model's state, which only some stages have."""
+    return lambda s: f"{s['model_state'][part] / GB:.2f} GB" if part in s["model_state"] else "-"
 
 
 def _views(stage: dict[str, Any]) -> str:
@@ -154,16 +143,8 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
     """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
     table = _table(
         "\nMethods",
-        *(
-            "method",
-            "stage",
-            "GMACs",
-            "GFLOPs",
-            "everest / it",
-            "parameters",
-            "activations of a clip",
-            "tokens",
-        ),
+        *("method", "stage", "GMACs", "GFLOPs", "everest / it"),
+        *("parameters", "activations of a clip", "tokens"),
     )
     first = profiles[0]["stages"]
     for document in profiles:
@@ -197,12 +178,7 @@ def print_paper(rows: list[dict[str, Any]]) -> None:
     for number in sorted({row["table"] for row in rows}):
         table = _table(
             f"Table {number}: {PAPER_TABLES[number]}",
-            "quantity",
-            "unit",
-            "paper",
-            "everest",
-            "difference",
-            "note",
+            *("quantity", "unit", "paper", "everest", "difference", "note"),
         )
         for row in (row for row in rows if row["table"] == number):
             computed, difference, needs = "needs GPU", "", ""

@@ -202,14 +202,6 @@ def _show_version(requested: bool) -> None:
         raise typer.Exit
 
 
-def _import(modules: list[str]) -> None:
-    if modules:
-        from everest.methods.external import import_code
-
-        for module in modules:
-            import_code(module)
-
-
 @app.callback()
 def everest(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -229,7 +221,10 @@ def everest(
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101
     """
-    _import(imports or [])
+    for module in imports or ():
+        from everest.methods.external import import_code
+
+        import_code(module)
 
 
 def run_app() -> None:

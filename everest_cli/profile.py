@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 MAX_MEMORY = 1e9  # GiB
-OWN_RECIPES = "--recipe has no effect on --compare and --plot, which show the methods' own"
 
 
 def profile(
@@ -115,7 +114,8 @@ def profile(
         "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
         and (paper or any(value for value in other_options if value is not data)),
         "with --paper no other option but --json has an effect": paper and any(other_options),
-        OWN_RECIPES: recipe and (comparing or plot),
+        "--recipe has no effect on --compare and --plot, which show the methods' own": recipe
+        and (comparing or plot),
         "--batch has no effect without --measure or --data": batch and not (measured or data),
         "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
         and not (measured or data or max_batch or latency),

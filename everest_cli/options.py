@@ -80,6 +80,11 @@ DryRun = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+NoReport = Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")]
+OnlyNames = Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -96,14 +101,9 @@ FileFps = Annotated[
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 
-Videos = Annotated[
-    list[Path],
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
-]
-SomeVideos = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
-]
+_VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
+Videos = Annotated[list[Path], _VIDEOS]
+SomeVideos = Annotated[list[Path] | None, _VIDEOS]
 Checkpoint = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),

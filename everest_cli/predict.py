@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
@@ -37,10 +38,7 @@ def predict(
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
-    ] = None,
+    output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
     calibrated: Annotated[
         bool,
@@ -56,7 +54,6 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.errors import RecipeError
     from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
     from everest.system.json_text import json_text
@@ -247,8 +244,6 @@ def _draw(
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:
     """Return the requested format; raises RecipeError if --json contradicts --format."""
-    from everest.errors import RecipeError
-
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
     if as_json:

@@ -13,7 +13,7 @@ from everest_cli.output import print_json, say
 
 
 def select_frames(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
+    videos: camera.Videos,
     alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidate frames per drawn frame.")] = 1.5,
     keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
@@ -27,12 +27,7 @@ def select_frames(
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     align: camera.Align = None,
     cuts: camera.Cuts = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-        ),
-    ] = None,
+    checkpoint: camera.Embedding = None,
     draws: Annotated[
         int, typer.Option("--draws", min=0, help="Also draw N times, and print how often each pair is drawn.")
     ] = 0,

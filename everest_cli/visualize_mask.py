@@ -15,13 +15,8 @@ from everest_cli.output import print_json, say
 
 
 def visualize_mask(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-        ),
-    ] = None,
+    videos: camera.Videos,
+    checkpoint: camera.Embedding = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of this recipe, before training."),

@@ -203,8 +203,7 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
     _drop_inherited_keys(merged, ("pretrain", "target"), "kind")
     for stage in STAGES:
         _drop_inherited_keys(merged, (stage, "selection"), "strategy")
-        section = merged.values[stage]
-        selection = section.get("selection") if isinstance(section, dict) else None
+        selection = merged.at((stage, "selection"))
         if not isinstance(selection, dict):
             continue
         name = with_hyphens(selection.get("strategy"))

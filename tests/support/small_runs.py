@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
 from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
@@ -39,6 +42,13 @@ def refused(*words: object, code: int) -> str:
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     return result.stderr
+
+
+def problems_of(recipe: str | Path, *overrides: str) -> list[str]:
+    """The lines of the error of a recipe that is not valid."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, overrides=overrides)
+    return str(caught.value).splitlines()
 
 
 def small_recipe(folder: Path, root: Path, changes: dict[str, str] | None = None, text: str = "") -> Path:

@@ -36,9 +36,9 @@ def stop_after(
 TWO = ["--gpus", "cpu", "--processes", "2"]
 
 
-def everest(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def everest(*arguments: object, code: int = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert ended.returncode == code, ended.stderr
     return ended
 

@@ -26,8 +26,7 @@ def evaluate(
         Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into a folder.")
     ] = None,
     keep: Annotated[
-        str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well."),
+        str | None, typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well.")
     ] = None,
     budget: Annotated[
         float | None,

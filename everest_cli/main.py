@@ -208,9 +208,7 @@ def everest(
     imports: Annotated[
         list[str] | None,
         typer.Option(
-            "--import",
-            metavar="MODULE",
-            help="Import a module of yours that weights or run folders name.",
+            "--import", metavar="MODULE", help="Import a module of yours that weights or run folders name."
         ),
     ] = None,
     version: Annotated[

@@ -63,8 +63,7 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    Tracker,
-    typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow."),
+    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow.")
 ]
 OverfitOneBatch = Annotated[
     bool,
@@ -104,10 +103,7 @@ CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 _VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
 Videos = Annotated[list[Path], _VIDEOS]
 SomeVideos = Annotated[list[Path] | None, _VIDEOS]
-Checkpoint = Annotated[
-    str,
-    typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
-]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
 Writer = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", metavar="C", help="The weights that wrote the features, if needed."),

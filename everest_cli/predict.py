@@ -41,8 +41,7 @@ def predict(
     output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
     calibrated: Annotated[
-        bool,
-        typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
+        bool, typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose.")
     ] = False,
     keep_above: Annotated[
         float | None,
@@ -144,12 +143,7 @@ def predict(
             )
         else:
             rows = predict(
-                opened,
-                samples,
-                top=top,
-                batch=model.batch,
-                workers=model.workers,
-                report=display.report,
+                opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
             )
         scores = None
         if truth is not None:
@@ -220,11 +214,7 @@ def _write(
 
 
 def _draw(
-    path: Path,
-    row: dict[str, Any],
-    classes: Classes,
-    background: float | None,
-    truth: Sequence[Bout] | None,
+    path: Path, row: dict[str, Any], classes: Classes, background: float | None, truth: Sequence[Bout] | None
 ) -> None:
     """Draw the timeline of a video, below the bouts of a person if there are any."""
     from everest.figures.timeline import draw_task_timeline, draw_timeline

@@ -41,10 +41,7 @@ def check(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="For bad_videos.csv and the journal [the list's folder].",
+            "--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal [the list's folder]."
         ),
     ] = None,
     fix: Annotated[

@@ -49,8 +49,7 @@ def windows(
     ] = None,
     fps: o.FileFps = None,
     task: Annotated[
-        Task | None,
-        typer.Option("--task", help="Of the labels [multi-label if classes overlap]."),
+        Task | None, typer.Option("--task", help="Of the labels [multi-label if classes overlap].")
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")

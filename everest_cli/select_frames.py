@@ -59,11 +59,7 @@ def select_frames(
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
-        selector=RedundancyRobust(
-            keep_ratio=keep,
-            align=align or "none",
-            cuts=cuts or "ignore",
-        ),
+        selector=RedundancyRobust(keep_ratio=keep, align=align or "none", cuts=cuts or "ignore"),
         frames=frames,
         stride=stride or 1,
         whole_video=stride is None,

@@ -58,9 +58,7 @@ def sweep(
     stages: Annotated[
         str | None,
         typer.Option(
-            "--stages",
-            metavar="STAGE,…",
-            help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]",
+            "--stages", metavar="STAGE,…", help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
         ),
     ] = None,
     init: Annotated[

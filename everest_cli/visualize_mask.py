@@ -25,8 +25,7 @@ def visualize_mask(
         Literal["pretrain", "finetune"], typer.Option("--stage", help="Of --recipe.")
     ] = "pretrain",
     strategy: Annotated[
-        str | None,
-        typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R]."),
+        str | None, typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R].")
     ] = None,
     keep: Annotated[
         str | None,
@@ -77,12 +76,7 @@ def visualize_mask(
     if recipe is None and stage != "pretrain":
         raise RecipeError(f"--stage {stage}: needs --recipe")
     from everest.checkpoints.load import open_model
-    from everest.figures.mask_choice import (
-        DEFAULT_CLIP,
-        choices_of_recipe,
-        own_choices,
-        requested_selectors,
-    )
+    from everest.figures.mask_choice import DEFAULT_CLIP, choices_of_recipe, own_choices, requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.ranked import ByChange

@@ -106,12 +106,7 @@ class LayerStack:
 
 
 def _apply(
-    merged: Merged,
-    label: str,
-    number: int,
-    values: dict[str, Any],
-    path: KeyPath = (),
-    written: KeyPath = (),
+    merged: Merged, label: str, number: int, values: dict[str, Any], path: KeyPath = (), written: KeyPath = ()
 ) -> None:
     """Merge `values` of layer `number` into the values at `path`; `written` is the path in their file."""
     target = merged.values

@@ -218,10 +218,7 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
     shape = math.sqrt(facts.height / facts.width)
     height, width = (
         max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
-        for factor, largest, unit in (
-            (shape, facts.height, rows),
-            (1 / shape, facts.width, columns),
-        )
+        for factor, largest, unit in ((shape, facts.height, rows), (1 / shape, facts.width, columns))
     )
     return height, width
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,6 +35,20 @@ def damage_bytes(rng: Random, data: bytes, *, most: int = 4) -> bytes:
     for _ in range(rng.randint(1, most)):
         data = rng.choice(_BYTE_DAMAGES)(rng, data)
     return data
+
+
+def damage_content(rng: Random, file: Path) -> None:
+    """Damage the bytes of a file."""
+    file.write_bytes(damage_bytes(rng, file.read_bytes()))
+
+
+def remove_file(rng: Random, file: Path) -> None:
+    file.unlink()
+
+
+def replace_by_folder(rng: Random, file: Path) -> None:
+    file.unlink()
+    file.mkdir()
 
 
 def damage_text(rng: Random, text: str, *, most: int = 3) -> bytes:

@@ -25,10 +25,7 @@ PAPER_TABLES = {  # subjects of the paper's tables
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", box=None, show_header=bool(columns))
-    for column in columns:
-        table.add_column(column)
-    return table
+    return Table(*columns, title=Text(title), title_justify="left", box=None)
 
 
 def _tokens(tokens: dict[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -103,6 +103,9 @@ CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 _VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
 Videos = Annotated[list[Path], _VIDEOS]
 SomeVideos = Annotated[list[Path] | None, _VIDEOS]
+VideosOrFolders = Annotated[
+    list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
+]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
 Writer = Annotated[
     str | None,
@@ -128,6 +131,21 @@ OtherRecipe = Annotated[
 Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens encoded [as trained]."),
+]
+Embedding = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
+    ),
+]
+# Of a camera that moves, and of cuts.
+Align = Annotated[
+    Literal["none", "shift", "affine"] | None,
+    typer.Option("--align", help="Remove this motion of the camera before change is measured [none]."),
+]
+Cuts = Annotated[
+    Literal["ignore", "detect"] | None,
+    typer.Option("--cuts", help="detect: the first slice of a scene counts as that of a clip [ignore]."),
 ]
 Evaluation = Annotated[
     Path | None,

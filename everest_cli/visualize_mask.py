@@ -8,15 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from everest.errors import DataError, RecipeError
-from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe, read_shares
 from everest_cli.output import print_json, say
 
 
 def visualize_mask(
-    videos: camera.Videos,
-    checkpoint: camera.Embedding = None,
+    videos: o.VideosOrFolders,
+    checkpoint: o.Embedding = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of this recipe, before training."),
@@ -38,9 +37,14 @@ def visualize_mask(
     distance: Annotated[
         str | None, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka [l2].")
     ] = None,
-    align: camera.Align = None,
-    cuts: camera.Cuts = None,
-    slice_cap: camera.SliceCap = None,
+    align: o.Align = None,
+    cuts: o.Cuts = None,
+    slice_cap: Annotated[
+        float | None,
+        typer.Option(
+            "--slice-cap", metavar="SHARE", help="Largest share of the kept tokens in one slice [1]."
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", min=2, help="Frames of a clip [16, or of C or R].")
     ] = None,

@@ -235,10 +235,3 @@ def test_layers_are_counted_from_the_embedding():
     for freeze, layers in {"none": 0, "embedding": 1, "first:1": 2, "first:4": 5, "encoder": 5}.items():
         recipe = load_recipe("ucf101", overrides=[f"finetune.freeze={freeze}", SMALL])
         assert recipe.finetune.frozen_layers(4) == layers
-
-
-def test_keys_of_adapters_without_a_rank_have_no_effect():
-    notices: list[str] = []
-    overrides = ["finetune.lora.alpha=8", RANK, "pretrain.lora.dropout=0.1"]
-    load_recipe("ucf101", overrides=overrides, notify=notices.append)
-    assert notices == ["pretrain.lora.dropout has no effect if pretrain.lora.rank is 0"]

@@ -51,9 +51,9 @@ def replace_by_folder(rng: Random, file: Path) -> None:
     file.mkdir()
 
 
-def damage_text(rng: Random, text: str, *, most: int = 3) -> bytes:
-    """One to `most` changes of lines or words, sometimes in another encoding or with damaged bytes."""
-    for _ in range(rng.randint(1, most)):
+def damage_text(rng: Random, text: str) -> bytes:
+    """One to three changes of lines or words, sometimes in another encoding or with damaged bytes."""
+    for _ in range(rng.randint(1, 3)):
         text = rng.choice(_TEXT_DAMAGES)(rng, text)
     draw = rng.random()
     if draw < 0.05:

@@ -16,15 +16,12 @@ from everest.sweep.budgets import macs_of_clip
 from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.plan_file import check_folder, write_plan
 from everest.sweep.request import read_request
+from everest.system.events import silent
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files)
-
-
-def silent(text: str) -> None:
-    pass
 
 
 def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> SweepPlan:

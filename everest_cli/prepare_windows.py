@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -113,7 +114,7 @@ def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
     """Print the numbers of the labels, and the command that follows."""
     numbers = ", ".join(f"{name} {count}" for name, count in labeled["labels"].items())
     say(f"{labeled['task']}: {numbers}")
-    words = ["everest prepare split", str(output), "--group column:group"]
+    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
     words += [] if labeled["task"] == "single-label" else ["--task", labeled["task"]]
     words += [] if labeled["classes"] is None else ["--classes", labeled["classes"]]
-    say("next:\n  " + " ".join(words))
+    say(f"next:\n  {shlex.join(words)}")

@@ -91,7 +91,8 @@ def predict(
 
     rules, idle = of_timeline.rules(), of_timeline.idle()
     if rules != PLAIN and not (of_timeline.bouts or plot or truth or to or text_format == "json"):
-        names = " and ".join(of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"})
+        changing = of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"}
+        names = " and ".join(sorted(changing))
         raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
     opened = model.open(views=1 if timeline else None, calibrated=calibrated, above=keep_above)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed

@@ -232,8 +232,8 @@ def _add_measurements(
             say(f"measuring {stage}")
         measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage), cpu=on_cpu)
         document["stages"][stage]["measured"] = measured
-    problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
-    for problem in problems - {None}:
+    problems = [stage["measured"]["energy_problem"] for stage in document["stages"].values()]
+    for problem in dict.fromkeys(filter(None, problems)):
         say(f"no energy measured: {problem}")
     for stage in loading.STAGES:
         if stage not in clips:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from everest_cli.output import print_rich
+from everest_cli.output import print_table
 
 MB, GB = 1e6, 1e9
 PAPER_TABLES = {  # subjects of the paper's tables
@@ -24,8 +23,8 @@ PAPER_TABLES = {  # subjects of the paper's tables
 }
 
 
-def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=Text(title), title_justify="left", box=None)
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    print_table(columns, rows, title=Text(title), title_justify="left", box=None)
 
 
 def _tokens(tokens: dict[str, int]) -> str:
@@ -38,7 +37,7 @@ def print_profile(document: dict[str, Any]) -> None:
         f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
         f"({document['recipe']}, {document['precision']})"
     )
-    table = _table(title, "", *document["stages"])
+    rows: list[list[str]] = []
     stages = list(document["stages"].values())
     for name, cell in (
         ("GMACs forward (the papers' GFLOPs)", _number_of("gmacs")),
@@ -65,8 +64,8 @@ def print_profile(document: dict[str, Any]) -> None:
     ):
         cells = [cell(stage) for stage in stages]
         if all(text is not None for text in cells) and set(cells) != {"-"}:
-            table.add_row(name, *(Text(str(text)) for text in cells))
-    print_rich(table)
+            rows.append([name, *map(str, cells)])
+    _print_table(title, ["", *document["stages"]], rows)
     for name, stage in document["stages"].items():
         if "loading" not in stage:
             continue
@@ -138,25 +137,24 @@ def _loading(stage: dict[str, Any]) -> str | None:
 
 def _print_comparison(profiles: list[dict[str, Any]]) -> None:
     """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
-    table = _table(
-        "\nMethods",
-        *("method", "stage", "GMACs", "GFLOPs", "everest / it"),
-        *("parameters", "activations of a clip", "tokens"),
-    )
+    columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
+    columns += ("parameters", "activations of a clip", "tokens")
     first = profiles[0]["stages"]
-    for document in profiles:
-        for name, stage in document["stages"].items():
-            table.add_row(
-                document["method"],
-                name,
-                f"{stage['gmacs']:.2f}",
-                f"{stage['gflops']:.2f}",
-                f"{first[name]['gmacs'] / stage['gmacs']:.2f}",
-                f"{stage['parameters'] / 1e6:.2f} M",
-                f"{stage['activation_bytes_per_clip'] / MB:.1f} MB",
-                _tokens(stage["tokens"]),
-            )
-    print_rich(table)
+    rows = [
+        (
+            document["method"],
+            name,
+            f"{stage['gmacs']:.2f}",
+            f"{stage['gflops']:.2f}",
+            f"{first[name]['gmacs'] / stage['gmacs']:.2f}",
+            f"{stage['parameters'] / 1e6:.2f} M",
+            f"{stage['activation_bytes_per_clip'] / MB:.1f} MB",
+            _tokens(stage["tokens"]),
+        )
+        for document in profiles
+        for name, stage in document["stages"].items()
+    ]
+    _print_table("\nMethods", columns, rows)
     for document in profiles:
         released = [
             f"{stage['released_gmacs']:.2f} GMACs in {name}"
@@ -173,10 +171,7 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
 def print_paper(rows: list[dict[str, Any]]) -> None:
     """Print the paper's figures next to everest's: two of memory, as the paper's attention was not fused."""
     for number in sorted({row["table"] for row in rows}):
-        table = _table(
-            f"Table {number}: {PAPER_TABLES[number]}",
-            *("quantity", "unit", "paper", "everest", "difference", "note"),
-        )
+        cells = []
         for row in (row for row in rows if row["table"] == number):
             computed, difference, needs = "needs GPU", "", ""
             if "ours_fused" in row:
@@ -186,9 +181,9 @@ def print_paper(rows: list[dict[str, Any]]) -> None:
             elif row["ours"] is not None:
                 computed, difference = row["rounded"], f"{row['deviation_percent']:+.2f} %"
             note = "; ".join(part for part in (row["note"], needs) if part)
-            cells = (row["what"], row["unit"], row["paper"], computed, difference, note)
-            table.add_row(*map(Text, cells))
-        print_rich(table)
+            cells.append((row["what"], row["unit"], row["paper"], computed, difference, note))
+        columns = ("quantity", "unit", "paper", "everest", "difference", "note")
+        _print_table(f"Table {number}: {PAPER_TABLES[number]}", columns, cells)
     typer.echo(
         "everest: the paper's quantity computed here, with as many digits; difference: before rounding,\n"
         "in percent of the paper's. rho_pre: keep ratio, the share of tokens kept; mask: share hidden.\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich, say
+from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
@@ -65,15 +65,9 @@ def _document(weights: PublicWeights) -> dict[str, Any]:
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column
 
-    table = Table(box=None)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    print_rich(table)
+    print_table([Column(name, overflow="fold") for name in columns], rows, box=None)
 
 
 def _print_families(families: list[TimmFamily], *, quiet: bool = False) -> None:

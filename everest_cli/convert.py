@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from everest.errors import CheckpointError, RecipeError, first_names
 from everest_cli import options as o
 from everest_cli.option_values import read_size
 from everest_cli.output import print_json, say
@@ -53,7 +54,7 @@ def convert(
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
+    quiet: o.NoReport = False,
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 
@@ -100,7 +101,6 @@ def convert(
 
 def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Check early that the output can be written at the end."""
-    from everest.errors import RecipeError
     from everest.system.files import check_new_file
 
     if inspect:
@@ -115,7 +115,6 @@ def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     """Whether everest wrote the checkpoint: --inspect describes it, otherwise there is nothing to convert."""
     from everest.checkpoints.load import open_model
-    from everest.errors import CheckpointError
     from everest.foreign.files import own_file
     from everest.models.spec import ModelSpec
 
@@ -149,7 +148,6 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
 
 def _print_lines(document: dict[str, Any]) -> None:
     """Print a line per known property; long lists of names by group."""
-    from everest.errors import first_names
     from everest.foreign.convert import grouped
 
     for name, value in document.items():

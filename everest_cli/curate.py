@@ -71,8 +71,7 @@ def select(
     writer: WriterOptions,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of rows to choose.")],
     labeled: Annotated[
-        Path | None,
-        typer.Option("--labeled", metavar="LIST", help="Rows or times that have labels already."),
+        Path | None, typer.Option("--labeled", metavar="LIST", help="Rows or times that have labels already.")
     ] = None,
     uncertain: Annotated[
         bool, typer.Option("--uncertain", help="Among the rows that the classifier is least sure of.")

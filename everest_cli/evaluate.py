@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import RunOptions, grouped
 from everest_cli.option_values import read_shares, read_thresholds
 from everest_cli.output import Display, print_json
-
-EXPORTED = ".onnx"
 
 
 @grouped
@@ -27,8 +26,7 @@ def evaluate(
         Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into a folder.")
     ] = None,
     keep: Annotated[
-        str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well."),
+        str | None, typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well.")
     ] = None,
     budget: Annotated[
         float | None,
@@ -54,6 +52,7 @@ def evaluate(
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
+    from everest.checkpoints.load import ONNX_SUFFIX
     from everest.config.layers import read_overrides
     from everest.system.run_folder import RECIPE
 
@@ -64,7 +63,7 @@ def evaluate(
         "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
     )
 
-    if weights.suffix == EXPORTED:
+    if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
             "--keep": keeps,
             "--keep-above": above,
@@ -75,7 +74,11 @@ def evaluate(
             "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         }
-        _refuse_for_exported(weights, [option for option, is_given in given.items() if is_given])
+        if refused := [option for option, is_given in given.items() if is_given]:
+            raise RecipeError(
+                f"{', '.join(refused)}: {weights} computes what it was exported for, on the CPU; evaluate "
+                "its checkpoint, or export it again"
+            )
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)
 
@@ -105,17 +108,6 @@ def evaluate(
     accelerator.end_training()
     if is_main():
         print_json(result) if run.as_json else _print_table(result)
-
-
-def _refuse_for_exported(file: Path, options: list[str]) -> None:
-    """Raise RecipeError for options that an ONNX file cannot follow."""
-    from everest.errors import RecipeError
-
-    if options:
-        raise RecipeError(
-            f"{', '.join(options)}: {file} computes what it was exported for, on the CPU; evaluate its "
-            "checkpoint, or export it again"
-        )
 
 
 def _print_table(result: dict[str, Any]) -> None:

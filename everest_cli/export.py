@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_values import read_shares
 from everest_cli.output import print_json, say
@@ -51,7 +52,7 @@ def export(
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
+    quiet: o.NoReport = False,
 ) -> None:
     """Export a model and check its outputs against everest's; prints the path.
 
@@ -96,7 +97,6 @@ def export(
 
 def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
     """Check early that the output can be written at the end."""
-    from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
@@ -117,8 +117,6 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
 
 
 def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
-    from everest.errors import RecipeError
-
     if precision != "fp32" and to != "onnx":
         raise RecipeError(f"--precision {precision}: of ONNX files only; add --to onnx")
     if precision == "int8" and calibrate is None:

@@ -202,23 +202,13 @@ def _show_version(requested: bool) -> None:
         raise typer.Exit
 
 
-def _import(modules: list[str]) -> None:
-    if modules:
-        from everest.methods.external import import_code
-
-        for module in modules:
-            import_code(module)
-
-
 @app.callback()
 def everest(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     imports: Annotated[
         list[str] | None,
         typer.Option(
-            "--import",
-            metavar="MODULE",
-            help="Import a module of yours that weights or run folders name.",
+            "--import", metavar="MODULE", help="Import a module of yours that weights or run folders name."
         ),
     ] = None,
     version: Annotated[
@@ -229,7 +219,10 @@ def everest(
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101
     """
-    _import(imports or [])
+    for module in imports or ():
+        from everest.methods.external import import_code
+
+        import_code(module)
 
 
 def run_app() -> None:

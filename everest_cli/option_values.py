@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from everest.errors import RecipeError
 from everest_cli.output import say
 
 if TYPE_CHECKING:
@@ -58,19 +59,22 @@ def read_recipe(
     )
 
 
+def read_numbers(text: str) -> tuple[float, ...]:
+    """Parse numbers with commas between them; there are none if a part is no number."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+
+
 def read_shares(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`.
 
     Raises:
         RecipeError: a ratio is not a number above 0 and at most 1, or is given twice.
     """
-    from everest.errors import RecipeError
-
-    try:
-        shares = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        shares = (0.0,)
-    if not all(0 < share <= 1 for share in shares):
+    shares = read_numbers(text)
+    if not shares or not all(0 < share <= 1 for share in shares):
         raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
     if len(set(shares)) < len(shares):
         raise RecipeError(f"--keep {text}: a ratio is given twice")
@@ -83,13 +87,8 @@ def read_thresholds(text: str) -> tuple[float, ...]:
     Raises:
         RecipeError: a threshold is not a finite number, or is given twice.
     """
-    from everest.errors import RecipeError
-
-    try:
-        thresholds = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        thresholds = (math.nan,)
-    if not all(map(math.isfinite, thresholds)):
+    thresholds = read_numbers(text)
+    if not thresholds or not all(map(math.isfinite, thresholds)):
         raise RecipeError(f"--keep-above {text}: give thresholds on the importance of tokens, such as 0.5,2")
     if len(set(thresholds)) < len(thresholds):
         raise RecipeError(f"--keep-above {text}: a threshold is given twice")
@@ -103,7 +102,6 @@ def read_size(text: str) -> int | tuple[int, int]:
         RecipeError: the text is neither, or a side is not from 1 to LONGEST_SIDE.
     """
     from everest.config.values import LONGEST_SIDE, check_size
-    from everest.errors import RecipeError
 
     is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
     sides = [int(side) for side in text.split("x")] if is_size else []
@@ -122,7 +120,6 @@ def local_path(text: str) -> Path:
     Raises:
         RecipeError: it is a URL, which these commands do not read.
     """
-    from everest.errors import RecipeError
     from everest.system.storage import LOCAL, is_url
 
     if is_url(text) and not text.startswith(LOCAL):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,8 +63,7 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    Tracker,
-    typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow."),
+    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow.")
 ]
 OverfitOneBatch = Annotated[
     bool,
@@ -80,6 +79,11 @@ DryRun = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+NoReport = Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")]
+OnlyNames = Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -96,18 +100,13 @@ FileFps = Annotated[
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 
-Videos = Annotated[
-    list[Path],
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
+_VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
+Videos = Annotated[list[Path], _VIDEOS]
+SomeVideos = Annotated[list[Path] | None, _VIDEOS]
+VideosOrFolders = Annotated[
+    list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
 ]
-SomeVideos = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
-]
-Checkpoint = Annotated[
-    str,
-    typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
-]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
 Writer = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", metavar="C", help="The weights that wrote the features, if needed."),
@@ -132,6 +131,21 @@ OtherRecipe = Annotated[
 Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens encoded [as trained]."),
+]
+Embedding = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
+    ),
+]
+# Of a camera that moves, and of cuts.
+Align = Annotated[
+    Literal["none", "shift", "affine"] | None,
+    typer.Option("--align", help="Remove this motion of the camera before change is measured [none]."),
+]
+Cuts = Annotated[
+    Literal["ignore", "detect"] | None,
+    typer.Option("--cuts", help="detect: the first slice of a scene counts as that of a clip [ignore]."),
 ]
 Evaluation = Annotated[
     Path | None,

@@ -6,6 +6,7 @@ import codecs
 import io
 import sys
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from everest.system.text import escape_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Column
 
 PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
@@ -50,6 +52,22 @@ def print_rich(renderable: RenderableType) -> None:
 
     console = Console()
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(renderable)
+
+
+def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], **options: Any) -> None:
+    """Print a table on stdout; brackets in its texts are no markup, as paths and settings have them.
+
+    Args:
+        options: of rich's `Table`.
+    """
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    heads = (Column(Text(column)) if isinstance(column, str) else column for column in columns)
+    table = Table(*heads, **options)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    print_rich(table)
 
 
 def validation_line(event: dict[str, Any]) -> str:

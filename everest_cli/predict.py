@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
@@ -37,14 +38,10 @@ def predict(
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
-    ] = None,
+    output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
     calibrated: Annotated[
-        bool,
-        typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
+        bool, typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose.")
     ] = False,
     keep_above: Annotated[
         float | None,
@@ -56,7 +53,6 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.errors import RecipeError
     from everest.lists.inputs import named_samples
     from everest.system.files import check_new_file, refuse_inputs, write_text
     from everest.system.json_text import json_text
@@ -95,7 +91,8 @@ def predict(
 
     rules, idle = of_timeline.rules(), of_timeline.idle()
     if rules != PLAIN and not (of_timeline.bouts or plot or truth or to or text_format == "json"):
-        names = " and ".join(of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"})
+        changing = of_timeline.given & {"--background", "--threshold", "--smooth", "--min-seconds"}
+        names = " and ".join(sorted(changing))
         raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
     opened = model.open(views=1 if timeline else None, calibrated=calibrated, above=keep_above)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
@@ -147,12 +144,7 @@ def predict(
             )
         else:
             rows = predict(
-                opened,
-                samples,
-                top=top,
-                batch=model.batch,
-                workers=model.workers,
-                report=display.report,
+                opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
             )
         scores = None
         if truth is not None:
@@ -223,11 +215,7 @@ def _write(
 
 
 def _draw(
-    path: Path,
-    row: dict[str, Any],
-    classes: Classes,
-    background: float | None,
-    truth: Sequence[Bout] | None,
+    path: Path, row: dict[str, Any], classes: Classes, background: float | None, truth: Sequence[Bout] | None
 ) -> None:
     """Draw the timeline of a video, below the bouts of a person if there are any."""
     from everest.figures.timeline import draw_task_timeline, draw_timeline
@@ -247,8 +235,6 @@ def _draw(
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:
     """Return the requested format; raises RecipeError if --json contradicts --format."""
-    from everest.errors import RecipeError
-
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
     if as_json:

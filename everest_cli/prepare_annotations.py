@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest.annotations.kinds import Kind
+from everest.errors import DataError, RecipeError, first_names
 from everest_cli import options as o
 from everest_cli.option_values import local_path
 from everest_cli.output import print_json, say
@@ -53,8 +54,6 @@ def convert_annotations(
 
     Example: everest prepare annotations project.boris --to elan -o elan
     """
-    from everest.errors import RecipeError
-
     if to is not None and output is None:
         raise RecipeError("--output: name the file to write")
     if to is None and output is not None:
@@ -91,7 +90,6 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
     from dataclasses import replace
 
     from everest.annotations.matching import late_notices, match_videos
-    from everest.errors import DataError, first_names
     from everest.video.stream import VideoError
 
     matched, unmatched = match_videos(bouts, names)

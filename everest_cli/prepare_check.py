@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest.errors import EnvironmentProblem, first_names
+from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.option_values import local_path, read_recipe
 from everest_cli.output import Display, print_json, say
@@ -40,10 +41,7 @@ def check(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="For bad_videos.csv and the journal [the list's folder].",
+            "--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal [the list's folder]."
         ),
     ] = None,
     fix: Annotated[
@@ -134,7 +132,6 @@ def _choose_sources(
     task: Task | None,
 ) -> _Chosen:
     from everest.config.heads import named_heads
-    from everest.errors import RecipeError
     from everest.lists.class_folders import read_names
     from everest.lists.labels import LabelRules
 
@@ -178,7 +175,6 @@ def _choose_sources(
 
 def _print_check(document: dict[str, Any], span: int | None, fps: float | None) -> None:
     from everest.prepare.label_checks import RARE
-    from everest.system.text import counted
 
     checked = counted(document["checked"], "video")
     typer.echo(f"{checked} checked, {document['ok']} can be decoded whole")

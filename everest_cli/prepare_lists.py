@@ -14,8 +14,7 @@ from everest_cli.output import print_json, say
 
 def index(
     folder: Annotated[
-        Path,
-        typer.Argument(parser=local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
+        Path, typer.Argument(parser=local_path, metavar="FOLDER", help="The data set: data.root of a recipe.")
     ],
     layout: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_values import local_path
 from everest_cli.output import print_json, say
@@ -72,8 +73,6 @@ def split(
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
-    from everest.errors import RecipeError
-
     if check:
         if class_column is not None:
             raise RecipeError("--class-column has no effect with --check, which compares videos only")
@@ -191,7 +190,6 @@ def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *,
     """Print groups that are in several lists; exit code 4 if there are any."""
     from dataclasses import asdict, replace
 
-    from everest.errors import RecipeError
     from everest.lists.groups import COLUMN, find_leaks, grouping
     from everest.lists.reading import read_list, read_samples
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -49,8 +50,7 @@ def windows(
     ] = None,
     fps: o.FileFps = None,
     task: Annotated[
-        Task | None,
-        typer.Option("--task", help="Of the labels [multi-label if classes overlap]."),
+        Task | None, typer.Option("--task", help="Of the labels [multi-label if classes overlap].")
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")
@@ -114,7 +114,7 @@ def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
     """Print the numbers of the labels, and the command that follows."""
     numbers = ", ".join(f"{name} {count}" for name, count in labeled["labels"].items())
     say(f"{labeled['task']}: {numbers}")
-    words = ["everest prepare split", str(output), "--group column:group"]
+    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
     words += [] if labeled["task"] == "single-label" else ["--task", labeled["task"]]
     words += [] if labeled["classes"] is None else ["--classes", labeled["classes"]]
-    say("next:\n  " + " ".join(words))
+    say(f"next:\n  {shlex.join(words)}")

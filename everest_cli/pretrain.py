@@ -14,13 +14,7 @@ from everest_cli import options as o
 from everest_cli.option_groups import grouped
 from everest_cli.output import say
 from everest_cli.train_tokenizer import run_stage
-from everest_cli.training_command import (
-    DecoderMode,
-    InitName,
-    TrainOptions,
-    finish,
-    print_trial,
-)
+from everest_cli.training_command import DecoderMode, InitName, TrainOptions, finish, print_trial
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 MAX_MEMORY = 1e9  # GiB
-OWN_RECIPES = "--recipe has no effect on --compare and --plot, which show the methods' own"
 
 
 def profile(
@@ -115,7 +114,8 @@ def profile(
         "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
         and (paper or any(value for value in other_options if value is not data)),
         "with --paper no other option but --json has an effect": paper and any(other_options),
-        OWN_RECIPES: recipe and (comparing or plot),
+        "--recipe has no effect on --compare and --plot, which show the methods' own": recipe
+        and (comparing or plot),
         "--batch has no effect without --measure or --data": batch and not (measured or data),
         "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
         and not (measured or data or max_batch or latency),
@@ -232,8 +232,8 @@ def _add_measurements(
             say(f"measuring {stage}")
         measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage), cpu=on_cpu)
         document["stages"][stage]["measured"] = measured
-    problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
-    for problem in problems - {None}:
+    problems = [stage["measured"]["energy_problem"] for stage in document["stages"].values()]
+    for problem in dict.fromkeys(filter(None, problems)):
         say(f"no energy measured: {problem}")
     for stage in loading.STAGES:
         if stage not in clips:

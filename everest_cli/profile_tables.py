@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from everest_cli.output import print_rich
+from everest_cli.output import print_table
 
 MB, GB = 1e6, 1e9
 PAPER_TABLES = {  # subjects of the paper's tables
@@ -24,11 +23,8 @@ PAPER_TABLES = {  # subjects of the paper's tables
 }
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", box=None, show_header=bool(columns))
-    for column in columns:
-        table.add_column(column)
-    return table
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    print_table(columns, rows, title=Text(title), title_justify="left", box=None)
 
 
 def _tokens(tokens: dict[str, int]) -> str:
@@ -41,30 +37,24 @@ def print_profile(document: dict[str, Any]) -> None:
         f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
         f"({document['recipe']}, {document['precision']})"
     )
-    table = _table(title, "", *document["stages"])
+    rows: list[list[str]] = []
     stages = list(document["stages"].values())
     for name, cell in (
-        ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
-        (
-            "GMACs of ST-MAE's own program",
-            lambda s: f"{s['released_gmacs']:.2f}" if "released_gmacs" in s else "-",
-        ),
-        ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
-        ("GFLOPs forward and backward", _training_gflops),
-        ("GMACs of the frozen tokenizer", _gmacs_of("tokenizer")),
-        ("GMACs of the frozen teacher", _gmacs_of("teacher")),
-        (
-            "GFLOPs of the camera's motion",
-            lambda s: f"{s['camera_gflops']:.3f}" if "camera_gflops" in s else "-",
-        ),
+        ("GMACs forward (the papers' GFLOPs)", _number_of("gmacs")),
+        ("GMACs of ST-MAE's own program", _number_of("released_gmacs")),
+        ("GFLOPs forward (2 x GMACs)", _number_of("gflops")),
+        ("GFLOPs forward and backward", _number_of("training_gflops", digits=1)),
+        ("GMACs of the frozen tokenizer", _number_of("tokenizer_gmacs")),
+        ("GMACs of the frozen teacher", _number_of("teacher_gmacs")),
+        ("GFLOPs of the camera's motion", _number_of("camera_gflops", digits=3)),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("trained parameters", _trained),
         ("tokens", lambda s: _tokens(s["tokens"])),
         ("activations of a clip, estimate", lambda s: f"{s['activation_bytes_per_clip'] / MB:.1f} MB"),
-        ("weights", lambda s: f"{s['model_state']['weights'] / GB:.2f} GB"),
-        ("gradients", lambda s: f"{s['model_state']['gradients'] / GB:.2f} GB"),
-        ("AdamW moments", lambda s: f"{s['model_state']['moments'] / GB:.2f} GB"),
+        ("weights", _gigabytes_of("weights")),
+        ("gradients", _gigabytes_of("gradients")),
+        ("AdamW moments", _gigabytes_of("moments")),
         ("frozen tokenizer, estimate", _gigabytes_of("tokenizer")),
         ("frozen teacher, estimate", _gigabytes_of("teacher")),
         ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
@@ -74,8 +64,8 @@ def print_profile(document: dict[str, Any]) -> None:
     ):
         cells = [cell(stage) for stage in stages]
         if all(text is not None for text in cells) and set(cells) != {"-"}:
-            table.add_row(name, *(Text(str(text)) for text in cells))
-    print_rich(table)
+            rows.append([name, *map(str, cells)])
+    _print_table(title, ["", *document["stages"]], rows)
     for name, stage in document["stages"].items():
         if "loading" not in stage:
             continue
@@ -94,19 +84,14 @@ def print_profile(document: dict[str, Any]) -> None:
         _print_comparison(document["compare"])
 
 
-def _training_gflops(stage: dict[str, Any]) -> str:
-    gflops = stage.get("training_gflops")
-    return "-" if gflops is None else f"{gflops:.1f}"
+def _number_of(key: str, *, digits: int = 2) -> Callable[[dict[str, Any]], str]:
+    """The cell of a number that only some stages have."""
+    return lambda stage: "-" if stage.get(key) is None else f"{stage[key]:.{digits}f}"
 
 
-def _gmacs_of(network: str) -> Callable[[dict[str, Any]], str]:
-    """The cell of the forward pass of a frozen network: tokenizer or teacher."""
-    key = f"{network}_gmacs"
-    return lambda stage: f"{stage[key]:.2f}" if key in stage else "-"
-
-
-def _gigabytes_of(network: str) -> Callable[[dict[str, Any]], str]:
-    return lambda s: f"{s['model_state'][network] / GB:.2f} GB" if network in s["model_state"] else "-"
+def _gigabytes_of(part: str) -> Callable[[dict[str, Any]], str]:
+    """The cell of a part of the model's state, which only some stages have."""
+    return lambda s: f"{s['model_state'][part] / GB:.2f} GB" if part in s["model_state"] else "-"
 
 
 def _views(stage: dict[str, Any]) -> str:
@@ -152,33 +137,24 @@ def _loading(stage: dict[str, Any]) -> str | None:
 
 def _print_comparison(profiles: list[dict[str, Any]]) -> None:
     """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
-    table = _table(
-        "\nMethods",
-        *(
-            "method",
-            "stage",
-            "GMACs",
-            "GFLOPs",
-            "everest / it",
-            "parameters",
-            "activations of a clip",
-            "tokens",
-        ),
-    )
+    columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
+    columns += ("parameters", "activations of a clip", "tokens")
     first = profiles[0]["stages"]
-    for document in profiles:
-        for name, stage in document["stages"].items():
-            table.add_row(
-                document["method"],
-                name,
-                f"{stage['gmacs']:.2f}",
-                f"{stage['gflops']:.2f}",
-                f"{first[name]['gmacs'] / stage['gmacs']:.2f}",
-                f"{stage['parameters'] / 1e6:.2f} M",
-                f"{stage['activation_bytes_per_clip'] / MB:.1f} MB",
-                _tokens(stage["tokens"]),
-            )
-    print_rich(table)
+    rows = [
+        (
+            document["method"],
+            name,
+            f"{stage['gmacs']:.2f}",
+            f"{stage['gflops']:.2f}",
+            f"{first[name]['gmacs'] / stage['gmacs']:.2f}",
+            f"{stage['parameters'] / 1e6:.2f} M",
+            f"{stage['activation_bytes_per_clip'] / MB:.1f} MB",
+            _tokens(stage["tokens"]),
+        )
+        for document in profiles
+        for name, stage in document["stages"].items()
+    ]
+    _print_table("\nMethods", columns, rows)
     for document in profiles:
         released = [
             f"{stage['released_gmacs']:.2f} GMACs in {name}"
@@ -195,15 +171,7 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
 def print_paper(rows: list[dict[str, Any]]) -> None:
     """Print the paper's figures next to everest's: two of memory, as the paper's attention was not fused."""
     for number in sorted({row["table"] for row in rows}):
-        table = _table(
-            f"Table {number}: {PAPER_TABLES[number]}",
-            "quantity",
-            "unit",
-            "paper",
-            "everest",
-            "difference",
-            "note",
-        )
+        cells = []
         for row in (row for row in rows if row["table"] == number):
             computed, difference, needs = "needs GPU", "", ""
             if "ours_fused" in row:
@@ -213,9 +181,9 @@ def print_paper(rows: list[dict[str, Any]]) -> None:
             elif row["ours"] is not None:
                 computed, difference = row["rounded"], f"{row['deviation_percent']:+.2f} %"
             note = "; ".join(part for part in (row["note"], needs) if part)
-            cells = (row["what"], row["unit"], row["paper"], computed, difference, note)
-            table.add_row(*map(Text, cells))
-        print_rich(table)
+            cells.append((row["what"], row["unit"], row["paper"], computed, difference, note))
+        columns = ("quantity", "unit", "paper", "everest", "difference", "note")
+        _print_table(f"Table {number}: {PAPER_TABLES[number]}", columns, cells)
     typer.echo(
         "everest: the paper's quantity computed here, with as many digits; difference: before rounding,\n"
         "in percent of the paper's. rho_pre: keep ratio, the share of tokens kept; mask: share hidden.\n"

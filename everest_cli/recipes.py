@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or 
 @app.command("list", epilog="Example: everest recipes list --json")
 def list_recipes(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list of names and summaries.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+    quiet: o.OnlyNames = False,
 ) -> None:
     """Name and summary of every shipped recipe."""
     from everest.config.recipe_files import shipped_names, shipped_recipe

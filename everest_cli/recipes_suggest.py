@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, unknown_name
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.output import print_json, say
@@ -66,7 +66,7 @@ def suggest(
     from everest.config.settings import DataSettings
     from everest.suggest.data_facts import examine_data
     from everest.suggest.data_section import data_section, has_class_folders, with_task
-    from everest.suggest.devices import DEVICES, check_device, stage_times, this_device
+    from everest.suggest.devices import DEVICES, stage_times, this_device
     from everest.suggest.next_commands import training_commands
     from everest.suggest.suggest import choose_values, pretraining_notice, recipe_text
     from everest.system.files import check_new_file, write_text
@@ -78,7 +78,9 @@ def suggest(
     for option, given in (("--task", task), ("--pretrain", pretrain)):
         if unlabeled and given is not None:
             raise RecipeError(f"{option}: has no effect with --unlabeled")
-    device = check_device(device or this_device())
+    device = device or this_device()
+    if device not in DEVICES:
+        raise unknown_name("--device", device, DEVICES)
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):

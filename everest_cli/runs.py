@@ -10,7 +10,7 @@ import typer
 
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich, say
+from everest_cli.output import print_json, print_rich, print_table, say
 
 if TYPE_CHECKING:
     from everest.train.listing import Ancestor, RunSummary
@@ -108,15 +108,15 @@ def _weights_line(weights: Ancestor) -> str:
 
 
 def _print_table(summaries: list[RunSummary]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column
 
-    table = Table(box=None)
-    table.add_column("run", overflow="fold")  # complete, even on two lines
-    for name in ("command", "recipe", "state"):
-        table.add_column(name)
-    for name in ("step", "loss", "best on val", "age"):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("step", "loss", "best on val", "age")
+    columns = [
+        Column("run", overflow="fold"),  # complete, even on two lines
+        *("command", "recipe", "state"),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+    ]
+    rows = []
     for run in summaries:
         step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
         loss = "-" if run.loss is None else f"{run.loss:.4f}"
@@ -124,6 +124,5 @@ def _print_table(summaries: list[RunSummary]) -> None:
         unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
         age = f"{run.age_seconds // seconds} {unit}"
         identity = (run.path, run.command or "-", run.recipe or "-", run.state)
-        # Text: a path may contain brackets, which are rich's markup.
-        table.add_row(*map(Text, (*identity, step, loss, accuracy, age)))
-    print_rich(table)
+        rows.append((*identity, step, loss, accuracy, age))
+    print_table(columns, rows, box=None)

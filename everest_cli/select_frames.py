@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 
 def select_frames(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
+    videos: o.VideosOrFolders,
     alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidate frames per drawn frame.")] = 1.5,
     keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
@@ -25,14 +24,9 @@ def select_frames(
     ] = None,
     fps: o.Fps = None,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
-    align: camera.Align = None,
-    cuts: camera.Cuts = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-        ),
-    ] = None,
+    align: o.Align = None,
+    cuts: o.Cuts = None,
+    checkpoint: o.Embedding = None,
     draws: Annotated[
         int, typer.Option("--draws", min=0, help="Also draw N times, and print how often each pair is drawn.")
     ] = 0,
@@ -64,11 +58,7 @@ def select_frames(
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
-        selector=RedundancyRobust(
-            keep_ratio=keep,
-            align=align or "none",
-            cuts=cuts or "ignore",
-        ),
+        selector=RedundancyRobust(keep_ratio=keep, align=align or "none", cuts=cuts or "ignore"),
         frames=frames,
         stride=stride or 1,
         whole_video=stride is None,

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest_cli import options as o
-from everest_cli.output import Display, print_json, print_rich, say
+from everest_cli.output import Display, print_json, print_table, say
 from everest_cli.training_command import this_program
 
 RUN = "run"  # the command of any other first word
@@ -58,9 +58,7 @@ def sweep(
     stages: Annotated[
         str | None,
         typer.Option(
-            "--stages",
-            metavar="STAGE,…",
-            help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]",
+            "--stages", metavar="STAGE,…", help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
         ),
     ] = None,
     init: Annotated[
@@ -157,17 +155,11 @@ def report(
 
 
 def _print_report(document: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from everest.sweep.report import notes, table_columns, table_rows
 
     if document["summary"]:
         typer.echo(document["summary"])
-    table = Table(*table_columns(document))
-    for row in table_rows(document):
-        table.add_row(*map(Text, row))
-    print_rich(table)
+    print_table(table_columns(document), table_rows(document))
     for line in notes(document):
         typer.echo(line)
     for failure in document["failures"]:

@@ -10,6 +10,7 @@ import typer
 
 from everest.annotations.kinds import Kind
 from everest.errors import RecipeError
+from everest_cli.option_values import read_numbers
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
@@ -128,15 +129,12 @@ class TimelineOptions:
 
         pair = None
         if self.threshold is not None:
-            try:
-                values = [float(part) for part in self.threshold.split(",")]
-                pair = (values[0], values[-1])
-                if len(values) > 2:
-                    raise ValueError
-            except ValueError:
+            values = read_numbers(self.threshold)
+            if len(values) not in (1, 2):
                 raise RecipeError(
                     f"--threshold {self.threshold}: give HIGH,LOW or one number, such as 0.6,0.4"
-                ) from None
+                )
+            pair = (values[0], values[-1])
         return BoutRules(
             background=self.background, threshold=pair, smooth=self.smooth, min_seconds=self.min_seconds
         )

@@ -8,20 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from everest.errors import DataError, RecipeError
-from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe, read_shares
 from everest_cli.output import print_json, say
 
 
 def visualize_mask(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-        ),
-    ] = None,
+    videos: o.VideosOrFolders,
+    checkpoint: o.Embedding = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of this recipe, before training."),
@@ -30,8 +24,7 @@ def visualize_mask(
         Literal["pretrain", "finetune"], typer.Option("--stage", help="Of --recipe.")
     ] = "pretrain",
     strategy: Annotated[
-        str | None,
-        typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R]."),
+        str | None, typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R].")
     ] = None,
     keep: Annotated[
         str | None,
@@ -44,9 +37,14 @@ def visualize_mask(
     distance: Annotated[
         str | None, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka [l2].")
     ] = None,
-    align: camera.Align = None,
-    cuts: camera.Cuts = None,
-    slice_cap: camera.SliceCap = None,
+    align: o.Align = None,
+    cuts: o.Cuts = None,
+    slice_cap: Annotated[
+        float | None,
+        typer.Option(
+            "--slice-cap", metavar="SHARE", help="Largest share of the kept tokens in one slice [1]."
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option("--frames", min=2, help="Frames of a clip [16, or of C or R].")
     ] = None,
@@ -82,12 +80,7 @@ def visualize_mask(
     if recipe is None and stage != "pretrain":
         raise RecipeError(f"--stage {stage}: needs --recipe")
     from everest.checkpoints.load import open_model
-    from everest.figures.mask_choice import (
-        DEFAULT_CLIP,
-        choices_of_recipe,
-        own_choices,
-        requested_selectors,
-    )
+    from everest.figures.mask_choice import DEFAULT_CLIP, choices_of_recipe, own_choices, requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.ranked import ByChange

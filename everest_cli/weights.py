@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich, say
+from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
@@ -31,7 +31,7 @@ KINDS = {"pretrain": "pre-trained model", "classifier": "classifier", "encoder":
 @app.command("list", epilog="Example: everest weights list")
 def list_weights(
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+    quiet: o.OnlyNames = False,
     only_timm: Annotated[
         bool, typer.Option("--timm", help="Only the image models of timm, by family.")
     ] = False,
@@ -53,7 +53,8 @@ def list_weights(
     elif quiet:
         typer.echo("\n".join(weights.name for weights in table))
     else:
-        _print_table(table)
+        rows = [(row.name, row.method, row.backbone, row.data, row.license, row.gives) for row in table]
+        _print_table(("weights", "method", "backbone", "trained on", "license", "gives"), rows)
         say(NOT_DOWNLOADED)
         typer.echo()
         _print_families(families)
@@ -63,32 +64,21 @@ def _document(weights: PublicWeights) -> dict[str, Any]:
     return {**asdict(weights), "commands": weights.commands, "downloaded": False}
 
 
-def _print_table(table: list[PublicWeights]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.table import Column
 
-    columns = Table(box=None)
-    for name in ("weights", "method", "backbone", "trained on", "license", "gives"):
-        columns.add_column(name, overflow="fold")
-    for row in table:
-        columns.add_row(*map(Text, (row.name, row.method, row.backbone, row.data, row.license, row.gives)))
-    print_rich(columns)
+    print_table([Column(name, overflow="fold") for name in columns], rows, box=None)
 
 
 def _print_families(families: list[TimmFamily], *, quiet: bool = False) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     if quiet:
         typer.echo("\n".join(family.pattern for family in families if family.loads))
         return
-    columns = Table(box=None)
-    for name in ("images (timm)", "names", "number", "loads"):
-        columns.add_column(name, overflow="fold")
-    for row in families:
-        loads = "yes" if row.because is None else f"no: {row.because}"
-        columns.add_row(*map(Text, (row.family, row.pattern, str(row.names), loads)))
-    print_rich(columns)
+    rows = [
+        (row.family, row.pattern, str(row.names), "yes" if row.because is None else f"no: {row.because}")
+        for row in families
+    ]
+    _print_table(("images (timm)", "names", "number", "loads"), rows)
     say(TIMM)
 
 
@@ -146,10 +136,7 @@ def card(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     evaluation: o.Evaluation = None,
     license_name: o.License = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
-    ] = None,
+    output: o.OutputFile = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
 ) -> None:

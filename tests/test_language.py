@@ -12,15 +12,7 @@ from typer.testing import CliRunner
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "pyproject.toml",
-    "docs",
-    "benchmarks",
-    "recipes",
-]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml", "docs", "benchmarks", "recipes"]
 LIBRARY = [
     "everest",  # the files at the root only
     *(f"everest/{folder.parent.name}" for folder in sorted((ROOT / "everest").glob("*/__init__.py"))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from small_runs import called, refused
+from small_runs import called, json_of, refused
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names, shipped_recipe
@@ -20,7 +19,7 @@ recipes, wrong = partial(called, "recipes"), partial(refused, "recipes")
 
 
 def test_list_names_every_recipe_with_its_summary():
-    rows = json.loads(recipes("list", "--json").stdout)
+    rows = json_of("recipes list")
     assert [row["name"] for row in rows] == shipped_names()
     assert {"ucf101", "hmdb51", "k400", "ssv2", "oscc", "videomae-ucf101", "custom"} <= set(shipped_names())
     assert all(row["summary"] for row in rows)

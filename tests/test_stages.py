@@ -64,16 +64,7 @@ def test_finetuning_starts_with_the_pretrained_encoder(recipe: Path, pretrained:
 
 def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "a run"
-    small = [
-        "--recipe",
-        recipe,
-        "--set",
-        "pretrain.epochs=1",
-        "--set",
-        "finetune.epochs=1",
-        "--data",
-        clip_files,
-    ]
+    small = ["--recipe", recipe, "--set=pretrain.epochs=1", "--set=finetune.epochs=1", "--data", clip_files]
     shown = called("pretrain", *small, "-o", out)
     assert shown.stdout == f"{out}\n"
     start, finetune, probe = shown.stderr.splitlines()[-3:]
@@ -88,20 +79,11 @@ def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path,
 def test_pretraining_without_labels_asks_for_them(recipe: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "videos")
-    own = [
-        "--set",
-        "data.pretrain=videos",
-        "--set",
-        "data.val=null",
-        "--set",
-        "data.fps=null",
-        "--set",
-        "pretrain.batch_size=1",
-    ]
-    shown = called("pretrain", "--recipe", recipe, *own, "--data", tmp_path, "-o", tmp_path / "run").stderr
+    own = ("data.pretrain=videos", "data.val=null", "data.fps=null", "pretrain.batch_size=1")
+    options, run = [f"--set={value}" for value in own], tmp_path / "run"
+    shown = called("pretrain", "--recipe", recipe, *options, "--data", tmp_path, "-o", run).stderr
     start, finetune = shown.splitlines()[-2:]
     assert start == "next:"
-    run = tmp_path / "run"
     used = f"--recipe {recipe} --data LABELED --set data.val=null --set data.fps=null --init {run}"
     assert finetune == f"  everest finetune {used} --output {run}-finetune"
 

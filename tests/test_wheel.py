@@ -28,29 +28,16 @@ def test_the_wheel_runs_the_commands_of_the_first_pages(tmp_path: Path):
     """The packages that everest needs are those of this environment, so that the test needs no network."""
     source = tmp_path / "source"
     shutil.copytree(ROOT, source, ignore=LEFT_OUT, symlinks=True)
-    (source / "everest" / "recipes").unlink(
-        missing_ok=True
-    )  # a link in some checkouts; the wheel has the folder
-    build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", tmp_path)
-    run(sys.executable, "-m", "pip", *build, source, cwd=tmp_path)
+    (source / "everest" / "recipes").unlink(missing_ok=True)  # a link in some checkouts
+    pip = (sys.executable, "-m", "pip", "--quiet")
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path)
+    run(*pip, *build, source, cwd=tmp_path)
     (wheel,) = tmp_path.glob("everest_video-*.whl")
 
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--no-index",
-        "--quiet",
-        "--target",
-        site,
-        wheel,
-        cwd=tmp_path,
-    )
+    run(*pip, "install", "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
     (site / "needs.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
     home = run(python, "-c", "import everest; print(everest.__file__)", cwd=tmp_path)

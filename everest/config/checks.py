@@ -10,12 +10,7 @@ import torch
 
 from everest.config.layers import KeyPath
 from everest.config.settings import ModelSettings, Recipe
-from everest.config.sizes import (
-    LEAST_PLACES,
-    TokenizerConfig,
-    discriminator_halvings,
-    rotary_channels,
-)
+from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings, rotary_channels
 from everest.config.stage_checks import (
     Problems,
     channel_problems,

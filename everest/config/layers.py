@@ -106,12 +106,7 @@ class LayerStack:
 
 
 def _apply(
-    merged: Merged,
-    label: str,
-    number: int,
-    values: dict[str, Any],
-    path: KeyPath = (),
-    written: KeyPath = (),
+    merged: Merged, label: str, number: int, values: dict[str, Any], path: KeyPath = (), written: KeyPath = ()
 ) -> None:
     """Merge `values` of layer `number` into the values at `path`; `written` is the path in their file."""
     target = merged.values
@@ -203,8 +198,7 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
     _drop_inherited_keys(merged, ("pretrain", "target"), "kind")
     for stage in STAGES:
         _drop_inherited_keys(merged, (stage, "selection"), "strategy")
-        section = merged.values[stage]
-        selection = section.get("selection") if isinstance(section, dict) else None
+        selection = merged.at((stage, "selection"))
         if not isinstance(selection, dict):
             continue
         name = with_hyphens(selection.get("strategy"))

@@ -90,8 +90,7 @@ def load_recipe(
     layers += read_overrides(overrides, problems)
     stack = LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
 
-    model = stack.merged(None).values["model"]
-    named = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
+    named = with_hyphens(stack.merged(None).at(("model", "backbone")))
     backbone = named if isinstance(named, str) else None  # a known one or not
     merged = stack.merged(backbone)
     failed_imports = list(_import_classes(merged)) if imports else []
@@ -195,7 +194,7 @@ def _not_unicode(value: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
 
 def _problems_of_other_targets(merged: Merged) -> list[str]:
     """The invalid values of keys that only another kind of target has: the recipe's own kind drops them."""
-    target = merged.values["pretrain"].get("target") if isinstance(merged.values["pretrain"], dict) else None
+    target = merged.at(("pretrain", "target"))
     if not isinstance(target, dict):
         return []
     problems = []

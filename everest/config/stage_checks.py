@@ -77,10 +77,7 @@ def view_problems(recipe: Recipe) -> Problems:
     if stage.selection.needs_tokenizer:
         yield ("pretrain", "selection"), "needs a tokenizer, which pretrain.objective=views does not run"
     if stage.frame_selection.alpha > 1:
-        yield (
-            ("pretrain", "frame_selection", "alpha"),
-            "draws frames for an autoencoder only; set it to 1",
-        )
+        yield (("pretrain", "frame_selection", "alpha"), "draws frames for an autoencoder only; set it to 1")
     if stage.batch_size < 2 * stage.views.number:
         text = f"{stage.batch_size} clips are fewer than two videos of {stage.views.number} views to compare"
         yield ("pretrain", "batch_size"), text

@@ -6,7 +6,7 @@ tables with the paper's own values were not available; every value without a mar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -31,10 +31,6 @@ from everest.config.values import (
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 Levels = Annotated[tuple[Annotated[int, Field(ge=2, le=2**16)], ...], Field(min_length=1, max_length=32)]
-ARCHITECTURE = (  # the settings of the network except its levels
-    *("stem", "channels", "multipliers", "time_down", "blocks", "decoder_blocks", "scorer_channels"),
-    "input_scale",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +81,9 @@ class TokenizerSettings:
     @property
     def config(self) -> TokenizerConfig:
         """The network: its size, with the values that are set here in their place."""
-        given = {name: getattr(self, name) for name in ARCHITECTURE if getattr(self, name) is not None}
-        return replace(TOKENIZERS[self.size], levels=self.levels, **given)
+        values = {each.name: getattr(self, each.name) for each in fields(TokenizerConfig)}
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(TOKENIZERS[self.size], **given)
 
     @property
     def min_lr(self) -> float:

@@ -180,12 +180,10 @@ LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Normalize = Annotated[bool | Literal["token"], _switch_or("token")]
 Compile = Annotated[bool | Literal["auto"], _switch_or("auto")]
 MicroBatch = Annotated[
-    int | Literal["auto"],
-    _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
+    int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH)
 ]
 ClipsPerVideo = Annotated[
-    int | Literal["auto"],
-    _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_COUNT),
+    int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_COUNT)
 ]
 NumWorkers = Annotated[
     int | Literal["auto"],

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 import torch
 
-from everest.errors import unknown_name
 from everest.suggest.choices import Choice, Purpose
 
 
@@ -44,13 +43,6 @@ STAGES: Final[dict[Purpose, tuple[str, ...]]] = {  # that a recipe is for
     "finetune": ("pretrain", "finetune"),
     "scratch": ("finetune",),
 }
-
-
-def check_device(name: str) -> str:
-    """The name of a device; RecipeError if there is none of that name."""
-    if name not in DEVICES:
-        raise unknown_name("--device", name, DEVICES)
-    return name
 
 
 def this_device() -> str:

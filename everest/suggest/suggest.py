@@ -16,7 +16,7 @@ from everest.config.yaml import write_yaml
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.devices import DEVICES, Device, check_device
+from everest.suggest.devices import DEVICES, Device
 from everest.train.plan import PEAK_LR
 from everest.train.probe_advice import MOST_SHARE
 
@@ -43,11 +43,10 @@ def choose_values(
     """Choose the values that depend on the data set and the device.
 
     Args:
+        device_name: one of `DEVICES`.
         hours: for each stage.
-    Raises:
-        RecipeError: there is no such device.
     """
-    device = DEVICES[check_device(device_name)]
+    device = DEVICES[device_name]
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     in_time = (hours, device.speed)
     decay = Choice("finetune.layer_decay", 1.0, "all layers start from new weights")
@@ -108,10 +107,7 @@ def _budgets(stage: str, videos: int, batch: int, in_time: tuple[float, int]) ->
     limit = f"{STEPS_OF_ROOT} x sqrt({videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
-    return [
-        Choice(f"{stage}.steps", steps, limit),
-        Choice(f"{stage}.warmup_steps", steps // 10, "a tenth"),
-    ]
+    return [Choice(f"{stage}.steps", steps, limit), Choice(f"{stage}.warmup_steps", steps // 10, "a tenth")]
 
 
 def _compared_views() -> list[Choice]:
@@ -222,10 +218,7 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
     shape = math.sqrt(facts.height / facts.width)
     height, width = (
         max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
-        for factor, largest, unit in (
-            (shape, facts.height, rows),
-            (1 / shape, facts.width, columns),
-        )
+        for factor, largest, unit in ((shape, facts.height, rows), (1 / shape, facts.width, columns))
     )
     return height, width
 

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from everest.figures.curves import COLORS, LONGEST_NAME
-from everest.figures.drawing import any_script
-from everest.system.files import atomic_file
+from everest.figures.drawing import any_script, png_figure
 from everest.system.text import escape_bytes
 
 FIGURE: Final = "report.png"
@@ -41,11 +38,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
     height = HEIGHT * max(1.0, len(arms) / FITTING)
-    with (
-        any_script(),
-        matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}),
-    ):
-        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
+    with any_script(), png_figure(path, (10, height)) as figure:
         panel = figure.subplots()
         _draw_arms(panel, arms, percent=document["percent"])
         levels = _draw_levels(panel, arms)
@@ -58,8 +51,6 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             loc="left",
         )
         panel.grid(alpha=0.3)
-        with atomic_file(path) as part:
-            figure.savefig(part, format="png", bbox_inches="tight")
 
 
 def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> None:

@@ -129,7 +129,7 @@ def _read_arms(values: Any, file: RecipeFile) -> tuple[Arm, ...]:
         if not isinstance(settings, dict):
             raise RecipeError(f"{label}: {shown(name)}: must be a mapping such as {{finetune.steps: 900}}")
         own = {key: value for key, value in settings.items() if "." in key}
-        for key in settings.keys() - own.keys() - {"stages", "init"}:
+        for key in (key for key in settings if key not in {*own, "stages", "init"}):
             raise RecipeError(
                 f"{label}: {shown(name)}: {shown(key)}: give stages, init, or settings in one line such as "
                 "pretrain.steps: 900"

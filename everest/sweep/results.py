@@ -24,7 +24,6 @@ from everest.train.health import Validations
 from everest.train.listing import metric_of_run, read_run, summarize
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
-SECONDS_PER_HOUR: Final = 3600
 RESULTS: Final = "results.json"
 LARGEST: Final = 1e100  # our choice: means and intervals of larger numbers may overflow
 Metrics = dict[str, float | None]
@@ -56,7 +55,7 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
     spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
     gmacs = steps[-1]["step"] * batch * macs_of_clip(spec) / 1e9
     seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
-    return WorkRow(metrics_of_run(work.stage, run, rows), gmacs, seconds / SECONDS_PER_HOUR)
+    return WorkRow(metrics_of_run(work.stage, run, rows), gmacs, seconds / 3600)
 
 
 def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:

@@ -20,6 +20,7 @@ from everest.system.files import write_text
 from everest.system.json_text import json_text, parse_json
 from everest.system.locks import running_here, sole_writer
 from everest.system.run_folder import TOKENIZER
+from everest.system.text import counted
 
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
 
@@ -72,7 +73,7 @@ class _Sweep:
             text = error if ended.state == "skipped" else f"failed: {error}"
         ended.job.output.unlink(missing_ok=True)
         first, *others = self.plan.users(work)
-        more = f" and {len(others)} more arm{'s' if len(others) > 1 else ''}" if others else ""
+        more = f" and {counted(len(others), 'more arm')}" if others else ""
         title = f"[{self.done}/{self.done + len(self.works)}] {first}{more}, seed {work.seed}: {work.stage}"
         self.report(notice(f"{title}, {text}{self._remaining()}"))
         if error is not None and ended.state == "failed":

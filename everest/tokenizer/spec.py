@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.config.checks import tokenizer_problems
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
-from everest.config.tokenizer import ARCHITECTURE, TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import Side
 from everest.errors import CheckpointError, RecipeError
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
@@ -47,12 +47,8 @@ class TokenizerSpec:
             CheckpointError: this version does not know the settings, or they are of no tokenizer.
         """
         spec = read_spec(_SPEC, settings, source=source)
-        as_in_recipe = {name: getattr(spec.config, name) for name in ("levels", *ARCHITECTURE)} | {
-            "frames": spec.window,
-            "keep": spec.keep,
-            "select": spec.select,
-            "temperature": spec.temperature,
-        }
+        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
         in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
         problem = next(tokenizer_problems(in_range), None)
         if problem is not None:

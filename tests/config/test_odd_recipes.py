@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import refused
+from small_runs import problems_of, refused
 
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import MOST_BASES
@@ -73,12 +73,11 @@ def test_every_document_is_a_recipe_or_a_short_error(name: str, tmp_path: Path):
     text, message = DOCUMENTS[name]
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError) as error:
-        load_recipe(path)
-    assert message in str(error.value)
-    assert str(error.value).startswith(str(path))
-    assert all(len(line) < LINE for line in str(error.value).splitlines())
-    assert len(str(error.value).splitlines()) == (11 if name == "some unknown keys" else 1)
+    first, *others = problems_of(path)
+    assert message in "\n".join([first, *others])
+    assert first.startswith(str(path))
+    assert all(len(line) < LINE for line in (first, *others))
+    assert len(others) == (10 if name == "some unknown keys" else 0)
 
 
 def test_aliases_merges_and_fitting_tags_still_work(tmp_path: Path):
@@ -107,8 +106,7 @@ def test_any_text_is_a_value_or_an_error_of_the_recipe(text: str):
 def test_a_chain_of_bases_has_an_end(tmp_path: Path):
     for i in range(3000):
         (tmp_path / f"r{i}.yaml").write_text(f"base: ./r{i + 1}.yaml\n")
-    with pytest.raises(RecipeError, match=f"r0.yaml: base: more than {MOST_BASES} recipes"):
-        load_recipe(tmp_path / "r0.yaml")
+    assert f"r0.yaml: base: more than {MOST_BASES} recipes" in problems_of(tmp_path / "r0.yaml")[0]
     (tmp_path / f"r{MOST_BASES}.yaml").write_text("summary: the last\n")
     assert load_recipe(tmp_path / "r0.yaml").summary == "the last"
 
@@ -133,11 +131,9 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path):
     ],
 )
 def test_any_override_is_a_setting_or_a_short_error(override: str, message: str):
-    with pytest.raises(RecipeError) as error:
-        load_recipe("ucf101", overrides=[override])
-    assert message in str(error.value)
-    assert len(str(error.value)) < LINE
-    assert len(str(error.value).splitlines()) == 1
+    (problem,) = problems_of("ucf101", override)
+    assert message in problem
+    assert len(problem) < LINE
 
 
 def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
@@ -155,10 +151,9 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         (tmp_path / "a\0b.yaml", "embedded null "),
         (tmp_path / ("x/" * 3000), "File name too long"),
     ):
-        with pytest.raises(RecipeError) as error:
-            load_recipe(path)
-        assert message in str(error.value)
-        assert len(str(error.value)) < 2 * LINE
+        (problem,) = problems_of(path)
+        assert message in problem
+        assert len(problem) < 2 * LINE
     for command in (["recipes", "validate"], ["recipes", "show"], ["pretrain", "--recipe"]):
         message = refused(*command, tmp_path / "fifo.yaml", code=2)
         problem = "cannot be read: not a regular file; save the recipe to one"

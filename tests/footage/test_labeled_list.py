@@ -34,12 +34,12 @@ def windows(clip_files: Path, bouts: Path) -> list:
 
 
 def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: Path):
-    output = tmp_path / "windows.csv"
+    output = tmp_path / "all windows.csv"
     shown = called(*windows, "--step", 0.5, "-o", output)
     assert "left out, no such video: clip9.mp4" in shown.stderr
     assert "left out, without a bout in the annotations: 2 of 4 videos" in shown.stderr
     assert "single-label: walk 3, run 2, background 1" in shown.stderr
-    assert f"everest prepare split {output} --group column:group" in shown.stderr
+    assert f"everest prepare split '{output}' --group column:group" in shown.stderr
     assert shown.stdout.strip() == str(output)
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert list(rows[1].values()) == [str(clip_files / "clip0.mp4"), "run", "0.5", "1.5", "clip0"]

@@ -35,47 +35,14 @@ CONTAINERS = {
 
 @dataclass(frozen=True)
 class Bases:
-    """Folders and files below `root`, each made by `build` when a kind needs it."""
+    """Folders and files below `root`, each made by the method `_build_NAME` when a kind needs it.
+
+    `clips` has four videos of 12 frames and their list `train.csv`, `containers` the same clip in every
+    container, `images` 6 images. `pretrained` and `classifier` are finished runs of `pretrain` and
+    `finetune`, `stopped` is that of `pretrain`, stopped after `STOP_AFTER` steps.
+    """
 
     root: Path
-
-    @property
-    def clips(self) -> Path:
-        """Four videos of 12 frames and their list `train.csv`."""
-        return self.root / "clips"
-
-    @property
-    def recipe(self) -> Path:
-        return self.root / "recipe.yaml"
-
-    @property
-    def pretrained(self) -> Path:
-        """A finished run of `pretrain`."""
-        return self.root / "pretrained"
-
-    @property
-    def stopped(self) -> Path:
-        """The same run, stopped after `STOP_AFTER` steps."""
-        return self.root / "stopped"
-
-    @property
-    def classifier(self) -> Path:
-        """A finished run of `finetune`."""
-        return self.root / "classifier"
-
-    @property
-    def shards(self) -> Path:
-        return self.root / "shards"
-
-    @property
-    def containers(self) -> Path:
-        """The same clip in every container."""
-        return self.root / "containers"
-
-    @property
-    def images(self) -> Path:
-        """A folder of 6 images."""
-        return self.root / "images"
 
     def copy(self, name: str, folder: Path) -> Path:
         """Copy a base into the folder of a case."""
@@ -87,30 +54,28 @@ class Bases:
     def build(self, names: set[str]) -> None:
         """Make the bases of these names, and those that they are made from. Runs in a process of its own."""
         names = names | {"clips", "recipe"}
-        if names & {"classifier"}:
+        if "classifier" in names:
             names.add("pretrained")
         first = ("clips", "recipe", "pretrained", "stopped", "classifier")
         for name in (*first, "shards", "containers", "images"):
             if name in names and not (self.root / name).exists():
-                getattr(self, f"_build_{name}", lambda: None)()
+                getattr(self, f"_build_{name}")()
 
     def _build_clips(self) -> None:
-        self.clips.mkdir(parents=True)
+        (folder := self.root / "clips").mkdir(parents=True)
         for number in range(4):
-            _encode(self.clips / f"clip{number}.mp4", "mp4", "libx264", shift=number + 1)
+            _encode(folder / f"clip{number}.mp4", "mp4", "libx264", shift=number + 1)
         rows = "".join(f"clip{number}.mp4 {number % 2}\n" for number in range(4))
-        (self.clips / "train.csv").write_text(rows)
+        (folder / "train.csv").write_text(rows)
 
     def _build_recipe(self) -> None:
-        self.recipe.write_text(RECIPE)
+        (self.root / "recipe.yaml").write_text(RECIPE)
 
     def _build_pretrained(self) -> None:
-        self._call("pretrain -r recipe.yaml -o pretrained --gpus cpu -q")
-        _fix_environment(self.pretrained)
+        self._train("pretrain", "pretrained")
 
     def _build_classifier(self) -> None:
-        self._call("finetune -r recipe.yaml --init pretrained -o classifier --gpus cpu -q")
-        _fix_environment(self.classifier)
+        self._train("finetune --init pretrained", "classifier")
 
     def _build_stopped(self) -> None:
         from everest.system.run_folder import RunFolder
@@ -124,25 +89,31 @@ class Bases:
 
         RunFolder.log = log_and_stop
         try:
-            self._call("pretrain -r recipe.yaml -o stopped --gpus cpu -q", code=143)
+            self._train("pretrain", "stopped", code=143)
         finally:
             RunFolder.log = log
-        _fix_environment(self.stopped)
 
     def _build_shards(self) -> None:
         self._call("prepare shard clips/train.csv -o shards --count 2 -q")
 
     def _build_containers(self) -> None:
-        self.containers.mkdir()
+        (folder := self.root / "containers").mkdir()
         for suffix, (container, codec) in CONTAINERS.items():
-            _encode(self.containers / f"clip.{suffix}", container, codec, shift=2)
+            _encode(folder / f"clip.{suffix}", container, codec, shift=2)
 
     def _build_images(self) -> None:
         from PIL import Image
 
-        self.images.mkdir()
+        (folder := self.root / "images").mkdir()
         for number, frame in enumerate(_frames(shift=2)[:6]):
-            Image.fromarray(frame).save(self.images / f"{number:03d}.{'png' if number % 2 else 'jpg'}")
+            Image.fromarray(frame).save(folder / f"{number:03d}.{'png' if number % 2 else 'jpg'}")
+
+    def _train(self, command: str, name: str, *, code: int = 0) -> None:
+        """Make a run, without the time in env.json, so that cases do not depend on it."""
+        self._call(f"{command} -r recipe.yaml -o {name} --gpus cpu -q", code=code)
+        path = self.root / name / "env.json"
+        values = json.loads(path.read_text()) | {"time": "2026-01-01T00:00:00+0000"}
+        path.write_text(json.dumps(values, indent=2))
 
     def _call(self, command: str, *, code: int = 0) -> None:
         from .worker import call
@@ -174,11 +145,3 @@ def _encode(path: Path, container: str, codec: str, *, shift: int) -> None:
         for frame in _frames(shift=shift):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode(None))
-
-
-def _fix_environment(run: Path) -> None:
-    """Take the time and the program's path out of env.json, so that cases do not depend on them."""
-    path = run / "env.json"
-    values = json.loads(path.read_text())
-    values["time"] = "2026-01-01T00:00:00+0000"
-    path.write_text(json.dumps(values, indent=2))

@@ -48,7 +48,7 @@ class Kind:
     Args:
         make: writes the input of a case into a folder.
         share: cases of a full run.
-        needs: the attributes of `Bases` that the cases use.
+        needs: the names in `Bases` that the cases use.
     """
 
     name: str

@@ -10,7 +10,14 @@ from random import Random
 
 from .bases import Bases
 from .case import Case, Kind, case_of
-from .mutations import damage_bytes, damage_text, damage_tree, nasty
+from .mutations import (
+    damage_content,
+    damage_text,
+    damage_tree,
+    nasty,
+    remove_file,
+    replace_by_folder,
+)
 from .safetensors_file import METADATA, damage_file, damage_metadata, join_file, split_file
 
 STATE_CODES = frozenset({6})
@@ -29,7 +36,7 @@ def make_state(rng: Random, folder: Path, bases: Bases) -> Case:
             damage = rng.choice(_STATE_DAMAGES)
             damage(rng, rng.choice([*states, states[-1], states[-1]]))
             notes.append(damage.__name__.strip("_"))
-    codes, check = STATE_CODES | _if_folders(run), _same_weights(bases.pretrained)
+    codes, check = STATE_CODES | _if_folders(run), _same_weights(bases.root / "pretrained")
     return case_of(RESUME, codes, outputs=("stopped/*",), check=check, note=" and ".join(notes))
 
 
@@ -51,7 +58,7 @@ def make_run(rng: Random, folder: Path, bases: Bases) -> Case:
         case "eval":
             return case_of("eval -c classifier --data clips --gpus cpu --json -q", RUN_CODES)
         case _:
-            check = _same_weights(bases.pretrained)
+            check = _same_weights(bases.root / "pretrained")
             return case_of(RESUME, RUN_CODES, outputs=("stopped/*",), check=check)
 
 
@@ -95,10 +102,6 @@ def _texts(rng: Random, state: Path) -> None:
         state.write_bytes(join_file(damage_metadata(rng, header), tensors))
 
 
-def _bytes(rng: Random, state: Path) -> None:
-    state.write_bytes(damage_bytes(rng, state.read_bytes()))
-
-
 def _tensor_bit(rng: Random, state: Path) -> None:
     """One bit of a tensor: no reader of safetensors notices it."""
     data = bytearray(state.read_bytes())
@@ -115,15 +118,6 @@ def _rename(rng: Random, state: Path) -> None:
     if target.is_dir():  # of another damage
         target.rmdir()
     state.rename(target)
-
-
-def _remove(rng: Random, state: Path) -> None:
-    state.unlink()
-
-
-def _folder(rng: Random, state: Path) -> None:
-    state.unlink()
-    state.mkdir()
 
 
 def _exchange(rng: Random, state: Path) -> None:
@@ -145,7 +139,10 @@ def _step(rng: Random, state: Path) -> None:
     state.write_bytes(join_file(header, tensors))
 
 
-_STATE_DAMAGES = (_anything, _texts, _bytes, _tensor_bit, _rename, _remove, _folder, _exchange, _step)
+_STATE_DAMAGES = (
+    *(_anything, _texts, damage_content, _tensor_bit, _rename, remove_file, replace_by_folder),
+    *(_exchange, _step),
+)
 
 
 def _damage_run_file(rng: Random, path: Path) -> None:
@@ -163,7 +160,7 @@ def _damage_run_file(rng: Random, path: Path) -> None:
         if rng.random() < 0.3:
             path.mkdir()
     elif draw < 0.3:
-        path.write_bytes(damage_bytes(rng, data))
+        damage_content(rng, path)
     elif path.suffix == ".json" and draw < 0.9:
         path.write_text(json.dumps(damage_tree(rng, json.loads(data))))
     elif path.suffix == ".jsonl" and draw < 0.9:

@@ -8,7 +8,7 @@ from random import Random
 
 from .bases import CONTAINERS, Bases
 from .case import Case, Kind, case_of
-from .mutations import damage_bytes
+from .mutations import damage_bytes, damage_content, remove_file, replace_by_folder
 
 CODES = frozenset({4})
 MP4_CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"udta", b"edts")
@@ -18,7 +18,7 @@ Box = tuple[bytes, bytes]  # type, content
 def make_video(rng: Random, folder: Path, bases: Bases) -> Case:
     """A damaged clip, and a command that decodes it."""
     suffix = rng.choice(("mp4", "mp4", "mp4", *CONTAINERS))
-    data = (bases.containers / f"clip.{suffix}").read_bytes()
+    data = (bases.root / "containers" / f"clip.{suffix}").read_bytes()
     if suffix in ("mp4", "mov") and rng.random() < 0.5:
         data = join_boxes(damage_boxes(rng, split_boxes(data)))
     else:
@@ -104,14 +104,6 @@ def damage_boxes(rng: Random, boxes: list[Box]) -> list[Box]:
 # Of images ----------------------------------------------------------------------------------------------
 
 
-def _damage(rng: Random, file: Path) -> None:
-    file.write_bytes(damage_bytes(rng, file.read_bytes()))
-
-
-def _remove(rng: Random, file: Path) -> None:
-    file.unlink()
-
-
 def _empty(rng: Random, file: Path) -> None:
     file.write_bytes(b"")
 
@@ -143,12 +135,10 @@ def _link(rng: Random, file: Path) -> None:
     file.symlink_to(rng.choice((file.name, "..", "/nowhere", file.parent)))
 
 
-def _folder(rng: Random, file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-_IMAGE_DAMAGES = (_damage, _damage, _damage, _remove, _empty, _resize, _other_format, _rename, _link, _folder)
+_IMAGE_DAMAGES = (
+    *(damage_content, damage_content, damage_content, remove_file, _empty, _resize, _other_format),
+    *(_rename, _link, replace_by_folder),
+)
 
 VIDEO_KINDS = (
     Kind(name="videos", make=make_video, share=1500, needs=("classifier", "containers")),

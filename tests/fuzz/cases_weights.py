@@ -48,7 +48,7 @@ def _make_pickle(rng: Random, folder: Path, bases: Bases) -> Case:
     import torch
     from safetensors.torch import load_file
 
-    tensors = load_file(bases.pretrained / "model.safetensors")
+    tensors = load_file(bases.root / "pretrained" / "model.safetensors")
     renamed = {f"module.{name}" if rng.random() < 0.1 else name: value for name, value in tensors.items()}
     stream = io.BytesIO()
     torch.save({"model": renamed, "epoch": 3}, stream, _use_new_zipfile_serialization=rng.random() < 0.7)

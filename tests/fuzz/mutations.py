@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -36,9 +37,23 @@ def damage_bytes(rng: Random, data: bytes, *, most: int = 4) -> bytes:
     return data
 
 
-def damage_text(rng: Random, text: str, *, most: int = 3) -> bytes:
-    """One to `most` changes of lines or words, sometimes in another encoding or with damaged bytes."""
-    for _ in range(rng.randint(1, most)):
+def damage_content(rng: Random, file: Path) -> None:
+    """Damage the bytes of a file."""
+    file.write_bytes(damage_bytes(rng, file.read_bytes()))
+
+
+def remove_file(rng: Random, file: Path) -> None:
+    file.unlink()
+
+
+def replace_by_folder(rng: Random, file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def damage_text(rng: Random, text: str) -> bytes:
+    """One to three changes of lines or words, sometimes in another encoding or with damaged bytes."""
+    for _ in range(rng.randint(1, 3)):
         text = rng.choice(_TEXT_DAMAGES)(rng, text)
     draw = rng.random()
     if draw < 0.05:

@@ -114,6 +114,7 @@ def test_options_of_bouts_that_do_not_go_together_are_named(
         (["--background", 0.5], "belongs to --timeline"),
         (plot, "belongs to --timeline"),
         (["--timeline", "--background", 0.5], "--background: changes bouts; add --bouts, "),
+        (["--timeline", "--smooth", 1, "--background", 0.5], "--background and --smooth: changes bouts; "),
         ([*timeline, "--background", "nan"], "--background: must be from 0 to 1, not nan"),
         ([*timeline, *plot, "-o", f"{tmp_path}/./t.png"], "also the file of --output"),
         (["--timeline", "--plot", tmp_path / "t.pdf"], "end its name in .png"),

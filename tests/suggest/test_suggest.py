@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
 
 from everest.config.recipe import load_recipe
-from everest.config.settings import DataSettings
+from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PretrainSettings
 from everest.lists.reading import read_samples
 from everest.methods.ranked import Drawn
@@ -41,6 +41,18 @@ def facts_of(videos: int, **others: int) -> DataFacts:
     probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
     usual = {"classes": 5, "frames": 60, "height": 240, "width": 320, "probed": probed}
     return DataFacts(**{"videos": videos, **usual, **others})
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """The file of a suggested recipe."""
+    return tmp_path / "mine.yaml"
+
+
+def suggested(mine: Path, data: Path, *options: object) -> Recipe:
+    """The recipe that the command writes."""
+    called(SUGGEST, data, "-o", mine, *options)
+    return load_recipe(mine)
 
 
 def value_of(choices: list, key: str) -> Any:
@@ -84,11 +96,9 @@ def test_more_hours_and_more_videos_never_give_fewer_steps():
     assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
 
 
-def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path):
+def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path, mine: Path):
     data = shutil.copytree(clip_files, tmp_path / "data")
-    mine = tmp_path / "mine.yaml"
-    called(SUGGEST, data, "--val", "train.csv", "--hours", "0.01", "-o", mine)
-    recipe = load_recipe(mine)
+    recipe = suggested(mine, data, "--val", "train.csv", "--hours", "0.01")
     assert (recipe.data.root, recipe.data.train, recipe.data.val) == (str(data), "train.csv", "train.csv")
     assert "base: small\n" in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
@@ -97,6 +107,7 @@ def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files:
 
 
 def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path, class_folders: Path):
+    mine = tmp_path / "mine.yaml"
     (tmp_path / "empty").mkdir()
     (tmp_path / "sheet.csv").write_text("path,class\n")
     before = sorted(tmp_path.iterdir())
@@ -109,15 +120,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path,
         (class_folders, ["--group", "("], 2, "--group"),
         (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
         (tmp_path / "none", [], 4, "no such folder"),
-        (
-            tmp_path / "sheet.csv",
-            [],
-            4,
-            "not a folder; name the folder of the videos. `everest prepare",
-        ),
+        (tmp_path / "sheet.csv", [], 4, "not a folder; name the folder of the videos. `everest prepare"),
     ):
-        message = refused(SUGGEST, source, *options, "-o", tmp_path / "mine.yaml", code=code)
-        assert problem in message
+        assert problem in refused(SUGGEST, source, *options, "-o", mine, code=code)
         assert sorted(tmp_path.iterdir()) == before
     assert "--recipe auto: needs --data DIR" in refused("finetune --init none --recipe auto", code=2)
     assert "--recipe auto --data DIR" in refused("recipes show auto", code=2)
@@ -137,9 +142,9 @@ def class_folders(tmp_path: Path, clip_files: Path) -> Path:
     return in_class_folders(tmp_path / "videos", clip_files, 10)
 
 
-def test_a_list_of_another_name_is_not_passed_over(tmp_path: Path, class_folders: Path):
+def test_a_list_of_another_name_is_not_passed_over(class_folders: Path, mine: Path):
     (class_folders / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
-    shown = refused(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", code=4)
+    shown = refused(SUGGEST, class_folders, "-o", mine, code=4)
     assert "--train letters_train.csv reads the list that is there" in shown
 
 
@@ -154,11 +159,11 @@ def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, gro
     assert _probed(data, 60, labeled=True).name == probed
 
 
-def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path):
+def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path, mine: Path):
     before = sorted(class_folders.rglob("*"))
-    shown = called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml")
+    shown = called(SUGGEST, class_folders, "-o", mine)
     assert "everest finetune --recipe" in shown.stderr
-    data = load_recipe(tmp_path / "mine.yaml").data
+    data = load_recipe(mine).data
     lists = [tmp_path / "mine-lists" / f"{name}.csv" for name in ("train", "val", "test")]
     assert [data.train, data.val, data.test] == list(map(str, lists))
     videos = [sample.path for path in lists for sample in read_samples(path, root=class_folders).samples]
@@ -166,16 +171,15 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     assert sorted(class_folders.rglob("*")) == before
     message = refused(SUGGEST, class_folders, "-o", class_folders / "in.yaml", code=2)
     assert "its lists would look like a class" in message
-    message = refused(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", code=2)
-    assert "mine.yaml: exists" in message
-    called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
+    assert "mine.yaml: exists" in refused(SUGGEST, class_folders, "-o", mine, code=2)
+    called(SUGGEST, class_folders, "-o", mine, "--overwrite", "-q")
 
 
 def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path, clip_files: Path):
     mine = tmp_path / "mine.yaml"
     videos = in_class_folders(tmp_path / "videos", clip_files, 50)  # 70 % of them are enough to probe
-    called(SUGGEST, videos, "--device", "cpu", "-o", mine, "-q")
-    assert load_recipe(mine).pretrain.probe.list == str(tmp_path / "mine-lists" / "train.csv")
+    recipe = suggested(mine, videos, "--device", "cpu", "-q")
+    assert recipe.pretrain.probe.list == str(tmp_path / "mine-lists" / "train.csv")
     options = ["--recipe", mine, "--dry-run", "--gpus", "cpu", "--set", "train.workers=0"]
     called("pretrain", *options, "-o", tmp_path / "encoder")
     called("finetune", *options, "--init", "none", "-o", tmp_path / "classifier")
@@ -183,26 +187,25 @@ def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path,
 
 @pytest.mark.parametrize("names", [("Train", "Validation", "Test"), ("training", "val", "testing", "other")])
 def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names: tuple[str, ...]):
+    mine = tmp_path / "mine.yaml"
     for name in names:
         for label, clip in (("run", "clip0"), ("walk", "clip1")):
             (tmp_path / "videos" / name / label).mkdir(parents=True)
             shutil.copy(clip_files / f"{clip}.mp4", tmp_path / "videos" / name / label)
-    mine = tmp_path / "mine.yaml"
-    called(SUGGEST, tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
-    data = load_recipe(mine).data
+    data = suggested(mine, tmp_path / "videos", "--device", "cpu", "-q").data
     assert (data.train, data.val, data.test) == names[:3]
     assert "# 2 training videos with 2 classes." in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
     assert yaml.safe_load(run(AUTO, "--data", tmp_path / "videos"))["data"]["train"] == names[0]
-    called(SUGGEST, tmp_path / "videos", "--unlabeled", "-o", tmp_path / "all.yaml", "-q")
-    assert load_recipe(tmp_path / "all.yaml").data.train == names[0]
+    recipe = suggested(tmp_path / "all.yaml", tmp_path / "videos", "--unlabeled", "-q")
+    assert recipe.data.train == names[0]
 
 
-def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, class_folders: Path):
+def test_a_class_may_have_the_name_of_a_split(class_folders: Path, mine: Path):
     for name in ("train", "test"):
         shutil.copytree(class_folders / "run", class_folders / name)
-    called(SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "-q")
-    assert "with 4 classes." in (tmp_path / "mine.yaml").read_text()
+    called(SUGGEST, class_folders, "-o", mine, "-q")
+    assert "with 4 classes." in mine.read_text()
 
 
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
@@ -244,7 +247,7 @@ def test_a_class_file_of_most_labels_is_used(tmp_path: Path, elsewhere: bool):
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test", "mine"])
-def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path, name: str):
+def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path, mine: Path, name: str):
     data = shutil.copytree(clip_files, tmp_path / "data")
     (data / "classes.txt").write_text("run\nwalk\n")
     right = "".join(f"clip{i}.mp4,{('run', 'walk')[i % 2]}\n" for i in range(4))
@@ -252,9 +255,9 @@ def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path
     (data / "train.csv").unlink()
     for each in {train, "val", "test"}:
         (data / f"{each}.csv").write_text(right.replace("clip3.mp4,walk", "clip3.mp4,wolk", each == name))
-    message = refused(SUGGEST, data, "--train", f"{train}.csv", "-o", tmp_path / "mine.yaml", code=4)
+    message = refused(SUGGEST, data, "--train", f"{train}.csv", "-o", mine, code=4)
     assert f"{name}.csv:4: unknown class 'wolk'; did you mean 'walk'?" in message
-    assert not (tmp_path / "mine.yaml").exists()
+    assert not mine.exists()
 
 
 def test_views_that_show_the_same_are_evaluated_once():
@@ -272,9 +275,8 @@ def test_views_that_show_the_same_are_evaluated_once():
         assert reasons["eval.crops"].endswith(" of the median frame: one is enough")
 
 
-def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path):
-    mine, unlabeled = tmp_path / "mine.yaml", tmp_path / "unlabeled"
-    unlabeled.mkdir()
+def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path, mine: Path):
+    (unlabeled := tmp_path / "unlabeled").mkdir()
     shutil.copy(class_folders / "run" / "0.mp4", unlabeled)
     options = [SUGGEST, class_folders, "--device", "cpu", "-o", mine, "--overwrite"]
     lines = called(*options).stderr.splitlines()
@@ -316,11 +318,9 @@ def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
 
 @pytest.mark.parametrize("device", sorted(DEVICES))
 def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_few_videos(
-    tmp_path: Path, class_folders: Path, device: str
+    class_folders: Path, mine: Path, device: str
 ):
-    mine = tmp_path / "mine.yaml"
-    called(SUGGEST, class_folders, "--device", device, "-o", mine, "-q")
-    stage = load_recipe(mine).finetune
+    stage = suggested(mine, class_folders, "--device", device, "-q").finetune
     assert (stage.layer_decay, stage.rand_augment, stage.erasing) == (1.0, None, 0.0)
     reason = "layer_decay: 1.0 # all layers start from new weights"
     for text in (reason, "rand_augment: null # with the crops", "erasing: 0.0 # with the crops"):
@@ -337,8 +337,7 @@ def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentatio
     assert keys("finetune", 100) == keys("pretrain", 100) == set()
 
 
-def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path):
-    mine = tmp_path / "mine.yaml"
+def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path, mine: Path):
     shown = called(SUGGEST, class_folders, "--unlabeled", "-o", mine)
     assert f"everest pretrain --recipe {mine}" in shown.stderr
     assert "10 training videos with no labels" in mine.read_text()
@@ -388,9 +387,9 @@ def test_a_class_folder_is_not_for_pre_training(
 
 
 def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: Path, clip_files: Path):
+    mine = tmp_path / "mine.yaml"
     data = shutil.copytree(clip_files, tmp_path / "data")
     (data / "test.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
-    mine = tmp_path / "mine.yaml"
     shown = called(SUGGEST, data, "--pretrain", data, "-o", mine)
     assert f"warning: --pretrain {data} has 2 videos of the validation or test list" in shown.stderr
     (tmp_path / "short").mkdir()
@@ -412,30 +411,26 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
 
 @pytest.mark.parametrize("name", ["test.csv", "letters_test.csv", "train.csv"])
 def test_unlabeled_videos_are_compared_with_the_tests(tmp_path: Path, clip_files: Path, name: str):
+    mine = tmp_path / "mine.yaml"
     data = shutil.copytree(clip_files, tmp_path / "data")
     if name != "train.csv":
         (data / "train.csv").unlink()
     (data / name).write_text("clip0.mp4 0\nclip1.mp4 1\n")
-    shown = called(SUGGEST, data, "--unlabeled", "-o", tmp_path / "mine.yaml").stderr
-    warning = (
-        f"warning: --unlabeled {data} has 2 videos of the validation or test list, such as {data}/clip0.mp4"
-    )
-    assert (warning in shown) == (name != "train.csv")
+    shown = called(SUGGEST, data, "--unlabeled", "-o", mine).stderr
+    copies = f"2 videos of the validation or test list, such as {data}/clip0.mp4"
+    assert (f"warning: --unlabeled {data} has {copies}" in shown) == (name != "train.csv")
 
 
-def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path):
-    options = [SUGGEST, class_folders, "-o", tmp_path / "mine.yaml", "-q", "--overwrite"]
-    called(*options)
+def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path, mine: Path):
+    assert suggested(mine, class_folders).data.test == str(tmp_path / "mine-lists" / "test.csv")
     assert (tmp_path / "mine-lists" / "test.csv").exists()
     for number in range(2, 10):
         (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
-    called(*options)
-    assert load_recipe(tmp_path / "mine.yaml").data.test is None
+    assert suggested(mine, class_folders, "--overwrite").data.test is None
     assert not (tmp_path / "mine-lists" / "test.csv").exists()
 
 
-def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):
-    mine = tmp_path / "mine.yaml"
+def test_auto_is_the_suggested_recipe(clip_files: Path, mine: Path):
     called(SUGGEST, clip_files, "--device", "cpu", "-o", mine, "-q")
     options = ["--data", clip_files, "--set", "train.workers=0"]
     written = run(AUTO.replace("auto", str(mine)), *options)
@@ -455,9 +450,9 @@ def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_director
     assert load_recipe("mine.yaml").data.train == str(tmp_path / "mine.csv")
 
 
-def test_empty_lists_are_not_named(tmp_path: Path, class_folders: Path):
-    shown = called(SUGGEST, class_folders, "--group", "folder", "-o", tmp_path / "mine.yaml")
-    data = load_recipe(tmp_path / "mine.yaml").data
+def test_empty_lists_are_not_named(class_folders: Path, mine: Path):
+    shown = called(SUGGEST, class_folders, "--group", "folder", "-o", mine)
+    data = load_recipe(mine).data
     named = [Path(path) for path in (data.train, data.val, data.test) if path]
     assert all(path.is_file() for path in named)
     assert len(named) < 3
@@ -493,9 +488,8 @@ def labeled_list(folder: Path, clip_files: Path, labels: list[str]) -> Path:
     return folder
 
 
-def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, clip_files: Path):
+def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, clip_files: Path, mine: Path):
     data = labeled_list(tmp_path / "data", clip_files, [str(number / 4) for number in range(8)])
-    mine = tmp_path / "mine.yaml"
     shown = called(SUGGEST, data, "--device", "cpu", "-o", mine).stderr
     assert "labels are decimals, so they are read as numbers (regression)" in shown
     recipe = load_recipe(mine)
@@ -506,17 +500,14 @@ def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, 
     assert yaml.safe_load(run(AUTO, "--data", data))["data"]["task"] == "regression"
 
 
-def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path):
+def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path):
     data = labeled_list(tmp_path / "data", clip_files, ["a"] * 11 + ["a|b", "c", "c"])
-    mine = tmp_path / "mine.yaml"
-    called(SUGGEST, data, "--device", "cpu", "-o", mine)
-    recipe = load_recipe(mine)
+    recipe = suggested(mine, data, "--device", "cpu")
     assert (recipe.data.task, recipe.finetune.sampler) == ("multi-label", "sqrt")
     assert "sampler: sqrt # the most frequent class has 12 times the videos" in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
     balanced = labeled_list(tmp_path / "balanced", clip_files, ["a"] * 10 + ["b"])
-    called(SUGGEST, balanced, "--device", "cpu", "-o", tmp_path / "b.yaml")
-    recipe = load_recipe(tmp_path / "b.yaml")
+    recipe = suggested(tmp_path / "b.yaml", balanced, "--device", "cpu")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
 
 
@@ -533,28 +524,23 @@ def test_words_for_a_side_are_found_in_names_of_classes():
             assert side_words([name, "run"]) == words.split()
 
 
-def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path):
+def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path, mine: Path):
     sides = labeled_list(tmp_path / "sides", clip_files, ["turn_left", "turn_right"] * 3)
-    called(SUGGEST, sides, "--device", "cpu", "-o", tmp_path / "sides.yaml")
-    assert load_recipe(tmp_path / "sides.yaml").data.flip is False
-    assert "flip: false # class names have left, right; a mirrored" in (tmp_path / "sides.yaml").read_text()
+    assert suggested(mine, sides, "--device", "cpu").data.flip is False
+    assert "flip: false # class names have left, right; a mirrored" in mine.read_text()
     assert yaml.safe_load(run(AUTO, "--data", sides))["data"]["flip"] is False
     others = labeled_list(tmp_path / "others", clip_files, ["run", "walk"] * 3)
-    called(SUGGEST, others, "--device", "cpu", "-o", tmp_path / "others.yaml")
-    assert load_recipe(tmp_path / "others.yaml").data.flip is True
+    assert suggested(tmp_path / "others.yaml", others, "--device", "cpu").data.flip is True
 
 
-def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files: Path):
+def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files: Path, mine: Path):
     data = labeled_list(tmp_path / "data", clip_files, ["1", "5", "3", "2"])
     (data / "classes.txt").write_text("left over\nfrom classes\n")
-    options = ["--task", "regression", "-o", tmp_path / "mine.yaml"]
-    called(SUGGEST, data, *options)
-    assert load_recipe(tmp_path / "mine.yaml").data.task == "regression"
-    message = refused(SUGGEST, data, "--unlabeled", *options, "--overwrite", code=2)
-    assert "--task: has no effect with --unlabeled" in message
+    assert suggested(mine, data, "--task", "regression").data.task == "regression"
+    again = [SUGGEST, data, "--task", "regression", "-o", mine, "--overwrite"]
+    assert "--task: has no effect with --unlabeled" in refused(*again, "--unlabeled", code=2)
     (data / "train.csv").write_text(f"{clip_files}/clip0.mp4,x\n{clip_files}/clip1.mp4,1\n")
-    message = refused(SUGGEST, data, *options, "--overwrite", code=4)
-    assert "train.csv:1: label 'x' is no number" in message
+    assert "train.csv:1: label 'x' is no number" in refused(*again, code=4)
 
 
 @given(
@@ -607,8 +593,7 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
 
 
-def test_few_videos_for_pretraining_are_said_to_be_few(tmp_path: Path, class_folders: Path, clip_files: Path):
-    options = (class_folders, "--pretrain", clip_files, "-o", tmp_path / "mine.yaml")
-    shown = called(SUGGEST, *options).stderr
-    assert "videos may not be worth its time for a classifier of" in shown
-    assert "may not be worth" not in called(SUGGEST, class_folders, "-o", tmp_path / "other.yaml").stderr
+def test_few_videos_for_pretraining_are_said_to_be_few(class_folders: Path, clip_files: Path, mine: Path):
+    command, few = [SUGGEST, class_folders, "-o", mine, "--overwrite"], "videos may not be worth its time for"
+    assert few in called(*command, "--pretrain", clip_files).stderr
+    assert few not in called(*command).stderr

@@ -63,9 +63,9 @@ TWO = ["--gpus", "cpu", "--processes", "2"]
 UNMIXED = ("finetune.mixup=0", "finetune.cutmix=0", "finetune.erasing=0", "finetune.drop_path=0")
 
 
-def everest(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def everest(*arguments: object, code: int = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert ended.returncode == code, ended.stderr
     return ended
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
 from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
@@ -52,6 +54,13 @@ def onnx_session(path: Path) -> Any:
     """An ONNX file, opened by onnxruntime on the CPU."""
     onnxruntime = pytest.importorskip("onnxruntime")
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def problems_of(recipe: str | Path, *overrides: str) -> list[str]:
+    """The lines of the error of a recipe that is not valid."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, overrides=overrides)
+    return str(caught.value).splitlines()
 
 
 def small_recipe(folder: Path, root: Path, changes: dict[str, str] | None = None, text: str = "") -> Path:

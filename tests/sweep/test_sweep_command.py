@@ -99,11 +99,7 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
         ("--gpus many", 2, "--gpus many: give auto"),
         ("--data gone", 4, "gone: no such folder"),
         ("--set data.test=gone.csv", 4, "gone.csv: no such list or folder"),
-        (
-            "--equal gmacs --over pretrain.selection.keep_ratio=0.3,0.6",
-            2,
-            "pretrain.epochs: arms of equal",
-        ),
+        ("--equal gmacs --over pretrain.selection.keep_ratio=0.3,0.6", 2, "pretrain.epochs: arms of equal"),
     ):
         shown = refused("sweep", recipe, "-o", out, *options.split(), code=code)
         assert message in shown
@@ -154,7 +150,7 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
     options = ["--over", "finetune.base_lr=0.1,0.2", "--seeds", 2, "--jobs", 2, "--gpus", "cpu"]
     options += ["--set", "pretrain.epochs=30", "--set", "finetune.epochs=20"]
     began = time.monotonic()
-    everest_long(recipe, tmp_path / "whole", options)
+    everest("sweep", recipe, "-o", tmp_path / "whole", *options, timeout=1200)
     seconds = time.monotonic() - began
     rng = random.Random(0)
     for _ in range(3):
@@ -162,7 +158,7 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
         time.sleep(rng.uniform(0.15, 0.5) * seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    everest_long(recipe, tmp_path / "killed", options)
+    everest("sweep", recipe, "-o", tmp_path / "killed", *options, timeout=1200)
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert results(tmp_path / "whole")["jobs"] == {"all": 10, "finished": 10}
     whole, killed = (sorted(tmp_path.glob(f"{name}/*/*/model.safetensors")) for name in ("whole", "killed"))
@@ -173,12 +169,6 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
     for arm in (*first, *second):
         del arm["hours"]
     assert first == second
-
-
-def everest_long(recipe: Path, out: Path, options: list[Any]) -> None:
-    command = [sys.executable, "-m", "everest_cli", "sweep", recipe, "-o", out, *options]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1200)
-    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.slow

@@ -16,15 +16,12 @@ from everest.sweep.budgets import macs_of_clip
 from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.plan_file import check_folder, write_plan
 from everest.sweep.request import read_request
+from everest.system.events import silent
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files)
-
-
-def silent(text: str) -> None:
-    pass
 
 
 def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> SweepPlan:
@@ -130,7 +127,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
         ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: must be a mapping"),
         ("recipe: tiny.yaml\narms: []", "arms: must be a mapping"),
-        ("recipe: tiny.yaml\narms: {a: {depth: 5}}", "arms: a: depth: give stages, init, or settings"),
+        ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: depth: give stages, init, or "),
         ("recipe: tiny.yaml\nset: {model: {depth: 1}}", "set: must be a mapping of section.key"),
         ("recipe: tiny.yaml\nseeds: many", "seeds: give a number of seeds"),
         ("recipe: tiny.yaml\nagainst: b\narms: {a: {}}", "against: unknown name 'b'; known: a"),

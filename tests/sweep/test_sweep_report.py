@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from small_runs import run
 
 from everest.config.metrics import value_text
 from everest.config.settings import DataSettings, Recipe
@@ -152,6 +154,14 @@ def test_a_metric_of_validation_and_of_a_probe_has_its_chance():
         for row in (row for arm in document["arms"] for row in arm["seeds"]):
             row["metrics"][chance] = 25.0
         assert {arm["chance"] for arm in make_report(document)["arms"]} == {25.0}
+
+
+def test_brackets_in_the_name_of_an_arm_are_shown(tmp_path: Path):
+    for name in ("layers=[qkv]", "[/x]"):
+        (tmp_path / "results.json").write_text(json.dumps(results({name: {0: 50.0}, "b": {0: 51.0}})))
+        shown = run("sweep report", tmp_path)
+        assert f"minus {name} " in shown
+        assert f"│ {name} " in shown
 
 
 def test_the_report_names_the_steps_of_equal_compute():

@@ -70,6 +70,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "sigreg, importance": (*SIGREG, drawn(0.0)),
     "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera_motion=1"),
     "contrast, uniform and camera": SUGGESTED,
+    "the same, trained again": SUGGESTED,  # on another processor
     "the same, 4 times the steps": (*SUGGESTED, "pretrain.steps=2400", "pretrain.warmup_steps=240"),
     "the same, twice the width": (*SUGGESTED, "model.width=256", "model.heads=8"),
     "the same, twice the batch": (*SUGGESTED, "pretrain.batch_size=96", "pretrain.base_lr=0.00375"),

@@ -104,25 +104,27 @@ def keys() -> Iterator[Key]:
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
-    """For each set and number of labels both arms at their best steps, and the difference paired by unit."""
+    """Both arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
-        best = []
-        for arm in (SCRATCH, PRETRAINED):
-            found = [key for key in keys() if key[:2] == (name, number) and key.arm == arm]
-            found = [key for key in found if len(results.get(str(key), ())) >= FEWEST]
-            if found:
-                best.append(max(found, key=lambda key: spread(list(results[str(key)].values())).mean))
-        if len(best) < 2:  # not run yet
-            continue
-        units = [{int(unit): value for unit, value in results[str(key)].items()} for key in best]
-        cells = [
-            f"{spread(list(values.values())).mean:.1f} ({key.steps} steps, {key.rate})"
-            for key, values in zip(best, units, strict=True)
-        ]
-        text = difference_text(paired(units[1], units[0]))
-        rows.append([name, str(number or "all"), str(len(units[0])), *cells, text])
-    return markdown(["set", "labels a class", "units", SCRATCH, PRETRAINED, "difference"], rows)
+        for steps in (*LABELS[number], None):
+            best = []
+            for arm in (SCRATCH, PRETRAINED):
+                found = [key for key in keys() if key[:2] == (name, number) and key.arm == arm]
+                found = [key for key in found if len(results.get(str(key), ())) >= FEWEST]
+                found = [key for key in found if steps in (None, key.steps)]
+                if found:
+                    best.append(max(found, key=lambda key: spread(list(results[str(key)].values())).mean))
+            if len(best) < 2:  # not run yet
+                continue
+            units = [{int(unit): value for unit, value in results[str(key)].items()} for key in best]
+            cells = [
+                f"{spread(list(values.values())).mean:.1f} ({key.steps} steps, {key.rate})"
+                for key, values in zip(best, units, strict=True)
+            ]
+            text = difference_text(paired(units[1], units[0]))
+            rows.append([name, str(number or "all"), str(steps or "best"), str(len(units[0])), *cells, text])
+    return markdown(["set", "labels a class", "steps", "units", SCRATCH, PRETRAINED, "difference"], rows)
 
 
 def main() -> None:

@@ -176,13 +176,14 @@ def test_tutorials_have_the_accuracies_of_frozen_features(page: str, part: str):
 
 
 def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
-    plain = [[cell.partition(" (")[0] for cell in row[3:5]] + row[5:] for row in evidence("labels")[2:]]
-    keys = [(row[0], row[1]) for row in evidence("labels")[2:]]
-    values = dict(zip(keys, plain, strict=True))
+    values = {
+        tuple(row[:3]): [*(cell.partition(" (")[0] for cell in row[4:6]), row[6]]
+        for row in evidence("labels")[2:]
+    }
     lines = (ROOT / "docs" / "tutorials" / "few-labels.md").read_text().splitlines()
-    rows = [row for row in map(cells, lines) if row and row[0] in SETS and len(row) == 5]
-    assert len(rows) == len(values) == 5
-    assert [row[2:] for row in rows] == [values[SETS[row[0]], row[1].partition(",")[0]] for row in rows]
+    rows = [row for row in map(cells, lines) if row and row[0] in SETS and len(row) == 6]
+    assert len(rows) == 7
+    assert [row[3:] for row in rows] == [values[SETS[row[0]], row[1], row[2]] for row in rows]
 
 
 def test_the_tutorial_on_a_moving_camera_has_the_differences_of_the_claims():

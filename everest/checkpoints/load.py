@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,8 +103,8 @@ def find_weights(
     elif path.suffix not in PICKLES:
         return path
     raise CheckpointError(
-        f"{checkpoint}: a pickle, which only convert reads; first everest convert {checkpoint} "
-        "--output FILE.safetensors"
+        f"{checkpoint}: a pickle, which only convert reads; first "
+        f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +47,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise RecipeError(f"--evaluation {path}: {reason}") from error
     if not isinstance(document, dict) or not {"videos", "views", "checkpoint", "recipe"} <= document.keys():
         raise RecipeError(
-            f"--evaluation {path}: no document of an evaluation; write one with everest eval --json > {path}"
+            f"--evaluation {path}: no document of an evaluation; write one with "
+            f"everest eval --json > {shlex.quote(str(path))}"
         )
     return document
 
@@ -167,7 +169,7 @@ def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -
 
 
 def _use_lines(opened: LoadedModel) -> Iterator[str]:
-    file = opened.file.name
+    file = shlex.quote(opened.file.name)
     command = "predict" if opened.weights.kind == "classifier" else "extract"
     output = "" if command == "predict" else " --output features.npz"
     yield "```sh"

@@ -7,6 +7,7 @@ classes are found by their usual names, and all other columns are ignored.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -78,10 +79,10 @@ class Header:
         listed = ", ".join(others) or "its columns"
         found = "several columns may hold" if self.is_unclear else "no column is known to hold"
         column = self.class_columns[0] if self.class_columns else others[0] if len(others) == 1 else "NAME"
-        quoted = f"'{column}'" if " " in column else column
         return DataError(
             f"{self.where}: {found} the classes ({listed}); rename one to 'label', or run "
-            f"`everest prepare split {file} --class-column {quoted}`, which writes lists"
+            f"`everest prepare split {shlex.quote(str(file))} --class-column {shlex.quote(column)}`, "
+            "which writes lists"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def read_header(path: Path) -> WeightsHeader:
     if texts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not written by everest; first "
-            f"everest convert {path} --output FILE.safetensors"
+            f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
         version, step = int(texts["version"]), int(texts["step"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ class TokenIndex:
         path = folder / INDEX
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: no such file; make it with everest prepare tokens --output {folder}"
+                f"{path}: no such file; make it with "
+                f"everest prepare tokens --output {shlex.quote(str(folder))}"
             )
         try:
             index = validated(_INDEX, read_json(path))

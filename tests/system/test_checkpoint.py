@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shlex
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from everest.checkpoints.load import find_weights
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header
@@ -41,6 +44,16 @@ def test_a_file_that_is_no_checkpoint_of_everest_is_refused(tmp_path):
     for name, reason in reasons.items():
         with pytest.raises(CheckpointError, match=reason):
             read_weights(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_command_for_a_file_of_another_program_can_be_pasted(tmp_path: Path, suffix: str):
+    path = (tmp_path / "it's mine").with_suffix(suffix)
+    save_file({"w": torch.rand(2)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        read_header(find_weights(str(path)))
+    command = str(caught.value).partition("first ")[2]
+    assert shlex.split(command) == ["everest", "convert", str(path), "--output", "FILE.safetensors"]
 
 
 def test_the_newest_states_are_kept_and_a_damaged_one_is_skipped(tmp_path):

@@ -5,7 +5,7 @@
 
 Units, held-out groups and pre-trained encoders are the same as in view_features.py, whose folder of
 runs is given first. Each arm is fine-tuned with every number of steps and every learning rate, and compared
-at its best ones.
+at its best ones. In the last arm only the head learns.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from everest.sweep.statistics import paired, spread
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10")
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
+LONGER: Final = "the same, 4 times the steps"
+ARMS: Final[dict[str, tuple[str | None, tuple[str, ...]]]] = {  # the arm that pre-trains, settings
+    SCRATCH: (None, ()),
+    PRETRAINED: (PRETRAINED, ()),
+    LONGER: (LONGER, ()),
+    "that encoder, frozen": (LONGER, ("finetune.freeze=encoder",)),
+}
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
     2: (100, 400),
     None: (400, 1200),
@@ -54,37 +61,6 @@ def labeled(rows: list[Row], number: int | None, unit: int) -> list[Row]:
     return [row for of_class in chosen.values() for row in of_class[:number]]
 
 
-def top1(
-    folder: Path,
-    clips: Clips,
-    known: list[Row],
-    tested: list[Row],
-    *,
-    init: Path | None,
-    steps: int,
-    rate: float,
-    unit: int,
-) -> float:
-    """The accuracy on held-out clips after fine-tuning with the known ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lists = {name: folder / f"{name}.csv" for name in ("train", "test")}
-    for name, rows in (("train", known), ("test", tested)):
-        text = "".join(f"{clips.videos / path},{label}\n" for path, label, _ in rows)
-        lists[name].write_text(f"path,label\n{text}")
-    settings = (
-        *BASE,
-        *(f"data.{name}={path}" for name, path in lists.items()),
-        *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
-        *(f"finetune.steps={steps}", f"finetune.warmup_steps={steps // 10}", f"finetune.base_lr={rate}"),
-    )
-    run = everest.finetune(
-        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=unit, cpu=True
-    )
-    model = everest.load_model(run)
-    assert isinstance(model, VideoClassifier)
-    return everest.evaluate(model)["top1"]
-
-
 class Key(NamedTuple):
     """A fine-tuning: its data and settings."""
 
@@ -98,33 +74,76 @@ class Key(NamedTuple):
         return f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.arm}"
 
 
+def top1(
+    folder: Path,
+    clips: Clips,
+    known: list[Row],
+    tested: list[Row],
+    *,
+    init: Path | None,
+    key: Key,
+    unit: int,
+) -> float:
+    """The accuracy on held-out clips after fine-tuning with the known ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = {name: folder / f"{name}.csv" for name in ("train", "test")}
+    for name, rows in (("train", known), ("test", tested)):
+        text = "".join(f"{clips.videos / path},{label}\n" for path, label, _ in rows)
+        lists[name].write_text(f"path,label\n{text}")
+    settings = (
+        *BASE,
+        *(f"data.{name}={path}" for name, path in lists.items()),
+        *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
+        *(f"finetune.steps={key.steps}", f"finetune.warmup_steps={key.steps // 10}"),
+        *(f"finetune.base_lr={key.rate}", *ARMS[key.arm][1]),
+    )
+    run = everest.finetune(
+        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=unit, cpu=True
+    )
+    model = everest.load_model(run)
+    assert isinstance(model, VideoClassifier)
+    return everest.evaluate(model)["top1"]
+
+
 def keys() -> Iterator[Key]:
     for number, steps in LABELS.items():
-        yield from starmap(Key, product(SETS, [number], steps, RATES, (SCRATCH, PRETRAINED)))
+        yield from starmap(Key, product(SETS, [number], steps, RATES, ARMS))
+
+
+def best_key(
+    results: dict[str, dict[str, float]], name: str, number: int | None, steps: int | None, arm: str
+) -> Key | None:
+    """The settings of an arm with the highest mean; None for the steps: any number of them."""
+    found = [key for key in keys() if (key.name, key.number, key.arm) == (name, number, arm)]
+    found = [key for key in found if steps in (None, key.steps) and len(results.get(str(key), ())) >= FEWEST]
+    return max(found, key=lambda key: spread(list(results[str(key)].values())).mean, default=None)
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
-    """Both arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
+    """The arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
         for steps in (*LABELS[number], None):
-            best = []
-            for arm in (SCRATCH, PRETRAINED):
-                found = [key for key in keys() if key[:2] == (name, number) and key.arm == arm]
-                found = [key for key in found if len(results.get(str(key), ())) >= FEWEST]
-                found = [key for key in found if steps in (None, key.steps)]
-                if found:
-                    best.append(max(found, key=lambda key: spread(list(results[str(key)].values())).mean))
-            if len(best) < 2:  # not run yet
+            best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
+            units = {
+                arm: {int(unit): value for unit, value in results[str(key)].items()}
+                for arm, key in best.items()
+                if key is not None
+            }
+            if SCRATCH not in units or len(units) < 2:  # not run yet
                 continue
-            units = [{int(unit): value for unit, value in results[str(key)].items()} for key in best]
-            cells = [
-                f"{spread(list(values.values())).mean:.1f} ({key.steps} steps, {key.rate})"
-                for key, values in zip(best, units, strict=True)
-            ]
-            text = difference_text(paired(units[1], units[0]))
-            rows.append([name, str(number or "all"), str(steps or "best"), str(len(units[0])), *cells, text])
-    return markdown(["set", "labels a class", "steps", "units", SCRATCH, PRETRAINED, "difference"], rows)
+            cells = []
+            for arm, key in best.items():
+                if key is None:
+                    cells.append("")
+                    continue
+                mean = spread(list(units[arm].values())).mean
+                difference = "" if arm == SCRATCH else difference_text(paired(units[arm], units[SCRATCH]))
+                cells.append(
+                    f"{mean:.1f} ({key.steps} steps, {key.rate})<br>{difference}".removesuffix("<br>")
+                )
+            rows.append([name, str(number or "all"), str(steps or "best"), str(len(units[SCRATCH])), *cells])
+    return markdown(["set", "labels a class", "steps", "units", *ARMS], rows)
 
 
 def main() -> None:
@@ -133,31 +152,39 @@ def main() -> None:
     parser.add_argument("encoders", type=Path, help="of the runs of view_features.py, where it resumes")
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
     parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
-    parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name} and print its table")
+    parser.add_argument("--set", action="append", choices=SETS, help="one of several; none: all")
+    parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
+    parser.add_argument("--labels", action="append", type=int, help="a class, 0: all; none: every number")
+    parser.add_argument("--report", action="store_true", help=f"add the units to {RESULTS.name}")
     options = parser.parse_args()
     folder = options.folder.absolute()
     if options.report:
-        results = read_units(folder)
+        results = json.loads(RESULTS.read_text())["results"]
+        for key, units in read_units(folder).items():
+            results[key] = results.get(key, {}) | units
         RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
         print(labels_table(results))
         return
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for key, unit in product(keys(), options.unit or range(FEWEST)):
+    numbers = {number or None for number in options.labels or LABELS}
+    chosen = [key for key in keys() if key.name in (options.set or SETS) and key.number in numbers]
+    chosen = [key for key in chosen if key.arm in (options.arm or ARMS)]
+    for key, unit in product(chosen, options.unit or range(FEWEST)):
         path = folder / f"{unit} {key}.json"
         if path.exists():
             continue
         held_out, rows = clips.held_out(unit, key.name), clips.rows(key.name)
         known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], key.number, unit)
         tested = [row for row, out in zip(rows, held_out, strict=True) if out]
-        init = None
-        if key.arm == PRETRAINED:
-            init = run_folder(encoders, key.arm, unit)
+        init, (encoder, _) = None, ARMS[key.arm]
+        if encoder is not None:
+            init = run_folder(encoders, encoder, unit)
             if not (init / "model.safetensors").exists():
-                pretrained(key.arm, unit, clips, encoders)
+                pretrained(encoder, unit, clips, encoders)
         runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
-        found = top1(runs, clips, known, tested, init=init, steps=key.steps, rate=key.rate, unit=unit)
+        found = top1(runs, clips, known, tested, init=init, key=key, unit=unit)
         path.write_text(json.dumps(found))
         print(path.name, f"{found:.1f}", flush=True)
         rmtree(runs)

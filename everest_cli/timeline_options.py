@@ -119,6 +119,13 @@ class TimelineOptions:
         if "--tolerance" in self.given and self.truth is None:
             raise RecipeError("--tolerance: of the scores of --truth; add --truth")
 
+    def check_rules(self, *, as_json: bool) -> None:
+        """Raise RecipeError for rules of bouts if the command shows none."""
+        changing = self.given & {"--background", "--threshold", "--smooth", "--min-seconds"}
+        if changing and not (self.bouts or self.plot or self.truth or self.to or as_json):
+            names = " and ".join(sorted(changing))
+            raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
+
     def rules(self) -> BoutRules:
         """How bouts follow from windows.
 

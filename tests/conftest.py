@@ -30,6 +30,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("EVEREST_JOBS", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def pytest_collection_finish() -> None:
     """Leave the objects of all modules and tests out of every later garbage collection."""
     gc.collect()

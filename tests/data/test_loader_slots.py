@@ -173,7 +173,6 @@ def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker()
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
     device = torch.device("cuda")

@@ -49,7 +49,7 @@ def predict(
     from everest_cli.prediction_text import by_head, costs_text
 
     if of_live.live is not None:
-        if videos or output or kind:
+        if videos or output or overwrite or kind:
             raise RecipeError(
                 "--live: replaces videos, and prints JSON lines; leave VIDEO, --output and --format out"
             )
@@ -58,6 +58,8 @@ def predict(
         raise typer.BadParameter(
             "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
         )
+    if of_live.retry is not None:
+        raise RecipeError("--retry: needs --live; add it")
     of_timeline.check()
     timeline, plot, truth, to = of_timeline.timeline, of_timeline.plot, of_timeline.truth, of_timeline.to
     if to is not None and (kind is not None or as_json or output is None):
@@ -117,7 +119,7 @@ def predict(
             )
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
-        if found and all(bout["label"] is None for bout in found):
+        if found and rules.background is not None and all(bout["label"] is None for bout in found):
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
             of_person = None if scores is None else true_bouts[samples[0].path]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from everest_cli.option_groups import ModelOptions
 from everest_cli.output import Display, say
 from everest_cli.timeline_options import TimelineOptions
+
+RETRY: Final = 30.0  # seconds; our choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,11 @@ class LiveOptions:
         ),
     ] = None
     retry: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--retry", min=0, metavar="SECONDS", help="Connect again for so long before --live ends."
+            "--retry", min=0, metavar="SECONDS", help="Connect again for so long before --live ends [30]."
         ),
-    ] = 30.0
+    ] = None
 
 
 def print_live(
@@ -63,7 +65,7 @@ def print_live(
                 window=timeline.window,
                 step=timeline.step,
                 top=top,
-                retry=options.retry,
+                retry=RETRY if options.retry is None else options.retry,
                 emit=lambda row: typer.echo(json_text(row)),
                 report=display.report,
                 is_stopped=lambda: bool(signals),

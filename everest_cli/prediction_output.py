@@ -27,7 +27,7 @@ def format_of(kind: PredictionFormat | None, output: Path | None, *, as_json: bo
         raise RecipeError(f"--json and --format {kind}: choose one")
     if as_json:
         return "json"
-    suffix: Any = "" if output is None else output.suffix.removeprefix(".")
+    suffix: Any = "" if output is None else output.suffix.removeprefix(".").lower()
     return kind or (suffix if suffix in get_args(PredictionFormat) else "table")
 
 

@@ -67,7 +67,7 @@ def costs_text(rows: Rows) -> Iterator[str]:
     parts = [part for row in rows for part in row.get("windows", [row]) if "gmacs" in part]
     if parts:
         keep, gmacs = (fmean(part[name] for part in parts) for name in ("keep", "gmacs"))
-        yield f"a view in the mean: keep ratio {keep:.3g}, {gmacs:.4g} GMACs"
+        yield f"a view on average: keep ratio {keep:.3g}, {gmacs:.4g} GMACs"
 
 
 def scores_text(scores: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,7 +60,7 @@ class TimelineOptions:
     smooth: Annotated[
         float,
         typer.Option(
-            "--smooth", min=0, metavar="SECONDS", help="Bouts of the mean probabilities over these."
+            "--smooth", min=0, metavar="SECONDS", help="Average the probabilities over this time first."
         ),
     ] = 0.0
     min_seconds: Annotated[
@@ -115,16 +116,18 @@ class TimelineOptions:
             verb = "belongs" if len(self.given) == 1 else "belong"
             raise RecipeError(f"{', '.join(sorted(self.given))} {verb} to --timeline; add it")
         if self.audit and self.idle_below is None:
-            raise RecipeError("--audit: runs windows that --idle-below skips; add --idle-below")
+            raise RecipeError("--audit: needs --idle-below, which skips windows; add it")
         if "--tolerance" in self.given and self.truth is None:
-            raise RecipeError("--tolerance: of the scores of --truth; add --truth")
+            raise RecipeError("--tolerance: needs --truth, whose scores it is for; add it")
+        if not math.isfinite(self.tolerance):
+            raise RecipeError(f"--tolerance: must be a number of seconds from 0 on, not {self.tolerance}")
 
     def check_rules(self, *, as_json: bool) -> None:
         """Raise RecipeError for rules of bouts if the command shows none."""
         changing = self.given & {"--background", "--threshold", "--smooth", "--min-seconds"}
         if changing and not (self.bouts or self.plot or self.truth or self.to or as_json):
             names = " and ".join(sorted(changing))
-            raise RecipeError(f"{names}: changes bouts; add --bouts, --plot, --to, --truth or --json")
+            raise RecipeError(f"{names}: for bouts only; add --bouts, --plot, --to, --truth or --json")
 
     def rules(self) -> BoutRules:
         """How bouts follow from windows.

@@ -36,11 +36,12 @@ def label_windows(
     """The classes of the windows of a video, each with its seconds in the window.
 
     Args:
-        windows: W of (start, end) in seconds, in the order of their starts and of their ends.
+        windows: W of (start, end) in seconds, in the order of their starts.
         bouts: of this video; times after the last window are ignored.
         share: of the window or of the bout; see above.
     """
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T  # (W,)
+    last_ends = np.maximum.accumulate(ends)  # of overlapping segments, a later window may end earlier
     by_label: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         by_label[bout.label].append(bout)
@@ -50,14 +51,14 @@ def label_windows(
         has_label = seconds >= share * (ends - starts) - TOLERANCE
         for bout in of_label:
             first, after = (
-                np.searchsorted(ends, bout.start, "right"),
+                np.searchsorted(last_ends, bout.start, "right"),
                 np.searchsorted(starts, bout.end, "left"),
             )
             if bout.seconds == 0:
                 after = np.searchsorted(starts, bout.start, "right")
             near = slice(first, after)
             inside = np.minimum(ends[near], bout.end) - np.maximum(starts[near], bout.start)
-            has_label[near] |= inside >= share * bout.seconds - TOLERANCE
+            has_label[near] |= (inside >= share * bout.seconds - TOLERANCE) & (ends[near] > bout.start)
         for place in np.flatnonzero(has_label):
             labels[place][label] = float(seconds[place])
     return labels

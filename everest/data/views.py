@@ -166,6 +166,10 @@ class EvalViews(StageViews):
     def num_views(self) -> int:
         return self.clips * self.crops
 
+    def seconds(self, fps: float) -> float:
+        """The length of a dense clip in a video of `fps` frames a second."""
+        return self.frames * self.stride / (self.fps or fps)
+
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:

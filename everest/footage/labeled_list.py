@@ -26,7 +26,7 @@ class Labeling:
     """The annotations that label windows.
 
     Raises:
-        RecipeError: bouts have no numbers, or a list cannot hold the name of the background.
+        RecipeError: `task` is regression, or a list cannot hold the name of the background.
     """
 
     files: tuple[Path, ...]  # of any kinds
@@ -71,7 +71,8 @@ class Labeling:
     ) -> dict[str, Any]:
         """Write a list of windows with their classes, and with their recording as group.
 
-        A list would read names of classes that are numbers as indices: then a file of names is written, too.
+        A list would read the name of a class that is a number as an index: a file of names is then written,
+        too.
 
         Returns:
             `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.

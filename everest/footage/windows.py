@@ -67,7 +67,7 @@ class WindowList:
 def windows_of(
     sample: Sample, starts: NDArray[np.float64], end: float, settings: WindowSettings
 ) -> list[Sample]:
-    """Returns the windows of a video that begin at `starts`, none after `end`; labels and group are kept."""
+    """Returns the windows of a video that begin at `starts`, none after `end`; its group is kept."""
     ends = np.minimum(starts + settings.seconds, end).round(6)
     span = {"start_frame": None, "end_frame": None}
     return [
@@ -134,7 +134,7 @@ def write_windows(
     result.videos = len({window.path for window in windows})
     result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
     if settings.count is not None and len(windows) < settings.count:
-        limit = "" if total < settings.count else ", because of the most windows that a video may have"
+        limit = "" if total < settings.count else "; --per-video is the limit of each video"
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested{limit}"))
     if labeling is None:
         write_list(out, windows, root=out.parent.absolute())

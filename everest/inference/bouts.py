@@ -66,7 +66,8 @@ def merge_windows(
         times: seconds of each frame, (F,).
         background: windows whose highest probability is below this have no class.
         min_seconds: the windows of a shorter bout, or of a shorter stretch without a class, take the class of
-            the nearest window of a longer one that no gap is before; without one they have no class.
+            the nearest window of a longer one, unless there is a gap between; if there is none, they have no
+            class.
     Returns:
         `{"start", "end", "start_frame", "end_frame", "label", "index", "probability"}` of each bout: seconds
         and frames, the end excluded; null as the class of background; the mean over the windows of their
@@ -198,7 +199,7 @@ def bouts_of_classes(
     *,
     min_seconds: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Return the bouts of classes of which a window has any number: neighboring windows that have a class.
+    """Return the bouts of a multi-label head: of each class, the runs of neighboring windows that have it.
 
     Args:
         probabilities, present: (W, C), the latter bool.

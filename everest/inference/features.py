@@ -20,7 +20,7 @@ from everest.checkpoints.load import all_weights
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values, over_videos
+from everest.inference.over_videos import Values, check_batch, over_videos
 from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.window_features import INDEX, add_window_rows, write_arrays
@@ -78,6 +78,7 @@ def extract(
             command; options that do not go together; two videos whose arrays have the same name.
         EnvironmentProblem: the file cannot be written.
     """
+    check_batch(batch)
     _check(samples, out, level=level, window=window, step=step, per_video=per_video)
     parts = out.with_name(f"{out.name}.parts")
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
@@ -93,8 +94,8 @@ def extract(
         "precision": model.accelerator.mixed_precision,
         **({} if window is None else {"window": window, "step": step}),
     }
-    # With both, an earlier call was killed between writing the file and removing its rows.
-    replaces_own = parts.is_dir() and saved_plan(parts) == plan
+    # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
+    replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
     if per_video:
         is_array = lambda name: name.endswith(".npy")  # noqa: E731
         check_new_folder(out, INDEX, option="--output", overwrite=overwrite or replaces_own, is_own=is_array)

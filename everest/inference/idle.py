@@ -38,7 +38,6 @@ class IdleRules:
 
     below: float  # gray levels
     audit: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.below <= 255:
@@ -78,22 +77,28 @@ def check_audit(classes: Classes, rules: BoutRules) -> None:
         raise RecipeError("--audit: every window has a class here; set --background P, the least probability")
 
 
-def audited(with_class: int, windows: int, *, skipped: int, bouts: int) -> dict[str, Any]:
+def most_bouts(classes: Classes) -> int:
+    """The number of bouts that a window can be in: one for each head, of a multi-label one for each class."""
+    return sum(head.outputs if head.task == MULTI_LABEL else 1 for head in classes.heads)
+
+
+def audited(with_class: int, windows: int, *, skipped: int, bouts: int, most: int) -> dict[str, Any]:
     """The result of an audit of windows drawn at random from those skipped.
 
     The upper bound of the share of skipped windows that have a class is the one-sided 95 % bound of Clopper
     and Pearson 1934; with none among n it is about 3 / n. A bout that is missed as a whole has a skipped
-    window with a class, so that there are at most as many, and their share of all bouts follows.
+    window with a class, and such a window is in `most` bouts at most; their share of all bouts follows.
 
     Args:
         with_class: of `windows`, the number that has a class.
         skipped: number of all skipped windows.
         bouts: number of bouts found in the windows that were not skipped.
+        most: see `most_bouts`.
     """
     bound = (
         1.0 if with_class == windows else float(beta.ppf(CONFIDENCE, with_class + 1, windows - with_class))
     )
-    missed = bound * skipped
+    missed = bound * skipped * most
     return {
         "windows": windows,
         "with_class": with_class,
@@ -105,14 +110,14 @@ def audited(with_class: int, windows: int, *, skipped: int, bouts: int) -> dict[
 def idle_text(video: str, idle: dict[str, Any]) -> str:
     """A sentence about the skipped windows of a video, from `idle` of its row."""
     saved, number = idle["seconds_saved"], counted(idle["windows"], "window")
-    text = f"{video}: skipped {idle['skipped']} of {number}, where nothing moves"
+    text = f"{video}: skipped {idle['skipped']} of {number} because nothing moves in them"
     if saved is not None:
         text += f"; that saved about {saved:.1f} s of the network"
     audit = idle.get("audit")
     if audit is None:
         return text
     return (
-        f"{text}; {audit['with_class']} of {audit['windows']} audited have a class: with 95 % confidence, at "
+        f"{text}; {audit['with_class']} of {audit['windows']} audited have a class: with 95% confidence, at "
         f"most {audit['share_at_most']:.1%} of the skipped windows do, and at most "
         f"{audit['missed_bouts_at_most']:.1%} of all bouts are missed"
     )

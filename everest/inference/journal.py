@@ -35,7 +35,7 @@ class Journal(Generic[Entry]):
 
     @property
     def is_due(self) -> bool:
-        """Whether the last sync was more than a second ago."""
+        """Whether the last sync was more than SYNC_SECONDS ago."""
         return time.monotonic() - self._synced > SYNC_SECONDS
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -46,7 +46,7 @@ class Journal(Generic[Entry]):
         """
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
         try:
-            self._file.truncate(self._size)  # what an interrupted call has written is written again
+            self._file.truncate(self._size)  # a part that an interrupted call has written
             write_all(self._file, lines)
         except OSError as error:
             self._file.truncate(self._size)
@@ -85,7 +85,7 @@ def open_journal(
     """
     with sole_writer(path), ExitStack() as stack:
         try:
-            # Unbuffered: what could not be written is not written later.
+            # Unbuffered: closing the file does not repeat a write that has failed.
             file = stack.enter_context(path.open("a+b", buffering=0))
             if restart:
                 file.truncate(0)

@@ -25,6 +25,7 @@ from everest.data.footage import Footage, Timeline
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
+from everest.inference.predictions import check_windows
 from everest.inference.top_classes import answers_of, check_options
 from everest.system.events import Report, notice
 from everest.video.live import can_reconnect, live_frames
@@ -82,7 +83,7 @@ class LiveBuffer:
     newest: HeldFrame | None = None
     fps: float = 0.0  # that the source states
     resolved: tuple[float, float] = (0.0, 0.0)  # seconds of the window and the step, once connected
-    dropped: int = 0  # frames that no window has seen
+    dropped: int = 0  # frames of skipped windows
     connections: int = 0
     is_open: bool = False  # whether a connection gives frames
     ended: bool = False
@@ -124,26 +125,32 @@ class LiveBuffer:
             image = torch.from_numpy(frame.pixels if self.views.channels == 3 else luma(frame.pixels))
             image = self.views.resized(image[None])
             with self.changed:
-                if is_first and self.newest is not None:  # no window spans two connections
+                if is_first and self.newest is not None:
                     offset = self.newest.seconds + frame.arrived - self.newest.arrived
-                    self.frames.clear()
-                self.start = frame.seconds + offset if is_first else self.start
+                seconds = frame.seconds + offset
+                if is_first or (self.frames and image.shape != self.frames[-1].image.shape):
+                    while not returns and self.is_complete():
+                        self.changed.wait()
+                    self.frames.clear()  # no window spans two connections, or two shapes
+                    self.start = seconds
                 self.connections, is_first, self.is_open = self.connections + is_first, False, True
                 held = self.resolved[0] + max(self.resolved[1], HELD)
-                while self.frames and frame.seconds + offset - self.frames[0].seconds > held:
+                while self.frames and seconds - self.frames[0].seconds > held:
                     if returns:
                         self.dropped += self.frames.popleft().seconds > self.seen - TOLERANCE
+                    elif self.is_complete():
+                        self.changed.wait()  # until a window is taken
                     else:
-                        self.changed.wait()
-                self.newest = HeldFrame(image, frame.seconds + offset, frame.arrived)
+                        break  # this frame, after a gap, completes the window
+                self.newest = HeldFrame(image, seconds, frame.arrived)
                 self.frames.append(self.newest)
                 self.changed.notify_all()
 
     def _connected(self, fps: float) -> None:
-        """Resolve the window."""
+        """Set the seconds of window and step, now that the frame rate is known."""
         if self.window is None and not (fps or self.views.fps):
             raise RecipeError("--window: the source states no frame rate; set the seconds of a window")
-        window = self.window or self.views.frames * self.views.stride / (self.views.fps or fps)
+        window = self.window or self.views.seconds(fps)
         self.fps, self.resolved = fps, (window, self.step or window)
 
     def take(self) -> LiveWindow | None:
@@ -198,23 +205,22 @@ def predict_live(
 
     Args:
         source: see `live_frames`.
-        window, step, top: see `predict_timeline`; all windows are complete, the last one, too.
+        window, step, top: see `predict_timeline`; no window is shorter than `window`, not even the last.
         retry: seconds without a frame after which a camera or network stream has ended.
         emit: receives each window: `start` and `end` in seconds since the first frame, `predictions` or
             `heads`, `time` (ISO 8601, UTC) when its last frame arrived, `latency` in seconds since then, and
-            `dropped`, the number of frames so far that no window has.
+            `dropped`, the number of frames so far that were skipped because the model is slower.
         is_stopped: called several times a second.
     Returns:
         The number of `windows`, `dropped` frames and `connections`, and `latency`: `p50` and `p95`, or null.
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: the default window is not known; see also `check_options`.
+        RecipeError: the default window is not known; see also `check_seconds` and `check_options`.
         VideoError: the source cannot be opened, or a pipe is damaged.
     """
     classes, views = model.classes, model.views
     check_options(classes.heads, top=top)
-    if window is None and views.sampling != "dense":
-        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    check_windows(views, window=window, step=step)
     buffer = LiveBuffer(source=source, views=views, window=window, step=step, retry=retry, report=report)
     threading.Thread(target=buffer.fill, daemon=True).start()
     latencies: list[float] = []

@@ -248,7 +248,7 @@ def require_finite_outputs(outputs: Tensor, *, source: str | Path) -> None:
     """Raise CheckpointError if outputs of the weights `source` overflowed: their order means nothing."""
     if not outputs.isfinite().all():
         raise CheckpointError(
-            f"{source}: its outputs are no finite numbers; set the precision fp32, or take another checkpoint"
+            f"{source}: its outputs are not finite; set the precision fp32, or take another checkpoint"
         )
 
 
@@ -265,7 +265,7 @@ def _checked_above(module: Transformer, above: float | None, keep: float | None)
         return None
     if keep is not None:
         raise RecipeError(f"--keep-above {above:g}: takes the place of --keep; leave one of them out")
-    if isinstance(module, VideoClassifier):  # others are refused by all that answers
+    if isinstance(module, VideoClassifier):  # all methods that predict refuse other models
         ranking(module.selector)
     return Above(above)
 

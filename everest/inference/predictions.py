@@ -70,6 +70,13 @@ def predict(
     ]
 
 
+def check_windows(views: EvalViews, *, window: float | None, step: float | None) -> None:
+    """Raise RecipeError if windows have no default length; see also `check_seconds`."""
+    if window is None and views.sampling != "dense":
+        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    check_seconds(window=window, step=step)
+
+
 def check_seconds(**options: float | None) -> None:
     """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
     for name, seconds in options.items():
@@ -89,7 +96,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     fps = probe(sample.video).fps or 1.0
     first, length = segment(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
-    window = views.frames * views.stride / (views.fps or fps) if window is None else window
+    window = views.seconds(fps) if window is None else window
     step = window if step is None else step
     count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
     starts = [begin + number * step for number in range(count)]

@@ -42,7 +42,7 @@ _NUMBERS: Final = frozenset(np.dtype(code).str for code in "?bBhHiIlLefd")
 class RowStore:
     """Rows of tensors in a folder, as many as the disk holds. `open_row_store` makes it.
 
-    The numbers are flushed to the disk before the journal counts them, so they are there if it does.
+    The numbers are flushed to the disk before the journal counts them: all rows of the journal are there.
     """
 
     samples: list[SampleEntry]

@@ -27,17 +27,24 @@ from everest.inference.bouts import (
     present_classes,
     smoothed,
 )
-from everest.inference.idle import IdleRules, audited, check_audit, have_class, idle_text, window_motion
+from everest.inference.idle import (
+    IdleRules,
+    audited,
+    check_audit,
+    have_class,
+    idle_text,
+    most_bouts,
+    window_motion,
+)
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch
-from everest.inference.predictions import check_seconds, window_clips, windows_of
+from everest.inference.predictions import check_windows, window_clips, windows_of
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.reader import VideoError, frame_times
 
-SKIPPED: Final[dict[str, Any]] = {"predictions": []}  # of a window in which nothing moves
 NO_CLASS: Final[dict[str, Any]] = {"label": None, "index": None, "probability": 0.0}
 
 WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
@@ -74,16 +81,19 @@ def predict_timeline(
     Raises:
         CheckpointError: the model is no classifier.
         RecipeError: a clip spans the whole video, so there is no default window; `window` or `step` is below
-            0.001 or not finite, or `batch` is below 1; see also `check_options` and `check_audit`.
+            0.001 or not finite, or `batch` is below 1; clips of one frame with `idle`; see also
+            `check_options` and `check_audit`.
     """
     classes = model.classes
     check_options(classes.heads, top=top, rules=rules, idle=idle is not None)
     if idle is not None and idle.audit:
         check_audit(classes, rules)
-    if window is None and model.views.sampling != "dense":
-        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    if idle is not None and model.views.frames == 1:
+        raise RecipeError(
+            "--idle-below: the clips of this model have one frame, which shows no motion; leave it out"
+        )
     check_batch(batch)
-    check_seconds(window=window, step=step)
+    check_windows(model.views, window=window, step=step)
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
@@ -134,12 +144,13 @@ class _RunWindows:
         self.network += time.perf_counter() - began
         self.answers += means
         self.ran += runs.tolist()
+        skipped = {"heads": {}} if model.classes.heads[0].name else {"predictions": []}
         rows = []
         for (current, _), mean, has_run, change in zip(part, means, runs, motion, strict=True):
             row: dict[str, Any] = {"start": round(current.start, 3), "end": round(current.end, 3)}
             if idle is not None:
                 row["motion"] = round(change.item(), 3)
-            rows.append(row | (answers_of(mean, model.classes, top) | next(costs) if has_run else SKIPPED))
+            rows.append(row | (answers_of(mean, model.classes, top) | next(costs) if has_run else skipped))
         return rows
 
 
@@ -202,7 +213,7 @@ def _idle(
     document: dict[str, Any] = {"below": idle.below, "windows": len(windows), "skipped": len(skipped)}
     document["seconds_saved"] = saved
     if idle.audit and len(skipped):
-        rng = np.random.default_rng(idle.seed)
+        rng = np.random.default_rng(0)
         drawn = np.sort(rng.choice(skipped, size=min(idle.audit, len(skipped)), replace=False))
         clips = window_clips(sample.video, [windows[number] for number in drawn], model.views)
         classes = model.classes
@@ -211,7 +222,8 @@ def _idle(
         )
         labels = [bout["label"] for of_head in bouts.values() for bout in of_head]
         num_bouts = sum(label not in (None, BACKGROUND) for label in labels)
-        document["audit"] = audited(with_class, len(drawn), skipped=len(skipped), bouts=num_bouts)
+        most = most_bouts(classes)
+        document["audit"] = audited(with_class, len(drawn), skipped=len(skipped), bouts=num_bouts, most=most)
     return document
 
 

@@ -55,7 +55,9 @@ def check_options(
     if idle and "regression" in tasks:
         raise RecipeError("--idle-below: goes with classes, and this model predicts numbers; leave it out")
     if threshold is not None and MULTI_LABEL not in tasks:
-        raise RecipeError("--threshold: goes with any number of classes per window; use --background here")
+        raise RecipeError(
+            "--threshold: is for multi-label models; this one has one class per window, use --background"
+        )
     if threshold is not None and not 0 <= threshold[1] <= threshold[0] <= 1:
         raise RecipeError(
             f"--threshold: must be HIGH,LOW with 1 >= HIGH >= LOW >= 0, not {threshold[0]},{threshold[1]}"
@@ -65,7 +67,7 @@ def check_options(
             raise RecipeError(f"{option}: must be a number of seconds from 0 on, not {seconds}")
     if background is not None and "single-label" not in tasks:
         raise RecipeError(
-            "--background: goes with one class per window, and this model has any number; leave it out"
+            "--background: is for models with one class per window; this one is multi-label, leave it out"
         )
     if background is not None and not 0 <= background <= 1:
         raise RecipeError(f"--background: must be from 0 to 1, not {background}")

@@ -98,9 +98,13 @@ def drawn_bouts(bouts: Sequence[Bout], classes: Sequence[str]) -> list[dict[str,
 
 
 def check_scored(heads: Heads) -> None:
-    """Raise RecipeError if a model has no bouts of one head, which a truth can be compared with."""
+    """Raise RecipeError unless the model has a single head, of classes and without a name."""
     if len(heads) != 1 or heads[0].task == "regression":
-        raise RecipeError("--truth: goes with one head of classes; this model has several heads, or numbers")
+        raise RecipeError(
+            "--truth: needs a model of one head of classes; this one has several heads, or numbers"
+        )
+    if heads[0].name:
+        raise RecipeError(f"--truth: needs a model whose head has no name; this one is '{heads[0].name}'")
 
 
 def score_timelines(

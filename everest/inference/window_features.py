@@ -23,7 +23,7 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window
 from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values, check_batch
+from everest.inference.over_videos import Values
 from everest.inference.predictions import window_clips, windows_of
 from everest.inference.row_store import RowStore, SampleEntry
 from everest.lists.sample import Sample
@@ -53,9 +53,8 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     Raises:
-        RecipeError: the store holds other windows; or `batch` is below 1.
+        RecipeError: the store holds other windows.
     """
-    check_batch(batch)
     items = window_items(
         samples, model.views, window=window, step=step, done=list(store.samples), report=report
     )
@@ -85,15 +84,15 @@ def window_items(
     done: Sequence[SampleEntry],
     report: Report,
 ) -> Iterator[Item]:
-    """Yield the windows of each video in turn; a video that is unreadable, or damaged somewhere, ends with
-    the reason.
+    """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
 
     Args:
-        done: the first items, which are skipped: names of videos, and a reason where an item is one.
+        done: the first items, which are skipped: the video of each, and the reason if it is one.
     Raises:
         RecipeError: other items were made of these videos.
     """
-    at = 0  # of the items
+    at = 0  # number of items passed
+    passed: set[str] = set()  # videos
     for sample in samples:
         try:
             windows = windows_of(sample, views, window=window, step=step)
@@ -101,8 +100,9 @@ def window_items(
             reasons = (place for place, (_, reason) in enumerate(own) if reason is not None)
             damage = next(reasons, None)
             known = len(own) if damage is None else damage + 1
-            if any(video != sample.video_id for video, _ in own[:known]):
-                raise _changed(sample)
+            other = next((video for video, _ in own[:known] if video != sample.video_id), None)
+            if other is not None:
+                raise _changed(other if other in passed else sample.video_id)
             at += known
             if damage is None and known < len(windows):
                 clips = window_clips(sample.video, windows[known:], views)
@@ -113,15 +113,16 @@ def window_items(
         except VideoError as error:
             if at >= len(done):
                 yield sample, error.reason
+            elif done[at][1] is None:  # it could be read before
+                raise _changed(done[at][0] if done[at][0] in passed else sample.video_id) from error
             at += 1
+        passed.add(sample.video_id)
     if at < len(done):
-        raise _changed(samples[-1])
+        raise _changed(done[at][0])
 
 
-def _changed(sample: Sample) -> RecipeError:
-    return RecipeError(
-        f"{sample.video_id}: has changed since the interrupted call; start again with --overwrite"
-    )
+def _changed(video: str) -> RecipeError:
+    return RecipeError(f"{video}: has changed since the interrupted call; start again with --overwrite")
 
 
 def write_arrays(

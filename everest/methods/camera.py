@@ -4,8 +4,8 @@ A coarse search finds a shift, and robust Gauss-Newton steps refine it to a frac
 request, to an affine map (zoom, rotation, shear). A motion that most pixels do not confirm counts as none.
 The values below are our choice, made on composites of real clips (`benchmarks/importance.py`).
 
-Places are measured from the middle of a frame, in units of half of its longer side, both without the pixels
-at the ends that fill no pixel of the smallest image. A motion maps a place in a frame to the place in an
+Places are measured from the middle of a frame, in units of half of its longer side, after cropping to
+whole pixels of the smallest image. A motion maps a place in a frame to the place in an
 earlier frame that shows the same.
 
 B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a small image.

@@ -77,7 +77,7 @@ def num_above(grid: TokenGrid, levels: Tensor, above: Above) -> Tensor:
 
 
 def threshold_of_mean(levels: NDArray[np.float32], keep: float) -> float:
-    """The threshold with which clips keep a share `keep` of their tokens in the mean.
+    """The threshold with which clips keep a share `keep` of their tokens on average.
 
     It is exact up to one part of one clip; if tokens are equally important, the share may be smaller.
 

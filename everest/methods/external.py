@@ -133,7 +133,7 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
 
     def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
         if is_import_path(getattr(value, key, None)):
-            # Of a subclass of a shipped class, the name may be another than the type of its field allows.
+            # A subclass of a shipped class may have a name that the type of its field does not allow.
             return TypeAdapter(type(value)).dump_python(value, mode="json", warnings=False)
         return handler(value)
 

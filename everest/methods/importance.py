@@ -102,7 +102,6 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda change: change.abs().sum(dim=-1),
 }
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    **{name: lambda now, before, norm=norm: norm(now - before) for name, norm in NORMS.items()},
     "neg-cosine": lambda now, before: -F.cosine_similarity(now, before, dim=-1),
     "neg-cka": _neg_cka,
 }

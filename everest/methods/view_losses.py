@@ -19,7 +19,7 @@ LAST_KNOT: Final = 5.0
 def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE: each view has to find the other views of its video among all views (SimCLR, Chen et al. 2020).
 
-    Other draws of the same video are neither found nor counted as wrong.
+    Views of the same video in other rows are ignored: they are neither positives nor negatives.
 
     Args:
         projections: (M, V, P) float32.

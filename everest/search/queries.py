@@ -130,6 +130,6 @@ def _parts(video: Sample, moment: float | None, file: FeatureFile, model: Opened
         raise RecipeError(
             f"{path}{AT}{moment:g}: the clips of this model span a whole video; use everest extract --window"
         )
-    seconds = file.window or views.frames * views.stride / (views.fps or probe(video.video).fps or 1)
+    seconds = file.window or views.seconds(probe(video.video).fps or 1)
     start = max(min(moment - seconds / 2, end - seconds), 0.0)
     return [Sample(path=path, start=start, end=min(start + seconds, end))]

@@ -48,6 +48,12 @@ def test_half_of_the_window_or_of_a_bout_makes_a_label(bouts: list, expected: li
     assert [list(each) for each in labels] == expected
 
 
+def test_a_window_may_end_before_the_one_that_it_follows():
+    windows = [(0, 10), (5, 7), (10, 20)]  # of two segments that overlap
+    found = label_windows(windows, [bout(7.5, 8, "a"), bout(5, 6, "b"), bout(7, 7, "c")])
+    assert [list(each) for each in found] == [["a", "b", "c"], ["b"], []]
+
+
 @given(
     bouts=st.lists(st.tuples(st.integers(0, 80), st.integers(1, 30), st.sampled_from("ab")), max_size=6),
     window=st.integers(1, 20),

@@ -119,4 +119,4 @@ def test_weights_too_large_to_compute_with_are_refused(
     for command in (["eval"], ["predict", clip_files / "clip0.mp4", "--json"]):
         message = refused(*command, "-c", run, code=6)
         assert message.endswith("\n")
-        assert "its outputs are no finite numbers" in message.splitlines()[-1]
+        assert "its outputs are not finite" in message.splitlines()[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import EnvironmentProblem
-from everest.methods.importance import DISTANCES, DistanceName, change_importance
+from everest.methods.importance import DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import share_cost
@@ -204,7 +204,7 @@ def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(DistanceName))
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: DistanceName, batch: int):
     """So that a graph which ranks equal tokens by rounding errors is not written."""

@@ -90,7 +90,7 @@ def test_predict_states_the_cost_of_each_video_and_its_mean(classifier_run: Path
         assert all(a["probability"] == pytest.approx(b["probability"], abs=1e-5) for a, b in pairs)
     shown = called("predict", *videos, *options, "--keep-above", threshold, "--format", "csv")
     assert shown.stdout.splitlines()[0].endswith(",keep,tokens,gmacs")
-    assert "a view in the mean: keep ratio 0." in shown.stderr
+    assert "a view on average: keep ratio 0." in shown.stderr
     window = ["--timeline", "--window", 1, "--keep-above", threshold]
     (row,) = json_of("predict", videos[0], "-c", classifier_run, "-q", *window)
     assert all(part["gmacs"] > 0 for part in row["windows"])

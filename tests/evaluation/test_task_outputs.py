@@ -207,7 +207,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
         command = ("predict -q", clip_files / "clip0.mp4", "-c", scores_run, *options)
         assert message in refused(*command, code=2)
     text = refused("predict -q", clip_files / "clip0.mp4", "-c", tags_run, *background, code=2)
-    assert "--background: goes with one class per window" in text
+    assert "--background: is for models with one class per window" in text
 
 
 def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(

@@ -101,16 +101,16 @@ def test_rules_that_go_with_no_head_or_are_no_numbers_are_refused(
     classifier_run: Path, tags_run: Path, scores_run: Path, mixed_run: Path, clip_files: Path
 ):
     for run, options, message in (
-        (classifier_run, ["--threshold", "0.5"], "--threshold: goes with any number of classes per window"),
+        (classifier_run, ["--threshold", "0.5"], "--threshold: is for multi-label models"),
         (tags_run, ["--threshold", "0.4,0.6"], "must be HIGH,LOW with 1 >= HIGH >= LOW >= 0"),
         (tags_run, ["--threshold", "much"], "give HIGH,LOW or one number"),
         (scores_run, ["--smooth", "1"], "--smooth: goes with classes, and this model predicts numbers"),
         (classifier_run, ["--min-seconds", "inf"], "--min-seconds: must be a number of seconds from 0 on"),
         (mixed_run, ["--idle-below", "1"], "--idle-below: goes with classes"),
-        (classifier_run, ["--audit", "3"], "add --idle-below"),
+        (classifier_run, ["--audit", "3"], "needs --idle-below"),
         (classifier_run, ["--idle-below", "300"], "from 0 to 255 gray levels"),
         (classifier_run, ["--idle-below", "3", "--audit", "3"], "--audit: every window has a class here"),
-        (classifier_run, ["--tolerance", "3"], "add --truth"),
+        (classifier_run, ["--tolerance", "3"], "needs --truth"),
     ):
         command = ("predict", clip_files / "clip0.mp4", "-c", run, "--timeline", "--bouts", *options)
         assert message in refused(*command, code=2)

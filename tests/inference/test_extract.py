@@ -172,6 +172,9 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(
     message = refused(*command, code=2)
     assert "damaged (plan.json" in message
     assert len(message.splitlines()) == 1
+    called(*command, "--overwrite")
+    assert out.exists()
+    assert not parts.exists()
 
 
 def test_files_that_cannot_be_meant_are_refused_before_any_work(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import binom
-from small_runs import called, json_of
+from small_runs import called, json_of, refused, run, small_recipe
+from task_runs import task_run
 
 from everest.inference.idle import audited, window_motion
 from everest.video.writer import write_video
@@ -46,7 +47,7 @@ def test_still_windows_are_skipped_and_have_no_class(classifier_run: Path, half_
     assert (first["start"], first["end"], first["label"]) == (0, 2, None)
     assert all(bout["label"] is not None for bout in others)
     shown = called(*command[:-1], "--idle-below", 5)
-    assert "skipped 4 of 8 windows, where nothing moves; that saved about" in shown.stderr
+    assert "skipped 4 of 8 windows because nothing moves in them; that saved about" in shown.stderr
     assert "0.00 to     0.50 s  skipped: the motion is 0.00" in shown.stdout
 
 
@@ -63,10 +64,43 @@ def test_an_audit_runs_skipped_windows(classifier_run: Path, half_still: Path):
 
 
 def test_the_bound_is_that_of_clopper_and_pearson():
-    assert audited(0, 100, skipped=1000, bouts=50)["share_at_most"] == pytest.approx(3 / 100, rel=0.02)
+    assert audited(0, 100, skipped=1000, bouts=50, most=1)["share_at_most"] == pytest.approx(
+        3 / 100, rel=0.02
+    )
     for found, windows in ((0, 10), (2, 40), (7, 60)):
-        bound = audited(found, windows, skipped=500, bouts=20)["share_at_most"]
+        bound = audited(found, windows, skipped=500, bouts=20, most=1)["share_at_most"]
         assert binom.cdf(found, windows, bound) == pytest.approx(0.05, abs=1e-4)
-    result = audited(0, 59, skipped=200, bouts=30)
+    result = audited(0, 59, skipped=200, bouts=30, most=1)
     missed = result["share_at_most"] * 200
     assert result["missed_bouts_at_most"] == pytest.approx(missed / (missed + 30), abs=1e-4)
+    several = audited(0, 59, skipped=200, bouts=30, most=4)["missed_bouts_at_most"]
+    assert several == pytest.approx(4 * missed / (4 * missed + 30), abs=1e-4)
+
+
+def test_a_skipped_window_of_several_heads_can_hide_a_bout_of_each(
+    tmp_path: Path, clip_files: Path, half_still: Path
+):
+    model = task_run(tmp_path, clip_files, "heads")
+    command = ("predict", half_still, "-c", model, "--timeline", "--window", 0.5, "--idle-below", 5)
+    (row,) = json_of(*command, "--audit", 4, "--background", 0)
+    assert [window["heads"] for window in row["windows"][:4]] == [{}] * 4
+    found = sum(bout["label"] is not None for bouts in row["bouts"].values() for bout in bouts)
+    assert row["idle"]["audit"]["missed_bouts_at_most"] == pytest.approx(8 / (8 + found), abs=1e-6)
+    assert "skipped: the motion is" in run(*command)
+
+
+def test_a_video_in_which_nothing_moves_is_not_said_to_be_below_the_background(
+    classifier_run: Path, half_still: Path
+):
+    command = ("predict", half_still, "-c", classifier_run, "--timeline", "--window", 0.5)
+    assert "all is background" not in called(*command, "--idle-below", 255).stderr
+    assert "all is background" in called(*command, "--bouts", "--background", 1).stderr
+
+
+def test_clips_of_one_frame_show_no_motion(tmp_path: Path, clip_files: Path, half_still: Path):
+    one = ("--set", "data.frames=1", "--set", "model.tubelet=[1,8,8]", "-q")
+    recipe = small_recipe(tmp_path, clip_files)
+    called("finetune --init none", "--recipe", recipe, *one, "-o", tmp_path / "run")
+    options = ("-c", tmp_path / "run", "--timeline", "--window", 0.5)
+    message = refused("predict", half_still, *options, "--idle-below", 5, code=2)
+    assert "--idle-below: the clips of this model have one frame" in message

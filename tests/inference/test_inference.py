@@ -162,8 +162,9 @@ def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_fil
     (tmp_path / "videos").mkdir()
     name = b"caf\xe9.mp4"
     shutil.copy(clip_files / "clip0.mp4", bytes(tmp_path / "videos") + b"/" + name)
-    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.csv", "--cpu")
-    assert name in (tmp_path / "x.csv").read_bytes()
+    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.CSV", "--cpu")
+    assert name in (tmp_path / "x.CSV").read_bytes()
+    assert (tmp_path / "x.CSV").read_bytes().startswith(b"video,rank,")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])

@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_runs import json_of, refused
+from timed_videos import write_numbered
 
 import everest
 from everest.inference.live import predict_live
@@ -130,6 +132,28 @@ def test_a_slow_model_skips_windows_and_its_latency_does_not_grow(classifier_run
     assert all(row["start"] / WINDOW == round(row["start"] / WINDOW) for row in rows)
 
 
+def test_a_gap_in_a_file_is_passed(classifier_run: Path, tmp_path: Path):
+    times = [*range(16), *range(96, 128)]  # no frame from the first second to the sixth
+    video = write_numbered(tmp_path / "gap.mp4", times, Fraction(1, 16))
+    with start_live(classifier_run, str(video), "--window", "2") as process:
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert [json.loads(line)["start"] for line in out.splitlines()] == [0, 6]
+
+
+def test_a_source_whose_frames_change_their_shape_goes_on(classifier_run: Path, tmp_path: Path):
+    for name, size in (("wide", "64x48"), ("high", "48x64")):
+        encoder = ["-c:v", "libx264", "-g", str(FPS), "-f", "mpegts", str(tmp_path / name)]
+        picture = f"testsrc=duration=1:size={size}:rate={FPS}"
+        subprocess.run(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", picture, *encoder], check=True)
+    both = tmp_path / "both.ts"
+    both.write_bytes((tmp_path / "wide").read_bytes() + (tmp_path / "high").read_bytes())
+    with start_live(classifier_run, str(both), "--window", "0.5") as process:
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert len(out.splitlines()) >= 3
+
+
 def test_a_source_that_is_not_there_or_no_video_is_named(classifier_run: Path, tmp_path: Path):
     (tmp_path / "text").write_text("no video")
     for source, options, code, message in (
@@ -138,6 +162,10 @@ def test_a_source_that_is_not_there_or_no_video_is_named(classifier_run: Path, t
         (f"tcp://127.0.0.1:{free_port()}", ["--retry", 0], 4, "Connection refused"),
         ("-", ["--bouts"], 2, "--bouts: not with --live"),
         ("-", ["-o", "x.json"], 2, "--live: replaces videos, and prints JSON lines"),
+        ("-", ["--window", "inf"], 2, "--window: must be a number of seconds from 0.001 on, not inf"),
+        ("-", ["--step", "inf"], 2, "--step: must be a number of seconds from 0.001 on, not inf"),
     ):
         assert message in refused("predict", "--live", source, "-c", classifier_run, *options, code=code)
     assert "or a source with --live" in refused("predict", "-c", classifier_run, code=2)
+    no_live = refused("predict", tmp_path / "text", "-c", classifier_run, "--retry", 5, code=2)
+    assert "--retry: needs --live" in no_live

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import called, json_of, refused, run
+from task_runs import task_run
 
 KEYS = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5")
 
@@ -72,6 +73,10 @@ def test_a_truth_that_cannot_be_used_is_named(
     shown = called(*command, "-c", classifier_run)
     assert "the model has no class 'jump', of which the truth has 1 bout" in shown.stderr
     assert "one head of classes" in refused(*command, "-c", scores_run, code=2)
+    named = task_run(tmp_path, clip_files, "named")
+    assert "a model whose head has no name; this one is 'verb'" in refused(*command, "-c", named, code=2)
+    message = refused(*command, "-c", classifier_run, "--tolerance", "inf", code=2)
+    assert "--tolerance: must be a number of seconds from 0 on, not inf" in message
 
 
 def test_the_truth_is_drawn_above_the_prediction(

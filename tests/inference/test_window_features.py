@@ -14,6 +14,15 @@ from safetensors.torch import load_file
 from small_runs import called, refused
 from test_extract import kill_after_23
 
+import everest
+from everest.data.views import EvalViews
+from everest.errors import RecipeError
+from everest.inference.model import OpenedModel
+from everest.inference.row_store import SampleEntry
+from everest.inference.window_features import window_items
+from everest.lists.sample import Sample
+from everest.system.events import silent
+
 WINDOWS = ["--window", "0.75", "--step", "0.25"]  # six of the two seconds of a clip file
 
 
@@ -71,6 +80,35 @@ def test_a_video_that_changed_during_a_break_is_refused(
     video.write_text("no video")
     message = refused(*command, "-q", code=2)
     assert "has changed since the interrupted call; start again with --overwrite" in message
+
+
+def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
+    items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
+    return [result if isinstance(result, str) else sample.path for sample, result in items]
+
+
+def test_the_video_that_changed_during_a_break_is_named(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    views = OpenedModel.of(everest.load_model(classifier_run), clips=1, crops=1).views  # type: ignore[arg-type]
+    (tmp_path / "text.mp4").write_text("no video")
+    first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))
+    text = str(tmp_path / "text.mp4")
+    samples = [Sample(path=path) for path in (first, text, second)]
+    (count,) = {items_of(samples, views, []).count(path) for path in (first, second)}
+    own = [(first, None)] * count
+    whole = [*own, (text, "no video"), *[(second, None)] * count]
+    for number in range(len(whole) + 1):
+        assert len(items_of(samples, views, whole[:number])) == len(whole) - number
+    for done, changed in (
+        ([*own, *own, (text, "no video")], first),  # it had more windows
+        ([*own[1:], (text, "no video")], first),  # it had fewer
+        ([*own, (text, None)], text),  # it could be read
+        ([*own, *[(text, None)] * 2, (second, None)], text),
+        ([*whole, (second, None)], second),
+    ):
+        with pytest.raises(RecipeError, match=f"^{changed}: has changed since the interrupted call"):
+            items_of(samples, views, done)
 
 
 def test_an_array_for_each_video(autoencoder_run: Path, clip_files: Path, tmp_path: Path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import DISTANCES, RawPixels, change_importance, pixel_importance
+from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
@@ -143,7 +145,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(DistanceName))
 def test_distances_equal_the_hand_computed_case(distance):
     clip = torch.stack([BEFORE, AFTER]).view(1, 2, 3, 1, 2).movedim(1, 2)  # (1, 3, 2, 1, 2)
     importance = change_importance(clip, Identity(), (1, 1, 2), distance=distance)
@@ -166,7 +168,7 @@ def partly_still_clip(seed: int, moving: float) -> tuple[Tensor, Tensor]:
     return torch.cat(slices, dim=1)[None], still.flatten()
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(DistanceName))
 @pytest.mark.parametrize("layers", [0, 1, 3], ids=["pixels", "one layer", "three layers"])
 @given(**DRAWN_CLIPS)
 @settings(max_examples=25)
@@ -201,7 +203,10 @@ def exported_importance(tmp_path_factory):
             self.embed = TubeletEmbedding(24, (2, 8, 8))
 
         def forward(self, clip):
-            return tuple(change_importance(clip, self.embed, (2, 8, 8), distance=name) for name in DISTANCES)
+            return tuple(
+                change_importance(clip, self.embed, (2, 8, 8), distance=name)
+                for name in get_args(DistanceName)
+            )
 
     torch.manual_seed(0)
     module, path = Importance().eval(), tmp_path_factory.mktemp("onnx") / "importance.onnx"
@@ -217,14 +222,14 @@ def exported_importance(tmp_path_factory):
 def test_an_exported_graph_finds_no_change_in_the_same_tokens(exported_importance, seed, moving):
     module, run_graph = exported_importance
     clip, still = partly_still_clip(seed, moving)
-    for distance, eager, graph in zip(DISTANCES, module(clip), run_graph(clip), strict=True):
+    for distance, eager, graph in zip(get_args(DistanceName), module(clip), run_graph(clip), strict=True):
         torch.testing.assert_close(eager, graph)
         assert (graph[0, still] == NO_CHANGE[distance]).all()
         assert (graph[0, ~still] > NO_CHANGE[distance]).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(DistanceName))
 def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
     torch.manual_seed(0)
     embed = TubeletEmbedding(24, (2, 8, 8))

@@ -15,12 +15,14 @@ COLUMNS = {
     "scores": {"label": SCORES},
     "mixed": {**{"label_verb": (0, 1, 0, 1), "label_tags": ("0|2", "", "1", "0|1|2"), "label_score": SCORES}},
     "heads": {"label_noun": (0, 1, 2, 0), "label_verb": (0, 1, 0, 1)},
+    "named": {"label_verb": (0, 1, 0, 1)},
 }
 SETTINGS = {
     "tags": "task: multi-label",
     "scores": "task: regression",
     "mixed": "heads: {verb: 2, tags: {multi-label: 3}, score: regression}",
     "heads": "heads: {verb: 2, noun: 3}",
+    "named": "heads: {verb: 2}",
 }
 
 
@@ -38,7 +40,7 @@ def task_recipe(folder: Path, clip_files: Path, name: str) -> Path:
     root = folder / name
     root.mkdir()
     write_list(root / "train.csv", clip_files, **COLUMNS[name])
-    mixing = {} if name == "heads" else {"mixup: 0.8": "mixup: 0.0", "cutmix: 1.0": "cutmix: 0.0"}
+    mixing = {} if name in ("heads", "named") else {"mixup: 0.8": "mixup: 0.0", "cutmix: 1.0": "cutmix: 0.0"}
     return small_recipe(root, root, {"num_classes: 2": SETTINGS[name], **mixing})
 
 

@@ -132,13 +132,21 @@ def test_a_slow_model_skips_windows_and_its_latency_does_not_grow(classifier_run
     assert all(row["start"] / WINDOW == round(row["start"] / WINDOW) for row in rows)
 
 
+def live_lines(run: Path, source: Path, window: str) -> list[Any]:
+    """The lines of a source that ends."""
+    with start_live(run, str(source), "--window", window) as process:
+        try:
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    return [json.loads(line) for line in out.splitlines()]
+
+
 def test_a_gap_in_a_file_is_passed(classifier_run: Path, tmp_path: Path):
     times = [*range(16), *range(96, 128)]  # no frame from the first second to the sixth
     video = write_numbered(tmp_path / "gap.mp4", times, Fraction(1, 16))
-    with start_live(classifier_run, str(video), "--window", "2") as process:
-        out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert [json.loads(line)["start"] for line in out.splitlines()] == [0, 6]
+    assert [line["start"] for line in live_lines(classifier_run, video, "2")] == [0, 6]
 
 
 def test_a_source_whose_frames_change_their_shape_goes_on(classifier_run: Path, tmp_path: Path):
@@ -148,10 +156,7 @@ def test_a_source_whose_frames_change_their_shape_goes_on(classifier_run: Path, 
         subprocess.run(["ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", picture, *encoder], check=True)
     both = tmp_path / "both.ts"
     both.write_bytes((tmp_path / "wide").read_bytes() + (tmp_path / "high").read_bytes())
-    with start_live(classifier_run, str(both), "--window", "0.5") as process:
-        out, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert len(out.splitlines()) >= 3
+    assert len(live_lines(classifier_run, both, "0.5")) >= 3
 
 
 def test_a_source_that_is_not_there_or_no_video_is_named(classifier_run: Path, tmp_path: Path):

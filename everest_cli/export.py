@@ -72,9 +72,10 @@ def export(
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
         from everest.evaluation.card import model_card, read_evaluation
+        from everest.system.run_folder import WEIGHTS
 
         document = None if evaluation is None else read_evaluation(evaluation)
-        card = model_card(opened, evaluation=document, license_name=license_name)
+        card = model_card(opened, evaluation=document, license_name=license_name, file=WEIGHTS)
         written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}

@@ -60,6 +60,8 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
     _check_precision(to, precision, calibrate)
+    if data is not None and calibrate is None:
+        raise RecipeError("--data: has no effect without --calibrate LIST, whose videos it has")
     if to != "hf" and (evaluation is not None or license_name is not None):
         say("--evaluation and --license are for the card of --to hf; everest weights card writes one for any")
 

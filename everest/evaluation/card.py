@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -34,6 +36,23 @@ NO_EVALUATION: Final = (
 )
 
 
+class Views(TypedDict):
+    clips: int
+    crops: int
+
+
+class Evaluation(TypedDict):
+    """The keys of an evaluation that each card reads."""
+
+    videos: int
+    views: Views
+    checkpoint: str
+    recipe: str
+
+
+_EVALUATION: Final = TypeAdapter(Evaluation)
+
+
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read the document that `everest eval --json` printed.
 
@@ -45,11 +64,13 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"--evaluation {path}: {reason}") from error
-    if not isinstance(document, dict) or not {"videos", "views", "checkpoint", "recipe"} <= document.keys():
+    try:
+        _EVALUATION.validate_python(document, strict=True)
+    except ValidationError as error:
         raise RecipeError(
             f"--evaluation {path}: no document of an evaluation; write one with "
             f"everest eval --json > {shlex.quote(str(path))}"
-        )
+        ) from error
     return document
 
 

@@ -49,9 +49,10 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     assert "of these weights: not stated" in text
     assert "of `videomae.safetensors`, from which they were trained: cc-by-nc-4.0" in text
     assert "None was given" in text
-    (tmp_path / "other.json").write_text("{}")
-    message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
-    assert "no document of an evaluation" in message
+    for other in ({}, [], {"videos": 4, "views": 6, "checkpoint": "c", "recipe": "r"}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
+        assert "no document of an evaluation" in message
     assert "on one line" in refused("weights card", classifier_run, "--license", "", code=2)
 
 

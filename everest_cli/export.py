@@ -60,6 +60,8 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
     _check_precision(to, precision, calibrate)
+    if data is not None and calibrate is None:
+        raise RecipeError("--data: has no effect without --calibrate LIST, whose videos it has")
     if to != "hf" and (evaluation is not None or license_name is not None):
         say("--evaluation and --license are for the card of --to hf; everest weights card writes one for any")
 
@@ -72,9 +74,10 @@ def export(
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
         from everest.evaluation.card import model_card, read_evaluation
+        from everest.system.run_folder import WEIGHTS
 
         document = None if evaluation is None else read_evaluation(evaluation)
-        card = model_card(opened, evaluation=document, license_name=license_name)
+        card = model_card(opened, evaluation=document, license_name=license_name, file=WEIGHTS)
         written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}

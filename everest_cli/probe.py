@@ -34,10 +34,11 @@ def probe(
     from everest.inference.model import OpenedModel
     from everest.probes.probe import probe
 
+    names = [name.strip() for name in probes.split(",")]
     on_cpu = is_on_cpu("cpu" if cpu else gpus)
     model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=on_cpu)
     with Display(quiet=run.quiet) as display:
-        result = probe(model, probes.split(","), batch=batch, report=display.report)
+        result = probe(model, names, batch=batch, report=display.report)
     print_json(result) if run.as_json else _print(result)
 
 

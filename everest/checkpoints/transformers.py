@@ -189,7 +189,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     if spec.task == "regression" and not spec.heads:
         yield "a number as output (it has no mean and std to give the number its unit)"
     if spec.heads:
-        yield f"{len(spec.heads)} label heads (it has one)"
+        several = f"{len(spec.heads)} label heads (it has one)"
+        yield several if len(spec.heads) > 1 else "a label head with a name (its only head has none)"
     if spec.model.embedding_layers > 1:
         yield f"an embedding of {spec.model.embedding_layers} convolutions (it has one)"
     if spec.model.tubelet[1] != spec.model.tubelet[2]:

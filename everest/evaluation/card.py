@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -34,6 +36,23 @@ NO_EVALUATION: Final = (
 )
 
 
+class Views(TypedDict):
+    clips: int
+    crops: int
+
+
+class Evaluation(TypedDict):
+    """The keys of an evaluation that each card reads."""
+
+    videos: int
+    views: Views
+    checkpoint: str
+    recipe: str
+
+
+_EVALUATION: Final = TypeAdapter(Evaluation)
+
+
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read the document that `everest eval --json` printed.
 
@@ -45,20 +64,29 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"--evaluation {path}: {reason}") from error
-    if not isinstance(document, dict) or not {"videos", "views", "checkpoint", "recipe"} <= document.keys():
+    try:
+        _EVALUATION.validate_python(document, strict=True)
+    except ValidationError as error:
         raise RecipeError(
             f"--evaluation {path}: no document of an evaluation; write one with "
             f"everest eval --json > {shlex.quote(str(path))}"
-        )
+        ) from error
     return document
 
 
-def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, license_name: str | None) -> str:
+def model_card(
+    opened: LoadedModel,
+    *,
+    evaluation: Mapping[str, Any] | None,
+    license_name: str | None,
+    file: str | None = None,
+) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
+        file: the name of the weights next to the card; None: as they are named now.
     Raises:
         RecipeError: an evaluation of a model with other heads or classes, or an empty license.
     """
@@ -82,7 +110,7 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, lic
         "Data": _data_lines(opened),
         "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
         "License": _license_lines(weights.origin, license_name),
-        "Use": _use_lines(opened),
+        "Use": _use_lines(opened, file or opened.file.name),
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
@@ -168,10 +196,9 @@ def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -
         origin = origin.get("origin")
 
 
-def _use_lines(opened: LoadedModel) -> Iterator[str]:
-    file = shlex.quote(opened.file.name)
+def _use_lines(opened: LoadedModel, file: str) -> Iterator[str]:
     command = "predict" if opened.weights.kind == "classifier" else "extract"
     output = "" if command == "predict" else " --output features.npz"
     yield "```sh"
-    yield f"everest {command} video.mp4 --checkpoint {file}{output}"
+    yield f"everest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}"
     yield "```"

@@ -66,7 +66,8 @@ def draw_sweep(path: Path, rows: Rows, heads: Heads) -> Figure:
         title = "top-1" if [panel.get_ylabel() for panel in axes] == ["top-1 (%)"] else "metrics"
         # Not a panel's title: the names of the points may be above a panel.
         by = " and ".join(["keep ratio"] * bool(fixed) + ["threshold"] * bool(by_content))
-        bars = "bars: 95 % intervals, " if "intervals" in rows[0] else ""
+        results = [result for lines in panels for line in lines for result in line.results]
+        bars = "bars: 95 % intervals, " if any("intervals" in result for result in results) else ""
         figure.suptitle(f"{title} by {by} ({bars}dotted: chance)\n", fontsize=12)
         axes[-1].set_xlabel("GMACs of a view (the papers' GFLOPs)")
     return figure

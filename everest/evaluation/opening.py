@@ -81,10 +81,10 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
         problem = f"trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
     elif heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
         problem = f"its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
-    elif unnamed and num_classes not in (None, spec.num_classes):
-        problem = f"distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
     elif unnamed and recipe.data.task != spec.task:
         problem = f"trained for data.task {spec.task}, the recipe has {recipe.data.task}"
+    elif unnamed and num_classes not in (None, spec.num_classes):
+        problem = f"distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
     else:
         return
     raise CheckpointError(f"{source}: {problem}")

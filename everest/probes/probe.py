@@ -144,6 +144,8 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             raise unknown_name("--probes", name, PROBES)
     started, untrained = time.monotonic(), random_encoder(model)
     train_samples, test_samples, classes = labeled_samples(model.recipe)
+    for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
+        _training_labels([sample.labels for sample in train_samples], position, head)
     known = {sample.video_id for sample in train_samples}
     shared = [sample.path for sample in test_samples if sample.video_id in known]
     if shared:
@@ -191,7 +193,7 @@ def _probe_head(
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `_training_labels` for errors."""
     encoder, seed = model.module.encoder, model.recipe.train.seed
-    labels = _training_labels(train, position, head)
+    labels = _training_labels(train.labels, position, head)
 
     def measured(name: str, features: Floats, tested: Floats) -> dict[str, Any]:
         if name == "knn":
@@ -258,15 +260,20 @@ def retrieval(
     return {name: _neighbors(found, of_head, found, of_head) for name, of_head in labels.items()}
 
 
-def _training_labels(train: EncodedSet, position: int, head: Head) -> NDArray[Any]:
-    """The labels of a head; raises DataError if there is nothing to learn."""
-    labels = label_array([row[position] for row in train.labels], head)
+def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:
+    """The labels of a head; raises DataError if there is nothing to learn.
+
+    Args:
+        rows: of each training video its labels, one per head.
+    """
+    labels = label_array([row[position] for row in rows], head)
+    place = f"data.train: head {head.name}" if head.name else "data.train"
     if head.task == MULTI_LABEL:
         if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
+            raise DataError(f"{place}: each class is that of all videos or of none; a probe needs both")
     elif len(np.unique(labels)) < 2:
         same = "of one class" if head.task == "single-label" else "of one number"
-        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")
+        raise DataError(f"{place}: its videos are {same}; a probe needs two or more")
     return labels
 
 

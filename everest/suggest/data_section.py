@@ -31,9 +31,9 @@ def data_section(
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
 
-    With a training list of another name, `X_train.csv`, the others are `X_val.csv` and `X_test.csv`. Given
-    lists and folders are relative to `root` or to the working directory. The file of their class names is
-    found, too.
+    With a training list of another name or folder, `X_train.csv` or `lists/train.csv`, the others are
+    `X_val.csv` and `X_test.csv`, or `lists/val.csv` and `lists/test.csv`. Given lists and folders are
+    relative to `root` or to the working directory. The file of their class names is found, too.
 
     Args:
         pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
@@ -47,8 +47,9 @@ def data_section(
     for key, given in (("train", train), ("val", val), ("test", test)):
         if given:
             found[key] = _given(location, key, given)
-        elif prefix:  # other lists than val.csv may have the labels of another task
-            own = str(Path(train or "").with_name(f"{prefix}{LIST_FILES[key]}"))
+        elif train is not None and Path(train) != Path(LIST_FILES["train"]):
+            # Other lists, such as val.csv in `root`, may have the labels of another task.
+            own = str(Path(train).with_name(f"{prefix}{LIST_FILES[key]}"))
             exists = (location / own).exists() or Path(own).exists()
             found[key] = _given(location, key, own) if exists else None
         else:

@@ -24,6 +24,7 @@ FITTING: Final = 16
 NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other
 EQUAL: Final = 0.01  # our choice: costs that differ by less are drawn as one, because equal GMACs round steps
 APART: Final = 0.03  # of the range, between them
+EDGE: Final = 0.02  # our choice: of the range, from a level to the border of the panel
 WIDE_RATIO: Final = 20.0  # our choice: of the costs, from which the axis is logarithmic
 
 
@@ -100,12 +101,14 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool)
 def _draw_levels(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> str:
     """Draw what a model reaches that has learned nothing, where it is in the limits; returns their legend."""
     text, (low, high) = "", panel.get_ylim()
+    edge = EDGE * (high - low)
     for key, (style, word) in LEVELS.items():
         levels = {arm[key] for arm in arms if arm[key] is not None}
         for level in levels:
             panel.axhline(level, linestyle=style, color="black", linewidth=1, zorder=0)
         text += f"; {word}" if levels else ""
-        low, high = min([low, *(level - 1 for level in levels)]), max([high, *levels])
+        low = min([low, *(level - edge for level in levels)])
+        high = max([high, *(level + edge for level in levels)])
     panel.set_ylim(low, high)
     return text
 

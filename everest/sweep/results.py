@@ -191,7 +191,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         document = read_json(path)
         _RESULTS.validate_python(document, strict=True)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -113,6 +113,7 @@ def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
         ("--to torch --precision fp16 -o m.pt2", "add --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "has no effect"),
+        ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import onnx_session, refused, run
-from task_runs import NAMES
+from task_runs import NAMES, task_run
 from torch import Tensor
 
 import everest
@@ -108,7 +108,14 @@ def test_a_number_of_transformers_is_a_number_here(tags_run: Path, tmp_path: Pat
     assert (head.task, head.mean, head.std) == ("regression", 0, 1)
 
 
-def test_transformers_gets_no_numbers(scores_run: Path, mixed_run: Path, tmp_path: Path):
-    for checkpoint, reason in ((scores_run, "a number as output"), (mixed_run, "3 label heads")):
+def test_transformers_gets_no_numbers_and_no_named_heads(
+    scores_run: Path, mixed_run: Path, clip_files: Path, tmp_path: Path
+):
+    named_run = task_run(tmp_path, clip_files, "named")
+    for checkpoint, reason in (
+        (scores_run, "a number as output"),
+        (mixed_run, "3 label heads (it has one)"),
+        (named_run, "a label head with a name (its only head has none)"),
+    ):
         assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q", code=6)
         assert not (tmp_path / "hf").exists()

@@ -18,7 +18,10 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     options = ["--evaluation", tmp_path / "eval.json", "--license", "cc-by-4.0"]
     run("export --to hf -q", classifier_run, "-o", tmp_path / "hf", *options)
     text = (tmp_path / "hf" / "README.md").read_text()
-    assert run("weights card", classifier_run, *options) == text
+    own = run("weights card", classifier_run, *options)
+    assert own.replace("--checkpoint best.safetensors", "--checkpoint model.safetensors") == text
+    (command,) = [line for line in text.splitlines() if line.startswith("everest predict")]
+    assert (tmp_path / "hf" / command.split()[-1]).is_file()
     card = ModelCard(text)
     assert card.data.license == "cc-by-4.0"
     assert card.data.pipeline_tag == "video-classification"
@@ -46,9 +49,10 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     assert "of these weights: not stated" in text
     assert "of `videomae.safetensors`, from which they were trained: cc-by-nc-4.0" in text
     assert "None was given" in text
-    (tmp_path / "other.json").write_text("{}")
-    message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
-    assert "no document of an evaluation" in message
+    for other in ({}, [], {"videos": 4, "views": 6, "checkpoint": "c", "recipe": "r"}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        message = refused("weights card", classifier_run, "--evaluation", tmp_path / "other.json", code=2)
+        assert "no document of an evaluation" in message
     assert "on one line" in refused("weights card", classifier_run, "--license", "", code=2)
 
 

@@ -112,5 +112,5 @@ def test_a_sweep_names_all_heads_and_states_its_metrics(tmp_path: Path):
     assert [text.get_text() for text in legend.get_texts()] == ["_verb $a$ x$", "noun\\xe9"]
     assert not any(text.get_parse_math() for text in legend.get_texts())
     assert numbers.get_ylabel().endswith(", _$s$")
-    assert figure.get_suptitle().startswith("metrics by keep ratio")
+    assert figure.get_suptitle().startswith("metrics by keep ratio (bars: 95 % intervals")
     assert figure_of(*both).get_suptitle().startswith("top-1 by keep ratio")

@@ -197,6 +197,16 @@ def test_errors_are_one_line(autoencoder_run: Path, clip_files: Path, tmp_path: 
         assert message in refused("probe", "-c", autoencoder_run, *options, code=code)
 
 
+def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(
+    heads_run: Path, clip_files: Path, tmp_path: Path
+):
+    write_list(tmp_path / "train.csv", clip_files, label_noun=(0, 0, 0, 0), label_verb=(0, 1, 0, 1))
+    message = refused("probe", "-c", heads_run, f"--set=data.train={tmp_path}/train.csv", code=4)
+    assert "data.train: head noun: its videos are of one class" in message
+    assert "video 4/4" not in message
+    assert json_of("probe -q -c", heads_run, "--probes", "knn, linear")["heads"].keys() == {"verb", "noun"}
+
+
 def test_neighbors_have_a_mean_label():
     rng = np.random.default_rng(0)
     features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))

@@ -232,6 +232,11 @@ def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):
     }
     elsewhere = data_section(str(tmp_path), train=str(tmp_path / "a_train.csv"))
     assert elsewhere["test"] == str(tmp_path / "a_test.csv")
+    (tmp_path / "lists").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "lists" / f"{name}.csv").write_text("0.mp4,walk\n")
+    below = data_section(str(tmp_path), train="lists/train.csv")
+    assert (below["val"], below["test"]) == (None, "lists/test.csv")
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -247,6 +247,18 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path: Path, same_cost: bool):
     assert plt.imread(tmp_path / "report.png").shape[2] == 4
 
 
+def test_a_level_leaves_the_scale_of_small_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    axes = []
+    subplots = Figure.subplots
+    monkeypatch.setattr(Figure, "subplots", lambda figure: axes.append(subplots(figure)) or axes[-1])
+    document = make_report(results({"a": {0: 0.011, 1: 0.012}}, metric="mae"))
+    document["arms"][0]["chance"] = 0.02
+    draw_report(tmp_path / "report.png", document)
+    low, high = axes[0].get_ylim()
+    assert -0.1 < low < 0.011
+    assert 0.02 < high < 0.1
+
+
 def test_heights_keep_their_order_and_distance():
     moved = _apart([0.5, 0.5, 0.52, 0.9], least=0.1)
     assert moved == pytest.approx([0.5, 0.6, 0.7, 0.9])

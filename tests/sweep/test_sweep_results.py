@@ -46,6 +46,8 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
     (tmp_path / "results.json").write_text(json.dumps(DOCUMENT))
     assert read_results(tmp_path) == DOCUMENT
     assert make_report(DOCUMENT)["arms"][0]["mean"] == 0.5
+    with pytest.raises(RecipeError, match=r"results.json: no results.json; name the folder"):
+        read_results(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize(

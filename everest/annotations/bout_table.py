@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, origin_in
-from everest.annotations.lines import in_line, number_in
+from everest.annotations.lines import in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
@@ -56,6 +56,8 @@ def _bout(row: Mapping[str, str], origin: str) -> Bout:
     """The bout of a row."""
     if origin not in ORIGINS:
         raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
+    if not row["video"]:
+        raise ValueError("it names no video")
     return Bout(
         video=row["video"],
         start=number_in(row["start"]),
@@ -92,8 +94,7 @@ def read_window_length(path: Path) -> float | None:
 def _table(path: Path) -> tuple[list[str], Reader]:
     """The names of the columns, in lower case, and the rows below them."""
     text = path.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text), delimiter=next((each for each in "\t;" if each in first), ","))
+    rows = csv.reader(io.StringIO(text), delimiter=separator_of(text.partition("\n")[0], is_header))
     return [field.strip().lower() for field in next(rows, [])], rows
 
 

@@ -46,7 +46,7 @@ def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[B
         with in_line(rows.line_num):
             if len(fields) != len(header) and header[len(fields) :] != [WINDOW]:
                 raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
-            row = dict(zip(header, fields, strict=False))
+            row = dict(zip(header, map(str.strip, fields), strict=False))
             if row["label"]:
                 bouts.append(_bout(row, row.get("origin") or default))
     return bouts

@@ -454,6 +454,11 @@ def test_a_frame_table_of_any_separator_is_read(tmp_path: Path):
         assert read_annotations(file, fps=10) == [bout(0.1, 0.2, "sit", video=f"cage{number}")]
 
 
+def test_spaces_around_the_cells_of_a_table_make_no_other_class(tmp_path: Path):
+    file = written(tmp_path, "bouts.csv", "video, start, end, label\na.mp4, 0, 1, sit \na.mp4,1,2,sit\n")
+    assert read_annotations(file) == [bout(0, 1, "sit", video="a.mp4"), bout(1, 2, "sit", video="a.mp4")]
+
+
 def test_a_row_without_a_video_is_named_by_its_line(tmp_path: Path):
     file = written(tmp_path, "bouts.csv", "video,start,end,label\na.mp4,0,1,sit\n,1,2,sit\n")
     with pytest.raises(DataError, match="line 3: it names no video"):

@@ -54,8 +54,8 @@ def budget(
         windows = footage_windows(extents, window)
         if draw > len(windows):
             raise RecipeError(f"--draw {draw}: the footage has {len(windows)} windows of {window:g} s")
-        check_new_file(output, option="--output", overwrite=overwrite)
         refuse_inputs(output, [timeline], option="--output")
+        check_new_file(output, option="--output", overwrite=overwrite)
         drawn = draw_windows(windows, draw, seed=seed)
         rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN, repr(window)) for one in drawn]
         write_table(output, [(*COLUMNS, WINDOW), *rows])

@@ -40,8 +40,9 @@ def duplicates(
     """
     from everest.search.duplicates import THRESHOLD, find_duplicates, to_dict, write_groups, write_kept
     from everest.search.feature_file import read_feature_file
-    from everest.system.files import check_new_file, refuse_inputs
+    from everest.system.files import check_new_file, refuse_inputs, refuse_same_file
 
+    refuse_same_file(output, kept, options="--output and --kept")
     file = read_feature_file(features)
     for option, path in (("--output", output), ("--kept", kept)):
         if path is not None:
@@ -93,13 +94,14 @@ def select(
 
     if uncertain != (writer.checkpoint is not None):
         raise RecipeError("--uncertain and --checkpoint go together: give both or neither")
-    table = output.with_suffix(".labels.csv")
     file = read_feature_file(features)
     inputs = [features, *file.files, *([] if labeled is None else [labeled])]
+    refuse_inputs(output, inputs, option="--output")
+    check_new_file(output, option="--output", overwrite=overwrite)
+    table = output.with_suffix(".labels.csv")
     was_killed = table.exists() and not output.exists()  # or a person has filled the table: see below
-    for path in (output, table):
-        refuse_inputs(path, inputs, option="--output")
-        check_new_file(path, option="--output", overwrite=overwrite or (was_killed and path == table))
+    refuse_inputs(table, inputs, option="--output")
+    check_new_file(table, option="--output", overwrite=overwrite or was_killed)
     known = (
         ()
         if labeled is None

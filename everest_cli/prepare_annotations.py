@@ -124,20 +124,26 @@ def _convert(
 ) -> list[str]:
     """Write the bouts as another kind; returns the files."""
     from everest.annotations.bout import by_video
-    from everest.annotations.formats import files_of, write_annotations
+    from everest.annotations.formats import FORMATS, files_of, write_annotations
     from everest.annotations.times import VideoTimes
     from everest.system.files import check_new_file, refuse_inputs
+    from everest.video.stream import VideoError
 
     times = {}
     for video, each in by_video(bouts).items():
-        known = names.times(video)
+        try:
+            known = names.times(video)
+        except VideoError:  # of which `_matched` has given a notice
+            if FORMATS[to].needs_times and fps is None:
+                raise
+            known = None
         if known is None and fps is not None:
             known = VideoTimes.until(max(bout.end for bout in each), fps, video)
         if known is not None:
             times[video] = known
     for file in files_of(output, by_video(bouts), to):
-        check_new_file(file, option="--output", overwrite=overwrite)
         refuse_inputs(file, [*files, *names.videos], option="--output")
+        check_new_file(file, option="--output", overwrite=overwrite)
     return [str(file) for file in write_annotations(output, bouts, to, times=times)]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from everest.annotations.bout import BACKGROUND
 from everest_cli import options as o
 from everest_cli.option_values import Task
 from everest_cli.output import Display, print_json, say
@@ -54,7 +55,7 @@ def windows(
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")
-    ] = "background",
+    ] = BACKGROUND,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
@@ -72,15 +73,15 @@ def windows(
     from everest.footage.measures import WindowSettings
     from everest.footage.windows import write_windows
     from everest.lists.inputs import named_samples
-    from everest.system.files import refuse_inputs
+    from everest.system.files import check_writable, refuse_inputs
     from everest.system.text import counted
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
     if hours is not None and not hours <= MOST_HOURS:
         raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
-    if not labels and (fps or task):
-        raise RecipeError("--fps and --task belong to --labels")
+    if not labels and (fps or task or background != BACKGROUND):
+        raise RecipeError("--fps, --task and --background belong to --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,
@@ -96,6 +97,7 @@ def windows(
     refuse_inputs(
         output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"
     )
+    check_writable(output)  # first: a folder has no journal next to it
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report

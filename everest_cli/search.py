@@ -45,8 +45,9 @@ def search(
     from everest.search.feature_file import read_feature_file
     from everest.search.neighbors import nearest, to_dict
     from everest.search.queries import read_query
-    from everest.system.files import check_new_file, refuse_inputs
+    from everest.system.files import check_new_file, refuse_inputs, refuse_same_file
 
+    refuse_same_file(sheet, page, options="--contact-sheet and --page")
     file = read_feature_file(features)
     for option, path in (("--contact-sheet", sheet), ("--page", page)):
         if path is not None:

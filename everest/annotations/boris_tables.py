@@ -26,7 +26,7 @@ from everest.annotations.boris_events import (
     point_labels,
 )
 from everest.annotations.bout import LONGEST, Bout
-from everest.annotations.lines import in_line, number_in
+from everest.annotations.lines import fields_of, in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames, media_path
 from everest.annotations.times import VideoTimes
 from everest.errors import shown
@@ -60,7 +60,9 @@ def is_header(fields: Sequence[str]) -> str | None:
 def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     text = path.read_text(encoding="utf-8-sig")
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text else ",")
+    found = ((line, separator_of(line, is_header)) for line in text.split("\n"))
+    separator = next((each for line, each in found if is_header(fields_of(line, each))), ",")
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
     lines = [(reader.line_num, fields) for fields in reader if any(fields)]
     begin = next((place for place, (_, fields) in enumerate(lines) if is_header(fields)), None)
     if begin is None:

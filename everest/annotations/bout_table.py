@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, origin_in
-from everest.annotations.lines import in_line, number_in
+from everest.annotations.lines import in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
@@ -46,7 +46,7 @@ def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[B
         with in_line(rows.line_num):
             if len(fields) != len(header) and header[len(fields) :] != [WINDOW]:
                 raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
-            row = dict(zip(header, fields, strict=False))
+            row = dict(zip(header, map(str.strip, fields), strict=False))
             if row["label"]:
                 bouts.append(_bout(row, row.get("origin") or default))
     return bouts
@@ -56,6 +56,8 @@ def _bout(row: Mapping[str, str], origin: str) -> Bout:
     """The bout of a row."""
     if origin not in ORIGINS:
         raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
+    if not row["video"]:
+        raise ValueError("it names no video")
     return Bout(
         video=row["video"],
         start=number_in(row["start"]),
@@ -92,8 +94,7 @@ def read_window_length(path: Path) -> float | None:
 def _table(path: Path) -> tuple[list[str], Reader]:
     """The names of the columns, in lower case, and the rows below them."""
     text = path.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text), delimiter=next((each for each in "\t;" if each in first), ","))
+    rows = csv.reader(io.StringIO(text), delimiter=separator_of(text.partition("\n")[0], is_header))
     return [field.strip().lower() for field in next(rows, [])], rows
 
 

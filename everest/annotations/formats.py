@@ -21,6 +21,7 @@ from everest.annotations.bout import Bout, by_video
 from everest.annotations.elan import elan_text, read_elan
 from everest.annotations.kinds import KINDS, Kind, known_kind
 from everest.annotations.label_studio import label_studio_text, read_label_studio
+from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
 from everest.annotations.subtitles import bouts_srt_text, bouts_vtt_text, read_subtitles
 from everest.annotations.times import VideoTimes
@@ -193,8 +194,8 @@ def _kind_of_json(document: Any) -> Kind | None:
 
 
 def _kind_of_line(line: str) -> Kind | None:
-    for delimiter in "\t,;":
-        fields = next(csv.reader([line], delimiter=delimiter), [])
+    for separator in SEPARATORS:
+        fields = fields_of(line, separator)
         table = is_header(fields)
         if table is not None:
             return known_kind(table)

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 
 from everest.annotations.bout import BACKGROUND, Bout, Origin
+from everest.annotations.lines import separator_of
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, first_names
@@ -78,7 +79,9 @@ def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
     The classes are the last columns of 0 and 1. The file is read twice, because it may have 500 columns.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
+        separator = separator_of(file.readline(), is_header)
+        file.seek(0)
+        rows = csv.reader(file, delimiter=separator)
         header = next(rows, [])
         scored = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
         skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
@@ -98,7 +101,7 @@ def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
     if not chosen and header[-1:] != [BACKGROUND]:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
+        rows = csv.reader(file, delimiter=separator)
         next(rows)
         values = [[float(row[place]) == 1 for place in chosen] for row in filter(None, rows)]
     if not values:

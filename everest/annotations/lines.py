@@ -1,10 +1,14 @@
-"""Lines of an annotation file: their problems are named by their numbers, and their cells hold numbers."""
+"""Lines of an annotation file: their separator, the numbers of wrong ones, and the numbers in their cells."""
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
+
+SEPARATORS: Final = "\t;,"  # of tables; a comma may be in a cell, too
 
 
 @contextmanager
@@ -16,6 +20,17 @@ def in_line(number: int) -> Iterator[None]:
         raise ValueError(f"line {number}: a number is too large for a time") from error
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
+
+
+def fields_of(line: str, separator: str) -> list[str]:
+    """The cells of a line; csv.Error if it is none of a table."""
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def separator_of(line: str, is_header: Callable[[Sequence[str]], object]) -> str:
+    """The separator with which a line is a header; of another line the first that it has, else a comma."""
+    found = [each for each in SEPARATORS if each in line] or [","]
+    return next((each for each in found if is_header(fields_of(line, each))), found[0])
 
 
 def number_in(text: str) -> float:

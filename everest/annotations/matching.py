@@ -59,7 +59,8 @@ class VideoNames:
             DataError: several videos match equally well.
         """
         text = name.rpartition(_LOCAL_FILES)[2]
-        text = unquote(text.partition("?")[0]) if "://" in name else text
+        if "://" in name or _LOCAL_FILES in name:
+            text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         for key in _keys(last):
             found = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}

@@ -23,7 +23,7 @@ from everest.lists.labels import (
     names_used,
 )
 from everest.lists.sample import Sample, refuse, samples_of_list
-from everest.lists.shards import find_index, read_index
+from everest.lists.shards import INDEX_SUFFIX, find_index, read_index
 from everest.lists.text import ListRow, quoted, read_rows
 from everest.system.storage import Location
 from everest.video.folders import as_data_error, no_list, videos_by_subfolder, videos_under
@@ -116,6 +116,8 @@ def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | No
     with as_data_error(path):
         if not path.exists():
             raise DataError(f"{path}: no such list or folder")
+        if path.name.endswith(INDEX_SUFFIX):
+            raise DataError(f"{path}: an index of shards; name the list or folder that they were made from")
         return read_rows(path, class_column=class_column) if path.is_file() else None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer
+from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
@@ -100,6 +100,11 @@ def label_text(label: Label, names: Sequence[str] = ()) -> str:
 def names_needed(names: Sequence[str]) -> Sequence[str]:
     """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
+
+
+def names_readable(names: Sequence[str]) -> Sequence[str]:
+    """Returns the class names for the labels of a list; none, so that it has indices, if one is a decimal."""
+    return names_needed(names) or (() if any(map(is_number_like, names)) else names)
 
 
 def refuse_existing(

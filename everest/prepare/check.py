@@ -27,6 +27,7 @@ from everest.prepare.label_checks import (
 )
 from everest.system.events import Report, notice
 from everest.video.file_processes import Failure, map_apart
+from everest.video.reader import NO_SECONDS
 
 JOURNAL: Final = "checked_videos.jsonl"
 _INSPECTION: Final = TypeAdapter(Inspection)
@@ -183,9 +184,11 @@ def check_sources(
         result = inspections[sample.path]
         if result.reason is None:
             frames = num_frames(sample, result.frames, result.length)
-            if frames <= 0:
+            if result.length is None and (sample.start, sample.end) != (None, None):
+                bad[sample.video_id] = NO_SECONDS
+            elif frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.length:.2f} s" if result.length else "")
-                bad[sample.video_id] = f"the segment is outside the video, which has {has}"
+                bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
             elif span and (counted := num_frames(sample, result.frames, result.length, fps)) < span:
                 short[sample.video_id] = counted
     trained = next((source for source in sources if source.path == training), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from everest.lists.checked import CheckedList
 from everest.lists.text import read_lines
-from everest.lists.writing import write_lines, write_list
+from everest.lists.writing import names_readable, write_lines, write_list
 from everest.prepare.check import Check, Copy
 
 
@@ -51,7 +51,7 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
         written.append(path)
         if not source.is_list:
             samples = [row.sample for row in kept]
-            write_list(path, samples, root=source.path.absolute(), label_names=names)
+            write_list(path, samples, root=source.path.absolute(), label_names=names_readable(names))
             continue
         # All other lines as they are, with the header.
         removed = {row.where for row in source.rows if id(row) in dropped} | set(source.unreadable)

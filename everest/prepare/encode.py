@@ -137,9 +137,10 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, o
             )
         inputs = [original.location, *map(original.video, original.paths())]
         refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
-    names = [original.location.name for original in originals if original.is_list]
-    if len(set(names)) < len(names):
-        raise RecipeError("two lists have the same name; encode them into two folders")
+    names = [_list_name(original) for original in originals if original.is_list]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
     if not overwrite:
         refuse_foreign(output, lambda name: name.startswith(MARK))
     for file in output.glob(f"{MARK}*"):
@@ -163,8 +164,9 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
         for path in original.paths():
             # A path that stays inside a folder: no root, no protocol, no steps upward.
             steps = PurePosixPath(path.split("://", 1)[-1]).parts
-            name = PurePosixPath(*(step for step in steps if step not in ("/", ".."))).with_suffix("")
             source = str(original.video(path))
+            inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
+            name = PurePosixPath(*inside).with_suffix("")  # of `.`, a folder of images, its own name
             sources = sources_of.setdefault(name, [])
             if source not in sources:
                 sources.append(source)
@@ -219,9 +221,14 @@ def _write_lists(
                 if file is not None:
                     changed = row | {"path": file.path.relative_to(output).as_posix()}
                     rows.append([changed.get(name, "") for name in columns])
-            written.append(output / PurePosixPath(original.location.name).with_suffix(".csv").name)
+            written.append(output / _list_name(original))
             write_table(written[-1], rows, quoted=True)
     return written
+
+
+def _list_name(original: SourceList) -> str:
+    """The name of the new list."""
+    return f"{original.location.stem}.csv"
 
 
 def measure_gain(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -18,7 +19,7 @@ from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 from everest.data.footage import Timeline, num_timeline_frames
 from everest.lists.sample import Sample
 from everest.video.file import clear_video_cache, inspect_video
-from everest.video.reader import image_frames, read_image
+from everest.video.reader import TOLERANCE, image_frames, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
 
@@ -161,8 +162,13 @@ def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | 
         inside = num_frames(sample, frames, seconds)
         return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
-    first = sample.start_frame or round((sample.start or 0) * rate)
+
+    def at(time: float) -> int:
+        """The first frame that is shown at or after a time, as a clip is read; at most `frames`."""
+        return min(ceil((time - TOLERANCE) * rate), frames)
+
+    first = sample.start_frame or at(sample.start or 0)
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)
     if sample.end is not None:
-        end = min(round(sample.end * rate), frames)
+        end = at(sample.end)
     return end - first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL
@@ -142,9 +143,9 @@ def _class_name(rules: LabelRules, head: str, label: int) -> str:
 
 def _gaps(used: dict[int, str]) -> Iterator[str]:
     highest = max(used, default=0)
-    gaps = sorted(set(range(highest)) - used.keys())
-    if gaps:
-        listed = first_names(gaps, SHOWN)
+    if len(used) < highest + 1 and used:
+        gaps = (label for label in range(highest) if label not in used)
+        listed = first_names(list(islice(gaps, SHOWN + 1)), SHOWN)  # a wrong label may be very high
         yield f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
 
 

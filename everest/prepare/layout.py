@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from everest.config.yaml import read_yaml
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_lines
+from everest.system.json_text import read_json
 from everest.video.folders import as_data_error
 
 Sources = Mapping[str, Sequence[Path]]  # the annotation files by role
@@ -178,7 +178,7 @@ def naming(place: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise DataError(f"{place} has no field {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{place}: {error}") from error
 
 
@@ -213,8 +213,8 @@ def read_annotations(file: Path) -> Any:
     """The JSON document in a file; DataError if it cannot be read, or is not JSON."""
     try:
         with as_data_error(file):
-            return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+            return read_json(file)
+    except ValueError as error:
         raise DataError(f"{file}: not a JSON document ({error}); download it again") from error
 
 

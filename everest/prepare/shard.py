@@ -22,6 +22,7 @@ from typing import Any, Final
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.lists.header import is_known
 from everest.lists.inputs import SourceList
+from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
 from everest.system.files import atomic_file, refuse_inputs, write_text
@@ -60,7 +61,7 @@ class ShardEntry:
 def _number(name: str, text: str) -> str | int | float:
     """A number, which WebDataset readers expect, if the column can hold one; else the text."""
     if name in NUMBERS or name.startswith("label"):
-        with suppress(ValueError):
+        if is_integer(text):
             return int(text)
         if name in NUMBERS:
             return float(text)

@@ -15,9 +15,9 @@ import numpy as np
 
 from everest.errors import DataError, RecipeError
 from everest.lists.groups import GroupOf
-from everest.lists.labels import Label, indices, is_number_like, read_class_names
+from everest.lists.labels import Label, indices, read_class_names
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.writing import names_readable, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
 
@@ -35,7 +35,8 @@ def read_shares(text: str) -> dict[str, float]:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (2, 3) or not all(0 < number < float("inf") for number in numbers):
+    is_finite = sum(numbers) < float("inf")
+    if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
         raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 80/10/10")
     names = NAMES if len(numbers) == 3 else ("train", "test")
     return {name: number / sum(numbers) for name, number in zip(names, numbers, strict=True)}
@@ -110,10 +111,8 @@ def write_split(
         if old.exists():
             raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
-    # The indices if a name is a decimal, which would be read as a number.
-    label_names = names_needed(names) or (() if any(map(is_number_like, names)) else names)
     for name, path in paths.items():
-        write_list(path, lists[name], root=root, label_names=label_names, heads=heads)
+        write_list(path, lists[name], root=root, label_names=names_readable(names), heads=heads)
     if names and not has_classes:
         write_lines(folder / CLASSES, names)
     return written

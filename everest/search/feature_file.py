@@ -108,12 +108,22 @@ class FeatureFile:
         sample = self.sample(row)
         return replace(sample, path=_normal(sample.path))
 
+    @cached_property
+    def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
+        if self.starts is not None and self.ends is not None:
+            return self.starts, self.ends, np.zeros(len(self), dtype=bool)
+        samples, ids = [Sample.of_video_id(name) for name in self.videos], self.video_ids
+        starts = np.array([each.start or each.start_frame or 0 for each in samples], np.float64)
+        ends = np.array([each.end or each.end_frame or np.inf for each in samples], np.float64)
+        in_frames = np.array([(each.start_frame, each.end_frame) != (None, None) for each in samples])
+        return starts[ids], ends[ids], in_frames[ids]
+
     def overlapping(self, row: int) -> NDArray[np.bool_]:
-        """Whether each row (N,) is of the same name and shares a part of the time with `row`."""
-        same = self.video_ids == self.video_ids[row]
-        if self.starts is None or self.ends is None:
-            return same
-        return same & (self.starts < self.ends[row]) & (self.ends > self.starts[row])
+        """Whether each row (N,) is of the same file as `row` and may share a part of the time with it."""
+        starts, ends, in_frames = self._spans
+        is_apart = (starts >= ends[row]) | (ends <= starts[row])
+        return (self.sources == self.sources[row]) & ~(is_apart & (in_frames == in_frames[row]))
 
     def blocks(self, start: int = 0) -> Iterator[tuple[slice, Floats]]:
         """Yield up to `BLOCK` unit rows at a time, as float32, from the row `start` on."""
@@ -152,7 +162,7 @@ def read_feature_file(path: Path) -> FeatureFile:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; everest extract writes one")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         arrays = _npz_arrays(path)
         videos = arrays["videos"].tolist() if "videos" in arrays else None
         texts = {

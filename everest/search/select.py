@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everest.data.footage import Timeline
+from everest.data.footage import Timeline, segment
 from everest.errors import DataError, RecipeError
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
@@ -123,10 +123,11 @@ def label_sheet(samples: Sequence[Sample]) -> list[list[str]]:
     table = [["video", "start", "end", "label"]]
     for sample in samples:
         start, end = sample.start or 0.0, sample.end
-        if end is None:
+        if end is None:  # a video, or a segment in frames
             try:
-                end = Timeline.of(sample.video).end
+                timeline, (first, length) = Timeline.of(sample.video), segment(sample)
             except VideoError as error:
                 raise DataError(str(error)) from error
+            start, end = sample.start or float(timeline.seconds[first]), timeline.after(first + length)
         table.append([sample.path, f"{start:.3f}", f"{end:.3f}", ""])
     return table

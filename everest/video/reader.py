@@ -33,6 +33,7 @@ from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, check_frame_size, decode_frames, decoder_errors
 from everest.video.writer import TimedFrame
 
+NO_SECONDS: Final = "a folder of images has no seconds; use start_frame and end_frame"
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
 
@@ -159,7 +160,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     """
     path = as_video(path)
     if image_folder(path):
-        raise VideoError(path, "a folder of images has no seconds; use start_frame and end_frame")
+        raise VideoError(path, NO_SECONDS)
     video = inspect_video(path)
     stamps = video.index.display_times
     if not stamps.size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,16 @@ def test_a_variable_called_status_is_no_status(tmp_path: Path):
     assert spans(read_annotations(written(tmp_path, text))) == spans(
         read_annotations(written(tmp_path, EVENTS_8, "same.csv"))
     )
+
+
+def test_a_table_of_any_separator_is_read_and_a_tab_may_be_in_a_cell(tmp_path: Path):
+    expected = read_annotations(written(tmp_path, EVENTS_8))
+    rows = list(csv.reader(io.StringIO(EVENTS_8), delimiter="\t" if "\t" in EVENTS_8 else ","))
+    rows[1][rows[0].index("Description")] = "two\tcages"
+    for number, separator in enumerate("\t;,"):
+        text = io.StringIO()
+        csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
+        assert read_annotations(written(tmp_path, text.getvalue(), f"{number}.csv")) == expected
 
 
 def test_a_stop_without_a_start_is_refused(tmp_path: Path):

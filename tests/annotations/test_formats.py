@@ -446,6 +446,25 @@ def test_a_plain_frame_table_has_its_kind_named(tmp_path: Path):
     assert read_annotations(file, fps=16, kind="frames") == expected
 
 
+def test_a_frame_table_of_any_separator_is_read(tmp_path: Path):
+    for number, separator in enumerate(",;\t"):
+        text = "\ufeff,background,sit\r\n0,1,0\r\n1,0,1\r\n".replace(",", separator)
+        file = tmp_path / f"cage{number}.csv"
+        file.write_text(text, "utf-8")
+        assert read_annotations(file, fps=10) == [bout(0.1, 0.2, "sit", video=f"cage{number}")]
+
+
+def test_spaces_around_the_cells_of_a_table_make_no_other_class(tmp_path: Path):
+    file = written(tmp_path, "bouts.csv", "video, start, end, label\na.mp4, 0, 1, sit \na.mp4,1,2,sit\n")
+    assert read_annotations(file) == [bout(0, 1, "sit", video="a.mp4"), bout(1, 2, "sit", video="a.mp4")]
+
+
+def test_a_row_without_a_video_is_named_by_its_line(tmp_path: Path):
+    file = written(tmp_path, "bouts.csv", "video,start,end,label\na.mp4,0,1,sit\n,1,2,sit\n")
+    with pytest.raises(DataError, match="line 3: it names no video"):
+        read_annotations(file)
+
+
 def test_missing_files_and_kinds_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_annotations(tmp_path / "a.csv")

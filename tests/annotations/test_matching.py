@@ -37,6 +37,7 @@ VIDEOS = VideoNames(
         ("/data/local-files/?d=tuesday/cage1.mp4", "/data/tuesday/cage1.mp4"),
         ("https://host/bucket/tuesday/cage1.mp4?X-Amz-Expires=60", "/data/tuesday/cage1.mp4"),
         ("http://host/data/local-files/?d=monday/cage%202.mp4", "/data/monday/Cage 2.MP4"),
+        ("/data/local-files/?d=monday/Cage%202.MP4", "/data/monday/Cage 2.MP4"),
         ("abc123", "/data/v_abc123.mp4"),
         ("cage3.mp4", None),
         ("cage", None),

@@ -74,6 +74,7 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (["--to", "elan"], 2, "--output: name the file to write"),
         (["-o", "x.csv"], 2, "nothing to write; add --to"),
         (["--to", "csv", "-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
+        (["--to", "csv", "-o", "bouts.csv"], 2, "is an input of this command"),
         (["--kind", "boris"], 4, "cannot be read as boris"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
         (
@@ -99,6 +100,17 @@ def test_wrong_input_is_named(
     assert message in refused("prepare annotations", bouts, *options, code=code)
     assert bouts.read_text() == BOUTS
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_damaged_video_is_named_and_stops_only_what_needs_its_times(bouts: Path, tmp_path: Path):
+    videos, output = tmp_path / "videos", tmp_path / "out.csv"
+    videos.mkdir()
+    (videos / "clip0.mp4").write_bytes(b"no video")
+    options = [bouts, "--videos", videos, "-o", output, "--to"]
+    assert "whether its bouts fit in it is not known" in called("prepare annotations", *options, "csv").stderr
+    assert [each.video for each in read_annotations(output)] == [str(videos / "clip0.mp4")] * 2
+    message = refused("prepare annotations", *options, "frames", "--overwrite", code=4)
+    assert message.startswith(f"error: {videos / 'clip0.mp4'}: ")
 
 
 @pytest.mark.parametrize(

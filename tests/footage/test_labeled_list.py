@@ -99,7 +99,14 @@ def test_labels_that_cannot_be_used_are_named(
 
 def test_options_of_labels_need_labels(clip_files: Path, tmp_path: Path):
     command = ["prepare windows", clip_files, "--seconds", 1, "-o", tmp_path / "w.csv"]
-    assert "--fps and --task belong to --labels" in refused(*command, "--fps", 10, code=2)
+    assert "--fps, --task and --background belong to" in refused(*command, "--fps", 10, code=2)
+    assert "belong to --labels" in refused(*command, "--background", "rest", code=2)
+
+
+def test_a_folder_is_no_list(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused("prepare windows", clip_files, "--seconds", 1, "-o", ".", code=5)
+    assert "cannot write .: it is a folder" in message
 
 
 def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list, tmp_path: Path):

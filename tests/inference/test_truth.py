@@ -117,6 +117,8 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
     too_many = ["--draw", 99, "--window", 0.5, "-o", tmp_path / "x"]
     assert "the footage has 16 windows" in refused(*budget, *too_many, code=2)
+    on_input = refused(*budget, "--draw", 2, "--window", 0.5, "-o", timeline, code=2)
+    assert "is an input of this command" in on_input
     assert "give --draw N" in refused(*budget, code=2)
     of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
     assert "no timeline of one head" in refused("budget", *of_video, code=4)

@@ -100,6 +100,14 @@ def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Pat
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 
 
+def test_only_integers_are_numbers_for_other_readers(videos: Path, tmp_path: Path):
+    (videos / "named.csv").write_text("clip0.mp4,1_0\nclip1.mp4,two\n")
+    everest(videos / "named.csv", "-o", tmp_path / "named")
+    with tarfile.open(tmp_path / "named" / "named-000000.tar") as tar:
+        read = [json.loads(tar.extractfile(f"{number:09d}.json").read()) for number in range(2)]
+    assert [row["label"] for row in read] == ["1_0", "two"]
+
+
 def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
     for name in ("ü ber", 'q"uote', "new\nline", "a.b.c", "-dash", "x" * 180):
         (videos / name).mkdir()

@@ -288,6 +288,9 @@ def test_two_folders_keep_apart_and_names_that_clash_are_reported(videos: Path, 
     lists[1].write_text("videos/clip0.mp4 0\n")
     shutil.copytree(videos, tmp_path / "more" / "videos")
     assert "would both become" in error(*lists, "-o", tmp_path / "clash", code=2)
+    same = [tmp_path / "a.csv", tmp_path / "a.txt"]
+    same[1].write_text("videos/clip1.mp4 0\n")
+    assert "two of the new lists would be called a.csv" in error(*same, "-o", tmp_path / "same", code=2)
 
 
 def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):
@@ -304,6 +307,8 @@ def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: 
     with_mark(made, {key: value for key, value in mark.items() if key != "order"})  # of an earlier version
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 1
     assert read_comment(made) == json.dumps(mark)
+    assert summary(tmp_path / "in" / "film", "-o", tmp_path / "alone")["encoded"] == 1
+    assert probe(tmp_path / "alone" / "film.mp4").frames == 12
 
 
 def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):

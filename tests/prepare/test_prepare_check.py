@@ -16,9 +16,11 @@ from processes import kill_when
 from small_runs import json_of
 from timed_videos import repack, write_frames, write_numbered
 
+from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
 from everest.prepare.examine import examine
 from everest.video.file_processes import Failure, map_apart
+from everest.video.stream import VideoError
 
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
     "audio_only.mp4": "no video stream",
@@ -135,7 +137,7 @@ def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(vi
     result = check(videos / "train.csv", output=tmp_path / "parts", code=4)
     assert result["duplicates"] == []
     assert [(row["path"], row["reason"]) for row in result["bad"]] == [
-        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment is outside the video, which has 32 frames in 2.00 s")
+        (f"{videos}/clip1.mp4#5.0s-6.0s", "no frame is in the segment; the video has 32 frames in 2.00 s")
     ]
 
 
@@ -148,7 +150,28 @@ def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate
     assert not (tmp_path / "train.clean.csv").exists()
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,2.2,2.8\n")
     result = check(tmp_path / "train.csv", output=tmp_path / "out", code=4)
-    assert re.search(r"outside the video, which has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
+    assert re.search(r"the video has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
+
+
+def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_path: Path):
+    rows = [f"clip0.mp4,0,{span}\n" for span in ("1,1.01", "1.07,1.1", "1.95,")]  # 16 frames a second
+    (videos / "run").mkdir()
+    Image.new("RGB", (8, 8)).save(videos / "run" / "0.png")
+    (videos / "train.csv").write_text(f"path,label,start,end\n{''.join(rows)}run,1,1,\n")
+    result = check(videos / "train.csv", output=tmp_path, code=4)
+    found = {Path(row["path"]).name: row["reason"] for row in result["bad"]}
+    unread = set()
+    for sample in read_samples(videos / "train.csv", root=videos).samples:
+        try:
+            footage_of(sample, None)
+        except VideoError:
+            unread.add(Path(sample.video_id).name)
+    assert found.keys() == unread
+    assert found == {
+        "clip0.mp4#1.07s-1.1s": "no frame is in the segment; the video has 32 frames in 2.00 s",
+        "clip0.mp4#1.95s-": "no frame is in the segment; the video has 32 frames in 2.00 s",
+        "run#1.0s-": "a folder of images has no seconds; use start_frame and end_frame",
+    }
 
 
 def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
@@ -175,6 +198,7 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     ("text", "classes", "problems"),
     [
         ("clip0.mp4 0\nclip1.mp4 2\n", None, ["csv:2: no sample has label 1, and labels go up to 2"]),
+        ("clip0.mp4 0\nclip1.mp4 99999999999\n", None, ["no sample has label 1, 2, 3, 4, 5, 6,"]),
         ("clip0.mp4 0\nclip1.mp4 9\n", "run\nwalk\n", [r"train.csv:2: label 9 is out of range"]),
         ("clip0.mp4,run\nclip1.mp4,wlak\n", "run\nwalk\n", ["unknown class 'wlak'; did you mean"]),
         ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["train.csv:2) and 'run' ("]),
@@ -282,6 +306,15 @@ def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_
     cleaned = tmp_path / "set.clean.csv"
     assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
     assert len(read_samples(cleaned, root=tmp_path / "set").samples) == 2
+
+
+def test_a_cleaned_list_of_class_folders_called_by_decimals_is_not_of_numbers(
+    tmp_path: Path, clip_files: Path
+):
+    put(clip_files, *(tmp_path / "set" / name for name in ("0.5", "1.5", "0.5")))
+    (tmp_path / "set" / "0.5" / "clip0.mp4").write_bytes(b"")
+    check(tmp_path / "set", "--fix", output=tmp_path, code=4)
+    assert (tmp_path / "set.clean.csv").read_text() == "path,label\n0.5/clip2.mp4,0\n1.5/clip1.mp4,1\n"
 
 
 # --- crashes, hangs, kills ---------------------------------------------------------------------------------
@@ -399,6 +432,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["none.csv"], 4, "none.csv: no such list or folder"),
         (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
         (["empty"], 4, "empty: no videos in it"),
+        (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
         (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
@@ -409,6 +443,7 @@ def test_what_cannot_be_meant(
 ):
     monkeypatch.chdir(videos)
     Path("empty").mkdir()
+    Path("train.index.json").write_text("{}")
     if arguments == ["journal"]:
         Path("checked_videos.jsonl").write_text("mine\n")
         arguments = ["train.csv"]

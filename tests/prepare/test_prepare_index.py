@@ -285,6 +285,7 @@ def test_annotations_without_any_of_their_videos(tmp_path):
 
 UCF = "ucfTrainTestlist"
 EPIC = "epic-kitchens-100-annotations"
+KINETICS_INF = "label,youtube_id,time_start,time_end,split\nx,y,1,inf,train\n"
 OSCC = "v2/annotations/fho_oscc-pnr"
 WRONG = [
     ("ucf101", f"{UCF}/trainlist01.txt", "Unknown/v.avi 1\n", "trainlist01.txt:1: no class of the data set"),
@@ -296,8 +297,10 @@ WRONG = [
     ("ssv2", "labels/labels.json", '{"a": "0", "b": "2"}', "its labels are not 0 to 1"),
     ("kinetics", "annotations/train.csv", "label,youtube_id\nx,y\n", "entry 1 has no field 'time_start'"),
     ("kinetics", "annotations/train.csv", "label,youtube_id,split\nx,y,trian\n", "split 'trian' is none of"),
+    ("kinetics", "annotations/train.csv", KINETICS_INF, "train.csv: entry 1: cannot convert float infinity"),
     ("kinetics", "annotations/copy.csv", "label,youtube_id,split\nx,y,train\n", "both list 'train'"),
     ("oscc", f"{OSCC}_val.json", "[3]", "a list of objects is expected"),
+    ("oscc", f"{OSCC}_val.json", '[{"parent_start_sec": NaN}]', "not a JSON document (NaN is no JSON value)"),
     ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a"}]', "entry 1 has no field 'start_frame'"),
     ("epic-kitchens-100", f"{EPIC}/EPIC_100_train.csv", "start_timestamp\n0:14\n", "'0:14' is no time as"),
     ("epic-kitchens-100", f"{EPIC}/EPIC_100_train.csv", "a,start_timestamp\n1\n", "entry 1 has no field"),

@@ -206,6 +206,7 @@ def test_given_splits_of_real_clips_do_not_leak(shared: Path):
         (["--shares", "80"], 2, "--shares 80: give two (train/test) or three"),
         (["--shares", "80/x"], 2, "--shares 80/x: give two"),
         (["--shares", "1/0"], 2, "--shares 1/0: give two"),
+        (["--shares", "1e308/1e308"], 2, "--shares 1e308/1e308: give two"),
         (["--group", "g(\\d"], 2, "neither 'folder' nor a regular expression"),
         (["--group", "g\\d"], 2, "one pair of parentheses"),
         (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit its name"),

@@ -66,6 +66,15 @@ def test_windows_of_a_video_are_compared_on_request_but_not_overlapping_ones(tmp
     assert found == {False: [[3]], True: [[2, 3]]}
 
 
+def test_segments_of_a_video_that_overlap_are_no_copies(tmp_path: Path):
+    names = ["a#0s-2.0s", "./a#1.0s-3.0s", "a#2.0s-", "b#0-20", "b#20-40", "b#0.5s-1.0s", "a"]
+    file = read_feature_file(write_features(tmp_path / "f.safetensors", on_circle(*range(7)), names))
+    overlapping = [np.flatnonzero(file.overlapping(row)).tolist() for row in range(7)]
+    assert overlapping == [[0, 1, 6], [0, 1, 2, 6], [1, 2, 6], [3, 5], [4, 5], [3, 4, 5], [0, 1, 2, 6]]
+    groups = find_duplicates(file, 0.99, own=True)
+    assert [(group.kept, [copy.row for copy in group.copies]) for group in groups] == [(0, [2, 3, 4, 5])]
+
+
 def test_the_lists_of_duplicates_and_of_the_others(tmp_path: Path, clip_files: Path):
     for number in range(3):
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path)
@@ -87,6 +96,8 @@ def test_the_lists_of_duplicates_and_of_the_others(tmp_path: Path, clip_files: P
     assert "exists; choose another name" in refused(*command, code=2)
     text = run(*command, "--overwrite", "--threshold", 0.9).splitlines()[-1]
     assert text == f"1 groups with 1 copies among 3 rows: {tmp_path / 'copies.csv'}"
+    one_file = ["--kept", tmp_path / "x" / ".." / "copies.csv", "--overwrite"]
+    assert "--output and --kept: both name" in refused(*command, *one_file, code=2)
     assert "must be more than 0 and at most 1" in refused(*command, "--overwrite", "--threshold", 2, code=2)
 
 
@@ -131,6 +142,21 @@ def test_rows_with_labels_are_those_that_share_time_with_one(tmp_path: Path):
         (Sample(path="c"), []),
     ):
         assert np.flatnonzero(labeled_rows(file, [sample])).tolist() == expected
+
+
+def test_the_table_has_the_times_of_segments_in_frames(
+    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"{clip_files / 'clip0.mp4'}#{part}" for part in ("4-8", "8-", "1.0s-")]  # 16 frames a second
+    features = write_features(tmp_path / "f.safetensors", on_circle(0, 90, 180), names)
+    called("curate select", "--features", features, "--count", 3, "-o", tmp_path / "next.csv")
+    rows = csv.DictReader((tmp_path / "next.labels.csv").read_text().splitlines())
+    times = sorted((row["start"], row["end"]) for row in rows)
+    assert times == [("0.250", "0.500"), ("0.500", "2.000"), ("1.000", "2.000")]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    message = refused("curate select", "--features", features, "--count", 3, "-o", ".", code=5)
+    assert "cannot write .: it is a folder" in message
 
 
 def test_a_selection_is_a_list_and_a_table_to_fill_in_and_is_not_repeated(

@@ -94,6 +94,7 @@ def test_a_name_of_a_segment_is_read_back(sample: Sample):
 def test_files_that_hold_no_features_are_named(tmp_path: Path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    shutil.copy(tmp_path / "other.npz", tmp_path / "OTHER.NPZ")
     nan = write_features(tmp_path / "nan.safetensors", CIRCLE * np.nan, list("abcdef"))
     ids = write_features(tmp_path / "ids.safetensors", CIRCLE, ["a"], windows=WINDOWS)
     tokens = write_features(tmp_path / "tokens.safetensors", CIRCLE[None], ["a"])
@@ -101,6 +102,7 @@ def test_files_that_hold_no_features_are_named(tmp_path: Path):
         (tmp_path / "none.npz", "no such file; everest extract writes one"),
         (tmp_path / "text.npz", "not a whole .npz file"),
         (tmp_path / "other.npz", "no file of features"),
+        (tmp_path / "OTHER.NPZ", "no file of features"),
         (nan, "some features are no finite numbers"),
         (ids, "damaged, its columns do not fit its 6 rows"),
         (tokens, r"its features are \(1, 6, 2\), not one vector a row"),
@@ -221,6 +223,8 @@ def test_a_page_and_a_contact_sheet_show_the_results(
     with Image.open(sheet) as image:
         assert image.width > 1000
     assert "exists; choose another name" in refused(*command, "--page", page, code=2)
+    one_file = ["--page", sheet, "--contact-sheet", sheet, "--overwrite"]
+    assert "--contact-sheet and --page: both name" in refused(*command, *one_file, code=2)
     features = ["--contact-sheet", tmp_path / "f.npz", "--overwrite"]
     assert "is an input of this command" in refused(*command, *features, code=2)
     assert json.loads(run(*command, "--json"))[0]["query"] == str(clip_files / "clip0.mp4")

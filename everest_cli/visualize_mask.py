@@ -91,6 +91,14 @@ def visualize_mask(
     given = {"order": order, "distance": distance, "slice_cap": slice_cap, "align": align, "cuts": cuts}
     settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
+    if own is not None and opened is not None:
+        encoder = opened.transformer.encoder
+        for option, given, side in (
+            ("--frames", frames, encoder.num_frames),
+            ("--size", size, min(opened.spec.size)),
+        ):
+            if given not in (None, side):
+                raise RecipeError(f"{option} {given}: the model of --checkpoint takes {side}; leave it out")
     if recipe is not None:
         if own is not None:
             raise RecipeError("--recipe: a transformer of --checkpoint has its own clips; leave one out")

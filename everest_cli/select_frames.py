@@ -98,6 +98,6 @@ def select_frames(
             if extract is not None:
                 say(f"extracted: {len(row['extracted'])} frames")
     if as_json:
-        print_json(rows[0] if len(videos) == 1 and len(rows) == 1 else rows)
+        print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
     if failed:
         raise typer.Exit(4)

@@ -123,7 +123,10 @@ def visualize_mask(
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
     paths = named_videos(videos)
     refuse_same_stems(paths)
-    clip: dict[str, Any] = {**DEFAULT_CLIP, **({"size": min(tokenizer.spec.size)} if tokenizer else {})}
+    clip: dict[str, Any] = {**DEFAULT_CLIP}
+    if tokenizer is not None:
+        window = tokenizer.spec.window
+        clip |= {"size": min(tokenizer.spec.size), "frames": -(-clip["frames"] // window) * window}
     clip |= own.clip if own else {}
     requested = {"frames": frames, "stride": stride, "fps": fps, "size": size}
     requested["sampling"] = None if stride is None else "dense"  # the others have no stride

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.data.crops import resize
 from everest.data.views import EvalViews
+from everest.figures import animation
 from everest.figures.frame_selection import FrameDraw, draw_selection
 from everest.figures.legend import share_text
 from everest.figures.mask_page import ranks_of, strategy_ranks
@@ -28,6 +30,7 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import model_input
+from everest.tokenizer.spec import tokenizer_spec
 from everest.video.reader import probe
 from everest.video.writer import write_video
 
@@ -140,6 +143,14 @@ def test_a_checkpoint_is_shown_with_the_sampling_and_the_size_of_its_clips(video
     assert [b - a for a, b in itertools.pairwise(row["frames"])] == [3] * 7
     assert "--frames 16: the model of --checkpoint takes 8" in refused(*command, "--frames", 16, code=2)
     assert "--size 64: the model of --checkpoint takes 32" in refused(*command, "--size", 64, code=2)
+
+
+def test_clips_have_whole_windows_of_a_tokenizer(video: Path, tmp_path: Path):
+    sizes = ["tokenizer.channels=8", "tokenizer.frames=24", "data.frames=48", "data.size=32"]
+    spec = tokenizer_spec(load_recipe("lvmae-demo", overrides=sizes))
+    file = save_model(tmp_path / "tokenizer.safetensors", spec)
+    (row,) = json_of("visualize-mask", video, "-c", file, "--out", tmp_path)
+    assert len(row["frames"]) == 24
 
 
 TOKENS = """
@@ -360,3 +371,18 @@ def test_an_unreadable_video_does_not_stop_the_others(video: Path, tmp_path: Pat
     assert result.stdout.split() == [str(tmp_path / "b-mask.png")]
     result = called("select-frames", tmp_path / "videos", "--size", "32", "--frames", "4", code=4)
     assert result.stdout.startswith(str(tmp_path / "videos" / "b.mp4"))
+    (row,) = json_of("select-frames", tmp_path / "videos", "--size", "32", "--frames", "4", code=4)
+    assert row["video"] == str(tmp_path / "videos" / "b.mp4")  # a list, as if both were readable
+
+
+def test_a_full_disk_leaves_no_part_of_an_animation(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fill(path: Path, *frames: object) -> None:
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(animation, "write_video", fill)
+    command = ["visualize-mask", video, *SMALL, "--format", "mp4", "--out", tmp_path]
+    assert "the disk is full" in refused(*command, code=5)
+    assert not list(tmp_path.iterdir())

@@ -84,6 +84,7 @@ def visualize_mask(
     from everest.figures.mask_files import MaskRequest, write_mask_figures
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.ranked import ByChange
+    from everest.tokenizer.spec import TokenizerSpec
 
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
@@ -124,7 +125,7 @@ def visualize_mask(
     paths = named_videos(videos)
     refuse_same_stems(paths)
     clip: dict[str, Any] = {**DEFAULT_CLIP}
-    if tokenizer is not None:
+    if tokenizer is not None and isinstance(tokenizer.spec, TokenizerSpec):
         window = tokenizer.spec.window
         clip |= {"size": min(tokenizer.spec.size), "frames": -(-clip["frames"] // window) * window}
     clip |= own.clip if own else {}

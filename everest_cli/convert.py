@@ -69,7 +69,7 @@ def convert(
     from everest.foreign.facts import Hints
     from everest.foreign.files import locate, read_foreign
     from everest.foreign.identify import identify
-    from everest.lists.text import read_lines
+    from everest.lists.labels import read_class_names
     from everest.system.files import refuse_inputs
 
     path = locate(checkpoint, notify=say)
@@ -90,7 +90,7 @@ def convert(
         document = describe(foreign, identify(foreign, hints))
         print_json(document) if as_json else _print_lines(document)
         return
-    names = None if classes is None else tuple(line.strip() for _, line in read_lines(classes))
+    names = None if classes is None else read_class_names(classes)
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(foreign, conversion.identity), "written": str(out)}

@@ -112,11 +112,11 @@ def profile(
         raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
     notices = {
         "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
-        and (paper or any(value for value in other_options if value is not data)),
+        and (paper or batch or any(value for value in other_options if value is not data)),
         "with --paper no other option but --json has an effect": paper and any(other_options),
         "--recipe has no effect on --compare and --plot, which show the methods' own": recipe
         and (comparing or plot),
-        "--batch has no effect without --measure or --data": batch and not (measured or data),
+        "--batch has no effect without --measure or --data": batch and not (measured or data or latency),
         "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
         and not (measured or data or max_batch or latency),
         "--overwrite has no effect without --plot": overwrite and not plot,

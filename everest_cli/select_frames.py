@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,14 +49,18 @@ def select_frames(
     from everest.checkpoints.load import open_model
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw, write_frame_figures
+    from everest.figures.masks import TUBELET
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
-    if frames % 2:
-        raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
+    if not math.isfinite(alpha):
+        raise RecipeError(f"--alpha {alpha:g}: give a number, such as 1.5")
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
+    drawn = TUBELET[0] if opened is None else opened.transformer.encoder.patch_embed.tubelet[0]
+    if frames % drawn:
+        raise RecipeError(f"--frames {frames}: {drawn} frames are drawn together; give a multiple of {drawn}")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep, align=align or "none", cuts=cuts or "ignore"),
@@ -93,6 +98,6 @@ def select_frames(
             if extract is not None:
                 say(f"extracted: {len(row['extracted'])} frames")
     if as_json:
-        print_json(rows[0] if len(videos) == 1 and len(rows) == 1 else rows)
+        print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
     if failed:
         raise typer.Exit(4)

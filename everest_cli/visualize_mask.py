@@ -84,6 +84,7 @@ def visualize_mask(
     from everest.figures.mask_files import MaskRequest, write_mask_figures
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.ranked import ByChange
+    from everest.tokenizer.spec import TokenizerSpec
 
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
@@ -91,6 +92,14 @@ def visualize_mask(
     given = {"order": order, "distance": distance, "slice_cap": slice_cap, "align": align, "cuts": cuts}
     settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
+    if own is not None and opened is not None:
+        encoder = opened.transformer.encoder
+        for option, given, side in (
+            ("--frames", frames, encoder.num_frames),
+            ("--size", size, min(opened.spec.size)),
+        ):
+            if given not in (None, side):
+                raise RecipeError(f"{option} {given}: the model of --checkpoint takes {side}; leave it out")
     if recipe is not None:
         if own is not None:
             raise RecipeError("--recipe: a transformer of --checkpoint has its own clips; leave one out")
@@ -115,7 +124,10 @@ def visualize_mask(
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
     paths = named_videos(videos)
     refuse_same_stems(paths)
-    clip: dict[str, Any] = {**DEFAULT_CLIP, **({"size": min(tokenizer.spec.size)} if tokenizer else {})}
+    clip: dict[str, Any] = {**DEFAULT_CLIP}
+    if tokenizer is not None and isinstance(tokenizer.spec, TokenizerSpec):
+        window = tokenizer.spec.window
+        clip |= {"size": min(tokenizer.spec.size), "frames": -(-clip["frames"] // window) * window}
     clip |= own.clip if own else {}
     requested = {"frames": frames, "stride": stride, "fps": fps, "size": size}
     requested["sampling"] = None if stride is None else "dense"  # the others have no stride

@@ -51,8 +51,11 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
             first.save(part, format="GIF", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
         else:
             with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
-            write_video(with_suffix, animation, FPS)
-            with_suffix.replace(part)
+            try:
+                write_video(with_suffix, animation, FPS)
+                with_suffix.replace(part)
+            finally:
+                with_suffix.unlink(missing_ok=True)  # of an error
 
 
 @any_script()

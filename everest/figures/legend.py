@@ -54,7 +54,8 @@ class ShownFrames:
         if len(steps) == 1 and steps != {1}:
             text += f" in steps of {steps.pop()}"
         if len(shown) < len(self.numbers) - self.missing:
-            text += f"; frames are repeated because the video has fewer than {self.fps:g} per second"
+            fewer = "fewer" if self.fps is None else f"fewer than {self.fps:g} per second"
+            text += f"; frames are repeated because the video has {fewer}"
         if self.missing:
             text += f"; the video is too short for {len(self.numbers)} such frames: the last is repeated"
         return text

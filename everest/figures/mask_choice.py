@@ -39,7 +39,7 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
     selector = module.selector
     if isinstance(module, SelectingModel):
         selector = selector.at_evaluation()
-    trained = {} if clip is None else {"stride": clip.stride, "fps": clip.fps}
+    trained = {} if clip is None else {"stride": clip.stride, "sampling": clip.sampling, "fps": clip.fps}
     views = module.settings.number if isinstance(module, ViewModel) else 1
     return OwnChoices(selectors=_by_view(selector, views), clip=trained)
 

@@ -82,8 +82,9 @@ class MaskRequest(FigureRequest):
         sample = Sample(path=str(video))
         clips = views(sample, np.random.default_rng(0), "auto").frames
         footage = footage_of(sample, self.fps)
-        step = self.stride if self.sampling == "dense" else 1
-        missing = max(frames - -(-footage.num_frames // step), 0)
+        missing = 0  # other samplings repeat frames evenly
+        if self.sampling == "dense":
+            missing = max(frames - -(-footage.num_frames // self.stride), 0)
         shown = {"video": video.name, "total": info.frames, "missing": missing, "fps": self.fps}
         return [
             (clip, ShownFrames(numbers=tuple(numbers), **shown))

@@ -112,9 +112,13 @@ class ForeignFacts:
 
     def number(self, config: str, argument: str | None, default: int | None) -> int | None:
         """Return a value of transformers' config.json or of a saved command line."""
-        value = self.foreign.config.get(config) or (argument and self.foreign.args.get(argument)) or default
+        value, name, fix = self.foreign.config.get(config), config, "fix its config.json"
+        if not value and argument is not None:
+            value, name = self.foreign.args.get(argument), f"{argument} of its saved command line"
+            fix = "set --frames and --size of its training"
+        value = value or default
         if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_COUNT):
-            raise self.error(f"{config} is {shown(repr(value))}, not a positive integer; fix its config.json")
+            raise self.error(f"{name} is {shown(repr(value))}, not a positive integer; {fix}")
         return value
 
     def error(self, text: str) -> CheckpointError:

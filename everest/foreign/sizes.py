@@ -36,8 +36,8 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     _check_architecture(facts)
     slices = facts.rows(TEMPORAL)
     name = "frames_per_clip" if facts.family == "vjepa2" else "num_frames"
-    stored_frames = facts.number(name, "num_frames", None) if slices is None else slices * t
-    frames = facts.hints.frames or stored_frames or facts.released_clip[0]
+    frames = facts.hints.frames or (None if slices is None else slices * t)
+    frames = frames or facts.number(name, "num_frames", None) or facts.released_clip[0]
     size = _frame_size(facts, (p, q))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))

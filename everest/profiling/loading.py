@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -15,7 +16,8 @@ from everest.errors import DataError, RecipeError
 from everest.lists.stage import find_source
 from everest.system.cores import num_cores
 from everest.train.plan import plan_stage
-from everest.video.reader import probe
+from everest.video.file import VideoInfo
+from everest.video.reader import VideoError, probe
 
 TrainingStage = Literal["pretrain", "finetune"]
 STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")
@@ -140,11 +142,19 @@ def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: fl
     cores = num_cores()
     if recipe.train.num_workers < cores:
         yield f"train.workers={cores}: this machine has {cores} cores"
-    info, side = probe(clips.samples[0].video), min(recipe.data.frame_size)
-    if min(info.height, info.width) > OVERSIZE * side:
+    info, side = _first_readable(clips), min(recipe.data.frame_size)
+    if info is not None and min(info.height, info.width) > OVERSIZE * side:
         yield (
             f"everest prepare encode: the first video has {info.width}x{info.height} pixels, a clip "
             f"{side} on its short side"
         )
     if recipe.data.cache == "none":
         yield "data.cache=disk (or memory): for sets whose decoded frames fit"
+
+
+def _first_readable(clips: VideoClips) -> VideoInfo | None:
+    """The first video that can be read; training leaves out the others, too."""
+    for sample in clips.samples:
+        with suppress(VideoError):
+            return probe(sample.video)
+    return None

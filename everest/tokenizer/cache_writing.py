@@ -33,7 +33,7 @@ from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import clip_facts, read_problems
-from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
+from everest.tokenizer.cache_index import INDEX, MOST_VARIANTS, PARTS, CachePart, TokenIndex
 from everest.tokenizer.feature_targets import Teacher, standardized
 from everest.tokenizer.spec import tokenizer_use
 from everest.video.pixels import IMAGENET
@@ -65,12 +65,14 @@ def write_tokens(
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
         call.
     Raises:
-        RecipeError: the recipe names no tokenizer, or `output` holds other files or other tokens, or another
-            process writes there now.
+        RecipeError: too many variants, the recipe names no tokenizer, or `output` holds other files or other
+            tokens, or another process writes there now.
         CheckpointError: the tokenizer cannot be read, or has other tokens than the recipe's model.
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: the disk or the device's memory is full.
     """
+    if variants > MOST_VARIANTS:
+        raise RecipeError(f"--variants {variants}: at most {MOST_VARIANTS} are possible; use fewer")
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     maker = TokenMaker(recipe, accelerator.device) if teacher is None else FeatureMaker(teacher)
     encoder = _ClipEncoder(

@@ -65,9 +65,10 @@ def find_runs(folder: Path) -> list[Path]:
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
     found = []
     for here, folders, files in os.walk(folder):
-        if {RECIPE, ENVIRONMENT} <= {*folders, *files}:  # whatever they are: `summarize` shows the damage
+        is_run = {RECIPE, ENVIRONMENT} <= {*folders, *files}  # of any kind: `summarize` shows the damage
+        if is_run:
             found.append(Path(here))
-        folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
+        folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE)]
     return sorted(found)
 
 
@@ -78,8 +79,7 @@ def summarize(run: Path) -> RunSummary:
         age = int(max(0.0, time.time() - last_written(run)))
         environment, rows = read_run(run)
         steps = environment.get(PLAN, {}).get("steps")
-        # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
-        command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
+        command = _command(environment["command"][1:])
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
         values = _values(rows, f"val_{metric}")
@@ -105,6 +105,12 @@ def summarize(run: Path) -> RunSummary:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"{run}: values that no run writes ({error})"
     return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+
+
+def _command(words: list[str]) -> str | None:
+    """`pretrain` of `--debug --import MODULE pretrain --recipe …`: the first word that is of no option."""
+    modules = {place + 1 for place, word in enumerate(words) if word == "--import"}
+    return next((w for place, w in enumerate(words) if place not in modules and not w.startswith("-")), None)
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:

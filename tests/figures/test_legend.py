@@ -108,6 +108,9 @@ def test_a_source_states_why_frames_are_repeated(video: Path):
     assert reasons(stride=1, fps=60) == [slow]
     assert reasons(stride=1, fps=1000, frames=2) == [slow.replace("60", "1000")]  # one number, twice
     assert reasons(stride=1, fps=60, frames=140) == [slow, short % 140]
+    evenly = {"frames": 64, "sampling": "spread"}
+    assert reasons(stride=1, **evenly) == ["frames are repeated because the video has fewer"]
+    assert reasons(stride=1, fps=30, **evenly | {"frames": 60}) == [slow.replace("60", "30")]
 
 
 def test_columns_name_the_frames_of_their_time_slice():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 from small_runs import called, json_of, refused
 from test_mask_page import data_of
+from tiny_models import save_model, tiny
 
 import everest
 from everest.config.recipe import load_recipe
 from everest.data.crops import resize
 from everest.data.views import EvalViews
+from everest.figures import animation
 from everest.figures.frame_selection import FrameDraw, draw_selection
 from everest.figures.legend import share_text
 from everest.figures.mask_page import ranks_of, strategy_ranks
@@ -27,6 +30,7 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import model_input
+from everest.tokenizer.spec import tokenizer_spec
 from everest.video.reader import probe
 from everest.video.writer import write_video
 
@@ -129,6 +133,26 @@ def test_a_classifier_is_shown_with_its_own_tokens_and_stride(video: Path, tmp_p
     assert len(other["kept"]) * 2 == len(row["kept"])
 
 
+def test_a_checkpoint_is_shown_with_the_sampling_and_the_size_of_its_clips(video: Path, tmp_path: Path):
+    file, model = tmp_path / "spread.safetensors", tiny("pretrain")
+    save_model(file, model.spec, model, clip={"stride": 2, "sampling": "spread"})
+    command = ["visualize-mask", video, "-c", file, "--out", tmp_path, "--overwrite"]
+    (row,) = json_of(*command, "--frames", 8, "--size", 32)
+    assert row["frames"] == list(range(4, 64, 8))
+    (row,) = json_of(*command, "--stride", 3)
+    assert [b - a for a, b in itertools.pairwise(row["frames"])] == [3] * 7
+    assert "--frames 16: the model of --checkpoint takes 8" in refused(*command, "--frames", 16, code=2)
+    assert "--size 64: the model of --checkpoint takes 32" in refused(*command, "--size", 64, code=2)
+
+
+def test_clips_have_whole_windows_of_a_tokenizer(video: Path, tmp_path: Path):
+    sizes = ["tokenizer.channels=8", "tokenizer.frames=24", "data.frames=48", "data.size=32"]
+    spec = tokenizer_spec(load_recipe("lvmae-demo", overrides=sizes))
+    file = save_model(tmp_path / "tokenizer.safetensors", spec)
+    (row,) = json_of("visualize-mask", video, "-c", file, "--out", tmp_path)
+    assert len(row["frames"]) == 24
+
+
 TOKENS = """
 base: small
 data: {frames: 8, size: [48, 64], channels: 1}
@@ -214,6 +238,20 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
     assert middle[-1][-1] - middle[0][0] == 2 * pairs - 1
 
 
+@pytest.mark.parametrize(("frames", "numbers"), [(1, [3, 5, 7]), (4, [2, 6, 10])])
+def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(
+    video: Path, tmp_path: Path, frames: int, numbers: list[int]
+):
+    file, model = tmp_path / "model.safetensors", tiny("pretrain", tubelet=(frames, 8, 8))
+    save_model(file, model.spec, model, clip={"stride": 2, "sampling": "dense"})
+    for number in numbers:
+        command = ["select-frames", video, "-c", file, "--frames", number]
+        if frames == 1:
+            assert len(json_of(*command)["frames"]) == number
+        else:
+            assert "4 frames are drawn together; give a multiple of 4" in refused(*command, code=2)
+
+
 def test_the_shares_of_many_draws_are_printed(video: Path):
     options = ["--size", "32", "--frames", "8", "--draws", "50"]
     shares = json_of("select-frames", video, *options)["inclusion"]
@@ -276,7 +314,8 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
         (["mask", "VIDEO", "-r", "smal"], 2, "did you mean 'small'"),
         (["mask", "VIDEO", "-r", "lvmae-demo"], 2, "learned-importance needs a trained tokenizer"),
         (["mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
-        (["select", "VIDEO", "--frames", "5"], 2, "give an even number"),
+        (["select", "VIDEO", "--frames", "5"], 2, "2 frames are drawn together; give a multiple of 2"),
+        (["select", "VIDEO", "--alpha", "inf"], 2, "--alpha inf: give a number"),
         (["select", "VIDEO", "--frames", "64"], 4, "64 frames, fewer than the 96 candidates"),
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
@@ -332,3 +371,18 @@ def test_an_unreadable_video_does_not_stop_the_others(video: Path, tmp_path: Pat
     assert result.stdout.split() == [str(tmp_path / "b-mask.png")]
     result = called("select-frames", tmp_path / "videos", "--size", "32", "--frames", "4", code=4)
     assert result.stdout.startswith(str(tmp_path / "videos" / "b.mp4"))
+    (row,) = json_of("select-frames", tmp_path / "videos", "--size", "32", "--frames", "4", code=4)
+    assert row["video"] == str(tmp_path / "videos" / "b.mp4")  # a list, as if both were readable
+
+
+def test_a_full_disk_leaves_no_part_of_an_animation(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fill(path: Path, *frames: object) -> None:
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(animation, "write_video", fill)
+    command = ["visualize-mask", video, *SMALL, "--format", "mp4", "--out", tmp_path]
+    assert "the disk is full" in refused(*command, code=5)
+    assert not list(tmp_path.iterdir())

@@ -305,6 +305,13 @@ def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
     assert "did you mean 'mvd'" in refused("convert", given, "--inspect", "--family", "mdv", code=2)
 
 
+def test_sizes_of_a_saved_command_line_are_named_and_replaced_by_options(tmp_path: Path):
+    given = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"), num_frames=16.0)
+    message = refused("convert", given, "--inspect", *HEADS, code=6)
+    assert "num_frames of its saved command line is 16.0, not a positive integer; set --frames" in message
+    assert json_of("convert", given, "--inspect", *HEADS, "--frames", 16)["frames"] == 16
+
+
 def test_names_of_classes_are_put_into_the_file(tmp_path: Path):
     given = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"))
     names, out = tmp_path / "classes.txt", tmp_path / "out.safetensors"
@@ -316,3 +323,5 @@ def test_names_of_classes_are_put_into_the_file(tmp_path: Path):
     names.write_text("one\ntwo\n")
     options = ["--out", tmp_path / "b.safetensors", *HEADS, "--classes", names]
     assert "400 classes, not the 2 of --classes" in refused("convert", given, *options, code=6)
+    names.write_text("one\n" * 400)
+    assert f"{names}:2: class 'one' is in line 1 already" in refused("convert", given, *options, code=4)

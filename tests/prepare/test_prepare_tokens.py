@@ -226,6 +226,12 @@ def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     assert parts(tmp_path / "tokens") == parts(cache)
 
 
+def test_more_variants_than_an_index_can_have_are_refused_at_once(recipe, tokenizer, tmp_path):
+    said = prepare(recipe, tokenizer, tmp_path / "tokens", "--variants", 10_001, code=2).stderr
+    assert said == "error: --variants 10001: at most 10000 are possible; use fewer\n"
+    assert not (tmp_path / "tokens").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_call_resumes_to_the_same_bytes(recipe, tokenizer, tmp_path):
     options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]

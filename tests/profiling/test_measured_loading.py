@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,3 +84,12 @@ def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"train\.csv"):
         measure_loading(recipe_on(tmp_path), "pretrain", batch=2, step_clips_per_second=1)
     assert "no such folder" in refused("profile", "--recipe", "custom", "--data", tmp_path / "none", code=4)
+
+
+def test_a_damaged_first_video_hides_no_measurement(clip_files: Path, tmp_path: Path):
+    folder = shutil.copytree(clip_files, tmp_path / "videos")
+    (folder / "clip0.mp4").write_text("no video")
+    recipe = recipe_on(folder, "data.max_bad=0.5")
+    recipe = replace(recipe, data=replace(recipe.data, size=24))
+    found = measure_loading(recipe, "pretrain", batch=2, step_clips_per_second=1e6)
+    assert any("64x48 pixels, a clip 24" in text for text in found["helps"])

@@ -277,6 +277,11 @@ def test_options_without_effect_are_reported(options: str, message: str):
     assert message in called(f"profile {options}").stderr
 
 
+def test_a_batch_has_no_effect_on_the_latency_of_a_model(tmp_path: Path):
+    said = refused("profile --latency --batch 2 --data", tmp_path, "--checkpoint", tmp_path / "gone", code=6)
+    assert said.startswith("with --latency only --checkpoint, --data, --gpus and --json have an effect\n")
+
+
 def test_several_heads_count_as_their_outputs():
     recipe = load_recipe("k400", overrides=TINY)
     one = replace(recipe, data=replace(recipe.data, num_classes=30))

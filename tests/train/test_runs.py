@@ -209,6 +209,19 @@ JUNK = {
 }
 
 
+def test_the_command_of_a_run_is_not_a_module_that_it_imports(tmp_path: Path):
+    for words in (("--import", "my_code", "finetune"), ("--debug", "--import=my_code", "finetune")):
+        run = make_run(tmp_path / words[0], logged=STEPS, saved=STEPS, command=words)
+        (run / "recipe.yaml").write_text("name: my-recipe\ndata: {val: val.csv}\n")
+        found = summary(run)
+        assert (found["command"], found["state"]) == ("finetune", "resumable")  # not yet validated
+
+
+def test_only_the_folder_state_of_a_run_has_no_runs(tmp_path: Path):
+    run = make_run(tmp_path / "state" / "first", logged=4, saved=4)
+    assert listed(tmp_path, "--quiet").stdout == f"{run}\n"
+
+
 @pytest.mark.parametrize("name", ["running.json", "env.json", "metrics.jsonl", "recipe.yaml"])
 def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
     make_run(tmp_path / "good", logged=3)

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
 
-from everest_cli.main import app
-
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
+# A copy of this process could not train once another test has computed gradients on several devices: copies
+# have no threads of autograd. The server of this context only imports.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["everest.functions", "everest.stages", "everest_cli.main"])
+
+
 def ran_until(change: int, command: Sequence[object], folder: Path) -> bool:
-    """Run a command in a copy of this process, which is killed before the `change`-th change of `folder`.
+    """Run a command in a process that is killed before the `change`-th change of `folder`.
 
     Changes are counted from 1: a file or folder that is opened for writing, made, renamed or removed.
     Returns whether the command ended by itself, with exit code 0.
     """
-    pid = os.fork()
-    if pid == 0:
-        _run(change, command, folder)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, -signal.SIGKILL), f"{command} ended with {code}"
-    return code == 0
+    receiver, sender = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=_run, args=(change, [str(word) for word in command], folder, sender))
+    process.start()
+    sender.close()
+    process.join()
+    text = receiver.recv() if process.exitcode not in (0, -signal.SIGKILL) and receiver.poll() else ""
+    assert process.exitcode in (0, -signal.SIGKILL), f"{command} ended with {process.exitcode}:\n{text}"
+    return process.exitcode == 0
 
 
-def _run(change: int, command: Sequence[object], folder: Path) -> None:
+def _run(change: int, command: list[str], folder: Path, sender: Connection) -> None:
+    from everest_cli.main import app
+
     counted = 0
 
     def count(event: str, values: tuple[Any, ...]) -> None:
@@ -43,11 +52,9 @@ def _run(change: int, command: Sequence[object], folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    result = CliRunner().invoke(app, [str(word) for word in command])
+    result = CliRunner().invoke(app, command)
     if result.exit_code:  # for the report of the test that fails
-        sys.stderr.write(f"{result.output}\n")
-        traceback.print_exception(result.exception)
-        sys.stderr.flush()
+        sender.send(result.output + "".join(traceback.format_exception(result.exception)))
     os._exit(result.exit_code)
 
 

@@ -21,7 +21,6 @@ def rubbish(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def command(tmp_path: Path, recipe: Path, autoencoder_run: Path) -> list[object]:
-    """A command whose modules are imported already, by an equal run."""
     return ["pretrain", "--recipe", recipe, "-q", "-o", tmp_path / "run"]
 
 

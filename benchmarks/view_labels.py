@@ -31,8 +31,7 @@ from everest.sweep.statistics import paired, spread
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10")
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
-LONGER: Final = "the same, 4 times the steps"
-ARMS: Final = (SCRATCH, PRETRAINED, LONGER)
+ARMS: Final = (SCRATCH, PRETRAINED)
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
     2: (100, 400),
     None: (400, 1200),

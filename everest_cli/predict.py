@@ -51,7 +51,8 @@ def predict(
     if of_live.live is not None:
         if videos or output or overwrite or kind:
             raise RecipeError(
-                "--live: replaces videos, and prints JSON lines; leave VIDEO, --output, --overwrite and --format out"
+                "--live: replaces videos, and prints JSON lines; "
+                "leave VIDEO, --output, --overwrite and --format out"
             )
         return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated, above=keep_above)
     if not videos:

@@ -18,6 +18,7 @@ UNIFORM_AND_CHANGE: Final = (
     ("contrast, uniform and camera", "contrast and camera"),
     ("sigreg, uniform", "sigreg"),
     ("contrast, uniform", "contrast, importance"),
+    ("sigreg, uniform", "sigreg, importance"),
 )
 MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
 

@@ -73,10 +73,12 @@ class PredictionOutput:
             raise RecipeError(f"--plot: a figure is of one video, not of {len(samples)}")
         if self.plot is not None and self.path is not None and self.plot.resolve() == self.path.resolve():
             raise RecipeError(f"--plot {self.plot}: also the file of --output; choose another name")
-        files = self._annotation_files(samples) if self.to else [self.path] if self.path else []
-        for path in files:
-            if self.to is not None:
+        files = [] if self.path is None else [self.path]
+        if self.to is not None:
+            files = list(self._annotation_files(samples))
+            for path in files:
                 check_new_file(path, option="--output", overwrite=self.overwrite)
+        for path in files:
             refuse_inputs(path, inputs, option="--output")
         if self.plot is not None:
             refuse_inputs(self.plot, inputs, option="--plot")

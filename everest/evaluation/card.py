@@ -36,7 +36,7 @@ NO_EVALUATION: Final = (
 )
 
 
-class Views(TypedDict):
+class EvaluatedViews(TypedDict):
     clips: int
     crops: int
 
@@ -45,7 +45,7 @@ class Evaluation(TypedDict):
     """The keys of an evaluation that each card reads."""
 
     videos: int
-    views: Views
+    views: EvaluatedViews
     checkpoint: str
     recipe: str
 

@@ -28,7 +28,7 @@ from run_evidence import CLIPS, PARTS
 from view_features import RESULTS as FEATURES
 from view_features import RESULTS_OF_LETTERS
 from view_labels import RESULTS as OF_LABELS
-from view_labels import labels_table
+from view_labels import kept_table, labels_table
 from view_letters import RESULTS as OF_LETTERS
 from view_letters import letters_table
 from view_tables import MEASURES, draws_table, features_table, measures_table
@@ -86,7 +86,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["features-draws"] = draws_table(features)
     of_letters = json.loads(RESULTS_OF_LETTERS.read_text())["results"]
     blocks["features-letters"] = measures_table(of_letters, LETTERS)
-    blocks["labels"] = labels_table(json.loads(OF_LABELS.read_text())["results"])
+    of_labels = json.loads(OF_LABELS.read_text())["results"]
+    blocks["labels"], blocks["labels-kept"] = labels_table(of_labels), kept_table(of_labels)
     budgets = json.loads(OF_BUDGETS.read_text())["results"]
     blocks |= {"budgets": budgets_table(budgets), "content": content_table(budgets)}
     blocks["content-hours"] = content_hours_table(json.loads(OF_HOURS.read_text())["results"])

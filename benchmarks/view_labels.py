@@ -3,9 +3,9 @@
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
 
-Units, held-out groups and pre-trained encoders are the same as in view_features.py, whose folder of
-runs is given first. Each arm is fine-tuned with every number of steps and every learning rate, and compared
-at its best ones.
+VIDEOS is the folder of actions or, with folders of its own, that of lips. Units, held-out groups and
+pre-trained encoders are the same as in view_features.py, whose folder of runs is given first. Each arm is
+fine-tuned with every number of steps, learning rate and share of kept tokens, and compared at its best ones.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from itertools import product, starmap
 from pathlib import Path
 from shutil import rmtree
+from statistics import fmean
 from typing import Final, NamedTuple
 
 import numpy as np
-from held_out_clips import Clips
+from held_out_clips import LETTERS, Clips
 from measuring import HERE, difference_text, markdown, read_units
 from view_features import BASE, pretrained, run_folder
 
@@ -28,10 +29,10 @@ from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
 from everest.sweep.statistics import paired, spread
 
-SETS: Final = ("interaction6", "cameramotion8", "weizmann10")
+SETS: Final = ("interaction6", "cameramotion8", "weizmann10", LETTERS)
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
-ARMS: Final = (SCRATCH, PRETRAINED)
+ARMS: Final = (SCRATCH, PRETRAINED, "the same, 4 times the steps")
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
     2: (100, 400),
     None: (400, 1200),
@@ -39,16 +40,18 @@ LABELS: Final = {  # numbers a class, None: all, and the steps for them
     5: (100, 400),
 }
 FEWEST: Final = 5  # units of each setting
+DRAWS: Final = 3  # of the labels and seeds; settings are chosen on the first one
 RATES: Final = (0.016, 0.004)  # base_lr; the first is the recipe's
+KEPT: Final = (0.15, 0.5)  # keep ratios; the first is the recipe's
 RESULTS: Final = HERE / "results" / "view_labels.json"
 Row = tuple[str, int, str]  # path, label and group of a clip
 
 
-def labeled(rows: list[Row], number: int | None, unit: int) -> list[Row]:
-    """At most `number` clips of each class, drawn by the unit."""
+def labeled(rows: list[Row], number: int | None, seed: int) -> list[Row]:
+    """At most `number` random clips of each class."""
     if number is None:
         return rows
-    order = np.random.default_rng(unit).permutation(len(rows))
+    order = np.random.default_rng(seed).permutation(len(rows))
     chosen: dict[int, list[Row]] = {}
     for place in order:
         chosen.setdefault(rows[place][1], []).append(rows[place])
@@ -62,10 +65,14 @@ class Key(NamedTuple):
     number: int | None  # labels a class
     steps: int
     rate: float
+    kept: float
     arm: str
+    draw: int = 0  # of the labels and the seed
 
     def __str__(self) -> str:
-        return f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.arm}"
+        text = f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.arm}"
+        kept = "" if self.kept == KEPT[0] else f" kept {self.kept}"
+        return text + kept + (f" draw {self.draw}" if self.draw else "")
 
 
 def top1(
@@ -76,7 +83,7 @@ def top1(
     *,
     init: Path | None,
     key: Key,
-    unit: int,
+    seed: int,
 ) -> float:
     """The accuracy on held-out clips after fine-tuning with the known ones."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,19 +96,33 @@ def top1(
         *(f"data.{name}={path}" for name, path in lists.items()),
         *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
         *(f"finetune.steps={key.steps}", f"finetune.warmup_steps={key.steps // 10}"),
-        f"finetune.base_lr={key.rate}",
+        *(f"finetune.base_lr={key.rate}", f"finetune.selection.keep_ratio={key.kept}"),
     )
     run = everest.finetune(
-        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=unit, cpu=True
+        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=seed, cpu=True
     )
     model = everest.load_model(run)
     assert isinstance(model, VideoClassifier)
     return everest.evaluate(model)["top1"]
 
 
+def of_unit(folder: Path, clips: Clips, encoders: Path, key: Key, unit: int) -> float:
+    """The accuracy on the clips that a unit holds out."""
+    seed = 1000 * key.draw + unit
+    held_out, rows = clips.held_out(unit, key.name), clips.rows(key.name)
+    known = [row for row, out in zip(rows, held_out, strict=True) if not out]
+    tested = [row for row, out in zip(rows, held_out, strict=True) if out]
+    init = None if key.arm == SCRATCH else run_folder(encoders, key.arm, unit)
+    runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
+    known = labeled(known, key.number, seed)
+    found = top1(runs, clips, known, tested, init=init, key=key, seed=seed)
+    rmtree(runs)
+    return found
+
+
 def keys() -> Iterator[Key]:
     for number, steps in LABELS.items():
-        yield from starmap(Key, product(SETS, [number], steps, RATES, ARMS))
+        yield from starmap(Key, product(SETS, [number], steps, RATES, KEPT, ARMS))
 
 
 def best_key(
@@ -113,31 +134,52 @@ def best_key(
     return max(found, key=lambda key: spread(list(results[str(key)].values())).mean, default=None)
 
 
+def over_draws(results: dict[str, dict[str, float]], key: Key | None, draws: int) -> dict[int, float]:
+    """The mean over the first draws of the labels by unit; empty if one of them has not been run."""
+    if key is None:
+        return {}
+    found = [results.get(str(key._replace(draw=draw)), {}) for draw in range(draws)]
+    if min(map(len, found)) < FEWEST:
+        return {}
+    return {int(unit): fmean(units[unit] for units in found) for unit in found[0]}
+
+
 def labels_table(results: dict[str, dict[str, float]]) -> str:
     """The arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
-        for steps in (*LABELS[number], None):
+        for steps, draws in (*((steps, 1) for steps in LABELS[number]), (None, 1), (None, DRAWS)):
             best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
-            units = {
-                arm: {int(unit): value for unit, value in results[str(key)].items()}
-                for arm, key in best.items()
-                if key is not None
-            }
-            if SCRATCH not in units or len(units) < 2:  # not run yet
+            units = {arm: over_draws(results, key, draws) for arm, key in best.items()}
+            if not units[SCRATCH] or not any(units[arm] for arm in ARMS[1:]):  # not run yet
                 continue
             cells = []
             for arm, key in best.items():
-                if key is None:
+                if key is None or not units[arm]:
                     cells.append("")
                     continue
                 mean = spread(list(units[arm].values())).mean
                 difference = "" if arm == SCRATCH else difference_text(paired(units[arm], units[SCRATCH]))
-                cells.append(
-                    f"{mean:.1f} ({key.steps} steps, {key.rate})<br>{difference}".removesuffix("<br>")
-                )
-            rows.append([name, str(number or "all"), str(steps or "best"), str(len(units[SCRATCH])), *cells])
+                chosen = f"{key.steps} steps, {key.rate}, {100 * key.kept:g} %"
+                cells.append(f"{mean:.1f} ({chosen})<br>{difference}".removesuffix("<br>"))
+            shown = f"best, {draws} draws" if draws > 1 else str(steps or "best")
+            rows.append([name, str(number or "all"), shown, str(len(units[SCRATCH])), *cells])
     return markdown(["set", "labels a class", "steps", "units", *ARMS], rows)
+
+
+def kept_table(results: dict[str, dict[str, float]]) -> str:
+    """The larger share of kept tokens less the smaller one, with one learning rate, paired by unit."""
+    rows = []
+    for name, number in product(SETS, LABELS):
+        for arm, steps in product(ARMS, LABELS[number]):
+            keys = [Key(name, number, steps, RATES[0], kept, arm) for kept in KEPT]
+            few, many = (over_draws(results, key, 1) for key in keys)
+            if few and many:
+                means = [f"{fmean(units.values()):.1f}" for units in (few, many)]
+                labels = str(number or "all")
+                rows.append([name, labels, str(steps), arm, *means, difference_text(paired(many, few))])
+    shares = [f"{100 * kept:g} % kept" for kept in KEPT]
+    return markdown(["set", "labels a class", "steps", "pre-training", *shares, "difference"], rows)
 
 
 def main() -> None:
@@ -149,39 +191,37 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS, help="one of several; none: all")
     parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
     parser.add_argument("--labels", action="append", type=int, help="a class, 0: all; none: every number")
+    parser.add_argument(
+        "--draw", type=int, default=0, help="other labels and seeds, with the best settings of the first draw"
+    )
     parser.add_argument("--report", action="store_true", help=f"add the units to {RESULTS.name}")
     options = parser.parse_args()
     folder = options.folder.absolute()
+    results = json.loads(RESULTS.read_text())["results"]
+    for key, units in read_units(folder).items():
+        results[key] = results.get(key, {}) | units
     if options.report:
-        results = json.loads(RESULTS.read_text())["results"]
-        for key, units in read_units(folder).items():
-            results[key] = results.get(key, {}) | units
         RESULTS.write_text(json.dumps({"base": BASE, "results": results}, indent=1) + "\n")
-        print(labels_table(results))
+        print(labels_table(results), kept_table(results), sep="\n\n")
         return
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {number or None for number in options.labels or LABELS}
-    chosen = [key for key in keys() if key.name in (options.set or SETS) and key.number in numbers]
-    chosen = [key for key in chosen if key.arm in (options.arm or ARMS)]
-    for key, unit in product(chosen, options.unit or range(FEWEST)):
-        path = folder / f"{unit} {key}.json"
-        if path.exists():
-            continue
-        held_out, rows = clips.held_out(unit, key.name), clips.rows(key.name)
-        known = labeled([row for row, out in zip(rows, held_out, strict=True) if not out], key.number, unit)
-        tested = [row for row, out in zip(rows, held_out, strict=True) if out]
-        init = None
-        if key.arm != SCRATCH:
-            init = run_folder(encoders, key.arm, unit)
-            if not (init / "model.safetensors").exists():
-                pretrained(key.arm, unit, clips, encoders)
-        runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
-        found = top1(runs, clips, known, tested, init=init, key=key, unit=unit)
-        path.write_text(json.dumps(found))
-        print(path.name, f"{found:.1f}", flush=True)
-        rmtree(runs)
+    sets, arms, units = options.set or SETS, options.arm or ARMS, options.unit or range(FEWEST)
+    for arm, unit in product(arms, units):
+        if arm != SCRATCH:  # resumes, and leaves a complete run as it is
+            pretrained(arm, unit, clips, encoders)
+    chosen = [key for key in keys() if key.name in clips.sets and key.name in sets]
+    chosen = [key for key in chosen if key.number in numbers and key.arm in arms]
+    if options.draw:
+        best = {best_key(results, key.name, key.number, None, key.arm) for key in chosen}
+        chosen = [key._replace(draw=options.draw) for key in best if key is not None]
+    for key, unit in product(chosen, units):
+        if not (path := folder / f"{unit} {key}.json").exists():
+            found = of_unit(folder, clips, encoders, key, unit)
+            path.write_text(json.dumps(found))
+            print(path.name, f"{found:.1f}", flush=True)
 
 
 if __name__ == "__main__":

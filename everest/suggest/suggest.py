@@ -30,6 +30,7 @@ MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
+KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
 FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many as were measured
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
@@ -61,11 +62,7 @@ def choose_values(
         *_batch("pretrain", COMPARED * device.batch, "clips are compared with all others of a step"),
         *_batch("finetune", device.batch, f"fits {on}"),
         *([decay] if purpose == "scratch" else []),
-        Choice(
-            "finetune.selection",
-            {"strategy": "redundancy-robust", "keep_ratio": device.keep},
-            "the tokens that change most",
-        ),
+        _kept(device, purpose),
         *_augmentation(facts, purpose),
         *_labels(facts, purpose),
     ]
@@ -133,6 +130,14 @@ def _batch(stage: str, clips: int, reason: str) -> list[Choice]:
         Choice(f"{stage}.batch_size", clips, reason),
         Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / clips, 6), rate),
     ]
+
+
+def _kept(device: Device, purpose: Purpose) -> Choice:
+    keep, reason = device.keep, "the tokens that change most"
+    if purpose == "finetune" and keep < KEPT_AFTER_VIEWS:
+        keep = KEPT_AFTER_VIEWS
+        reason = "half of the tokens: after pre-training on evenly drawn ones, fewer were worse"
+    return Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason)
 
 
 def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:

@@ -3,7 +3,7 @@
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
 
-VIDEOS is the folder of actions or, with folders of its own, that of lips. Units, held-out groups and
+VIDEOS is the folder of actions, or that of lips with other folders of runs. Units, held-out groups and
 pre-trained encoders are the same as in view_features.py, whose folder of runs is given first. Each arm is
 fine-tuned with every number of steps, learning rate and share of kept tokens, and compared at its best ones.
 """
@@ -135,13 +135,14 @@ def best_key(
 
 
 def over_draws(results: dict[str, dict[str, float]], key: Key | None, draws: int) -> dict[int, float]:
-    """The mean over the first draws of the labels by unit; empty if one of them has not been run."""
+    """The mean over the first draws of the labels by unit; empty if too few units have them all."""
     if key is None:
         return {}
     found = [results.get(str(key._replace(draw=draw)), {}) for draw in range(draws)]
-    if min(map(len, found)) < FEWEST:
+    complete = [unit for unit in found[0] if all(unit in units for units in found)]
+    if len(complete) < FEWEST:
         return {}
-    return {int(unit): fmean(units[unit] for units in found) for unit in found[0]}
+    return {int(unit): fmean(units[unit] for units in found) for unit in complete}
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
@@ -173,11 +174,11 @@ def kept_table(results: dict[str, dict[str, float]]) -> str:
     for name, number in product(SETS, LABELS):
         for arm, steps in product(ARMS, LABELS[number]):
             keys = [Key(name, number, steps, RATES[0], kept, arm) for kept in KEPT]
-            few, many = (over_draws(results, key, 1) for key in keys)
-            if few and many:
-                means = [f"{fmean(units.values()):.1f}" for units in (few, many)]
-                labels = str(number or "all")
-                rows.append([name, labels, str(steps), arm, *means, difference_text(paired(many, few))])
+            smaller, larger = (over_draws(results, key, 1) for key in keys)
+            if smaller and larger:
+                means = [f"{fmean(units.values()):.1f}" for units in (smaller, larger)]
+                difference = difference_text(paired(larger, smaller))
+                rows.append([name, str(number or "all"), str(steps), arm, *means, difference])
     shares = [f"{100 * kept:g} % kept" for kept in KEPT]
     return markdown(["set", "labels a class", "steps", "pre-training", *shares, "difference"], rows)
 
@@ -190,9 +191,14 @@ def main() -> None:
     parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
     parser.add_argument("--set", action="append", choices=SETS, help="one of several; none: all")
     parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
-    parser.add_argument("--labels", action="append", type=int, help="a class, 0: all; none: every number")
+    numbers = [number or 0 for number in LABELS]
+    parser.add_argument("--labels", action="append", type=int, choices=numbers, help="a class, 0: all")
     parser.add_argument(
-        "--draw", type=int, default=0, help="other labels and seeds, with the best settings of the first draw"
+        "--draw",
+        type=int,
+        default=0,
+        choices=range(DRAWS),
+        help="another draw of labels and seeds, with the best settings",
     )
     parser.add_argument("--report", action="store_true", help=f"add the units to {RESULTS.name}")
     options = parser.parse_args()
@@ -207,21 +213,22 @@ def main() -> None:
     clips = Clips(options.videos.absolute(), load_recipe("small", overrides=BASE))
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {number or None for number in options.labels or LABELS}
+    chosen_numbers = {number or None for number in options.labels or LABELS}
     sets, arms, units = options.set or SETS, options.arm or ARMS, options.unit or range(FEWEST)
-    for arm, unit in product(arms, units):
+    chosen = [key for key in keys() if key.name in clips.sets and key.name in sets]
+    chosen = [key for key in chosen if key.number in chosen_numbers and key.arm in arms]
+    if options.draw:
+        best = [best_key(results, key.name, key.number, None, key.arm) for key in chosen]
+        chosen = [key._replace(draw=options.draw) for key in dict.fromkeys(best) if key is not None]
+    paths = {(key, unit): folder / f"{unit} {key}.json" for key, unit in product(chosen, units)}
+    missing = [each for each, path in paths.items() if not path.exists()]
+    for arm, unit in dict.fromkeys((key.arm, unit) for key, unit in missing):
         if arm != SCRATCH:  # resumes, and leaves a complete run as it is
             pretrained(arm, unit, clips, encoders)
-    chosen = [key for key in keys() if key.name in clips.sets and key.name in sets]
-    chosen = [key for key in chosen if key.number in numbers and key.arm in arms]
-    if options.draw:
-        best = {best_key(results, key.name, key.number, None, key.arm) for key in chosen}
-        chosen = [key._replace(draw=options.draw) for key in best if key is not None]
-    for key, unit in product(chosen, units):
-        if not (path := folder / f"{unit} {key}.json").exists():
-            found = of_unit(folder, clips, encoders, key, unit)
-            path.write_text(json.dumps(found))
-            print(path.name, f"{found:.1f}", flush=True)
+    for key, unit in missing:
+        found = of_unit(folder, clips, encoders, key, unit)
+        paths[key, unit].write_text(json.dumps(found))
+        print(paths[key, unit].name, f"{found:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,12 @@ from everest.sweep.statistics import paired, spread
 ARMS: Final = {"sc": "from scratch", "ft": "from pre-training"}
 LISTS: Final = ("val", "test")
 PRETRAIN: Final = ("pretrain.steps=1200", "pretrain.warmup_steps=120", "pretrain.probe.every=0")
-FINETUNE: Final = ("finetune.steps=800", "finetune.warmup_steps=80", "finetune.mixup=0")
+FINETUNE: Final = (
+    "finetune.steps=800",
+    "finetune.warmup_steps=80",
+    "finetune.mixup=0",
+    "finetune.selection.keep_ratio=0.15",
+)
 RESULTS: Final = HERE / "results" / "view_letters.json"
 Results = dict[str, dict[str, dict[str, float]]]  # accuracies by list, arm and seed
 

@@ -20,7 +20,7 @@ class Device:
     side: int  # of a square of as many pixels as a frame
     tubelet: tuple[int, int, int]
     batch: int
-    keep: float  # share of the tokens that fine-tuning encodes
+    keep: float  # share of the tokens that fine-tuning from scratch encodes
     speed: int  # clips per second in fine-tuning, assumed
 
 

@@ -134,9 +134,9 @@ def _batch(stage: str, clips: int, reason: str) -> list[Choice]:
 
 def _kept(device: Device, purpose: Purpose) -> Choice:
     keep, reason = device.keep, "the tokens that change most"
-    if purpose == "finetune" and keep < KEPT_AFTER_VIEWS:
+    if purpose != "scratch" and keep < KEPT_AFTER_VIEWS:
         keep = KEPT_AFTER_VIEWS
-        reason = "half of the tokens: after pre-training on evenly drawn ones, fewer were worse"
+        reason = "half of the tokens: fewer were worse after pre-training between views"
     return Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason)
 
 
@@ -235,7 +235,7 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     return (
         f"pre-training on {facts.pretrain_videos} videos may not be worth its time for a classifier of "
         f"{facts.videos} labeled ones: with so few real clips for it, fine-tuning gained on some kinds of "
-        "videos only (docs/evidence.md); `--init none` is the comparison"
+        "videos only (docs/evidence.md); a recipe without --pretrain is the comparison"
     )
 
 

@@ -29,7 +29,7 @@ from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
 from everest.sweep.statistics import paired, spread
 
-SETS: Final = ("interaction6", "cameramotion8", "weizmann10", LETTERS)
+SETS: Final = ("interaction6", "cameramotion8", "weizmann10", "surveillance2", "tabletennis2", LETTERS)
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
 ARMS: Final = (SCRATCH, PRETRAINED, "the same, 4 times the steps")
@@ -152,20 +152,19 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
         for steps, draws in (*((steps, 1) for steps in LABELS[number]), (None, 1), (None, DRAWS)):
             best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
             units = {arm: over_draws(results, key, draws) for arm, key in best.items()}
-            if not units[SCRATCH] or not any(units[arm] for arm in ARMS[1:]):  # not run yet
-                continue
-            cells = []
-            for arm, key in best.items():
-                if key is None or not units[arm]:
-                    cells.append("")
-                    continue
-                mean = spread(list(units[arm].values())).mean
-                difference = "" if arm == SCRATCH else difference_text(paired(units[arm], units[SCRATCH]))
-                chosen = f"{key.steps} steps, {key.rate}, {100 * key.kept:g} %"
-                cells.append(f"{mean:.1f} ({chosen})<br>{difference}".removesuffix("<br>"))
-            shown = f"best, {draws} draws" if draws > 1 else str(steps or "best")
-            rows.append([name, str(number or "all"), shown, str(len(units[SCRATCH])), *cells])
+            if units[SCRATCH] and any(units[arm] for arm in ARMS[1:]):  # else not run yet
+                cells = [arm_cell(best[arm], units[arm], units[SCRATCH]) for arm in ARMS]
+                shown = f"best, {draws} draws" if draws > 1 else str(steps or "best")
+                rows.append([name, str(number or "all"), shown, str(len(units[SCRATCH])), *cells])
     return markdown(["set", "labels a class", "steps", "units", *ARMS], rows)
+
+
+def arm_cell(key: Key | None, units: dict[int, float], from_scratch: dict[int, float]) -> str:
+    """The mean accuracy of an arm, its settings and its difference from scratch."""
+    if key is None or not units:
+        return ""
+    text = f"{fmean(units.values()):.1f} ({key.steps} steps, {key.rate}, {100 * key.kept:g} %)"
+    return text if key.arm == SCRATCH else f"{text}<br>{difference_text(paired(units, from_scratch))}"
 
 
 def kept_table(results: dict[str, dict[str, float]]) -> str:

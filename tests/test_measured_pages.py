@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from students import students_table
+from view_labels import DRAWS, SCRATCH, best_key, over_draws
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -186,6 +187,40 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
     rows = [row for row in map(cells, lines) if row and row[0] in SETS and len(row) == 6]
     assert len(rows) == 7
     assert [row[3:] for row in rows] == [values[SETS[row[0]], row[1], row[2]] for row in rows]
+
+
+LONGER = "the same, 4 times the steps"
+README_FEATURES = {
+    "nearest neighbors of an untrained encoder": "random encoder",
+    "nearest neighbors of an image of frame differences, no encoder": "difference image",
+    "nearest neighbors of the frozen pre-trained encoder, 600 steps": "the same, trained again",
+    "the same after 2400 steps of pre-training": LONGER,
+}
+README_LABELS = {  # labels a class, steps (None: the best number) and arm
+    "fine-tuned from scratch, two labels a class": (2, None, SCRATCH),
+    "fine-tuned from the encoder of 2400 steps, the same labels": (2, None, LONGER),
+    "fine-tuned from scratch with all labels, 400 steps": (None, 400, SCRATCH),
+    "fine-tuned from the encoder of 2400 steps, the same labels and steps": (None, 400, LONGER),
+}
+
+
+def test_the_readme_has_the_accuracies_of_real_clips():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    table = {row[0]: row[1:] for row in map(cells, lines) if row}
+    names = [SETS[title] for title in table["classifier"]]
+    features, labels = results("view_features")["results"], results("view_labels")["results"]
+    expected = {
+        title: [f"{fmean(unit[name]['knn'] for unit in features[arm].values()):.0f}" for name in names]
+        for title, arm in README_FEATURES.items()
+    }
+    for title, (number, steps, arm) in README_LABELS.items():
+        expected[title] = []
+        for name in names:
+            keys = {each: best_key(labels, name, number, steps, each) for each in (SCRATCH, LONGER)}
+            repeated = steps is None and all(over_draws(labels, key, DRAWS) for key in keys.values())
+            units = over_draws(labels, keys[arm], DRAWS if repeated else 1)
+            expected[title].append(f"{fmean(units.values()):.0f}" if units else "not run")
+    assert {title: table[title] for title in expected} == expected
 
 
 def test_the_tutorial_on_a_moving_camera_has_the_differences_of_the_claims():

@@ -35,7 +35,7 @@ PRETRAINED: Final = "contrast, uniform and camera"
 ARMS: Final = (SCRATCH, PRETRAINED, "the same, 4 times the steps")
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
     2: (100, 400),
-    None: (400, 1200),
+    None: (400, 1200, 2400),
     1: (100, 400),
     5: (100, 400),
 }

@@ -184,9 +184,10 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
         accuracy, _, difference = row[pretrained].partition("<br>")
         values[tuple(row[:3])] = [*(cell.partition(" (")[0] for cell in (row[scratch], accuracy)), difference]
     lines = (ROOT / "docs" / "tutorials" / "few-labels.md").read_text().splitlines()
-    rows = [row for row in map(cells, lines) if row and row[0] in SETS and len(row) == 6]
-    assert len(rows) == 7
-    assert [row[3:] for row in rows] == [values[SETS[row[0]], row[1], row[2]] for row in rows]
+    sets = SETS | {"fights, surveillance cameras": "surveillance2", "26 silently spoken letters": "letters26"}
+    rows = [row for row in map(cells, lines) if row and row[0] in sets and len(row) == 6]
+    assert len(rows) == 13
+    assert [row[3:] for row in rows] == [values[sets[row[0]], row[1], row[2]] for row in rows]
 
 
 LONGER = "the same, 4 times the steps"
@@ -201,6 +202,8 @@ README_LABELS = {  # labels a class, steps (None: the best number) and arm
     "fine-tuned from the encoder of 2400 steps, the same labels": (2, None, LONGER),
     "fine-tuned from scratch with all labels, 400 steps": (None, 400, SCRATCH),
     "fine-tuned from the encoder of 2400 steps, the same labels and steps": (None, 400, LONGER),
+    "fine-tuned from scratch with all labels, the best number of steps": (None, None, SCRATCH),
+    "fine-tuned from the encoder of 2400 steps, the same labels, its best": (None, None, LONGER),
 }
 
 

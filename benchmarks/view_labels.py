@@ -27,7 +27,7 @@ from view_features import BASE, pretrained, run_folder
 import everest
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
-from everest.sweep.statistics import paired, spread
+from everest.sweep.statistics import paired
 
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10", "surveillance2", "tabletennis2", LETTERS)
 SCRATCH: Final = "from scratch"
@@ -39,7 +39,8 @@ LABELS: Final = {  # numbers a class, None: all, and the steps for them
     1: (100, 400),
     5: (100, 400),
 }
-FEWEST: Final = 5  # units of each setting
+FIRST: Final = range(5)  # units of each setting, on which the best one is chosen
+WHOLE: Final = range(9)  # units of three whole partitions
 DRAWS: Final = 3  # of the labels and seeds; settings are chosen on the first one
 RATES: Final = (0.016, 0.004)  # base_lr; the first is the recipe's
 KEPT: Final = (0.15, 0.5)  # keep ratios; the first is the recipe's
@@ -130,32 +131,38 @@ def best_key(
 ) -> Key | None:
     """The settings of an arm with the highest mean; None for the steps: any number of them."""
     found = [key for key in keys() if (key.name, key.number, key.arm) == (name, number, arm)]
-    found = [key for key in found if steps in (None, key.steps) and len(results.get(str(key), ())) >= FEWEST]
-    return max(found, key=lambda key: spread(list(results[str(key)].values())).mean, default=None)
+    means = {
+        key: fmean(values)
+        for key in found
+        if steps in (None, key.steps) and (values := by_unit(results, key).values())
+    }
+    return max(means, key=means.__getitem__, default=None)
 
 
-def over_draws(results: dict[str, dict[str, float]], key: Key | None, draws: int) -> dict[int, float]:
-    """The mean over the first draws of the labels by unit; empty if too few units have them all."""
+def by_unit(
+    results: dict[str, dict[str, float]], key: Key | None, draws: int = 1, units: range = FIRST
+) -> dict[int, float]:
+    """The mean over the first draws of the labels by unit; empty if one of them was not run."""
     if key is None:
         return {}
     found = [results.get(str(key._replace(draw=draw)), {}) for draw in range(draws)]
-    complete = [unit for unit in found[0] if all(unit in units for units in found)]
-    if len(complete) < FEWEST:
+    if not all(str(unit) in values for values in found for unit in units):
         return {}
-    return {int(unit): fmean(units[unit] for units in found) for unit in complete}
+    return {unit: fmean(values[str(unit)] for values in found) for unit in units}
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
     """The arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
-        for steps, draws in (*((steps, 1) for steps in LABELS[number]), (None, 1), (None, DRAWS)):
+        of_steps = [(str(steps), steps, 1, FIRST) for steps in LABELS[number]]
+        repeated = (f"best, {DRAWS} draws", None, DRAWS, FIRST), ("best, 3 partitions", None, 1, WHOLE)
+        for shown, steps, draws, units in (*of_steps, ("best", None, 1, FIRST), *repeated):
             best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
-            units = {arm: over_draws(results, key, draws) for arm, key in best.items()}
-            if units[SCRATCH] and any(units[arm] for arm in ARMS[1:]):  # else not run yet
-                cells = [arm_cell(best[arm], units[arm], units[SCRATCH]) for arm in ARMS]
-                shown = f"best, {draws} draws" if draws > 1 else str(steps or "best")
-                rows.append([name, str(number or "all"), shown, str(len(units[SCRATCH])), *cells])
+            found = {arm: by_unit(results, key, draws, units) for arm, key in best.items()}
+            if found[SCRATCH] and any(found[arm] for arm in ARMS[1:]):  # else not run yet
+                cells = [arm_cell(best[arm], found[arm], found[SCRATCH]) for arm in ARMS]
+                rows.append([name, str(number or "all"), shown, str(len(units)), *cells])
     return markdown(["set", "labels a class", "steps", "units", *ARMS], rows)
 
 
@@ -173,7 +180,7 @@ def kept_table(results: dict[str, dict[str, float]]) -> str:
     for name, number in product(SETS, LABELS):
         for arm, steps in product(ARMS, LABELS[number]):
             keys = [Key(name, number, steps, RATES[0], kept, arm) for kept in KEPT]
-            smaller, larger = (over_draws(results, key, 1) for key in keys)
+            smaller, larger = (by_unit(results, key) for key in keys)
             if smaller and larger:
                 means = [f"{fmean(units.values()):.1f}" for units in (smaller, larger)]
                 difference = difference_text(paired(larger, smaller))
@@ -213,7 +220,7 @@ def main() -> None:
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     chosen_numbers = {number or None for number in options.labels or LABELS}
-    sets, arms, units = options.set or SETS, options.arm or ARMS, options.unit or range(FEWEST)
+    sets, arms, units = options.set or SETS, options.arm or ARMS, options.unit or FIRST
     chosen = [key for key in keys() if key.name in clips.sets and key.name in sets]
     chosen = [key for key in chosen if key.number in chosen_numbers and key.arm in arms]
     if options.draw:

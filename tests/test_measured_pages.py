@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from students import students_table
-from view_labels import DRAWS, SCRATCH, best_key, over_draws
+from view_labels import DRAWS, SCRATCH, best_key, by_unit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -220,8 +220,8 @@ def test_the_readme_has_the_accuracies_of_real_clips():
         expected[title] = []
         for name in names:
             keys = {each: best_key(labels, name, number, steps, each) for each in (SCRATCH, LONGER)}
-            repeated = steps is None and all(over_draws(labels, key, DRAWS) for key in keys.values())
-            units = over_draws(labels, keys[arm], DRAWS if repeated else 1)
+            repeated = steps is None and all(by_unit(labels, key, DRAWS) for key in keys.values())
+            units = by_unit(labels, keys[arm], DRAWS if repeated else 1)
             expected[title].append(f"{fmean(units.values()):.0f}" if units else "not run")
     assert {title: table[title] for title in expected} == expected
 

@@ -42,6 +42,12 @@ LABELS: Final = {  # numbers a class, None: all, and the steps for them
 FIRST: Final = range(5)  # units of each setting, on which the best one is chosen
 WHOLE: Final = range(9)  # units of three whole partitions
 DRAWS: Final = 3  # of the labels and seeds; settings are chosen on the first one
+BEST: Final = {  # the best settings of each arm, with draws and units: the last ones are the most certain
+    "best": (1, FIRST),
+    f"best, {DRAWS} draws": (DRAWS, FIRST),
+    "best, 3 partitions": (1, WHOLE),
+    f"best, {DRAWS} draws, 3 partitions": (DRAWS, WHOLE),
+}
 RATES: Final = (0.016, 0.004)  # base_lr; the first is the recipe's
 KEPT: Final = (0.15, 0.5)  # keep ratios; the first is the recipe's
 RESULTS: Final = HERE / "results" / "view_labels.json"
@@ -156,8 +162,7 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
         of_steps = [(str(steps), steps, 1, FIRST) for steps in LABELS[number]]
-        repeated = (f"best, {DRAWS} draws", None, DRAWS, FIRST), ("best, 3 partitions", None, 1, WHOLE)
-        for shown, steps, draws, units in (*of_steps, ("best", None, 1, FIRST), *repeated):
+        for shown, steps, draws, units in (*of_steps, *((shown, None, *of) for shown, of in BEST.items())):
             best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
             found = {arm: by_unit(results, key, draws, units) for arm, key in best.items()}
             if found[SCRATCH] and any(found[arm] for arm in ARMS[1:]):  # else not run yet

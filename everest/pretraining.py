@@ -53,7 +53,8 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
-            f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several"
+            f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
+            "more videos with data.pretrain"
         )
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
@@ -158,8 +159,8 @@ def _views_text(training: Training, rows: Sequence[Row]) -> str:
         plan = training.plan  # other draws of a video are no candidates
         videos = min(plan.videos_per_step, len(training.clips))
         chance = (plan.views - 1) / (plan.views * videos - 1)
-        found = f"{means['view_top1']:.0%} of the clips find their video in a step (chance {chance:.0%})"
-        parts.insert(0, found)
+        found = f"{means['view_top1']:.0%} of the clips find their video in a step"
+        parts.insert(0, f"{found} (view_top1; chance {chance:.0%})")
     if "camera_loss" in means:
         parts.append(
             f"the motion of a camera is predicted with an error of {means['camera_loss']:.2f} (guessing: 1)"

@@ -98,6 +98,8 @@ def suggest(
         if pretrain is not None or unlabeled:
             _check_held_out(pretrain, settings, data, divided=divided is not None)
         facts = examine_data(settings, labeled=not unlabeled)
+        if facts.pretrain_videos == 1:
+            raise RecipeError(f"--pretrain {pretrain}: one video; pre-training compares several: name more")
         if divided is not None:
             section = divided.in_place(section)
         purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
@@ -151,7 +153,8 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
     videos = counted(len(shared), "video")
     if shared and divided:
         raise RecipeError(
-            f"--pretrain {source}: has {videos} of {data}, whose folders are classes; name another folder"
+            f"--pretrain {source}: has {videos} of {data}, whose folders are classes; name another folder, "
+            "or divide it into lists (everest prepare split): --train train.csv --pretrain train.csv"
         )
     if shared:
         option = f"--pretrain {source}" if source else f"--unlabeled {data}"

@@ -37,7 +37,10 @@ InitName = Annotated[
 ]
 DecoderMode = Annotated[
     Decoder | None,
-    typer.Option("--decoder", help="Of --init: keep it, or start fresh. Default: keep it if it fits."),
+    typer.Option(
+        "--decoder",
+        help="Of --init, between views the projector: keep it, or start fresh. Default: keep it if it fits.",
+    ),
 ]
 
 

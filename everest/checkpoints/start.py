@@ -134,17 +134,14 @@ def start_pretraining(
     given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
     if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
+    given |= _kept_part("camera_head", "the layer that predicts a camera's motion", own, start, notify)
     if isinstance(model, ViewModel):
         if start.init.decoder == "keep":
             raise CheckpointError(
                 f"{source}: pretrain.objective=views has no decoder to keep; leave out --decoder keep"
             )
-        projector = {name: x for name, x in weights.tensors.items() if name.startswith("projector.")}
-        fits = {name: x.shape for name, x in projector.items()} == {
-            name: x.shape for name, x in own.items() if name.startswith("projector.")
-        }
-        notify("the projector is kept, too" if fits else "the projector starts fresh")
-        load_tensors(model, own | given | (projector if fits else {}), source=source)
+        given |= _kept_part("projector", "the projector", own, start, notify)
+        load_tensors(model, own | given, source=source)
         return
     decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
     decoder = fitted(decoder, saved, spec, notify=lambda text: None)
@@ -160,6 +157,20 @@ def start_pretraining(
         notify("the decoder is kept, too")
         given |= decoder
     load_tensors(model, own | given, source=source)
+
+
+def _kept_part(
+    name: str, title: str, own: dict[str, Tensor], start: Start, notify: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The tensors of a part of a model, if the start has the same part and keeps it; else none."""
+    shapes = {key: tensor.shape for key, tensor in own.items() if key.startswith(f"{name}.")}
+    if not shapes:
+        return {}
+    tensors = start.weights.tensors if start.weights is not None else {}
+    kept = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    fits = {key: tensor.shape for key, tensor in kept.items()} == shapes and start.init.decoder != "fresh"
+    notify(f"{title} {'is kept, too' if fits else 'starts fresh'}")
+    return kept if fits else {}
 
 
 def _decoder_problem(

@@ -212,10 +212,12 @@ def _token_counts(recipe: Recipe) -> Problems:
             yield (stage, "selection", "keep_ratio"), f"{ends[0]} keeps none of {grid.num_tokens} tokens"
         if not visible:
             verb = "lets the encoder see" if stage == "pretrain" else "keeps"
-            yield (stage, "selection"), f"{verb} none of {grid.num_tokens} tokens"
+            fix = "raise keep_ratio" if getattr(selection, "visible_ratio", 0) is None else "keep more tokens"
+            yield (stage, "selection"), f"{verb} none of {grid.num_tokens} tokens; {fix}"
         predicts = stage == "pretrain" and recipe.pretrain.objective == "pixels"
         if predicts and (not target or visible == grid.num_tokens):
-            yield (stage, "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
+            fix = "; set visible_ratio" if getattr(selection, "visible_ratio", 0) is None else ""
+            yield (stage, "selection"), f"leaves none of {grid.num_tokens} tokens to predict{fix}"
         if stage == "finetune" and target:
             text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
             key = "strategy" if is_import_path(selection.strategy) else "visible_ratio"

@@ -214,6 +214,8 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
             written = merged.origins.get((stage, "selection", "keep_ratio"))
             if written is None or written.layer < chosen.layer:
                 own.remove("keep_ratio")
+        if strategy == "random" and selection.get("visible_ratio", 0) is None:
+            own.remove("visible_ratio")  # null is of strategies that keep a part of the tokens
         idle = []
         for key in sorted(known.intersection(selection).difference(own)):
             del selection[key]

@@ -28,7 +28,7 @@ _MESSAGES = {
     "tuple_type": "must be a list, not {got}",
     "too_long": "must have {max_length} entries, not {actual_length}",
     "too_short": "must have at least {min_length} entry",
-    "missing": "an entry is missing",
+    "missing": "must be given",
     "dict_type": "must be a mapping of keys, not {got}",
     "dataclass_type": "must be a mapping of keys, not {got}",
     "model_attributes_type": "must be a mapping of keys, not {got}",

@@ -27,10 +27,10 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         unit = "epochs" if settings.steps is None else "steps"
         budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
         key = f"{stage}.warmup_{unit}"
+        fix = f"set {key}={budget // 10}"
         if warmup is not None and warmup >= budget:
-            yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises"
+            yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises; {fix}"
         elif warmup is not None and 2 * warmup > budget:
-            fix = f"set {key}={max(1, budget // 10)}"
             yield f"{key} ({warmup}) is more than half of {budget} {unit}; a tenth is usual: {fix}"
 
 

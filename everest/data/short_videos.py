@@ -65,6 +65,8 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     if fitting is not None and views.sampling == "dense":
         return f"{text}; {key}.stride={fitting} fits"
     frames = _short_length(lengths)
+    if frames < 2:
+        return f"{text}; most are single images, which show no motion"
     return f"{text}; lower data.frames: most videos have {frames} frames{rate} or more"
 
 

@@ -99,9 +99,14 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         ]
         if known:
             yield f"{start}same class among the 10 nearest videos of other groups: {', '.join(known)}"
-        warning = knows_group(found["by_class"] or 0, found["by_group"] or 0)
-        if warning is not None:
+        of_class, of_group = found["by_class"], found["by_group"]
+        if of_class is None or of_group is None:
+            continue
+        if warning := knows_group(of_class, of_group):
             yield f"{start}warning: {warning}"
+        else:
+            same = f"the same class in {of_class:.1f} %, of another class the same group in {of_group:.1f} %"
+            yield f"{start}the nearest video of another group has {same}"
 
 
 def percent(value: float) -> str:

@@ -96,7 +96,8 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
     probed = any(_is_drawn(run.probe) for run in runs)
     ranked = any(_is_drawn(run.rank_me) for run in runs)
     compared = any(_is_drawn(run.loss_ratio) for run in runs)
-    heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * (compared + ranked)), 1.3]
+    viewed = any(_is_drawn(run.view_top1) for run in runs)
+    heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * (compared + ranked + viewed)), 1.3]
     styles: list[Any] = [
         {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
         for i in range(len(runs))
@@ -117,7 +118,14 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
                 panel, "top1", "of simple classifiers of the features", [run.probe_chance for run in runs]
             )
         if compared:
-            _draw_ratios(panels[-2 - ranked], runs, styles)
+            _draw_ratios(panels[-2 - ranked - viewed], runs, styles)
+        if viewed:
+            panel = panels[-2 - ranked]
+            for run, style in zip(runs, styles, strict=True):
+                panel.plot(run.view_top1.x, smooth(run.view_top1.y), **TRAINING, **style)
+            panel.set_title("clips that find their video in a step (view_top1)", **TITLE)
+            panel.set_ylabel("found (%)")
+            panel.set_ylim(0, 100)
         if ranked:
             panel = panels[-2]
             for run, style in zip(runs, styles, strict=True):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from everest.figures.camera import CameraView
-from everest.figures.mask_view import GRAY, RED, TINT, MaskView
+from everest.figures.mask_view import GRAY, RED, TINT, MaskView, draws_evenly
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByChange, ByEmbedding, ByImportance
 from everest.system.text import escape_bytes
@@ -103,6 +103,8 @@ def choice_text(view: MaskView) -> str:
         return f"keeps the tokens with the highest scores ({SCORES[selector.score]})"
     ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
     text = CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
+    if draws_evenly(selector):
+        return "draws tokens, all with the same probability"
     if not text or not isinstance(selector, ByChange):
         return text
     if selector.slice_cap is not None:
@@ -180,6 +182,12 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         entries.append(LegendLine("original colors: visible to the encoder"))
     for choice in dict.fromkeys(f"{view.title}: {text}" for view in views if (text := choice_text(view))):
         entries.append(LegendLine(choice))
+    if len({id(view.selector) for view in views}) < len(views):
+        entries.append(
+            LegendLine(
+                "views: other draws, here of one clip; in training each has a window and a crop of its own"
+            )
+        )
     if any(view.importance is not None for view in views):
         text = "importance: yellow is high"
         if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
@@ -215,7 +223,9 @@ def is_tinted(views: Sequence[MaskView]) -> bool:
 
     Needed for masks that keep all tokens, which differ in the visible ones only.
     """
-    return len(views) > 1 and any(view.importance is None and view.rebuilt is None for view in views)
+    return len(views) > 1 and any(
+        view.importance is None and view.rebuilt is None and hides(view) for view in views
+    )
 
 
 def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:

@@ -15,12 +15,17 @@ from torch import Tensor
 from everest.figures.camera import CameraView
 from everest.methods.grid import TokenGrid, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE
-from everest.methods.ranked import ByEmbedding
+from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
 
 RED = (0.9, 0.15, 0.1)
 TINT = 0.55  # how far a predicted token is faded to red
 GRAY = 0.55  # of omitted tokens: neither black nor white, which videos contain
+
+
+def draws_evenly(selector: Selector) -> bool:
+    """Whether a strategy draws all tokens with the same probability, whatever their importance."""
+    return isinstance(selector, Drawn) and selector.uniform == 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.camera import view_camera
-from everest.figures.mask_view import GRAY, MaskView, in_colors, to_frames, to_patches
+from everest.figures.mask_view import GRAY, MaskView, draws_evenly, in_colors, to_frames, to_patches
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.learned import LearnedImportance
@@ -205,7 +205,7 @@ def _view(
         grid=grid,
         kept=torch.cat([visible, target]).unique().cpu(),
         visible=visible.cpu(),
-        importance=None if importance is None else importance[0].cpu(),
+        importance=None if importance is None or draws_evenly(selector) else importance[0].cpu(),
         frames=in_colors(frames.clamp(0, 1).cpu()),
         predicted=predicted,
         with_truth=with_truth,

@@ -50,6 +50,7 @@ class RunCurves:
     mean_loss: Curve  # (P,) of predicting the mean of the same targets
     loss_ratio: Curve  # (P,) the former loss over the latter
     rank_me: Curve  # (P,) the effective dimensions of the features
+    view_top1: Curve  # (R,) percent of the clips that find their video in a step; empty without views
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
@@ -79,6 +80,11 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         metric = metric_of_run(run, validations)
         # The better probe that the run has.
         measured = (key for key in ACCURACIES if any(row.get(key) is not None for row in probes))
+        found = [
+            {"step": row["step"], "percent": 100 * row["view_top1"]}
+            for row in steps
+            if row.get("view_top1") is not None
+        ]
         ratios = [{"step": row["step"], "ratio": _ratio(row)} for row in probes]
         curves.append(
             RunCurves(
@@ -95,6 +101,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
                 loss_ratio=_curve(x_of_step, ratios, "ratio"),
                 rank_me=_curve(x_of_step, probes, "rank_me"),
+                view_top1=_curve(x_of_step, found, "percent"),
             )
         )
     return curves

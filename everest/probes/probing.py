@@ -31,6 +31,7 @@ from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
+from everest.models.views import ViewModel
 from everest.probes import list_probe
 from everest.probes.baselines import difference_image
 from everest.probes.probe_loop import announce_probes
@@ -170,6 +171,8 @@ class Prober(Probing):
             return out.loss.item()
 
         passes = [] if self.clips.held_out is None else self._over(self.clips.held_out, loss)
+        if isinstance(model, ViewModel):
+            passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]

@@ -31,6 +31,7 @@ FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
+FEW_LABELS: Final = 5  # a class: up to here fine-tuning was measured to gain from few videos
 FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many as were measured
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
@@ -232,10 +233,17 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     """A sentence if the videos for pre-training are so few that a classifier may gain nothing; None else."""
     if not 0 < facts.pretrain_videos < FEW_UNLABELED:
         return None
+    found = (
+        "is worth a trial: fine-tuning gained on two of six kinds of real clips, and on the others nothing"
+    )
+    if facts.classes:
+        labels = facts.videos / facts.classes
+        if labels > FEW_LABELS:
+            found = "may not be worth its time: with enough steps, fine-tuning from scratch was about as good"
+        found = f"and {labels:.3g} labels a class: {found}"
     return (
-        f"pre-training on {facts.pretrain_videos} videos may not be worth its time for a classifier of "
-        f"{facts.videos} labeled ones: with so few real clips for it, fine-tuning gained on some kinds of "
-        "videos only (docs/evidence.md); a recipe without --pretrain is the comparison"
+        f"pre-training on {facts.pretrain_videos} videos {found} (docs/tutorials/few-labels.md); a recipe "
+        "without --pretrain is the comparison"
     )
 
 

@@ -153,6 +153,9 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
         for work in sweep.works.values():
             work.write_recipe(folder)
         sweep.write()
+        if sweep.works:
+            waiting = counted(len(sweep.works), "job")
+            report(notice(f"{waiting} to run; {folder / '*' / '*.log'} have the messages of running ones"))
         run_jobs(
             [sweep.job(work) for work in sweep.works.values()],
             environments=processes.environments,

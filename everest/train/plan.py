@@ -108,7 +108,10 @@ def plan_stage(
     if rest:
         parts = f"{processes} processes" + (f" x {views} clips of a video" if views > 1 else "")
         parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
-        raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
+        nearest = max(1, round(stage.batch_size / (processes * unit))) * processes * unit
+        raise RecipeError(
+            f"batch_size {stage.batch_size} does not divide over {parts}; {nearest} is the nearest that does"
+        )
     largest = share if compares else min(share, max(1, largest_micro_batch // unit))
     if isinstance(stage, TokenizerSettings):
         base_lr, peak_lr = None, stage.lr

@@ -302,7 +302,7 @@ def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
 
 def test_a_run_that_only_or_mostly_warms_up_is_named():
     text = "pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"
-    assert notices_of("ucf101", "pretrain.epochs=2") == [text]
+    assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=0"]
     for steps, found in ((166, []), (165, ["more than half of 165"]), (83, ["none of 83"])):
         overrides = ["finetune.epochs=null", "finetune.warmup_steps=83", f"finetune.steps={steps}"]
         notices = notices_of("small", *overrides)

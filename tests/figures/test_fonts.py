@@ -47,7 +47,7 @@ FRAMES = torch.zeros(2, 16, 16, 3)
 NO_CURVE = Curve(np.zeros(0), np.zeros(0))
 CURVE = Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))
 CURVES = ("loss", "lr", "validation_loss", "validation")
-NO_CURVES = ("probe", "held_out_loss", "mean_loss", "loss_ratio", "rank_me")
+NO_CURVES = ("probe", "held_out_loss", "mean_loss", "loss_ratio", "rank_me", "view_top1")
 RUN = RunCurves(
     name=NAME,
     **dict.fromkeys(("metric", "chance", "probe_chance")),

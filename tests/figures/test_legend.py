@@ -146,6 +146,19 @@ def test_the_counts_are_the_numbers_of_tokens():
     assert [row.note for row in several[1:3]] == ["keeps 50 % = 96 of 192"] * 2
 
 
+def test_views_of_uniform_draws_have_no_importance_and_hide_nothing():
+    selector = make_selector("drawn", kept=None, settings={"uniform": 1.0, "visible_ratio": None})
+    clip = torch.randint(0, 256, (3, 8, 48, 64), generator=torch.Generator().manual_seed(0)).byte()
+    pair = [("drawn, view 1", selector), ("drawn, view 2", selector)]
+    views = view_masks(clip, pair, model=None, tubelet=(2, 8, 8), seed=0)
+    assert views[0].kept.tolist() != views[1].kept.tolist()
+    assert [row.label for row in rows_of(views)] == ["original", "drawn, view 1", "drawn, view 2"]
+    legend = [line.text for line in legend_of(views, numbered=True)]
+    assert "drawn, view 1: draws tokens, all with the same probability" in legend
+    assert sum(line.startswith("views: other draws, here of one clip") for line in legend) == 1
+    assert not any("importance" in line or "reddish" in line for line in legend)
+
+
 @pytest.mark.parametrize("strategies", [["redundancy-robust"], ["tube"], ["redundancy-robust", "tube"]])
 def test_every_color_of_the_pixels_is_in_the_legend(strategies: list[str]):
     assert set(CHOICES) == set(STRATEGIES)

@@ -258,6 +258,18 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     assert ranks.get_ylim()[0] == 0
 
 
+def test_clips_that_find_their_video_have_a_panel(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"view_top1": 0.25 * row["step"]} if "loss" in row else row for row in lines]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (curves,) = read_curves([run], x="steps")
+    assert curves.view_top1.y.tolist() == [25 * step for step in curves.view_top1.x]
+    _, found, _ = draw_curves(tmp_path / "v.png", [curves], x="steps").axes
+    assert "(view_top1)" in found.get_title(loc="left")
+    assert found.get_ylim() == (0, 100)
+
+
 def test_the_ratio_of_the_first_probe_is_seen_and_a_loss_that_is_not_finite_is_a_gap(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=4)
     row = '{"step": %d, "probe_knn": null, "rank_me": 5.0, "heldout_loss": %s, "heldout_mean_loss": 1.0}\n'

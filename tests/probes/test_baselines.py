@@ -10,6 +10,7 @@ import torch
 from small_runs import called, json_of
 
 import everest
+from everest.evaluation.metric_text import nearest_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
 from everest.probes.list_probe import class_and_group, leave_one_out, precision_of_nearest
@@ -92,6 +93,26 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
     shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
     for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("of_class", "of_group", "expected"),
+    [
+        (
+            52.0,
+            35.0,
+            "the nearest video of another group has the same class in 52.0 %, of another class the same",
+        ),
+        (40.0, 50.0, "warning: the features know the group better than the class"),
+        (40.0, None, None),  # each group has one class
+    ],
+)
+def test_the_shares_of_class_and_group_are_always_shown(
+    of_class: float, of_group: float | None, expected: str | None
+):
+    found = {"precision@10": None, "baselines": {}, "by_class": of_class, "by_group": of_group}
+    shown = list(nearest_texts({"": {"retrieval": found}}))
+    assert [line.startswith(expected or "") for line in shown] == ([True] if expected else [])
 
 
 def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_path: Path, clip_files: Path):

@@ -23,7 +23,7 @@ from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
 from everest.suggest.devices import DEVICES
-from everest.suggest.suggest import choose_values, recipe_text, side_words
+from everest.suggest.suggest import choose_values, pretraining_notice, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
@@ -282,7 +282,8 @@ def test_views_that_show_the_same_are_evaluated_once():
 
 def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path, mine: Path):
     (unlabeled := tmp_path / "unlabeled").mkdir()
-    shutil.copy(class_folders / "run" / "0.mp4", unlabeled)
+    for number in range(2):
+        shutil.copy(class_folders / "run" / "0.mp4", unlabeled / f"{number}.mp4")
     options = [SUGGEST, class_folders, "--device", "cpu", "-o", mine, "--overwrite"]
     lines = called(*options).stderr.splitlines()
     assert "finetune: 600 steps of 16 clips, about 3 min at 60 clips/s (assumed)" in lines
@@ -410,13 +411,15 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
     assert f"warning: --pretrain {data} has 2 videos of the validation or test list" in shown.stderr
     (tmp_path / "short").mkdir()
     frames = torch.zeros(16, 32, 32, 3, dtype=torch.uint8)
-    write_video(tmp_path / "short" / "a.mp4", frames, fps=16)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "short" / name, frames, fps=16)
     options = [SUGGEST, data, "--overwrite", "-q", "-o", mine]
     shown = called(*options, "--pretrain", tmp_path / "short")
     assert "of the validation" not in shown.stderr
     recipe = load_recipe(mine)
     assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 2)  # of 16 frames, and of 32
-    (tmp_path / "short" / "a.mp4").write_bytes(b"")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "short" / name).write_bytes(b"")
     before = mine.read_text()
     message = refused(*options, "--pretrain", tmp_path / "short", code=4)
     assert "none of the videos can be read; the first: " in message
@@ -610,6 +613,31 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
 
 
 def test_few_videos_for_pretraining_are_said_to_be_few(class_folders: Path, clip_files: Path, mine: Path):
-    command, few = [SUGGEST, class_folders, "-o", mine, "--overwrite"], "videos may not be worth its time for"
-    assert few in called(*command, "--pretrain", clip_files).stderr
-    assert few not in called(*command).stderr
+    command = [SUGGEST, class_folders, "-o", mine, "--overwrite"]
+    assert "labels a class: is worth a trial" in called(*command, "--pretrain", clip_files).stderr
+    assert "without --pretrain" not in called(*command).stderr
+
+
+def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: Path, mine: Path):
+    one = mine.parent / "one.csv"
+    one.write_text(f"{clip_files / 'clip0.mp4'}\n")
+    message = refused(SUGGEST, class_folders, "-o", mine, "--pretrain", one, code=2)
+    assert "one.csv: one video; pre-training compares several" in message
+    assert not mine.exists()
+
+
+@pytest.mark.parametrize(
+    ("videos", "classes", "unlabeled", "found"),
+    [
+        (12, 6, 504, "pre-training on 504 videos and 2 labels a class: is worth a trial: "),
+        (59, 6, 504, "pre-training on 504 videos and 9.83 labels a class: may not be worth its time: "),
+        (59, 0, 504, "pre-training on 504 videos is worth a trial: "),  # labels are numbers
+        (12, 6, 1000, None),
+        (12, 6, 0, None),
+    ],
+)
+def test_the_notice_on_pretraining_depends_on_the_labels_a_class(
+    videos: int, classes: int, unlabeled: int, found: str | None
+):
+    text = pretraining_notice(facts_of(videos, classes=classes, pretrain_videos=unlabeled))
+    assert text is None if found is None else (text or "").startswith(found)

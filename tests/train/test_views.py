@@ -75,6 +75,24 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
 
 
+@pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])
+def test_projector_and_camera_layer_are_kept_unless_fresh(
+    recipe: Path, views_run: Path, tmp_path: Path, options: tuple[str, ...]
+):
+    still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
+    command = ("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *still, "--init", views_run, *options)
+    shown = called(*command, "-o", tmp_path / "run").stderr
+    kept = "starts fresh" if options else "is kept, too"
+    before, after = (weights(folder) for folder in (views_run, tmp_path / "run"))
+    for title, name in (
+        ("projector", "projector.hidden"),
+        ("layer that predicts a camera's motion", "camera_head"),
+    ):
+        assert f"the {title} {kept}" in shown
+        same = torch.allclose(before[f"{name}.weight"], after[f"{name}.weight"], atol=1e-6)
+        assert same == (not options)
+
+
 def test_profile_counts_encoder_projector_and_camera(recipe: Path):
     def gmacs(*options: str) -> float:
         stage = json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]
@@ -184,7 +202,9 @@ def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):
     given = [*VIEWS, *CAMERA, "--set", "pretrain.batch_size=8"]
     shown = called("pretrain", "--recipe", recipe, *given, "-o", tmp_path / "run-pretrain").stderr
-    assert "of the clips find their video in a step (chance 14%)" in shown  # one of seven other clips
+    assert (
+        "of the clips find their video in a step (view_top1; chance 14%)" in shown
+    )  # one of seven other clips
     assert "(guessing: 1)" in shown
     assert f"--init {tmp_path / 'run-pretrain'} --output {tmp_path / 'run'}\n" in shown
     missing = refused("probe", "-c", tmp_path / "run-pretrain", "--set", "data.test=null", code=2)

@@ -234,7 +234,7 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     if not 0 < facts.pretrain_videos < FEW_UNLABELED:
         return None
     found = (
-        "is worth a trial: fine-tuning gained on two of six kinds of real clips, and on the others nothing"
+        "is worth a trial: fine-tuning gained on two of six sets of clips, and on the others nothing"
     )
     if facts.classes:
         labels = facts.videos / facts.classes

@@ -233,9 +233,7 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     """A sentence if the videos for pre-training are so few that a classifier may gain nothing; None else."""
     if not 0 < facts.pretrain_videos < FEW_UNLABELED:
         return None
-    found = (
-        "is worth a trial: fine-tuning gained on two of six sets of clips, and on the others nothing"
-    )
+    found = "is worth a trial: fine-tuning gained on two of six sets of clips, and on the others nothing"
     if facts.classes:
         labels = facts.videos / facts.classes
         if labels > FEW_LABELS:

@@ -32,13 +32,13 @@ def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
 def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
     """A measure of a set by arm and unit.
 
-    A unit that an older version has run, and an image, may be without it.
+    A unit that an older version has run, and an image, may be without it. Two units are not shown.
     """
     values = {
         arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
         for arm, units in results.items()
     }
-    return {arm: units for arm, units in values.items() if len(units) > 1}
+    return {arm: units for arm, units in values.items() if len(units) > 2}
 
 
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:

@@ -300,6 +300,13 @@ def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
     assert notices_of(*options, "tokenizer.loss.gan=0.1", "tokenizer.loss.perceptual=0.1") == []
 
 
+def test_random_tokens_take_no_null_from_the_short_form_of_views():
+    selection = load_recipe(
+        "small-views", overrides=["pretrain.selection.strategy=random"]
+    ).pretrain.selection
+    assert selection == RandomSpaceTime()
+
+
 def test_a_run_that_only_or_mostly_warms_up_is_named():
     text = "pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"
     assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=0"]

@@ -93,6 +93,16 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(
         assert same == (not options)
 
 
+def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(
+    recipe: Path, tmp_path: Path, clip_files: Path
+):
+    (one := tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'} 0\n")
+    probe = ("--set", "pretrain.probe={every: 1, list: train.csv}", "--set", f"data.val={one}")
+    called("pretrain", "--recipe", recipe, *VIEWS, *probe, "-o", tmp_path / "run")
+    rows = [row for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
+    assert {row["heldout_loss"] for row in rows} == {None}
+
+
 def test_profile_counts_encoder_projector_and_camera(recipe: Path):
     def gmacs(*options: str) -> float:
         stage = json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]

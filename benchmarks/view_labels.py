@@ -140,12 +140,12 @@ def best_key(
     means = {
         key: fmean(values)
         for key in found
-        if steps in (None, key.steps) and (values := by_unit(results, key).values())
+        if steps in (None, key.steps) and (values := measured_units(results, key).values())
     }
     return max(means, key=means.__getitem__, default=None)
 
 
-def by_unit(
+def measured_units(
     results: dict[str, dict[str, float]], key: Key | None, draws: int = 1, units: range = FIRST
 ) -> dict[int, float]:
     """The mean over the first draws of the labels by unit; empty if one of them was not run."""
@@ -164,7 +164,7 @@ def labels_table(results: dict[str, dict[str, float]]) -> str:
         of_steps = [(str(steps), steps, 1, FIRST) for steps in LABELS[number]]
         for shown, steps, draws, units in (*of_steps, *((shown, None, *of) for shown, of in BEST.items())):
             best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
-            found = {arm: by_unit(results, key, draws, units) for arm, key in best.items()}
+            found = {arm: measured_units(results, key, draws, units) for arm, key in best.items()}
             if found[SCRATCH] and any(found[arm] for arm in ARMS[1:]):  # else not run yet
                 cells = [arm_cell(best[arm], found[arm], found[SCRATCH]) for arm in ARMS]
                 rows.append([name, str(number or "all"), shown, str(len(units)), *cells])
@@ -185,7 +185,7 @@ def kept_table(results: dict[str, dict[str, float]]) -> str:
     for name, number in product(SETS, LABELS):
         for arm, steps in product(ARMS, LABELS[number]):
             keys = [Key(name, number, steps, RATES[0], kept, arm) for kept in KEPT]
-            smaller, larger = (by_unit(results, key) for key in keys)
+            smaller, larger = (measured_units(results, key) for key in keys)
             if smaller and larger:
                 means = [f"{fmean(units.values()):.1f}" for units in (smaller, larger)]
                 difference = difference_text(paired(larger, smaller))

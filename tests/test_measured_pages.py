@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from students import students_table
-from view_labels import BEST, SCRATCH, best_key, by_unit
+from view_labels import BEST, SCRATCH, best_key, measured_units
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -225,7 +225,7 @@ def test_the_readme_has_the_accuracies_of_real_clips():
         for name in names:
             keys = {each: best_key(labels, name, number, steps, each) for each in (SCRATCH, LONGER)}
             ways = list(BEST.values())[: 1 if steps else None]
-            found = [{each: by_unit(labels, key, *way) for each, key in keys.items()} for way in ways]
+            found = [{each: measured_units(labels, key, *way) for each, key in keys.items()} for way in ways]
             complete = [units[arm] for units in found if all(units.values())]
             expected[title].append(f"{fmean(complete[-1].values()):.0f}" if complete else "not run")
     assert {title: table[title] for title in expected} == expected

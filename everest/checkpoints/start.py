@@ -134,13 +134,14 @@ def start_pretraining(
     given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
     if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
-    given |= _kept_part("camera_head", "the layer that predicts a camera's motion", own, start, notify)
+    others = {} if start.init.decoder == "fresh" else weights.tensors
+    given |= _kept_part("camera_head", "the layer that predicts a camera's motion", own, others, notify)
     if isinstance(model, ViewModel):
         if start.init.decoder == "keep":
             raise CheckpointError(
                 f"{source}: pretrain.objective=views has no decoder to keep; leave out --decoder keep"
             )
-        given |= _kept_part("projector", "the projector", own, start, notify)
+        given |= _kept_part("projector", "the projector", own, others, notify)
         load_tensors(model, own | given, source=source)
         return
     decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
@@ -160,17 +161,15 @@ def start_pretraining(
 
 
 def _kept_part(
-    name: str, title: str, own: dict[str, Tensor], start: Start, notify: Callable[[str], None]
+    name: str, title: str, own: dict[str, Tensor], others: Mapping[str, Tensor], notify: Callable[[str], None]
 ) -> dict[str, Tensor]:
-    """The tensors of a part of a model, if the start has the same part and keeps it; else none."""
+    """The tensors of a part of a model in `others`, if they fit; none if the model has no such part."""
     shapes = {key: tensor.shape for key, tensor in own.items() if key.startswith(f"{name}.")}
-    if not shapes:
-        return {}
-    tensors = start.weights.tensors if start.weights is not None else {}
-    kept = {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    fits = {key: tensor.shape for key, tensor in kept.items()} == shapes and start.init.decoder != "fresh"
-    notify(f"{title} {'is kept, too' if fits else 'starts fresh'}")
-    return kept if fits else {}
+    kept = {key: tensor for key, tensor in others.items() if key.startswith(f"{name}.")}
+    fits = {key: tensor.shape for key, tensor in kept.items()} == shapes
+    if shapes:
+        notify(f"{title} {'is kept, too' if fits else 'starts fresh'}")
+    return kept if shapes and fits else {}
 
 
 def _decoder_problem(

@@ -216,7 +216,11 @@ def _token_counts(recipe: Recipe) -> Problems:
             yield (stage, "selection"), f"{verb} none of {grid.num_tokens} tokens; {fix}"
         predicts = stage == "pretrain" and recipe.pretrain.objective == "pixels"
         if predicts and (not target or visible == grid.num_tokens):
-            fix = "; set visible_ratio" if getattr(selection, "visible_ratio", 0) is None else ""
+            fix = (
+                "; set visible_ratio below keep_ratio"
+                if getattr(selection, "visible_ratio", 0) is None
+                else ""
+            )
             yield (stage, "selection"), f"leaves none of {grid.num_tokens} tokens to predict{fix}"
         if stage == "finetune" and target:
             text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"

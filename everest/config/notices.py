@@ -27,7 +27,7 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         unit = "epochs" if settings.steps is None else "steps"
         budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
         key = f"{stage}.warmup_{unit}"
-        fix = f"set {key}={budget // 10}"
+        fix = f"set {key}={min(max(1, budget // 10), budget - 1)}"
         if warmup is not None and warmup >= budget:
             yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises; {fix}"
         elif warmup is not None and 2 * warmup > budget:

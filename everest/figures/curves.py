@@ -148,20 +148,25 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
         rates.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
         rates.ticklabel_format(axis="x", scilimits=(-4, 6), useMathText=True)
         rates.xaxis.get_major_locator().set_params(integer=x == "steps")
-        names = [
-            run.name if len(run.name) <= LONGEST_NAME else "…" + run.name[1 - LONGEST_NAME :] for run in runs
-        ]
-        columns = max(1, LEGEND_LETTERS // (max(map(len, names)) + 8))  # 8: the line before a name
-        legend = figure.legend(
-            lines,
-            ["run"] * len(lines),
-            loc="outside upper center",
-            ncols=min(columns, len(lines)),
-            frameon=False,
-            fontsize="small",
-        )
-        name_entries(legend, names)
+        _name_runs(figure, lines, runs)
     return figure
+
+
+def _name_runs(figure: Figure, lines: Sequence[Line2D], runs: Sequence[RunCurves]) -> None:
+    """Add the names of the runs and their lines above all panels."""
+    names = [
+        run.name if len(run.name) <= LONGEST_NAME else "…" + run.name[1 - LONGEST_NAME :] for run in runs
+    ]
+    columns = max(1, LEGEND_LETTERS // (max(map(len, names)) + 8))  # 8: the line before a name
+    legend = figure.legend(
+        lines,
+        ["run"] * len(lines),
+        loc="outside upper center",
+        ncols=min(columns, len(lines)),
+        frameon=False,
+        fontsize="small",
+    )
+    name_entries(legend, names)
 
 
 def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) -> list[Line2D]:

@@ -183,11 +183,8 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
     for choice in dict.fromkeys(f"{view.title}: {text}" for view in views if (text := choice_text(view))):
         entries.append(LegendLine(choice))
     if len({id(view.selector) for view in views}) < len(views):
-        entries.append(
-            LegendLine(
-                "views: other draws, here of one clip; in training each has a window and a crop of its own"
-            )
-        )
+        text = "each view has other tokens, here of one clip; in training it has its own window and crop, too"
+        entries.append(LegendLine(text))
     if any(view.importance is not None for view in views):
         text = "importance: yellow is high"
         if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):

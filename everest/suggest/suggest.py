@@ -233,15 +233,15 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     """A sentence if the videos for pre-training are so few that a classifier may gain nothing; None else."""
     if not 0 < facts.pretrain_videos < FEW_UNLABELED:
         return None
-    found = "is worth a trial: fine-tuning gained on two of six sets of clips, and on the others nothing"
-    if facts.classes:
-        labels = facts.videos / facts.classes
-        if labels > FEW_LABELS:
-            found = "may not be worth its time: with enough steps, fine-tuning from scratch was about as good"
-        found = f"and {labels:.3g} labels a class: {found}"
+    labels = facts.videos / facts.classes if facts.classes else 0.0
+    of_labels = f", with {labels:.3g} labels a class," if labels else ""
+    worth, gained = "is worth a trial", "two of six"
+    if labels > FEW_LABELS:
+        worth, gained = "may not be worth its time", "one of four"
     return (
-        f"pre-training on {facts.pretrain_videos} videos {found} (docs/tutorials/few-labels.md); a recipe "
-        "without --pretrain is the comparison"
+        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with enough steps, fine-tuning "
+        f"gained on {gained} sets of clips (docs/tutorials/few-labels.md); compare with a recipe without "
+        "--pretrain"
     )
 
 

@@ -155,7 +155,7 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
         sweep.write()
         if sweep.works:
             waiting = counted(len(sweep.works), "job")
-            report(notice(f"{waiting} to run; {folder / '*' / '*.log'} have the messages of running ones"))
+            report(notice(f"{waiting} to run; their messages are in {folder / '*' / '*.log'}"))
         run_jobs(
             [sweep.job(work) for work in sweep.works.values()],
             environments=processes.environments,

@@ -309,7 +309,7 @@ def test_random_tokens_take_no_null_from_the_short_form_of_views():
 
 def test_a_run_that_only_or_mostly_warms_up_is_named():
     text = "pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"
-    assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=0"]
+    assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=1"]
     for steps, found in ((166, []), (165, ["more than half of 165"]), (83, ["none of 83"])):
         overrides = ["finetune.epochs=null", "finetune.warmup_steps=83", f"finetune.steps={steps}"]
         notices = notices_of("small", *overrides)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called
@@ -13,6 +14,7 @@ from small_runs import called
 from everest.data.short_videos import FITTING, largest_stride, read_lengths
 from everest.errors import DataError
 from everest.lists.reading import read_samples
+from everest.video.writer import write_video
 
 
 @given(
@@ -44,6 +46,15 @@ def test_short_videos_are_reported_once_with_a_stride_that_fits(tmp_path: Path, 
     long = ["--set", "data.frames=40", "--set", "data.size=16"]  # no stride fits
     shown = called("finetune --dry-run --init none", "--recipe", recipe, *long).stderr
     assert "lower data.frames: most videos have 32 frames or more" in shown
+
+
+def test_videos_of_one_frame_are_named_as_images(tmp_path: Path, recipe: Path):
+    for number in range(2):
+        write_video(tmp_path / f"{number}.mp4", torch.zeros(1, 32, 32, 3, dtype=torch.uint8), fps=16)
+    (tmp_path / "images.csv").write_text("".join(f"{tmp_path / f'{i}.mp4'} {i}\n" for i in range(2)))
+    images = ["--set", f"data.train={tmp_path / 'images.csv'}"]
+    shown = called("finetune --dry-run --init none", "--recipe", recipe, *images).stderr
+    assert "frames are repeated; most are single images, which show no motion" in shown
 
 
 def test_one_video_that_is_slow_to_fail_ends_no_run(

@@ -155,7 +155,7 @@ def test_views_of_uniform_draws_have_no_importance_and_hide_nothing():
     assert [row.label for row in rows_of(views)] == ["original", "drawn, view 1", "drawn, view 2"]
     legend = [line.text for line in legend_of(views, numbered=True)]
     assert "drawn, view 1: draws tokens, all with the same probability" in legend
-    assert sum(line.startswith("views: other draws, here of one clip") for line in legend) == 1
+    assert sum(line.startswith("each view has other tokens, here of one clip") for line in legend) == 1
     assert not any("importance" in line or "reddish" in line for line in legend)
 
 

@@ -98,11 +98,7 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
 @pytest.mark.parametrize(
     ("of_class", "of_group", "expected"),
     [
-        (
-            52.0,
-            35.0,
-            "the nearest video of another group has the same class in 52.0 %, of another class the same",
-        ),
+        (52.0, 35.0, "the nearest video of another group has the same class in 52.0 %, of another class"),
         (40.0, 50.0, "warning: the features know the group better than the class"),
         (40.0, None, None),  # each group has one class
     ],

@@ -614,7 +614,7 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
 
 def test_few_videos_for_pretraining_are_said_to_be_few(class_folders: Path, clip_files: Path, mine: Path):
     command = [SUGGEST, class_folders, "-o", mine, "--overwrite"]
-    assert "labels a class: is worth a trial" in called(*command, "--pretrain", clip_files).stderr
+    assert "labels a class, is worth a trial" in called(*command, "--pretrain", clip_files).stderr
     assert "without --pretrain" not in called(*command).stderr
 
 
@@ -629,8 +629,8 @@ def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: P
 @pytest.mark.parametrize(
     ("videos", "classes", "unlabeled", "found"),
     [
-        (12, 6, 504, "pre-training on 504 videos and 2 labels a class: is worth a trial: "),
-        (59, 6, 504, "pre-training on 504 videos and 9.83 labels a class: may not be worth its time: "),
+        (12, 6, 504, "pre-training on 504 videos, with 2 labels a class, is worth a trial: "),
+        (59, 6, 504, "pre-training on 504 videos, with 9.83 labels a class, may not be worth its time: "),
         (59, 0, 504, "pre-training on 504 videos is worth a trial: "),  # labels are numbers
         (12, 6, 1000, None),
         (12, 6, 0, None),

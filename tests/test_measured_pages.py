@@ -221,12 +221,12 @@ def test_the_readme_has_the_accuracies_of_real_clips():
     for title, (number, arm) in README_LABELS.items():
         expected[title] = []
         for name in names:
+            shown: dict[str, float] = {}
             keys = {each: best_key(labels, name, number, None, each) for each in (SCRATCH, LONGER)}
-            found = [
-                {each: measured_units(labels, key, *way) for each, key in keys.items()} for way in BEST.values()
-            ]
-            complete = [units[arm] for units in found if all(units.values())]
-            expected[title].append(f"{fmean(complete[-1].values()):.0f}")
+            for way in BEST.values():  # a later way has more units and draws
+                units = {each: measured_units(labels, key, *way) for each, key in keys.items()}
+                shown = units[arm] if all(units.values()) else shown
+            expected[title].append(f"{fmean(shown.values()):.0f}")
     assert {title: table[title] for title in expected} == expected
 
 

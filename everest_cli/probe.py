@@ -47,10 +47,11 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from everest.config.metrics import METRICS
-    from everest.evaluation.metric_text import as_text, nearest_texts
+    from everest.evaluation.metric_text import as_text, nearest_texts, useless_texts
 
     console, tables = Console(soft_wrap=True), {}
-    for head, of_head in result.get("heads", {"": result}).items():
+    by_head = result.get("heads", {"": result})
+    for head, of_head in by_head.items():
         rows = dict(of_head["probes"])
         for baseline, of_baseline in of_head["baselines"].items():
             rows |= {f"{name}, {baseline.replace('_', ' ')}": row for name, row in of_baseline.items()}
@@ -62,7 +63,7 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(f"{head} {name}".strip(), *(as_text(METRICS[m], row.get(m)) for m in metrics))
     for table in tables.values():
         console.print(table, markup=False, highlight=False)
-    for text in nearest_texts(result.get("heads", {"": result})):
+    for text in (*useless_texts(by_head), *nearest_texts(by_head)):
         typer.echo(text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")

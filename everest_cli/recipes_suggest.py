@@ -118,8 +118,10 @@ def suggest(
             divided.clear()
     without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
     if without:
-        divide = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
-        say(f"warning: no {' or '.join(without)} list; {divide}")
+        fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
+        if divided is not None:
+            fix = "label more videos, of further groups"
+        say(f"warning: no {' or '.join(without)} list; {fix}")
     times = stage_times(choices, device, purpose)
     commands = training_commands(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None

@@ -179,11 +179,15 @@ def test_every_command_of_a_page_runs(page: Path, desk: Path):
 
 
 def test_recipes_in_the_docs_are_read(desk: Path):
+    small = [f"--set={value}" for value in SMALL if value.startswith(("data.", "model."))]
+    shutil.copy(ROOT / "recipes" / "small-views.yaml", desk / "both.yaml")  # as `recipes suggest` writes
+    run(["pretrain", "--recipe", "both.yaml", "--data", "VIDEOS", "--output", "runs/encoder"])
     for page in PAGES:
         for text in blocks(page, "yaml"):
             (desk / "shown.yaml").write_text(text)
             if "\narms:" in text:
-                run(["sweep", "shown.yaml", "--data", "VIDEOS", "--output", "runs/shown", "--dry-run"])
+                options = ["--data", "VIDEOS", "--output", "runs/shown", "--dry-run", *small]
+                run(["sweep", "shown.yaml", *options])
             else:
                 run(["recipes", "validate", "shown.yaml"])
 

@@ -109,6 +109,20 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
             yield f"{start}the nearest video of another group has {same}"
 
 
+def useless_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the baselines of `everest probe` on which each probe is as good; "": the only head."""
+    for head, result in by_head.items():
+        start, of_encoder = f"{head}: " if head else "", result["probes"]
+        name = next(name for name in METRICS if name in next(iter(of_encoder.values())))
+        sign = 1 if METRICS[name].higher else -1
+        for baseline, probes in result["baselines"].items():
+            pairs = [(of_encoder[probe][name], row[name]) for probe, row in probes.items()]
+            known = [(own, other) for own, other in pairs if own is not None and other is not None]
+            if known and all(sign * own <= sign * other for own, other in known):
+                found = f"no probe is better on the encoder than on the {baseline.replace('_', ' ')}"
+                yield f"{start}{found}: its features are of no use for these labels without fine-tuning"
+
+
 def percent(value: float) -> str:
     return f"{_digits(value)}\N{NO-BREAK SPACE}%"
 

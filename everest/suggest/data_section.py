@@ -84,7 +84,8 @@ def _folder(root: str) -> Location:
             raise DataError(f"{root}: no such folder")
     command = f"everest prepare split {shlex.quote(root)}"
     raise DataError(
-        f"{root}: not a folder; name the folder of the videos. `{command}` makes lists of a sheet"
+        f"{root}: not a folder; name the folder of the videos, and a list in it with --train. "
+        f"`{command}` makes lists of a sheet"
     )
 
 

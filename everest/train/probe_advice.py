@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, Protocol
 
 from everest.train.health import FEWEST_STEPS, Row
@@ -224,6 +225,9 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
         text = f"held-out loss {_moved(first['heldout_loss'], last['heldout_loss'], digits=3)}"
         if last["heldout_mean_loss"] is not None:
             text += f" (predicting the mean gives {last['heldout_mean_loss']:.3g})"
+        lowest = min((row for row in rows if row["heldout_loss"] is not None), key=itemgetter("heldout_loss"))
+        if lowest["heldout_loss"] < (1 - LEAST_FALL) * last["heldout_loss"]:
+            text += f", and was {lowest['heldout_loss']:.3g} at step {lowest['step']}"
         parts.insert(0 if key is None else 1, text)
     return "; ".join(parts)
 

@@ -10,7 +10,7 @@ import torch
 from small_runs import called, json_of
 
 import everest
-from everest.evaluation.metric_text import nearest_texts
+from everest.evaluation.metric_text import nearest_texts, useless_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
 from everest.probes.list_probe import class_and_group, leave_one_out, precision_of_nearest
@@ -93,6 +93,26 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
     shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
     for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("knn", "linear", "metric", "useless"),
+    [
+        (22.2, 27.8, "top1", ["random encoder", "difference image"]),
+        (22.2, 28.0, "top1", ["difference image"]),  # one probe is better than the same one of the other
+        (40.0, 20.0, "top1", []),
+        (0.2, 0.3, "mae", []),  # less is better
+        (50.0, None, "mae", ["random encoder", "difference image"]),
+    ],
+)
+def test_features_that_no_probe_prefers_are_named(knn: float, linear: float, metric: str, useless: list[str]):
+    baselines = {"random_encoder": (33.3, 27.8), "difference_image": (38.9, 55.6)}
+    rows = {
+        name: {probe: {metric: value} for probe, value in zip(("knn", "linear"), values, strict=True)}
+        for name, values in {"encoder": (knn, linear), **baselines}.items()
+    }
+    shown = list(useless_texts({"": {"probes": rows.pop("encoder"), "baselines": rows}}))
+    assert [line.split(" than on the ")[1].split(":")[0] for line in shown] == useless
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,10 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
     for values in rows:
         values["probe_knn"] = None
     assert sentence(rows, **options).startswith(loss)
+    rows[1]["heldout_loss"] = 0.45  # then it rose
+    assert "fell from 1 to 0.5 (predicting the mean gives 1), and was 0.45 at step 300;" in sentence(
+        rows, **options
+    )
 
 
 def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():

@@ -120,7 +120,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path,
         (class_folders, ["--group", "("], 2, "--group"),
         (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
         (tmp_path / "none", [], 4, "no such folder"),
-        (tmp_path / "sheet.csv", [], 4, "not a folder; name the folder of the videos. `everest prepare"),
+        (tmp_path / "sheet.csv", [], 4, "name the folder of the videos, and a list in it with --train"),
     ):
         assert problem in refused(SUGGEST, source, *options, "-o", mine, code=code)
         assert sorted(tmp_path.iterdir()) == before

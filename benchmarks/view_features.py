@@ -58,6 +58,7 @@ def drawn(uniform: float) -> str:
     return f"pretrain.selection={{{values}}}"
 
 
+LABELED_ONLY: Final = "the same, labeled videos only"
 SUGGESTED: Final = (*VIEWS, drawn(1.0), "pretrain.camera_motion=1")
 ARMS: Final[dict[str, tuple[str, ...]]] = {
     "everest": (),
@@ -74,6 +75,8 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "the same, 4 times the steps": (*SUGGESTED, "pretrain.steps=2400", "pretrain.warmup_steps=240"),
     "the same, twice the width": (*SUGGESTED, "model.width=256", "model.heads=8"),
     "the same, twice the batch": (*SUGGESTED, "pretrain.batch_size=96", "pretrain.base_lr=0.00375"),
+    "the same, frames as input": (*SUGGESTED, "model.input=frames"),
+    LABELED_ONLY: SUGGESTED,  # of lips: without the clips of other mouths
     "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
     "sigreg, uniform and camera": (*SIGREG, drawn(1.0), "pretrain.camera_motion=1"),
     "everest and camera": ("pretrain.camera_motion=1",),
@@ -93,7 +96,7 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
     run = run_folder(folder, arm, unit)
     listed = run.with_suffix(".csv")
     listed.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{path}\n" for path in clips.unlabeled]
+    lines = [f"{path}\n" for path in clips.unlabeled if arm != LABELED_ONLY]
     for name in clips.sets:
         if name != "cameramotion8":
             held_out = clips.held_out(unit, name)

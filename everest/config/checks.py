@@ -49,9 +49,12 @@ def contradictions(recipe: Recipe) -> Problems:
     if pretrain.probe.list is not None and (recipe.data.heads or recipe.data.task != "single-label"):
         text = "needs one class for each video, and data has other labels (data.task, data.heads)"
         yield ("pretrain", "probe", "list"), f"{text}; leave it out"
-    smallest, largest = finetune.crop_area
-    if not 0 < smallest <= largest:
-        yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
+    for key, areas in (
+        (("finetune", "crop_area"), finetune.crop_area),
+        (("pretrain", "views", "crop_area"), pretrain.views.crop_area),
+    ):
+        if areas is not None and not 0 < areas[0] <= areas[1]:
+            yield key, "must be two shares above 0, the smaller one first"
     if pretrain.frame_selection.alpha > 1 and not isinstance(pretrain.selection, ByImportance):
         text = f"above 1 it counts tokens by importance, which {pretrain.selection.strategy} does not measure"
         yield ("pretrain", "frame_selection", "alpha"), text

@@ -148,6 +148,9 @@ class ViewsSettings:
 
     __pydantic_config__ = _STRICT
     number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
+    # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
+    # pre-training, 0.4 to 1 of the largest square.
+    crop_area: tuple[Share, Share] | None = None
     loss: Literal["contrast", "sigreg"] = "contrast"  # InfoNCE over the clips of a step, or LeJEPA's
     temperature: Annotated[float, Field(ge=1e-3, le=100)] = 0.1  # of contrast; our choice
     sigreg_weight: Share = 0.05  # LeJEPA's lambda; the weight of the invariance is 1 - sigreg_weight

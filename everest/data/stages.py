@@ -64,6 +64,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         flip=data.flip if stage.flip is None else stage.flip,
         views_per_decode=stage.clips_per_video,
         compared=stage.objective == "views",
+        crop_area=stage.views.crop_area if stage.objective == "views" else None,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera_motion else 0)

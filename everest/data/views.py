@@ -81,17 +81,19 @@ class StageViews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainViews(StageViews):
-    """Random window, then multi-scale crop and flip, `views_per_decode` times from the same frames.
+    """Random window, then crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
 
     Args:
         compared: the views are compared: each has a window of its own, and all are flipped or none is.
+        crop_area: smallest and largest fraction of the frame; None: a multi-scale crop.
     """
 
     flip: bool
     views_per_decode: int
     compared: bool = False
+    crop_area: tuple[float, float] | None = None
 
     @property
     def num_views(self) -> int:
@@ -112,7 +114,10 @@ class PretrainViews(StageViews):
             clips = [self._clip(sample, choose, decoder, cache)] * count
         flips, views = None, []
         for clip in clips:
-            box = multi_scale_crop(_size(clip), self.size, rng)
+            if self.crop_area is None:
+                box = multi_scale_crop(_size(clip), self.size, rng)
+            else:
+                box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
             view = resize(crop(clip, box), self.size, antialias=True)
             if flips is None or not self.compared:
                 flips = self.flip and rng.random() < 0.5

@@ -92,6 +92,16 @@ def test_views_of_one_decode_are_other_crops_of_the_same_frames_with_noise_of_th
     assert clips_of(unlabeled)[0, 0].label.tolist() == [-1]
 
 
+@pytest.mark.parametrize(("area", "narrowest", "widest"), [(0.1, 15, 21), (1.0, 63, 64)])
+def test_compared_views_show_the_given_share_of_the_frame(tmp_path, area, narrowest, widest):
+    columns = (4 * torch.arange(64, dtype=torch.uint8))[:, None].expand(16, 48, 64, 3)
+    write_video(tmp_path / "a.mp4", columns, fps=8)
+    make = dataclasses.replace(PRETRAIN, views_per_decode=8, compared=True, crop_area=(area, area))
+    views = make(Sample(path=str(tmp_path / "a.mp4")), np.random.default_rng(0), "auto").frames.float()
+    shown = (views.amax((1, 2, 3, 4)) - views.amin((1, 2, 3, 4))) / 4 + 1  # columns of the frame
+    assert narrowest - 3 <= shown.min() <= shown.max() <= widest + 3  # the codec and the filter change values
+
+
 @pytest.mark.parametrize("maker", [VALIDATION, TEST])
 def test_evaluated_frames_do_not_depend_on_seed_or_epoch(samples, maker):
     one, other = clips_of(samples, maker, seed=1)[0, 1], clips_of(samples, maker, seed=2)[5, 1]

@@ -177,6 +177,7 @@ def test_projections_that_are_all_the_same_end_the_run():
             "pretrain.frame_selection.alpha: draws frames for an autoencoder",
         ),
         ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
+        ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
         ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
     ],

@@ -41,8 +41,9 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     height = HEIGHT * max(1.0, len(arms) / FITTING)
     with any_script(), png_figure(path, (10, height)) as figure:
         panel = figure.subplots()
-        _draw_arms(panel, arms, percent=document["percent"])
+        places = _draw_arms(panel, arms, percent=document["percent"])
         levels = _draw_levels(panel, arms)
+        _draw_names(panel, arms, places)
         unit = " (%)" if document["percent"] else ""
         panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
         panel.set_xlabel("GMACs of training (forward passes of all steps)")
@@ -54,7 +55,8 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         panel.grid(alpha=0.3)
 
 
-def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> None:
+def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> np.ndarray:
+    """Draw the points, their bars and their seeds; returns the place of each arm, (arms,)."""
     costs = np.array([arm["gmacs"] for arm in arms])  # (arms,)
     if np.ptp(costs) <= EQUAL * costs.max():
         costs = np.full_like(costs, costs.mean())
@@ -79,6 +81,11 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool)
     panel.set_xlim(panel.get_xlim())
     low, high = panel.get_ylim()
     panel.set_ylim((max(low, -2), min(high, 102)) if percent else (low, high))  # t intervals may be larger
+    return places
+
+
+def _draw_names(panel: Axes, arms: Sequence[Mapping[str, Any]], places: np.ndarray) -> None:
+    """Draw the names of the arms next to the final limits, as near to their means as their number allows."""
     low, high = panel.get_ylim()
     heights = [(arm["mean"] - low) / (high - low) for arm in arms]
     heights = _apart(heights, least=1 / max(FITTING, len(arms) + 1))

@@ -17,7 +17,7 @@ from everest.config.metrics import value_text
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
 from everest.sweep.budgets import Budget
-from everest.sweep.figure import _apart, _draw_arms, draw_report
+from everest.sweep.figure import _apart, _draw_arms, _draw_names, draw_report
 from everest.sweep.metric_names import headline, metric_title
 from everest.sweep.report import make_report, notes, table_columns, table_rows
 from everest.sweep.statistics import paired, spread
@@ -238,7 +238,7 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path: Path, same_cost: bool):
         arm["gmacs"] = 5.0 if same_cost else arm["gmacs"]
     figure = Figure(figsize=(10, 7), dpi=120)
     panel = figure.subplots()
-    _draw_arms(panel, document["arms"], percent=False)
+    _draw_names(panel, document["arms"], _draw_arms(panel, document["arms"], percent=False))
     figure.draw_without_rendering()
     boxes = sorted((Text.get_window_extent(text) for text in panel.texts), key=lambda box: box.y0)
     assert len(boxes) == 20
@@ -257,6 +257,8 @@ def test_a_level_leaves_the_scale_of_small_values(tmp_path: Path, monkeypatch: p
     low, high = axes[0].get_ylim()
     assert -0.1 < low < 0.011
     assert 0.02 < high < 0.1
+    (name,) = axes[0].texts  # at the height of its mean in these limits
+    assert name.get_position()[1] == pytest.approx((document["arms"][0]["mean"] - low) / (high - low))
 
 
 def test_heights_keep_their_order_and_distance():

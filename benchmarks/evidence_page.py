@@ -31,7 +31,14 @@ from view_labels import RESULTS as OF_LABELS
 from view_labels import kept_table, labels_table
 from view_letters import RESULTS as OF_LETTERS
 from view_letters import letters_table
-from view_tables import MEASURES, draws_table, features_table, measures_table
+from view_tables import (
+    MEASURES,
+    UNIFORM_AND_CHANGE,
+    VARIATIONS,
+    features_table,
+    measures_table,
+    pairs_table,
+)
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report, table_columns, table_rows
@@ -83,7 +90,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
-    blocks["features-draws"] = draws_table(features)
+    blocks["features-draws"] = pairs_table(features, UNIFORM_AND_CHANGE)
+    blocks["features-variations"] = pairs_table(features, VARIATIONS)
     of_letters = json.loads(RESULTS_OF_LETTERS.read_text())["results"]
     blocks["features-letters"] = measures_table(of_letters, LETTERS)
     of_labels = json.loads(OF_LABELS.read_text())["results"]

@@ -76,6 +76,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "the same, twice the width": (*SUGGESTED, "model.width=256", "model.heads=8"),
     "the same, twice the batch": (*SUGGESTED, "pretrain.batch_size=96", "pretrain.base_lr=0.00375"),
     "the same, frames as input": (*SUGGESTED, "model.input=frames"),
+    "the same, smaller crops": (*SUGGESTED, "pretrain.views.crop_area=[0.2,1.0]"),
     LABELED_ONLY: SUGGESTED,  # of lips: without the clips of other mouths
     "sigreg and camera": (*SIGREG, drawn(0.5), "pretrain.camera_motion=1"),
     "sigreg, uniform and camera": (*SIGREG, drawn(1.0), "pretrain.camera_motion=1"),

@@ -20,6 +20,16 @@ UNIFORM_AND_CHANGE: Final = (
     ("contrast, uniform", "contrast, importance"),
     ("sigreg, uniform", "sigreg, importance"),
 )
+VARIATIONS: Final = tuple(
+    (f"the same, {change}", "the same, trained again")
+    for change in (
+        "4 times the steps",
+        "twice the width",
+        "twice the batch",
+        "frames as input",
+        "smaller crops",
+    )
+)
 MEASURES: Final = ("linear", "knn", "retrieval", "few", "attentive")
 
 
@@ -68,17 +78,17 @@ def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
     return markdown(["measure", *results], rows)
 
 
-def draws_table(results: dict[str, dict[str, Any]]) -> str:
-    """Uniform draws of tokens less draws by change, half or all, paired by unit, for each measure."""
+def pairs_table(results: dict[str, dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> str:
+    """The first arm of each pair less the second one, paired by unit, for each measure."""
     rows = []
-    for uniform, changed in UNIFORM_AND_CHANGE:
+    for one, other in pairs:
         for measure in MEASURES[:3]:
             cells = []
             for name in SETS:
                 first, second = (
                     {int(unit): found[name][measure] for unit, found in results[arm].items()}
-                    for arm in (uniform, changed)
+                    for arm in (one, other)
                 )
                 cells.append(difference_text(paired(first, second)))
-            rows.append([f"{uniform} less {changed}", measure, *cells])
+            rows.append([f"{one} less {other}", measure, *cells])
     return markdown(["arms", "measure", *SETS], rows)

@@ -110,7 +110,7 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def useless_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for each baseline on which all probes of `everest probe` are as good; "": the only head."""
+    """Yield a line for each baseline of `everest probe` that is as good by all probes; "": the only head."""
     for head, result in by_head.items():
         start, of_encoder = f"{head}: " if head else "", result["probes"]
         name = next(name for name in METRICS if name in next(iter(of_encoder.values())))

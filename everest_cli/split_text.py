@@ -23,7 +23,7 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         say(f"{name}: {counted(row['videos'], 'video')} ({row['share']:.1%}){of_groups}{_range(row)}")
         empty = sorted(every_class - row["classes"].keys())
         if empty:
-            reason = f"which have too few {'videos' if group is None else 'groups'} for all lists"
+            reason = f"which have too few {'videos' if group is None else 'groups'} to be in every list"
             say(f"{name} has no video of {counted(len(empty), 'class')}, {reason}: {first_names(empty)}")
     videos = {name: row["videos"] for name, row in document["lists"].items()}
     warning = few_videos(videos, document["shares"])

@@ -11,6 +11,10 @@ import pytest
 from students import students_table
 from view_labels import BEST, SCRATCH, best_key, measured_units
 
+from everest.suggest.choices import ProbeList
+from everest.suggest.data_facts import DataFacts
+from everest.suggest.suggest import pretraining_notice
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -192,6 +196,20 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
     rows = [row for row in map(cells, lines) if row and row[0] in sets and len(row) == 6]
     assert len(rows) == 16
     assert [row[3:] for row in rows] == [values[sets[row[0]], row[1], row[2]] for row in rows]
+
+
+def test_the_notice_of_suggest_counts_the_sets_that_gained():
+    header, _, *rows = evidence("labels")
+    pretrained = header.index("the same, 4 times the steps")
+    last = {(row[1], row[0]): row[pretrained] for row in rows if row[2].startswith("best")}
+    words = ("no", "one", "two", "three", "four", "five", "six")
+    facts = {"classes": 6, "pretrain_videos": 500, "frames": 60, "height": 64, "width": 64}
+    for labels, videos in (("2", 12), ("all", 60)):
+        differences = [cell for (number, _), cell in last.items() if number == labels]
+        gained, sets = words[sum("**+" in cell for cell in differences)], words[len(differences)]
+        probed = ProbeList(name=None, videos=videos, held_out=0)
+        notice = pretraining_notice(DataFacts(videos=videos, probed=probed, **facts))
+        assert f"gained on {gained} of {sets} sets" in str(notice)
 
 
 LONGER = "the same, 4 times the steps"

@@ -110,7 +110,7 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def useless_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for each baseline of `everest probe` that is as good by all probes; "": the only head."""
+    """Yield a line for each baseline that is as good or better by all probes; "": the only head."""
     for head, result in by_head.items():
         start, of_encoder = f"{head}: " if head else "", result["probes"]
         name = next(name for name in METRICS if name in next(iter(of_encoder.values())))
@@ -120,7 +120,7 @@ def useless_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
             known = [(own, other) for own, other in pairs if own is not None and other is not None]
             if known and all(sign * own <= sign * other for own, other in known):
                 found = f"no probe is better on the encoder than on the {baseline.replace('_', ' ')}"
-                yield f"{start}{found}: its features are of no use for these labels without fine-tuning"
+                yield f"{start}{found}: without fine-tuning, its features are of no use for these labels"
 
 
 def percent(value: float) -> str:

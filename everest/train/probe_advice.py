@@ -227,7 +227,7 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
             text += f" (predicting the mean gives {last['heldout_mean_loss']:.3g})"
         lowest = min((row for row in rows if row["heldout_loss"] is not None), key=itemgetter("heldout_loss"))
         if lowest["heldout_loss"] < (1 - LEAST_FALL) * last["heldout_loss"]:
-            text += f", and was {lowest['heldout_loss']:.3g} at step {lowest['step']}"
+            text += f", and was as low as {lowest['heldout_loss']:.3g} at step {lowest['step']}"
         parts.insert(0 if key is None else 1, text)
     return "; ".join(parts)
 

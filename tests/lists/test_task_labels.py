@@ -195,7 +195,7 @@ def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
     labels = ["a"] * 20 + [f"rare{number}" for number in range(7)] + ["b"] * 3
     _, shown = split(write(tmp_path, labels))
     (line,) = (line for line in shown.splitlines() if line.startswith("val has no video of"))
-    assert "which have too few videos for all lists: " in line
+    assert "which have too few videos to be in every list: " in line
     assert line.count("rare") == 5
     assert line.endswith("…")
     assert "b" not in line.partition(": ")[2].split(", ")

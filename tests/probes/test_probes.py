@@ -139,8 +139,9 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
         values["probe_knn"] = None
     assert sentence(rows, **options).startswith(loss)
     rows[1]["heldout_loss"] = 0.45  # then it rose
-    assert "fell from 1 to 0.5 (predicting the mean gives 1), and was 0.45 at step 300;" in sentence(
-        rows, **options
+    assert (
+        "fell from 1 to 0.5 (predicting the mean gives 1), and was as low as 0.45 at step 300;"
+        in sentence(rows, **options)
     )
 
 

@@ -39,7 +39,8 @@ DecoderMode = Annotated[
     Decoder | None,
     typer.Option(
         "--decoder",
-        help="Of --init, between views the projector: keep it, or start fresh. Default: keep it if it fits.",
+        help="Of --init: keep it, or start fresh. Default: keep it if it fits. Between views there is none: "
+        "fresh is for the projector.",
     ),
 ]
 

@@ -58,16 +58,8 @@ def contradictions(recipe: Recipe) -> Problems:
     if pretrain.frame_selection.alpha > 1 and not isinstance(pretrain.selection, ByImportance):
         text = f"above 1 it counts tokens by importance, which {pretrain.selection.strategy} does not measure"
         yield ("pretrain", "frame_selection", "alpha"), text
-    if pretrain.target.cache is not None:  # it holds the tokens of clips known before training
-        key = ("pretrain", "target", "cache")
-        if pretrain.teacher is not None and pretrain.selection.needs_tokenizer:
-            yield key, "has the features of a teacher, and pretrain.selection needs the scores of a tokenizer"
-        elif pretrain.teacher is None and not pretrain.needs_tokenizer:
-            yield key, "serves recipes whose targets or selection need a tokenizer or a teacher (lvmae-128)"
-        elif pretrain.target.kind == "tokens" and pretrain.target.space == "soft":
-            yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
-        if pretrain.frame_selection.alpha > 1:
-            yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
+    if pretrain.target.cache is not None:
+        yield from _cache_problems(pretrain)
     yield from input_problems(recipe)
     if recipe.tokenizer is not None:
         yield from _tokenizer(recipe, recipe.tokenizer)
@@ -76,6 +68,21 @@ def contradictions(recipe: Recipe) -> Problems:
         text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
         yield ("pretrain", *key), text
     yield from _token_counts(recipe)
+
+
+def _cache_problems(pretrain: PretrainSettings) -> Problems:
+    """Stored targets are of clips known before training."""
+    key = ("pretrain", "target", "cache")
+    if pretrain.teacher is not None and pretrain.selection.needs_tokenizer:
+        yield key, "has the features of a teacher, and pretrain.selection needs the scores of a tokenizer"
+    elif pretrain.objective == "views":
+        yield key, "holds targets, and pretrain.objective=views has none; set pretrain.objective=pixels"
+    elif pretrain.teacher is None and not pretrain.needs_tokenizer:
+        yield key, "serves recipes whose targets or selection need a tokenizer or a teacher (lvmae-128)"
+    elif pretrain.target.kind == "tokens" and pretrain.target.space == "soft":
+        yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
+    if pretrain.frame_selection.alpha > 1:
+        yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
 
 
 def trained_stages(

@@ -52,12 +52,18 @@ def _idle(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         unused = {"contrast": "sigreg_weight", "sigreg": "temperature"}[recipe.pretrain.views.loss]
         yield ("pretrain", "views", unused), f"with pretrain.views.loss={recipe.pretrain.views.loss}"
         yield ("pretrain", "views_per_decode"), "with pretrain.objective=views; set pretrain.views.number"
+        for key in ("decoder_depth", "decoder_width", "decoder_heads"):
+            yield ("model", key), "in pre-training with pretrain.objective=views"
         yield ("train", "micro_batch"), "in pre-training with pretrain.objective=views: a step is one pass"
     else:
         for key in sorted(TARGET_KEYS - vars(target).keys()):
             yield ("pretrain", "target", key), f"with {target.kind}"
         for name in vars(recipe.pretrain.views):
             yield ("pretrain", "views", name), "if pretrain.objective is pixels"
+    selection, frames = recipe.pretrain.selection, recipe.pretrain.frame_selection
+    if not selection.uses_importance and frames.alpha == 1:
+        for key in ("distance", "first_slice", "align", "cuts"):
+            yield ("pretrain", "selection", key), "with uniform=1: the change of tokens does not count"
     for stage, settings in recipe.stages:
         if settings.sampling != "dense":
             yield (stage, "stride"), f"with {settings.sampling} sampling"

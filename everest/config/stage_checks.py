@@ -81,6 +81,9 @@ def view_problems(recipe: Recipe) -> Problems:
     if stage.batch_size < 2 * stage.views.number:
         text = f"{stage.batch_size} clips are fewer than two videos of {stage.views.number} views to compare"
         yield ("pretrain", "batch_size"), text
+    elif stage.batch_size % stage.views.number:
+        text = f"{stage.batch_size} clips do not divide into videos of {stage.views.number} views"
+        yield ("pretrain", "batch_size"), f"{text} (pretrain.views.number)"
     if recipe.data.clips_per_video != 1:  # two clips of a video would be compared as of different videos
         text = "must be 1 with pretrain.objective=views; list windows of long videos (prepare windows)"
         yield ("data", "clips_per_video"), text

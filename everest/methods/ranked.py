@@ -150,6 +150,7 @@ class Drawn(ByEmbedding):
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
     importance above the lowest of the clip. The tokens drawn first are visible, the others are predicted.
+    With `uniform` 1 the importance does not count, and training does not measure it.
     """
 
     strategy: Literal["drawn"] = "drawn"
@@ -158,6 +159,10 @@ class Drawn(ByEmbedding):
     @property
     def draws(self) -> bool:
         return True
+
+    @property
+    def uses_importance(self) -> bool:
+        return self.uniform < 1
 
     def at_evaluation(self, keep: float | None = None) -> RedundancyRobust:
         """The tokens with the highest probabilities."""
@@ -175,13 +180,15 @@ class Drawn(ByEmbedding):
             yield "order", "must be descending: what changes most has the highest probability"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        assert importance is not None, "this strategy draws by importance"
-        change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
-        total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        uniform = max(self.uniform, LEAST_UNIFORM) / grid.num_tokens
-        chance = uniform + (1 - self.uniform) * change / total  # (B, N)
+        noise = noise[:, : grid.num_tokens]
+        chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)
+        if self.uses_importance:
+            assert importance is not None, "this strategy draws by importance"
+            change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
+            total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            chance = chance + (1 - self.uniform) * change / total
         # The order of log p + Gumbel noise is that of a draw without replacement (Yellott 1977).
-        gumbel = -(-noise[:, : grid.num_tokens].log()).log()
+        gumbel = -(-noise.log()).log()
         kept = self.kept(grid, chance.log() + gumbel)  # (B, K), as drawn
         if self.visible_ratio is None:
             return TokenSelection(ascending(kept), kept[:, :0])

@@ -78,6 +78,11 @@ class Selector(ABC):
         return True
 
     @property
+    def uses_importance(self) -> bool:
+        """Whether the choice depends on the importance, if one is measured."""
+        return True
+
+    @property
     def needs_tokenizer(self) -> bool:
         """Whether the importance comes from a trained tokenizer."""
         return False
@@ -190,8 +195,9 @@ def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | No
 def choose(
     selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
 ) -> TokenSelection:
-    """Measure the importance on clips (B, C, T, H, W), bytes or normalized, then choose their tokens."""
-    return selector(grid, importance=measure(selector, frames, embed), noise=noise)
+    """Choose tokens of clips (B, C, T, H, W), bytes or normalized, by their importance if that counts."""
+    importance = measure(selector, frames, embed) if selector.uses_importance else None
+    return selector(grid, importance=importance, noise=noise)
 
 
 def checked_share(share: float) -> float:

@@ -129,7 +129,7 @@ class MaskedAutoencoder(PretrainingModel):
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
         noise = noise[:, : offered.num_tokens + offered.t]  # the camera's numbers come after these
-        if importance is None:
+        if importance is None and (drawing is not None or self.selector.uses_importance):
             importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
         if drawing is not None:
             assert isinstance(self.selector, ByImportance)

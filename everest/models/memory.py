@@ -103,6 +103,14 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
         bytes_per_value=bytes_per_value,
         checkpointing=spec.checkpointing,
     )
+    if spec.camera:  # one more clip for each, or for each video
+        encoded = activation_bytes(
+            stacks[:1],
+            other_bytes=_clip_bytes(spec),
+            bytes_per_value=bytes_per_value,
+            checkpointing=spec.checkpointing,
+        )
+        saved += encoded // (1 if spec.views is None else spec.views.number)
     # A cosine and a sine per channel of a head, for all blocks of a stack.
     turned = stacks if spec.model.positions == "rotary" else stacks[: spec.model.rotary != "none"]
     saved += sum(2 * 4 * stack.tokens * stack.width // stack.heads for stack in turned)

@@ -95,7 +95,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     )
     unit = stage.clips_per_video  # clips that stay together in a pass
     plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, unit))
-    fits = largest >= unit
+    fits = largest >= plan.micro_batch
     clips = plan.steps * plan.batch_size
     share, peak = _share_of_peak(recipe, gpu)
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated

@@ -196,12 +196,13 @@ def memory_advice(
         return f"{clips * bytes_of(checkpointing, value_bytes) / 2**30:.2f} GiB"
 
     tried, half = plan.micro_batch, max(1, plan.micro_batch // 2)
-    fewer = f"pretrain.batch_size={half * plan.processes}" if compares_clips else f"train.micro_batch={half}"
-    advice = (
-        f"tried {tried} clips a pass, about {gib(tried)} of activations; "
-        f"{fewer} needs about {gib(half)}, train.checkpointing=true about "
-        f"{gib(tried, checkpointing=True)}"
-    )
+    fewer = f"train.micro_batch={half}"
+    if compares_clips:  # of whole videos, in all processes of two at least
+        half = max(tried // (2 * plan.views), -(-2 // plan.processes)) * plan.views
+        fewer = f"pretrain.batch_size={half * plan.processes}"
+    settings = {fewer: gib(half)} if half < tried else {}
+    settings["train.checkpointing=true"] = gib(tried, checkpointing=True)
     if bytes_per_value > BF16_BYTES:
-        advice += f", train.precision=bf16 about {gib(tried, BF16_BYTES)}"
-    return advice
+        settings["train.precision=bf16"] = gib(tried, BF16_BYTES)
+    needed = ", ".join(f"{size} with {setting}" for setting, size in settings.items())
+    return f"tried {tried} clips a pass, about {gib(tried)} of activations; it would be about {needed}"

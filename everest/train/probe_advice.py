@@ -143,7 +143,7 @@ def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
     if loss > (1 - LEAST_FALL) * first["heldout_loss"]:
         return (
             f"the held-out loss was {first['heldout_loss']:.3g} before the first step and is {loss:.3g}: "
-            "raise base_lr, or check the videos"
+            "unless the run began with trained weights, raise base_lr, or check the videos"
         )
     return None
 

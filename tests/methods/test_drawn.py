@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,9 @@ from torch import Tensor
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
+from everest.methods.importance import Embedding, RawPixels
 from everest.methods.ranked import Drawn, RedundancyRobust
+from everest.methods.selector import choose
 
 GRID = TokenGrid(t=2, h=1, w=4)
 CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])
@@ -48,6 +52,35 @@ def test_visible_tokens_are_drawn_first_and_the_others_are_predicted():
     assert set(kept.visible.flatten().tolist()) == {2, 3, 5, 6}  # those that change
     assert (kept.visible.diff(dim=1) > 0).all()
     assert (both.visible == 6).any(dim=1).float().mean() > 0.7
+
+
+def test_uniform_draws_need_no_importance():
+    noise = torch.rand(50, 8, generator=torch.Generator().manual_seed(2))
+    selector = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=1.0)
+    measured = selector(GRID, importance=CHANGE.expand(50, -1), noise=noise)
+    assert torch.equal(measured.visible, selector(GRID, importance=None, noise=noise).visible)
+
+    @dataclass(frozen=True, kw_only=True)
+    class NeverMeasured(Drawn):
+        def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+            raise AssertionError("the change was measured")
+
+    frames = torch.zeros(50, 3, 4, 16, 64, dtype=torch.uint8)
+    kept = {"keep_ratio": 0.5, "visible_ratio": None}
+    chosen = choose(NeverMeasured(**kept, uniform=1.0), frames, GRID, RawPixels((2, 16, 16)), noise)
+    assert torch.equal(chosen.visible, measured.visible)
+    with pytest.raises(AssertionError, match="was measured"):
+        choose(NeverMeasured(**kept, uniform=0.9), frames, GRID, RawPixels((2, 16, 16)), noise)
+
+
+def test_a_recipe_of_uniform_draws_names_settings_of_the_change():
+    shown: list[str] = []
+    changes = ("pretrain.selection.align=affine", "model.input=frames")
+    load_recipe("small-views", overrides=changes, notify=shown.append)
+    assert any("pretrain.selection.align has no effect with uniform=1" in line for line in shown)
+    shown.clear()
+    load_recipe("small-views", overrides=[*changes, "pretrain.selection.uniform=0.5"], notify=shown.append)
+    assert not any("align" in line for line in shown)
 
 
 def test_evaluation_takes_the_most_changed_tokens():

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
+from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
@@ -48,6 +49,7 @@ def test_memory_grows_with_the_frames_and_not_with_their_square():
 
 MAGVIT = "tokenizer.size=magvit-b"
 HALF = "tokenizer.size=magvit-b-half"
+VIEWS = "pretrain.objective=views"
 
 
 def spec_of(recipe: str, *overrides: str) -> ModelSpec:
@@ -79,6 +81,10 @@ def test_the_counter_sees_tensors_come_and_go():
         ("k400", ()),
         ("k400", ("model.embedding_layers=2",)),
         ("k400", ("model.embedding_layers=3",)),
+        ("k400", ("pretrain.camera_motion=1",)),
+        ("k400", (VIEWS,)),
+        ("k400", (VIEWS, "pretrain.camera_motion=1")),
+        ("k400", (VIEWS, "pretrain.camera_motion=1", "pretrain.views.number=4")),
         ("lvmae-128", ("data.frames=32",)),
         ("lvmae-128", ("data.frames=32", "pretrain.selection.score=frame-difference")),
     ],
@@ -103,6 +109,7 @@ def test_coding_takes_what_is_estimated_for_any_number_of_clips(size, bytes_per_
     spec = spec_of("lvmae-128", "data.frames=32", *size)
     peaks = []
     with model_without_numbers(spec) as model:
+        assert isinstance(model, MaskedAutoencoder)
         frozen = model.learned
         assert isinstance(frozen, FrozenTokenizer)
         clip = torch.zeros(1, 3, spec.frames, *spec.size, dtype=torch.uint8)
@@ -243,7 +250,7 @@ def views(share: float, *others: str) -> tuple[str, ...]:
         ((), (156, 314, 19.8, 68)),
         (("pretrain.selection={strategy: tube, mask_ratio: 0.9}",), (160, 1408, 35.5, 136)),
         (views(0.1), (156, 0, 15.6, 42)),
-        (views(0.1, "pretrain.camera_motion=1"), (156, 0, 23.3, 42)),
+        (views(0.1, "pretrain.camera_motion=1"), (156, 0, 23.3, 63)),
         (views(0.25), (392, 0, 38.0, 99)),
     ],
 )

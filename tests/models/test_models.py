@@ -178,6 +178,8 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
 
 def test_a_new_measuring_strategy_needs_its_class_only():
     class Brightest:
+        uses_importance = True
+
         def importance(self, frames, embed):
             return patchify(frames, embed.tubelet).flatten(2).mean(-1)
 

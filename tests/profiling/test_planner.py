@@ -80,6 +80,18 @@ def test_a_larger_tokenizer_leaves_room_for_fewer_clips():
     assert large["batch"] < small["batch"]
 
 
+def test_between_views_a_pass_has_all_clips_of_a_step():
+    few, many = (
+        plan_pretraining(
+            load_recipe("views", overrides=[f"pretrain.batch_size={batch}"]), GPUS["t4"], videos=100, epochs=1
+        )
+        for batch in (16, 4096)
+    )
+    assert (few["fits"], few["batch"]) == (True, 16)
+    assert not many["fits"]
+    assert many["memory_gib"] > GPUS["t4"].gib
+
+
 @given(
     videos=st.integers(1, 10**6),
     epochs=st.integers(1, 5000),

@@ -6,11 +6,13 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.config.stage_settings import PretrainSettings
+from everest.config.stage_settings import PretrainSettings, ViewsSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
@@ -228,11 +230,33 @@ def test_memory_advice_has_numbers_that_shrink():
 
     advice = memory_advice(plan, bytes_of, bytes_per_value=4, compares_clips=False)
     assert "tried 32 clips a pass, about 32.00 GiB" in advice
-    assert "train.micro_batch=16 needs about 16.00 GiB" in advice
-    assert advice.endswith("checkpointing=true about 8.00 GiB, train.precision=bf16 about 24.00 GiB")
-    of_views = memory_advice(plan, bytes_of, bytes_per_value=2, compares_clips=True)
-    assert "bf16" not in of_views
-    assert "pretrain.batch_size=16 needs about" in of_views
+    assert "about 16.00 GiB with train.micro_batch=16, " in advice
+    assert advice.endswith(" 8.00 GiB with train.checkpointing=true, 24.00 GiB with train.precision=bf16")
+
+
+@pytest.mark.parametrize(
+    ("batch", "views", "processes", "fewer"),
+    [
+        (32, 2, 1, 16),
+        (12, 4, 1, 8),
+        (10, 2, 1, 4),
+        (6, 2, 1, 4),
+        (4, 2, 1, None),
+        (4, 2, 2, None),
+        (12, 2, 2, 4),
+    ],
+)
+def test_memory_advice_between_views_names_a_possible_batch(batch, views, processes, fewer):
+    stage = PretrainSettings(objective="views", batch_size=batch, views=ViewsSettings(number=views))
+    plan = plan_stage(stage, num_videos=100, processes=processes, largest_micro_batch=1)
+    advice = memory_advice(plan, lambda *_: 2**30, bytes_per_value=2, compares_clips=True)
+    assert "bf16" not in advice
+    named = re.search(r"pretrain\.batch_size=(\d+)", advice)
+    assert (None if named is None else int(named[1])) == fewer
+    if fewer is not None:
+        plan_stage(
+            replace(stage, batch_size=fewer), num_videos=100, processes=processes, largest_micro_batch=1
+        )
 
 
 def test_too_little_memory_in_a_loop_is_explained(

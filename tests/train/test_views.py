@@ -204,10 +204,20 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
 
 
 def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
-    given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2")
+    given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2", "model.decoder_depth=2")
     shown = called("pretrain", "--recipe", recipe, *VIEWS, *given, "-o", tmp_path / "run").stderr
     for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
         assert f"{key} has no effect with pretrain.objective=views" in shown
+    assert "model.decoder_depth has no effect in pre-training with pretrain.objective=views" in shown
+
+
+def test_stored_targets_and_incomplete_videos_are_refused(recipe: Path, tmp_path: Path):
+    features = sets("pretrain.target={kind: features, teacher: runs/x}", "pretrain.target.cache=stored")
+    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *features, "-o", tmp_path / "run", code=2)
+    assert "pretrain.target.cache: holds targets, and pretrain.objective=views has none" in shown
+    number = sets("pretrain.batch_size=16", "pretrain.views.number=5")
+    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *number, "-o", tmp_path / "run", code=2)
+    assert "pretrain.batch_size: 16 clips do not divide into videos of 5 views" in shown
 
 
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):

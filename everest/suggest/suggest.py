@@ -237,7 +237,7 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     of_labels = f", with {labels:.3g} labels a class," if labels else ""
     worth, gained = "is worth a trial", "two of six"
     if labels > FEW_LABELS:
-        worth, gained = "may not be worth its time", "one of five"
+        worth, gained = "may not be worth its time", "one of six"
     return (
         f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with enough steps, fine-tuning "
         f"gained on {gained} sets of clips (docs/tutorials/few-labels.md); compare with a recipe without "

@@ -227,7 +227,7 @@ def _token_counts(recipe: Recipe) -> Problems:
         predicts = stage == "pretrain" and recipe.pretrain.objective == "pixels"
         if predicts and (not target or visible == grid.num_tokens):
             fix = (
-                "; set visible_ratio below keep_ratio"
+                "; set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 if getattr(selection, "visible_ratio", 0) is None
                 else ""
             )

@@ -65,17 +65,16 @@ def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
 
 
 def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
-    """For each measure of one set the means of all arms, with the differences from `COMPARED`."""
+    """For each arm the means of all measures of one set, with the differences from `COMPARED`."""
+    of_measures = [by_unit(results, name, measure) for measure in MEASURES]
     rows = []
-    for measure in MEASURES:
-        values = by_unit(results, name, measure)
-        others = [values[other] for other in COMPARED if other in values]
-        cells = [
-            compared(values[arm], [] if arm in BASELINES else others) if arm in values else ""
-            for arm in results
-        ]
-        rows.append([measure, *cells])
-    return markdown(["measure", *results], rows)
+    for arm, units in of_measures[0].items():
+        cells = []
+        for values in of_measures:
+            others = [values[other] for other in COMPARED if other in values and other != arm]
+            cells.append(compared(values[arm], [] if arm in BASELINES else others) if arm in values else "")
+        rows.append([arm, str(len(units)), *cells])
+    return markdown(["pre-training", "units", *MEASURES], rows)
 
 
 def pairs_table(results: dict[str, dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> str:

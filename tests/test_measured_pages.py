@@ -201,14 +201,17 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
 def test_the_notice_of_suggest_counts_the_sets_that_gained():
     header, _, *rows = evidence("labels")
     pretrained = header.index("the same, 4 times the steps")
-    last = {(row[1], row[0]): row[pretrained] for row in rows if row[2].startswith("best")}
-    words = ("no", "one", "two", "three", "four", "five", "six")
+    # The encoder of the letters has seen more clips than the notice is about.
+    few = [row for row in rows if row[2].startswith("best") and row[0] != "letters26"]
+    last = {(row[1], row[0]): row[pretrained] for row in few}
+    words = ("none", "one", "two", "three", "four", "five", "six")
     facts = {"classes": 6, "pretrain_videos": 500, "frames": 60, "height": 64, "width": 64}
-    for labels, videos in (("2", 12), ("all", 60)):
+    for labels, text, videos in (("2", "two labels a class", 12), ("all", "all labels", 60)):
         differences = [cell for (number, _), cell in last.items() if number == labels]
         gained, sets = words[sum("**+" in cell for cell in differences)], words[len(differences)]
         probed = ProbeList(name=None, videos=videos, held_out=0)
         notice = pretraining_notice(DataFacts(videos=videos, probed=probed, **facts))
+        assert f": with {text}" in str(notice)
         assert f"gained on {gained} of {sets} sets" in str(notice)
 
 

@@ -145,10 +145,13 @@ def _words(
     recipe: Recipe, gpu: Gpu, accumulation: int, workers: int, document: dict[str, Any], run: str
 ) -> list[str]:
     """Returns the sentences about hours, memory and remedies."""
+    between_views = recipe.pretrain.objective == "views"
     if not document["fits"]:
         remedy = "a smaller model, or shorter or smaller clips"
         if not recipe.train.checkpointing:
             remedy = f"train.checkpointing=true, or {remedy}"
+        if between_views:  # all clips of a step are in one pass
+            remedy = f"a smaller pretrain.batch_size, {remedy}"
         return [
             f"{run} does not fit on one {gpu.name}: one pass needs {document['memory_gib']:.1f} of "
             f"{gpu.gib:g} GiB; try {remedy}."
@@ -165,7 +168,7 @@ def _words(
     if document["loader_hours"] > document["gpu_hours"] + WORTH_HOURS:
         ratio = document["loader_hours"] / document["gpu_hours"]
         enough = math.ceil(workers * ratio)
-        remedy = "a larger pretrain.views_per_decode"
+        remedy = f"a larger pretrain.{'views.number' if between_views else 'views_per_decode'}"
         if enough <= MOST_WORKERS:
             remedy = f"train.workers={enough} on as many cores, or {remedy}"
         sentences.append(

@@ -235,13 +235,13 @@ def pretraining_notice(facts: DataFacts) -> str | None:
         return None
     labels = facts.videos / facts.classes if facts.classes else 0.0
     of_labels = f", with {labels:.3g} labels a class," if labels else ""
-    worth, gained = "is worth a trial", "two of six"
+    worth, measured = "is worth a trial", "two labels a class, fine-tuning gained on two of five"
     if labels > FEW_LABELS:
-        worth, gained = "may not be worth its time", "one of six"
+        worth = "may not be worth its time"
+        measured = "all labels and enough steps, fine-tuning gained on none of five"
     return (
-        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with enough steps, fine-tuning "
-        f"gained on {gained} sets of clips (docs/tutorials/few-labels.md); compare with a recipe without "
-        "--pretrain"
+        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with {measured} sets of clips "
+        "(docs/tutorials/few-labels.md); compare with a recipe without --pretrain"
     )
 
 

@@ -52,6 +52,7 @@ class StagePlan:
     checkpoint_steps: int  # between two validations
     batch_size: int  # clips a step, over all processes and passes
     views: int  # clips that one decoded video gives
+    unit: int  # clips that stay together in a pass
     micro_batch: int  # clips a pass of one process
     processes: int
     peak_lr: float
@@ -103,7 +104,7 @@ def plan_stage(
     if isinstance(stage, PretrainSettings):
         views, compares = stage.clips_per_video, stage.objective == "views"
     pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
-    unit = views * pair  # clips that stay together in a pass
+    unit = views * pair
     share, rest = divmod(stage.batch_size, processes * unit)
     if rest:
         parts = f"{processes} processes" + (f" x {views} clips of a video" if views > 1 else "")
@@ -134,6 +135,7 @@ def plan_stage(
         checkpoint_steps=checkpoint_steps,
         batch_size=stage.batch_size,
         views=views,
+        unit=unit,
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
         peak_lr=peak_lr,
@@ -183,26 +185,37 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
 
 
 def memory_advice(
-    plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int, compares_clips: bool
+    plan: StagePlan,
+    bytes_of: BytesPerClip,
+    *,
+    bytes_per_value: int,
+    checkpointing: bool,
+    compares_clips: bool,
 ) -> str:
     """Settings to try when a pass of the plan does not fit, with estimates.
 
     Args:
-        bytes_per_value: of the run that does not fit.
+        bytes_per_value, checkpointing: of the run that does not fit.
         compares_clips: between views, a pass has all clips of a step.
     """
 
-    def gib(clips: int, value_bytes: int = bytes_per_value, *, checkpointing: bool = False) -> str:
-        return f"{clips * bytes_of(checkpointing, value_bytes) / 2**30:.2f} GiB"
+    def gib(clips: int, *, value_bytes: int = bytes_per_value, saving: bool = checkpointing) -> str:
+        return f"{clips * bytes_of(saving, value_bytes) / 2**30:.2f} GiB"
 
-    tried, half = plan.micro_batch, max(1, plan.micro_batch // 2)
-    fewer = f"train.micro_batch={half}"
-    if compares_clips:  # of whole videos, in all processes of two at least
-        half = max(tried // (2 * plan.views), -(-2 // plan.processes)) * plan.views
-        fewer = f"pretrain.batch_size={half * plan.processes}"
-    settings = {fewer: gib(half)} if half < tried else {}
-    settings["train.checkpointing=true"] = gib(tried, checkpointing=True)
+    tried, fewest = plan.micro_batch, plan.unit
+    if compares_clips:  # two videos at least, in all processes
+        fewest *= -(-2 // plan.processes)
+    half = max(tried // (2 * plan.unit) * plan.unit, fewest)
+    settings = {}
+    if half < tried:
+        fewer = (
+            f"pretrain.batch_size={half * plan.processes}" if compares_clips else f"train.micro_batch={half}"
+        )
+        settings[fewer] = gib(half)
+    if not checkpointing:
+        settings["train.checkpointing=true"] = gib(tried, saving=True)
     if bytes_per_value > BF16_BYTES:
-        settings["train.precision=bf16"] = gib(tried, BF16_BYTES)
+        settings["train.precision=bf16"] = gib(tried, value_bytes=BF16_BYTES)
     needed = ", ".join(f"{size} with {setting}" for setting, size in settings.items())
-    return f"tried {tried} clips a pass, about {gib(tried)} of activations; it would be about {needed}"
+    fix = f"it would be about {needed}" if needed else "use a smaller model, or shorter or smaller clips"
+    return f"tried {tried} clips a pass, about {gib(tried)} of activations; {fix}"

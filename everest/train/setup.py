@@ -118,6 +118,7 @@ def set_up_training(
             plan,
             bytes_of,
             bytes_per_value=value_bytes,
+            checkpointing=recipe.train.checkpointing,
             compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
         ),
     )

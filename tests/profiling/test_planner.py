@@ -90,6 +90,8 @@ def test_between_views_a_pass_has_all_clips_of_a_step():
     assert (few["fits"], few["batch"]) == (True, 16)
     assert not many["fits"]
     assert many["memory_gib"] > GPUS["t4"].gib
+    assert "try a smaller pretrain.batch_size, train.checkpointing=true" in many["sentence"]
+    assert "views_per_decode" not in few["sentence"]
 
 
 @given(

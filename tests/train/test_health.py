@@ -23,7 +23,7 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.config.stage_settings import PretrainSettings, ViewsSettings
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewsSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
@@ -228,7 +228,7 @@ def test_memory_advice_has_numbers_that_shrink():
         """Half of them float32 in any precision."""
         return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
 
-    advice = memory_advice(plan, bytes_of, bytes_per_value=4, compares_clips=False)
+    advice = memory_advice(plan, bytes_of, bytes_per_value=4, checkpointing=False, compares_clips=False)
     assert "tried 32 clips a pass, about 32.00 GiB" in advice
     assert "about 16.00 GiB with train.micro_batch=16, " in advice
     assert advice.endswith(" 8.00 GiB with train.checkpointing=true, 24.00 GiB with train.precision=bf16")
@@ -249,7 +249,9 @@ def test_memory_advice_has_numbers_that_shrink():
 def test_memory_advice_between_views_names_a_possible_batch(batch, views, processes, fewer):
     stage = PretrainSettings(objective="views", batch_size=batch, views=ViewsSettings(number=views))
     plan = plan_stage(stage, num_videos=100, processes=processes, largest_micro_batch=1)
-    advice = memory_advice(plan, lambda *_: 2**30, bytes_per_value=2, compares_clips=True)
+    advice = memory_advice(
+        plan, lambda *_: 2**30, bytes_per_value=2, checkpointing=False, compares_clips=True
+    )
     assert "bf16" not in advice
     named = re.search(r"pretrain\.batch_size=(\d+)", advice)
     assert (None if named is None else int(named[1])) == fewer
@@ -257,6 +259,16 @@ def test_memory_advice_between_views_names_a_possible_batch(batch, views, proces
         plan_stage(
             replace(stage, batch_size=fewer), num_videos=100, processes=processes, largest_micro_batch=1
         )
+
+
+def test_memory_advice_names_no_setting_that_the_run_has():
+    stage = FinetuneSettings(batch_size=8, mixup=0.8)
+    plan = plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=2)  # the smallest: a pair
+    run = {"bytes_per_value": 2, "compares_clips": False}
+    advice = memory_advice(plan, lambda *_: 2**30, checkpointing=True, **run)
+    assert advice.endswith("2.00 GiB of activations; use a smaller model, or shorter or smaller clips")
+    advice = memory_advice(plan, lambda *_: 2**30, checkpointing=False, **run)
+    assert advice.endswith("it would be about 2.00 GiB with train.checkpointing=true")
 
 
 def test_too_little_memory_in_a_loop_is_explained(

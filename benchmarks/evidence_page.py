@@ -90,9 +90,9 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
-    blocks["features-draws"] = pairs_table(features, UNIFORM_AND_CHANGE)
-    blocks["features-variations"] = pairs_table(features, VARIATIONS)
     of_letters = json.loads(RESULTS_OF_LETTERS.read_text())["results"]
+    blocks["features-draws"] = pairs_table(features, of_letters, UNIFORM_AND_CHANGE)
+    blocks["features-variations"] = pairs_table(features, of_letters, VARIATIONS)
     blocks["features-letters"] = measures_table(of_letters, LETTERS)
     of_labels = json.loads(OF_LABELS.read_text())["results"]
     blocks["labels"], blocks["labels-kept"] = labels_table(of_labels), kept_table(of_labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from held_out_clips import SETS
+from held_out_clips import LETTERS, SETS
 from measuring import difference_text, markdown
 
 from everest.sweep.statistics import paired, spread
@@ -77,17 +77,20 @@ def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
     return markdown(["pre-training", "units", *MEASURES], rows)
 
 
-def pairs_table(results: dict[str, dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> str:
+def pairs_table(
+    results: dict[str, dict[str, Any]],
+    of_letters: dict[str, dict[str, Any]],
+    pairs: Iterable[tuple[str, str]],
+) -> str:
     """The first arm of each pair less the second one, paired by unit, for each measure."""
+    columns = [*((results, name) for name in SETS), (of_letters, LETTERS)]
     rows = []
-    for one, other in pairs:
+    for arms in pairs:
         for measure in MEASURES[:3]:
             cells = []
-            for name in SETS:
-                first, second = (
-                    {int(unit): found[name][measure] for unit, found in results[arm].items()}
-                    for arm in (one, other)
-                )
+            for of_sets, name in columns:
+                values = by_unit(of_sets, name, measure)
+                first, second = (values.get(arm, {}) for arm in arms)  # not all arms were run on letters
                 cells.append(difference_text(paired(first, second)))
-            rows.append([f"{one} less {other}", measure, *cells])
-    return markdown(["arms", "measure", *SETS], rows)
+            rows.append([" less ".join(arms), measure, *cells])
+    return markdown(["arms", "measure", *SETS, LETTERS], rows)

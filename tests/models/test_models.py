@@ -16,6 +16,7 @@ from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FrameSelectionSettings, PixelTargetSettings
 from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
+from everest.methods.selector import Selector
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.spec import ModelSpec
 
@@ -177,9 +178,7 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
 
 
 def test_a_new_measuring_strategy_needs_its_class_only():
-    class Brightest:
-        uses_importance = True
-
+    class Brightest(Selector):
         def importance(self, frames, embed):
             return patchify(frames, embed.tubelet).flatten(2).mean(-1)
 

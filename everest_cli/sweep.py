@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -120,6 +121,8 @@ def sweep(
         say(f"failed: {_failure_line(failure)}")
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
+    if not quiet:
+        say(f"next:\n  {shlex.join(['everest', 'sweep', 'report', str(output)])}")
 
 
 def _failure_line(failure: dict[str, Any]) -> str:

@@ -81,6 +81,7 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     kept = called(*command)
     assert "the arm 'wrong' of the earlier call is not compared any more" in kept.stderr
     assert "[" not in kept.stderr
+    assert kept.stderr.endswith(f"next:\n  everest sweep report {out}\n")
     assert results(out)["failures"] == []
     assert results(out)["arms"] == document["arms"][:2]
     assert {path: path.stat().st_mtime_ns for path in files} == files

@@ -120,7 +120,7 @@ def _compared_views() -> list[Choice]:
         Choice(
             "pretrain.selection",
             {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0},
-            "a quarter of the tokens, drawn uniformly: drawing by change did not help on real clips",
+            "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips",
         ),
     ]
 

@@ -1,7 +1,7 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
-validation lists of sets of 50 to 175 real clips, the pre-training on 504 clips (docs/evidence.md). The
+validation lists of sets of 50 to 175 real clips, the pre-training on 320 to 470 clips (docs/evidence.md). The
 number of steps for other sets and all values for a GPU were not measured.
 """
 
@@ -32,7 +32,7 @@ STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of vid
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
 FEW_LABELS: Final = 5  # a class: up to here fine-tuning was measured to gain from few videos
-FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many as were measured
+FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many clips of actions as were measured
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
@@ -109,7 +109,7 @@ def _budgets(stage: str, videos: int, batch: int, in_time: tuple[float, int]) ->
 
 
 def _compared_views() -> list[Choice]:
-    """Pre-training that compares clips of the videos: predicted pixels did not help on real clips."""
+    """Pre-training that compares clips of the videos: predicted pixels helped less on real clips."""
     return [
         Choice(
             "pretrain.objective",
@@ -137,7 +137,7 @@ def _kept(device: Device, purpose: Purpose) -> Choice:
     keep, reason = device.keep, "the tokens that change most"
     if purpose != "scratch" and keep < KEPT_AFTER_VIEWS:
         keep = KEPT_AFTER_VIEWS
-        reason = "half of the tokens: fewer were worse after pre-training between views"
+        reason = "half of the tokens: after pre-training between views, fewer were worse on two of six sets"
     return Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason)
 
 
@@ -235,12 +235,15 @@ def pretraining_notice(facts: DataFacts) -> str | None:
         return None
     labels = facts.videos / facts.classes if facts.classes else 0.0
     of_labels = f", with {labels:.3g} labels a class," if labels else ""
-    worth, measured = "is worth a trial", "two labels a class, fine-tuning gained on two of five"
+    worth = "is worth a trial"
+    measured = (
+        "two labels a class, fine-tuning gained on two of five sets, one of them with simulated motions"
+    )
     if labels > FEW_LABELS:
         worth = "may not be worth its time"
-        measured = "all labels and enough steps, fine-tuning gained on none of five"
+        measured = "all labels and enough steps, fine-tuning gained on none of five sets of clips"
     return (
-        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with {measured} sets of clips "
+        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with {measured} "
         "(docs/tutorials/few-labels.md); compare with a recipe without --pretrain"
     )
 

@@ -17,6 +17,7 @@ from .case import Case, Kind, case_of
 from .mutations import NASTY_TEXTS, damage_bytes, damage_text, damage_tree, nasty
 
 CODES = frozenset({2})
+PROFILE_CODES = CODES | {6}  # `profile` opens the teacher that a recipe names
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 YAML_PIECES = (
     *("<<: {a: 1}", "<<: *x", "a: &x [1]", "a: &x {b: *x}", "!!python/object/apply:os.system [true]"),
@@ -38,7 +39,8 @@ def make_recipe(rng: Random, folder: Path, bases: Bases) -> Case:
     if rng.random() < 0.25:
         return case_of("recipes validate my.yaml", CODES)
     as_json = ["--json"] if command == "profile" and rng.random() < 0.5 else []
-    return case_of(f"{command} --recipe my.yaml", CODES, *as_json)
+    codes = PROFILE_CODES if command == "profile" else CODES
+    return case_of(f"{command} --recipe my.yaml", codes, *as_json)
 
 
 def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -50,7 +52,7 @@ def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
     command = rng.choices(("pretrain", "finetune --init none", "profile --json"), (6, 2, 2))[0]
     name = rng.choice(_names())
     if command == "profile --json":
-        return case_of(f"{command} -r {name}", CODES, *_only_set(options))
+        return case_of(f"{command} -r {name}", PROFILE_CODES, *_only_set(options))
     return case_of(f"{command} -r {name} --print-config", CODES, *options)
 
 

@@ -236,9 +236,7 @@ def pretraining_notice(facts: DataFacts) -> str | None:
     labels = facts.videos / facts.classes if facts.classes else 0.0
     of_labels = f", with {labels:.3g} labels a class," if labels else ""
     worth = "is worth a trial"
-    measured = (
-        "two labels a class, fine-tuning gained on two of five sets, one of them with simulated motions"
-    )
+    measured = "two labels a class, fine-tuning gained on two of five sets, one of simulated camera motions"
     if labels > FEW_LABELS:
         worth = "may not be worth its time"
         measured = "all labels and enough steps, fine-tuning gained on none of five sets of clips"

@@ -17,7 +17,6 @@ from .case import Case, Kind, case_of
 from .mutations import NASTY_TEXTS, damage_bytes, damage_text, damage_tree, nasty
 
 CODES = frozenset({2})
-PROFILE_CODES = CODES | {6}  # `profile` opens the teacher that a recipe names
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 YAML_PIECES = (
     *("<<: {a: 1}", "<<: *x", "a: &x [1]", "a: &x {b: *x}", "!!python/object/apply:os.system [true]"),
@@ -39,8 +38,7 @@ def make_recipe(rng: Random, folder: Path, bases: Bases) -> Case:
     if rng.random() < 0.25:
         return case_of("recipes validate my.yaml", CODES)
     as_json = ["--json"] if command == "profile" and rng.random() < 0.5 else []
-    codes = PROFILE_CODES if command == "profile" else CODES
-    return case_of(f"{command} --recipe my.yaml", codes, *as_json)
+    return case_of(f"{command} --recipe my.yaml", CODES, *as_json)
 
 
 def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
@@ -52,7 +50,9 @@ def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
     command = rng.choices(("pretrain", "finetune --init none", "profile --json"), (6, 2, 2))[0]
     name = rng.choice(_names())
     if command == "profile --json":
-        return case_of(f"{command} -r {name}", PROFILE_CODES, *_only_set(options))
+        options = _only_set(options)
+        opened = any(option.startswith("finetune.teacher") for option in options)  # as a checkpoint
+        return case_of(f"{command} -r {name}", CODES | {6} if opened else CODES, *options)
     return case_of(f"{command} -r {name} --print-config", CODES, *options)
 
 

@@ -21,7 +21,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import normalize
 
 WARM_UP = 3  # steps: compilation, choice of kernels, moments of AdamW
-EVEREST, VIDEOMAE = "k400", "videomae-k400"
+EVEREST, VIDEOMAE, VIEWS = "k400", "videomae-k400", "views"
 
 # Forward and backward pass of one clip, counted on shapes (benchmarks/saved.py, PyTorch 2.15); for ViT-S and
 # ViT-B also in docs/performance.md.
@@ -32,6 +32,7 @@ GFLOP = {
     (VIDEOMAE, "vit-s"): 67.0,
     (VIDEOMAE, "vit-b"): 207.6,
     (VIDEOMAE, "vit-l"): 491.4,
+    (VIEWS, "vit-b"): 332.2,  # a view of a quarter of the tokens, and the still frame of the camera task
 }
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import EVEREST, VIDEOMAE, StepCase, measure
+from gpu_cases import EVEREST, VIDEOMAE, VIEWS, StepCase, measure
 from gpu_kernels import importance
 from gpu_rows import Row, Rows
 from measuring import PAGE, machine, markdown, publish
@@ -48,6 +48,7 @@ EAGER = (
     StepCase(name="everest-l", **_EVEREST, **_L, batches=(64, 128)),
     StepCase(name="videomae-b", **_VIDEOMAE, **_B, batches=(64, 128, 256)),
     StepCase(name="videomae-s", **_VIDEOMAE, **_S, batches=(128, 256)),
+    StepCase(name="views-b", recipe=VIEWS, **_B, batches=(64, 128, 256)),
     StepCase(name="videomae-l", **_VIDEOMAE, **_L, batches=(64, 128)),
     StepCase(
         name="everest-b-checkpointing",
@@ -76,6 +77,7 @@ COMPILED = (
         needs=150,
     ),
     StepCase(name="blocks-everest-s", **_EVEREST, **_S, batches=(256,), compiled="blocks", needs=50),
+    StepCase(name="blocks-views-b", recipe=VIEWS, **_B, batches=(256,), compiled="blocks", needs=60),
     StepCase(name="blocks-videomae-b", **_VIDEOMAE, **_B, batches=(256,), compiled="blocks", needs=50),
     StepCase(name="blocks-everest-l", **_EVEREST, **_L, batches=(256,), compiled="blocks", needs=60),
     StepCase(name="graph-everest-s", **_EVEREST, **_S, batches=(256,), compiled="graph", needs=150),

@@ -19,6 +19,9 @@ from gpu_rows import Rows
 from saved import gflop, without_numbers
 from steps import Case, clips_for, our_pass
 
+from everest.config.recipe import load_recipe
+from everest.profiling.profile import stage_spec
+
 # The device has no cuDNN.
 FAILING = "CUDNN_ATTENTION"
 
@@ -122,3 +125,11 @@ def test_the_counted_flops_are_constants(recipe: str, backbone: str):
     with without_numbers(model):
         counted = gflop(our_pass(model, torch.float32), clips_for(model, 1))
     assert counted == pytest.approx(GFLOP[recipe, backbone], rel=1e-3)
+
+
+def test_the_counted_flops_of_two_views_are_a_constant():
+    model = stage_spec(load_recipe("views", overrides=["model.backbone=vit-b"]), "pretrain").build().train()
+    with without_numbers(model):
+        videos = torch.zeros(1, 2, 3, 16, 224, 224, dtype=torch.uint8)
+        counted = gflop(lambda views: model(views[0]).loss, videos) / 2
+    assert counted == pytest.approx(GFLOP["views", "vit-b"], rel=1e-3)

@@ -142,9 +142,13 @@ def _like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Te
 
 
 def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two bfloat16 tensors whose sum has 16 bits of the float32 weight."""
-    high = weight.bfloat16()
-    return high, (weight - high).bfloat16()
+    """Two bfloat16 tensors whose sum has 16 bits of the float32 weight.
+
+    The first is rounded by its bits: torch.compile leaves out a cast to bfloat16 and back, and then
+    the second would be zero.
+    """
+    high = (weight.view(torch.int32) + 2**15 & -(2**16)).view(torch.float32)
+    return high.bfloat16(), (weight - high).bfloat16()
 
 
 # The first kernels of an embedding with one convolution and with several.

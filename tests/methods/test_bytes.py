@@ -91,6 +91,8 @@ def test_two_parts_of_bfloat16_keep_sixteen_bits_of_a_weight():
     assert high.dtype == low.dtype == torch.bfloat16
     error = (high.double() + low.double() - weight.double()).abs() / weight.double().abs()
     assert error.max() <= 2**-16
+    compiled = torch.compile(in_two_parts, dynamic=False)(weight)
+    assert all(torch.equal(one, other) for one, other in zip((high, low), compiled, strict=True))
 
 
 def real_clips(folder: Path) -> Iterator[Tensor]:

@@ -180,7 +180,7 @@ def _changes(
     if distance in NORMS and frames.dtype == torch.uint8:
 
         def of_bytes(clips: Tensor, *earlier: Tensor) -> Tensor:
-            return NORMS[distance](embed.of_byte_changes(_byte_changes(clips, *earlier, tubelet=tubelet)))
+            return _norms_of_bytes(clips, *earlier, embed=embed, tubelet=tubelet, norm=NORMS[distance])
 
         return in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
     if distance in NORMS:
@@ -202,6 +202,18 @@ def _changes(
 
 
 @fusable
+def _norms_of_bytes(
+    frames: Tensor,
+    before: Tensor | None = None,
+    *,
+    embed: Embedding,
+    tubelet: tuple[int, int, int],
+    norm: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The norms (B, N - h*w) of the embedded changes of bytes."""
+    return norm(embed.of_byte_changes(_byte_changes(frames, before, tubelet=tubelet)))
+
+
 def _byte_changes(frames: Tensor, before: Tensor | None = None, *, tubelet: tuple[int, int, int]) -> Tensor:
     """The changes (B, N - h*w, C, t, p, q) of bytes, from -255 to 255, in a type that is exact for them."""
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32

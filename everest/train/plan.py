@@ -218,4 +218,4 @@ def memory_advice(
         settings["train.precision=bf16"] = gib(tried, value_bytes=BF16_BYTES)
     needed = ", ".join(f"{size} with {setting}" for setting, size in settings.items())
     fix = f"it would be about {needed}" if needed else "use a smaller model, or shorter or smaller clips"
-    return f"tried {tried} clips a pass, about {gib(tried)} of activations; {fix}"
+    return f"a pass of {tried} clips takes about {gib(tried)} of activations; {fix}"

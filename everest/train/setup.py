@@ -25,7 +25,7 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
-from everest.errors import RecipeError
+from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.block import Block
 from everest.models.memory import count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
@@ -70,7 +70,8 @@ def set_up_training(
         RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
             adapters or frozen blocks and no weights to start from.
         DataError: none of the videos examined can be read.
-        EnvironmentProblem: too little shared memory for the batches of the workers.
+        EnvironmentProblem: too little memory for a pass on a CPU, or shared memory for the batches of the
+            workers.
     """
     accelerator, others = context.accelerator, BusyCores()
     if start is None:
@@ -97,6 +98,16 @@ def set_up_training(
     if isinstance(spec, ModelSpec):
         state_bytes += frozen_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
+    advice = memory_advice(
+        plan,
+        bytes_of,
+        bytes_per_value=value_bytes,
+        checkpointing=recipe.train.checkpointing,
+        compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
+    )
+    if accelerator.device.type == "cpu":
+        needed = plan.micro_batch * clip_bytes + state_bytes
+        _require_memory(needed * local_processes(), advice)
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
@@ -114,13 +125,7 @@ def set_up_training(
             clip=_clip_header(recipe, stage),
         ),
         videos=videos,
-        memory_advice=memory_advice(
-            plan,
-            bytes_of,
-            bytes_per_value=value_bytes,
-            checkpointing=recipe.train.checkpointing,
-            compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
-        ),
+        memory_advice=advice,
     )
     workers = training.passes.workers
     needed = shared_bytes(clips, training.passes.order(), workers=workers)
@@ -133,6 +138,13 @@ def set_up_training(
         for text in (*warnings, *([] if crowded is None else [crowded])):  # the jobs of a sweep share cores
             context.notice(f"warning: {text}")
     return training
+
+
+def _require_memory(needed: int, advice: str) -> None:
+    """Raise EnvironmentProblem if fewer than `needed` bytes are free: the system would kill the process."""
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > free:
+        raise EnvironmentProblem(f"too little memory, {free / 2**30:.2f} GiB are free: {advice}")
 
 
 def _network(

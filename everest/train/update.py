@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
         return model
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
     functorch_config.activation_memory_budget = MEMORY_BUDGET
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
     # dynamic=False: when a second model is compiled, torch would make the ratios of its selection

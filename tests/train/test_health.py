@@ -229,7 +229,7 @@ def test_memory_advice_has_numbers_that_shrink():
         return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
 
     advice = memory_advice(plan, bytes_of, bytes_per_value=4, checkpointing=False, compares_clips=False)
-    assert "tried 32 clips a pass, about 32.00 GiB" in advice
+    assert "a pass of 32 clips takes about 32.00 GiB" in advice
     assert "about 16.00 GiB with train.micro_batch=16, " in advice
     assert advice.endswith(" 8.00 GiB with train.checkpointing=true, 24.00 GiB with train.precision=bf16")
 
@@ -281,7 +281,15 @@ def test_too_little_memory_in_a_loop_is_explained(
 
     monkeypatch.setattr(everest.pretraining, "pretraining_output", too_much)
     shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
-    assert "tried 2 clips a pass" in shown
+    assert "out of memory: a pass of 2 clips takes" in shown
+
+
+def test_a_pass_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: Path):
+    views = ["--set", "pretrain.objective=views", "--set", f"pretrain.batch_size={2**20}"]
+    shown = called("pretrain", *views, "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
+    assert re.search(r"too little memory, [\d.]+ GiB are free: a pass of 1048576 clips takes about", shown)
+    assert f"with pretrain.batch_size={2**19}" in shown
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(

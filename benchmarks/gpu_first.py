@@ -4,8 +4,8 @@
 
 A: ceilings, checks, products, attention, importance, eager steps, a profile. B: compiled steps. C: videos,
 the loader, training runs, the GPU's decoder. Every row is written at once to FOLDER/PART.jsonl, so a part
-that is stopped loses nothing; an item that fails is a row with its error. `gpu_step.py --publish` makes the
-table of docs/performance.md from the files of A and B.
+that is stopped loses nothing; an item that fails is a row with its error. `gpu_page.py` makes the tables
+of docs/performance.md from these files.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu_step
+import gpu_page
 import measuring
 import pytest
 import torch
@@ -92,14 +92,15 @@ def test_a_step_is_published_on_a_page(device: Device, tmp_path: Path, monkeypat
     assert "everest-s" in names
     page = Path(shutil.copy(measuring.PAGE, tmp_path))
     monkeypatch.setattr(measuring, "HERE", tmp_path)
-    options = ["--publish", str(tmp_path / "gpu_step.jsonl"), "--page", str(page)]
-    monkeypatch.setattr(sys, "argv", ["gpu_step.py", *options])
-    gpu_step.main()
+    options = [str(tmp_path / "gpu_step.jsonl"), "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", ["gpu_page.py", *options])
+    gpu_page.main()
     text = page.read_text()
     assert "| everest-s | 256 | no | 1.0 (1.0-1.0) |" in text
     assert "- speed, everest-s / videomae-s: 1, goal 2.0: missed" in text
-    assert len(text) > len(measuring.PAGE.read_text())
-    assert json.loads((tmp_path / "results" / "gpu_step.json").read_text())["rows"][0]["machine"]["gpu"]
+    assert "computes nothing" in text
+    assert "H100 80GB" not in text.partition("<!-- benchmarks/gpu_page.py -->")[2]
+    assert json.loads((tmp_path / "results" / "gpu_page.json").read_text())["rows"][0]["machine"]["gpu"]
 
 
 def test_an_error_is_a_row_and_the_next_item_runs(tmp_path: Path):
@@ -116,7 +117,7 @@ def test_an_error_is_a_row_and_the_next_item_runs(tmp_path: Path):
     assert [row.get("value") for row in written] == [1, None, 2, None]
     assert "too large" in written[1]["error"]
     assert "60 s" in written[3]["skipped"]
-    assert "- step first: " in gpu_step.table([{"item": "step first", "error": "too large"}])
+    assert "- step first: " in gpu_page.steps([{"item": "step first", "error": "too large"}])
 
 
 @pytest.mark.parametrize(("recipe", "backbone"), [("k400", "vit-b"), ("videomae-k400", "vit-s")])

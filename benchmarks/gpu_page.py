@@ -1,0 +1,186 @@
+"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py or gpu_step.py has measured.
+
+    python benchmarks/gpu_page.py FILE …
+
+It measures nothing, and needs no GPU. The rows are written to results/gpu_page.json as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gpu_rows import Row
+from measuring import PAGE, markdown, publish
+
+Compared = tuple[
+    str, str, float
+]  # a case, another one, and the goal for the ratio of the first to the second
+
+FASTER: tuple[Compared, ...] = (  # clips/s, at least
+    ("everest-s", "videomae-s", 2.0),
+    ("everest-b", "videomae-b", 1.8),
+    ("everest-l", "videomae-l", 1.4),
+    ("everest-b", "plain-videomae-b", 2.2),
+)
+SMALLER: tuple[Compared, ...] = (  # memory per clip, at most
+    ("everest-l", "videomae-l", 0.66),
+    ("everest-l", "plain-videomae-l", 0.30),
+)
+MFU_GOALS = {"blocks-everest-s": 0.20, "blocks-everest-b": 0.40}
+SAME_TOKENS = 0.999  # kept by bytes in bfloat16 and by float32
+
+
+def goals(rows: list[Row]) -> list[dict[str, Any]]:
+    """The comparisons of cases that were measured: speed at the largest batch that both have."""
+    checks = []
+    for one, other, goal in FASTER:
+        first, second = (_by_batch(rows, name, "clips_per_second") for name in (one, other))
+        if both := first.keys() & second.keys():
+            share = first[max(both)] / second[max(both)]
+            checks.append(
+                {"check": f"speed, {one} / {other}", "value": share, "goal": goal, "met": share >= goal}
+            )
+    for one, other, goal in SMALLER:
+        first, second = (_by_batch(rows, name, "memory_bytes_per_clip") for name in (one, other))
+        if first and second:
+            share = first[max(first)] / second[max(second)]
+            check = {"check": f"memory per clip, {one} / {other}", "value": share, "goal": goal}
+            checks.append({**check, "met": share <= goal})
+    for name, goal in MFU_GOALS.items():
+        if shares := _by_batch(rows, name, "mfu"):
+            best = max(shares.values())
+            checks.append(
+                {"check": f"fraction of peak, {name}", "value": best, "goal": goal, "met": best >= goal}
+            )
+    for row in rows:
+        if row.get("what") == "importance, bytes":
+            same = row["kept_as_float32"]
+            check = {"check": "kept tokens, bytes as float32", "value": same, "goal": SAME_TOKENS}
+            checks.append({**check, "met": same >= SAME_TOKENS})
+    return checks
+
+
+def _by_batch(rows: list[Row], case: str, key: str) -> dict[int, float]:
+    return {row["batch"]: row[key] for row in rows if row.get("case") == case and row[key] is not None}
+
+
+def steps(rows: list[Row]) -> str:
+    """The steps, and the goals that they meet or miss."""
+    head = ["step", "batch", "compiled", "ms, median (p10-p90)", "clips/s", "TFLOP/s", "fraction of peak"]
+    head += ["peak memory (GB)", "memory per clip (MB)", "joules per clip", "host waits"]
+    cells = [
+        [
+            *(row["case"], str(row["batch"]), row["compiled"]),
+            f"{row['ms']:.1f} ({row['ms_p10']:.1f}-{row['ms_p90']:.1f})",
+            *(f"{row['clips_per_second']:.0f}", f"{row['tflops']:.0f}", f"{row['mfu']:.1%}"),
+            f"{row['peak_memory_bytes'] / 1e9:.1f}",
+            *(_or_empty(row["memory_bytes_per_clip"], 1e6), _or_empty(row["joules_per_clip"], 1)),
+            "no" if row["waits"] is None else "yes",
+        ]
+        for row in rows
+        if "case" in row
+    ]
+    lines = [f"- {row['item']}: {row['error']}" for row in rows if "error" in row and "step" in row["item"]]
+    for check in goals(rows):
+        met = "met" if check["met"] else "missed"
+        lines.append(f"- {check['check']}: {check['value']:.4g}, goal {check['goal']}: {met}")
+    return "\n".join([markdown(head, cells), "", *lines])
+
+
+def _or_empty(value: float | None, unit: float) -> str:
+    return "" if value is None else f"{value / unit:.3g}"
+
+
+def ceilings(rows: list[Row]) -> str:
+    units = {"tb_per_second": "TB/s", "tflops": "TFLOP/s", "gb_per_second": "GB/s", "microseconds": "µs"}
+    found = [row for row in rows if row["item"] == "ceilings" and "what" in row]
+    cells = [
+        [row["what"], *(f"{row[key]:.3g} {unit}" for key, unit in units.items() if key in row)]
+        for row in found
+    ]
+    return markdown(["limit", "measured"], cells)
+
+
+def attention(rows: list[Row]) -> str:
+    """Milliseconds of each back-end."""
+    found = [row for row in rows if row["item"].startswith("attention") and "backend" in row]
+    backends = list(dict.fromkeys(row["backend"] for row in found))
+    by_what = {(row["what"], row["backend"]): f"{row['ms']:.2f}" for row in found}
+    cells = [
+        [what, *(by_what.get((what, backend), "") for backend in backends)]
+        for what in dict.fromkeys(row["what"] for row in found)
+    ]
+    names = [backend.removesuffix("_ATTENTION").lower() for backend in backends]
+    return markdown(["attention (ms)", *names], cells)
+
+
+def importance(rows: list[Row]) -> str:
+    found = [row for row in rows if row["item"] == "importance" and "what" in row]
+    shares = ("kept_as_float32", "kept_as_float32_worst_clip")
+    cells = [
+        [row["what"].removeprefix("importance, "), f"{row['ms']:.1f}", *(f"{row[key]:.2%}" for key in shares)]
+        for row in found
+    ]
+    return markdown(["importance of 256 clips", "ms", "tokens kept as by float32", "worst clip"], cells)
+
+
+def videos(rows: list[Row]) -> str:
+    """The loader alone, training runs, and decoding alone."""
+    loaders = [row for row in rows if row["item"].startswith("loader") and "workers" in row]
+    keys = ("clips_per_second", "clips_per_second_of_one_process")
+    loaded = [
+        [str(row["workers"]), str(row["views"]), *(f"{row[key]:.0f}" for key in keys)] for row in loaders
+    ]
+    runs = [row for row in rows if row["item"].startswith("run ") and "run" in row]
+    trained = [
+        [
+            *(row["run"].replace("_", " "), str(row["steps"]), f"{row['clips_per_second']:.0f}"),
+            f"{row['clips_per_second_p10']:.0f}-{row['clips_per_second_p90']:.0f}",
+            f"{row['data_wait']:.0%}",
+        ]
+        for row in runs
+    ]
+    decoders = [row for row in rows if row["item"] == "decoders" and "frames_per_second" in row]
+    decoded = [[row["where"], str(row["processes"]), f"{row['frames_per_second']:.0f}"] for row in decoders]
+    tables = [
+        (["workers of the loader alone", "views of a video", "clips/s", "clips/s of one process"], loaded),
+        (["training run", "steps", "clips/s, median", "p10-p90", "waits for videos"], trained),
+        (["decoding alone", "processes", "frames/s"], decoded),
+    ]
+    return "\n\n".join(markdown(*table) for table in tables if table[1])
+
+
+TABLES: tuple[Callable[[list[Row]], str], ...] = (steps, ceilings, attention, importance, videos)
+
+
+def read(paths: Iterable[Path]) -> list[Row]:
+    """The rows of the files, each with the machine and the commit that measured it."""
+    rows, machine = [], {}
+    for line in (line for path in paths for line in path.read_text().splitlines()):
+        row = json.loads(line)
+        if row["item"] == "machine":
+            machine = row
+        short = {key: machine.get(key) for key in ("gpu", "torch", "cuda", "commit")}
+        kept = {key: value for key, value in row.items() if key != "messages"}  # they name folders
+        rows.append({**kept, "machine": short})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, default=PAGE, help="with the marks for the tables")
+    options = parser.parse_args()
+    rows = read(options.files)
+    machine = rows[0]["machine"]
+    title = f"{machine['gpu']}, PyTorch {machine['torch']}, CUDA {machine['cuda']}:"
+    tables = [make(rows) for make in TABLES]
+    publish("gpu_page", rows, "\n\n".join([title, *tables]), page=options.page)
+
+
+if __name__ == "__main__":
+    main()

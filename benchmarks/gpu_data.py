@@ -26,7 +26,7 @@ ROOT = HERE.parent
 CLIP_BYTES = 3 * 16 * 224 * 224
 SLOTS = 3  # of the loader's ring, at most as many batches
 WARM_UP_STEPS = 8  # rows of metrics.jsonl that are left out: compilation, filling of the ring
-STEP_CLIPS_PER_SECOND = 2850.0  # of ViT-B at 40 % of an H200's peak, which the loader is compared with
+STEP_CLIPS_PER_SECOND = 2400.0  # of ViT-B with compiled blocks on an H100, which the loader is compared with
 
 # Makes videos number argv[1] to argv[2]: crops of a real clip if argv[3] is one, else of a drifting blur.
 MAKE = """

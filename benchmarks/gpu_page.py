@@ -41,9 +41,8 @@ def goals(rows: list[Row]) -> list[dict[str, Any]]:
         first, second = (_by_batch(rows, name, "clips_per_second") for name in (one, other))
         if both := first.keys() & second.keys():
             share = first[max(both)] / second[max(both)]
-            checks.append(
-                {"check": f"speed, {one} / {other}", "value": share, "goal": goal, "met": share >= goal}
-            )
+            name = f"speed with {max(both)} clips, {one} / {other}"
+            checks.append({"check": name, "value": share, "goal": goal, "met": share >= goal})
     for one, other, goal in SMALLER:
         first, second = (_by_batch(rows, name, "memory_bytes_per_clip") for name in (one, other))
         if first and second:
@@ -68,7 +67,7 @@ def _by_batch(rows: list[Row], case: str, key: str) -> dict[int, float]:
     return {row["batch"]: row[key] for row in rows if row.get("case") == case and row[key] is not None}
 
 
-def steps(rows: list[Row]) -> str:
+def steps_and_goals(rows: list[Row]) -> str:
     """The steps, and the goals that they meet or miss."""
     head = ["step", "batch", "compiled", "ms, median (p10-p90)", "clips/s", "TFLOP/s", "fraction of peak"]
     head += ["peak memory (GB)", "memory per clip (MB)", "joules per clip", "host waits"]
@@ -78,7 +77,7 @@ def steps(rows: list[Row]) -> str:
             f"{row['ms']:.1f} ({row['ms_p10']:.1f}-{row['ms_p90']:.1f})",
             *(f"{row['clips_per_second']:.0f}", f"{row['tflops']:.0f}", f"{row['mfu']:.1%}"),
             f"{row['peak_memory_bytes'] / 1e9:.1f}",
-            *(_or_empty(row["memory_bytes_per_clip"], 1e6), _or_empty(row["joules_per_clip"], 1)),
+            *(_or_empty(row["memory_bytes_per_clip"], 1e6, 1), _or_empty(row["joules_per_clip"], 1, 2)),
             "no" if row["waits"] is None else "yes",
         ]
         for row in rows
@@ -91,8 +90,8 @@ def steps(rows: list[Row]) -> str:
     return "\n".join([markdown(head, cells), "", *lines])
 
 
-def _or_empty(value: float | None, unit: float) -> str:
-    return "" if value is None else f"{value / unit:.3g}"
+def _or_empty(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
 
 
 def ceilings(rows: list[Row]) -> str:
@@ -102,7 +101,7 @@ def ceilings(rows: list[Row]) -> str:
         [row["what"], *(f"{row[key]:.3g} {unit}" for key, unit in units.items() if key in row)]
         for row in found
     ]
-    return markdown(["limit", "measured"], cells)
+    return _table(["limit", "measured"], cells)
 
 
 def attention(rows: list[Row]) -> str:
@@ -115,7 +114,7 @@ def attention(rows: list[Row]) -> str:
         for what in dict.fromkeys(row["what"] for row in found)
     ]
     names = [backend.removesuffix("_ATTENTION").lower() for backend in backends]
-    return markdown(["attention (ms)", *names], cells)
+    return _table(["attention (ms)", *names], cells)
 
 
 def importance(rows: list[Row]) -> str:
@@ -125,7 +124,7 @@ def importance(rows: list[Row]) -> str:
         [row["what"].removeprefix("importance, "), f"{row['ms']:.1f}", *(f"{row[key]:.2%}" for key in shares)]
         for row in found
     ]
-    return markdown(["importance of 256 clips", "ms", "tokens kept as by float32", "worst clip"], cells)
+    return _table(["importance of 256 clips", "ms", "tokens kept as by float32", "worst clip"], cells)
 
 
 def videos(rows: list[Row]) -> str:
@@ -151,10 +150,15 @@ def videos(rows: list[Row]) -> str:
         (["training run", "steps", "clips/s, median", "p10-p90", "waits for videos"], trained),
         (["decoding alone", "processes", "frames/s"], decoded),
     ]
-    return "\n\n".join(markdown(*table) for table in tables if table[1])
+    return "\n\n".join(filter(None, (_table(*table) for table in tables)))
 
 
-TABLES: tuple[Callable[[list[Row]], str], ...] = (steps, ceilings, attention, importance, videos)
+def _table(head: list[str], cells: list[list[str]]) -> str:
+    """Nothing if nothing was measured."""
+    return markdown(head, cells) if cells else ""
+
+
+TABLES: tuple[Callable[[list[Row]], str], ...] = (steps_and_goals, ceilings, attention, importance, videos)
 
 
 def read(paths: Iterable[Path]) -> list[Row]:
@@ -176,10 +180,14 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="with the marks for the tables")
     options = parser.parse_args()
     rows = read(options.files)
-    machine = rows[0]["machine"]
-    title = f"{machine['gpu']}, PyTorch {machine['torch']}, CUDA {machine['cuda']}:"
+    machines = [row["machine"] for row in rows]
+    where = dict.fromkeys(f"{one['gpu']}, PyTorch {one['torch']}, CUDA {one['cuda']}" for one in machines)
+    if len(where) > 1:
+        raise SystemExit(f"rows of several machines: {'; '.join(where)}")
     tables = [make(rows) for make in TABLES]
-    publish("gpu_page", rows, "\n\n".join([title, *tables]), page=options.page)
+    publish(
+        "gpu_page", rows, "\n\n".join([f"{next(iter(where))}:", *filter(None, tables)]), page=options.page
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from everest.profiling.measure import NoEnergyCounter, find_nvml
 
 Row = dict[str, Any]
 
-# TFLOP/s of large bf16 products: 80 % of the data sheets, as on an H200, where 790 were measured.
+# TFLOP/s of large bf16 products, assumed: 80 % of the data sheets. One H100 reached 690 to 710.
 PRODUCT_TFLOPS = {"H200": 790.0, "H100 PCIe": 605.0, "H100": 790.0, "A100": 250.0}
 
 

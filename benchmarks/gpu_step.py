@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gpu_cases import EVEREST, VIDEOMAE, VIEWS, StepCase, measure
 from gpu_kernels import importance
-from gpu_page import steps
+from gpu_page import steps_and_goals
 from gpu_rows import Rows
 from measuring import machine
 
@@ -82,7 +82,7 @@ def main() -> None:
     rows.run("machine", lambda: iter([machine()]))
     rows.run("importance", partial(importance, options.seconds), needs=20)
     measure_steps(rows, (*EAGER, *COMPILED), options.seconds)
-    print(steps(rows.written))
+    print(steps_and_goals(rows.written))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -178,10 +179,7 @@ def _changes(
     step = tubelet[0]
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if distance in NORMS and frames.dtype == torch.uint8:
-
-        def of_bytes(clips: Tensor, *earlier: Tensor) -> Tensor:
-            return _norms_of_bytes(clips, *earlier, embed=embed, tubelet=tubelet, norm=NORMS[distance])
-
+        of_bytes = partial(_norms_of_bytes, embed=embed, tubelet=tubelet, norm=NORMS[distance])
         return in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
     if distance in NORMS:
         x = frames.float()

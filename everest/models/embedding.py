@@ -142,12 +142,12 @@ def _like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Te
 
 
 def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two bfloat16 tensors whose sum has 16 bits of the float32 weight.
+    """Two bfloat16 tensors whose sum has 16 bits of the weight, which must be float32.
 
     The first is rounded by its bits: torch.compile leaves out a cast to bfloat16 and back, and then
     the second would be zero.
     """
-    high = (weight.view(torch.int32) + 2**15 & -(2**16)).view(torch.float32)
+    high = ((weight.view(torch.int32) + 2**15) & -(2**16)).view(torch.float32)
     return high.bfloat16(), (weight - high).bfloat16()
 
 

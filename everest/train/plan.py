@@ -1,9 +1,9 @@
-"""The arithmetic of a stage: steps, batches, learning rate, and advice when a pass does not fit."""
+"""The arithmetic of a stage: steps, batches and the learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,15 +12,11 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.health import FEWEST_STEPS
 
-BF16_BYTES = 2  # of a value
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
 USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
 PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
 LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are above it
-
-# Activations of one clip, without or with checkpointing, by the bytes of a value.
-BytesPerClip = Callable[[bool, int], int]
 
 
 def cosine_lr(
@@ -182,40 +178,3 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     if plan.peak_lr < least:
         return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"
     return None
-
-
-def memory_advice(
-    plan: StagePlan,
-    bytes_of: BytesPerClip,
-    *,
-    bytes_per_value: int,
-    checkpointing: bool,
-    compares_clips: bool,
-) -> str:
-    """Settings to try when a pass of the plan does not fit, with estimates.
-
-    Args:
-        bytes_per_value, checkpointing: of the run that does not fit.
-        compares_clips: between views, a pass has all clips of a step.
-    """
-
-    def gib(clips: int, *, value_bytes: int = bytes_per_value, saving: bool = checkpointing) -> str:
-        return f"{clips * bytes_of(saving, value_bytes) / 2**30:.2f} GiB"
-
-    tried, fewest = plan.micro_batch, plan.unit
-    if compares_clips:  # two videos at least, in all processes
-        fewest *= -(-2 // plan.processes)
-    half = max(tried // (2 * plan.unit) * plan.unit, fewest)
-    settings = {}
-    if half < tried:
-        fewer = (
-            f"pretrain.batch_size={half * plan.processes}" if compares_clips else f"train.micro_batch={half}"
-        )
-        settings[fewer] = gib(half)
-    if not checkpointing:
-        settings["train.checkpointing=true"] = gib(tried, saving=True)
-    if bytes_per_value > BF16_BYTES:
-        settings["train.precision=bf16"] = gib(tried, value_bytes=BF16_BYTES)
-    needed = ", ".join(f"{size} with {setting}" for setting, size in settings.items())
-    fix = f"it would be about {needed}" if needed else "use a smaller model, or shorter or smaller clips"
-    return f"a pass of {tried} clips takes about {gib(tried)} of activations; {fix}"

@@ -25,7 +25,7 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.memory import count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
@@ -38,7 +38,8 @@ from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
 from everest.train.network import Network, stage_optimizer
-from everest.train.plan import StagePlan, memory_advice, plan_stage, plan_warnings
+from everest.train.pass_memory import PassMemory
+from everest.train.plan import StagePlan, plan_stage, plan_warnings
 from everest.train.training import Training
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
@@ -98,16 +99,18 @@ def set_up_training(
     if isinstance(spec, ModelSpec):
         state_bytes += frozen_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
-    advice = memory_advice(
-        plan,
-        bytes_of,
+    memory = PassMemory(
+        plan=plan,
+        bytes_of=bytes_of,
         bytes_per_value=value_bytes,
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
     if accelerator.device.type == "cpu":
-        needed = plan.micro_batch * clip_bytes + state_bytes
-        _require_memory(needed * local_processes(), advice)
+        of_weights = weights.state_bytes(training=True, bytes_per_value=value_bytes)
+        scarce = memory.check_on_a_cpu(state_bytes=sum(of_weights.values()), processes=local_processes())
+    else:
+        scarce = None
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
@@ -125,26 +128,20 @@ def set_up_training(
             clip=_clip_header(recipe, stage),
         ),
         videos=videos,
-        memory_advice=advice,
+        memory_advice=memory.advice(),
     )
     workers = training.passes.workers
-    needed = shared_bytes(clips, training.passes.order(), workers=workers)
-    require_shared_memory(needed * local_processes())  # before anything is written
+    of_ring = shared_bytes(clips, training.passes.order(), workers=workers)
+    require_shared_memory(of_ring * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and workers < num_readers() and accelerator.is_main_process:
         context.notice(few_workers_notice(workers, possible=num_readers()))
     if accelerator.is_main_process and not context.one_batch:
         warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
         crowded = crowded_cores(*others.measure()) if num_trainers() == local_processes() else None
-        for text in (*warnings, *([] if crowded is None else [crowded])):  # the jobs of a sweep share cores
-            context.notice(f"warning: {text}")
+        for text in (*warnings, crowded, scarce):  # the jobs of a sweep share cores
+            if text is not None:
+                context.notice(f"warning: {text}")
     return training
-
-
-def _require_memory(needed: int, advice: str) -> None:
-    """Raise EnvironmentProblem if fewer than `needed` bytes are free: the system would kill the process."""
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    if needed > free:
-        raise EnvironmentProblem(f"too little memory, {free / 2**30:.2f} GiB are free: {advice}")
 
 
 def _network(

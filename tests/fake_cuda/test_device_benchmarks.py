@@ -97,10 +97,18 @@ def test_a_step_is_published_on_a_page(device: Device, tmp_path: Path, monkeypat
     gpu_page.main()
     text = page.read_text()
     assert "| everest-s | 256 | no | 1.0 (1.0-1.0) |" in text
-    assert "- speed, everest-s / videomae-s: 1, goal 2.0: missed" in text
+    assert "- speed with 256 clips, everest-s / videomae-s: 1, goal 2.0: missed" in text
     assert "computes nothing" in text
     assert "H100 80GB" not in text.partition("<!-- benchmarks/gpu_page.py -->")[2]
     assert json.loads((tmp_path / "results" / "gpu_page.json").read_text())["rows"][0]["machine"]["gpu"]
+
+
+def test_the_tables_of_the_page_are_what_the_results_give():
+    page = measuring.PAGE.read_text()
+    rows = json.loads((ROOT / "benchmarks" / "results" / "gpu_page.json").read_text())["rows"]
+    tables = [make(rows) for make in gpu_page.TABLES]
+    assert all(table and table in page for table in tables)
+    assert [make([]) for make in gpu_page.TABLES[1:]] == [""] * (len(tables) - 1)  # nothing was measured
 
 
 def test_an_error_is_a_row_and_the_next_item_runs(tmp_path: Path):
@@ -117,7 +125,7 @@ def test_an_error_is_a_row_and_the_next_item_runs(tmp_path: Path):
     assert [row.get("value") for row in written] == [1, None, 2, None]
     assert "too large" in written[1]["error"]
     assert "60 s" in written[3]["skipped"]
-    assert "- step first: " in gpu_page.steps([{"item": "step first", "error": "too large"}])
+    assert "- step first: " in gpu_page.steps_and_goals([{"item": "step first", "error": "too large"}])
 
 
 @pytest.mark.parametrize(("recipe", "backbone"), [("k400", "vit-b"), ("videomae-k400", "vit-s")])

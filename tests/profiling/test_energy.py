@@ -116,6 +116,9 @@ def test_a_cpu_has_no_energy_values_and_no_notice():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # torch 2.11
 def test_a_gpu_takes_energy(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("pynvml")
     monkeypatch.undo()

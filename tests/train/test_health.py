@@ -6,13 +6,11 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewsSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
@@ -40,7 +37,6 @@ from everest.train.health import (
     stays_at_chance,
 )
 from everest.train.passes import WaitWatch, waiting_advice
-from everest.train.plan import memory_advice, plan_stage
 
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():
@@ -219,77 +215,6 @@ def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str
     psutil.Process(process.pid).children()[-1].kill()
     _, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
-
-
-def test_memory_advice_has_numbers_that_shrink():
-    plan = plan_stage(PretrainSettings(), num_videos=1000, processes=1, largest_micro_batch=32)
-
-    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
-        """Half of them float32 in any precision."""
-        return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
-
-    advice = memory_advice(plan, bytes_of, bytes_per_value=4, checkpointing=False, compares_clips=False)
-    assert "a pass of 32 clips takes about 32.00 GiB" in advice
-    assert "about 16.00 GiB with train.micro_batch=16, " in advice
-    assert advice.endswith(" 8.00 GiB with train.checkpointing=true, 24.00 GiB with train.precision=bf16")
-
-
-@pytest.mark.parametrize(
-    ("batch", "views", "processes", "fewer"),
-    [
-        (32, 2, 1, 16),
-        (12, 4, 1, 8),
-        (10, 2, 1, 4),
-        (6, 2, 1, 4),
-        (4, 2, 1, None),
-        (4, 2, 2, None),
-        (12, 2, 2, 4),
-    ],
-)
-def test_memory_advice_between_views_names_a_possible_batch(batch, views, processes, fewer):
-    stage = PretrainSettings(objective="views", batch_size=batch, views=ViewsSettings(number=views))
-    plan = plan_stage(stage, num_videos=100, processes=processes, largest_micro_batch=1)
-    advice = memory_advice(
-        plan, lambda *_: 2**30, bytes_per_value=2, checkpointing=False, compares_clips=True
-    )
-    assert "bf16" not in advice
-    named = re.search(r"pretrain\.batch_size=(\d+)", advice)
-    assert (None if named is None else int(named[1])) == fewer
-    if fewer is not None:
-        plan_stage(
-            replace(stage, batch_size=fewer), num_videos=100, processes=processes, largest_micro_batch=1
-        )
-
-
-def test_memory_advice_names_no_setting_that_the_run_has():
-    stage = FinetuneSettings(batch_size=8, mixup=0.8)
-    plan = plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=2)  # the smallest: a pair
-    run = {"bytes_per_value": 2, "compares_clips": False}
-    advice = memory_advice(plan, lambda *_: 2**30, checkpointing=True, **run)
-    assert advice.endswith("2.00 GiB of activations; use a smaller model, or shorter or smaller clips")
-    advice = memory_advice(plan, lambda *_: 2**30, checkpointing=False, **run)
-    assert advice.endswith("it would be about 2.00 GiB with train.checkpointing=true")
-
-
-def test_too_little_memory_in_a_loop_is_explained(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    import everest.pretraining
-
-    def too_much(model: object, clip: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(everest.pretraining, "pretraining_output", too_much)
-    shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
-    assert "out of memory: a pass of 2 clips takes" in shown
-
-
-def test_a_pass_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: Path):
-    views = ["--set", "pretrain.objective=views", "--set", f"pretrain.batch_size={2**20}"]
-    shown = called("pretrain", *views, "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
-    assert re.search(r"too little memory, [\d.]+ GiB are free: a pass of 1048576 clips takes about", shown)
-    assert f"with pretrain.batch_size={2**19}" in shown
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(

@@ -1,0 +1,94 @@
+"""The memory of a pass: settings with which it fits, and a check on a CPU before the run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from everest.errors import EnvironmentProblem
+from everest.system.text import counted
+from everest.train.plan import StagePlan
+
+BF16_BYTES: Final = 2  # of a value
+# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the estimates.
+SURELY_TOO_MUCH: Final = 1.25
+
+# Activations of one clip, without or with checkpointing, by the bytes of a value.
+BytesPerClip = Callable[[bool, int], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassMemory:
+    """The activations of a pass in one process, estimated.
+
+    Args:
+        bytes_per_value, checkpointing: of the run.
+        compares_clips: between views, a pass has all clips of a step.
+    """
+
+    plan: StagePlan
+    bytes_of: BytesPerClip
+    bytes_per_value: int
+    checkpointing: bool
+    compares_clips: bool
+
+    @property
+    def bytes(self) -> int:
+        return self.plan.micro_batch * self.bytes_of(self.checkpointing, self.bytes_per_value)
+
+    def advice(self, room: int | None = None) -> str:
+        """Settings to try when the pass does not fit, with estimates.
+
+        Args:
+            room: bytes for the activations. Then only settings that fit are named. None: unknown.
+        """
+        plan = self.plan
+        tried, unit = plan.micro_batch, plan.unit
+        fewest = unit * (-(-2 // plan.processes) if self.compares_clips else 1)  # between views two videos
+        most = tried // 2 if room is None else room * tried // self.bytes
+        fewer = max(most // unit * unit, fewest)
+        name = "pretrain.batch_size" if self.compares_clips else "train.micro_batch"
+        settings: dict[str, int] = {}
+        if fewer < tried:
+            value = fewer * plan.processes if self.compares_clips else fewer
+            settings[f"{name}={value}"] = self.bytes * fewer // tried
+        if not self.checkpointing:
+            settings["train.checkpointing=true"] = tried * self.bytes_of(True, self.bytes_per_value)
+        if self.bytes_per_value > BF16_BYTES and room is None:  # slow on most CPUs
+            settings["train.precision=bf16"] = tried * self.bytes_of(self.checkpointing, BF16_BYTES)
+        fitting = [
+            f"{_gib(size)} with {text}" for text, size in settings.items() if room is None or size <= room
+        ]
+        fix = (
+            f"it would be about {', '.join(fitting)}"
+            if fitting
+            else "use a smaller model, or shorter or smaller clips"
+        )
+        return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; {fix}"
+
+    def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
+        """A warning if the run may need more than the free memory: the system would kill it without a word.
+
+        Args:
+            state_bytes: of the weights, their gradients and moments.
+            processes: of the run on this machine.
+        Raises:
+            EnvironmentProblem: it surely needs more.
+        """
+        free = psutil.virtual_memory().available + psutil.swap_memory().free
+        needed = processes * (self.bytes + state_bytes)
+        if needed <= free:
+            return None
+        each = f" in {processes} processes" if processes > 1 else ""
+        advice = self.advice(max(free // processes - state_bytes, 0))
+        text = f"{_gib(free)} of memory are free, and the run needs about {_gib(needed)}{each}: {advice}"
+        if needed > SURELY_TOO_MUCH * free:
+            raise EnvironmentProblem(f"too little memory: {text}")
+        return f"the system may kill the run: {text}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -70,7 +70,7 @@ class PassMemory:
         return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; {fix}"
 
     def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
-        """A warning if the run may need more than the free memory: the system would kill it without a word.
+        """A warning if the run may need more than the free memory: the system would kill it without a message.
 
         Args:
             state_bytes: of the weights, their gradients and moments.

@@ -29,6 +29,7 @@ from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.memory import count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
+from everest.models.pass_memory import PassMemory
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
@@ -38,7 +39,6 @@ from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
 from everest.train.network import Network, stage_optimizer
-from everest.train.pass_memory import PassMemory
 from everest.train.plan import StagePlan, plan_stage, plan_warnings
 from everest.train.training import Training
 
@@ -100,7 +100,9 @@ def set_up_training(
         state_bytes += frozen_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     memory = PassMemory(
-        plan=plan,
+        clips=plan.micro_batch,
+        unit=plan.unit,
+        processes=plan.processes,
         bytes_of=bytes_of,
         bytes_per_value=value_bytes,
         checkpointing=recipe.train.checkpointing,

@@ -10,7 +10,6 @@ import psutil
 
 from everest.errors import EnvironmentProblem
 from everest.system.text import counted
-from everest.train.plan import StagePlan
 
 BF16_BYTES: Final = 2  # of a value
 # Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the estimates.
@@ -25,11 +24,16 @@ class PassMemory:
     """The activations of a pass in one process, estimated.
 
     Args:
+        clips: of the pass.
+        unit: clips that stay together in a pass.
+        processes: of the run.
         bytes_per_value, checkpointing: of the run.
         compares_clips: between views, a pass has all clips of a step.
     """
 
-    plan: StagePlan
+    clips: int
+    unit: int
+    processes: int
     bytes_of: BytesPerClip
     bytes_per_value: int
     checkpointing: bool
@@ -37,7 +41,7 @@ class PassMemory:
 
     @property
     def bytes(self) -> int:
-        return self.plan.micro_batch * self.bytes_of(self.checkpointing, self.bytes_per_value)
+        return self.clips * self.bytes_of(self.checkpointing, self.bytes_per_value)
 
     def advice(self, room: int | None = None) -> str:
         """Settings to try when the pass does not fit, with estimates.
@@ -45,15 +49,14 @@ class PassMemory:
         Args:
             room: bytes for the activations. Then only settings that fit are named. None: unknown.
         """
-        plan = self.plan
-        tried, unit = plan.micro_batch, plan.unit
-        fewest = unit * (-(-2 // plan.processes) if self.compares_clips else 1)  # between views two videos
+        tried, unit = self.clips, self.unit
+        fewest = unit * (-(-2 // self.processes) if self.compares_clips else 1)  # between views two videos
         most = tried // 2 if room is None else room * tried // self.bytes
         fewer = max(most // unit * unit, fewest)
         name = "pretrain.batch_size" if self.compares_clips else "train.micro_batch"
         settings: dict[str, int] = {}
         if fewer < tried:
-            value = fewer * plan.processes if self.compares_clips else fewer
+            value = fewer * self.processes if self.compares_clips else fewer
             settings[f"{name}={value}"] = self.bytes * fewer // tried
         if not self.checkpointing:
             settings["train.checkpointing=true"] = tried * self.bytes_of(True, self.bytes_per_value)
@@ -70,7 +73,7 @@ class PassMemory:
         return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; {fix}"
 
     def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
-        """A warning if the run may need more than the free memory: the system would kill it without a message.
+        """A warning if the run may need more memory than is free; the system would kill it without a message.
 
         Args:
             state_bytes: of the weights, their gradients and moments.

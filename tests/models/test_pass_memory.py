@@ -14,7 +14,7 @@ from small_runs import called
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewsSettings
 from everest.errors import EnvironmentProblem
-from everest.train.pass_memory import PassMemory
+from everest.models.pass_memory import PassMemory
 from everest.train.plan import StagePlan, plan_stage
 
 GIB = 2**30
@@ -27,7 +27,9 @@ def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
 
 def memory_of(plan: StagePlan, *, checkpointing: bool = False, compares_clips: bool = False) -> PassMemory:
     return PassMemory(
-        plan=plan,
+        clips=plan.micro_batch,
+        unit=plan.unit,
+        processes=plan.processes,
         bytes_of=bytes_of,
         bytes_per_value=4,
         checkpointing=checkpointing,
@@ -88,10 +90,10 @@ def test_in_a_known_room_only_settings_that_fit_are_advised(room: int, named: li
 def test_advice_names_no_setting_that_the_run_has():
     stage = FinetuneSettings(batch_size=8, mixup=0.8)
     plan = plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=2)  # the smallest: a pair
-    run = {"bytes_per_value": 2, "compares_clips": False, "plan": plan, "bytes_of": lambda *_: GIB}
-    advice = PassMemory(**run, checkpointing=True).advice()
+    plain = replace(memory_of(plan, checkpointing=True), bytes_per_value=2, bytes_of=lambda *_: GIB)
+    advice = plain.advice()
     assert advice.endswith("2.00 GiB of activations; use a smaller model, or shorter or smaller clips")
-    advice = PassMemory(**run, checkpointing=False).advice()
+    advice = replace(plain, checkpointing=False).advice()
     assert advice.endswith("it would be about 2.00 GiB with train.checkpointing=true")
 
 

@@ -16,9 +16,8 @@ from typing import Any
 from gpu_rows import Row
 from measuring import PAGE, markdown, publish
 
-Compared = tuple[
-    str, str, float
-]  # a case, another one, and the goal for the ratio of the first to the second
+# A case, another one, and the goal for the ratio of the first to the second.
+Compared = tuple[str, str, float]
 
 FASTER: tuple[Compared, ...] = (  # clips/s, at least
     ("everest-s", "videomae-s", 2.0),

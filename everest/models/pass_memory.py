@@ -76,7 +76,7 @@ class PassMemory:
         """A warning if the run may need more memory than is free; the system would kill it without a message.
 
         Args:
-            state_bytes: of the weights, their gradients and moments.
+            state_bytes: of the weights, their gradients and moments, and of frozen models.
             processes: of the run on this machine.
         Raises:
             EnvironmentProblem: it surely needs more.

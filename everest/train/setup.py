@@ -95,9 +95,8 @@ def set_up_training(
 
     clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
     weights = count_weights(spec, stage)
-    state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained
-    if isinstance(spec, ModelSpec):
-        state_bytes += frozen_bytes(spec, value_bytes)
+    of_frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
+    state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + of_frozen
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     memory = PassMemory(
         clips=plan.micro_batch,
@@ -108,11 +107,10 @@ def set_up_training(
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
+    scarce = None
     if accelerator.device.type == "cpu":
-        of_weights = weights.state_bytes(training=True, bytes_per_value=value_bytes)
-        scarce = memory.check_on_a_cpu(state_bytes=sum(of_weights.values()), processes=local_processes())
-    else:
-        scarce = None
+        kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + of_frozen
+        scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
     network = _network(recipe, stage, spec, start, context, classes=classes)
     training = Training(
         context,
@@ -139,8 +137,9 @@ def set_up_training(
         context.notice(few_workers_notice(workers, possible=num_readers()))
     if accelerator.is_main_process and not context.one_batch:
         warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
-        crowded = crowded_cores(*others.measure()) if num_trainers() == local_processes() else None
-        for text in (*warnings, crowded, scarce):  # the jobs of a sweep share cores
+        shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
+        crowded = None if shares_cores else crowded_cores(*others.measure())
+        for text in (*warnings, crowded, scarce):
             if text is not None:
                 context.notice(f"warning: {text}")
     return training

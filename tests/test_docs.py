@@ -55,6 +55,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    titles = (title.lower() for title in re.findall(r"^#+ (.*)", text, flags=re.MULTILINE))
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+
+
 def commands(page: Path) -> list[list[str]]:
     """The commands of a page: the lines of its programs, and of its sessions the lines after a prompt."""
     lines = [
@@ -195,8 +202,11 @@ def test_recipes_in_the_docs_are_read(desk: Path):
 def test_every_page_has_commands_and_every_link_leads_somewhere():
     for page in PAGES:
         assert commands(page) or page.stem in NO_COMMANDS, page.name
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+            led_to = page.parent / target if target else page
+            assert led_to.exists(), f"{page.name}: {target}"
+            if heading and "<!-- generated: api -->" not in led_to.read_text():  # made by `make docs`
+                assert heading in headings(led_to), f"{page.name}: {target}#{heading}"
 
 
 def test_every_strategy_and_room_has_its_row():

@@ -200,7 +200,8 @@ def _add_largest_batches(document: dict[str, Any], memory: float | None, *, on_c
     """Estimate the largest batch of each stage in `memory` GiB, or in this device's free memory."""
     import torch
 
-    from everest.profiling.measure import free_memory, largest_batch
+    from everest.profiling.measure import largest_batch
+    from everest.system.accelerator import free_memory
 
     device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     available = int(memory * 2**30) if memory is not None else free_memory(device)

@@ -25,6 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
+from everest.system.posix import free_host_memory
 from everest.video.folders import images_in
 from everest.video.reader import VideoError, image_folder, probe, read_frames
 from everest.video.source import Video, as_video, video_version
@@ -120,7 +121,7 @@ def open_cache(
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
-            free = min(free, psutil.virtual_memory().available)
+            free = min(free, free_host_memory())
         if needed - cached > SHARE * free:
             alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
             raise EnvironmentProblem(

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
-
 from everest.errors import EnvironmentProblem
+from everest.system.posix import free_host_memory
 from everest.system.text import counted
 
 BF16_BYTES: Final = 2  # of a value
@@ -81,7 +80,7 @@ class PassMemory:
         Raises:
             EnvironmentProblem: it surely needs more.
         """
-        free = psutil.virtual_memory().available + psutil.swap_memory().free
+        free = free_host_memory(with_swap=True)
         needed = processes * (self.bytes + state_bytes)
         if needed <= free:
             return None

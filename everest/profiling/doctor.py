@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from everest.errors import EnvironmentProblem
 from everest.profiling.machine_checks import GIB, CheckResult, at_least, check_system, first_line
 from everest.system.cores import num_cores
+from everest.system.posix import free_host_memory, host_memory
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -110,13 +111,12 @@ LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
 
 def check_devices() -> Iterator[CheckResult]:
     """Check processor and memory, torch with torchvision, and the GPUs."""
-    import psutil
-
     yield CheckResult("processor", "ok", f"{num_cores()} cores")
-    memory = psutil.virtual_memory()
-    free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    free = free_host_memory()
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield at_least("memory", free, memory.available >= LITTLE_MEMORY, fix)
+    yield at_least(
+        "memory", f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free", free >= LITTLE_MEMORY, fix
+    )
     try:
         import torch
     except Exception as error:  # whatever a broken package raises

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
-import psutil
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -25,7 +24,7 @@ from everest.models.memory import frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec, training_settings
-from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
+from everest.system.accelerator import bytes_per_value, free_memory, make_accelerator, peak_memory
 from everest.train.network import stage_optimizer
 from everest.train.update import compile_model
 
@@ -74,13 +73,6 @@ def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Any) -> float
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the free bytes of the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:

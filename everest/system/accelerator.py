@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
-from everest.system.posix import peak_resident_bytes
+from everest.system.posix import free_host_memory, peak_resident_bytes
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
@@ -105,3 +105,8 @@ def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: allocated on the GPU, or resident in this process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+
+
+def free_memory(device: torch.device) -> int:
+    """The free bytes of the device; on a CPU of the machine, within the limit of its container or job."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from everest.system.posix import usable_cores
+from everest.system.posix import host_memory, usable_cores
 from everest.system.processes import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
@@ -85,8 +85,6 @@ def crowded_cores(own: float, others: float) -> str | None:
 
 def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
-    import psutil  # here: `everest doctor` counts cores even if this package is broken
-
-    memory = psutil.virtual_memory().total  # what is free changes from run to run
+    memory = host_memory()  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
     return max(1, min(possible // num_trainers(), MOST_READERS))

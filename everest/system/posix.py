@@ -1,7 +1,7 @@
 """The services of POSIX systems that everest uses, and what takes their place on Windows.
 
-Signals between processes, groups of processes, closed terminals, peak memory, and files that are flushed and
-replaced. No other file depends on the system.
+Signals between processes, groups of processes, closed terminals, memory and its limits, and files that are
+flushed and replaced. No other file depends on the system.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,12 @@ STOP_SIGNALS: Final = tuple(
 HANGUP: Final = getattr(signal, "SIGHUP", None)  # a closed terminal
 REPLACE_SECONDS: Final = 2.0  # our choice: how long another program may hold a file that is replaced
 IN_USE: Final = (5, 32)  # Windows: access denied, sharing violation
+CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
+# The file with the limit of a control group, that with its use, and the name of the part of it in memory.stat
+# that the system frees when it is needed.
+MEMORY_FILES: Final = ("memory.max", "memory.current", "inactive_file")
+MEMORY_FILES_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def group_options() -> dict[str, Any]:
@@ -93,6 +101,43 @@ def peak_resident_bytes() -> int:
         return windows.peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def free_host_memory(*, with_swap: bool = False) -> int:
+    """The bytes that this process can still use: of the machine, of its container and of its job of Slurm.
+
+    Args:
+        with_swap: of the machine, whose system ends processes only when its swap space is full, too.
+    """
+    import psutil  # here: `everest doctor` starts even if this package is broken
+
+    free = psutil.virtual_memory().available + (psutil.swap_memory().free if with_swap else 0)
+    return min([free, *(limit - used for limit, used in _memory_limits())])
+
+
+def host_memory() -> int:
+    """The bytes that this process and all others of its container may use together."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """The limit and the use, in bytes, of each control group around this process that has a limit."""
+    groups = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else []
+    for number, controllers, path in (line.split(":", 2) for line in groups):
+        if number == "0":
+            top, names = CONTROL_GROUPS, MEMORY_FILES
+        elif "memory" in controllers.split(","):
+            top, names = CONTROL_GROUPS / "memory", MEMORY_FILES_V1
+        else:
+            continue
+        own = top / path.lstrip("/")  # where the container sees its own groups only, it is `top`
+        for group in (own, *own.parents[: len(own.parts) - len(top.parts)]):
+            with suppress(OSError, ValueError):  # the group is not visible here, or has no limit
+                limit, used = (int((group / name).read_text()) for name in names[:2])
+                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+                yield limit, used - int(dict(lines)[names[2]])
 
 
 def most_open_files() -> float | None:

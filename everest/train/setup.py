@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -31,7 +30,7 @@ from everest.models.memory import count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.pass_memory import PassMemory
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value
+from everest.system.accelerator import bytes_per_value, free_memory
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.processes import local_processes
 from everest.system.storage import parse_location
@@ -231,9 +230,7 @@ def _plan(
         largest = before["micro_batch"]
     else:
         device = context.accelerator.device
-        on_gpu = device.type == "cuda"
-        free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-        budget = int(free * MEMORY_SHARE) - state_bytes
+        budget = int(free_memory(device) * MEMORY_SHARE) - state_bytes
         if device.type == "cpu":
             budget = min(budget, CPU_BYTES)
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.

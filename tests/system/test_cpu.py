@@ -1,4 +1,4 @@
-"""Settings of a process: products stay float32, freed memory is kept, and how many processes read videos."""
+"""Settings of a process: products, memory and its limits, and how many processes read videos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
-from everest.system import cores
+from everest.system import cores, posix
 from everest.system.accelerator import make_accelerator
 from everest.system.compute import configure_cpu, fuse_functions, matmul_stays_float32
 from everest.system.cores import JOBS, crowded_cores, num_cores, num_readers
@@ -128,6 +130,48 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     for text, expected in limits.items():
         quota.write_text(f"{text}\n")
         assert num_cores() == expected
+
+
+GIB = 2**30
+GROUPS_V1 = "5:cpuset:/\n4:hugetlb,memory:/slurm/job_7\n1:name=systemd:/\n0::/\n"
+FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "names", "limit", "found"),
+    [
+        ("0::/\n", ".", FILES, "1073741824", (1, 0.5)),  # a container that sees its own groups only
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7", FILES, "1073741824", (1, 0.5)),  # of a group around it
+        ("0::/docker/a1\n", ".", FILES, "1073741824", (1, 0.5)),  # its group is not visible
+        (GROUPS_V1, "memory/slurm/job_7", FILES_V1, "1073741824", (1, 0.5)),
+        (GROUPS_V1, "memory", FILES_V1, "1073741824", (1, 0.5)),
+        (GROUPS_V1, "slurm/job_7", FILES_V1, "1073741824", None),  # not of memory
+        (GROUPS_V1, "memory", FILES_V1, "9223372036854771712", None),  # without a limit
+        ("0::/\n", ".", FILES, "max", None),
+        ("", ".", FILES, "1073741824", None),
+    ],
+)
+def test_the_memory_of_a_container_or_job_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, folder: str, names, limit: str, found
+):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
+    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
+    group = tmp_path / "groups" / folder
+    group.mkdir(parents=True)
+    (group / names[0]).write_text(f"{limit}\n")
+    (group / names[1]).write_text(f"{3 * GIB // 4}\n")
+    (group / "memory.stat").write_text(f"anon 7\n{names[2]} {GIB // 4}\nslab 5\n")
+    assert (posix.host_memory(), posix.free_host_memory()) == (
+        64 * GIB,
+        32 * GIB,
+    )  # no groups
+    assert posix.free_host_memory(with_swap=True) == 40 * GIB
+    (tmp_path / "own").write_text(groups)
+    total, free = (64, 32) if found is None else found
+    assert (posix.host_memory(), posix.free_host_memory()) == (total * GIB, free * GIB)
+    assert posix.free_host_memory(with_swap=True) == (40 if found is None else free) * GIB
 
 
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from held_out_clips import LETTERS, SETS
@@ -80,10 +80,12 @@ def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
 def pairs_table(
     results: dict[str, dict[str, Any]],
     of_letters: dict[str, dict[str, Any]],
-    pairs: Iterable[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
 ) -> str:
     """The first arm of each pair less the second one, paired by unit, for each measure."""
-    columns = [*((results, name) for name in SETS), (of_letters, LETTERS)]
+    columns = [(results, name) for name in SETS]
+    if any(first in of_letters and second in of_letters for first, second in pairs):
+        columns.append((of_letters, LETTERS))
     rows = []
     for arms in pairs:
         for measure in MEASURES[:3]:
@@ -93,4 +95,4 @@ def pairs_table(
                 first, second = (values.get(arm, {}) for arm in arms)  # not all arms were run on letters
                 cells.append(difference_text(paired(first, second)))
             rows.append([" less ".join(arms), measure, *cells])
-    return markdown(["arms", "measure", *SETS, LETTERS], rows)
+    return markdown(["arms", "measure", *(name for _, name in columns)], rows)

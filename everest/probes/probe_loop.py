@@ -50,7 +50,7 @@ def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, eve
     if held_out < FEWEST_HELD_OUT:
         having = f"data.val has {counted(held_out, 'video')}" if held_out else "there is no data.val"
         training.notice(
-            f"{having}: the held-out loss, the surest measure, is not checked; "
+            f"{having}: a held-out loss that rises, the surest sign, gives no warning; "
             f"that needs {FEWEST_HELD_OUT} videos"
         )
 

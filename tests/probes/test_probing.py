@@ -101,7 +101,7 @@ def test_without_labels_and_held_out_videos_the_measures_are_of_the_training_vid
     assert all(1 <= row["rank_me"] <= 4 for row in rows)
     assert "3 probes took" in shown
     assert "3 probes of 4 videos cost about 50% of the run" in shown
-    assert "there is no data.val: the held-out loss, the surest measure, is not checked" in shown
+    assert "there is no data.val: a held-out loss that rises, the surest sign, gives no warning" in shown
 
 
 def test_the_held_out_loss_is_of_the_same_clips_and_masks_at_every_probe(recipe, tmp_path):

@@ -29,7 +29,7 @@ class RecipeError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss or gradient that is not finite."""
+    """A loss or gradient that is not finite, or collapsed features of a run between views."""
 
     exit_code = 3
 

@@ -31,7 +31,7 @@ from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
 
-# Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses.spread).
+# Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses).
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
@@ -96,7 +96,7 @@ class CollapseWatch:
             if self._steps == COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
-                    f"(spread {spread:.2g} of 1); check that the videos differ, or lower pretrain.base_lr"
+                    f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"
                 )
 
 

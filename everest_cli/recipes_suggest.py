@@ -68,7 +68,8 @@ def suggest(
     from everest.suggest.data_section import data_section, has_class_folders, with_task
     from everest.suggest.devices import DEVICES, stage_times, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.suggest import choose_values, pretraining_notice, recipe_text
+    from everest.suggest.pretraining_gain import pretraining_notice
+    from everest.suggest.suggest import choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -126,16 +127,19 @@ def suggest(
     commands = training_commands(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
+    unlabeled_videos = facts.videos if unlabeled else facts.pretrain_videos
+    worth = pretraining_notice(facts, unlabeled_videos) if unlabeled_videos else None
     if not quiet:
         for time in times:
             say(str(time))
-        if notice := pretraining_notice(facts):
-            say(notice)
+        if worth is not None:
+            say(worth)
         measure = f"everest profile --recipe {shlex.quote(str(output))} --measure"
         say(f"`{measure}` measures the clips/s of this machine")
         say("\n  ".join(["next:", *commands]))
     if as_json:
-        print_json({"recipe": str(output), "stages": [time._asdict() for time in times], "next": commands})
+        stages = [time._asdict() for time in times]
+        print_json({"recipe": str(output), "stages": stages, "pretraining": worth, "next": commands})
     else:
         typer.echo(output)
 

@@ -13,7 +13,7 @@ from view_labels import BEST, SCRATCH, best_key, measured_units
 
 from everest.suggest.choices import ProbeList
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.suggest import pretraining_notice
+from everest.suggest.pretraining_gain import pretraining_notice
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -201,18 +201,17 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
 def test_the_notice_of_suggest_counts_the_sets_that_gained():
     header, _, *rows = evidence("labels")
     pretrained = header.index("the same, 4 times the steps")
-    # The encoder of the letters has seen more clips than the notice is about.
-    few = [row for row in rows if row[2].startswith("best") and row[0] != "letters26"]
-    last = {(row[1], row[0]): row[pretrained] for row in few}
+    last = {(row[1], row[0]): row[pretrained] for row in rows if row[2].startswith("best")}
     words = ("none", "one", "two", "three", "four", "five", "six")
-    facts = {"classes": 6, "pretrain_videos": 500, "frames": 60, "height": 64, "width": 64}
-    for labels, text, videos in (("2", "two labels a class", 12), ("all", "all labels", 60)):
-        differences = [cell for (number, _), cell in last.items() if number == labels]
-        gained, sets = words[sum("**+" in cell for cell in differences)], words[len(differences)]
-        probed = ProbeList(name=None, videos=videos, held_out=0)
-        notice = pretraining_notice(DataFacts(videos=videos, probed=probed, **facts))
-        assert f": with {text}" in str(notice)
-        assert f"gained on {gained} of {sets} sets" in str(notice)
+    places = {"1": 1, "2": 2, "5": 5, "all": 10}  # labels a class
+    facts = {"classes": 10, "frames": 60, "height": 64, "width": 64}
+    for labels, number in places.items():
+        probed = ProbeList(name=None, videos=10 * number, held_out=0)
+        of = DataFacts(videos=10 * number, probed=probed, **facts)
+        few = ["**+" in cell for (own, name), cell in last.items() if own == labels and name != "letters26"]
+        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(of, 500)
+        letters = "gained on" if "**+" in last[labels, "letters26"] else "did not gain on"
+        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, 2000)
 
 
 LONGER = "the same, 4 times the steps"

@@ -25,6 +25,8 @@ SET = "--set"  # messages use it as the origin of an override
 STAGES = ("pretrain", "finetune")  # the sections that may have `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
 VIEW_DRAW = ("keep_ratio", "uniform")  # of `pretrain.views`
+# Of learning between views, if no strategy is named; our choice.
+VIEW_SELECTION = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 0.5}
 HEADS = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 
 
@@ -102,6 +104,7 @@ class LayerStack:
                 if backbone in choices:
                     written = (stage, BY_BACKBONE, backbone)
                     _apply(merged, layer.label, number, choices[backbone], (stage,), written)
+        _draw_views(merged)
         return merged
 
 
@@ -121,6 +124,24 @@ def _apply(
         else:
             target[key] = deepcopy(value)
             merged.origins[(*path, key)] = Origin(label, (*written, key), number)
+
+
+def _draw_views(merged: Merged) -> None:
+    """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
+
+    A selection that is written below the objective is for predicting pixels. Values of `--set` stay, in any
+    order.
+    """
+    path = ("pretrain", "selection")
+    selection = merged.at(path)
+    if merged.at(("pretrain", "objective")) != "views" or not isinstance(selection, dict):
+        return
+    objective = merged.origin(("pretrain", "objective")).layer
+    origins = {key: merged.origins[*path, key] for key in selection if (*path, key) in merged.origins}
+    own = {key for key, origin in origins.items() if origin.label == SET or origin.layer >= objective}
+    if "strategy" in own and selection["strategy"] != "drawn":
+        return
+    merged.values["pretrain"]["selection"] = VIEW_SELECTION | {key: selection[key] for key in own}
 
 
 def make_layer(

@@ -75,5 +75,9 @@ def spread(projections: Tensor) -> Tensor:
 
     1 if they point in all directions, 0 if all are the same: then the encoder has collapsed.
     """
-    rows = F.normalize(projections, dim=1)
-    return rows.std(dim=0, correction=0).square().sum().sqrt()
+    return deviation(F.normalize(projections, dim=1)) * projections.size(1) ** 0.5
+
+
+def deviation(projections: Tensor) -> Tensor:
+    """The root mean square of the standard deviations of projections (N, P), 1 for SIGReg's; a scalar."""
+    return projections.var(dim=0, correction=0).mean().sqrt()

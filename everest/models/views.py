@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ViewsSettings
 from everest.methods.selector import Selector
-from everest.methods.view_losses import contrast, invariance, random_directions, sigreg, spread
+from everest.methods.view_losses import contrast, deviation, invariance, random_directions, sigreg, spread
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -92,6 +92,8 @@ class ViewModel(PretrainingModel):
                 if self.training and distributed.is_initialized():
                     distributed.broadcast(directions, src=0)
                 of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
+                # The length of projections counts: the invariance alone would make all of them 0.
+                parts["view_spread"] = torch.minimum(parts["view_spread"], deviation(projected.detach()))
                 parts["invariance"] = invariance(by_video)
                 parts["sigreg"] = torch.stack(of_views).mean()
                 weight = settings.sigreg_weight

@@ -6,11 +6,14 @@ from typing import Any, Final
 
 import torch
 
+from everest.errors import DivergedError
 from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
 from everest.models.spec import ModelSpec
+from everest.models.views import ViewModel
 from everest.system.accelerator import decide_on_main
 from everest.system.text import counted
 from everest.train.probe_advice import (
+    COLLAPSES,
     FEWEST_HELD_OUT,
     MOST_SHARE,
     Probing,
@@ -84,6 +87,7 @@ def probe_if_due(training: Training) -> None:
     """Probe the model after the last update, unless that is not due or was done before the run was resumed.
 
     Raises:
+        DivergedError: the features of a run between views have collapsed.
         UserError: see `Prober.measure`.
     """
     prober, plan, step = training.prober, training.plan, training.steps_done
@@ -110,6 +114,8 @@ def probe_if_due(training: Training) -> None:
         training.warn_once(kind, warning)
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
     for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():
+        if kind in COLLAPSES and isinstance(training.state.trained_model, ViewModel):
+            raise DivergedError(f"{warning}; the same command goes on nevertheless")
         training.warn_once(kind, warning)
 
 

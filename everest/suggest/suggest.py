@@ -31,8 +31,6 @@ FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
-FEW_LABELS: Final = 5  # a class: up to here fine-tuning was measured to gain from few videos
-FEW_UNLABELED: Final = 1000  # for pre-training: about twice as many clips of actions as were measured
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
@@ -227,23 +225,6 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
         for factor, largest, unit in ((shape, facts.height, rows), (1 / shape, facts.width, columns))
     )
     return height, width
-
-
-def pretraining_notice(facts: DataFacts) -> str | None:
-    """A sentence if the videos for pre-training are so few that a classifier may gain nothing; None else."""
-    if not 0 < facts.pretrain_videos < FEW_UNLABELED:
-        return None
-    labels = facts.videos / facts.classes if facts.classes else 0.0
-    of_labels = f", with {labels:.3g} labels a class," if labels else ""
-    worth = "is worth a trial"
-    measured = "two labels a class, fine-tuning gained on two of five sets, one of simulated camera motions"
-    if labels > FEW_LABELS:
-        worth = "may not be worth its time"
-        measured = "all labels and enough steps, fine-tuning gained on none of five sets of clips"
-    return (
-        f"pre-training on {facts.pretrain_videos} videos{of_labels} {worth}: with {measured} "
-        "(docs/tutorials/few-labels.md); compare with a recipe without --pretrain"
-    )
 
 
 def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -432,6 +433,10 @@ def test_the_draw_of_views_is_short_for_a_selection():
 
     written = "pretrain.selection={strategy: drawn, keep_ratio: 0.2, visible_ratio: null, uniform: 0.7}"
     assert selection("pretrain.views={keep_ratio: 0.2, uniform: 0.7}") == selection(written)
+    assert selection() == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)
+    assert selection("pretrain.views.uniform=1") == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1)
+    assert selection("pretrain.selection.distance=l1") == replace(selection(), distance="l1")
+    assert isinstance(selection("pretrain.selection.strategy=tube"), Tube)
     both = selection("pretrain.views.keep_ratio=0.2", "pretrain.selection.keep_ratio=0.4")
     assert both == Drawn(keep_ratio=0.4, visible_ratio=None)
     with pytest.raises(RecipeError, match=r"pretrain\.selection\.keep_ratio: must be more than 0"):

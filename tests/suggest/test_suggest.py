@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
 from everest.suggest.devices import DEVICES
-from everest.suggest.suggest import choose_values, pretraining_notice, recipe_text, side_words
+from everest.suggest.pretraining_gain import pretraining_notice
+from everest.suggest.suggest import choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
@@ -612,10 +614,14 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
 
 
-def test_few_videos_for_pretraining_are_said_to_be_few(class_folders: Path, clip_files: Path, mine: Path):
+def test_what_pretraining_was_measured_to_gain_is_told(class_folders: Path, clip_files: Path, mine: Path):
     command = [SUGGEST, class_folders, "-o", mine, "--overwrite"]
-    assert "labels a class, is worth a trial" in called(*command, "--pretrain", clip_files).stderr
-    assert "without --pretrain" not in called(*command).stderr
+    told = "may not be worth its time: it was not measured with fewer than 320"
+    assert told in called(*command, "--pretrain", clip_files).stderr
+    assert told in json_of(*command, "--pretrain", clip_files)["pretraining"]
+    assert told in called(SUGGEST, clip_files, "--unlabeled", "-o", mine, "--overwrite").stderr
+    assert "pre-training on" not in called(*command).stderr
+    assert json_of(*command)["pretraining"] is None
 
 
 def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: Path, mine: Path):
@@ -629,15 +635,23 @@ def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: P
 @pytest.mark.parametrize(
     ("videos", "classes", "unlabeled", "found"),
     [
+        (12, 6, 3, "pre-training on 3 videos may not be worth its time: it was not measured"),
+        (6, 6, 504, "pre-training on 504 videos, with 1 label a class, may not be worth its time: "),
         (12, 6, 504, "pre-training on 504 videos, with 2 labels a class, is worth a trial: "),
+        (30, 6, 504, "pre-training on 504 videos, with 5 labels a class, is worth a trial: "),
         (59, 6, 504, "pre-training on 504 videos, with 9.83 labels a class, may not be worth its time: "),
-        (59, 0, 504, "pre-training on 504 videos is worth a trial: "),  # labels are numbers
-        (12, 6, 1000, None),
-        (12, 6, 0, None),
+        (52, 26, 2000, "pre-training on 2000 videos, with 2 labels a class, may not be worth its time: "),
+        (520, 26, 2000, "pre-training on 2000 videos, with 20 labels a class, is worth a trial: "),
+        (504, 0, 504, "pre-training on 504 videos is worth a trial: its features found"),
     ],
 )
-def test_the_notice_on_pretraining_depends_on_the_labels_a_class(
-    videos: int, classes: int, unlabeled: int, found: str | None
+def test_the_notice_on_pretraining_depends_on_videos_and_labels(
+    videos: int, classes: int, unlabeled: int, found: str
 ):
-    text = pretraining_notice(facts_of(videos, classes=classes, pretrain_videos=unlabeled))
-    assert text is None if found is None else (text or "").startswith(found)
+    notice = pretraining_notice(facts_of(videos, classes=classes), unlabeled)
+    assert notice.startswith(found)
+
+
+def test_pretraining_for_numbers_was_not_measured():
+    facts = replace(facts_of(59, classes=0), task="regression")
+    assert "not measured with numbers as labels" in pretraining_notice(facts, 504)

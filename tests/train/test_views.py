@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from everest.data.stages import pretrain_clips
 from everest.errors import DivergedError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.views import ViewModel
-from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
+from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
 from everest.system.run_folder import RunFolder
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
@@ -114,10 +115,11 @@ def test_profile_counts_encoder_projector_and_camera(recipe: Path):
     blocks = visible * encoder * (12 * width + 2 * visible) + 2 * 5 * visible * encoder + 5 * visible * width
     embedding, projector = tokens * kernel * width, 512 * (24 + 128)
     expected = embedding + blocks + projector
-    views = gmacs(*VIEWS)
+    few = sets("pretrain.selection.keep_ratio=0.1")  # as without views
+    views = gmacs(*VIEWS, *few)
     assert views == pytest.approx(expected / 1e9, rel=1e-9)
     camera = embedding + blocks - 5 * visible * width
-    assert gmacs(*VIEWS, *CAMERA) == pytest.approx((expected + camera / 2) / 1e9, rel=1e-6)
+    assert gmacs(*VIEWS, *few, *CAMERA) == pytest.approx((expected + camera / 2) / 1e9, rel=1e-6)
     assert gmacs(*CAMERA) == pytest.approx(gmacs() + camera / 1e9, rel=1e-6)
 
 
@@ -142,10 +144,15 @@ def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recip
     assert clip.tokens["videos"].tolist() == [2] * 4
 
 
-def test_other_draws_of_a_video_are_no_negatives():
-    recipe = load_recipe("small", overrides=["pretrain.objective=views", "data.size=32", "model.width=32"])
-    model = pretrain_spec(recipe, tokenizer=None).build()
+def small_views(loss: str = "contrast") -> ViewModel:
+    settings = ["pretrain.objective=views", f"pretrain.views.loss={loss}", "data.size=32", "model.width=32"]
+    model = pretrain_spec(load_recipe("small", overrides=settings), tokenizer=None).build()
     assert isinstance(model, ViewModel)
+    return model
+
+
+def test_other_draws_of_a_video_are_no_negatives():
+    model = small_views()
     frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
     noise = torch.rand(8, model.encoder.grid.num_tokens)
 
@@ -165,6 +172,31 @@ def test_projections_that_are_all_the_same_end_the_run():
         watch.add([low])
     of_an_autoencoder = [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
     CollapseWatch().add(of_an_autoencoder)
+
+
+def test_the_length_of_projections_counts_only_for_sigreg():
+    frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
+    for loss, counts in (("contrast", False), ("sigreg", True)):
+        model = small_views(loss)
+        with torch.no_grad():
+            model.projector.last.weight *= 1e-3
+        assert (model(frames).parts["view_spread"] < LEAST_SPREAD) == counts
+
+
+def test_features_that_are_all_the_same_end_a_run_between_views(
+    recipe: Path, tmp_path: Path, clip_files: Path
+):
+    copies = [shutil.copy(clip_files / "clip0.mp4", tmp_path / f"{number}.mp4") for number in range(4)]
+    same = tmp_path / "same.csv"
+    same.write_text("".join(f"{path} {number // 2}\n" for number, path in enumerate(copies)))
+    probe = ["--set", f"pretrain.probe={{every: 1, list: {same}}}"]
+    options = ["--recipe", recipe, *sets(f"data.pretrain={same}"), *probe]
+    between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
+    shown = refused("pretrain", *between_views, code=3)
+    assert "the features of all videos are nearly the same" in shown
+    assert "the same command goes on" in shown
+    called("pretrain", *between_views)
+    assert "nearly the same" in called("pretrain", *options, "-o", tmp_path / "pixels").stderr
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         known = [
             f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
         ]
-        if known:
-            yield f"{start}same class among the 10 nearest videos of other groups: {', '.join(known)}"
+        found_class = ", ".join(known) or "no video has one of its class in another group"
+        yield f"{start}same class among the 10 nearest videos of other groups: {found_class}"
         of_class, of_group = found["by_class"], found["by_group"]
         if of_class is None or of_group is None:
             continue

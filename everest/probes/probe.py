@@ -151,6 +151,13 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     if shared:
         of = f"{len(shared)} of {len(test_samples)} test videos are training videos, too, such as {shared[0]}"
         report(notice(f"warning: {of}: the accuracies are too high"))
+    groups = {sample.group for sample in train_samples if sample.group is not None}
+    same_group = [sample for sample in test_samples if sample.group in groups]
+    if same_group:
+        of = f"{len(same_group)} of {len(test_samples)} test videos are of groups of training videos"
+        fix = "`everest prepare split --group` keeps them apart"
+        report(notice(f"warning: {of}, such as {same_group[0].group}: the accuracies may be too high; {fix}"))
+    _report_missing_groups([*train_samples, *test_samples], report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(
@@ -242,6 +249,7 @@ def retrieval(
     Raises:
         DataError: too many videos are unreadable.
     """
+    _report_missing_groups(samples, report)
     with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
         found = encode_set(
             model,
@@ -275,6 +283,12 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
         same = "of one class" if head.task == "single-label" else "of one number"
         raise DataError(f"{place}: its videos are {same}; a probe needs two or more")
     return labels
+
+
+def _report_missing_groups(samples: Sequence[Sample], report: Report) -> None:
+    if all(sample.group is None for sample in samples):
+        text = "without a column group in the lists, each file counts as a group of its own"
+        report(notice(f"{text}: near videos may show the same person or place"))
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def test_the_shares_of_class_and_group_are_always_shown(
     of_class: float, of_group: float | None, expected: str | None
 ):
     found = {"precision@10": None, "baselines": {}, "by_class": of_class, "by_group": of_group}
-    shown = list(nearest_texts({"": {"retrieval": found}}))
+    nothing, *shown = nearest_texts({"": {"retrieval": found}})
+    assert nothing.endswith("of other groups: no video has one of its class in another group")
     assert [line.startswith(expected or "") for line in shown] == ([True] if expected else [])
 
 
@@ -152,6 +153,21 @@ def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, c
     same = called(*probe, "--set", "data.test=train.csv").stderr
     assert "warning: 4 of 4 test videos are training videos, too" in same
     assert "clip0.mp4: the accuracies are too high" in same
+
+
+def test_groups_that_both_lists_have_and_lists_without_groups_are_named(
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path
+):
+    lists = []
+    for name, numbers, groups in (("train", (0, 1, 2), "abc"), ("test", (3,), "c")):
+        rows = [f"{clip_files}/clip{n}.mp4,{n % 2},{group}" for n, group in zip(numbers, groups, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
+        lists.append(f"--set=data.{name}={tmp_path}/{name}.csv")
+    probe = ("probe --probes knn", "-c", autoencoder_run)
+    shown = called(*probe, *lists).stderr
+    assert "warning: 1 of 1 test videos are of groups of training videos, such as c: the" in shown
+    assert "without a column group" not in shown
+    assert "without a column group in the lists, each file counts as a group" in called(*probe).stderr
 
 
 def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):

@@ -142,7 +142,11 @@ def measured(
     labels, groups = np.array([label for _, label, _ in rows]), numbered([group for *_, group in rows])
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
-    answers = {"linear": linear(*of_known, seed=seed)[0], "knn": nearest_neighbors(*of_known)[0]}
+    answers = {
+        "linear": linear(*of_known, seed=seed)[0],
+        "knn": nearest_neighbors(*of_known)[0],
+        "nearest": nearest_neighbors(*of_known, neighbors=1)[0],  # in no table: most arms are without it
+    }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = precision_of_nearest(
         *(features[held_out], labels[held_out], groups[held_out]),

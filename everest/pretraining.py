@@ -35,6 +35,7 @@ from everest.train.training import Training
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
+FEWEST_OF_SIGREG: Final = 128  # videos of a step (LeJEPA, arXiv 2511.08544)
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -61,6 +62,12 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    videos = training.plan.videos_per_step
+    if spec.views is not None and spec.views.loss == "sigreg" and videos < FEWEST_OF_SIGREG:
+        training.notice(
+            f"sigreg compares {videos} videos of a step with a normal distribution; with fewer than "
+            f"{FEWEST_OF_SIGREG} it is mostly noise: raise pretrain.batch_size, or use the loss contrast"
+        )
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         attach_teacher(training.state.trained_model, recipe)

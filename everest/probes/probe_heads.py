@@ -34,12 +34,14 @@ HELD_OUT: Final = 5  # our choice: one in five videos of each class selects the 
 MOST_STEPS: Final = 2000  # of L-BFGS
 
 
-def nearest_neighbors(features: Floats, labels: NDArray[Any], test: Floats, head: Head) -> Output:
+def nearest_neighbors(
+    features: Floats, labels: NDArray[Any], test: Floats, head: Head, *, neighbors: int = NEIGHBORS
+) -> Output:
     """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
     Of several classes and of numbers the answer is the weighted mean of their labels.
     """
-    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
+    search = NearestNeighbors(n_neighbors=min(neighbors, len(features)), metric="cosine").fit(features)
     distances, nearest = search.kneighbors(test)  # (M, neighbors) each
     weights = np.exp((1 - distances) / TEMPERATURE)
     settings = {"neighbours": nearest.shape[1], "temperature": TEMPERATURE}

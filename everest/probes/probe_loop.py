@@ -115,7 +115,7 @@ def probe_if_due(training: Training) -> None:
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
     for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():
         if kind in COLLAPSES and isinstance(training.state.trained_model, ViewModel):
-            raise DivergedError(f"{warning}; the same command goes on nevertheless")
+            raise DivergedError(f"{warning}; the same command resumes the run nevertheless")
         training.warn_once(kind, warning)
 
 

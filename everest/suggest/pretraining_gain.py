@@ -8,7 +8,7 @@ from everest.suggest.data_facts import DataFacts
 
 
 class Gain(NamedTuple):
-    """What fine-tuning with some labels a class gained over training from scratch."""
+    """The measured gain of fine-tuning over training from scratch, with some labels a class."""
 
     labels: str
     found: str  # on how many sets of clips it was resolved
@@ -34,7 +34,7 @@ MANY_VIDEOS: Final = (
 
 
 def pretraining_notice(facts: DataFacts, videos: int) -> str:
-    """Whether pre-training on so many videos is worth a trial."""
+    """Whether pre-training on a number of videos is worth a trial."""
     start, source = f"pre-training on {videos} videos", "docs/tutorials/few-labels.md"
     if videos < FEWEST:
         return f"{start} may not be worth its time: it was not measured with fewer than {FEWEST} ({source})"

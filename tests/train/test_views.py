@@ -194,7 +194,7 @@ def test_features_that_are_all_the_same_end_a_run_between_views(
     between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
     shown = refused("pretrain", *between_views, code=3)
     assert "the features of all videos are nearly the same" in shown
-    assert "the same command goes on" in shown
+    assert "the same command resumes the run" in shown
     called("pretrain", *between_views)
     assert "nearly the same" in called("pretrain", *options, "-o", tmp_path / "pixels").stderr
 
@@ -219,6 +219,11 @@ def test_settings_that_do_not_go_with_views_are_refused(
 ):
     set_views = sets("pretrain.objective=views", settings)
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
+
+
+def test_few_videos_for_sigreg_are_named(recipe: Path, tmp_path: Path):
+    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, "-o", tmp_path / "run").stderr
+    assert "sigreg compares 2 videos of a step with a normal distribution; with fewer than 128" in shown
 
 
 def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):

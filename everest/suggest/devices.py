@@ -21,7 +21,11 @@ class Device:
     tubelet: tuple[int, int, int]
     batch: int
     keep: float  # share of the tokens that fine-tuning from scratch encodes
-    speed: int  # clips per second in fine-tuning, assumed
+    speed: int  # clips per second in fine-tuning with this share, assumed
+
+    def clips_per_second(self, kept: float) -> int:
+        """The assumed speed with another share of the tokens; fewer are no faster, because of the videos."""
+        return round(self.speed * min(1.0, self.keep / kept))
 
 
 DEVICES: Final = {
@@ -79,5 +83,6 @@ def stage_times(choices: Sequence[Choice], device_name: str, purpose: Purpose) -
     times = []
     for stage in STAGES[purpose]:
         steps, batch = values[f"{stage}.steps"], values[f"{stage}.batch_size"]
-        times.append(StageTime(stage, steps, batch, device.speed, round(steps * batch / device.speed)))
+        speed = device.clips_per_second(values[f"{stage}.selection"]["keep_ratio"])
+        times.append(StageTime(stage, steps, batch, speed, round(steps * batch / speed)))
     return times

@@ -48,20 +48,26 @@ def choose_values(
     """
     device = DEVICES[device_name]
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
-    in_time = (hours, device.speed)
+    views, kept = _compared_views(), _kept(device, purpose)
     decay = Choice("finetune.layer_decay", 1.0, "all layers start from new weights")
+
+    def in_time(selection: Choice) -> tuple[float, int]:
+        return hours, device.clips_per_second(selection.value["keep_ratio"])
+
     chosen = [
         *_clip(facts, device),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *_budgets("pretrain", facts.pretrain_videos or facts.videos, COMPARED * device.batch, in_time),
-        *_budgets("finetune", facts.videos, device.batch, in_time),
-        *_compared_views(),
+        *_budgets(
+            "pretrain", facts.pretrain_videos or facts.videos, COMPARED * device.batch, in_time(views[-1])
+        ),
+        *_budgets("finetune", facts.videos, device.batch, in_time(kept)),
+        *views,
         *_batch("pretrain", COMPARED * device.batch, "clips are compared with all others of a step"),
         *_batch("finetune", device.batch, f"fits {on}"),
         *([decay] if purpose == "scratch" else []),
-        _kept(device, purpose),
+        kept,
         *_augmentation(facts, purpose),
         *_labels(facts, purpose),
     ]

@@ -294,7 +294,7 @@ def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_
     document = json_of(*options, "--pretrain", unlabeled)
     assert [stage["stage"] for stage in document["stages"]] == ["pretrain", "finetune"]
     assert document["stages"][1] == {
-        **{"stage": "finetune", "steps": 600, "batch_size": 16, "clips_per_second": 60, "seconds": 160}
+        **{"stage": "finetune", "steps": 600, "batch_size": 16, "clips_per_second": 18, "seconds": 533}
     }
     assert document["recipe"] == str(mine)
     assert [command.split()[1] for command in document["next"]] == ["pretrain", "finetune", "eval"]

@@ -69,11 +69,26 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
         "pretrain", "--recipe", recipe, *VIEWS, "--init", tmp_path / "pixels", "-o", tmp_path / "fresh"
     )
     assert "the projector starts fresh" in fresh.stderr
-    assert json_of("probe", "-c", views_run, "--probes", "knn")["probes"]["knn"]["top1"] >= 0
     run("extract", video, "-c", views_run, "-o", tmp_path / "features.safetensors")
-    run("visualize-mask", video, "-c", views_run, "-o", tmp_path / "mask.png")
     adapted = ["--set", "pretrain.lora.rank=2"]
     run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
+
+
+def test_figures_show_the_tokens_of_each_view(views_run: Path, tmp_path: Path, clip_files: Path):
+    command = ["visualize-mask", clip_files / "clip0.mp4", "-c", views_run, "-o", tmp_path / "figures"]
+    first, second = json_of(*command)
+    assert len(first["visible"]) == len(second["visible"]) == 8
+    assert first["visible"] != second["visible"]
+
+
+def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_path: Path):
+    run("export", views_run, "--to", "torch", "--out", tmp_path / "views.pt2", "-q")
+    model = load_model(views_run)
+    clips = torch.randn(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        expected = model.encoder(clips, torch.arange(32).expand(3, -1)).mean(dim=1)
+        (features,) = torch.export.load(tmp_path / "views.pt2").module()(clips)
+    assert (features - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])

@@ -217,7 +217,7 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     if key is not None:
         values = [row[key] for row in rows if row.get(key) is not None]
         moved = _moved(first[key], last[key], unit=" %")
-        by_image = last.get("difference_knn") if key == "probe_knn" else None
+        by_image = last.get(key.replace("probe", "difference"))
         image = "" if by_image is None else f", difference image {by_image:.0f} %"
         text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %{image})"
         rises = len(values) > 2 and last[key] == max(values) > max(values[:-1])

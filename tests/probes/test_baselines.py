@@ -13,7 +13,7 @@ import everest
 from everest.evaluation.metric_text import nearest_texts, useless_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
-from everest.probes.list_probe import class_and_group, leave_one_out, precision_of_nearest
+from everest.probes.list_probe import class_and_group, cross_validated, leave_one_out, precision_of_nearest
 from everest.system.run_folder import RunFolder
 from everest.train.probe_advice import probe_rows
 
@@ -133,7 +133,8 @@ def test_the_shares_of_class_and_group_are_always_shown(
 
 
 def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_path: Path, clip_files: Path):
-    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}", "--set", "data.fps=null"]
+    settings = "{every: 1, list: train.csv, metric: linear}"
+    probe = ["--set", f"pretrain.probe={settings}", "--set", "data.fps=null"]
     shown = called("pretrain", "--recipe", recipe, *probe, "-o", tmp_path / "run").stderr
     rows = probe_rows(RunFolder(tmp_path / "run").rows())
     run = OpenedModel.of(everest.load_model(tmp_path / "run"), clips=1, crops=1)
@@ -145,7 +146,10 @@ def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_pa
     assert {row["difference_retrieval"] for row in rows} == {by_image}
     assert rows[-1]["probe_retrieval"] == precision_of_nearest(own, labels, sources, own, labels, sources)
     assert {row["difference_knn"] for row in rows} == {leave_one_out(one, labels, sources, 2)}
-    assert f"difference image {rows[0]['difference_knn']:.1f} %" in shown
+    by_linear = {cross_validated(one, labels, sources, 2, seed=0)}
+    assert {row["difference_linear"] for row in rows} == by_linear != {None}
+    for name in ("knn", "linear"):
+        assert f"difference image {rows[0][f'difference_{name}']:.1f} %" in shown
 
 
 def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, clip_files: Path):

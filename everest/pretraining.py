@@ -35,7 +35,7 @@ from everest.train.training import Training
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
-FEWEST_OF_SIGREG: Final = 128  # videos of a step (LeJEPA, arXiv 2511.08544)
+FEWEST_OF_SIGREG: Final = 128  # videos of a step, as LeJEPA advises (arXiv 2511.08544)
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -64,9 +64,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     videos = training.plan.videos_per_step
     if spec.views is not None and spec.views.loss == "sigreg" and videos < FEWEST_OF_SIGREG:
+        enough = FEWEST_OF_SIGREG * training.plan.views
+        advice = f" (pretrain.batch_size={enough})" if len(clips) >= FEWEST_OF_SIGREG else ""
         training.notice(
-            f"sigreg compares {videos} videos of a step with a normal distribution; with fewer than "
-            f"{FEWEST_OF_SIGREG} it is mostly noise: raise pretrain.batch_size, or use the loss contrast"
+            f"sigreg: a step has {videos} videos; its authors advise at least {FEWEST_OF_SIGREG}{advice}"
         )
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from everest.config.sizes import BACKBONES
@@ -59,6 +59,7 @@ class Merged:
     values: dict[str, Any]
     origins: dict[KeyPath, Origin]  # of the values that a layer sets; the defaults have none
     label: str  # the requested recipe
+    notices: list[str] = field(default_factory=list)
 
     def at(self, key: KeyPath) -> Any:
         """The value of `key`; None if it is in no mapping."""
@@ -96,6 +97,7 @@ class LayerStack:
     def merged(self, backbone: str | None) -> Merged:
         """All values, including those that depend on `backbone`."""
         merged = Merged(deepcopy(self.defaults), {}, self.label)
+        since: dict[str, int] = {}  # the layer from which on views are compared, and tokens drawn
         for number, layer in enumerate(self.layers):
             if layer.replaces_heads:
                 merged.values["data"]["heads"] = None
@@ -104,7 +106,12 @@ class LayerStack:
                 if backbone in choices:
                     written = (stage, BY_BACKBONE, backbone)
                     _apply(merged, layer.label, number, choices[backbone], (stage,), written)
-        _draw_views(merged)
+            for value, key in (("views", "objective"), ("drawn", "selection.strategy")):
+                if merged.at(("pretrain", *key.split("."))) == value:
+                    since.setdefault(value, number)
+                else:
+                    since.pop(value, None)
+        _draw_views(merged, since)
         return merged
 
 
@@ -123,24 +130,40 @@ def _apply(
             continue  # a section that contains only comments
         else:
             target[key] = deepcopy(value)
+            for inside in [each for each in merged.origins if each[: len(path) + 1] == (*path, key)]:
+                del merged.origins[inside]
             merged.origins[(*path, key)] = Origin(label, (*written, key), number)
 
 
-def _draw_views(merged: Merged) -> None:
+def _draw_views(merged: Merged, since: dict[str, int]) -> None:
     """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
 
-    A selection that is written below the objective is for predicting pixels. Values of `--set` stay, in any
-    order.
+    Another selection below the objective is for predicting pixels. Values of `--set` stay, in any order.
+
+    Args:
+        since: the lowest layer from which on `views` is the objective, and that of `drawn` as the strategy.
     """
     path = ("pretrain", "selection")
     selection = merged.at(path)
-    if merged.at(("pretrain", "objective")) != "views" or not isinstance(selection, dict):
+    if "views" not in since or not isinstance(selection, dict):
         return
-    objective = merged.origin(("pretrain", "objective")).layer
-    origins = {key: merged.origins[*path, key] for key in selection if (*path, key) in merged.origins}
-    own = {key for key, origin in origins.items() if origin.label == SET or origin.layer >= objective}
+    first = min(since.values())
+    origins = {key: merged.origin((*path, key)) for key in selection}
+    own = {key for key, origin in origins.items() if origin.layer >= first or origin.label == SET}
+    strategy = origins["strategy"]
     if "strategy" in own and selection["strategy"] != "drawn":
         return
+    if "strategy" not in own and strategy.layer >= 0:
+        share, uniform = VIEW_SELECTION["keep_ratio"], VIEW_SELECTION["uniform"]
+        merged.notices.append(
+            f"{strategy.label}: its pretrain.selection is for predicting pixels; views draw tokens "
+            f"(keep_ratio {share}, uniform {uniform}, unless pretrain.views names others)"
+        )
+    for key in origins:
+        if key not in own:
+            merged.origins.pop((*path, key), None)
+    for key in VIEW_SELECTION.keys() - own:
+        merged.origins[*path, key] = merged.origin(("pretrain", "objective"))
     merged.values["pretrain"]["selection"] = VIEW_SELECTION | {key: selection[key] for key in own}
 
 
@@ -211,11 +234,11 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
     A recipe that changes the strategy of its base leaves the base's keys behind, which is no mistake.
 
     Returns:
-        A notice for each stage about the removed keys that were written in the layer of the strategy, or if
-        `--set` gives the strategy or the key.
+        The notices of `merged`, and one for each stage about the removed keys that were written in the layer
+        of the strategy, or if `--set` gives the strategy or the key.
     """
-    notices = []
-    known = {field.name for strategy in STRATEGIES.values() for field in fields(strategy)}
+    notices = list(merged.notices)
+    known = {each.name for strategy in STRATEGIES.values() for each in fields(strategy)}
     _drop_inherited_keys(merged, ("pretrain", "target"), "kind")
     for stage in STAGES:
         _drop_inherited_keys(merged, (stage, "selection"), "strategy")
@@ -228,7 +251,7 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         # Older recipes call tube dropout `tube`, a strategy that fine-tuning does not have.
         strategy = "tube-dropout" if (stage, name) == ("finetune", "tube") else name
         selection["strategy"] = strategy
-        own = {field.name for field in fields(STRATEGIES[strategy])}
+        own = {each.name for each in fields(STRATEGIES[strategy])}
         chosen = merged.origin((stage, "selection", "strategy"))
         if strategy == "learned-importance":
             # A keep_ratio from a layer below the strategy is the share of another strategy.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,7 @@ class EncodedSet:
     videos: list[str]
     labels: list[tuple[Label, ...]]  # of each video, one per head
     sources: list[str]  # of each video: its group, or the file
+    has_groups: bool  # some of the sources are groups
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
     baselines: dict[str, NDArray[np.float32]]  # (N, …) features of the baselines, by name
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
@@ -114,6 +115,7 @@ def encode_set(
         videos=[sample.video_id for sample in readable],
         labels=[sample.labels for sample in readable],
         sources=[sample.source for sample in readable],
+        has_groups=any(sample.group is not None for sample in readable),
         features=np.array(arrays["pooled"]),
         baselines={name: np.array(arrays[name]) for name in (RANDOM, DIFFERENCES)},
         tokens=arrays.get("tokens"),
@@ -151,13 +153,14 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     if shared:
         of = f"{len(shared)} of {len(test_samples)} test videos are training videos, too, such as {shared[0]}"
         report(notice(f"warning: {of}: the accuracies are too high"))
-    groups = {sample.group for sample in train_samples if sample.group is not None}
-    same_group = [sample for sample in test_samples if sample.group in groups]
-    if same_group:
-        of = f"{len(same_group)} of {len(test_samples)} test videos are of groups of training videos"
+    sources = {sample.source for sample in train_samples}
+    same = [each for each in test_samples if each.source in sources and each.video_id not in known]
+    if same:
+        of = f"{len(same)} of {len(test_samples)} test videos are of groups or files of training videos"
         fix = "`everest prepare split --group` keeps them apart"
-        report(notice(f"warning: {of}, such as {same_group[0].group}: the accuracies may be too high; {fix}"))
-    _report_missing_groups([*train_samples, *test_samples], report)
+        report(notice(f"warning: {of}, such as {same[0].source}: the accuracies may be too high; {fix}"))
+    if any(head.task == "single-label" for head in classes.heads):
+        _report_missing_groups({"data.train": train_samples, "data.test": test_samples}, report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(
@@ -249,7 +252,7 @@ def retrieval(
     Raises:
         DataError: too many videos are unreadable.
     """
-    _report_missing_groups(samples, report)
+    _report_missing_groups({"data.test": samples}, report)
     with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
         found = encode_set(
             model,
@@ -285,9 +288,10 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
     return labels
 
 
-def _report_missing_groups(samples: Sequence[Sample], report: Report) -> None:
-    if all(sample.group is None for sample in samples):
-        text = "without a column group in the lists, each file counts as a group of its own"
+def _report_missing_groups(lists: Mapping[str, Sequence[Sample]], report: Report) -> None:
+    without = [name for name, samples in lists.items() if all(sample.group is None for sample in samples)]
+    if without:
+        text = f"{' and '.join(without)}: without a column group, each file counts as a group of its own"
         report(notice(f"{text}: near videos may show the same person or place"))
 
 
@@ -303,6 +307,8 @@ def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labe
     }
     if train is test:
         shares = list_probe.class_and_group(test.features, tested, of_test)
+    elif train.has_groups != test.has_groups:  # a file of one list may be of a group of the other one
+        shares = None
     else:
         both = np.concatenate([train.features, test.features]), np.concatenate([labels, tested])
         shares = list_probe.class_and_group(*both, sources)

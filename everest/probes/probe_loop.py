@@ -13,7 +13,6 @@ from everest.models.views import ViewModel
 from everest.system.accelerator import decide_on_main
 from everest.system.text import counted
 from everest.train.probe_advice import (
-    COLLAPSES,
     FEWEST_HELD_OUT,
     MOST_SHARE,
     Probing,
@@ -113,10 +112,14 @@ def probe_if_due(training: Training) -> None:
     for kind, warning in prober.impossible(row).items():
         training.warn_once(kind, warning)
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
-    for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():
-        if kind in COLLAPSES and isinstance(training.state.trained_model, ViewModel):
-            raise DivergedError(f"{warning}; the same command resumes the run nevertheless")
+    found = new_warnings(rows, steps=plan.steps, **sizes)
+    # Nothing is predicted between views, so the loss may go on falling.
+    ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
+    collapse = found.pop("collapse", None) if ends else None
+    for kind, warning in found.items():
         training.warn_once(kind, warning)
+    if collapse is not None:
+        raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
 
 def probe_summary(training: Training) -> str | None:

@@ -19,6 +19,7 @@ FEWEST: Final = 320  # videos that the encoders of the measurements had seen, at
 MANY: Final = 1000  # our choice: from here on the letters count, whose encoders had seen 2,004 clips more
 MOST_LABELS: Final = (1.5, 3.0, 7.0)  # our choice: a class, for the measurements with 1, 2 and 5 of them
 CAMERA: Final = "one of simulated camera motions"
+RETRIEVED: Final = f"three of seven sets, {CAMERA}"
 FEW_VIDEOS: Final = (
     Gain("one label a class", "gained on one of five sets, that of simulated camera motions", worth=False),
     Gain("two labels a class", f"gained on two of five sets, {CAMERA}", worth=True),
@@ -35,15 +36,16 @@ MANY_VIDEOS: Final = (
 
 def pretraining_notice(facts: DataFacts, videos: int) -> str:
     """Whether pre-training on a number of videos is worth a trial."""
-    start, source = f"pre-training on {videos} videos", "docs/tutorials/few-labels.md"
+    start, source = f"pre-training on {videos} videos", "docs/evidence.md"
     if videos < FEWEST:
         return f"{start} may not be worth its time: it was not measured with fewer than {FEWEST} ({source})"
-    if facts.task == "regression":
-        return f"{start}: not measured with numbers as labels; compare with a recipe without --pretrain"
+    if facts.task != "single-label":
+        labels = "numbers as labels" if facts.task == "regression" else "several labels a video"
+        return f"{start}: not measured with {labels}; compare with a recipe without --pretrain"
     if not facts.classes:
         return (
             f"{start} is worth a trial: its features found videos of the same class more often than an "
-            "untrained encoder on three of six sets (docs/evidence.md); `everest probe` compares them"
+            f"untrained encoder on {RETRIEVED} ({source}); `everest probe` compares them"
         )
     labels = facts.videos / facts.classes
     gains = FEW_VIDEOS if videos < MANY else MANY_VIDEOS

@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +34,13 @@ REPLACE_SECONDS: Final = 2.0  # our choice: how long another program may hold a 
 IN_USE: Final = (5, 32)  # Windows: access denied, sharing violation
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
-# The file with the limit of a control group, that with its use, and the name of the part of it in memory.stat
-# that the system frees when it is needed.
-MEMORY_FILES: Final = ("memory.max", "memory.current", "inactive_file")
-MEMORY_FILES_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
+# system frees when they are needed.
+MEMORY_FILES: Final = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
+MEMORY_FILES_V1: Final = (
+    *("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ("total_inactive_file", "total_active_file"),
+)
 
 
 def group_options() -> dict[str, Any]:
@@ -111,8 +113,9 @@ def free_host_memory(*, with_swap: bool = False) -> int:
     """
     import psutil  # here: `everest doctor` starts even if this package is broken
 
-    free = psutil.virtual_memory().available + (psutil.swap_memory().free if with_swap else 0)
-    return min([free, *(limit - used for limit, used in _memory_limits())])
+    limits = [limit - used for limit, used in _memory_limits()]
+    swap = psutil.swap_memory().free if with_swap else 0
+    return max(0, min([psutil.virtual_memory().available, *limits])) + swap
 
 
 def host_memory() -> int:
@@ -124,20 +127,37 @@ def host_memory() -> int:
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """The limit and the use, in bytes, of each control group around this process that has a limit."""
-    groups = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else []
-    for number, controllers, path in (line.split(":", 2) for line in groups):
+    for line in _lines(OWN_GROUPS):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if number == "0":
-            top, names = CONTROL_GROUPS, MEMORY_FILES
+            top, (limit, used, freed) = CONTROL_GROUPS, MEMORY_FILES
         elif "memory" in controllers.split(","):
-            top, names = CONTROL_GROUPS / "memory", MEMORY_FILES_V1
+            top, (limit, used, freed) = CONTROL_GROUPS / "memory", MEMORY_FILES_V1
         else:
             continue
         own = top / path.lstrip("/")  # where the container sees its own groups only, it is `top`
         for group in (own, *own.parents[: len(own.parts) - len(top.parts)]):
-            with suppress(OSError, ValueError):  # the group is not visible here, or has no limit
-                limit, used = (int((group / name).read_text()) for name in names[:2])
-                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-                yield limit, used - int(dict(lines)[names[2]])
+            found = _numbers(f"limit {line}" for line in _lines(group / limit))
+            if not found:  # the group is not visible here, or has no limit
+                continue
+            use = sum(_numbers(f"use {line}" for line in _lines(group / used)).values())
+            parts = _numbers(_lines(group / "memory.stat"))
+            yield found["limit"], use - sum(parts.get(name, 0) for name in freed)
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file of the system; none if it cannot be read."""
+    try:
+        return file.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+
+
+def _numbers(lines: Iterable[str]) -> dict[str, int]:
+    """The numbers of lines that are a name and a number; other lines, such as "max", are left out."""
+    found = (line.split() for line in lines)
+    return {words[0]: int(words[1]) for words in found if len(words) == 2 and words[1].isdecimal()}
 
 
 def most_open_files() -> float | None:

@@ -65,7 +65,6 @@ PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
 LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
 FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
-COLLAPSES: Final = ("collapse", "same features")  # kinds of warnings
 MIXED: Final = 0.75  # our choice: of the share of equal classes among random neighbors
 STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first

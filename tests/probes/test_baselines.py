@@ -162,16 +162,22 @@ def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, c
 def test_groups_that_both_lists_have_and_lists_without_groups_are_named(
     autoencoder_run: Path, clip_files: Path, tmp_path: Path
 ):
-    lists = []
-    for name, numbers, groups in (("train", (0, 1, 2), "abc"), ("test", (3,), "c")):
+    lists = {}
+    for name, numbers, groups in (("train", (0, 1), "ab"), ("test", (2, 3), "bc")):
         rows = [f"{clip_files}/clip{n}.mp4,{n % 2},{group}" for n, group in zip(numbers, groups, strict=True)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
-        lists.append(f"--set=data.{name}={tmp_path}/{name}.csv")
+        lists[name] = f"--set=data.{name}={tmp_path}/{name}.csv"
     probe = ("probe --probes knn", "-c", autoencoder_run)
-    shown = called(*probe, *lists).stderr
-    assert "warning: 1 of 1 test videos are of groups of training videos, such as c: the" in shown
+    shown = called(*probe, *lists.values()).stderr
+    assert "warning: 1 of 2 test videos are of groups or files of training videos, such as b: the" in shown
     assert "without a column group" not in shown
-    assert "without a column group in the lists, each file counts as a group" in called(*probe).stderr
+    assert "data.train and data.test: without a column group, each file counts" in called(*probe).stderr
+    mixed = called(*probe, lists["train"], "--set=data.test=train.csv")
+    assert "data.test: without a column group, each file counts as a group of its own" in mixed.stderr
+    assert (
+        json_of("probe -q --probes knn", "-c", autoencoder_run, lists["train"])["retrieval"]["by_group"]
+        is None
+    )
 
 
 def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
 
+from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PretrainSettings
@@ -652,6 +653,10 @@ def test_the_notice_on_pretraining_depends_on_videos_and_labels(
     assert notice.startswith(found)
 
 
-def test_pretraining_for_numbers_was_not_measured():
-    facts = replace(facts_of(59, classes=0), task="regression")
-    assert "not measured with numbers as labels" in pretraining_notice(facts, 504)
+@pytest.mark.parametrize(
+    ("task", "classes", "labels"),
+    [("regression", 0, "numbers as labels"), ("multi-label", 6, "several labels a video")],
+)
+def test_pretraining_for_other_labels_was_not_measured(task: Task, classes: int, labels: str):
+    facts = replace(facts_of(59, classes=classes), task=task)
+    assert f"not measured with {labels}" in pretraining_notice(facts, 504)

@@ -162,7 +162,7 @@ def test_the_memory_of_a_container_or_job_counts(
     group.mkdir(parents=True)
     (group / names[0]).write_text(f"{limit}\n")
     (group / names[1]).write_text(f"{3 * GIB // 4}\n")
-    (group / "memory.stat").write_text(f"anon 7\n{names[2]} {GIB // 4}\nslab 5\n")
+    (group / "memory.stat").write_text(f"anon 7\n\nodd\n{names[2][0]} {GIB // 8}\n{names[2][1]} {GIB // 8}\n")
     assert (posix.host_memory(), posix.free_host_memory()) == (
         64 * GIB,
         32 * GIB,
@@ -171,7 +171,20 @@ def test_the_memory_of_a_container_or_job_counts(
     (tmp_path / "own").write_text(groups)
     total, free = (64, 32) if found is None else found
     assert (posix.host_memory(), posix.free_host_memory()) == (total * GIB, free * GIB)
-    assert posix.free_host_memory(with_swap=True) == (40 if found is None else free) * GIB
+    assert posix.free_host_memory(with_swap=True) == (free + 8) * GIB
+
+
+def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
+    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_bytes(b"\n7\nx:y\n0::/caf\xe9\n")
+    (tmp_path / "memory.max").write_text(f"{GIB}\n")
+    assert (posix.host_memory(), posix.free_host_memory()) == (GIB, GIB)
+    (tmp_path / "memory.current").write_text(f"{2 * GIB}\n")  # for a moment, until the system frees some
+    assert (posix.host_memory(), posix.free_host_memory()) == (GIB, 0)
 
 
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):

@@ -34,6 +34,7 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
     "views of a tenth of the tokens": (VIEWS, drawn(0.1)),
     "the same with the task of the camera": (VIEWS, drawn(0.1), "pretrain.camera_motion=1"),
     "views of a quarter of the tokens": (VIEWS, drawn(0.25)),
+    "the same with the task of the camera, as in `views`": (VIEWS, drawn(0.25), "pretrain.camera_motion=1"),
 }
 
 

@@ -113,7 +113,7 @@ def probe_if_due(training: Training) -> None:
         training.warn_once(kind, warning)
     sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
     found = new_warnings(rows, steps=plan.steps, **sizes)
-    # Nothing is predicted between views, so the loss may go on falling.
+    # Nothing is predicted between views, so the loss may still fall.
     ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
     collapse = found.pop("collapse", None) if ends else None
     for kind, warning in found.items():

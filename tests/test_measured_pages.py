@@ -13,7 +13,7 @@ from view_labels import BEST, SCRATCH, best_key, measured_units
 
 from everest.suggest.choices import ProbeList
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.pretraining_gain import pretraining_notice
+from everest.suggest.pretraining_gain import RETRIEVED, pretraining_notice
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -212,6 +212,19 @@ def test_the_notice_of_suggest_counts_the_sets_that_gained():
         assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(of, 500)
         letters = "gained on" if "**+" in last[labels, "letters26"] else "did not gain on"
         assert f"fine-tuning {letters} the only set" in pretraining_notice(of, 2000)
+
+
+def test_the_notice_without_labels_counts_the_sets_where_similar_videos_are_found():
+    _, _, *rows = evidence("features-retrieval")
+    (cells,) = (row[2:] for row in rows if row[0] == "the same, trained again")
+    header, _, *rows = evidence("features-letters")
+    letters = {row[0]: row[header.index("retrieval")] for row in rows}["contrast, uniform and camera"]
+    found = [
+        all("**+" in difference for difference in cell.split("<br>")[1:3])  # untrained encoder, image
+        for cell in (*cells, letters)
+    ]
+    words = ("none", "one", "two", "three", "four", "five", "six", "seven")
+    assert RETRIEVED.startswith(f"{words[sum(found)]} of {words[len(found)]} sets, ")
 
 
 LONGER = "the same, 4 times the steps"

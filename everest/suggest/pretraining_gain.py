@@ -45,7 +45,8 @@ def pretraining_notice(facts: DataFacts, videos: int) -> str:
     if not facts.classes:
         return (
             f"{start} is worth a trial: its features found videos of the same class more often than an "
-            f"untrained encoder on {RETRIEVED} ({source}); `everest probe` compares them"
+            f"untrained encoder and an image of differences on {RETRIEVED} ({source}); `everest probe` "
+            "compares them"
         )
     labels = facts.videos / facts.classes
     gains = FEW_VIDEOS if videos < MANY else MANY_VIDEOS

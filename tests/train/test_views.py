@@ -81,6 +81,7 @@ def test_figures_show_the_tokens_of_each_view(views_run: Path, tmp_path: Path, c
     assert first["visible"] != second["visible"]
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_path: Path):
     run("export", views_run, "--to", "torch", "--out", tmp_path / "views.pt2", "-q")
     model = load_model(views_run)
@@ -209,7 +210,6 @@ def test_features_that_collapse_end_a_run_between_views(
     assert "step 2: the features have collapsed: the feature std fell from" in shown
     assert "the same command resumes the run" in shown
     called("pretrain", *between_views)
-    assert "the features have collapsed" in called("pretrain", *options, "-o", tmp_path / "pixels").stderr
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_blocks_with_adapters_share_their_graphs(backend: Backend):
     found = gradients(model, x)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name])
+        largest = expected[name].abs().max().item()  # whose rounding a sum has
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5 * largest)
 
 
 def test_a_graph_for_each_of_many_batch_shapes_is_compiled(backend: Backend):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from everest.metrics.predicted import Predictions, label_array
 from everest.probes import list_probe
 from everest.probes.attentive import attentive
 from everest.probes.baselines import DIFFERENCES, RANDOM, difference_image, random_encoder
+from everest.probes.leaks import report_missing_groups, report_shared
 from everest.probes.probe_heads import Floats, Labels, linear, nearest_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 
@@ -148,19 +149,9 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels([sample.labels for sample in train_samples], position, head)
-    known = {sample.video_id for sample in train_samples}
-    shared = [sample.path for sample in test_samples if sample.video_id in known]
-    if shared:
-        of = f"{len(shared)} of {len(test_samples)} test videos are training videos, too, such as {shared[0]}"
-        report(notice(f"warning: {of}: the accuracies are too high"))
-    sources = {sample.source for sample in train_samples}
-    same = [each for each in test_samples if each.source in sources and each.video_id not in known]
-    if same:
-        of = f"{len(same)} of {len(test_samples)} test videos are of groups or files of training videos"
-        fix = "`everest prepare split --group` keeps them apart"
-        report(notice(f"warning: {of}, such as {same[0].source}: the accuracies may be too high; {fix}"))
+    report_shared(train_samples, test_samples, report)
     if any(head.task == "single-label" for head in classes.heads):
-        _report_missing_groups({"data.train": train_samples, "data.test": test_samples}, report)
+        report_missing_groups({"data.train": train_samples, "data.test": test_samples}, report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(
@@ -252,7 +243,7 @@ def retrieval(
     Raises:
         DataError: too many videos are unreadable.
     """
-    _report_missing_groups({"data.test": samples}, report)
+    report_missing_groups({"data.test": samples}, report)
     with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
         found = encode_set(
             model,
@@ -286,13 +277,6 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
         same = "of one class" if head.task == "single-label" else "of one number"
         raise DataError(f"{place}: its videos are {same}; a probe needs two or more")
     return labels
-
-
-def _report_missing_groups(lists: Mapping[str, Sequence[Sample]], report: Report) -> None:
-    without = [name for name, samples in lists.items() if all(sample.group is None for sample in samples)]
-    if without:
-        text = f"{' and '.join(without)}: without a column group, each file counts as a group of its own"
-        report(notice(f"{text}: near videos may show the same person or place"))
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:

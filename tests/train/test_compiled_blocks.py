@@ -89,7 +89,7 @@ def test_blocks_with_different_rates_of_drop_path_share_their_graphs(backend: Ba
 
 
 def test_blocks_with_adapters_share_their_graphs(backend: Backend):
-    model, x = classifier(), clips()
+    model, x = classifier().double(), clips().double()  # in float32 some processors round sums otherwise
     lora = LoraSettings(rank=4, dropout=0.1, layers=("qkv", "proj", "fc1", "fc2"))
     choose_trained(model, FinetuneSettings(lora=lora))
     expected = gradients(model, x)
@@ -99,8 +99,7 @@ def test_blocks_with_adapters_share_their_graphs(backend: Backend):
     found = gradients(model, x)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        largest = expected[name].abs().max().item()  # whose rounding a sum has
-        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5 * largest)
+        torch.testing.assert_close(gradient, expected[name])
 
 
 def test_a_graph_for_each_of_many_batch_shapes_is_compiled(backend: Backend):

@@ -137,9 +137,9 @@ def page(calls: Calls) -> str:
     gpus = sorted({row.get("gpu", row["cpu"]) for row in machines})
     warning = "" if seeds >= FEWEST else " **Too few for a claim.**"
     introduction = (
-        "Written by `benchmarks/gpu_real_page.py`. Pre-training sees no clip of the held-out groups. The first "
-        "number is the accuracy in percent. Below it is the difference from the baseline in points, with its "
-        "95 % interval over groups and seeds; a bold difference excludes zero. "
+        "Written by `benchmarks/gpu_real_page.py`. Pre-training sees no clip of the held-out groups. "
+        "The first number is the accuracy in percent. Below is the difference from the baseline, in points, "
+        "with its 95 % interval over groups and seeds; a bold difference excludes zero. "
         f"Seeds: {seeds} ({', '.join(gpus)}).{warning}"
     )
     parts = [

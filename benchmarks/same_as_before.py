@@ -3,8 +3,8 @@
     git worktree add ../before TAG && make -C ../before .venv/.ready
     python benchmarks/same_as_before.py ../before . [--only steps] [--tolerance 1e-5]
 
-Each checkout runs the same commands on the same inputs, in its own environment. Every difference is printed; the
-exit code is 1 if there is one. Only commands and files are compared, so that any code behind them may change.
+Each checkout runs the same commands on the same inputs, in its own environment. Every difference is printed;
+the exit code is 1 if there is one. Only commands and files are compared: any code behind them may change.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ VOLATILE: Final = re.compile(  # keys whose values differ between two equal runs
 RECIPE: Final = """
 summary: small enough for a comparison
 data: {root: ROOT, train: train.csv, val: train.csv, test: train.csv, frames: 8, size: 32}
-model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 2, heads: 2, decoder_width: 16,
+model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 32, depth: 2, heads: 2, decoder_width: 16,
         decoder_heads: 2, decoder_depth: 1}
 train: {workers: 0, precision: fp32, save_every: 5}
 pretrain: {stride: 2, steps: 5, warmup_steps: 1, batch_size: 4, base_lr: 0.05}
 finetune: {stride: 2, steps: 5, warmup_steps: 1, batch_size: 4, base_lr: 0.05}
+eval: {clips: 2, crops: 1}
+"""
+TOKENIZER: Final = """
 tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], frames: 8, keep: 0.25, steps: 5,
             batch_size: 4}
-eval: {clips: 2, crops: 1}
 """
 SELECTION: Final = "pretrain.selection={{strategy: {}}}".format
 PRETRAINING: Final[dict[str, tuple[str, ...]]] = {
@@ -75,7 +77,8 @@ FINETUNING: Final[dict[str, tuple[str, ...]]] = {
     "frozen embedding": ("finetune.freeze=embedding",),
     "frozen encoder": ("finetune.freeze=encoder",),
     "class attention": ("model.pooling=class-attention",),
-    "balanced": ("finetune.sampler=balanced", "finetune.class_weights=balanced"),
+    "balanced sampler": ("finetune.sampler=balanced",),
+    "balanced weights": ("finetune.class_weights=balanced",),
     "layer decay": ("finetune.layer_decay=0.5", "finetune.best=loss"),
     "bf16": ("train.precision=bf16",),
     "checkpointing": ("train.checkpointing=true",),
@@ -108,7 +111,7 @@ class Commands:
         if not pid:
             os.environ.update(env or {})
             for number, file in enumerate(files, start=1):
-                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.argv = ["everest", *map(str, words)]
             code = 0
             try:
@@ -145,7 +148,7 @@ def errors(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
             code, out, err = run(stage, "--recipe", recipe, "--set", setting, "--print-config")
             yield f"--set {setting}", (code, key in err if code else "accepted", bool(out))
     bad = folder / "bad"
-    files = {file: (bad / file) for file in sorted(os.listdir(bad))}
+    files = {file.name: file for file in sorted(bad.iterdir())}
     for name, file in files.items():
         for words in (
             ("prepare", "check", file),
@@ -180,7 +183,7 @@ def steps(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
         "features": (f"pretrain.target={{kind: features, teacher: {teacher}}}",),
     }
     for name, settings in {**PRETRAINING, **others}.items():
-        extra = (f"pretrain.tokenizer={tokenizer}",) if name.startswith("codes") else ()
+        extra = (f"tokenizer.checkpoint={tokenizer}",) if name.startswith("codes") else ()
         run_folder = folder / "runs" / f"pretrain {name}"
         yield f"pretrain {name}", trained(run, "pretrain", run_folder, folder, *settings, *extra)
     for name, settings in FINETUNING.items():
@@ -195,7 +198,11 @@ def trained(
     run: Commands, stage: str, output: Path, folder: Path, *settings: str, init: object = None
 ) -> Any:
     """The exit code and the rows of a run, or its message."""
-    words = [stage, "--recipe", folder / "recipe.yaml", "-o", output, "--gpus", "cpu", "-q"]
+    with_tokenizer = stage == "train-tokenizer" or any(
+        setting.startswith("tokenizer") for setting in settings
+    )
+    recipe = folder / ("tokenizer.yaml" if with_tokenizer else "recipe.yaml")
+    words = [stage, "--recipe", recipe, "-o", output, "--gpus", "cpu", "-q"]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--init", init] if stage == "finetune" else []
     code, _, err = run(*words)
@@ -217,19 +224,19 @@ def as_json(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
         "probe": ("probe", "--checkpoint", encoder),
         "profile": ("profile", "--recipe", recipe),
         "profile backbone": ("profile", "--backbone", "vit-l"),
-        "suggest": ("recipes", "suggest", lists),
+        "suggest": ("recipes", "suggest", lists, "--output", folder / "suggested.yaml"),
         "recipes": ("recipes", "list"),
         "weights": ("weights", "list"),
         "check": ("prepare", "check", lists),
         "stats": ("prepare", "stats", lists),
         "split": ("prepare", "split", lists, "--output", folder / "split"),
         "windows": ("prepare", "windows", video, "--seconds", "0.5", "--output", folder / "windows.csv"),
-        "select-frames": ("select-frames", video, "--frames", 4, "--output", folder / "selected"),
+        "select-frames": ("select-frames", video, "--frames", 4),
         "visualize-mask": ("visualize-mask", video, "--output", folder / "mask.png"),
         "runs": ("runs", folder / "runs"),
     }
     for name, words in commands.items():
-        code, out, err = run(*words, *(() if "suggest" in words else ("--gpus", "cpu") * 0), "--json")
+        code, out, err = run(*words, "--json")
         found = json.loads(out) if out.strip().startswith(("{", "[")) else out
         yield name, (code, plain(found, folder), "" if not code else err.replace(str(folder), "FOLDER"))
 
@@ -306,7 +313,9 @@ def write_inputs(folder: Path) -> None:
             container.mux(stream.encode(None))
         lines.append(f"videos/{number}.mp4,{('right', 'down')[number % 2]}")
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
-    (folder / "recipe.yaml").write_text(RECIPE.replace("ROOT", str(folder)))
+    text = RECIPE.replace("ROOT", str(folder))
+    (folder / "recipe.yaml").write_text(text)
+    (folder / "tokenizer.yaml").write_text(text + TOKENIZER)
     bad = folder / "bad"
     bad.mkdir()
     video = (folder / "videos" / "0.mp4").read_bytes()

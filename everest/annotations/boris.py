@@ -5,22 +5,26 @@ Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/fi
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from everest.annotations.boris_events import Event, Observation, events_of, paired, point_labels
-from everest.annotations.bout import Bout
+from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoNames, media_path, stem
+from everest.annotations.scored import Span, unscored_bouts
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.json_text import json_text, read_json
 
 
 def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read the bouts of all observations of a project."""
+    """Read the bouts of all observations of a project, and the time outside their intervals.
+
+    Time is unscored if no observation of its video includes it.
+    """
     document = read_json(path)
     states = {
         behavior["code"]
@@ -28,6 +32,8 @@ def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout
         if behavior["type"].startswith("State event")
     }
     bouts: list[Bout] = []
+    observed: dict[str, list[Span]] = defaultdict(list)
+    ends: dict[str, float] = {}
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
         if values.get("type") == "IMAGES":
@@ -37,14 +43,21 @@ def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout
         # Live observations have no file, and an empty list instead of a table of players.
         media = tuple(dict(values.get("file") or {}).get("1") or (name,))
         lengths = values.get("media_info", {}).get("length", {})
+        ends |= lengths
+        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
         observation = Observation(
             where=where,
             media=media,
             seconds=tuple(lengths.get(file) for file in media),
             offset=float(values.get("time offset", 0)),
+            interval=(start, end),
         )
+        for file, span in observation.observed(videos):
+            observed[file].append(span)
         for start, end, event in paired(_events(values["events"], states), where):
             bouts += observation.bouts(start, end, event, videos)
+    for file in dict.fromkeys(bout.video for bout in bouts):
+        bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
 
 

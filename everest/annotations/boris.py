@@ -5,11 +5,12 @@ Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/fi
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from everest.annotations.boris_events import Event, Observation, events_of, paired, point_labels
 from everest.annotations.bout import LONGEST, Bout
@@ -19,13 +20,20 @@ from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.json_text import json_text, read_json
 
+NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
+
 
 def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
     Time is unscored if no observation of its video includes it.
     """
-    document = read_json(path)
+    try:
+        document = read_json(path)
+    except ValueError as error:
+        if "NaN" in str(error):
+            raise DataError(f"{path}: {NO_TIME}") from error
+        raise
     states = {
         behavior["code"]
         for behavior in document["behaviors_conf"].values()
@@ -54,6 +62,8 @@ def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout
         )
         for file, span in observation.observed(videos):
             observed[file].append(span)
+        if any(row[0] is None or not math.isfinite(float(row[0])) for row in values["events"]):
+            raise DataError(f"{where}: {NO_TIME}")
         for start, end, event in paired(_events(values["events"], states), where):
             bouts += observation.bouts(start, end, event, videos)
     for file in dict.fromkeys(bout.video for bout in bouts):

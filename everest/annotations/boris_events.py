@@ -22,6 +22,7 @@ from everest.errors import DataError, shown
 
 Status = Literal["START", "STOP", "POINT"]
 LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_SUBJECT: Final = "No focal subject"
 
 
@@ -124,8 +125,8 @@ def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, 
 def _unpaired(event: Event, where: str) -> DataError:
     known, missing = ("started", "stopped") if event.status == "START" else ("stopped", "started")
     return DataError(
-        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; fix it in "
-        "BORIS (Observations, Fix unpaired events)"
+        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
+        f"{FIX_UNPAIRED}"
     )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from everest.errors import DataError
-from everest.lists.header import GROUP_COLUMN
+from everest.errors import DataError, shown
+from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX
 from everest.lists.labels import Label, LabelRules
 from everest.lists.text import ListRow
 from everest.system.storage import Location, RemotePath, join_location, parse_location
 from everest.system.text import is_unicode
+from everest.video.folders import cause_of_missing
 from everest.video.source import Member, Video
 
 SHOWN: Final = 5  # problems that a message shows
@@ -84,7 +86,8 @@ def samples_of_rows(
         rules: the labels that are allowed; None ignores labels.
     Returns:
         Samples and problems, each by `ListRow.where`. A row with a wrong label has a problem, and a sample
-        without labels; a row that is wrong otherwise has a problem only.
+        without labels; a row that is wrong otherwise has a problem only. All rows of a video, or of a
+        segment, that has two classes have a problem.
     """
     samples, problems = {}, {}
     for row in rows:
@@ -97,7 +100,32 @@ def samples_of_rows(
             samples[row.where] = _sample_of(row, root, labels)
         except ValueError as problem:
             problems[row.where] = str(problem)
-    return samples, problems
+    return samples, _conflicts(rows, samples) | problems
+
+
+def _conflicts(rows: Sequence[ListRow], samples: Mapping[str, Sample]) -> dict[str, str]:
+    """The problem of each row whose video, or segment, has another class in another row of the list."""
+    by_video: dict[str, list[ListRow]] = defaultdict(list)
+    for row in rows:
+        if row.where in samples and any(isinstance(label, int) for label in samples[row.where].labels):
+            by_video[samples[row.where].video_id].append(row)
+    problems = {}
+    for video, of_video in by_video.items():
+        for row in of_video if len(of_video) > 1 else ():
+            for other in of_video:
+                pairs = zip(samples[row.where].labels, samples[other.where].labels, strict=False)
+                if any(isinstance(label, int) and label != another for label, another in pairs):
+                    problems[row.where] = (
+                        f"{video} has the class '{_classes_of(row)}' here and '{_classes_of(other)}' in line "
+                        f"{other.where.rpartition(':')[2]}; keep one of the rows"
+                    )
+    return problems
+
+
+def _classes_of(row: ListRow) -> str:
+    return " ".join(
+        shown(text) for name, text in row.values.items() if name == "label" or name.startswith(HEAD_PREFIX)
+    )
 
 
 def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
@@ -151,7 +179,9 @@ def samples_of_list(
             raise DataError(
                 f"{root}: no such folder; the paths in {file} are relative to it; set it by --data DIR"
             )
-        first = next(iter(samples.values())).path
+        first = next(iter(files))
+        if cause := cause_of_missing(files[first]):
+            raise DataError(f"{file}: none of its {len(files)} videos exists, first {first}{cause}")
         raise DataError(
             f"{file}: none of its {len(files)} videos exists, first {first}{_next_to(file, rows[0], root)}; "
             f"paths are relative to {root}; name their folder by --data DIR"
@@ -161,7 +191,7 @@ def samples_of_list(
         absent = [row for row in rows if samples[row.where].path in missing]
         problems = [f"{row.where}: {missing[samples[row.where].path]}" for row in absent]
         for place, row in enumerate(absent[:SHOWN]):
-            problems[place] += _next_to(file, row, root)
+            problems[place] += cause_of_missing(files[samples[row.where].path]) or _next_to(file, row, root)
         refuse(problems, "videos are missing")
     return tuple(samples.values())
 

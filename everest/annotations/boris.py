@@ -93,11 +93,13 @@ def _events(rows: Iterable[Sequence[Any]], states: set[str]) -> Iterator[Event]:
         )
 
 
-def project_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """A project with one observation for each video."""
+def project_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
+    """A project with one observation for each video, and a behavior for each class, also without bouts."""
     every = [bout for each in bouts.values() for bout in each]
     points = point_labels(every)
-    labels = sorted({bout.label for bout in every})
+    labels = sorted({*classes, *(bout.label for bout in every)})
     subjects = sorted({bout.subject for bout in every} - {""})
     now = datetime.now().isoformat(timespec="seconds")
     document = {

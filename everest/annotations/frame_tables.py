@@ -141,10 +141,12 @@ def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
     return frames.astype(np.int64)
 
 
-def frame_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def frame_table_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
     """DeepEthogram's labels of one video, -1 where it is unscored. A point event lasts one frame."""
     ((video, of_video),) = bouts.items()
-    labels = sorted({bout.label for bout in of_video} - {BACKGROUND, UNSCORED})
+    labels = sorted({*classes, *(bout.label for bout in of_video)} - {BACKGROUND, UNSCORED})
     values = np.zeros((times[video].frames, 1 + len(labels)), np.int8)  # (F, C), background first
     for bout in of_video:
         if bout.label in labels:

@@ -82,23 +82,24 @@ def read_timelines(path: Path) -> tuple[dict[str, tuple[float, float]], Bouts]:
     return extents, by_video(bouts)
 
 
-def drawn_bouts(bouts: Sequence[Bout], classes: Sequence[str]) -> list[dict[str, Any]]:
+def drawn_bouts(
+    bouts: Sequence[Bout], classes: Sequence[str], begin: float, end: float
+) -> list[dict[str, Any]]:
     """Return the bouts of a person in the form of a model's bouts, for figures.
 
-    Background and unscored time are left out.
+    Time without a bout is background. Unscored time has no bout.
 
     Args:
         classes: of the model; other labels follow them.
+        begin, end: seconds: the time that is drawn.
     """
     shown = [bout for bout in bouts if bout.label not in (BACKGROUND, UNSCORED)]
+    taken = [(bout.start, bout.end) for bout in bouts if bout.label != BACKGROUND]
     labels = list(dict.fromkeys([*classes, *(bout.label for bout in shown)]))
-    return [
-        {
-            **{"start": bout.start, "end": bout.end, "label": bout.label},
-            **{"index": labels.index(bout.label), "probability": 1.0},
-        }
-        for bout in shown
-    ]
+    spans = [(bout.start, bout.end, bout.label, labels.index(bout.label)) for bout in shown]
+    spans += [(start, stop, None, None) for start, stop in spans_outside([(0.0, begin), *taken], end)]
+    keys = ("start", "end", "label", "index")
+    return [dict(zip(keys, span, strict=True)) | {"probability": 1.0} for span in spans]
 
 
 def check_scored(heads: Heads) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Final, TypeVar
 
 from everest.errors import DataError, shown
-from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX
+from everest.lists.header import GROUP_COLUMN
 from everest.lists.labels import Label, LabelRules
 from everest.lists.text import ListRow
 from everest.system.storage import Location, RemotePath, join_location, parse_location
@@ -104,28 +104,24 @@ def samples_of_rows(
 
 
 def _conflicts(rows: Sequence[ListRow], samples: Mapping[str, Sample]) -> dict[str, str]:
-    """The problem of each row whose video, or segment, has another class in another row of the list."""
+    """The problem of each row of a single-label list whose video, or segment, has another class elsewhere."""
     by_video: dict[str, list[ListRow]] = defaultdict(list)
     for row in rows:
-        if row.where in samples and any(isinstance(label, int) for label in samples[row.where].labels):
-            by_video[samples[row.where].video_id].append(row)
+        sample = samples.get(row.where)
+        if sample is not None and len(sample.labels) == 1 and isinstance(sample.labels[0], int):
+            by_video[sample.video_id].append(row)
     problems = {}
     for video, of_video in by_video.items():
-        for row in of_video if len(of_video) > 1 else ():
-            for other in of_video:
-                pairs = zip(samples[row.where].labels, samples[other.where].labels, strict=False)
-                if any(isinstance(label, int) and label != another for label, another in pairs):
-                    problems[row.where] = (
-                        f"{video} has the class '{_classes_of(row)}' here and '{_classes_of(other)}' in line "
-                        f"{other.where.rpartition(':')[2]}; keep one of the rows"
-                    )
+        for row in of_video:
+            label = samples[row.where].labels
+            other = next((each for each in of_video if samples[each.where].labels != label), None)
+            if other is not None:
+                own, another = (shown(each.values.get("label", "")) for each in (row, other))
+                line = other.where.rpartition(":")[2]
+                problems[row.where] = (
+                    f"{video} has the class '{own}' here and '{another}' in line {line}; keep one of the rows"
+                )
     return problems
-
-
-def _classes_of(row: ListRow) -> str:
-    return " ".join(
-        shown(text) for name, text in row.values.items() if name == "label" or name.startswith(HEAD_PREFIX)
-    )
 
 
 def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:

@@ -64,7 +64,7 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
             f"of the video {video} (--videos)"
         )
     if abs(times.frames - frames) > max(END_FRAMES, MOST_DIFFERENT * frames):
-        fix = "; if its last frames are not labeled, set --fps" if frames < times.frames else ""
+        fix = " If its last frames are not labeled, set --fps" if frames < times.frames else ""
         raise DataError(
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )

@@ -6,8 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from everest.annotations.bout import BACKGROUND
-
 if TYPE_CHECKING:  # `everest runs` needs the metrics, and no torch, which takes a second
     from everest.config.heads import Heads
 
@@ -52,6 +50,7 @@ LOGGED: Final = (
 )
 # The metric of a head by its task, where only one is used: the best weights, tables of several heads.
 MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
+BACKGROUND: Final = "background"  # a class that states that nothing happens
 OVER_BACKGROUND: Final = "mean_class_accuracy"  # in place of top-1, if a class is background
 ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),

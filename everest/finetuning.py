@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -25,7 +26,7 @@ from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.methods.selector import share_at
 from everest.metrics.calibration import calibrate
-from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
+from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import (
     VideoClassifier,
@@ -58,6 +59,7 @@ class Finetuning:
     settings: FinetuneSettings
     validation: VideoClips | None  # of the videos of data.val
     class_weights: list[Tensor | None]  # of each head, on the device
+    class_names: Sequence[str] | None = None
     teacher: FrozenClassifier | None = None  # on the device
 
     @property
@@ -144,6 +146,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         settings=settings,
         validation=validation,
         class_weights=tensors,
+        class_names=classes.names,
         teacher=None if teacher is None else teacher.to(device),
     )
 
@@ -157,7 +160,8 @@ def finetune(stage: Finetuning) -> None:
         UserError: see everest.errors; the run can be resumed.
     """
     training, clips = stage.training, stage.validation
-    validations = Validations(training.run.rows(), best_metric(stage.model.heads, stage.settings.best))
+    chosen_metric = best_metric(stage.model.heads, stage.settings.best, stage.class_names)
+    validations = Validations(training.run.rows(), chosen_metric)
     training.model.train()
     with training.explain_out_of_memory():
         validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
@@ -221,6 +225,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
         "train_loss": validations.train_loss,
         "metric": validations.metric,
         "chance": chance_of(validations.metric, model.heads, predictions.labels),
+        "majority": majority_top1(model.heads, predictions.labels),
         "best": validations.best_value,
         "best_step": (validations.best or row)["step"],
     }
@@ -275,7 +280,10 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
     metric = METRICS[validations.metric]
     labels = [sample.labels for sample in clips.samples]
     chance = chance_of(validations.metric, heads, labels)
+    majority = majority_top1(heads, labels)
     shown = "" if chance is None else f"; chance {as_text(metric, chance)}"
+    if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
+        chance, shown = majority, f"; most frequent class {as_text(metric, majority)}"
     value = as_text(metric, validations.best_value)
     text = (
         f"best validation {metric.title} {value} of {len(clips)} videos (one center view of each{shown}) "

@@ -77,11 +77,19 @@ def validation_line(event: dict[str, Any]) -> str:
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
     chosen = f"val_{event['metric']}"
     chance = "" if event["chance"] is None else f"chance {value_text(chosen, event['chance'])}, "
+    majority = event["majority"]
+    is_known = majority is not None and majority > (event["chance"] or 0) + 0.1
+    frequent = f"most frequent class {value_text('top1', majority)}" if is_known else ""
+    if frequent and chosen == "val_top1":
+        chance = f"{frequent}, {chance}"
     best = f"{value_text(chosen, event['best'])} at step {event['best_step']}"
     others = [name for name in event if name.startswith("val_") and name != chosen]
     shown = [
         f"validation {_metric(chosen, event)} ({chance}best {best})",
-        *(_metric(n, event) for n in others),
+        *(
+            f"{_metric(n, event)} ({frequent})" if frequent and n == "val_top1" else _metric(n, event)
+            for n in others
+        ),
     ]
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "

@@ -125,7 +125,7 @@ def predict(
         if plot is not None and row["windows"]:
             of_person = None if scores is None else true_bouts[samples[0].path]
             target.draw(row, classes, rules.background, of_person)
-    target.write(samples, rows, scores, bouts=of_timeline.bouts)
+    target.write(samples, rows, scores, bouts=of_timeline.bouts, classes=classes)
     if not model.quiet:
         for line in costs_text(rows):
             say(line)

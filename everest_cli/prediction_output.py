@@ -90,11 +90,13 @@ class PredictionOutput:
         scores: dict[str, Any] | None,
         *,
         bouts: bool,
+        classes: Classes,
     ) -> None:
         """Write and print the predictions of the samples, and their scores.
 
         Args:
             bouts: the text shows bouts in place of windows.
+            classes: of the model, which annotation files name.
         """
         from everest.system.files import write_text
         from everest.system.json_text import json_text
@@ -103,7 +105,7 @@ class PredictionOutput:
         if scores is not None and (self.to is not None or self.text in ("csv", "srt")):
             say(scores_text(scores).rstrip())
         if self.to is not None:
-            for path in self._write_annotations(samples, rows):
+            for path in self._write_annotations(samples, rows, classes):
                 typer.echo(path)
             return
         text = TEXTS[self.text](with_bouts(rows) if bouts and self.text != "json" else rows)
@@ -129,10 +131,11 @@ class PredictionOutput:
         title, bouts, heads = Path(row["video"]).name, by_head(row["bouts"]), classes.heads
         if truth is not None:
             names = classes.of_head(heads[0])
-            bouts = {"truth": drawn_bouts(truth, names), "prediction": bouts[""]}
+            begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
+            bouts = {"truth": drawn_bouts(truth, names, begin, end), "prediction": bouts[""]}
             heads = tuple(replace(heads[0], name=name) for name in bouts)
         if all(head.task == "single-label" for head in heads):
-            draw_timeline(self.plot, bouts, title=title, background=background)
+            draw_timeline(self.plot, bouts, title=title, background=background, aligned=truth is not None)
         else:
             draw_task_timeline(
                 self.plot, row["windows"], bouts, heads, title=title, aligned=truth is not None
@@ -146,7 +149,9 @@ class PredictionOutput:
         assert self.to is not None
         return files_of(self.path, dict.fromkeys(sample.path for sample in samples), self.to)
 
-    def _write_annotations(self, samples: Sequence[Sample], rows: list[dict[str, Any]]) -> Iterator[Path]:
+    def _write_annotations(
+        self, samples: Sequence[Sample], rows: list[dict[str, Any]], classes: Classes
+    ) -> Iterator[Path]:
         """Write the bouts of the videos that could be read, without background; yields the files."""
         from everest.annotations.bout import BACKGROUND
         from everest.annotations.formats import write_annotations
@@ -161,9 +166,16 @@ class PredictionOutput:
             for bout in automated_bouts(sample.path, row["bouts"])
             if bout.label != BACKGROUND
         ]
+        class_names = [
+            " ".join(filter(None, [head.name, name]))
+            for head in classes.heads
+            if head.task != "regression"
+            for name in classes.of_head(head)
+            if name != BACKGROUND
+        ]
         times = {sample.path: VideoTimes.of(sample.video) for sample, _ in pairs}
         for file, names in self._annotation_files(samples).items():
             of_file = {name: times[name] for name in names if name in times}
             if of_file:
                 bouts = [bout for bout in found if bout.video in of_file]
-                yield from write_annotations(file, bouts, self.to, times=of_file)
+                yield from write_annotations(file, bouts, self.to, times=of_file, classes=class_names)

@@ -74,7 +74,8 @@ def scores_text(scores: dict[str, Any]) -> str:
     """The metrics of timelines in percent, and a line per class."""
     collar = f"event F1 ({scores['tolerance']:g} s)"
     titles = {
-        **{"frame_accuracy": "frame accuracy", "edit": "edit score"},
+        **{"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"},
+        "edit": "edit score",
         **{f"f1@{k}": f"F1@{k}" for k in (10, 25, 50)},
         **{"map@0.5": "mAP@0.5", "event_f1": collar},
     }

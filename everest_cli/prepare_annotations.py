@@ -59,6 +59,7 @@ def convert_annotations(
     if to is None and output is not None:
         raise RecipeError(f"--output {output}: nothing to write; add --to")
 
+    from everest.annotations.bout import LONGEST, UNSCORED
     from everest.annotations.formats import read_annotations
     from everest.annotations.labeled import seconds_of_classes
     from everest.annotations.matching import VideoNames
@@ -67,11 +68,16 @@ def convert_annotations(
     names = VideoNames(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, kind=kind, videos=names)]
     bouts, unmatched, notices = _matched(bouts, names) if videos else (bouts, [], [])
-    classes = seconds_of_classes(bouts)
+    classes = seconds_of_classes([bout for bout in bouts if bout.label != UNSCORED])
+    unscored = [bout for bout in bouts if bout.label == UNSCORED]
     document: dict[str, Any] = {
         "videos": len({bout.video for bout in bouts}),
-        "bouts": len(bouts),
+        "bouts": len(bouts) - len(unscored),
         "classes": {name: {"bouts": count, "seconds": round(s, 3)} for name, (count, s) in classes.items()},
+        "unscored": {
+            "videos": len({bout.video for bout in unscored}),
+            "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
+        },
         "unmatched": unmatched,
         "written": [],
     }
@@ -89,7 +95,9 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices."""
     from dataclasses import replace
 
+    from everest.annotations.bout import LONGEST
     from everest.annotations.matching import late_notices, match_videos
+    from everest.annotations.scored import unscored_until
     from everest.video.stream import VideoError
 
     matched, unmatched = match_videos(bouts, names)
@@ -108,7 +116,11 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
         except VideoError as error:
             notices.append(f"{error}; whether its bouts fit in it is not known")
     notices += late_notices(matched, ends)
-    found = [replace(bout, video=str(video)) for video, each in matched.items() for bout in each]
+    found = [
+        replace(bout, video=str(video))
+        for video, each in matched.items()
+        for bout in unscored_until(each, ends.get(video, LONGEST))
+    ]
     return found, unmatched, notices
 
 
@@ -123,7 +135,7 @@ def _convert(
     overwrite: bool,
 ) -> list[str]:
     """Write the bouts as another kind; returns the files."""
-    from everest.annotations.bout import by_video
+    from everest.annotations.bout import LONGEST, by_video
     from everest.annotations.formats import FORMATS, files_of, write_annotations
     from everest.annotations.times import VideoTimes
     from everest.system.files import check_new_file, refuse_inputs
@@ -138,7 +150,8 @@ def _convert(
                 raise
             known = None
         if known is None and fps is not None:
-            known = VideoTimes.until(max(bout.end for bout in each), fps, video)
+            end = max((bout.end for bout in each if bout.end < LONGEST), default=LONGEST)
+            known = VideoTimes.until(end, fps, video)
         if known is not None:
             times[video] = known
     for file in files_of(output, by_video(bouts), to):
@@ -154,5 +167,8 @@ def _show(document: Mapping[str, Any], notices: Sequence[str]) -> None:
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
         say(f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s")
+    if document["unscored"]["videos"]:
+        facts = document["unscored"]
+        say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
     for notice in notices:
         say(notice)

@@ -66,12 +66,16 @@ def check(
     from everest.prepare.clean import clean_path, write_clean_lists
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
+    from everest.video.folders import loose_videos_notice
 
     chosen = _choose_sources(sources, recipe, data, overrides, classes, task)
     lists, rules = read_checked(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
     notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
     if notice is not None:
         say(notice)
+    for source in lists:
+        if source.labeled and not source.is_list and (notice := loose_videos_notice(source.path)):
+            say(notice)
     first = lists[0].path
     folder = output or (first.parent if first.is_file() else first)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS

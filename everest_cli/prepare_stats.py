@@ -72,8 +72,8 @@ def stats(
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
     labeled = read_labeled(source, root=root, classes=classes, task=task)
-    if labeled.notice is not None:
-        say(labeled.notice)
+    for notice in filter(None, (labeled.data.notice, labeled.notice)):
+        say(notice)
     with Display(quiet=quiet) as display:
         statistics = take_stats(
             labeled.data.samples,

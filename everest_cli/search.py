@@ -43,7 +43,7 @@ def search(
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, to_dict
+    from everest.search.neighbors import nearest, similarity_texts, to_dict
     from everest.search.queries import read_query
     from everest.system.files import check_new_file, refuse_inputs, refuse_same_file
 
@@ -63,11 +63,10 @@ def search(
             draw_results(sheet, results, file)
         if page is not None:
             write_page(page, results, file)
-    documents = [to_dict(query, neighbors, file) for query, neighbors in results]
     if as_json:
-        print_json(documents)
+        print_json([to_dict(query, neighbors, file) for query, neighbors in results])
     else:
-        for document in documents:
-            typer.echo(document["query"])
-            for row in document["neighbors"]:
-                typer.echo(f"  {row['similarity']:6.3f}  {row['name']}")
+        for query, neighbors in results:
+            typer.echo(query.name)
+            for neighbor, similarity in zip(neighbors, similarity_texts(neighbors), strict=True):
+                typer.echo(f"  {similarity:>6}  {file.name(neighbor.row)}")

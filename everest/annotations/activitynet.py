@@ -38,7 +38,9 @@ def read_activitynet(path: Path, fps: float | None, videos: VideoNames) -> list[
     ]
 
 
-def activitynet_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def activitynet_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
     """A database of annotations in the subset `training`; an unknown duration is the end of the last bout.
 
     Raises:
@@ -59,4 +61,7 @@ def activitynet_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, Vi
                 for bout in of_video
             ],
         }
-    return json_text({"version": "everest", "taxonomy": [], "database": database}, indent=1)
+    return json_text(
+        {"version": "everest", "taxonomy": [{"nodeName": name} for name in classes], "database": database},
+        indent=1,
+    )

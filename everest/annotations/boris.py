@@ -5,29 +5,43 @@ Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/fi
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from everest.annotations.boris_events import Event, Observation, events_of, paired, point_labels
-from everest.annotations.bout import Bout
+from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoNames, media_path, stem
+from everest.annotations.scored import Span, unscored_bouts
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.json_text import json_text, read_json
 
+NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
+
 
 def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read the bouts of all observations of a project."""
-    document = read_json(path)
+    """Read the bouts of all observations of a project, and the time outside their intervals.
+
+    Time is unscored if no observation of its video includes it.
+    """
+    try:
+        document = read_json(path)
+    except ValueError as error:
+        if "NaN" in str(error):
+            raise DataError(f"{path}: {NO_TIME}") from error
+        raise
     states = {
         behavior["code"]
         for behavior in document["behaviors_conf"].values()
         if behavior["type"].startswith("State event")
     }
     bouts: list[Bout] = []
+    observed: dict[str, list[Span]] = defaultdict(list)
+    ends: dict[str, float] = {}
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
         if values.get("type") == "IMAGES":
@@ -37,14 +51,23 @@ def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout
         # Live observations have no file, and an empty list instead of a table of players.
         media = tuple(dict(values.get("file") or {}).get("1") or (name,))
         lengths = values.get("media_info", {}).get("length", {})
+        ends |= lengths
+        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
         observation = Observation(
             where=where,
             media=media,
             seconds=tuple(lengths.get(file) for file in media),
             offset=float(values.get("time offset", 0)),
+            interval=(start, end),
         )
+        for file, span in observation.observed(videos):
+            observed[file].append(span)
+        if any(row[0] is None or not math.isfinite(float(row[0])) for row in values["events"]):
+            raise DataError(f"{where}: {NO_TIME}")
         for start, end, event in paired(_events(values["events"], states), where):
             bouts += observation.bouts(start, end, event, videos)
+    for file in dict.fromkeys(bout.video for bout in bouts):
+        bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
 
 
@@ -70,11 +93,13 @@ def _events(rows: Iterable[Sequence[Any]], states: set[str]) -> Iterator[Event]:
         )
 
 
-def project_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """A project with one observation for each video."""
+def project_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
+    """A project with one observation for each video, and a behavior for each class, also without bouts."""
     every = [bout for each in bouts.values() for bout in each]
     points = point_labels(every)
-    labels = sorted({bout.label for bout in every})
+    labels = sorted({*classes, *(bout.label for bout in every)})
     subjects = sorted({bout.subject for bout in every} - {""})
     now = datetime.now().isoformat(timespec="seconds")
     document = {

@@ -9,17 +9,20 @@ and issue 468 on the offset).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
-from everest.annotations.bout import Bout, merge_overlaps, origin_in
+from everest.annotations.bout import LONGEST, Bout, merge_overlaps, origin_in
 from everest.annotations.matching import VideoNames
+from everest.annotations.scored import Span
 from everest.errors import DataError, shown
 
 Status = Literal["START", "STOP", "POINT"]
 LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
+FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_SUBJECT: Final = "No focal subject"
 
 
@@ -43,12 +46,46 @@ class Observation:
     media: tuple[str, ...]
     seconds: tuple[float | None, ...]  # their lengths; None: not stated
     offset: float = 0.0
+    interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
 
     def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
         """Yield the bout of a time span in the file that is shown then; one for each file that it touches.
 
         Raises:
             DataError: the length of a file is not known, or the span is outside of the media.
+        """
+        borders = self._borders(videos)
+        start, end = start - self.offset, end - self.offset
+        if not 0 <= start <= end or end > borders[-1] + LEEWAY:
+            offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
+            raise DataError(
+                f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "
+                f"of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
+            )
+        origin = origin_in(event.comment.strip())
+        subject = "" if event.subject == NO_SUBJECT else event.subject
+        for name, first, after in zip(self.media, borders, [*borders[1:-1], math.inf], strict=False):
+            inside = max(start, first), min(end, after)
+            if first <= start < after or inside[0] < inside[1]:
+                span = {"start": inside[0] - first, "end": inside[1] - first}
+                yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
+
+    def observed(self, videos: VideoNames) -> Iterator[tuple[str, Span]]:
+        """Yield each file with its observed part.
+
+        Raises:
+            DataError: the length of a file is not known.
+        """
+        start, end = self.interval
+        borders = [0.0] * len(self.media) if self.interval == (0, 0) else self._borders(videos)
+        for name, first in zip(self.media, borders, strict=False):
+            yield name, (max(start - first, 0.0), min((end or math.inf) - first, LONGEST))
+
+    def _borders(self, videos: VideoNames) -> list[float]:
+        """When each file begins, and the end of the last, which is infinite if its length is not known.
+
+        Raises:
+            DataError: the length of another file is not known.
         """
         lengths = [
             times.seconds if known is None and (times := videos.times(name)) is not None else known
@@ -60,21 +97,7 @@ class Observation:
                 f"the length of {shown(self.media[lengths.index(None)])} is not in the file; name the "
                 "folder of the videos (--videos), or use the .boris project"
             )
-        start, end = start - self.offset, end - self.offset
-        begins = [0.0, *accumulate(length or 0.0 for length in lengths)]
-        if not 0 <= start <= end or (lengths[-1] is not None and end > begins[-1] + LEEWAY):
-            offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
-            raise DataError(
-                f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "
-                f"of its media, which have {begins[-1]:.3f} s; check the observation in BORIS"
-            )
-        origin = origin_in(event.comment.strip())
-        subject = "" if event.subject == NO_SUBJECT else event.subject
-        for name, first, after in zip(self.media, begins, [*begins[1:-1], float("inf")], strict=False):
-            inside = max(start, first), min(end, after)
-            if first <= start < after or inside[0] < inside[1]:
-                span = {"start": inside[0] - first, "end": inside[1] - first}
-                yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
+        return [0.0, *accumulate(math.inf if length is None else length for length in lengths)]
 
 
 def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, Event]]:
@@ -102,8 +125,8 @@ def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, 
 def _unpaired(event: Event, where: str) -> DataError:
     known, missing = ("started", "stopped") if event.status == "START" else ("stopped", "started")
     return DataError(
-        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; fix it in "
-        "BORIS (Observations, Fix unpaired events)"
+        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
+        f"{FIX_UNPAIRED}"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Final, get_args
 
 from everest.annotations.boris import observation_names
 from everest.annotations.boris_events import (
+    FIX_UNPAIRED,
     NO_SUBJECT,
     Event,
     Observation,
@@ -35,6 +36,7 @@ ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
 PLAYER: Final = "Player #1"  # other players show the same time from another camera
 MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
+UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
 FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
@@ -94,6 +96,8 @@ def _row(fields: Sequence[str], places: Mapping[str, int], count: int) -> Row:
     if len(fields) < count:
         raise ValueError(f"it has {len(fields)} fields, and the header {count}")
     row = {name: fields[at] for name, at in places.items()}
+    if UNPAIRED in (row.get(START), row.get("Stop (s)")):
+        raise ValueError(f"'{shown(row['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
     start = _time(row)
     end = number_in(row["Stop (s)"]) if START in row else start
     if end < start:

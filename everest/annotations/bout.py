@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
+from everest.config.metrics import BACKGROUND as BACKGROUND
 from everest.errors import DataError, shown
 
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
-BACKGROUND: Final = "background"  # a label that states that nothing happens
+UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
 
 

@@ -84,8 +84,13 @@ def read_elan(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     return bouts
 
 
-def elan_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged."""
+def elan_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
+    """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged.
+
+    Classes without bouts have an empty tier.
+    """
     ((video, its_bouts),) = bouts.items()
     root = ElementTree.Element(
         ROOT,
@@ -107,6 +112,8 @@ def elan_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTime
     )
     _child(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(merged))
     tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    labels = {bout.label for bout in merged}
+    tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
     for bout in merged:
         tier = tiers[bout.label, bout.subject, bout.origin]
         start, end = milliseconds(bout)

@@ -35,7 +35,7 @@ NOT_UTF8: Final = "it is no text in UTF-8; save it in this encoding"
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoNames], list[Bout]]
-Text = Callable[[Mapping[str, Sequence[Bout]], Mapping[str, VideoTimes]], str]
+Text = Callable[..., str]  # bouts and times by video and, where `names_classes`, the classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,7 @@ class Format:
     structure: str = "a table, with equally many fields in each line"  # what a file is expected to hold
     is_of_one_video: bool = False
     needs_times: bool = False  # to be written
+    names_classes: bool = False  # also those without bouts
 
 
 FORMATS: Final[dict[Kind, Format]] = {
@@ -57,6 +58,7 @@ FORMATS: Final[dict[Kind, Format]] = {
         text=project_text,
         ending=".boris",
         structure='a project of BORIS: "behaviors_conf", and "observations" with lists of "events"',
+        names_classes=True,
     ),
     "boris-events": Format(read=read_table, text=events_text, ending=".tsv"),
     "boris-aggregated": Format(read=read_table, text=aggregated_text, ending=".tsv"),
@@ -65,6 +67,7 @@ FORMATS: Final[dict[Kind, Format]] = {
         text=elan_text,
         ending=".eaf",
         structure="a document of ELAN, with a time in whole milliseconds for each slot",
+        names_classes=True,
         is_of_one_video=True,
     ),
     "label-studio": Format(
@@ -85,11 +88,13 @@ FORMATS: Final[dict[Kind, Format]] = {
         text=activitynet_text,
         ending=".json",
         structure='an object "database" of videos, or "results", with lists of "segment" and "label"',
+        names_classes=True,
     ),
     "frames": Format(
         read=frame_tables.read_frame_table,
         text=frame_tables.frame_table_text,
         ending=f"{frame_tables.LABELS}.csv",
+        names_classes=True,
         is_of_one_video=True,
         needs_times=True,
     ),
@@ -227,13 +232,19 @@ def files_of(path: Path, videos: Iterable[str], kind: Kind) -> dict[Path, list[s
 
 
 def write_annotations(
-    path: Path, bouts: Iterable[Bout], kind: Kind, *, times: Mapping[str, VideoTimes] | None = None
+    path: Path,
+    bouts: Iterable[Bout],
+    kind: Kind,
+    *,
+    times: Mapping[str, VideoTimes] | None = None,
+    classes: Sequence[str] = (),
 ) -> list[Path]:
     """Write bouts, each file atomically.
 
     Args:
         path: a file; a folder if a file of this kind is of one video, and there are several.
         times: of videos by the names that bouts have; its videos are written also if they have no bout.
+        classes: that may have no bout, for kinds that name classes.
     Returns:
         The files.
     Raises:
@@ -254,6 +265,7 @@ def write_annotations(
             "name the folder of the videos (--videos)"
         )
     files = files_of(path, grouped, kind)
+    named = (classes,) if form.names_classes else ()
     for file, names in files.items():
-        write_text(file, form.text({name: grouped[name] for name in names}, known))
+        write_text(file, form.text({name: grouped[name] for name in names}, known, *named))
     return list(files)

@@ -1,8 +1,9 @@
 """Frame tables, csv: a row for each frame and a column of 0 and 1 for each class; one file for each video.
 
-DeepEthogram writes `VIDEO_labels.csv` with a column without a name, `background` and the classes; -1 is a
-frame that no one has labeled. SimBA's tables have hundreds of columns of poses and features before the
-classes, and a column `Probability_CLASS` next to each class that a model found.
+DeepEthogram writes `VIDEO_labels.csv` with a column without a name, `background` and the classes. No one has
+labeled a frame whose row is missing, or has -1, nan or an empty cell. SimBA's tables have hundreds of columns
+of poses and features before the classes, and a column `Probability_CLASS` next to each class that a model
+found.
 
 F frames, C classes.
 """
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, Bout, Origin
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.lines import separator_of
 from everest.annotations.matching import VideoNames
-from everest.annotations.times import VideoTimes
+from everest.annotations.times import MOST_FRAMES, VideoTimes
 from everest.errors import DataError, first_names
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
@@ -29,7 +31,9 @@ NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame num
 PROBABILITY: Final = "Probability_"
 COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
-VALUES: Final = frozenset({"0", "1", "0.0", "1.0", "-1", "-1.0"})
+CLASS_VALUES: Final = frozenset({"0", "1", "0.0", "1.0"})
+NOT_LABELED: Final = frozenset({"-1", "-1.0", "", "nan", "NaN", "NA"})
+END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
 
@@ -40,88 +44,121 @@ def is_header(fields: Sequence[str]) -> bool:
 
 
 def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read the runs of ones of each class, timed by the frame rate, or else by the frames of the video.
+    """Read the runs of ones of each class, and the runs of frames that no one has labeled.
+
+    Frames are timed by the frame rate, or else by the frames of the video.
 
     Raises:
         DataError: neither is known, or the video has another number of frames.
     """
-    names, is_scored, values = _columns(path)  # (F, C)
+    names, is_predicted, values = _columns(path)  # (F, C)
     stem = path.stem
-    origin: Origin = "automated" if stem.endswith(PREDICTIONS) or is_scored else "manual"
+    origin: Origin = "automated" if stem.endswith(PREDICTIONS) or is_predicted else "manual"
     video = stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     frames = len(values)
-    times = None if fps is None else VideoTimes.at_rate(fps, frames)
+    of_video = videos.times(video)
+    times = of_video if fps is None else VideoTimes.at_rate(fps, frames)
     if times is None:
-        times = videos.times(video)
-        if times is None:
-            raise DataError(
-                f"{path}: its rows are frames, and their times are not known; set --fps, or name the folder "
-                f"of the video {video} (--videos)"
-            )
-        if abs(times.frames - frames) > max(2, MOST_DIFFERENT * frames):
-            raise DataError(
-                f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?"
-            )
-    bouts = []
+        raise DataError(
+            f"{path}: its rows are frames, and their times are not known; set --fps, or name the folder "
+            f"of the video {video} (--videos)"
+        )
+    if abs(times.frames - frames) > max(END_FRAMES, MOST_DIFFERENT * frames):
+        fix = " If its last frames are not labeled, set --fps" if frames < times.frames else ""
+        raise DataError(
+            f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
+        )
+    spans = []
     for name, column in zip(names, values.T, strict=True):
         changes = np.diff(np.concatenate([[0], column, [0]]))
         for first, after in zip(np.flatnonzero(changes == 1), np.flatnonzero(changes == -1), strict=True):
-            # Programs count a few frames more or fewer at the end than the decoder.
-            start, end = (float(times.borders[min(place, times.frames)]) for place in (first, after))
-            if start < end:
-                bouts.append(Bout(video=video, start=start, end=end, label=name, origin=origin))
-    return bouts
+            spans.append((name, *times.borders[np.minimum([first, after], times.frames)].tolist()))
+    last = float(times.borders[min(frames, times.frames)])
+    if of_video is not None and (of_video.seconds - last) * of_video.fps > END_FRAMES + 0.5:
+        spans.append((UNSCORED, last, of_video.seconds))
+    return [
+        Bout(video=video, start=start, end=end, label=name, origin=origin)
+        for name, start, end in spans
+        if start < end
+    ]
 
 
-def _columns(path: Path) -> tuple[list[str], bool, np.ndarray]:
-    """The names of the classes, whether a model found them, and whether each frame has each: (F, C) int8.
+def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
+    """The names of the classes, whether a model found them, and whether each frame has each: (F, C).
 
-    The classes are the last columns of 0 and 1. The file is read twice, because it may have 500 columns.
+    The classes are the last columns of 0 and 1; `unscored` follows them. The file is read twice, because it
+    may have 500 columns.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         separator = separator_of(file.readline(), is_header)
         file.seek(0)
         rows = csv.reader(file, delimiter=separator)
         header = next(rows, [])
-        scored = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
+        predicted = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
         skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
         places = {place for place, name in enumerate(header) if name not in NUMBERS} - skipped
+        numbers = []
         for row in filter(None, rows):
             if len(row) < len(header):
                 raise ValueError(f"line {rows.line_num} has {len(row)} fields, and the header {len(header)}")
-            places = {place for place in places if row[place] in VALUES}
+            places = {place for place in places if row[place] in CLASS_VALUES | NOT_LABELED}
+            numbers.append(row[0])
     end = len(header)
     while end - 1 in places | skipped:
         end -= 1
     chosen = sorted(
         place
         for place in places
-        if header[place] != BACKGROUND and (header[place] in scored if scored else place >= end)
+        if header[place] != BACKGROUND and (header[place] in predicted if predicted else place >= end)
     )
     if not chosen and header[-1:] != [BACKGROUND]:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
+    if not numbers:
+        raise ValueError("it has no row of a frame")
+    frames = _frames_of(numbers) if header[0] in NUMBERS else np.arange(len(numbers))
+    values = np.zeros((frames[-1] + 1, len(chosen) + 1), np.int8)
+    values[:, -1] = 1  # no row
+    scored = [*chosen, *(place for place in places if header[place] == BACKGROUND)]
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter=separator)
         next(rows)
-        values = [[float(row[place]) == 1 for place in chosen] for row in filter(None, rows)]
-    if not values:
-        raise ValueError("it has no row of a frame")
-    table = np.array(values, np.int8).reshape(len(values), len(chosen))
-    return [header[place] for place in chosen], bool(scored), table
+        for frame, row in zip(frames, filter(None, rows), strict=True):
+            if not any(row[place] in NOT_LABELED for place in scored):
+                values[frame] = [*(float(row[place]) == 1 for place in chosen), 0]
+    return [*(header[place] for place in chosen), UNSCORED], bool(predicted), values
 
 
-def frame_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """DeepEthogram's labels of one video. A point event lasts one frame."""
+def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
+    """The frame of each row, from 0, by its number in the table; by its place if the numbers do not rise."""
+    try:
+        frames = np.array(numbers, np.float64)
+    except ValueError:
+        return np.arange(len(numbers))
+    frames -= frames[0] == 1  # numbers from 1 on
+    is_rising = (np.diff(frames) >= 1).all() and (frames == frames.round()).all()
+    if not is_rising or frames[0] < 0 or not frames[-1] < MOST_FRAMES:
+        return np.arange(len(numbers))
+    return frames.astype(np.int64)
+
+
+def frame_table_text(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+) -> str:
+    """DeepEthogram's labels of one video, -1 where it is unscored. A point event lasts one frame."""
     ((video, of_video),) = bouts.items()
-    labels = sorted({bout.label for bout in of_video} - {BACKGROUND})
-    values = np.zeros((times[video].frames, len(labels)), np.int8)  # (F, C)
+    labels = sorted({*classes, *(bout.label for bout in of_video)} - {BACKGROUND, UNSCORED})
+    values = np.zeros((times[video].frames, 1 + len(labels)), np.int8)  # (F, C), background first
     for bout in of_video:
-        if bout.label != BACKGROUND:
+        if bout.label in labels:
             first, after = times[video].span(bout)
-            values[first:after, labels.index(bout.label)] = 1
+            values[first:after, 1 + labels.index(bout.label)] = 1
+    values[:, 0] = ~values.any(axis=1)
+    for bout in of_video:
+        if bout.label == UNSCORED:
+            first, after = times[video].span(bout)
+            values[first:after] = -1
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["", BACKGROUND, *labels])
-    for number, row in enumerate(values.tolist()):
-        writer.writerow([number, int(not any(row)), *row])
+    writer.writerows([number, *row] for number, row in enumerate(values.tolist()))
     return text.getvalue()

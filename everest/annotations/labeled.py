@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -89,6 +89,7 @@ def labeled_samples(
 
     Args:
         samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
+            Leave out those that touch unscored time first (everest.annotations.scored.are_scored).
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and `background` if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
@@ -105,7 +106,8 @@ def labeled_samples(
         raise DataError("there is no window to label")
     # A bout of the background states that nothing happens.
     of_classes = {
-        path: [bout for bout in bouts.get(path, ()) if bout.label != background] for path in windows
+        path: [bout for bout in bouts.get(path, ()) if bout.label not in (background, UNSCORED)]
+        for path in windows
     }
     found = {path: iter(label_windows(each, of_classes[path], share=share)) for path, each in windows.items()}
     labels = [next(found[sample.path]) for sample in samples]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import LONGEST, UNSCORED, Bout
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
@@ -111,7 +111,9 @@ def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, flo
     """A sentence for each video that has bouts after its end, in seconds, where that is known."""
     notices = []
     for video, bouts in matched.items():
-        late = [bout for bout in bouts if video in ends and bout.end > ends[video] + SLACK]
+        late = [
+            bout for bout in bouts if bout.label != UNSCORED and bout.end > ends.get(video, LONGEST) + SLACK
+        ]
         if late:
             notices.append(
                 f"{video}: {len(late)} of {len(bouts)} bouts end after the video; they may be of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ class Metric:
 # By their names in the document of `everest eval --json`.
 METRICS: Final[dict[str, Metric]] = {
     "top1": Metric(title="top-1", chance="chance_top1"),
+    "majority_top1": Metric(title="always the most frequent class"),
     "top5": Metric(title="top-5", chance="chance_top5"),
     "mean_class_accuracy": Metric(title="mean class accuracy", chance="chance_top1"),
     "map": Metric(title="mean average precision", short="mAP", chance="chance_map"),
@@ -30,7 +32,6 @@ METRICS: Final[dict[str, Metric]] = {
     "macro_f1": Metric(title="macro F1"),
     "exact_match": Metric(title="all classes of a video right"),
     "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
-    "majority_top1": Metric(title="always the most frequent class"),
     "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
     "ece": Metric(title="calibration error", higher=False),
     "ece_calibrated": Metric(title="calibration error with --calibrated", higher=False),
@@ -49,6 +50,8 @@ LOGGED: Final = (
 )
 # The metric of a head by its task, where only one is used: the best weights, tables of several heads.
 MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
+BACKGROUND: Final = "background"  # a class that states that nothing happens
+OVER_BACKGROUND: Final = "mean_class_accuracy"  # in place of top-1, if a class is background
 ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
     "multi-label": ("map", "macro_f1", "loss"),
@@ -56,13 +59,19 @@ ALLOWED: Final = {
 }
 
 
-def best_metric(heads: Heads, chosen: str | None) -> str:
+def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None) -> str:
     """The metric that chooses the best weights: `finetune.best`, or that of the task.
 
-    Of several heads it is whether all are right, or the loss if some do not name a class.
+    With a class `background`, which most windows of a recording have, it is the mean class accuracy. Of
+    several heads it is whether all are right, or the loss if some do not name a class.
+
+    Args:
+        names: of the classes, if they are known.
     """
     if chosen is not None:
         return chosen
+    if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (names or ()):
+        return OVER_BACKGROUND
     if len(heads) == 1:
         return MEASURED_BY[heads[0].task]
     return "top1" if all(head.task == "single-label" for head in heads) else "loss"

@@ -242,7 +242,8 @@ class FinetuneSettings:
     teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = 2.0  # our choice; Hinton et al.: 1 to 20
     # Weights of the classes in the loss. balanced: a class of few videos counts as much as one of many.
     class_weights: ClassWeights = "none"
-    # The metric of data.val that chooses the best weights; None: top1, map, mae, or loss for mixed heads.
+    # The metric of data.val that chooses the best weights; None: top1, map, mae, or loss for mixed heads;
+    # mean_class_accuracy with a class `background`.
     best: BestMetric | None = None
     drop_path: ShareBelowOne = 0.1  # Table 8
     epochs: Count | None = 100  # Table 8

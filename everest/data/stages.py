@@ -133,7 +133,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     if data.val is None:
         return None
     samples = read_stage(data, "val", labeled=True, classes=classes)
-    metric = best_metric(classes.heads, stage.best)
+    metric = best_metric(classes.heads, stage.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
             f"data.val: no video has a class, so its {METRICS[metric].title} cannot select the best weights; "

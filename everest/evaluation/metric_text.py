@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from everest.config.metrics import MEASURED_BY, METRICS, Metric
+from everest.annotations.bout import BACKGROUND
+from everest.config.metrics import MEASURED_BY, METRICS, OVER_BACKGROUND, Metric
 from everest.system.text import counted
 from everest.train.probe_advice import knows_group
 
@@ -39,11 +40,15 @@ def metric_values(
     """Yield the metrics in the document of `everest eval --json`, head by head.
 
     Args:
-        names: of the metrics. A metric that every model reaches, such as top-5 of five classes, is left out.
+        names: of the metrics. The mean class accuracy is first if a class is `background`. A metric that
+            every model reaches, such as top-5 of five classes, is left out.
     """
     for name, of_head in result.get("heads", {}).items():
         yield from metric_values(of_head, name, names=names)
-    for name, metric in METRICS.items():
+    has_background = any(row["name"] == BACKGROUND for row in result.get("per_class", ()))
+    ordered = sorted(METRICS, key=lambda name: has_background and name != OVER_BACKGROUND)
+    for name in ordered:
+        metric = METRICS[name]
         if name in names and result.get(name) is not None:
             chance = None if metric.chance is None else result.get(metric.chance)
             if metric.percent and chance == 100:  # any model reaches it: top-5 of five classes

@@ -16,6 +16,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from everest.annotations.bout import BACKGROUND as BACKGROUND_CLASS
 from everest.config.heads import Heads
 from everest.figures.curves import COLORS
 from everest.figures.drawing import any_script, name_entries, png_figure
@@ -32,6 +33,7 @@ PALETTE: Final = (
 )
 OTHERS: Final = "#FF1493"  # classes after the first 20
 BACKGROUND: Final = "#BBBBBB"
+PALE: Final = 0.25  # opacity
 SHORTEST: Final = 1e-3  # seconds that are drawn of a video
 LONGEST_NAME: Final = 40  # letters
 LEGEND_COLUMNS: Final = 3
@@ -72,26 +74,33 @@ def colors_of(indices: Iterable[int]) -> dict[int, str]:
 
 @any_script()
 def draw_timeline(
-    path: Path, heads: Mapping[str, Bouts], *, title: str, background: float | None = None
+    path: Path,
+    heads: Mapping[str, Bouts],
+    *,
+    title: str,
+    background: float | None = None,
+    aligned: bool = False,
 ) -> Figure:
     """Draw a PNG 1500 pixels wide: a bar for each bout, as high as its probability, and a legend of classes.
+
+    Background is pale, and has no bar.
 
     Args:
         heads: bouts by the name of a head, which is empty for a single one; at least one bout.
         background: drawn as a line: windows whose highest probability is below this have no class.
+        aligned: the heads have the same classes, and share their colors and rows of the legend.
     """
     every = [bout for bouts in heads.values() for bout in bouts]
     begin, end = min(bout["start"] for bout in every), max(bout["end"] for bout in every)
     end = max(end, begin + SHORTEST)
     length = row_seconds(end - begin)
     starts = [begin + row * length for row in range(max(1, round((end - begin) / length + 0.499)))]
-    legends = {head: _legend(bouts, end - begin) for head, bouts in heads.items()}
-    entries = [
-        (patch, f"{head} {text}" if head else text)
-        for head, (_, parts) in legends.items()
-        for patch, text in parts
-    ]
-    lines = -(-len(entries) // LEGEND_COLUMNS)
+    groups = [heads] if aligned else [{head: bouts} for head, bouts in heads.items()]
+    legends = [_legend(group, end - begin) for group in groups]
+    colors = {head: of for group, (of, _) in zip(groups, legends, strict=True) for head in group}
+    entries = [entry for _, of_group in legends for entry in of_group]
+    columns = 1 if aligned else LEGEND_COLUMNS
+    lines = -(-len(entries) // columns)
     height = ROW * len(starts) * len(heads) + LEGEND_LINE * lines + OTHER_WORDS
     with png_figure(path, (15, height), **FORM) as figure:
         panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
@@ -104,7 +113,7 @@ def draw_timeline(
                     for bout in bouts
                     if bout["start"] < end_of_row and bout["end"] > start
                 ]
-                _draw_bars(panel, shown, [legends[head][0][bout["index"]] for bout in shown])
+                _draw_bars(panel, shown, [colors[head][_class_of(bout)] for bout in shown])
                 panel.set(xlim=(start, end_of_row), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
                 panel.tick_params(axis="y", labelsize="x-small")
                 if background is not None:
@@ -116,7 +125,7 @@ def draw_timeline(
             handles=[patch for patch, _ in entries],
             labels=["class"] * len(entries),
             loc="outside lower left",
-            ncols=LEGEND_COLUMNS,
+            ncols=columns,
             frameon=False,
             fontsize="small",
             title="class: seconds, share of the time",
@@ -194,7 +203,7 @@ def _draw_lanes(
     colors, names = colors_of(lanes), []
     for lane, (index, bouts) in enumerate(lanes.items()):
         _draw_bars(panel, bouts, colors[index], bottom=-lane - 1, top=1 - GAP)
-        names.append(escape_bytes(_entry(labels[index], _seconds(bouts), seconds)))
+        names.append(escape_bytes(f"{_shortened(labels[index])}  {_amount(_seconds(bouts), seconds)}"))
     count = len(lanes)
     panel.set_yticks([-lane - 0.5 for lane in range(count)], names, parse_math=False)
     panel.set_ylim(-max(count, 1), 0)
@@ -205,11 +214,12 @@ def _draw_lanes(
 def _draw_bars(
     panel: Axes, bouts: Bouts, colors: str | Sequence[str], *, bottom: float = 0, top: float = 1.0
 ) -> None:
-    """Draw bouts as bars, pale to the full height and solid up to their probability."""
-    for height, alpha in ((lambda _: 1.0, 0.25), (lambda bout: bout["probability"], 1.0)):
+    """Draw bouts as bars, pale to the full height and solid up to their probability; background is pale."""
+    solid = [0.0 if _class_of(bout) is None else bout["probability"] for bout in bouts]
+    for heights, alpha in (([1.0] * len(bouts), PALE), (solid, 1.0)):
         bars = []
-        for bout in bouts:
-            left, right, upper = bout["start"], bout["end"], bottom + top * height(bout)
+        for bout, height in zip(bouts, heights, strict=True):
+            left, right, upper = bout["start"], bout["end"], bottom + top * height
             bars.append([(left, bottom), (left, upper), (right, upper), (right, bottom)])
         panel.add_collection(PolyCollection(bars, facecolors=colors, alpha=alpha, linewidths=0))
 
@@ -223,31 +233,53 @@ def _by_class(bouts: Bouts) -> dict[int, Bouts]:
     return dict(sorted(by_class.items(), key=lambda pair: -_seconds(pair[1])))
 
 
-def _legend(bouts: Bouts, whole: float) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
-    """Return the colors of the classes of a head, and the legend's entries, the longest class first.
+def _class_of(bout: Mapping[str, Any]) -> int | None:
+    """The index of the class of a bout; None of background."""
+    return None if bout["label"] in (None, BACKGROUND_CLASS) else bout["index"]
+
+
+def _legend(
+    heads: Mapping[str, Bouts], whole: float
+) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
+    """Return the colors of the classes of heads, and the legend's entries, the longest class first.
 
     Args:
+        heads: bouts by the name of a head; several have the same classes, which have one entry each.
         whole: the seconds that all heads show.
     """
-    seconds: dict[int | None, float] = {}
-    names = {}
-    for bout in bouts:
-        names[bout["index"]] = bout["label"]
-        seconds[bout["index"]] = seconds.get(bout["index"], 0) + bout["end"] - bout["start"]
-    ranked = sorted((index for index in seconds if index is not None), key=lambda index: -seconds[index])
+    names: dict[int | None, str] = {}
+    seconds: dict[int | None, dict[str, float]] = {}  # of each class, by head
+    for head, bouts in heads.items():
+        for bout in bouts:
+            index = _class_of(bout)
+            names[index] = BACKGROUND_CLASS if index is None else bout["label"]
+            of_class = seconds.setdefault(index, dict.fromkeys(heads, 0.0))
+            of_class[head] += bout["end"] - bout["start"]
+    ranked = sorted(
+        (index for index in seconds if index is not None), key=lambda index: -sum(seconds[index].values())
+    )
     colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
     parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]
     if others := ranked[len(PALETTE) :]:
-        parts.append((counted(len(others), "other class"), OTHERS, sum(seconds[index] for index in others)))
+        sums = {head: sum(seconds[index][head] for index in others) for head in heads}
+        parts.append((counted(len(others), "other class"), OTHERS, sums))
     if None in seconds:
-        parts.append(("background", BACKGROUND, seconds[None]))
-    return colors, [(Patch(color=color), _entry(name, time, whole)) for name, color, time in parts]
+        parts.append((BACKGROUND_CLASS, BACKGROUND, seconds[None]))
+    entries = []
+    for name, color, by_head in parts:
+        times = [f"{head} {_amount(time, whole)}".lstrip() for head, time in by_head.items()]
+        patch = Patch(color=color, alpha=PALE if name == BACKGROUND_CLASS else 1)
+        entries.append((patch, f"{_shortened(name)}  {'; '.join(times)}"))
+    return colors, entries
 
 
 def _seconds(bouts: Bouts) -> float:
     return sum(bout["end"] - bout["start"] for bout in bouts)
 
 
-def _entry(name: str, seconds: float, whole: float) -> str:
-    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-15:]}"
-    return f"{short}  {seconds:.1f} s, {seconds / whole:.1%}"
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-15:]}"
+
+
+def _amount(seconds: float, whole: float) -> str:
+    return f"{seconds:.1f} s, {seconds / whole:.1%}"

@@ -12,6 +12,7 @@ from everest.annotations.bout import BACKGROUND, Bout
 from everest.annotations.formats import read_annotations
 from everest.annotations.labeled import labeled_samples, unlistable_class
 from everest.annotations.matching import VideoNames, match_videos, stem
+from everest.annotations.scored import join_files
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.lists.labels import indices, is_number_like
@@ -110,12 +111,12 @@ def without_predictions(
         {video for video, bouts in of_file.items() if any(bout.origin != "automated" for bout in bouts)}
         for of_file in files
     ]
-    joined: dict[Path, list[Bout]] = {}
+    kept: dict[Path, list[Sequence[Bout]]] = {}
     left_out: set[Path] = set()
     for of_file, of_person in zip(files, by_person, strict=True):
         for video, bouts in of_file.items():
             if video not in of_person and any(video in others for others in by_person):
                 left_out.add(video)
             else:
-                joined.setdefault(video, []).extend(bouts)
-    return joined, left_out
+                kept.setdefault(video, []).append(bouts)
+    return {video: join_files(of_files) for video, of_files in kept.items()}, left_out

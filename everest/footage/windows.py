@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.matching import late_notices
+from everest.annotations.scored import are_scored
 from everest.errors import DataError, RecipeError
 from everest.footage.labeled_list import Labeling
 from everest.footage.measures import (
@@ -45,7 +46,7 @@ class WindowList:
     hours: float = 0.0  # of all windows, overlaps counted twice
     videos: int = 0  # that have a window
     problems: Problems = field(default_factory=Problems)
-    labeled: dict[str, Any] | None = None  # `Labeling.write`
+    labeled: dict[str, Any] | None = None  # `Labeling.write`, and `unscored`: the windows left out
 
     def to_dict(self) -> dict[str, object]:
         """The document of `--json`."""
@@ -118,7 +119,21 @@ def write_windows(
     scores = None
     if settings.by == "activity":
         scores = [None if of.scores is None else np.array(of.scores) for _, of in measured]
+    candidates = sum(map(len, starts))
+    scored = [
+        are_scored(begins, np.minimum(begins + settings.seconds, of.end), bouts.get(sample.path, ()))
+        for (sample, of), begins in zip(measured, starts, strict=True)
+    ]
+    starts = [begins[inside] for begins, inside in zip(starts, scored, strict=True)]
+    if scores is not None:
+        scores = [None if each is None else each[inside] for each, inside in zip(scores, scored, strict=True)]
     total = sum(map(len, starts))
+    if not total:
+        raise DataError(f"all {counted(candidates, 'window')} touch time that no one has labeled (unscored)")
+    if total < candidates:
+        report(
+            notice(f"left out, touch unscored time: {candidates - total} of {counted(candidates, 'window')}")
+        )
     chosen = choose_windows(
         list(map(len, starts)),
         scores,
@@ -139,6 +154,7 @@ def write_windows(
     if labeling is None:
         write_list(out, windows, root=out.parent.absolute())
     else:
-        result.labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
+        labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
+        result.labeled = {**labeled, "unscored": candidates - total}
     journal_of(out).unlink(missing_ok=True)
     return result

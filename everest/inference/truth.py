@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, Bout, by_video
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, by_video
 from everest.annotations.bout_table import read_window_length
 from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.scored import Span, spans_outside, unscored_spans
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import automated_bouts
@@ -80,21 +82,24 @@ def read_timelines(path: Path) -> tuple[dict[str, tuple[float, float]], Bouts]:
     return extents, by_video(bouts)
 
 
-def drawn_bouts(bouts: Sequence[Bout], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the bouts of a person in the form of a model's bouts, for figures; `background` is left out.
+def drawn_bouts(
+    bouts: Sequence[Bout], classes: Sequence[str], begin: float, end: float
+) -> list[dict[str, Any]]:
+    """Return the bouts of a person in the form of a model's bouts, for figures.
+
+    Time without a bout is background. Unscored time has no bout.
 
     Args:
         classes: of the model; other labels follow them.
+        begin, end: seconds: the time that is drawn.
     """
-    shown = [bout for bout in bouts if bout.label != BACKGROUND]
+    shown = [bout for bout in bouts if bout.label not in (BACKGROUND, UNSCORED)]
+    taken = [(bout.start, bout.end) for bout in bouts if bout.label != BACKGROUND]
     labels = list(dict.fromkeys([*classes, *(bout.label for bout in shown)]))
-    return [
-        {
-            **{"start": bout.start, "end": bout.end, "label": bout.label},
-            **{"index": labels.index(bout.label), "probability": 1.0},
-        }
-        for bout in shown
-    ]
+    spans = [(bout.start, bout.end, bout.label, labels.index(bout.label)) for bout in shown]
+    spans += [(start, stop, None, None) for start, stop in spans_outside([(0.0, begin), *taken], end)]
+    keys = ("start", "end", "label", "index")
+    return [dict(zip(keys, span, strict=True)) | {"probability": 1.0} for span in spans]
 
 
 def check_scored(heads: Heads) -> None:
@@ -117,21 +122,39 @@ def score_timelines(
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video that the truth does not name is left out, with a notice.
 
+    Unscored time does not count: each stretch between is scored as a timeline of its own.
+
     Args:
         rows: of `predict_timeline` for the samples. Only the time of their windows is scored.
+    Returns:
+        `timeline_metrics`, and `unscored`: the seconds that do not count.
     Raises:
-        DataError: no video of the truth was read.
+        DataError: no video of the truth was read, or all their time is unscored.
     """
-    videos = []
+    stretches: list[VideoTimelines] = []
+    videos, unscored = 0, 0.0
     for sample, row in zip(samples, rows, strict=True):
         bouts = truth.get(sample.path)
         if bouts is None:
             report(notice(f"{row['video']}: not scored: not in the truth"))
         elif row["windows"]:
-            videos.append(_timelines(sample, row, bouts))
-    if not videos:
-        raise DataError("no video of the truth could be read")
-    return timeline_metrics(videos, tolerance=tolerance)
+            begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
+            cuts = [(0.0, begin), *unscored_spans(bouts)]
+            scored = spans_outside(cuts, end)
+            found = _timelines(sample, row, bouts, scored)
+            stretches += found
+            videos += bool(found)
+            unscored += end - begin - sum(stop - start for start, stop in scored)
+    if unscored:
+        report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
+    if not stretches:
+        why = "all time of the videos is unscored" if unscored else "no video of the truth could be read"
+        raise DataError(why)
+    return {
+        **timeline_metrics(stretches, tolerance=tolerance),
+        "videos": videos,
+        "unscored": round(unscored, 3),
+    }
 
 
 def check_classes(truth: Bouts, classes: Sequence[str], *, report: Report) -> None:
@@ -140,7 +163,8 @@ def check_classes(truth: Bouts, classes: Sequence[str], *, report: Report) -> No
     Raises:
         DataError: the truth has classes, but none of the model.
     """
-    used = [bout.label for of_video in truth.values() for bout in of_video if bout.label != BACKGROUND]
+    every = [bout.label for of_video in truth.values() for bout in of_video]
+    used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
     unknown = {label: used.count(label) for label in used if label not in classes}
     for label, count in unknown.items():
         report(notice(f"the model has no class '{label}', of which the truth has {counted(count, 'bout')}"))
@@ -149,24 +173,34 @@ def check_classes(truth: Bouts, classes: Sequence[str], *, report: Report) -> No
         raise DataError(f"the truth has no class of the model: '{label}'{did_you_mean(label, classes)}")
 
 
-def _timelines(sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout]) -> VideoTimelines:
-    """The bouts of a video within the time of its windows."""
-    begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
+def _timelines(
+    sample: Sample, row: Mapping[str, Any], truth: Sequence[Bout], stretches: Sequence[Span]
+) -> list[VideoTimelines]:
+    """The bouts of a video in each stretch of time that has a frame."""
     times = frame_times(sample.video)
-    first, last = frame_range(times, begin - 0.0005, end - 0.0005)  # the windows have milliseconds
-    return VideoTimelines(
-        times=times[first:last],
-        end=end,
-        truth=[
-            Bout(
-                video=bout.video,
-                start=max(bout.start, begin),
-                end=min(max(bout.end, begin), end),
-                label=bout.label,
+    bouts = [bout for bout in truth if bout.label != UNSCORED]
+    predicted = automated_bouts(row["video"], row["bouts"])
+    probabilities = [bout["probability"] for bout in row["bouts"] if bout["label"] is not None]
+    found = []
+    for begin, end in stretches:
+        first, last = frame_range(times, begin - 0.0005, end - 0.0005)  # the windows have milliseconds
+        inside = [(_cut(bout, begin, end), p) for bout, p in zip(predicted, probabilities, strict=True)]
+        pairs = [(bout, probability) for bout, probability in inside if bout is not None]
+        if first < last:
+            found.append(
+                VideoTimelines(
+                    times=times[first:last],
+                    end=end,
+                    truth=[cut for bout in bouts if (cut := _cut(bout, begin, end)) is not None],
+                    predicted=[bout for bout, _ in pairs],
+                    scores=[probability for _, probability in pairs],
+                )
             )
-            for bout in truth
-            if bout.start < end and (bout.end > begin or bout.start >= begin)
-        ],
-        predicted=automated_bouts(row["video"], row["bouts"]),
-        scores=[bout["probability"] for bout in row["bouts"] if bout["label"] is not None],
-    )
+    return found
+
+
+def _cut(bout: Bout, begin: float, end: float) -> Bout | None:
+    """The part of a bout in a stretch of time; None if it has none."""
+    if not bout.start < end or not (bout.end > begin or bout.start >= begin):
+        return None
+    return replace(bout, start=max(bout.start, begin), end=min(max(bout.end, begin), end))

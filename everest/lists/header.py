@@ -94,6 +94,14 @@ def is_header(fields: Sequence[str]) -> bool:
     )
 
 
+def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line of a list is a header with an unknown column: its label is in no other line."""
+    first, *others = rows
+    labels = {row[-1] for row in others}
+    is_name = len(first) == 2 and first[1] not in labels and as_number(first[1]) is None
+    return bool(others) and is_name and _plain(first[0]) in PATH_NAMES
+
+
 def find_header(
     where: str, rows: Sequence[Sequence[str]], *, class_column: str | None = None
 ) -> Header | None:

@@ -70,7 +70,7 @@ class LabelRules:
     def _no_label(self, row: ListRow) -> str:
         """Returns why a row has no label, or what helps."""
         if row.header is None or "label" not in row.header.names:
-            return SEPARATED + (", not by ';'" if ";" in row.text else "")
+            return SEPARATED
         if self.task == "single-label":
             return "the column label is empty; videos without a class need data.task multi-label"
         return "the column label is empty"

@@ -26,7 +26,13 @@ from everest.lists.sample import Sample, refuse, samples_of_list
 from everest.lists.shards import INDEX_SUFFIX, find_index, read_index
 from everest.lists.text import ListRow, quoted, read_rows
 from everest.system.storage import Location
-from everest.video.folders import as_data_error, no_list, videos_by_subfolder, videos_under
+from everest.video.folders import (
+    as_data_error,
+    loose_videos_notice,
+    no_list,
+    videos_by_subfolder,
+    videos_under,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,8 @@ def read_samples(
         samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
     header = rows[0].header if rows else None
     notices = [header.notice(used=used_columns) if header else None]
+    if rows is None and labeled:
+        notices.append(loose_videos_notice(source))
     if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
     notice = "\n".join(text for text in notices if text is not None) or None
@@ -205,7 +213,6 @@ def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], rules: Labe
                 raise DataError(f"{source}: the column label is empty in all rows, {nothing}")
             return
         reason = "the column label is empty in all rows" if is_column else SEPARATED
-        reason += ", not by ';'" if ";" in rows[0].text else ""
         raise DataError(f"{rows[0].where}: no label in {quoted(rows[0].text)}; {reason}")
     for head in rules.heads:
         (column,) = columns_of([head.name])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from everest.errors import DataError
+from everest.errors import DataError, shown
 from everest.lists.header import GROUP_COLUMN
 from everest.lists.labels import Label, LabelRules
 from everest.lists.text import ListRow
 from everest.system.storage import Location, RemotePath, join_location, parse_location
 from everest.system.text import is_unicode
+from everest.video.folders import cause_of_missing
 from everest.video.source import Member, Video
 
 SHOWN: Final = 5  # problems that a message shows
@@ -84,7 +86,8 @@ def samples_of_rows(
         rules: the labels that are allowed; None ignores labels.
     Returns:
         Samples and problems, each by `ListRow.where`. A row with a wrong label has a problem, and a sample
-        without labels; a row that is wrong otherwise has a problem only.
+        without labels; a row that is wrong otherwise has a problem only. All rows of a video, or of a
+        segment, that has two classes have a problem.
     """
     samples, problems = {}, {}
     for row in rows:
@@ -97,7 +100,28 @@ def samples_of_rows(
             samples[row.where] = _sample_of(row, root, labels)
         except ValueError as problem:
             problems[row.where] = str(problem)
-    return samples, problems
+    return samples, _conflicts(rows, samples) | problems
+
+
+def _conflicts(rows: Sequence[ListRow], samples: Mapping[str, Sample]) -> dict[str, str]:
+    """The problem of each row of a single-label list whose video, or segment, has another class elsewhere."""
+    by_video: dict[str, list[ListRow]] = defaultdict(list)
+    for row in rows:
+        sample = samples.get(row.where)
+        if sample is not None and len(sample.labels) == 1 and isinstance(sample.labels[0], int):
+            by_video[sample.video_id].append(row)
+    problems = {}
+    for video, of_video in by_video.items():
+        for row in of_video:
+            label = samples[row.where].labels
+            other = next((each for each in of_video if samples[each.where].labels != label), None)
+            if other is not None:
+                own, another = (shown(each.values.get("label", "")) for each in (row, other))
+                line = other.where.rpartition(":")[2]
+                problems[row.where] = (
+                    f"{video} has the class '{own}' here and '{another}' in line {line}; keep one of the rows"
+                )
+    return problems
 
 
 def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
@@ -151,7 +175,9 @@ def samples_of_list(
             raise DataError(
                 f"{root}: no such folder; the paths in {file} are relative to it; set it by --data DIR"
             )
-        first = next(iter(samples.values())).path
+        first = next(iter(files))
+        if cause := cause_of_missing(files[first]):
+            raise DataError(f"{file}: none of its {len(files)} videos exists, first {first}{cause}")
         raise DataError(
             f"{file}: none of its {len(files)} videos exists, first {first}{_next_to(file, rows[0], root)}; "
             f"paths are relative to {root}; name their folder by --data DIR"
@@ -161,7 +187,7 @@ def samples_of_list(
         absent = [row for row in rows if samples[row.where].path in missing]
         problems = [f"{row.where}: {missing[samples[row.where].path]}" for row in absent]
         for place, row in enumerate(absent[:SHOWN]):
-            problems[place] += _next_to(file, row, root)
+            problems[place] += cause_of_missing(files[samples[row.where].path]) or _next_to(file, row, root)
         refuse(problems, "videos are missing")
     return tuple(samples.values())
 

@@ -12,14 +12,14 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError
-from everest.lists.header import COLUMNS, Header, find_header, is_header
+from everest.lists.header import COLUMNS, Header, find_header, is_header, looks_like_header
 from everest.system.storage import Location
 from everest.system.text import is_unicode
-from everest.video.folders import as_data_error
+from everest.video.folders import VIDEO_SUFFIXES, as_data_error
 from everest.video.source import Member
 
 _NUL: Final = re.compile("\0")  # in no name of a file
@@ -66,6 +66,16 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
         lines, fields_of_lines = lines[1:], fields_of_lines[1:]
     else:
         columns = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
+        if all(PurePath(line.rpartition(";")[0]).suffix.lower() in VIDEO_SUFFIXES for _, line in lines):
+            raise DataError(
+                f"{file}:{lines[0][0]}: fields are separated by ';', which needs a header; add the line "
+                "path;label on top"
+            )
+        if looks_like_header(fields_of_lines):
+            raise DataError(
+                f"{file}:{lines[0][0]}: {quoted(lines[0][1])} looks like a header with an unknown column; "
+                "name its columns path and label"
+            )
     if not lines:
         raise DataError(f"{file}: the list has a header and no line under it")
     rows = []
@@ -101,6 +111,8 @@ def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, st
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
         raise DataError(f"{file}: not a regular file")
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        raise DataError(f"{file}: a video, where a text file is expected; name a list or a folder of videos")
     with as_data_error(file):
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     wrong = (_NUL if any_names else _NO_TEXT).search(text)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import BACKGROUND, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.errors import DataError, RecipeError
 from everest.system.text import counted
 
@@ -153,7 +153,7 @@ def time_budget(
     drawn = _windows_of(marks, windows, extents, length)
     labels = {bout.label for of in (predicted, checked) for video in of.values() for bout in video}
     classes = []
-    for name in sorted(labels - {BACKGROUND, CHECKED}):
+    for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
         truth = np.array([_amounts(window, checked, name, extents, manual=True) for window in drawn.values()])
         guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])
         mine = [bout for video in predicted.values() for bout in video if bout.label == name]

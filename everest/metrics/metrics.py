@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -201,6 +202,16 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
     if metric == "map":
         return map_of_random_order(array)
     return mae_of_constant(array) if metric == "mae" else None
+
+
+def majority_top1(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
+    """The top-1 accuracy of always predicting the most frequent class of these videos, in percent.
+
+    None unless the model has one single-label head.
+    """
+    if [head.task for head in heads] != ["single-label"]:
+        return None
+    return percent_of(max(Counter(label for (label,) in labels).values()) / len(labels))
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:

@@ -74,9 +74,10 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
     Args:
         tolerance: seconds between the starts, and between the ends, of matching events.
     Returns:
-        `frame_accuracy`, `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.3`, `map@0.5`, `map@0.7`, `event_f1`, the
-        `tolerance`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
-        frames, `ap@0.5`, `event_f1`, and `bouts` and `seconds` of the truth and as predicted.
+        `frame_accuracy`, `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`,
+        `f1@25`, `f1@50`, `map@0.3`, `map@0.5`, `map@0.7`, `event_f1`, the `tolerance`, the number of `videos`
+        and `frames`, and for each of the `classes`, by name: `f1` of its frames, `ap@0.5`, `event_f1`, and
+        `bouts` and `seconds` of the truth and as predicted.
     """
     labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
     names = sorted(labels)
@@ -87,6 +88,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
     events = [event_counts(videos, name, tolerance=tolerance) for name in names]
     document: dict[str, Any] = {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
+        "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{
             f"f1@{100 * overlap:.0f}": _summed([overlap_counts(*pair, overlap) for pair in segments]).f1

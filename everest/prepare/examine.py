@@ -19,6 +19,7 @@ from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 from everest.data.footage import Timeline, num_timeline_frames
 from everest.lists.sample import Sample
 from everest.video.file import clear_video_cache, inspect_video
+from everest.video.folders import cause_of_missing
 from everest.video.reader import TOLERANCE, image_frames, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
@@ -67,7 +68,8 @@ def examine(path: str) -> Inspection:
     try:
         status = file.stat()
     except OSError as error:
-        return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
+        reason = f"{error.strerror or error}{cause_of_missing(file)}"
+        return Inspection(path=path, reason=reason, lasting=False)
     blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
     try:
         # The images of a folder can change while the folder's size and time stay.

@@ -18,7 +18,7 @@ from everest.lists.writing import names_needed, refuse_existing, unlistable, wri
 from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
 from everest.prepare.layout_readers import READERS
 from everest.system.files import write_table
-from everest.video.folders import VIDEO_SUFFIXES, videos_under
+from everest.video.folders import VIDEO_SUFFIXES, loose_videos_notice, videos_under
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -39,7 +39,7 @@ class Index:
     missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
     unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
-    notice: str | None = None  # about folders inside class folders
+    notice: str | None = None  # about folders inside class folders, and videos next to them
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
@@ -88,7 +88,8 @@ def index_folder(
         if not lists:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
         if names:
-            found = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
+            deeper = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
+            found = "\n".join(filter(None, (loose_videos_notice(root), deeper))) or None
     else:
         published = READERS[known.name](sources)
         names, settings = published.class_names, {**known.settings, **published.settings}

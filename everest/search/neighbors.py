@@ -5,14 +5,17 @@ N rows of a file, Q vectors of a query.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from everest.errors import RecipeError
 from everest.search.feature_file import FeatureFile
 from everest.search.queries import Query
+
+MOST_DIGITS: Final = 7  # of a similarity, which is computed in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,14 @@ def nearest(file: FeatureFile, query: Query, *, top: int, own: bool = False) -> 
     return found
 
 
+def similarity_texts(neighbors: Sequence[Neighbor]) -> list[str]:
+    """Similarities with three or more digits, so that different ones differ."""
+    values = [neighbor.similarity for neighbor in neighbors]
+    by_digits = ([f"{value:.{digits}f}" for value in values] for digits in range(3, MOST_DIGITS))
+    full = [f"{value:.{MOST_DIGITS}f}" for value in values]
+    return next((texts for texts in by_digits if len(set(texts)) == len(set(full))), full)
+
+
 def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[str, Any]:
     """A query with its neighbors, as `everest search --json`."""
     rows = []
@@ -62,7 +73,7 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
         rows.append(
             {
                 "rank": rank,
-                "similarity": round(neighbor.similarity, 4),
+                "similarity": round(neighbor.similarity, MOST_DIGITS),
                 "name": file.name(neighbor.row),
                 "video": sample.path,
                 "start": sample.start,

@@ -21,7 +21,7 @@ from everest.data.footage import footage_of
 from everest.figures.thumbnails import COLUMNS, Titled, cut, draw_thumbnails
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile
-from everest.search.neighbors import Neighbor
+from everest.search.neighbors import Neighbor, similarity_texts
 from everest.search.queries import Query
 from everest.system.files import write_text
 from everest.system.text import escape_bytes
@@ -63,9 +63,9 @@ def draw_results(path: Path, results: Sequence[Result], file: FeatureFile) -> No
     shown: list[Titled] = []
     for query, neighbors in results:
         shown.append((_thumbnail(query.sample), f"query\n{_short(query.sample)}"))
-        for neighbor in neighbors:
+        for neighbor, similarity in zip(neighbors, similarity_texts(neighbors), strict=True):
             sample = file.sample(neighbor.row)
-            shown.append((_thumbnail(sample), f"{neighbor.similarity:.3f}\n{_short(sample)}"))
+            shown.append((_thumbnail(sample), f"{similarity}\n{_short(sample)}"))
         shown += [(None, "")] * (-len(shown) % COLUMNS)  # each query begins a row
     draw_thumbnails(path, f"nearest in {file.path.name}, with the cosine similarity", shown)
 
@@ -83,10 +83,10 @@ def write_page(path: Path, results: Sequence[Result], file: FeatureFile) -> None
             "neighbors": [
                 {
                     **_card(file.sample(neighbor.row)),
-                    "similarity": f"{neighbor.similarity:.3f}",
+                    "similarity": similarity,
                     "name": file.name(neighbor.row),
                 }
-                for neighbor in neighbors
+                for neighbor, similarity in zip(neighbors, similarity_texts(neighbors), strict=True)
             ],
         }
         for query, neighbors in results
@@ -124,6 +124,6 @@ def _thumbnail(sample: Sample) -> Any:
 
 
 def _short(sample: Sample) -> str:
-    time = "" if sample.start is None else f" at {sample.start:.1f} s"
+    time = "" if sample.start is None else f"\nat {sample.start:.1f} s"
     path = Path(sample.path)
     return cut(f"{path.parent.name}/{path.name}") + time

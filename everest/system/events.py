@@ -10,7 +10,7 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "video", "done", "videos"}: progress of an evaluation
 # {"event": "window", "done", "windows"}: progress of a timeline
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
-#   "chance", "metric", "best", "best_step"
+#   "chance", "majority", "metric", "best", "best_step"
 # {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
 #   the first probe, "first"
 # {"event": "notice", "text"}: a line of text

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from everest.config.metrics import METRICS
+from everest.annotations.bout import BACKGROUND
+from everest.config.metrics import METRICS, OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.locks import is_running, last_written
@@ -117,7 +118,10 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
     chosen = find_recipe(run / RECIPE).values().get("finetune", {}).get("best")
     logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
-    candidates = ("top1", "map", "mae", "loss") if chosen is None else (chosen,)
+    weights = RunFolder(run).weights
+    names = read_header(weights).classes if chosen is None and weights.is_file() else None
+    usual = (OVER_BACKGROUND,) if BACKGROUND in (names or ()) else ("top1", "map", "mae", "loss")
+    candidates = usual if chosen is None else (chosen,)
     return next((name for name in candidates if name in logged), None)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-from everest.errors import DataError, similar
+from everest.errors import DataError, first_names, similar
 from everest.system.storage import Location
 from everest.system.text import is_unicode
 
@@ -94,6 +94,15 @@ def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
+def loose_videos_notice(folder: Location) -> str | None:
+    """A line about the video files next to class folders, which have no class."""
+    with as_data_error(folder):
+        loose = sorted(path.name for path in _children(folder) if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not loose:
+        return None
+    return f"{folder}: left out, next to the class folders and without a class: {first_names(loose)}"
+
+
 def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
     """The folders for the lists `train`, `val` and `test`; empty if the folders of `root` are classes.
 
@@ -128,6 +137,21 @@ def holds_list(folder: Location, *, labeled: bool) -> bool:
     # A folder of images is a video itself, and has none in it.
     inner = (folder / name for name in subfolders(folder))
     return any(video != path for path in inner for video in videos_under(path))
+
+
+def cause_of_missing(path: Location) -> str:
+    """Why there is no file at a path of a list, if a file of this machine has a similar one; else empty."""
+    if not isinstance(path, Path):
+        return ""
+    with suppress(OSError):
+        slashed = Path(str(path).replace("\\", "/"))
+        if slashed != path and slashed.exists():
+            return "; write '/' in place of '\\' in paths"
+        named = (path.with_name(f"{path.name}{suffix}") for suffix in sorted(VIDEO_SUFFIXES))
+        found = next((each for each in named if each.exists()), None)
+        if found is not None:
+            return f", but there is {found.name}; write names with their endings"
+    return ""
 
 
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:

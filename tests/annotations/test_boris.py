@@ -188,7 +188,10 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
             "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside of its media",
         ),
         ({"type": "IMAGES"}, "is of images, which have no times"),
-        ({"events": [["nan", "", "peck", "", ""]]}, "'peck' from nan to nan s is outside of its media"),
+        (
+            {"events": [["nan", "", "peck", "", ""]]},
+            "observation 'day 1': an event has the time NaN; correct or delete it",
+        ),
         ({"events": [[10**400, "", "peck", "", ""]]}, "cannot be read as boris: a number is too large"),
         ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
         ({"events": None}, "cannot be read as boris: its values are not structured as a project of BORIS"),
@@ -292,3 +295,18 @@ def test_boris_cannot_hold_overlapping_bouts_of_two_origins(tmp_path: Path):
     with pytest.raises(DataError, match=r"with different origins overlap at 0\.500 s"):
         write_annotations(tmp_path / "a.boris", bouts, "boris")
     assert not (tmp_path / "a.boris").exists()
+
+
+@pytest.mark.parametrize("times", [("UNPAIRED", "UNPAIRED"), ("0.500", "UNPAIRED")])
+def test_an_unpaired_state_is_named(tmp_path: Path, times: tuple[str, str]):
+    text = AGGREGATED_7.replace("0.500\t1.250", "\t".join(times))
+    file = written(tmp_path, text, "cages.tsv")
+    with pytest.raises(DataError, match=r"line 2: 'groom' is UNPAIRED; fix it in BORIS \(Observations, Fix"):
+        read_annotations(file)
+
+
+def test_a_time_that_is_nan_is_named(tmp_path: Path):
+    events = [[float("nan"), "", "peck", "", "", "NA"]]  # json writes NaN
+    file = written(tmp_path, json.dumps(project(events=events)), "cages.boris")
+    with pytest.raises(DataError, match=r"cages\.boris: an event has the time NaN; correct or delete it"):
+        read_annotations(file)

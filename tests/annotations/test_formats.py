@@ -207,7 +207,11 @@ EXPORTS: list[tuple[str, Any, Kind, float | None, list[Bout]]] = [
         DEEPETHOGRAM,
         "frames",
         16,
-        [bout(1 / 16, 3 / 16, "groom", video="cage1"), bout(2 / 16, 3 / 16, "peck", video="cage1")],
+        [
+            bout(1 / 16, 3 / 16, "groom", video="cage1"),
+            bout(2 / 16, 3 / 16, "peck", video="cage1"),
+            bout(3 / 16, 4 / 16, "unscored", video="cage1"),
+        ],
     ),
     (
         "cage1.csv",
@@ -277,6 +281,7 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
     assert bouts == [
         bout(29 / 16, 31 / 16, "groom", video="cage1"),
         bout(30 / 16, 31 / 16, "peck", video="cage1"),
+        bout(31 / 16, 2.0, "unscored", video="cage1"),
     ]
     short = written(tmp_path, "cage1.csv", DEEPETHOGRAM)
     with pytest.raises(DataError, match="has 4 frames, and the video 32; is it of another video"):

@@ -51,6 +51,25 @@ def test_a_video_without_any_class_has_a_file(classifier_run: Path, clip_files: 
     assert read_annotations(tmp_path / "a.eaf") == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("boris", r'"code": "CLASS"'),
+        ("elan", 'TIER_ID="CLASS (automated)"'),
+        ("frames", ",background,0,1"),
+        ("activitynet", '"nodeName": "CLASS"'),
+    ],
+)
+def test_classes_without_a_bout_are_named(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, kind: str, named: str
+):
+    options = ["--timeline", "--background", 1, "-q", "--to", kind, "-o", tmp_path / "file"]
+    run("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
+    text = (tmp_path / "file").read_text()
+    assert all(named.replace("CLASS", name) in text for name in ("0", "1"))
+    assert read_annotations(tmp_path / "file", kind=kind, fps=16) == []
+
+
 def test_a_damaged_video_is_left_out(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "text.mp4").write_text("no video")
     videos = [clip_files / "clip0.mp4", tmp_path / "text.mp4"]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from PIL import Image
 from small_runs import called, json_of, refused, run
 
@@ -180,6 +181,30 @@ def test_the_legend_of_a_timeline_is_below_the_bars(tmp_path: Path, names: list[
     (legend,) = figure.legends
     assert len(legend.get_texts()) == len(names) * min(classes, 21)
     assert legend.get_window_extent().y1 < min(panel.get_tightbbox().y0 for panel in figure.axes)
+
+
+def test_truth_and_prediction_share_the_legend_and_background_is_pale(tmp_path: Path):
+    def bout(start: float, end: float, label: str | None, index: int | None) -> dict:
+        return {"start": start, "end": end, "label": label, "index": index, "probability": 1.0}
+
+    heads = {
+        "truth": [bout(0, 6, None, None), bout(6, 10, "run", 1)],
+        "prediction": [bout(0, 5, "background", 0), bout(5, 9, "run", 1), bout(9, 10, "sit", 2)],
+    }
+    figure = draw_timeline(tmp_path / "t.png", heads, title="a.mp4", aligned=True)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "run  truth 4.0 s, 40.0%; prediction 4.0 s, 40.0%",
+        "sit  truth 0.0 s, 0.0%; prediction 1.0 s, 10.0%",
+        "background  truth 6.0 s, 60.0%; prediction 5.0 s, 50.0%",
+    ]
+    first = []  # of each head, the color of the first bar and its height in both layers
+    for panel in figure.axes:
+        layers = [each for each in panel.collections if isinstance(each, PolyCollection)]
+        heights = [layer.get_paths()[0].vertices[:, 1].max() for layer in layers]
+        first.append((layers[0].get_facecolor()[0].tolist(), heights))
+    assert first[0] == first[1]
+    assert first[0][1] == [1, 0]
 
 
 def test_no_window_has_no_bout_and_a_video_of_no_length_is_drawn(tmp_path: Path):

@@ -37,7 +37,9 @@ def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: P
                 found[frame] = bout["label"]
         same += [a == b for a, b in zip(found, true, strict=True)]
     assert document["frame_accuracy"] == pytest.approx(100 * np.mean(same), abs=1e-3)
+    assert document["majority_accuracy"] == 75  # 48 of 64 frames are of class 1
     table = run(*command)
+    assert "most frequent class     75.0" in table
     for title, key in (("frame accuracy", "frame_accuracy"), ("edit score", "edit"), ("mAP@0.5", "map@0.5")):
         assert f"  {title:<22}{document[key]:6.1f}" in table
     shown = called(*command, "--format", "csv")

@@ -39,7 +39,8 @@ def test_written_lists_are_read_back(folder, names, labeled, segment, data):
     with pytest.MonkeyPatch.context() as patch:
         there(patch)
         part = {"start": segment[0]} if segment else {}
-        labels = [(data.draw(st.integers(0, 9)),) if labeled else () for _ in names]
+        of_name = {name: (data.draw(st.integers(0, 9)),) for name in dict.fromkeys(names)}
+        labels = [of_name[name] if labeled else () for name in names]
         samples = [
             Sample(path=str(folder / name), labels=label, **part)
             for name, label in zip(names, labels, strict=True)

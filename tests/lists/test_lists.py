@@ -120,6 +120,7 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
         ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
         ("a.mp4,wolk\n", {"classes": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
+        ("a.mp4 0\na.mp4 1\n", {}, r":1: .*a\.mp4 has the class '0' here and '1' in line 2; keep one"),
         ("a.mp4 0\nb.mp4 x\n", {}, r":2: unknown class 'x'; other labels are numbers, and data\.classes"),
         ("a.mp4\nb.mp4\n", {}, r":1: no label"),
         ("path,label\na.mp4,\n", {}, r":2: no label"),
@@ -182,7 +183,11 @@ def test_names_of_a_list_that_names_no_classes_are_refused(root):
     [
         ("# my list\na.mp4 0\n", r":1: '# my list' looks like a comment, and a list has none"),
         ("a.mp4 0\n#b.mp4 1\n", r":2: '#b.mp4 1' looks like a comment"),
-        ("a.mp4;0\nb.mp4;1\n", r":1: no label in 'a.mp4;0'; a line is `path label`.*, not by ';'"),
+        (
+            "a.mp4;0\nb.mp4;1\n",
+            r"train\.csv:1: fields are separated by ';', which needs a header; add the line path;label",
+        ),
+        ("video_name,tag\na.mp4,x\nb.mp4,y\n", "'video_name,tag' looks like a header with an unknown column"),
         ("a.mp4\nb.mp4 1\n", r":1: 1 field where path, label are expected; fill in .*; the line is 'a.mp4'"),
         ("a.mp4,0,\nb.mp4,1,\n", r":1: 3 fields .*; the line ends in a separator: remove it"),
         ("a.mp4 300 5\nb.mp4 20 6\n", r":1: 3 fields .* leave out the number of frames; .*'a.mp4 300 5'"),

@@ -13,7 +13,7 @@ from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
 from processes import kill_when
-from small_runs import json_of
+from small_runs import json_of, refused
 from timed_videos import repack, write_frames, write_numbered
 
 from everest.data.footage import footage_of
@@ -234,8 +234,37 @@ def test_a_video_of_two_labels_and_a_class_without_a_video_are_reported(videos: 
     result = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
     assert result["unused_classes"] == ["swim"]
     (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 1\nclip0.mp4 1\n")
-    shown = checked(videos / "train.csv", "-o", tmp_path / "two").stdout
-    assert f"other labels: {videos}/train.csv:1 and {videos}/train.csv:4" in shown
+    result = check(videos / "train.csv", "--fix", output=tmp_path / "two", code=4)
+    file, clip = videos / "train.csv", videos / "clip0.mp4"
+    assert result["labels"] == [
+        f"{file}:1: {clip} has the class '0' here and '1' in line 4; keep one of the rows",
+        f"{file}:4: {clip} has the class '1' here and '0' in line 1; keep one of the rows",
+    ]
+    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\nclip2.mp4 1\n"
+    file.write_text("path,label,start,end\nclip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,1,,\nclip1.mp4,1,,\n")
+    assert check(file, output=tmp_path / "parts")["labels"] == []
+
+
+def test_a_missing_video_is_named_with_its_cause(videos: Path, tmp_path: Path):
+    (videos / "sub").mkdir()
+    (videos / "clip1.mp4").rename(videos / "sub" / "clip1.mp4")
+    (videos / "train.csv").write_text("path,label\nclip0,run\nsub\\clip1.mp4,walk\n")
+    reasons = [row["reason"] for row in check(videos / "train.csv", output=tmp_path / "out", code=4)["bad"]]
+    assert reasons == [
+        "No such file or directory, but there is clip0.mp4; write names with their endings",
+        "No such file or directory; write '/' in place of '\\' in paths",
+    ]
+    message = refused("prepare split", videos / "train.csv", "-o", tmp_path / "lists", code=4)
+    assert "clip0, but there is clip0.mp4" in message
+
+
+def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):
+    message = refused("prepare stats", clip_files / "clip0.mp4", code=4)
+    assert "clip0.mp4: a video, where a text file is expected" in message
+    put(clip_files, tmp_path / "all" / "run", tmp_path / "all" / "walk")
+    shutil.copy(clip_files / "clip3.mp4", tmp_path / "all" / "loose.mp4")
+    shown = checked(tmp_path / "all", "-o", tmp_path / "out")
+    assert "left out, next to the class folders and without a class: loose.mp4" in shown.stderr
 
 
 def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from small_runs import called, json_of, refused, run
 
 from everest.errors import DataError, UserError
+from everest.figures.thumbnails import draw_thumbnails
 from everest.lists.sample import Sample
 from everest.search.feature_file import read_feature_file
-from everest.search.neighbors import nearest
+from everest.search.neighbors import Neighbor, nearest, similarity_texts
 from everest.search.queries import read_query
 
 ANGLES = np.radians([0, 10, 12, 40, 90, 180])
@@ -42,6 +44,24 @@ def test_neighbors_are_those_of_a_sort_of_all_similarities(
     assert np.allclose([each.similarity for each in found], cosine[expected], atol=1e-3)
     exact = features / np.linalg.norm(features, axis=1, keepdims=True)
     assert np.allclose(cosine, exact @ exact[7], atol=2e-3)  # what float16 costs
+
+
+def test_different_similarities_are_shown_differently():
+    def texts(*values: float) -> list[str]:
+        return similarity_texts([Neighbor(row=0, similarity=value) for value in values])
+
+    assert texts(0.5, 0.25, 0.5) == ["0.500", "0.250", "0.500"]
+    assert texts(0.99999, 0.99998, 0.5) == ["0.99999", "0.99998", "0.50000"]
+    assert texts() == []
+
+
+def test_titles_of_thumbnails_do_not_overlap(tmp_path: Path):
+    image = np.zeros((40, 60, 3), np.uint8)
+    figure = draw_thumbnails(tmp_path / "t.png", "heading", [(image, f"0.5\n{'W' * 24}\nat 1.0 s")] * 12)
+    boxes = [panel.title.get_window_extent() for panel in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes[:6]))
+    assert boxes[0].x0 >= 0
+    assert boxes[5].x1 <= figure.get_figwidth() * figure.dpi
 
 
 def test_own_videos_and_overlapping_windows_are_left_out(tmp_path: Path):
@@ -184,7 +204,8 @@ def test_a_copy_finds_its_original(
             assert (first["start"], first["end"]) == (0.75, 1.5)
         table = run(*command).splitlines()
         assert table[0] == f"{copy}{moment}"
-        assert table[1] == f"  {first['similarity']:6.3f}  {first['name']}"
+        shown, name = table[1].split()
+        assert (float(shown), name) == (pytest.approx(first["similarity"], abs=5e-4), first["name"])
 
 
 def test_a_model_must_be_the_one_that_wrote_the_file(

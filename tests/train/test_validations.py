@@ -96,6 +96,25 @@ def test_loss_and_chance_of_one_and_of_two_heads():
     assert chance_top1((Head(outputs=8),)) == 12.5
 
 
+def test_with_a_background_class_the_mean_class_accuracy_chooses(
+    tmp_path: Path, recipe: Path, clip_files: Path
+):
+    labels = ("background", "background", "background", "run")
+    lines = [f"{clip_files}/clip{number}.mp4,{label}" for number, label in enumerate(labels)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))
+    folder, data = tmp_path / "run", [f"data.{key}={tmp_path}/list.csv" for key in ("train", "val", "test")]
+    changes = sets(*data, "data.num_classes=null", "finetune.steps=4", "finetune.mixup=0")
+    ended = called("finetune", "--init", "none", "--recipe", recipe, "-o", folder, *changes)
+    shown = ended.stderr.replace("\N{NO-BREAK SPACE}", " ")
+    assert "validation mean class accuracy " in shown
+    assert " % (most frequent class 75.0 %), " in shown
+    assert "best validation mean class accuracy " in shown
+    assert summarize(folder).best_metric == "mean_class_accuracy"
+    table = called("eval", "-c", folder).stdout
+    assert -1 < table.index("mean class accuracy") < table.index("top-1")
+    assert "always the most frequent class" in table
+
+
 def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path):
     folder = tmp_path / "run"
     still = sets("finetune.base_lr=1e-12", "finetune.min_lr=0")  # so that nothing gets better

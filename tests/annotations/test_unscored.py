@@ -1,0 +1,156 @@
+"""Time that no one has labeled: read, left out of windows and scores, and kept in conversions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import called, json_of, refused, run
+
+from everest.annotations.bout import UNSCORED, Bout
+from everest.annotations.formats import read_annotations
+from everest.annotations.matching import VideoNames
+from everest.annotations.scored import are_scored, join_files, spans_outside
+
+
+def frame_table(folder: Path, rows: dict[int, str]) -> Path:
+    """DeepEthogram's labels of clip0: 32 frames, 16 a second."""
+    file = folder / "clip0_labels.csv"
+    lines = [f"{number},{row}" for number, row in rows.items()]
+    file.write_text("\n".join([",background,run", *lines, ""]))
+    return file
+
+
+def project(folder: Path, **intervals: list) -> Path:
+    """A BORIS project: an observation of clip0 for each interval, with `run` from 0.25 to 0.5 s."""
+    observation = {
+        "file": {"1": ["clip0.mp4"]},
+        "events": [[time, "", "run", "", "", 0] for time in (0.25, 0.5)],
+        "media_info": {"length": {"clip0.mp4": 2.0}},
+    }
+    document = {
+        "behaviors_conf": {"0": {"code": "run", "type": "State event"}},
+        "observations": {
+            name: observation | {"observation time interval": interval}
+            for name, interval in intervals.items()
+        },
+    }
+    (folder / "a.boris").write_text(json.dumps(document))
+    return folder / "a.boris"
+
+
+def unscored(bouts: list[Bout]) -> list[tuple[float, float]]:
+    return [(bout.start, bout.end) for bout in bouts if bout.label == UNSCORED]
+
+
+def test_spans_outside_others_and_back():
+    spans = [(3.0, 4.0), (1.0, 2.0), (1.5, 2.5), (6.0, 6.0)]
+    assert spans_outside(spans, 5.0) == [(0.0, 1.0), (2.5, 3.0), (4.0, 5.0)]
+    assert spans_outside([], 5.0) == [(0.0, 5.0)]
+    assert spans_outside(spans_outside(spans)) == [(1.0, 2.5), (3.0, 4.0)]
+
+
+def test_windows_may_touch_unscored_time_at_their_border_only():
+    bouts = [Bout(video="a", start=1, end=2, label=UNSCORED)]
+    starts = np.array([0.0, 0.5, 1.0, 1.9, 2.0])
+    assert are_scored(starts, starts + 1, bouts).tolist() == [True, False, False, False, True]
+
+
+def test_time_is_unscored_if_no_file_has_labeled_it():
+    bouts = [Bout(video="a", start=start, end=end, label=UNSCORED) for start, end in [(0, 2), (1, 3)]]
+    assert unscored(join_files([bouts[:1], bouts[1:]])) == [(1, 2)]
+    assert join_files([bouts[:1], []]) == []
+
+
+@pytest.mark.parametrize("cells", ["-1,-1", ",", "nan,nan", "1,-1", None])
+def test_rows_without_labels_are_unscored(tmp_path: Path, clip_files: Path, cells: str | None):
+    rows = {number: "0,1" if number < 8 else cells for number in range(24)} | dict.fromkeys(
+        range(24, 32), "1,0"
+    )
+    file = frame_table(tmp_path, {number: row for number, row in rows.items() if row is not None})
+    videos = VideoNames([clip_files / "clip0.mp4"])
+    assert unscored(read_annotations(file, videos=videos)) == [(0.5, 1.5)]
+    output = tmp_path / "windows.csv"
+    shown = called("prepare windows", clip_files, "--seconds", 0.25, "--labels", file, "-o", output)
+    assert "left out, touch unscored time: 4 of 8 windows" in shown.stderr
+    labels = [row["label"] for row in csv.DictReader(output.read_text().splitlines())]
+    assert labels == ["run", "run", "background", "background"]
+
+
+def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path):
+    file = frame_table(tmp_path, dict.fromkeys(range(16), "0,1"))
+    videos = VideoNames([clip_files / "clip0.mp4"])
+    assert unscored(read_annotations(file, videos=videos, fps=16)) == [(1.0, 2.0)]
+    message = refused("prepare annotations", file, "--videos", clip_files, code=4)
+    assert "has 16 frames, and the video 32" in message
+    assert "set --fps" in message
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        ({"a": [0, 0]}, []),
+        ({"a": [0, 1]}, [(1, 2)]),
+        ({"a": [0.25, 0]}, [(0, 0.25)]),
+        ({"a": [0, 1], "b": [0.5, 1.5]}, [(1.5, 2)]),
+        ({"a": [0, 1], "b": [0, 0]}, []),
+    ],
+)
+def test_time_outside_the_intervals_of_observations_is_unscored(
+    tmp_path: Path, intervals: dict[str, list], expected: list
+):
+    assert unscored(read_annotations(project(tmp_path, **intervals))) == expected
+
+
+def test_an_interval_runs_on_over_queued_media(tmp_path: Path):
+    file = project(tmp_path, a=[0, 3])
+    document = json.loads(file.read_text())
+    document["observations"]["a"] |= {
+        "file": {"1": ["clip0.mp4", "clip1.mp4"]},
+        "events": [[time, "", "run", "", "", 0] for time in (11.0, 12.5)],
+        "time offset": 10.0,
+        "media_info": {"length": {"clip0.mp4": 2.0, "clip1.mp4": 2.0}},
+    }
+    file.write_text(json.dumps(document))
+    found = [(bout.video, bout.start, bout.end, bout.label) for bout in read_annotations(file)]
+    assert found == [
+        ("clip0.mp4", 1, 2, "run"),
+        ("clip1.mp4", 0, 0.5, "run"),
+        ("clip1.mp4", 1, 2, "unscored"),
+    ]
+
+
+def test_annotations_state_unscored_time_and_convert_it(tmp_path: Path, clip_files: Path):
+    file = frame_table(tmp_path, {number: "0,1" if number < 16 else "-1,-1" for number in range(32)})
+    shown = called("prepare annotations", file, "--videos", clip_files)
+    assert shown.stderr.splitlines() == [
+        "1 video, 1 bout",
+        "  run: 1 bout, 1.0 s",
+        "unscored in 1 video: 1.0 s",
+    ]
+    document = json_of("prepare annotations", file, "--videos", clip_files, "-q")
+    assert document["unscored"] == {"videos": 1, "seconds": 1.0}
+    for kind in ("elan", "frames"):
+        output = tmp_path / f"back_{kind}"
+        run("prepare annotations", file, "--videos", clip_files, "--to", kind, "-o", output, "-q")
+        back = read_annotations(output, kind=kind, fps=16)
+        assert unscored(back) == [(1.0, 2.0)]
+
+
+def test_unscored_time_does_not_count_in_scores(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    video, truth = clip_files / "clip0.mp4", tmp_path / "truth.csv"
+    command = ["predict", video, "-c", classifier_run, "--timeline", "--window", 0.5, "--truth", truth]
+    label = json_of(*command[:-2], "-q")[0]["bouts"][0]["label"]
+    truth.write_text(
+        f"video,start,end,label\nclip0,0,0.5,{label}\nclip0,1,1.5,{label}\nclip0,1.5,2,unscored\n"
+    )
+    document = json_of(*command, "--json", "-q")
+    assert document["unscored"] == 0.5
+    assert document["frames"] == 24
+    assert [each["name"] for each in document["classes"]].count("unscored") == 0
+    assert "not scored: 0.5 s that no one has labeled" in called(*command).stderr
+    truth.write_text("video,start,end,label\nclip0,0,2,unscored\n")
+    assert "all time of the videos is unscored" in refused(*command, code=4)

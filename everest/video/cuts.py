@@ -95,5 +95,12 @@ def pes_state(path: Video, position: int | None) -> PesState:
             if flags & 0x10:  # with data
                 if not is_next:
                     return PesState(False, False)
-                number, is_filled = flags & 15, bool(flags & 0x20)
+                number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
     return PesState(is_filled or not part, True)
+
+
+def _is_filled(part: bytes) -> bool:
+    """Whether the adaptation field of a part of a transport stream is longer than its clocks need."""
+    length, flags = part[4], part[5]
+    clocks = 6 * bool(flags & 0x10) + 6 * bool(flags & 8) + bool(flags & 4)
+    return length == 0 or (length > 1 + clocks and part[4 + length] == 0xFF)

@@ -22,6 +22,7 @@ from everest.video.stream import decoder_errors, open_stream, packets
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
+UNTIMED_FORMATS: Final = frozenset({"avi", "asf"})  # store the order of display at most
 PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
 REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
 
@@ -46,7 +47,7 @@ class Loss(NamedTuple):
     """Packets that cannot be decoded."""
 
     frames: int  # that came before it
-    packets: int
+    packets: int  # 0: known by the times of the frames only
 
 
 def decode_frames(
@@ -59,6 +60,7 @@ def decode_frames(
     keys: list[Entry] | None = None,
     stamps: list[int | None] | None = None,
     losses: list[Loss] | None = None,
+    from_any: bool = False,
 ) -> Generator[Decoded]:
     """Decode frames in display order from an entry, or from the start; nothing if it is not reached.
 
@@ -69,6 +71,7 @@ def decode_frames(
         keys: receives the keyframes.
         stamps: receives the time stamps of the packets, as decoded.
         losses: receives what cannot be decoded.
+        from_any: begin at any packet, not at the first keyframe.
     Raises:
         VideoError: the file cannot be opened, or a decoder fails other than by invalid data.
     """
@@ -76,38 +79,39 @@ def decode_frames(
         codec = stream.codec_context
         skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
         count, lost = 0, 0
-        has_begun, waits = False, False  # for a keyframe, after a damage
+        is_timed = container.format.name not in UNTIMED_FORMATS
+        waits = entry is None and not from_any  # for a keyframe, at the start and after a damage
+        breaks = 0
         for number, packet, is_damaged, breaks_off in _judged_packets(path, container, stream, entry):
             is_key = packet.is_keyframe and packet.size > 0
             if stamps is not None and packet.size:
                 stamps.append(packet.pts)
             if waits and packet.size:
                 if not is_key or is_damaged:
-                    lost += 1
+                    lost += breaks > 0 or is_damaged
                     continue
                 waits = False
-                if lost and losses is not None:
+                if (lost or breaks) and losses is not None:
                     losses.append(Loss(count, lost))
-                lost = 0
+                lost, breaks = 0, 0
             if keys is not None and is_key:
                 keys.append(_entry(container, packet, number))
             if skips:
                 if packet.pts in needless:
                     continue
                 codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
-            has_begun = has_begun or is_key or count > 0
             frames: list[VideoFrame] = []
             ends = skips and last is not None and packet.pts == last
             with decoder_errors(path):
                 if not is_damaged:
                     try:
                         frames = packet.decode()
-                    except InvalidDataError:  # before the first keyframe there is nothing to refer to
-                        is_damaged = has_begun
+                    except InvalidDataError:
+                        is_damaged = True
                 sound = list(takewhile(lambda frame: not frame.is_corrupt, frames))
                 if len(sound) < len(frames):  # what the decoder still holds may refer to this frame
                     is_damaged = True
-                elif is_damaged or breaks_off or ends:
+                elif ends or ((is_damaged or breaks_off) and is_timed):
                     held = codec.decode(None)
                     sound += takewhile(lambda frame: not frame.is_corrupt, held)
                 if is_damaged or breaks_off:
@@ -116,11 +120,15 @@ def decode_frames(
                 yield Decoded(frame, place)
             count += len(sound)
             lost += is_damaged
+            breaks += is_damaged or breaks_off
             waits = waits or is_damaged or breaks_off
             if ends:
                 return
         if lost and losses is not None:
             losses.append(Loss(count, lost))
+        has_keyframe = not waits or breaks > 0 or lost > 0
+    if not has_keyframe:
+        yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
 
 
 def _judged_packets(

@@ -181,7 +181,7 @@ def _unpacked(facts: bytes) -> VideoFile:
 
 def _read_facts(path: Video) -> VideoFile:
     with open_stream(path) as (container, stream):
-        packets = stamped_packets(path, container, stream)
+        packets, is_trusted = stamped_packets(path, container, stream)
         with decoder_errors(path):
             format_name, promised = container.format.name, _promised_seconds(container, stream)
             fps = float(stream.average_rate or stream.guessed_rate or 25)
@@ -199,11 +199,14 @@ def _read_facts(path: Video) -> VideoFile:
     notices = ["is turned by an angle that is no multiple of 90 degrees; the nearest is used"] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    if packets:
-        index, losses = StampedIndex.of(packets), []
+    stamped = StampedIndex.of(packets) if packets else None
+    if stamped is not None and is_trusted:
+        index, losses = stamped, []
     else:
         index, losses, repaired = count_frames(path, step=second / fps)
         notices += repaired.notices()
+        if stamped is not None and not losses and repaired.is_sound and index.frames == stamped.frames:
+            index = stamped
     if index.times.size:
         seconds = (index.times - index.times[0]) / second
         promised -= float(index.times[0]) / second
@@ -274,7 +277,8 @@ def _missing(
         begin = float(seconds[loss.frames - 1]) + step if loss.frames else -lasting
         if loss.frames < seconds.size:
             end = float(seconds[loss.frames])
-            yield begin, end if end - begin > step / 2 else begin + lasting
+            if end - begin > step / 2 or lasting:
+                yield begin, max(end, begin + lasting if end - begin <= step / 2 else end)
     end = float(seconds[-1]) + step
     breaks_off = bool(losses) and losses[-1].frames == seconds.size
     cut = is_cut(path)

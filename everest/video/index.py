@@ -35,7 +35,7 @@ from everest.video.times import Repaired, repaired
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-SHORT_STEP: Final = 0.6  # of the steps around it: our choice; a stamp in a wrong place makes one of up to 0.5
+EVEN: Final = 1.6  # our choice: how much longer or shorter than usual a step may be; 3:2 pull-down has 1.5
 COMPARED: Final = 6  # frames from each entry on
 MOST_HELD: Final = 16  # frames that a decoder holds back
 LEAST_BETWEEN: Final = 16  # packets from one entry to the next: nearer ones save no time
@@ -190,27 +190,29 @@ def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
     return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
 
 
-def stamped_packets(path: Video, container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The packets that show a frame, in decode order; empty if their stamps cannot be trusted.
+def stamped_packets(path: Video, container: InputContainer, stream: VideoStream) -> tuple[list[Packet], bool]:
+    """The packets that show a frame, in decode order, and whether their stamps can be trusted without decoding.
 
+    Returns:
+        No packets if stamps are missing, or if the format or codec has none for each frame.
     Raises:
         VideoError: a part of the file cannot be read.
     """
     codec = stream.codec_context
     if not container.format.name.startswith(STAMPED_FORMATS) or codec.name in COUNTED_CODECS:
-        return []
+        return [], False
     stamped = []
     for packet in packets(path, container, stream):
         if not packet.size or packet.is_corrupt or packet.is_discard:
             continue
         if packet.pts is None:
-            return []
+            return [], False
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
         stamped.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0))
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
     delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
-    return stamped if _are_in_a_possible_order(times, delay) else []
+    return stamped, _are_in_a_possible_order(times, delay)
 
 
 def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
@@ -227,8 +229,8 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
         return True
     if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
         return False
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(steps, 2, mode="edge"), 5)
-    return bool(np.all(steps > SHORT_STEP * np.median(around, axis=1)))
+    # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
+    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(EVEN)))
 
 
 def count_frames(path: Video, *, step: float) -> tuple[CountedIndex, list[Loss], Repaired]:

@@ -22,6 +22,7 @@ class Repaired(NamedTuple):
     times: NDArray[np.int64]  # (F,); empty: not known
     replaced: int  # frames whose time was missing or wrong
     restarts: list[int]  # frames at which the stamps start again
+    is_sound: bool  # the stamps are those of the frames, in their order
 
     def notices(self) -> list[str]:
         """What a user should know."""
@@ -50,10 +51,11 @@ def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) 
     known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
     values = np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
     if 2 * known.size <= len(stamps):
-        return Repaired(values[:0], 0, [])
+        return Repaired(values[:0], 0, [], False)
+    is_sound = True
     of_packets = np.array([stamp for stamp in packet_stamps if stamp is not None], dtype=np.int64)
     if np.sum(np.diff(of_packets) < 0) < np.sum(np.diff(values) < 0):
-        values = np.sort(values)
+        values, is_sound = np.sort(values), False
     steps = np.diff(values)
     usual = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
     times = values.copy()
@@ -85,14 +87,14 @@ def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) 
                 continue
         kept.append(i)
     if len(stamps) - len(kept) > MOST_REPLACED * len(stamps):
-        return Repaired(values[:0], 0, [])
+        return Repaired(values[:0], 0, [], False)
     rising = np.interp(np.arange(len(stamps)), known[kept], times[kept].astype(np.float64))
     for side, end in ((slice(None, known[kept[0]]), 0), (slice(known[kept[-1]] + 1, None), -1)):
         numbers = np.arange(len(stamps))[side]
         rising[side] = times[kept[end]] + usual * (numbers - known[kept[end]])
     result = rising.round().astype(np.int64)
     result[known[kept]] = times[kept]
-    return Repaired(result, len(stamps) - len(kept), restarts)
+    return Repaired(result, len(stamps) - len(kept), restarts, is_sound and len(kept) == len(stamps))
 
 
 def _is_smoother_without_last(

@@ -102,7 +102,6 @@ def predict_timeline(
         run = _RunWindows()
         try:
             run.times = frame_times(sample.video)
-            run.windows = windows_of(sample, model.views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
             windows = windows_of(sample, model.views, window=window, step=step)

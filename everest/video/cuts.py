@@ -25,7 +25,7 @@ def _opened(path: Video) -> Iterator[IO[bytes]]:
 
 
 def is_cut(path: Video) -> bool:
-    """Whether a file ends within a part: of ISO media, Matroska, AVI, ASF, transport streams; else False."""
+    """Whether a file ends within a part: of ISO media, Matroska, AVI, ASF, FLV, MPEG-TS; else False."""
     size = video_version(path)[0]
     with _opened(path) as file:
         begin = file.read(4096)
@@ -45,6 +45,11 @@ def is_cut(path: Video) -> bool:
             == b"\x47"
         ):
             return size % TS_PACKET > 0
+        if begin.startswith(b"FLV"):  # each part ends with its size
+            file.seek(max(size - 4, 0))
+            last = int.from_bytes(file.read(4))
+            file.seek(max(size - 4 - last + 1, 0))
+            return last != int.from_bytes(file.read(3)) + 11
         at = begin.find(ASF_FILE)
         return at >= 0 and int.from_bytes(begin[at + 40 : at + 48], "little") > size
 

@@ -16,13 +16,14 @@ from av import Packet, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.error import InvalidDataError
 
-from everest.video.cuts import pes_state
+from everest.video.cuts import is_cut, pes_state
 from everest.video.source import Video
 from everest.video.stream import decoder_errors, open_stream, packets
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
-UNTIMED_FORMATS: Final = frozenset({"avi", "asf"})  # store the order of display at most
+# Where they break off, it is not known which frames are missing among those that the decoder still holds.
+UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "h264", "hevc", "m4v", "mpegvideo"})
 PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
 REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
 
@@ -111,9 +112,11 @@ def decode_frames(
                 sound = list(takewhile(lambda frame: not frame.is_corrupt, frames))
                 if len(sound) < len(frames):  # what the decoder still holds may refer to this frame
                     is_damaged = True
-                elif ends or ((is_damaged or breaks_off) and is_timed):
-                    held = codec.decode(None)
-                    sound += takewhile(lambda frame: not frame.is_corrupt, held)
+                elif ends or is_damaged or breaks_off:
+                    held = list(takewhile(lambda frame: not frame.is_corrupt, codec.decode(None)))
+                    sound, lost = (sound + held, lost) if is_timed else (sound, lost + len(held))
+                elif not is_timed and not packet.size and count and is_cut(path):
+                    sound, lost = [], lost + len(sound)
                 if is_damaged or breaks_off:
                     codec.flush_buffers()
             for place, frame in enumerate(sound, start=number * PLACES):

@@ -30,7 +30,14 @@ from numpy.typing import NDArray
 from everest.system.storage import RemotePath
 from everest.video.cuts import is_cut
 from everest.video.decoding import Loss, decode_frames
-from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
+from everest.video.index import (
+    MOST_HELD,
+    CountedIndex,
+    FrameIndex,
+    StampedIndex,
+    count_frames,
+    stamped_packets,
+)
 from everest.video.orientation import Orientation, orientation_of
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
@@ -273,12 +280,14 @@ def _missing(
         step: seconds that a frame is shown.
     """
     for loss in losses:
-        lasting = loss.packets * step
-        begin = float(seconds[loss.frames - 1]) + step if loss.frames else -lasting
+        # Frames that the decoder still held may be shown after missing ones.
+        held = range(max(loss.frames - MOST_HELD, 0), loss.frames - 1)
+        last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), loss.frames - 1)
+        begin = float(seconds[last]) + step if loss.frames else -loss.packets * step
         if loss.frames < seconds.size:
             end = float(seconds[loss.frames])
-            if end - begin > step / 2 or lasting:
-                yield begin, max(end, begin + lasting if end - begin <= step / 2 else end)
+            if loss.packets or end - begin > step / 2:
+                yield begin, max(end, begin + step)
     end = float(seconds[-1]) + step
     breaks_off = bool(losses) and losses[-1].frames == seconds.size
     cut = is_cut(path)

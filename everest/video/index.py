@@ -31,7 +31,7 @@ from av.container import InputContainer
 from everest.video.decoding import Decoded, Entry, Loss, decode_frames
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, packets
-from everest.video.times import Repaired, repaired
+from everest.video.times import Repaired, places_with, repaired
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
@@ -259,21 +259,15 @@ def count_frames(path: Video, *, step: float) -> tuple[CountedIndex, list[Loss],
             places.append(place)
             stamps.append(frame.pts)
             duration = frame.duration
-    fixed = repaired(stamps, packet_stamps)
-    times = fixed.times if fixed.times.size else _untimed(len(places), losses, step)
+    fixed = repaired(stamps, packet_stamps, losses)
+    times = fixed.times
+    if not times.size and losses:
+        times = (places_with(losses, len(places)) * step).round().astype(np.int64)
     marks = Counter(key.mark for key in keys)
     entries = _working(path, [key for key in chosen if marks[key.mark] == 1], places, checksums)
     columns = np.array([(first, *astuple(entry)) for first, entry in entries], dtype=np.int64).reshape(-1, 4)
     index = CountedIndex(np.array(places, dtype=np.int64), times, *columns.T, last_duration=duration or 0)
     return index, losses, fixed
-
-
-def _untimed(count: int, losses: Sequence[Loss], step: float) -> np.ndarray:
-    """The times of frames at a constant rate with a place for each lost one; empty if none is lost."""
-    numbers = np.arange(count if losses else 0)
-    for loss in losses:
-        numbers[loss.frames :] += loss.packets
-    return (numbers * step).round().astype(np.int64)
 
 
 def _working(

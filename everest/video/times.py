@@ -37,7 +37,9 @@ class Repaired(NamedTuple):
         return found
 
 
-def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) -> Repaired:
+def repaired(
+    stamps: Sequence[int | None], packet_stamps: Sequence[int | None], lost: Sequence[tuple[int, int]] = ()
+) -> Repaired:
     """Make time stamps rise, and keep all that can be right.
 
     A single stamp that repeats another or is out of order is replaced by the middle of its neighbors. Where
@@ -47,6 +49,7 @@ def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) 
         stamps: of the frames, as shown.
         packet_stamps: of the packets, as decoded. If these fall less often, they are times of decoding, which
             have the right values in the wrong order.
+        lost: frames after which packets were lost, and how many.
     """
     known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
     values = np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
@@ -55,7 +58,8 @@ def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) 
     is_sound = True
     of_packets = np.array([stamp for stamp in packet_stamps if stamp is not None], dtype=np.int64)
     if np.sum(np.diff(of_packets) < 0) < np.sum(np.diff(values) < 0):
-        values, is_sound = np.sort(values), False
+        is_sound = False
+        values = np.sort(of_packets)[places_with(lost, len(stamps))[known]] if lost else np.sort(values)
     steps = np.diff(values)
     usual = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
     times = values.copy()
@@ -95,6 +99,14 @@ def repaired(stamps: Sequence[int | None], packet_stamps: Sequence[int | None]) 
     result = rising.round().astype(np.int64)
     result[known[kept]] = times[kept]
     return Repaired(result, len(stamps) - len(kept), restarts, is_sound and len(kept) == len(stamps))
+
+
+def places_with(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
+    """The numbers that `count` frames would have with the lost ones among them."""
+    numbers = np.arange(count)
+    for frames, packets in lost:
+        numbers[frames:] += packets
+    return numbers
 
 
 def _is_smoother_without_last(

@@ -66,7 +66,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
 
     def counting(*arguments, **options):
         for frame in decode_frames(*arguments, **options):
-            shown.append(frame.pts)
+            shown.append(frame.frame.pts)
             yield frame
 
     with monkeypatch.context() as counted:

@@ -83,9 +83,8 @@ CONTAINERS: dict[str, tuple[str, dict[str, str], Sequence[str]]] = {
     ),
     "mpg": ("mpeg", {}, ("mpeg1-b", "mpeg2", "mpeg2-b", "h264-b")),
     "vob": ("vob", {}, ("mpeg2", "mpeg2-b")),
-    "asf": ("asf", {}, ("h264-b", "mpeg4", "mpeg4-b", "mpeg2-b", "wmv2", "mjpeg")),
+    "asf": ("asf", {}, ("h264-b", "mpeg4", "mpeg4-b", "wmv2", "mjpeg")),
     "flv": ("flv", {}, ("h264", "h264-b", "flv1")),
-    "nut": ("nut", {}, ("mpeg4-b", "h264-b")),
     "h264": ("h264", {}, ("h264", "h264-b", "h264-open")),
     "m2v": ("mpeg2video", {}, ("mpeg2", "mpeg2-b")),
 }
@@ -132,6 +131,7 @@ class Written:
     seconds: dict[int, float]  # by the number of a frame; a player shows all of these, if nothing is damaged
     retimed: frozenset[int] = frozenset()  # frames whose time stamps are wrong in the file
     may_lack: bool = False  # frames may be missing
+    last_is_guessed: bool = False  # the time of the last frame, of formats without one for each frame
     shows_lack: bool = True  # whether the file shows that they are
     transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = (
         None  # of the upright picture to the shown
@@ -203,8 +203,8 @@ def _with_stamp(packets: list[Packet], number: int, change: Callable[[list[int]]
     stamps = sorted(packet.pts for packet in packets if packet.pts is not None)
     packet = next(packet for packet in packets if packet.pts == stamps[number])
     packet.pts = change(stamps)
-    if all(one.pts == one.dts for one in packets if one is not packet):  # no B-frames: decoded when shown
-        packet.dts = packet.pts
+    for each in packets:  # a muxer refuses frames that are shown before they are decoded
+        each.dts = (each.dts or 0) - 1000
     return packets
 
 
@@ -224,7 +224,7 @@ MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[NDArray[np.uint8]
     "transposed": ((0, 1, 1, 0), lambda x: x.transpose(1, 0, 2)),
     "transposed and turned by 180": ((0, -1, -1, 0), lambda x: x.transpose(1, 0, 2)[::-1, ::-1]),
 }
-TIMED = {"mp4", "mp4-fragments", "mov", "mkv", "webm", "ts", "asf", "flv", "nut"}  # any times
+TIMED = {"mp4", "mp4-fragments", "mov", "mkv", "webm", "ts", "asf", "flv"}  # any times
 UNTIMED = {"avi", "asf"}  # with B-frames: store times of decoding, and PyAV changes the first and the last
 CUTS = (0.35, 0.5, 0.62, 0.77, 0.9)
 LOST = (0.3, 0.45, 0.6, 0.75)  # of the packets of a transport stream
@@ -319,11 +319,12 @@ def write_case(case: Case, path: Path) -> Written:
         if case.container == "ts":
             end -= end % 188 - (0 if "between" in accident else 90)
         path.write_bytes(data[:end])
-        shows = case.container in ("mp4", "mp4-fragments", "mov", "mkv", "webm", "avi", "asf", "flv")
+        shows = case.container in ("mp4", "mp4-fragments", "mov", "mkv", "webm", "avi", "asf")
         return Written(
             path=path,
             seconds=even,
             may_lack=True,
+            last_is_guessed=case.container in ("mpg", "vob", "h264", "m2v"),
             shows_lack=shows or (case.container == "ts" and end % 188 > 0),
         )
     if accident.startswith("lost"):

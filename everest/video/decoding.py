@@ -23,7 +23,7 @@ from everest.video.stream import decoder_errors, open_stream, packets
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
 # Where they break off, it is not known which frames are missing among those that the decoder still holds.
-UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "h264", "hevc", "m4v", "mpegvideo"})
+UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
 PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
 REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
 

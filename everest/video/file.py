@@ -210,7 +210,7 @@ def _read_facts(path: Video) -> VideoFile:
     if stamped is not None and is_trusted:
         index, losses = stamped, []
     else:
-        index, losses, repaired = count_frames(path, step=second / fps)
+        index, losses, repaired = count_frames(path, step=second / fps, of_decoding=format_name == "avi")
         notices += repaired.notices()
         if stamped is not None and not losses and repaired.is_sound and index.frames == stamped.frames:
             index = stamped

@@ -191,7 +191,7 @@ def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
 
 
 def stamped_packets(path: Video, container: InputContainer, stream: VideoStream) -> tuple[list[Packet], bool]:
-    """The packets that show a frame, in decode order, and whether their stamps can be trusted without decoding.
+    """The packets that show a frame, in decode order, and whether their stamps can be trusted.
 
     Returns:
         No packets if stamps are missing, or if the format or codec has none for each frame.
@@ -233,11 +233,12 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
     return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(EVEN)))
 
 
-def count_frames(path: Video, *, step: float) -> tuple[CountedIndex, list[Loss], Repaired]:
+def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[CountedIndex, list[Loss], Repaired]:
     """Decode a file to count its frames, and find the entries that work.
 
     Args:
         step: from one frame to the next in the stream's units, by the stated rate.
+        of_decoding: the file stores times of decoding only.
     Returns:
         The index, what cannot be decoded, and the times with what was repaired of them.
     """
@@ -259,7 +260,7 @@ def count_frames(path: Video, *, step: float) -> tuple[CountedIndex, list[Loss],
             places.append(place)
             stamps.append(frame.pts)
             duration = frame.duration
-    fixed = repaired(stamps, packet_stamps, losses)
+    fixed = repaired(stamps, packet_stamps, losses, of_decoding=of_decoding)
     times = fixed.times
     if not times.size and losses:
         times = (places_with(losses, len(places)) * step).round().astype(np.int64)

@@ -23,6 +23,8 @@ from everest.video.source import Video, decoder_input
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
 KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), ("avi", 8, b"AVI "))
+HEAD: Final = 21  # bytes that show the format
+ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -100,10 +102,12 @@ def open_container(path: Video) -> InputContainer:
         source = decoder_input(path)
         if isinstance(source, str):
             with Path(source).open("rb") as file:
-                begin = file.read(12)
+                begin = file.read(HEAD)
         else:
-            begin = source.read(12)
+            begin = source.read(HEAD)
             source.seek(0)
+        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
+            raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
         options = INPUT_OPTIONS if known is None else {}

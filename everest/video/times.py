@@ -38,7 +38,11 @@ class Repaired(NamedTuple):
 
 
 def repaired(
-    stamps: Sequence[int | None], packet_stamps: Sequence[int | None], lost: Sequence[tuple[int, int]] = ()
+    stamps: Sequence[int | None],
+    packet_stamps: Sequence[int | None],
+    lost: Sequence[tuple[int, int]] = (),
+    *,
+    of_decoding: bool = False,
 ) -> Repaired:
     """Make time stamps rise, and keep all that can be right.
 
@@ -49,6 +53,7 @@ def repaired(
         stamps: of the frames, as shown.
         packet_stamps: of the packets, as decoded. If these fall less often, they are times of decoding, which
             have the right values in the wrong order.
+        of_decoding: they are times of decoding in any case.
         lost: frames after which packets were lost, and how many.
     """
     known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
@@ -57,7 +62,7 @@ def repaired(
         return Repaired(values[:0], 0, [], False)
     is_sound = True
     of_packets = np.array([stamp for stamp in packet_stamps if stamp is not None], dtype=np.int64)
-    if np.sum(np.diff(of_packets) < 0) < np.sum(np.diff(values) < 0):
+    if of_decoding or np.sum(np.diff(of_packets) < 0) < np.sum(np.diff(values) < 0):
         is_sound = False
         values = np.sort(of_packets)[places_with(lost, len(stamps))[known]] if lost else np.sort(values)
     steps = np.diff(values)

@@ -91,11 +91,12 @@ CONTAINERS: dict[str, tuple[str, dict[str, str], Sequence[str]]] = {
 
 
 def painted(number: int) -> NDArray[np.uint8]:
-    """(48, 64, 3): the number in binary above, something that moves, and the mark."""
+    """(48, 64, 3): the number in binary, noise, and the mark."""
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     bits = number >> np.arange(BITS) & 1
     frame[:16] = np.repeat(np.where(bits, 225, 25), WIDTH // BITS)[None, :, None]
-    frame[16:32] = ((np.arange(WIDTH) * 2 + 5 * number) % 200 + 20)[None, :, None]
+    noise = np.random.default_rng(number).integers(20, 220, (8, WIDTH // 2, 3))
+    frame[16:32] = noise.repeat(2, axis=0).repeat(2, axis=1)  # so that a frame has many bytes
     frame[32:] = np.repeat(np.where(MARK, 225, 25), WIDTH // BITS)[None, :, None]
     return frame
 
@@ -340,7 +341,7 @@ def write_case(case: Case, path: Path) -> Written:
 
 
 def _video_packet(data: bytes, share: float, *, is_start: bool) -> int:
-    """The number of a packet with video at or after a share of a transport stream; ValueError if there is none."""
+    """The number of a packet with video after a share of a transport stream; ValueError if there is none."""
     count = len(data) // 188
     for at in range(int(share * count), count):
         begin, rest = data[188 * at + 1 : 188 * at + 3]

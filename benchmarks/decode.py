@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py [--rounds 15] [--folder FILES]
 
-torchcodec takes part where it is installed and finds FFmpeg. A frame is wrong when another frame of a decode
+A frame is wrong when another frame of a decode
 of all frames in a row is nearer to it.
 """
 
@@ -18,7 +18,6 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.video.backends import torchcodec_works
 from everest.video.reader import probe, read_frames
 
 Decode = Callable[[Path, list[int]], np.ndarray]
@@ -31,21 +30,9 @@ def pyav(path: Path, ids: list[int]) -> np.ndarray:
     return read_frames(path, ids, decoder="pyav").numpy()
 
 
-def torchcodec(path: Path, ids: list[int], mode: str = "exact") -> np.ndarray:
-    """torchcodec on its own."""
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=mode)
-    return decoder.get_frames_at(ids).data.numpy()
-
-
 def backends() -> dict[str, Decode]:
     """By name, decord first."""
-    found: dict[str, Decode] = {"decord": plain_input.decode, "pyav": pyav}
-    if torchcodec_works():
-        found["torchcodec"] = torchcodec
-        found["torchcodec approximate"] = lambda path, ids: torchcodec(path, ids, "approximate")
-    return found
+    return {"decord": plain_input.decode, "pyav": pyav}
 
 
 def wrong(decode: Decode, path: Path) -> int | str:

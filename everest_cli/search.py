@@ -9,7 +9,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.option_groups import WriterOptions, grouped
-from everest_cli.output import print_json
+from everest_cli.output import print_json, say
 
 FeaturesFile = Annotated[
     Path, typer.Option("--features", metavar="F", help="A file of everest extract --features video.")
@@ -70,3 +70,8 @@ def search(
             typer.echo(query.name)
             for neighbor, similarity in zip(neighbors, similarity_texts(neighbors), strict=True):
                 typer.echo(f"  {similarity:>6}  {file.name(neighbor.row)}")
+    damaged = [query for query in starts if query.damage is not None]
+    for query in damaged:
+        say(f"{query.name}: {query.damage}")
+    if damaged:
+        raise typer.Exit(4)

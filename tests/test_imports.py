@@ -19,7 +19,7 @@ ROOMS = (
     *("evaluation", "profiling", "footage", "prepare", "suggest", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
-DECODERS = {"av", "decord", "torchcodec"}
+DECODERS = {"av", "decord"}
 
 
 def modules() -> dict[str, Path]:

@@ -79,7 +79,7 @@ class DataSettings:
     mean: Channels[Share] | None = None
     std: Channels[PixelStd] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
-    decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
     # seconds, the length of Kinetics' videos; at least one.
     clips_per_video: ClipsPerVideo = 1

@@ -23,7 +23,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
 from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.window_features import INDEX, add_window_rows, write_arrays
+from everest.inference.window_features import DAMAGED, INDEX, add_window_rows, write_arrays
 from everest.lists.inputs import refuse_same_stems
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -71,7 +71,7 @@ def extract(
         per_video: write a folder with an array for each video, see `write_arrays`.
     Returns:
         The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
-        the windows before the damage.
+        the intact windows.
     Raises:
         DataError: no video can be read.
         RecipeError: `out` exists, is an input or has an unknown suffix, or `OUT.parts` belongs to another
@@ -113,7 +113,7 @@ def extract(
             add_window_rows(
                 store, model, samples, row_of, window=window, step=step, batch=batch, report=report
             )
-        skipped = [(video, problem) for video, problem in store.samples if problem is not None]
+        skipped = [(video, text) for video, text in store.samples if text not in (None, DAMAGED)]
         names = [video for video, problem in store.samples if problem is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
         if window is not None:

@@ -9,7 +9,7 @@ W windows, V views, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from everest.inference.over_videos import over_videos
 from everest.inference.top_classes import answers_of, check_options
 from everest.lists.sample import Sample
 from everest.system.events import Report
-from everest.video.reader import TOLERANCE, frame_range, frame_times, frames_in_order, probe
+from everest.video.reader import TOLERANCE, frame_range, frame_times, intact_frames, known_damage, probe
 from everest.video.source import Video
 
 SHORTEST: Final = 0.001  # seconds of a window or a step
@@ -112,23 +112,27 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     return windows
 
 
-def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor]:
-    """Yield the views (V, C, T, H, W) uint8 of each window in turn.
-
-    Raises:
-        VideoError: a frame of the next window cannot be decoded.
-    """
+def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
+    """Yield the views (V, C, T, H, W) uint8 of each window in turn; None if one of its frames is damaged."""
     spans = [(window.first, window.length) for window in windows]
     needed = [views.windows(footage) for footage in footages(path, spans, views.fps)]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
-    wanted = np.unique(np.stack(needed))
-    frames = zip(wanted.tolist(), frames_in_order(path, wanted, channels=views.channels), strict=True)
-    held: dict[int, Tensor] = {}  # (C, 1, H', W') by number
+    wanted = np.unique(np.stack(needed)).tolist()
+    frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
+    held: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
     for ids, oldest in zip(needed, lowest, strict=True):
         held = {number: frame for number, frame in held.items() if number >= oldest}
         while ids.max() not in held:
             number, frame = next(frames)
-            held[number] = views.resized(frame[None])
+            held[number] = None if frame is None else views.resized(frame[None])
         numbers, indices = np.unique(ids, return_inverse=True)
-        video = torch.cat([held[number] for number in numbers.tolist()], dim=1)  # (C, F, H', W')
-        yield torch.stack(views.cut(video, indices))
+        shown = [frame for number in numbers.tolist() if (frame := held[number]) is not None]
+        is_intact = len(shown) == len(numbers)
+        yield torch.stack(views.cut(torch.cat(shown, dim=1), indices)) if is_intact else None
+
+
+def damage_of(sample: Sample, windows: Sequence[Window], skipped: Iterable[Window]) -> str | None:
+    """What is missing from a sample: known damage of the file, and the windows that were `skipped` for it."""
+    is_open = sample.end is None and sample.end_frame is None
+    within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
+    return known_damage(sample.video, [(window.start, window.end) for window in skipped], within=within)

@@ -38,12 +38,12 @@ from everest.inference.idle import (
 )
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch
-from everest.inference.predictions import check_windows, window_clips, windows_of
+from everest.inference.predictions import check_windows, damage_of, window_clips, windows_of
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.video.reader import VideoError, frame_times
+from everest.video.reader import VideoError, frame_times, repairs
 
 NO_CLASS: Final[dict[str, Any]] = {"label": None, "index": None, "probability": 0.0}
 
@@ -75,9 +75,10 @@ def predict_timeline(
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each, in the
         order given; see `merge_windows` and `bouts_of_classes` for the bouts, which several heads have by
         name. Numbers have none. By content, a window also has the mean `keep` ratio, `tokens` and `gmacs` of
-        its views. A video that is unreadable, or damaged at some frame, also has `error` with
-        the reason. With `idle`, a window also has its `motion`, a skipped one no predictions, and a video has
-        `idle`: `below`, the numbers of `windows` and of those `skipped`, `seconds_saved`, and its `audit`.
+        its views. A video that is unreadable, or damaged, also has `error` with the reason; damaged windows
+        are left out. With `idle`, a window also has its `motion`, a skipped one no predictions, and a video
+        has `idle`: `below`, the numbers of `windows` and of those `skipped`, `seconds_saved`, and the
+        `audit`.
     Raises:
         CheckpointError: the model is no classifier.
         RecipeError: a clip spans the whole video, so there is no default window; `window` or `step` is below
@@ -101,15 +102,20 @@ def predict_timeline(
         run = _RunWindows()
         try:
             run.times = frame_times(sample.video)
-            run.windows = windows_of(sample, model.views, window=window, step=step)
-            clips = window_clips(sample.video, run.windows, model.views)
-            for part in _batches(zip(run.windows, clips, strict=True), batch):
+            for text in repairs(sample.video):
+                report(notice(text))
+            windows = windows_of(sample, model.views, window=window, step=step)
+            clips = window_clips(sample.video, windows, model.views)
+            intact = ((at, clip) for at, clip in zip(windows, clips, strict=True) if clip is not None)
+            for part in _batches(intact, batch):
                 row["windows"] += run.add(model, part, idle, top)
-                report({"event": "window", "done": len(row["windows"]), "windows": len(run.windows)})
+                report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
+            problem = damage_of(sample, windows, set(windows).difference(run.windows))
+            if problem is not None:
+                raise VideoError(sample.video, problem)
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
-        del run.windows[len(row["windows"]) :]  # those after damage
         bouts = _bouts(run, classes, rules)
         row["bouts"] = bouts.get("", bouts)
         if idle is not None and run.windows:
@@ -144,6 +150,7 @@ class _RunWindows:
         self.network += time.perf_counter() - began
         self.answers += means
         self.ran += runs.tolist()
+        self.windows += [current for current, _ in part]
         skipped = {"heads": {}} if model.classes.heads[0].name else {"predictions": []}
         rows = []
         for (current, _), mean, has_run, change in zip(part, means, runs, motion, strict=True):
@@ -215,7 +222,8 @@ def _idle(
     if idle.audit and len(skipped):
         rng = np.random.default_rng(0)
         drawn = np.sort(rng.choice(skipped, size=min(idle.audit, len(skipped)), replace=False))
-        clips = window_clips(sample.video, [windows[number] for number in drawn], model.views)
+        read = window_clips(sample.video, [windows[number] for number in drawn], model.views)
+        clips = [clip for clip in read if clip is not None]  # all: they were read before
         classes = model.classes
         with_class = sum(
             int(have_class(_answers(model, clip[None])[0], classes, rules).item()) for clip in clips

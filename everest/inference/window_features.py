@@ -1,7 +1,7 @@
 """Features of windows that slide over long footage; a killed call resumes inside a video.
 
 The windows are the same as of `everest predict --timeline`. Each is one row of a `RowStore`, in the order of
-the videos and of time. A damaged part of a video ends its windows.
+the videos and of time. A window with a damaged frame has no row.
 
 V views, C channels, T frames, H W pixels, D width.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +24,14 @@ from everest.errors import RecipeError
 from everest.inference.bouts import Window
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values
-from everest.inference.predictions import window_clips, windows_of
+from everest.inference.predictions import damage_of, window_clips, windows_of
 from everest.inference.row_store import RowStore, SampleEntry
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, unfinished_folder, write_text
-from everest.video.reader import VideoError, probe
+from everest.video.reader import VideoError, probe, repairs
 
+DAMAGED: Final = "a damaged window"
 INDEX: Final = "features.json"  # of a folder with an array for each video
 
 # A window with its views (V, C, T, H, W) uint8, or why the rest of a video is unreadable.
@@ -67,7 +68,8 @@ def add_window_rows(
             rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
         for sample, result in part:
             if isinstance(result, str):
-                report(notice(f"{sample.video_id}: {result}"))
+                if result != DAMAGED:
+                    report(notice(f"{sample.video_id}: {result}"))
                 store.add(sample.video_id, result)
             else:
                 times = {"starts": result[0].start, "ends": result[0].end}
@@ -86,6 +88,8 @@ def window_items(
 ) -> Iterator[Item]:
     """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
 
+    A window with a damaged frame is DAMAGED.
+
     Args:
         done: the first items, which are skipped: the video of each, and the reason if it is one.
     Raises:
@@ -96,20 +100,24 @@ def window_items(
     for sample in samples:
         try:
             windows = windows_of(sample, views, window=window, step=step)
+            for text in repairs(sample.video):
+                report(notice(text))
             own = done[at : at + len(windows)]
-            reasons = (place for place, (_, reason) in enumerate(own) if reason is not None)
-            damage = next(reasons, None)
-            known = len(own) if damage is None else damage + 1
-            other = next((video for video, _ in own[:known] if video != sample.video_id), None)
+            other = next((video for video, _ in own if video != sample.video_id), None)
             if other is not None:
                 raise _changed(other if other in passed else sample.video_id)
-            at += known
-            if damage is None and known < len(windows):
-                clips = window_clips(sample.video, windows[known:], views)
-                for place, pair in enumerate(zip(windows[known:], clips, strict=True), start=known + 1):
-                    yield sample, pair
-                    report({"event": "window", "done": place, "windows": len(windows)})
-                    at += 1
+            at += len(own)
+            is_damaged = [reason is not None for _, reason in own]
+            remaining = windows[len(own) :]
+            clips = window_clips(sample.video, remaining, views) if remaining else iter(())
+            for current, clip in zip(remaining, clips, strict=True):
+                yield sample, DAMAGED if clip is None else (current, clip)
+                is_damaged.append(clip is None)
+                report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
+                at += 1
+            problem = damage_of(sample, windows, compress(windows, is_damaged))
+            if problem is not None:
+                raise VideoError(sample.video, problem)
         except VideoError as error:
             if at >= len(done):
                 yield sample, error.reason

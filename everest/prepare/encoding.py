@@ -22,10 +22,11 @@ from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
 from everest.system.files import atomic_file
 from everest.system.storage import Location, parse_location
+from everest.video.decoding import Loss, decode_frames
 from everest.video.folders import images_in
 from everest.video.reader import image_folder, probe, read_image, resized_frames
 from everest.video.source import Video, video_version
-from everest.video.stream import VideoError, as_video_error, decode_frames
+from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import TimedFrame, read_comment, write_timed_frames
 
 FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
@@ -102,13 +103,12 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     info = probe(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
     folder = image_folder(video)
-    breaks: list[int] = []
-    shown: list[float | None] = []
+    losses: list[Loss] = []
     if folder:
         timed_frames = _image_frames(folder, settings.short_side)
     else:
         size = encoded_size(info.height, info.width, settings.short_side)
-        timed_frames = resized_frames(video, size, rate, damages=breaks, shown=shown)
+        timed_frames = resized_frames(video, size, rate, losses=losses)
     with closing(timed_frames) as frames:
         written = write_timed_frames(
             part,
@@ -120,8 +120,7 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
             comment=json.dumps(mark),
         )
     if not folder:
-        last = shown[-1] if shown else None
-        reason = damage(video, frames=written, expected=info.frames, breaks=breaks, last=last)
+        reason = damage(video, frames=written, losses=losses)
         if reason:
             raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:

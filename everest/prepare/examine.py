@@ -18,15 +18,13 @@ from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 
 from everest.data.footage import Timeline, num_timeline_frames
 from everest.lists.sample import Sample
+from everest.video.decoding import Loss, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.folders import cause_of_missing
-from everest.video.reader import TOLERANCE, image_frames, read_image
+from everest.video.reader import TOLERANCE, image_frames, known_damage, probe, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
+from everest.video.stream import VideoError, as_video_error, decoder_errors
 
-# Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
-CUT_SECONDS: Final = 1.0
-CUT_SHARE: Final = 0.1
 COMPARED: Final = 8  # our choice: frames at the beginning that are compared to find copies in other files
 
 _digest = partial(hashlib.blake2b, digest_size=16)
@@ -84,15 +82,13 @@ def _video(path: Path, blank: Inspection) -> Inspection:
     with as_video_error(path), path.open("rb") as file:
         content = hashlib.file_digest(file, _digest).hexdigest()
     opening = inspect_video(path)
-    damages: list[int] = []
+    losses: list[Loss] = []
     count, first = 0, []
-    last: float | None = None
-    with closing(decode_frames(path, damages=damages)) as frames:
-        for frame in frames:
-            with decoder_errors(path):
-                if count < COMPARED:
+    with closing(decode_frames(path, losses=losses)) as frames:
+        for frame, _ in frames:
+            if count < COMPARED:
+                with decoder_errors(path):
                     first.append(frame.to_ndarray(format="rgb24"))
-                last = frame.time
             count += 1
     return replace(
         blank,
@@ -101,7 +97,7 @@ def _video(path: Path, blank: Inspection) -> Inspection:
         duration=round(Timeline.of(path).end, 6),
         content=content,
         beginning=_hash_frames(first),
-        reason=damage(path, frames=count, expected=opening.info.frames, breaks=damages, last=last),
+        reason=damage(path, frames=count, losses=losses),
     )
 
 
@@ -124,27 +120,19 @@ def _hash_frames(frames: Sequence[NDArray[np.uint8]]) -> str | None:
     return _digest(b"".join(frame.tobytes() for frame in frames)).hexdigest()
 
 
-def damage(
-    video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float | None
-) -> str | None:
-    """Describe the damage of a file that was decoded from its first frame on; None if there is none.
+def damage(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
+    """Describe the damage of a file that was decoded completely; None if there is none.
 
     Args:
         frames: the number of decoded frames.
-        expected: the number of frames in the file's packets.
-        breaks: the packets at which decoding ended (`damages` of `decode_frames`).
-        last: the time of the last frame in seconds; None: not known.
+        losses: of `decode_frames`.
     """
-    if frames < expected:
+    known, expected = known_damage(video), probe(video).frames
+    if known is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
-    if breaks:
-        return f"damaged: breaks off after {frames} frames"
-    if last is None:
-        return None
-    promised = declared_seconds(video)
-    if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
-        return f"damaged: ends after {last:.1f} of {promised:.1f} s"
-    return None
+    if known is None and losses:
+        return f"damaged after {losses[0].frames} frames"
+    return known
 
 
 def min_median_max(values: Sequence[float]) -> dict[str, float] | None:

@@ -23,7 +23,7 @@ from everest.inference.predictions import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
 from everest.system.events import silent
-from everest.video.reader import VideoError, probe
+from everest.video.reader import VideoError, known_damage, probe
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -37,6 +37,7 @@ class Query:
     sample: Sample  # what it shows
     vectors: Floats  # (Q, D) unit rows: of its windows, or of the one video
     rows: tuple[int, ...] = ()  # of the file; empty: of another video
+    damage: str | None = None  # what is missing from it
 
 
 def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query:
@@ -77,25 +78,31 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     except VideoError as error:
         raise DataError(str(error)) from error
     sample = parts[0] if len(parts) == 1 else Sample(path=name)
-    return Query(name=text, sample=sample, vectors=encode_samples(parts, model))
+    vectors, skipped = encode_samples(parts, model)
+    within = (sample.start or -inf, inf if sample.end is None else sample.end)
+    damage = known_damage(sample.video, skipped, within=within)
+    return Query(name=text, sample=sample, vectors=vectors, damage=damage)
 
 
-def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> Floats:
-    """The features (samples, D) as unit rows.
+def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> tuple[Floats, list[tuple[float, float]]]:
+    """The features (samples, D) of the readable samples as unit rows, and the seconds of the others.
 
     Raises:
-        DataError: one of them is unreadable.
+        DataError: none of them is readable.
     """
-    rows = []
+    rows, skipped = [], []
     encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
     for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
         for sample, values in pairs:
             if isinstance(values, str):
-                raise DataError(f"{sample.video_id}: {values}")
+                if len(rows) + len(skipped) + 1 == len(samples) and not rows:
+                    raise DataError(f"{sample.video_id}: {values}")
+                skipped.append((sample.start or 0.0, inf if sample.end is None else sample.end))
+                continue
             rows.append(LEVELS["video"](values)["features"].numpy())
     features = np.stack(rows).astype(np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+    return features / np.maximum(norms, np.finfo(np.float32).tiny), skipped
 
 
 def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:

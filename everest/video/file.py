@@ -1,4 +1,4 @@
-"""Facts about a video file that its frames are read by: number, size, index, rotation.
+"""Facts about a video file that its frames are read by: number, size, index, orientation.
 
 They may be kept on the disk, so that a process need not read the packets of each file again: one small file
 for each video, named by a hash of its path, size, times and inode (in a storage: URL, size and version). A
@@ -11,23 +11,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Final
 
 import av
 import numpy as np
+from av import VideoStream
+from av.container import InputContainer
+from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
-from everest.video.index import PacketIndex, count_frames, displayed_packets, exact_backends
+from everest.video.cuts import is_cut
+from everest.video.decoding import Loss, decode_frames
+from everest.video.index import (
+    MOST_HELD,
+    CountedIndex,
+    FrameIndex,
+    StampedIndex,
+    count_frames,
+    stamped_packets,
+)
+from everest.video.orientation import Orientation, orientation_of
 from everest.video.source import Member, Video, video_version
-from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decode_frames, decoder_errors, open_stream
+from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
+from everest.video.times import frame_rate
 
-RULES: Final = 3  # to be raised with every change of the facts or of how they are found
+RULES: Final = 4  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
+DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
+# Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
+CUT_SECONDS: Final = 1.0
+CUT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +66,14 @@ class VideoFile:
     """Facts that the back-ends need to read frames of a file."""
 
     info: VideoInfo
-    index: PacketIndex
-    codec: str  # FFmpeg's name
-    stream: int  # number of the video stream in the file
-    quarter_turns: int  # counter-clockwise, to be applied to every frame
+    index: FrameIndex
+    orientation: Orientation
     second: float  # in units of the time stamps
-    exact: frozenset[str]  # back-ends other than PyAV that return its frames to the bit
+    decord_is_exact: bool
+    missing: tuple[
+        tuple[float, float], ...
+    ]  # seconds that cannot be shown, as far as known; inf: no end known
+    notices: tuple[str, ...]  # what was repaired
 
 
 _kept: list[Path] = []  # the folder in which facts are kept, if there is one
@@ -124,22 +147,22 @@ def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
 
 def _packed(video: VideoFile) -> bytes:
     """A line of JSON, and the numbers of the index: of each array its length and its differences."""
-    index = video.index
-    arrays = [index.times, index.key_times, index.key_seeks, index.order, index.counted_times]
-    values = {
+    values = {name: getattr(video.index, name) for name in video.index.__slots__}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    header = {
         "info": astuple(video.info),
-        "by_decode_stamp": index.by_decode_stamp,
-        "last_duration": index.last_duration,
-        "codec": video.codec,
-        "stream": video.stream,
-        "quarter_turns": video.quarter_turns,
+        "index": {name: value for name, value in values.items() if name not in arrays},
+        "lengths": {name: len(array) for name, array in arrays.items()},
+        "is_counted": isinstance(video.index, CountedIndex),
+        "orientation": video.orientation,
         "second": video.second,
-        "exact": sorted(video.exact),
-        "lengths": [len(array) for array in arrays],
+        "decord_is_exact": video.decord_is_exact,
+        "missing": video.missing,
+        "notices": video.notices,
     }
     # Differences are small or equal numbers, which take a tenth of the space.
-    steps = [np.diff(array, prepend=np.int64(0)).astype(NUMBERS).tobytes() for array in arrays]
-    return json.dumps(values).encode() + b"\n" + b"".join(steps)
+    steps = [np.diff(array, prepend=np.int64(0)).astype(NUMBERS).tobytes() for array in arrays.values()]
+    return json.dumps(header).encode() + b"\n" + b"".join(steps)
 
 
 def _unpacked(facts: bytes) -> VideoFile:
@@ -148,42 +171,129 @@ def _unpacked(facts: bytes) -> VideoFile:
     values = json.loads(header)
     lengths = values.pop("lengths")
     steps = np.frombuffer(numbers, dtype=NUMBERS)
-    if min(lengths) < 0 or sum(lengths) != steps.size:
+    if min(lengths.values()) < 0 or sum(lengths.values()) != steps.size:
         raise ValueError("the numbers are not complete")
-    parts = np.split(steps, np.cumsum(lengths)[:-1])
-    times, key_times, key_seeks, order, counted_times = (np.cumsum(part, dtype=np.int64) for part in parts)
-    of_index = {name: values.pop(name) for name in ("by_decode_stamp", "last_duration")}
-    index = PacketIndex(times, key_times, key_seeks, order, counted_times=counted_times, **of_index)
-    info, exact = VideoInfo(*values.pop("info")), frozenset(values.pop("exact"))
-    return VideoFile(info=info, index=index, exact=exact, **values)
+    parts = np.split(steps, np.cumsum(list(lengths.values()))[:-1])
+    arrays = {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
+    kind = CountedIndex if values.pop("is_counted") else StampedIndex
+    return VideoFile(
+        info=VideoInfo(*values.pop("info")),
+        index=kind(**arrays, **values.pop("index")),
+        orientation=Orientation(*values.pop("orientation")),
+        missing=tuple((start, end) for start, end in values.pop("missing")),
+        notices=tuple(values.pop("notices")),
+        **values,
+    )
 
 
 def _read_facts(path: Video) -> VideoFile:
     with open_stream(path) as (container, stream):
-        index = PacketIndex.of(displayed_packets(path, container, stream))
+        packets, is_trusted = stamped_packets(path, container, stream)
         with decoder_errors(path):
-            exact = exact_backends(container, stream, index)
-            number, name, codec = stream.index, container.format.name, stream.codec_context.name
-            fps = stream.average_rate or stream.guessed_rate or 25
-            second = 1 / stream.time_base if stream.time_base else 1
+            format_name, promised = container.format.name, _promised_seconds(container, stream)
+            fps = float(stream.average_rate or stream.guessed_rate or 25)
+            second = float(1 / stream.time_base) if stream.time_base else 1.0
             size_is_known = stream.codec_context.width > 0
-    with closing(decode_frames(path)) as frames:
-        first = next(frames, None)
-        if first is None:
-            problem = "no frame can be decoded"
-            raise VideoError(path, problem if size_is_known else f"{problem} ({DAMAGED_OR_LARGE})")
-        with decoder_errors(path):
-            turns = round(first.rotation / 90) % 4
-    count = index.times.size
-    if not count:
-        index, count = count_frames(path, container=name)
-    height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
+            for_decord = _is_for_decord(container, stream)
+    losses: list[Loss] = []
+    with closing(decode_frames(path, losses=losses)) as frames:
+        first = next((frame for frame, _ in frames), None)
+    if first is None:
+        problem = "no frame can be decoded"
+        raise VideoError(path, problem if size_is_known else f"{problem} ({DAMAGED_OR_LARGE})")
+    with decoder_errors(path):
+        orientation, is_slanted = orientation_of(first)
+    notices = ["is turned by an angle that is no multiple of 90 degrees; the nearest is used"] * is_slanted
+    if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
+        packets = [packet for packet in packets if packet.time >= first.pts]
+    stamped = StampedIndex.of(packets) if packets else None
+    if stamped is not None and is_trusted:
+        index, losses = stamped, []
+    else:
+        index, losses, repaired = count_frames(path, step=second / fps, of_decoding=format_name == "avi")
+        notices += repaired.notices()
+        if stamped is not None and not losses and repaired.is_sound and index.frames == stamped.frames:
+            index = stamped
+    if index.times.size:
+        seconds = (index.times - index.times[0]) / second
+        promised -= float(index.times[0]) / second
+    else:
+        seconds = np.arange(index.frames) / fps
+    fps = frame_rate(fps, seconds)
+    height, width = (first.width, first.height) if orientation.transposed else (first.height, first.width)
     return VideoFile(
-        info=VideoInfo(frames=count, height=height, width=width, fps=float(fps)),
+        info=VideoInfo(frames=index.frames, height=height, width=width, fps=fps),
         index=index,
-        codec=codec,
-        stream=number,
-        quarter_turns=turns,
-        second=float(second),
-        exact=exact,
+        orientation=orientation,
+        second=second,
+        decord_is_exact=for_decord and orientation == Orientation() and _has_plain_order(index),
+        missing=tuple(_missing(path, format_name, promised, losses, seconds, 1 / fps)),
+        notices=tuple(notices),
     )
+
+
+def _is_for_decord(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether decord 0.6 reads such streams right: no 4:4:4, no AV1, and not the wrong stream of several."""
+    codec = stream.codec_context
+    is_read = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
+    return is_read and len(container.streams.video) == 1
+
+
+def _has_plain_order(index: FrameIndex) -> bool:
+    """Whether decord 0.6 finds the frames: stamped, all GOPs closed, at a constant rate."""
+    closed = isinstance(index, StampedIndex) and index.order.size > 0
+    return closed and np.unique(np.diff(index.times)).size <= 1
+
+
+def _promised_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """The end of the video after time 0, in seconds, that a file states; 0 if it states none."""
+    name = container.format.name
+    if name == "avi":
+        return float(stream.frames / (stream.average_rate or 25))
+    if name.startswith("mov"):
+        return float((stream.duration or 0) * (stream.time_base or 0))
+    if name in ("flv", "asf"):
+        return (container.duration or 0) / av.time_base
+    if not name.startswith("matroska"):  # transport streams and others state none
+        return 0.0
+    stamp = DURATION.match(stream.metadata.get("DURATION", ""))
+    if stamp is not None:
+        hours, minutes, seconds = map(float, stamp.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    alone = len(container.streams) == 1  # else the sound may be what lasts longer
+    return (container.duration or 0) / av.time_base if alone else 0.0
+
+
+def _missing(
+    path: Video,
+    format_name: str,
+    promised: float,
+    losses: Sequence[Loss],
+    seconds: NDArray[np.float64],
+    step: float,
+) -> Iterator[tuple[float, float]]:
+    """The parts of a video that cannot be shown, in seconds from the first frame.
+
+    Args:
+        promised: the end that the file states.
+        seconds: when its frames are shown, (F,).
+        step: seconds that a frame is shown.
+    """
+    for loss in losses:
+        # Frames that the decoder still held may be shown after missing ones.
+        held = range(max(loss.frames - MOST_HELD, 0), loss.frames - 1)
+        last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), loss.frames - 1)
+        begin = float(seconds[last]) + step if loss.frames else -loss.packets * step
+        if loss.frames < seconds.size:
+            end = float(seconds[loss.frames])
+            if loss.packets or end - begin > step / 2:
+                yield begin, max(end, begin + step)
+    end = float(seconds[-1]) + step
+    breaks_off = bool(losses) and losses[-1].frames == seconds.size
+    cut = is_cut(path)
+    is_strict = breaks_off or cut
+    states_end = is_strict or not format_name.startswith(("mov", "avi"))
+    if states_end and promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)):
+        yield end, promised
+    elif breaks_off or (cut and (promised <= 0 or format_name.startswith("mov"))):
+        yield end, inf

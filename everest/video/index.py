@@ -1,43 +1,45 @@
-"""The index of a video file: where each frame is.
+"""The index of a video file: where each frame is, and when it is shown.
 
-F frames, K keyframes. Frame number n has the n-th time stamp in ascending order. The index is made from the
-packets of a file, without decoding. The packets of AVI, MPEG-TS, GIF and VP8 do not state when or whether
-they show a frame: such files are counted by decoding them once, from the start.
+F frames, K keyframes. There are two kinds of index.
 
-For AVI, the format of UCF101 and HMDB51, the decoder reports which packet pushed each frame out. Two checks
-decide whether frames can later be found by these stamps: the stamps rise, and a decoder that starts at any
-keyframe returns the same images with the same stamps as one that starts at the first frame. All other files
-are counted each time; when their frames are shown is known from the decoded frames, except for AVI, which
-does not store it.
+Most files of ISO media and Matroska state in each packet when its frame is shown. Their index is made from
+the packets, without decoding: frame number n has the n-th time stamp in rising order.
 
-The index also decides which back-ends other than PyAV return the right frames (table in docs/data.md). Each
-rule was found by reading back numbers drawn into the frames of rendered files, and by comparing with all
-frames decoded in sequence.
+All other files are decoded once, from the start, and their frames counted. So are those whose time stamps
+are missing, repeated, or in an order that their decoder cannot have: the decoder's order is the right one. A
+counted frame is found by its place: the packet that pushes it out of the decoder. A reader may begin at a
+keyframe that a seek was seen to reach, with the same images at the same places from there on.
+
+Frames at the start of a recording that refer to frames before it are left out, as players do.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import astuple, dataclass
 from itertools import islice, pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from av import VideoFrame, VideoStream
 from av.container import InputContainer
 
+from everest.video.decoding import Decoded, Entry, Loss, decode_frames
 from everest.video.source import Video
-from everest.video.stream import decode_frames, decoder_errors, packets
+from everest.video.stream import VideoError, decoder_errors, packets
+from everest.video.times import Repaired, places_with, repaired
 
-# AVI stores no presentation times, MPEG-TS seeks are off by frames, GIF has one keyframe.
-COUNTED_FORMATS = frozenset({"avi", "mpegts", "gif"})
-COUNTED_CODECS = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out after the last packet
-COMPARED: Final = 16  # frames after the second keyframe
-STAMPED_FORMATS: Final = frozenset({"avi"})
-EIGHT_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
+STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
+COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
+EVEN: Final = 1.6  # our choice: how much longer or shorter than usual a step may be; 3:2 pull-down has 1.5
+COMPARED: Final = 4  # frames from each entry on
+MOST_HELD: Final = 16  # frames that a decoder holds back
+LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
+TRIED: Final = 3  # entries; if none of them is reached, a format cannot seek
 
 
 class Packet(NamedTuple):
@@ -50,26 +52,19 @@ class Packet(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PacketIndex:
-    """The time stamps of a file. All but `counted_times` are empty if only counting is exact."""
+class StampedIndex:
+    """The time stamps of a file by which its frames are found."""
 
-    times: np.ndarray  # (F,) int64 ascending
-    key_times: np.ndarray  # (K,) int64 ascending
+    times: np.ndarray  # (F,) int64 rising: when frames are shown, in the stream's units
+    key_times: np.ndarray  # (K,) int64 rising
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
-    by_decode_stamp: bool = False  # `times` are values of `decode_stamp`, in no unit of time
-    last_duration: int = 0  # how long the last frame is shown; 0: not known
-    counted_times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of a counted file
-
-    @property
-    def display_times(self) -> np.ndarray:
-        """When frames are shown, in the stream's units: (F,) int64 ascending; empty if it is not known."""
-        return self.times if self.times.size and not self.by_decode_stamp else self.counted_times
+    last_duration: int  # how long the last frame is shown; 0: not known
 
     @classmethod
-    def of(cls, packets: Sequence[Packet]) -> PacketIndex:
-        """Make the index of a stream from the packets of `displayed_packets`."""
+    def of(cls, packets: Sequence[Packet]) -> StampedIndex:
+        """Make the index of a stream from the packets of `stamped_packets`."""
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
@@ -83,32 +78,60 @@ class PacketIndex:
             order=shown if has_closed_gops else shown[:0],
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
-            last_duration=packets[shown[-1]].duration if packets else 0,
+            last_duration=packets[shown[-1]].duration,
         )
 
-    def runs(self, wanted: list[int]) -> list[tuple[int | None, list[int]]]:
-        """Split the numbers of `wanted` frames (ascending) at keyframes to which a reader can seek.
+    @property
+    def frames(self) -> int:
+        """F."""
+        return self.times.size
+
+    def keys_of(self, wanted: list[int]) -> dict[int | None, int]:
+        """The numbers of the `wanted` frames by their `key_of`."""
+        return {int(self.times[number]): number for number in wanted}
+
+    def key_of(self, decoded: Decoded) -> int | None:
+        """What a frame is found by."""
+        return decoded.frame.pts
+
+    def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
+        """Split the numbers of `wanted` frames (rising) at keyframes to which a reader can seek.
 
         Returns:
-            Each part with the position to seek to before decoding it; None is the start of the file.
+            Each part with the entry from which to decode it; None is the start of the file.
         """
-        if not self.key_times.size:
-            return [(None, wanted)]
         keys = np.searchsorted(self.key_times, self.times[wanted], side="right") - 1  # -1: before the first
-        begins = [0, *(np.flatnonzero(np.diff(keys) > 1) + 1), len(wanted)]
         return [
-            (int(self.key_seeks[keys[begin]]) if keys[begin] > 0 else None, wanted[begin:end])
-            for begin, end in pairwise(begins)
+            (Entry(int(self.key_seeks[key])) if key > 0 else None, run) for key, run in _runs(keys, wanted)
         ]
 
-    def around(self, wanted: list[int]) -> slice:
-        """The frames that a reader may meet on its way to the `wanted` ones (ascending).
+    def skips(self, wanted: list[int]) -> dict[str, Any]:
+        """The arguments of `decode_frames` that skip all frames which the `wanted` ones (rising) do not need.
+
+        Frames are needless to which no wanted frame refers, because they are decoded after all wanted frames
+        of their GOP; this is not known if GOPs may be open.
+        """
+        near = self._around(wanted)
+        times = self.times[near]
+        unwanted = set(times.tolist()).difference(self.times[wanted].tolist())
+        if not self.order.size:
+            return {"unwanted": unwanted}
+        order, chosen = self.order[near], np.array(wanted) - near.start
+        gop = np.searchsorted(self.key_times, times, side="right") - 1
+        last = np.full(len(self.key_times), -1)  # the last wanted frame of each GOP, in decode order
+        np.maximum.at(last, gop[chosen], order[chosen])
+        final = wanted[int(self.order[wanted].argmax())]
+        needless = set(times[order > last[gop]].tolist())
+        return {"unwanted": unwanted, "needless": needless, "last": int(self.times[final])}
+
+    def _around(self, wanted: list[int]) -> slice:
+        """The frames that a reader may meet on its way to the `wanted` ones (rising).
 
         These are all frames of the GOPs from the first wanted frame to the last, and of one GOP at each side.
         A clip of a file of many hours then does not cost work for all its frames.
         """
         if not self.key_times.size:
-            return slice(None)
+            return slice(0, self.times.size)
         ends = self.times[[wanted[0], wanted[-1]]]
         first, last = np.searchsorted(self.key_times, ends, side="right").tolist()  # GOP + 1
         keys = self.key_times
@@ -116,123 +139,162 @@ class PacketIndex:
         stop = np.searchsorted(self.times, keys[last + 1]) if last + 1 < keys.size else self.times.size
         return slice(int(start), int(stop))
 
-    def needless_and_last(self, wanted: list[int]) -> tuple[set[int], int | None]:
-        """The frames that need not be decoded for the `wanted` ones.
 
-        Returns:
-            The time stamps of frames, among those `around` the wanted ones, to which no wanted frame refers,
-            because they are decoded after all wanted frames of their GOP; and the time stamp of the wanted
-            frame that is decoded last. Empty and None if the decode order is not known.
-        """
-        if not self.order.size:
-            return set(), None
-        near = self.around(wanted)
-        times, order = self.times[near], self.order[near]
-        chosen = np.array(wanted) - near.start
-        gop = np.searchsorted(self.key_times, times, side="right") - 1
-        last = np.full(len(self.key_times), -1)  # the last wanted frame of each GOP, in decode order
-        np.maximum.at(last, gop[chosen], order[chosen])
-        final = wanted[int(self.order[wanted].argmax())]
-        return set(times[order > last[gop]].tolist()), int(self.times[final])
+@dataclass(frozen=True, slots=True, eq=False)
+class CountedIndex:
+    """The places of a file's frames in the output of the decoder, and the entries that were seen to work."""
+
+    places: np.ndarray  # (F,) int64 rising
+    times: np.ndarray  # (F,) int64 rising; empty if the file does not store when frames are shown
+    entry_frames: np.ndarray  # (E,) int64 rising: the first frame that is right after each entry
+    entry_seeks: np.ndarray  # (E,) int64
+    entry_packets: np.ndarray  # (E,) int64
+    entry_marks: np.ndarray  # (E,) int64
+    last_duration: int  # how long the last frame is shown; 0: not known
+
+    @property
+    def frames(self) -> int:
+        """F."""
+        return self.places.size
+
+    def keys_of(self, wanted: list[int]) -> dict[int | None, int]:
+        """The numbers of the `wanted` frames by their `key_of`."""
+        return {int(self.places[number]): number for number in wanted}
+
+    def key_of(self, decoded: Decoded) -> int | None:
+        """What a frame is found by."""
+        return decoded.place
+
+    def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
+        """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
+        entries = np.searchsorted(self.entry_frames, wanted, side="right") - 1
+        return [(self._entry(entry), run) for entry, run in _runs(entries, wanted)]
+
+    def skips(self, wanted: list[int]) -> dict[str, Any]:
+        """No frame is skipped: a place depends on all frames before it."""
+        return {}
+
+    def _entry(self, number: int) -> Entry | None:
+        if number < 0:
+            return None
+        of = (self.entry_seeks, self.entry_packets, self.entry_marks)
+        return Entry(*(int(array[number]) for array in of))
 
 
-def displayed_packets(path: Video, container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The packets that show a frame, in decode order; empty if only counting is exact.
+FrameIndex = StampedIndex | CountedIndex
 
+
+def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Split `wanted` frames where the start before them (F,) is not the last one or its successor."""
+    begins = [0, *(np.flatnonzero(np.diff(starts) > 1) + 1), len(wanted)]
+    return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
+
+
+def stamped_packets(path: Video, container: InputContainer, stream: VideoStream) -> tuple[list[Packet], bool]:
+    """The packets that show a frame, in decode order, and whether their stamps can be trusted.
+
+    Returns:
+        No packets if stamps are missing, or if the format or codec has none for each frame.
     Raises:
         VideoError: a part of the file cannot be read.
     """
-    if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
-        return []
-    displayed = []
+    codec = stream.codec_context
+    if not container.format.name.startswith(STAMPED_FORMATS) or codec.name in COUNTED_CODECS:
+        return [], False
+    stamped = []
     for packet in packets(path, container, stream):
         if not packet.size or packet.is_corrupt or packet.is_discard:
             continue
         if packet.pts is None:
-            return []
+            return [], False
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
-        displayed.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0))
-    return displayed if len({packet.time for packet in displayed}) == len(displayed) else []
+        stamped.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0))
+    times = np.array([packet.time for packet in stamped], dtype=np.int64)
+    delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
+    return stamped, _are_in_a_possible_order(times, delay)
 
 
-def exact_backends(container: InputContainer, stream: VideoStream, index: PacketIndex) -> frozenset[str]:
-    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding."""
-    size = index.times.size
-    if not size or stream.frames not in (0, size):  # counted, or damaged: frames are missing
-        return frozenset()
-    exact, codec = set(), stream.codec_context
-    # decord 0.6: wrong frames for open GOPs, broken images for 4:4:4, wrong stream of several; no AV1.
-    if (
-        len(container.streams.video) == 1
-        and codec.pix_fmt in ("yuv420p", "yuvj420p")
-        and codec.codec.name not in ("av1", "libdav1d")
-        and index.order.size
-        and np.unique(np.diff(index.times)).size <= 1
-    ):
-        exact.add("decord")
-    if codec.pix_fmt in EIGHT_BITS:  # torchcodec 0.17: other colors for more than 8 bits
-        exact.add("torchcodec")
-    return frozenset(exact)
+def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
+    """Whether time stamps in decode order (F,) can be right: a decoder holds back `delay` frames at most."""
+    order = np.argsort(times, kind="stable")
+    steps = np.diff(times[order])
+    if times.size < 2:
+        return True
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size)
+    if np.any(steps == 0) or np.any(np.arange(order.size) - ranks > delay):
+        return False
+    if delay == 0:
+        return True
+    if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
+        return False
+    # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
+    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(EVEN)))
 
 
-class _Decoded(NamedTuple):
-    """A frame as it came out of a decoder."""
+def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[CountedIndex, list[Loss], Repaired]:
+    """Decode a file to count its frames, and find the entries that work.
 
-    stamp: int
-    checksum: int
-
-
-def decode_stamp(frame: VideoFrame) -> int:
-    """The decode time of the packet that pushed a frame out of the decoder."""
-    return PUSHED_BY_END if frame.dts is None else frame.dts
-
-
-def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
-    """Decode a file of a format (FFmpeg's name); returns an index, and the frame count.
-
-    The index is by decode stamps if they can be trusted. Otherwise it has at most the display times.
+    Args:
+        step: from one frame to the next in the stream's units, by the stated rate.
+        of_decoding: the file stores times of decoding only.
+    Returns:
+        The index, what cannot be decoded, and the times with what was repaired of them.
     """
-    stamps: list[int] = []
-    times: list[int | None] = []  # when frames are shown
-    duration = 0  # of the last frame
-    # The frame at each keyframe. After the second one, where a new start differs first, further frames too.
-    starts: list[list[_Decoded]] = []
-    seeks: list[int | None] = []
-    trusted = container in STAMPED_FORMATS
-    with closing(decode_frames(path, keys=seeks)) as frames:
-        for frame in frames:
-            stamps.append(decode_stamp(frame))
-            times.append(frame.pts)
+    keys: list[Entry] = []
+    chosen: list[Entry] = []
+    losses: list[Loss] = []
+    places: list[int] = []
+    stamps: list[int | None] = []
+    packet_stamps: list[int | None] = []
+    checksums: dict[int, int] = {}  # of frames after entries, by their places
+    duration, compared_until = 0, 0
+    with closing(decode_frames(path, keys=keys, stamps=packet_stamps, losses=losses)) as frames:
+        for frame, place in frames:
+            if keys and keys[-1].packet >= LEAST_BETWEEN + (chosen[-1].packet if chosen else 0):
+                chosen.append(keys[-1])
+                compared_until = len(places) + MOST_HELD + COMPARED
+            if len(places) < compared_until:
+                checksums[place] = _checksum(path, frame)
+            places.append(place)
+            stamps.append(frame.pts)
             duration = frame.duration
-            if trusted and frame.key_frame:
-                starts.append([_decoded(path, frame)])
-            elif len(starts) == 2 and len(starts[1]) <= COMPARED:
-                starts[1].append(_decoded(path, frame))
-    rising = all(before < after for before, after in pairwise(stamps))
-    shown = np.array([] if trusted or None in times else times, dtype=np.int64)
-    counted = PacketIndex.of([])
-    if shown.size and np.all(np.diff(shown) > 0):
-        counted = replace(counted, counted_times=shown, last_duration=duration or 0)
-    counted_only = counted, len(stamps)
-    if not (trusted and rising and 0 < len(starts) <= len(seeks)):
-        return counted_only
-    for expected, seek in zip(starts, seeks, strict=False):
-        if seek is None:
-            return counted_only
-        with closing(decode_frames(path, seek)) as frames:
-            if [_decoded(path, frame) for frame in islice(frames, len(expected))] != expected:
-                return counted_only
-    index = PacketIndex(
-        times=np.array(stamps, dtype=np.int64),
-        key_times=np.array([expected[0].stamp for expected in starts], dtype=np.int64),
-        key_seeks=np.array(seeks[: len(starts)], dtype=np.int64),
-        order=np.zeros(0, dtype=np.int64),
-        by_decode_stamp=True,
-    )
-    return index, len(stamps)
+    fixed = repaired(stamps, packet_stamps, losses, of_decoding=of_decoding)
+    times = fixed.times
+    if not times.size and losses:
+        times = (places_with(losses, len(places)) * step).round().astype(np.int64)
+    marks = Counter(key.mark for key in keys)
+    entries = _working(path, [key for key in chosen if marks[key.mark] == 1], places, checksums)
+    columns = np.array([(first, *astuple(entry)) for first, entry in entries], dtype=np.int64).reshape(-1, 4)
+    index = CountedIndex(np.array(places, dtype=np.int64), times, *columns.T, last_duration=duration or 0)
+    return index, losses, fixed
 
 
-def _decoded(path: Video, frame: VideoFrame) -> _Decoded:
+def _working(
+    path: Video, keys: Sequence[Entry], places: Sequence[int], checksums: Mapping[int, int]
+) -> list[tuple[int, Entry]]:
+    """The entries that give the same images at the same places, each with the number of its first frame."""
+    working: list[tuple[int, Entry]] = []
+    failed = 0
+    for entry in keys:
+        if failed > TRIED + len(working):
+            break
+        reached: dict[int, int] = {}
+        with suppress(VideoError), closing(decode_frames(path, entry)) as frames:
+            reached = {place: _checksum(path, frame) for frame, place in islice(frames, COMPARED)}
+        first = bisect_left(places, min(reached, default=0))
+        expected = {place: checksums.get(place) for place in places[first : first + len(reached)]}
+        if reached and reached == expected:
+            working.append((first, entry))
+        else:
+            failed += 1
+    return working
+
+
+def _checksum(path: Video, frame: VideoFrame) -> int:
+    """Of the first plane, which is the luma of most formats, without the padding of its rows."""
     with decoder_errors(path):
-        return _Decoded(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))
+        plane = frame.planes[0]
+        rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, -1)
+        return zlib.crc32(rows[:, : plane.width].tobytes())

@@ -4,8 +4,7 @@ F frames, H height, W width, C channels. A "video" is a file, or a folder of ima
 names. A path, a URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if
 the frame rate varies; `frames_between` converts seconds to numbers.
 
-A frame is found by its time stamp and decoded from the keyframe before it. Files without usable time stamps
-(listed in everest.video.index) are decoded from the start and counted. Only this room imports decoders.
+How a frame is found: see everest.video.index. Only this room imports decoders.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,11 @@ from torch import Tensor
 from everest.errors import unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import DECODERS, pyav_in_order
+from everest.video.decoding import Loss, decode_frames
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import VideoError, as_video_error, check_frame_size, decode_frames, decoder_errors
+from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
 from everest.video.writer import TimedFrame
 
 NO_SECONDS: Final = "a folder of images has no seconds; use start_frame and end_frame"
@@ -55,11 +56,10 @@ def probe(path: str | Video) -> VideoInfo:
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
-    """Read the frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
+    """Read the frames numbered `ids`, in this order, repetitions included, turned and mirrored as tagged.
 
     Args:
-        decoder: `auto` chooses for each file the fastest back-end that is exact. `pyav` is exact for every
-            file; `decord` and `torchcodec` refuse files for which they may return wrong frames.
+        decoder: `auto` and `pyav` are the same; `decord` refuses files of which it may return wrong frames.
         channels: 1 returns the luma of the colors, see `luma`.
     Returns:
         (F, H, W, C) uint8: RGB, or luma.
@@ -94,7 +94,7 @@ def luma(frame: np.ndarray) -> np.ndarray:
 
 
 def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3) -> Iterator[Tensor]:
-    """Yield the frames numbered `ids` (ascending) one by one, each decoded once: for long videos.
+    """Yield the frames numbered `ids` (rising) one by one, each decoded once: for long videos.
 
     Returns:
         (H, W, C) uint8 each, equal to the output of `read_frames`.
@@ -103,53 +103,61 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
             exist.
     """
     path, wanted = as_video(path), [int(i) for i in ids]
-    count = _count(path, wanted)
-    done, folder = 0, image_folder(path)
+    for number, frame in zip(wanted, intact_frames(path, wanted, channels=channels), strict=True):
+        if frame is None:
+            raise VideoError(path, f"frame {number} of {probe(path).frames} cannot be decoded (damaged file)")
+        yield frame
+
+
+def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Iterator[Tensor | None]:
+    """As `frames_in_order`, with None for a damaged frame."""
+    _count(path, wanted)
+    folder = image_folder(path)
     with as_video_error(path):
         if folder:
             files = image_frames(folder)
-            frames = (np.array(read_image(files[i])) for i in wanted)  # writable, as torch requires
+            frames = ((i, np.array(read_image(files[i]))) for i in wanted)  # writable, as torch requires
         else:
             frames = pyav_in_order(path, wanted)
         shape = None
-        for pixels in frames:
+        for _, pixels in frames:
+            if pixels is None:
+                yield None
+                continue
             if folder and pixels.shape != (shape := shape or pixels.shape):
                 raise VideoError(folder, "images of different sizes")
             yield torch.from_numpy(luma(pixels) if channels == 1 else np.ascontiguousarray(pixels))
-            done += 1
-    if done < len(wanted):
-        raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
 
 
 def resized_frames(
-    path: Video, size: tuple[int, int], rate: Fraction, *, damages: list[int], shown: list[float | None]
+    path: Video, size: tuple[int, int], rate: Fraction, *, losses: list[Loss]
 ) -> Generator[TimedFrame]:
-    """Yield all frames of a file up to the first damage, upright and scaled to `size` (H, W), from time 0.
+    """Yield all intact frames of a file, upright and scaled to `size` (H, W), from time 0.
 
     Args:
         rate: frames per second if the file has no display times.
-        damages: receives the number of the packet whose damage ended the reading.
-        shown: receives the time of each frame in the file, in seconds; None: not known.
+        losses: receives what cannot be decoded.
     """
     video = inspect_video(path)
-    height, width = size[::-1] if video.quarter_turns % 2 else size  # before the rotation
-    times = video.index.display_times
-    displayed = set(times.tolist())
+    height, width = size[::-1] if video.orientation.transposed else size  # as stored
+    times = video.index.times
+    numbers = video.index.keys_of(list(range(video.info.frames)))
+    unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
     scaler = VideoReformatter()
-    with closing(decode_frames(path, damages=damages)) as frames:
-        for count, frame in enumerate(frames):
-            if displayed and frame.pts not in displayed:
+    with closing(decode_frames(path, losses=losses)) as frames:
+        for decoded in frames:
+            number = numbers.pop(video.index.key_of(decoded), None)
+            if number is None:
                 continue
             with decoder_errors(path):
                 scaled = scaler.reformat(
-                    frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+                    decoded.frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
                 ).to_ndarray()
-            shown.append(frame.time)
-            pixels = np.ascontiguousarray(np.rot90(scaled, video.quarter_turns))
-            if displayed and frame.pts is not None and frame.time_base is not None:
-                yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)
+            pixels = np.ascontiguousarray(video.orientation.upright(scaled))
+            if times.size:
+                yield TimedFrame(pixels, int(times[number] - times[0]), unit)
             else:
-                yield TimedFrame(pixels, count, 1 / rate)
+                yield TimedFrame(pixels, number, 1 / rate)
 
 
 def frame_times(path: str | Video) -> NDArray[np.float64]:
@@ -162,10 +170,46 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     if image_folder(path):
         raise VideoError(path, NO_SECONDS)
     video = inspect_video(path)
-    stamps = video.index.display_times
+    stamps = video.index.times
     if not stamps.size:
         stamps = np.arange(video.info.frames) * video.second / (video.info.fps or 1)
     return (stamps - stamps[0]) / video.second
+
+
+def known_damage(
+    path: str | Video,
+    skipped: Iterable[tuple[float, float]] = (),
+    *,
+    within: tuple[float, float] = (-inf, inf),
+) -> str | None:
+    """What is missing from a video, by the seconds from its first frame; None if nothing is known to be.
+
+    Args:
+        skipped: further parts, which turned out to be damaged.
+        within: the part of the video to describe.
+    """
+    path = as_video(path)
+    known = () if image_folder(path) else inspect_video(path).missing
+    parts: list[tuple[float, float]] = []
+    for begin, end in sorted([*known, *skipped]):
+        if end <= within[0] or begin >= within[1]:
+            continue
+        if parts and begin <= parts[-1][1] + TOLERANCE:
+            earlier, until = parts.pop()
+            begin, end = earlier, max(until, end)
+        parts.append((begin, end))
+    if not parts:
+        return None
+    shown = (
+        f"after {begin:.2f} s" if end == inf else f"from {begin:.2f} to {end:.2f} s" for begin, end in parts
+    )
+    return f"damaged: no intact frames {', '.join(shown)}"
+
+
+def repairs(path: str | Video) -> list[str]:
+    """Sentences about what was repaired to read a video."""
+    path = as_video(path)
+    return [] if image_folder(path) else [f"{path}: {text}" for text in inspect_video(path).notices]
 
 
 def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The frames of a file's video stream, decoded by PyAV in display order.
+"""A file's video stream and its packets, opened by PyAV.
 
 If a file has several video streams, the first one is read (cover images do not count). A file is read alone:
 playlists and other files that name further files or addresses are refused.
@@ -6,14 +6,13 @@ playlists and other files that name further files or addresses are refused.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import av
-from av import Packet, VideoFrame, VideoStream
+from av import Packet, VideoStream
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
@@ -21,11 +20,11 @@ from av.stream import Disposition
 from everest.errors import DataError, UserError
 from everest.video.source import Video, decoder_input
 
-# Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
-SKIPPING_CODECS = frozenset({"h264", "hevc"})
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
 KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), ("avi", 8, b"AVI "))
+HEAD: Final = 21  # bytes that show the format
+ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -39,7 +38,6 @@ INPUT_OPTIONS: Final = {
     "format_whitelist": ",".join(sorted(av.formats_available - REFERRING_FORMATS)),
     "max_pixels": str(LARGEST_FRAME),
 }
-_DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
 
 
 class VideoError(DataError):
@@ -104,10 +102,12 @@ def open_container(path: Video) -> InputContainer:
         source = decoder_input(path)
         if isinstance(source, str):
             with Path(source).open("rb") as file:
-                begin = file.read(12)
+                begin = file.read(HEAD)
         else:
-            begin = source.read(12)
+            begin = source.read(HEAD)
             source.seek(0)
+        if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
+            raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
         # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
         options = INPUT_OPTIONS if known is None else {}
@@ -156,77 +156,3 @@ def packets(path: Video, container: InputContainer, stream: VideoStream) -> Iter
         if packet is None:
             return
         yield packet
-
-
-def decode_frames(
-    path: Video,
-    seek: int | None = None,
-    *,
-    unwanted: Collection[int] = (),
-    needless: Collection[int] = (),
-    last: int | None = None,
-    keys: list[int | None] | None = None,
-    damages: list[int] | None = None,
-) -> Generator[VideoFrame]:
-    """Decode frames in display order from a seek position, or from the start, up to the first damage.
-
-    Decoders conceal missing data: a frame after the damage looks valid, but is not the recorded one.
-
-    Args:
-        unwanted: time stamps of frames that may be skipped if no other frame refers to them.
-        needless: time stamps of frames that can always be skipped.
-        last: time stamp of the frame whose packet is the last to be read.
-        keys: receives the decode times of the packets with keyframes.
-        damages: receives the number of the packet, from 0, whose damage ended the reading.
-    Raises:
-        VideoError: the file cannot be opened, or a decoder fails other than by invalid data.
-    """
-    with open_stream(path) as (container, stream):
-        codec = stream.codec_context
-        skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
-        if seek is not None:
-            with decoder_errors(path):
-                container.seek(seek, stream=stream)
-        for number, packet in enumerate(packets(path, container, stream)):
-            if skips and packet.pts in needless:
-                continue
-            if skips:
-                codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
-            if keys is not None and packet.is_keyframe and packet.size:
-                keys.append(packet.dts)
-            damaged, frames = packet.is_corrupt, []
-            with decoder_errors(path):
-                if not damaged:
-                    try:
-                        frames = packet.decode()
-                    except InvalidDataError:
-                        damaged = True
-                ends = damaged or (skips and last is not None and packet.pts == last)
-                if ends:
-                    frames = [*frames, *codec.decode(None)]  # complete frames that the decoder still holds
-            if damaged and damages is not None:
-                damages.append(number)
-            for frame in frames:
-                if frame.is_corrupt:
-                    if damages is not None:
-                        damages.append(number)
-                    return
-                yield frame
-            if ends:
-                return
-
-
-def declared_seconds(path: Video) -> float:
-    """The duration of the video that a Matroska or WebM file declares, in seconds; 0 if there is none.
-
-    Only the duration shows that such a file was truncated: it has no frame count, and its packets are intact.
-    """
-    with open_stream(path) as (container, stream):
-        if "matroska" not in container.format.name:
-            return 0.0
-        stamp = _DURATION.match(stream.metadata.get("DURATION", ""))
-        if stamp is not None:
-            hours, minutes, seconds = map(float, stamp.groups())
-            return hours * 3600 + minutes * 60 + seconds
-        alone = len(container.streams) == 1  # else the sound may be what lasts longer
-        return (container.duration or 0) / av.time_base if alone else 0.0

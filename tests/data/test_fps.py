@@ -21,7 +21,6 @@ from everest.data.frames import sampling
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.lists.sample import Sample
 from everest.system.weights_header import read_header
-from everest.video.backends import torchcodec_works
 from everest.video.reader import VideoError, probe
 from everest.video.source import Member
 
@@ -91,8 +90,8 @@ def expected_ids(view, length: int, rng: np.random.Generator, way: str) -> np.nd
             return np.stack(ways.views(length, 4, 3, 3))
 
 
-REFUSED = {("decord", "uneven"), ("decord", "avi"), ("torchcodec", "avi")}  # they may read wrong frames
-DECODERS = ("auto", "pyav", "decord", "torchcodec")
+REFUSED = {("decord", "uneven"), ("decord", "avi")}  # they may read wrong frames
+DECODERS = ("auto", "pyav", "decord")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +100,6 @@ DECODERS = ("auto", "pyav", "decord", "torchcodec")
 @pytest.mark.parametrize("way", ["dense", "segment", "spread"])
 def test_every_stage_reads_the_frames_of_the_timeline(files, name: str, way: str, decoder: str):
     path, _ = files[name]
-    if decoder == "torchcodec" and not torchcodec_works():
-        pytest.skip("torchcodec, or an FFmpeg that it knows, is not installed")
     sample = Sample(path=str(path))
     timeline = footage_of(sample, 15).shown
     for view in views_of(15, way):

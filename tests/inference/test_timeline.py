@@ -66,7 +66,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
 
     def counting(*arguments, **options):
         for frame in decode_frames(*arguments, **options):
-            shown.append(frame.pts)
+            shown.append(frame.frame.pts)
             yield frame
 
     with monkeypatch.context() as counted:
@@ -96,7 +96,7 @@ def test_the_classes_of_a_window_are_those_of_the_segment(
             assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
 
 
-def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):
     with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     options = ["-c", classifier_run, "--timeline", "--step", 0.25]
@@ -104,9 +104,9 @@ def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files
     videos = [tmp_path / "hole.mp4", tmp_path / "text.mp4"]
     for batch in (1, 3):
         damaged, text = json_of("predict", *videos, *options, "--batch", batch, code=4)
-        assert re.fullmatch(r"frame \d+ of 32 cannot be decoded \(damaged file\)", damaged["error"])
+        assert re.fullmatch(r"damaged: no intact frames from \d\.\d\d to \d\.\d\d s", damaged["error"])
         starts = [one["start"] for one in damaged["windows"]]
-        assert starts == [one["start"] for one in expected[: len(starts)]]
+        assert set(starts) < {one["start"] for one in expected}
         assert 0 < len(starts) < len(expected)
         no_windows = {"windows": [], "bouts": [], "error": "not a video file"}
         assert text == {"video": str(tmp_path / "text.mp4"), **no_windows}

@@ -1,7 +1,6 @@
 import contextlib
 import csv
 import pickle
-import sys
 from fractions import Fraction
 
 import av
@@ -13,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from everest.errors import EnvironmentProblem, RecipeError
-from everest.video import backends
+from everest.errors import RecipeError
 from everest.video.file import inspect_video
 from everest.video.folders import images_in
 from everest.video.reader import (
@@ -85,9 +83,7 @@ KINDS = {
     "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}},
     "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
 }
-BOTH_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}
-ONE_RIGHT = {"open_gop.mp4", "variable_rate.mp4", "open_gop.mkv", "b_frames.mp4", "hevc.mp4"}
-IS_RIGHT = {"decord": BOTH_RIGHT, "torchcodec": BOTH_RIGHT | ONE_RIGHT}
+DECORD_IS_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +115,7 @@ def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
 @pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
 def test_avi_is_read_from_the_keyframe_before(kinds, name):
     index = inspect_video(kinds[name]).index
-    assert index.by_decode_stamp
-    assert (len(index.times), len(index.key_times)) == (FRAMES, 6)
+    assert index.entry_frames.tolist() == [12, 24, 36, 48, 60]
     assert len(index.runs([0, 40])) == 2
 
 
@@ -136,46 +131,15 @@ def test_avi_with_a_wrong_packet_table_is_read_as_from_the_start(kinds, tmp_path
         assert np.array_equal(read_frames(file, ids).numpy(), np.stack([expected[i] for i in ids]))
 
 
-def needs(backend):
-    if backend == "torchcodec" and not backends.torchcodec_works():
-        pytest.skip("torchcodec, or an FFmpeg that it knows, is not installed")
-    pytest.importorskip(backend)
-
-
-@pytest.mark.parametrize("backend", IS_RIGHT)
 @pytest.mark.parametrize("name", KINDS)
-def test_other_backends_are_right_or_refused(kinds, name, backend):
-    needs(backend)
+def test_decord_is_right_or_refused(kinds, name):
+    pytest.importorskip("decord")
     ids = [69, 11, 12, 13, 40, 0]
-    if name in IS_RIGHT[backend]:
-        frames = read_frames(kinds[name], ids, decoder=backend)
-        assert numbers_shown(frames) == ids
-        if backend == "torchcodec":  # `auto` may take either: what is installed must not change a run
-            assert torch.equal(frames, read_frames(kinds[name], ids, decoder="pyav"))
+    if name in DECORD_IS_RIGHT:
+        assert numbers_shown(read_frames(kinds[name], ids, decoder="decord")) == ids
     else:
-        with pytest.raises(VideoError, match=rf"{backend} may return wrong .* use data\.decoder 'auto'"):
-            read_frames(kinds[name], ids, decoder=backend)
-
-
-def test_torchcodec_gives_the_bits_of_pyav_on_real_odd_files(shared):
-    needs("torchcodec")
-    compared = 0
-    for file, _ in odd_files(shared, "decode"):
-        ids = list(range(0, probe(file).frames - 1, 5))[:20] or [0]
-        with contextlib.suppress(VideoError):  # refused, or damaged
-            frames = read_frames(file, ids, decoder="torchcodec")
-            assert torch.equal(frames, read_frames(file, ids, decoder="pyav")), file.name
-            compared += 1
-    assert compared > 10
-
-
-def test_torchcodec_that_is_not_installed_is_an_error_of_the_environment(kinds, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    backends.torchcodec_works.cache_clear()
-    with pytest.raises(EnvironmentProblem, match=r"torchcodec is not installed; use 'auto'"):
-        read_frames(kinds["closed_gop.mp4"], [0], decoder="torchcodec")
-    assert numbers_shown(read_frames(kinds["closed_gop.mp4"], [5], decoder="auto")) == [5]
-    backends.torchcodec_works.cache_clear()
+        with pytest.raises(VideoError, match=r"decord may return wrong .* use data\.decoder 'auto'"):
+            read_frames(kinds[name], ids, decoder="decord")
 
 
 def test_unknown_decoders_and_frames_that_do_not_exist_are_an_error(kinds):
@@ -305,26 +269,24 @@ def test_truncated_file_gives_right_frames_or_an_error(kinds, name, share, tmp_p
     file = tmp_path / name
     file.write_bytes(whole[: int(share * len(whole))])
     try:
-        count = probe(file).frames
+        times = frame_times(file)
     except VideoError:
         return
-    shown = {}
-    for number in range(count):
-        with contextlib.suppress(VideoError):
-            (shown[number],) = numbers_shown(read_frames(file, [number]))
-    assert shown
-    for number, seen in shown.items():
-        # Behind the cut are frames that were to be shown before the last ones: those count up without them.
-        assert seen == number or (number >= count - 4 and number < seen <= number + 3)
+    assert numbers_at(times) == numbers_shown(read_frames(file, range(times.size)))
+
+
+def numbers_at(seconds):
+    """The numbers of the frames that are shown at some seconds, of files whose rate is 25."""
+    return np.rint(np.asarray(seconds) * 25).astype(int).tolist()
 
 
 @pytest.mark.parametrize("name", ["closed_gop.mp4", "closed_gop.mkv", "stream.ts"])
 @pytest.mark.parametrize("at", [0.4, 0.6])
 def test_hole_in_a_file_gives_right_frames_or_an_error(kinds, name, at, tmp_path):
     file = with_hole(kinds[name], at, tmp_path / name, size=600)
-    for number in range(0, probe(file).frames, 3):
+    for number, seconds in enumerate(frame_times(file)):
         with contextlib.suppress(VideoError):
-            assert numbers_shown(read_frames(file, [number])) == [number]
+            assert numbers_shown(read_frames(file, [number])) == numbers_at([seconds])
 
 
 def odd_files(shared, expected):

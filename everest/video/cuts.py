@@ -1,0 +1,111 @@
+"""Whether a file ends early, and whether a packet of a transport stream is complete."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, NamedTuple, cast
+
+from everest.video.source import Video, decoder_input, video_version
+
+SEGMENT: Final = b"\x18\x53\x80\x67"  # of Matroska: the element that holds everything but the header
+ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object with the size of the file
+MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
+TS_PACKET: Final = 188  # bytes
+TS_SYNC: Final = 0x47
+
+
+@contextmanager
+def _opened(path: Video) -> Iterator[IO[bytes]]:
+    source = decoder_input(path)
+    with Path(source).open("rb") if isinstance(source, str) else source as file:
+        yield cast("IO[bytes]", file)
+
+
+def is_cut(path: Video) -> bool:
+    """Whether a file ends within a part: of ISO media, Matroska, AVI, ASF, FLV, MPEG-TS; else False."""
+    size = video_version(path)[0]
+    with _opened(path) as file:
+        begin = file.read(4096)
+        if begin[4:8] == b"ftyp":
+            return _cut_box(file, size)
+        if begin.startswith(b"\x1aE\xdf\xa3"):
+            at = begin.find(SEGMENT) + len(SEGMENT)
+            length = 9 - begin[at].bit_length() if at >= len(SEGMENT) and begin[at] else 8
+            stated = int.from_bytes(begin[at : at + length]) & (1 << 7 * length) - 1
+            return stated != (1 << 7 * length) - 1 and at + length + stated > size  # all ones: not stated
+        if begin.startswith(b"RIFF"):
+            return 8 + int.from_bytes(begin[4:8], "little") > size
+        if (
+            begin[:1]
+            == begin[TS_PACKET : TS_PACKET + 1]
+            == begin[2 * TS_PACKET : 2 * TS_PACKET + 1]
+            == b"\x47"
+        ):
+            return size % TS_PACKET > 0
+        if begin.startswith(b"FLV"):  # each part ends with its size
+            file.seek(max(size - 4, 0))
+            last = int.from_bytes(file.read(4))
+            file.seek(max(size - 4 - last + 1, 0))
+            return last != int.from_bytes(file.read(3)) + 11
+        at = begin.find(ASF_FILE)
+        return at >= 0 and int.from_bytes(begin[at + 40 : at + 48], "little") > size
+
+
+def _cut_box(file: IO[bytes], size: int) -> bool:
+    """Whether a box of frames is the last of a file and incomplete."""
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(16)
+        length = int.from_bytes(header[:4])
+        if length == 1:
+            length = int.from_bytes(header[8:16])
+        if length < 8:  # 0: up to the end of the file
+            return False
+        if at + length > size:
+            return header[4:8] in MEDIA_BOXES
+        at += length
+    return False
+
+
+class PesState(NamedTuple):
+    """What the numbers of the parts of a packet show."""
+
+    is_whole: bool
+    goes_on: bool  # with the next packet of the stream
+
+
+def pes_state(path: Video, position: int | None) -> PesState:
+    """Whether the packet that begins at a byte of a transport stream has all its parts.
+
+    The parts are numbered from 0 to 15. The last one is filled up, which shows that no other follows.
+    """
+    number, is_filled, identity = -1, False, -1
+    with _opened(path) as file:
+        file.seek(position or 0)
+        while len(part := file.read(TS_PACKET)) == TS_PACKET:
+            sync, pid, flags = struct.unpack(">BHB", part[:4])
+            if sync != TS_SYNC or position is None:
+                return PesState(False, False)
+            is_next = number < 0 or flags & 15 == (number + 1) % 16
+            if identity < 0:
+                identity = pid & 0x1FFF
+            elif pid & 0x1FFF != identity:
+                continue
+            elif pid & 0x4000:  # the next packet
+                return PesState(is_filled or is_next, is_next)
+            if flags & 0x10:  # with data
+                if not is_next:
+                    return PesState(False, False)
+                number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
+    return PesState(is_filled or not part, True)
+
+
+def _is_filled(part: bytes) -> bool:
+    """Whether the adaptation field of a part of a transport stream is longer than its clocks need."""
+    length, flags = part[4], part[5]
+    clocks = 6 * bool(flags & 0x10) + 6 * bool(flags & 8) + bool(flags & 4)
+    return length == 0 or (length > 1 + clocks and part[4 + length] == 0xFF)

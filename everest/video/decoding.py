@@ -1,0 +1,185 @@
+"""The frames of a file, decoded in display order from a known place on and past every damage.
+
+Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
+Everything from the damage to the next keyframe is therefore left out, and counted as a loss.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Final, NamedTuple
+
+from av import Packet, VideoFrame, VideoStream
+from av.container import InputContainer
+from av.error import InvalidDataError
+
+from everest.video.cuts import is_cut, pes_state
+from everest.video.source import Video
+from everest.video.stream import decoder_errors, open_stream, packets
+
+# Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
+SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
+# Where they break off, it is not known which frames are missing among those that the decoder still holds.
+UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
+PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
+REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A keyframe at which decoding can begin."""
+
+    seek: int  # time in the stream's units, or byte
+    packet: int = 0  # its number in the file
+    mark: int | None = None  # of its content and place; None: begin wherever the seek ends
+
+
+class Decoded(NamedTuple):
+    """A frame, and where it came out of the decoder: the number of the packet times PLACES, plus its own."""
+
+    frame: VideoFrame
+    place: int
+
+
+class Loss(NamedTuple):
+    """Packets that cannot be decoded."""
+
+    frames: int  # that came before it
+    packets: int  # 0: known by the times of the frames only
+
+
+def decode_frames(
+    path: Video,
+    entry: Entry | None = None,
+    *,
+    unwanted: Collection[int] = (),
+    needless: Collection[int] = (),
+    last: int | None = None,
+    keys: list[Entry] | None = None,
+    stamps: list[int | None] | None = None,
+    losses: list[Loss] | None = None,
+    from_any: bool = False,
+) -> Generator[Decoded]:
+    """Decode frames in display order from an entry, or from the start; nothing if it is not reached.
+
+    Args:
+        unwanted: time stamps of frames that may be skipped if no other frame refers to them.
+        needless: time stamps of frames that can always be skipped.
+        last: time stamp of the frame whose packet is the last to be read.
+        keys: receives the keyframes.
+        stamps: receives the time stamps of the packets, as decoded.
+        losses: receives what cannot be decoded.
+        from_any: begin at any packet, not at the first keyframe.
+    Raises:
+        VideoError: the file cannot be opened, or a decoder fails other than by invalid data.
+    """
+    with open_stream(path) as (container, stream):
+        codec = stream.codec_context
+        skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
+        count, lost = 0, 0
+        is_timed = container.format.name not in UNTIMED_FORMATS
+        waits = entry is None and not from_any  # for a keyframe, at the start and after a damage
+        breaks = 0
+        for number, packet, is_damaged, breaks_off in _judged_packets(path, container, stream, entry):
+            is_key = packet.is_keyframe and packet.size > 0
+            if stamps is not None and packet.size:
+                stamps.append(packet.pts)
+            if waits and packet.size:
+                if not is_key or is_damaged:
+                    lost += breaks > 0 or is_damaged
+                    continue
+                waits = False
+                if (lost or breaks) and losses is not None:
+                    losses.append(Loss(count, lost))
+                lost, breaks = 0, 0
+            if keys is not None and is_key:
+                keys.append(_entry(container, packet, number))
+            if skips:
+                if packet.pts in needless:
+                    continue
+                codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
+            frames: list[VideoFrame] = []
+            ends = skips and last is not None and packet.pts == last
+            with decoder_errors(path):
+                if not is_damaged:
+                    try:
+                        frames = packet.decode()
+                    except InvalidDataError:
+                        is_damaged = True
+                sound = list(takewhile(lambda frame: not frame.is_corrupt, frames))
+                if len(sound) < len(frames):  # what the decoder still holds may refer to this frame
+                    is_damaged = True
+                elif ends or is_damaged or breaks_off:
+                    held = list(takewhile(lambda frame: not frame.is_corrupt, codec.decode(None)))
+                    sound, lost = (sound + held, lost) if is_timed else (sound, lost + len(held))
+                elif not is_timed and not packet.size and count and is_cut(path):
+                    sound, lost = [], lost + len(sound)
+                if is_damaged or breaks_off:
+                    codec.flush_buffers()
+            for place, frame in enumerate(sound, start=number * PLACES):
+                yield Decoded(frame, place)
+            count += len(sound)
+            lost += is_damaged
+            breaks += is_damaged or breaks_off
+            waits = waits or is_damaged or breaks_off
+            if ends:
+                return
+        if lost and losses is not None:
+            losses.append(Loss(count, lost))
+        has_keyframe = not waits or breaks > 0 or lost > 0
+    if not has_keyframe:
+        yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
+
+
+def _judged_packets(
+    path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None
+) -> Iterator[tuple[int, Packet, bool, bool]]:
+    """Number each packet; is it damaged, and does the stream break off after it?"""
+    read = packets(path, container, stream)
+    number = 0
+    if entry is not None:
+        by_byte = entry.mark is not None and container.format.name == "mpegts"
+        with decoder_errors(path):
+            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
+        number = entry.packet
+        if entry.mark is not None:
+            passed = zip(range(REACHED_WITHIN), read, strict=False)
+            reached = (p for _, p in passed if p.is_keyframe and _entry(container, p, 0).mark == entry.mark)
+            held = next(reached, None)
+            if held is None:
+                return
+        else:
+            held = next(read, None)
+    else:
+        held = next(read, None)
+    is_ts = container.format.name == "mpegts"
+    was_corrupt = False
+    while held is not None:
+        following = next(read, None)
+        is_damaged, breaks_off = held.is_corrupt, False
+        # A parser passes the mark of a damaged packet on to the frame before it.
+        if (
+            is_ts
+            and held.size
+            and (held.is_corrupt or was_corrupt or following is None or not following.size)
+        ):
+            state = pes_state(path, held.pos)
+            is_damaged, breaks_off = not state.is_whole, not state.goes_on
+        was_corrupt = held.is_corrupt
+        yield number, held, is_damaged, breaks_off
+        number, held = number + 1, following
+
+
+def _entry(container: InputContainer, packet: Packet, number: int) -> Entry:
+    """The entry at a keyframe. Of a program stream, only the content of packets is independent of seeks."""
+    content = zlib.crc32(packet)
+    if container.format.name == "mpegts" and packet.pos is not None:
+        return Entry(packet.pos, number, zlib.crc32(repr(packet.pos).encode(), content))
+    time = packet.dts if packet.dts is not None else packet.pts or 0
+    if container.format.name == "mpeg":
+        return Entry(time - 90_000, number, content)  # of 1/90000 s; its seeks often end too late
+    place = repr((packet.pts, packet.pos)).encode()
+    return Entry(time, number, zlib.crc32(place, content))

@@ -1,0 +1,143 @@
+"""What recorders, phones, browsers and editors write: one file of each kind that was once read wrong."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_kinds import COUNT, HEIGHT, MATRICES, RATE, WIDTH, Case, number_of, painted, write_case
+
+from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encoding import encode_video
+from everest.prepare.examine import examine
+from everest.video.reader import VideoError, frame_times, known_damage, probe, read_frames, repairs
+
+
+def written(folder: Path, container: str, codec: str, accident: str) -> Path:
+    case = Case(container=container, codec=codec, accident=accident)
+    return write_case(case, folder / f"video.{container}").path
+
+
+def shown(path: Path, ids=None) -> list[int | None]:
+    ids = range(probe(path).frames) if ids is None else ids
+    return [number_of(frame.numpy()) for frame in read_frames(path, ids)]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mpg", "mpeg1-b"), ("mpg", "mpeg2-b"), ("mpg", "h264-b"), ("vob", "mpeg2-b"), ("asf", "h264-b")],
+)
+def test_each_frame_of_a_program_stream_and_of_asf_is_found_alone(tmp_path: Path, container: str, codec: str):
+    file = written(tmp_path, container, codec, "none")
+    assert [shown(file, [number]) for number in range(COUNT)] == [[number] for number in range(COUNT)]
+    assert shown(file, range(0, 16, 2)) == list(range(0, 16, 2))
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "hevc-open", "mpeg4-b"])
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_the_order_of_the_decoder_counts_where_display_times_equal_decode_times(
+    tmp_path: Path, container: str, codec: str
+):
+    file = written(tmp_path, container, codec, "times of decoding")
+    assert shown(file) == list(range(COUNT))
+    assert frame_times(file) == pytest.approx(np.arange(COUNT) / RATE, abs=0.002)
+
+
+@pytest.mark.parametrize("accident", ["repeated time 12", "falling time 12"])
+def test_one_wrong_time_stamp_is_repaired_with_a_notice(tmp_path: Path, accident: str):
+    wrong, right = tmp_path / "wrong", tmp_path / "right"
+    wrong.mkdir()
+    right.mkdir()
+    file, intact = written(wrong, "mkv", "h264", accident), written(right, "mkv", "h264", "uneven times")
+    found, expected = frame_times(file), frame_times(intact)
+    others = [number for number in range(COUNT) if number not in (11, 12)]
+    assert found[others] == pytest.approx(expected[others], abs=0.002)
+    assert found[10] < found[11] < found[12] < found[13]
+    assert shown(file) == list(range(COUNT))
+    assert repairs(file) == [f"{file}: 1 of {COUNT} time stamps cannot be right and were interpolated"]
+    assert repairs(intact) == []
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_pictures_are_turned_and_mirrored_by_the_display_matrix(tmp_path: Path, name: str):
+    (tmp_path / "plain").mkdir()
+    plain = read_frames(written(tmp_path / "plain", "mp4", "h264", "none"), [2])[0].numpy()
+    changed = read_frames(written(tmp_path, "mp4", "h264", f"matrix {name}"), [2])[0].numpy()
+    assert np.array_equal(changed, MATRICES[name][1](plain))
+
+
+def test_another_angle_is_a_notice(tmp_path: Path):
+    file = written(tmp_path, "mp4", "h264", "none")
+    data, half = bytearray(file.read_bytes()), 46341  # of the unit 65536: 45 degrees
+    at = data.find(b"tkhd") + 44
+    data[at : at + 8] = struct.pack(">2i", half, half)
+    data[at + 12 : at + 20] = struct.pack(">2i", -half, half)
+    file.write_bytes(data)
+    assert "no multiple of 90 degrees" in repairs(file)[0]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mkv", "mpeg2-b"), ("mpg", "mpeg2-b"), ("mkv", "h264-open"), ("ts", "h264-open"), ("mkv", "mpeg4-b")],
+)
+def test_frames_that_refer_to_others_before_the_recording_are_left_out(
+    tmp_path: Path, container: str, codec: str
+):
+    file = written(tmp_path, container, codec, "starts at an inner keyframe")
+    numbers = shown(file)
+    assert numbers == list(range(numbers[0], COUNT))
+    assert 9 <= numbers[0] <= 13
+    assert known_damage(file) is None
+    assert examine(str(file)).reason is None
+    settings = EncodeSettings(short_side=48, gop=12, crf=10, fast_decode=False)
+    encode_video(str(file), tmp_path / "encoded.mp4", settings, overwrite=False)
+    assert shown(tmp_path / "encoded.mp4") == numbers
+
+
+def test_the_rate_follows_from_the_times_if_the_stated_one_is_the_unit_of_time(tmp_path: Path):
+    file = written(tmp_path, "webm", "vp9", "states 1000 frames per second")
+    assert probe(file).fps == pytest.approx((COUNT - 1) / frame_times(file)[-1])
+    tape = tmp_path / "tape.dv"
+    with av.open(str(tape), "w", format="dv") as container:
+        stream = container.add_stream("dvvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((576, 720, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert probe(tape).fps == 25
+
+
+def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
+    file = written(tmp_path, "ts", "h264-b", "lost packet at 0.3")
+    numbers, seconds = shown(file), frame_times(file)
+    assert numbers == np.rint(seconds * RATE).astype(int).tolist()
+    assert numbers[-1] == COUNT - 1
+    assert len(numbers) < COUNT
+    damage = known_damage(file)
+    assert damage is not None
+    assert damage.startswith("damaged: no intact frames from 0.")
+    assert examine(str(file)).reason == damage
+
+
+@pytest.mark.parametrize(("container", "codec"), [("ts", "h264-b"), ("ts", "mpeg2-b"), ("mpg", "mpeg2-b")])
+def test_joined_streams_are_read_to_the_end(tmp_path: Path, container: str, codec: str):
+    file = written(tmp_path, container, codec, "joined")
+    assert shown(file) == [*range(COUNT), *range(64, 64 + COUNT)]
+    assert frame_times(file) == pytest.approx(np.arange(2 * COUNT) / RATE, abs=0.002)
+    assert known_damage(file) is None
+    assert repairs(file) == [f"{file}: time stamps start again at frame {COUNT}; they are continued"]
+
+
+def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
+    images = [Image.fromarray(painted(number)) for number in range(3)]
+    assert images[0].size == (WIDTH, HEIGHT)
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
+    with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
+        probe(tmp_path / "a.webp")

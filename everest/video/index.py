@@ -296,5 +296,5 @@ def _checksum(path: Video, frame: VideoFrame) -> int:
     """Of the first plane, which is the luma of most formats, without the padding of its rows."""
     with decoder_errors(path):
         plane = frame.planes[0]
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, -1)
+        rows = np.frombuffer(bytes(plane), dtype=np.uint8).reshape(plane.height, -1)
         return zlib.crc32(rows[:, : plane.width].tobytes())

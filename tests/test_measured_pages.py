@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from students import students_table
 from view_labels import BEST, SCRATCH, best_key, measured_units
 
+from everest.lists.groups import ListSize
 from everest.suggest.choices import ProbeList
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.pretraining_gain import RETRIEVED, pretraining_notice
@@ -207,11 +209,14 @@ def test_the_notice_of_suggest_counts_the_sets_that_gained():
     facts = {"classes": 10, "frames": 60, "height": 64, "width": 64}
     for labels, number in places.items():
         probed = ProbeList(name=None, videos=10 * number, held_out=0)
-        of = DataFacts(videos=10 * number, probed=probed, **facts)
+        size = ListSize(samples=10 * number, videos=10 * number, groups=10 * number)
+        of = DataFacts(train=size, probed=probed, **facts)
         few = ["**+" in cell for (own, name), cell in last.items() if own == labels and name != "letters26"]
-        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(of, 500)
+        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(
+            of, replace(size, samples=500)
+        )
         letters = "gained on" if "**+" in last[labels, "letters26"] else "did not gain on"
-        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, 2000)
+        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, replace(size, samples=2000))
 
 
 def test_the_notice_without_labels_counts_the_sets_where_similar_videos_are_found():

@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,42 +167,34 @@ def prepare(name: str, folder: Path) -> dict[str, dict[Path, Segments]]:
     return parts
 
 
-def run_set(name: str, folder: Path, settings: list[str], arm: str, scored: str) -> dict[str, Any]:
-    """Join, train, predict and score one set."""
-    began, fps = time.monotonic(), SETS[name].fps
+def run_set(name: str, folder: Path) -> dict[str, Any]:
+    """Join, train, predict and score one set; a run that is there is not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = prepare(name, folder)
-    recipe, run = folder / f"{arm}.yaml", folder / arm
-    everest("recipes", "suggest", folder / "windows", "--device", "cpu", "-o", recipe, "--overwrite", "-q")
-    options = [f"--set={setting}" for setting in ("train.workers=0", *settings)]
-    everest("finetune", "-r", recipe, "--init", "none", *options, "--gpus", "cpu", "-o", run, "-q")
-    trained = time.monotonic() - began
-    scores = {rule: score(run, folder / scored, parts[scored], fps, *to) for rule, to in RULES.items()}
+    parts, recipe, run = prepare(name, folder), folder / "suggested.yaml", folder / "suggested"
+    if not (run / "model.safetensors").exists():
+        everest(
+            "recipes", "suggest", folder / "windows", "--device", "cpu", "-o", recipe, "--overwrite", "-q"
+        )
+        everest("finetune", "-r", recipe, "--init", "none", "--gpus", "cpu", "-o", run, "-q")
+    fps = SETS[name].fps
     return {
-        "recordings": {part: len(of_part) for part, of_part in parts.items()},
+        "recordings": {part: len(recordings) for part, recordings in parts.items()},
         "windows": len((folder / "windows" / "train.csv").read_text().splitlines()) - 1,
-        "scores": scores,
-        "seconds_joining_and_training": round(trained, 1),
+        "scores": {rule: score(run, folder / "test", parts["test"], fps, *to) for rule, to in RULES.items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), help="a part of the sets: prints only")
-    parser.add_argument("--set", action="append", default=[], help="a setting of one's own: prints only")
-    parser.add_argument("--arm", default="suggested", help="the name of the run")
-    parser.add_argument("--scored", default="test", choices=PARTS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="of these only")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    work = given.work.absolute()
-    results = {name: run_set(name, work / name, given.set, given.arm, given.scored) for name in given.sets}
-    document = {"settings": {"window": WINDOW, "step": STEP, "scored": given.scored}, "sets": results}
-    text = json.dumps(document, indent=2)
-    if given.set or given.sets != list(SETS) or given.scored != "test":
-        print(text)
-    else:
-        (HERE / "results" / "timelines.json").write_text(text + "\n")
+    file = HERE / "results" / "timelines.json"
+    results = json.loads(file.read_text())
+    for name in given.sets:
+        results[name] = run_set(name, given.work.absolute() / name)
+        file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def budget(
         seconds = read_drawn_length(checked)
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
-            raise RecipeError(f"--window {window:g}: those of {checked} have {seconds:g} s; leave it out")
+            raise RecipeError(f"--window {window:g}: windows of {checked} have {seconds:g} s; leave it out")
         length = seconds or window or WINDOW_SECONDS
         inputs = [timeline, *([checked] if checked else [])]
         _draw(draw, extents, of_person, length, seed, output, inputs=inputs, overwrite=overwrite)

@@ -1,7 +1,7 @@
 """Time budgets: seconds and number of bouts per class, with intervals from windows that a person checked.
 
-The footage is divided into windows of equal length, some of which are drawn at random and checked. What a
-person saw in these is counted as it is, and the windows that are left are estimated. The prediction-powered
+The footage is divided into windows of equal length, some of which are drawn at random and checked. The bouts
+of a person in these count as they are, and the windows that are left are estimated. The prediction-powered
 estimate (Angelopoulos et al. 2023, arXiv 2301.09633) is the model's total in the windows that are left, plus
 their number times the mean error of the model in the checked ones. As the model's total is known, only this
 mean varies. The draw is without replacement from these recordings (the difference estimator of survey

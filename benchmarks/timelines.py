@@ -35,9 +35,8 @@ LONGEST: Final = 250  # frames of a clip
 WINDOW, STEP = 1.0, 0.5  # seconds, of the tutorial
 PARTS: Final = ("train", "val", "test")
 RULES: Final = {
-    "plain": [],
-    "smooth": ["--smooth", "1"],
-    "smooth, min-seconds": ["--smooth", "1", "--min-seconds", "0.8"],
+    "default": [],
+    "step 0.25, smooth 1": ["--step", "0.25", "--smooth", "1"],
 }
 Segments = list[tuple[float, float, str]]  # seconds, class
 
@@ -120,9 +119,19 @@ def line_of(bouts: Segments, frames: int, fps: int) -> list[str]:
     return line
 
 
-def check(document: dict[str, Any], pairs: list[tuple[list[str], list[str]]]) -> float:
+def check(document: dict[str, Any], recordings: dict[Path, Segments], pairs: definitions.Pairs) -> float:
     """Compare with plain loops over frames; returns the largest difference, in percent points."""
     expected = definitions.metrics(pairs)
+    precisions = []
+    for name in {label for bouts in recordings.values() for *_, label in bouts}:
+        videos = []
+        for row in document["timelines"]:
+            bouts = recordings[Path(row["video"])]
+            truth = [(start, end, 0.0) for start, end, label in bouts if label == name]
+            spans = [(b["start"], b["end"], b["probability"]) for b in row["bouts"] if b["label"] == name]
+            videos.append((truth, spans))
+        precisions.append(definitions.average_precision(videos, 0.5) or 0.0)
+    expected["map@0.5"] = float(np.mean(precisions))
     differences = [abs(document[key] - (value or 0.0)) for key, value in expected.items()]
     if max(differences) > 1e-3:
         raise SystemExit(f"metrics differ: {expected} and {[document[key] for key in expected]}")
@@ -148,7 +157,7 @@ def score(run: Path, part: Path, recordings: dict[Path, Segments], fps: int, *op
     return {key: document[key] for key in keys} | {
         "mean_class_accuracy": round(100 * float(np.mean([hits[name] / counts[name] for name in counts])), 2),
         "always_the_most_frequent": round(100 * max(counts.values()) / len(truth), 2),
-        "largest_difference": round(check(document, pairs), 6),
+        "largest_difference": round(check(document, recordings, pairs), 6),
     }
 
 

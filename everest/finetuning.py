@@ -24,6 +24,7 @@ from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
+from everest.lists.groups import ListSize
 from everest.methods.selector import share_at
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
@@ -36,6 +37,7 @@ from everest.models.classifier import (
 )
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import silent
+from everest.system.text import counted
 from everest.train.context import RunContext
 from everest.train.health import (
     FEWEST_STEPS,
@@ -278,7 +280,7 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
             "weights instead of the last"
         )
     metric = METRICS[validations.metric]
-    labels = [sample.labels for sample in clips.samples]
+    size, labels = ListSize.of(clips.samples), [sample.labels for sample in clips.samples]
     chance = chance_of(validations.metric, heads, labels)
     majority = majority_top1(heads, labels)
     shown = "" if chance is None else f"; chance {as_text(metric, chance)}"
@@ -286,9 +288,9 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         chance, shown = majority, f"; most frequent class {as_text(metric, majority)}"
     value = as_text(metric, validations.best_value)
     text = (
-        f"best validation {metric.title} {value} of {len(clips)} videos (one center view of each{shown}) "
-        f"after step {best['step']} of {steps}; eval, predict, extract and export use these weights, "
-        f"{training.run.best}"
+        f"best validation {metric.title} {value} of {counted(size.samples, size.unit)} (one center view of "
+        f"each{shown}) after step {best['step']} of {steps}; eval, predict, extract and export use these "
+        f"weights, {training.run.best}"
     )
     guessing = loss_of_guessing(heads, labels)
     advice = validations.advice(chance=chance, guessing=guessing, steps=steps)

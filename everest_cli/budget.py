@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.metrics.budget import Bouts
+
+WINDOW_SECONDS: Final = 10.0  # our choice
 
 
 def budget(
@@ -23,8 +30,11 @@ def budget(
         int | None, typer.Option("--draw", min=2, metavar="N", help="Draw N windows to check, to --output.")
     ] = None,
     window: Annotated[
-        float, typer.Option("--window", min=0.1, metavar="SECONDS", help="Length of the windows to draw.")
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            "--window", min=0.1, metavar="SECONDS", help="Length of the windows to draw [10, or as checked]."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the draw.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV file of the windows to check.")
@@ -34,44 +44,85 @@ def budget(
 ) -> None:
     """Estimate seconds and bouts of each class in all footage, with 95 % intervals.
 
+    --draw also writes LIST.html, a page with the windows as playing clips. With --checked, it draws windows
+    that are not in F, and LIST begins with the rows of F.
+
     Example: everest budget --timeline timeline.json --checked checked.csv
     """
     from dataclasses import replace
 
-    from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.errors import DataError, RecipeError, first_names
+    from everest.errors import DataError, first_names
     from everest.inference.truth import read_drawn_length, read_timelines, read_truth
-    from everest.metrics.budget import DRAWN, counted_bouts, draw_windows, footage_windows, time_budget
-    from everest.system.files import check_new_file, refuse_inputs, write_table
+    from everest.metrics.budget import counted_bouts, time_budget
     from everest_cli.prediction_text import budget_text
 
-    if (draw is None) == (checked is None):
+    if draw is None and checked is None:
         raise RecipeError("give --draw N with --output LIST, or --checked F for the windows that were drawn")
     if (draw is None) != (output is None):
         raise RecipeError("--draw N and --output LIST go together")
     extents, predicted = read_timelines(timeline)
+    of_person, seconds = {}, None
+    if checked is not None:
+        bouts, unknown = read_truth(checked, extents)
+        if unknown:
+            names = f"{first_names(unknown)}; use the names that --draw wrote"
+            raise DataError(
+                f"{checked}: no video of the timeline, or one that has another name there: {names}"
+            )
+        named = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
+        of_person, notices = counted_bouts(extents, named)
+        for text in notices:
+            say(text)
+        seconds = read_drawn_length(checked)
     if draw is not None and output is not None:
-        windows = footage_windows(extents, window)
-        if draw > len(windows):
-            raise RecipeError(f"--draw {draw}: the footage has {len(windows)} windows of {window:g} s")
-        refuse_inputs(output, [timeline], option="--output")
-        check_new_file(output, option="--output", overwrite=overwrite)
-        drawn = draw_windows(windows, draw, seed=seed)
-        rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN, repr(window)) for one in drawn]
-        write_table(output, [(*COLUMNS, WINDOW), *rows])
-        typer.echo(output)
+        if window is not None and seconds not in (None, window):
+            raise RecipeError(f"--window {window:g}: windows of {checked} have {seconds:g} s; leave it out")
+        length = seconds or window or WINDOW_SECONDS
+        inputs = [timeline, *([checked] if checked else [])]
+        _draw(draw, extents, of_person, length, seed, output, inputs=inputs, overwrite=overwrite)
         return
-    assert checked is not None
-    bouts, unknown = read_truth(checked, extents)
-    if unknown:
-        names = f"{first_names(unknown)}; use the names that --draw wrote"
-        raise DataError(f"{checked}: no video of the timeline, or one that has another name there: {names}")
-    of_person = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
-    of_person, notices = counted_bouts(extents, of_person)
-    for text in notices:
-        say(text)
-    document = time_budget(extents, predicted, of_person, seconds=read_drawn_length(checked))
+    document = time_budget(extents, predicted, of_person, seconds=seconds)
     if as_json:
         print_json(document)
     else:
         typer.echo(budget_text(document), nl=False)
+
+
+def _draw(
+    number: int,
+    extents: Mapping[str, tuple[float, float]],
+    checked: Bouts,
+    length: float,
+    seed: int,
+    output: Path,
+    *,
+    inputs: Sequence[Path],
+    overwrite: bool,
+) -> None:
+    """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
+    from everest.annotations.bout_table import COLUMNS, WINDOW
+    from everest.figures.clips import write_check_page
+    from everest.lists.sample import Sample
+    from everest.metrics.budget import DRAWN, draw_windows, windows_left
+    from everest.system.files import check_new_file, refuse_inputs, write_table
+
+    windows = windows_left(extents, checked, length)
+    if number > len(windows):
+        left = " left" if checked else ""
+        raise RecipeError(f"--draw {number}: the footage has {len(windows)} windows of {length:g} s{left}")
+    page = output.with_suffix(".html")
+    for file in (output, page):
+        refuse_inputs(file, inputs, option="--output")
+        check_new_file(file, option="--output", overwrite=overwrite)
+    drawn = draw_windows(windows, number, seed=seed)
+    rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN, repr(length)) for one in drawn]
+    known = [
+        (bout.video, repr(bout.start), repr(bout.end), bout.label, repr(length))
+        for of_video in checked.values()
+        for bout in of_video
+    ]
+    samples = [Sample(path=one.video, start=one.start, end=one.end) for one in drawn]
+    write_check_page(page, samples, list_file=output.name, lines=[",".join(row) for row in rows])
+    write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
+    typer.echo(output)
+    typer.echo(page)

@@ -98,14 +98,14 @@ def budget_text(document: dict[str, Any]) -> str:
     """The time budget of `everest budget`: a line for the seconds and for the bouts of each class."""
     lines = [
         f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked",
-        f"  {'class':<24}{'':<9}{'model':>10}{'estimate':>10}  95 % interval",
+        f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval",
     ]
     for entry in document["classes"]:
         for what in ("seconds", "bouts"):
             row = entry[what]
             low, high = row["interval"]
-            values = f"{row['naive']:>10.1f}{row['estimate']:>10.1f}  {low:.1f} to {high:.1f}"
-            lines.append(f"  {entry['name']:<24}{what:<9}{values}")
+            values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
+            lines.append(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -127,7 +127,7 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.lists.groups import COLUMN, FOLDER, grouping, with_groups
+    from everest.lists.groups import COLUMN, FOLDER, ListSize, grouping, with_groups
     from everest.lists.labeled import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
     from everest.suggest.next_commands import commands_for_lists
@@ -162,10 +162,12 @@ def split_source(
                 "videos": len(samples),
                 "share": round(len(samples) / len(data.samples), 5),
                 "groups": len({group_of(sample) for sample in samples}),
+                "group_names": [] if group is None else sorted({str(sample.group) for sample in samples}),
                 **_label_counts(samples, names, labeled.task),
             }
             for name, samples in lists.items()
         },
+        "unit": ListSize.of(data.samples).unit,
         "folder": str(folder),
         "written": [str(path) for path in written],
         "task": labeled.task,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -51,8 +50,9 @@ def suggest(
         typer.Option("--device", metavar="cpu|8GB|24GB|80GB", help="CPU or GPU memory [this machine's]."),
     ] = None,
     hours: Annotated[
-        float, typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="For a stage.")
-    ] = 1.0,
+        float | None,
+        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="The longest time of a stage."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file and its lists.")] = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -66,7 +66,7 @@ def suggest(
     from everest.config.settings import DataSettings
     from everest.suggest.data_facts import examine_data
     from everest.suggest.data_section import data_section, has_class_folders, with_task
-    from everest.suggest.devices import DEVICES, stage_times, this_device
+    from everest.suggest.devices import DEVICES, measure_speeds, stage_times, this_device
     from everest.suggest.next_commands import training_commands
     from everest.suggest.pretraining_gain import pretraining_notice
     from everest.suggest.suggest import choose_values, recipe_text
@@ -82,6 +82,9 @@ def suggest(
     device = device or this_device()
     if device not in DEVICES:
         raise unknown_name("--device", device, DEVICES)
+    is_here = device in ("cpu", this_device())
+    if hours is not None and not is_here:
+        raise RecipeError(f"--hours: the speed of --device {device} cannot be measured on this machine")
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
@@ -99,13 +102,23 @@ def suggest(
         if pretrain is not None or unlabeled:
             _check_held_out(pretrain, settings, data, divided=divided is not None)
         facts = examine_data(settings, labeled=not unlabeled)
-        if facts.pretrain_videos == 1:
+        if facts.pretrain is not None and facts.pretrain.samples == 1:
             raise RecipeError(f"--pretrain {pretrain}: one video; pre-training compares several: name more")
+        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
+        choices, speeds = choose_values(facts, device, purpose=purpose), {}
+        if is_here and not (quiet and hours is None and not as_json):
+            text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
+            trial = load_recipe(RecipeFile(name=output.stem, label=str(output), text=text, folder=None))
+            speeds = measure_speeds(trial, purpose, cpu=device == "cpu")
+        if hours is not None:
+            most = {
+                time.stage: int(hours * 3600 * speeds[time.stage] / time.batch_size)
+                for time in stage_times(choices, purpose, speeds)
+            }
+            choices = choose_values(facts, device, purpose=purpose, most_steps=most)
+        times = stage_times(choices, purpose, speeds)
         if divided is not None:
             section = divided.in_place(section)
-        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
-        choices = choose_values(facts, device, hours=hours, purpose=purpose)
-        if divided is not None:
             choices = [choice._replace(value=divided.in_place(choice.value)) for choice in choices]
         text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
         load_recipe(
@@ -123,19 +136,16 @@ def suggest(
         if divided is not None:
             fix = "label more videos, of further groups"
         say(f"warning: no {' or '.join(without)} list; {fix}")
-    times = stage_times(choices, device, purpose)
     commands = training_commands(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
-    unlabeled_videos = facts.videos if unlabeled else facts.pretrain_videos
-    worth = pretraining_notice(facts, unlabeled_videos) if unlabeled_videos else None
+    more = facts.train if unlabeled else facts.pretrain
+    worth = pretraining_notice(facts, more) if more is not None else None
     if not quiet:
         for time in times:
             say(str(time))
         if worth is not None:
             say(worth)
-        measure = f"everest profile --recipe {shlex.quote(str(output))} --measure"
-        say(f"`{measure}` measures the clips/s of this machine")
         say("\n  ".join(["next:", *commands]))
     if as_json:
         stages = [time._asdict() for time in times]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from students import students_table
 from view_labels import BEST, SCRATCH, best_key, measured_units
 
+from everest.lists.groups import ListSize
 from everest.suggest.choices import ProbeList
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.pretraining_gain import RETRIEVED, pretraining_notice
@@ -36,14 +38,13 @@ def test_students():
 
 def test_timelines():
     rows = []
-    for name, of_set in results("timelines")["sets"].items():
-        frequent = of_set["always_the_most_frequent"]
+    for name, of_set in results("timelines").items():
         for rules, scores in of_set["scores"].items():
-            f1 = " / ".join(f"{scores[f'f1@{k}']:.1f}" for k in (10, 25, 50))
-            cells = [name, rules, f"{scores['frame_accuracy']:.1f} ({frequent:.1f})", f"{scores['edit']:.1f}"]
-            precision = f"{scores['map@0.5']:.1f}"
-            rows.append(f"| {' | '.join([*cells, f1, precision])} |")
-    assert len(rows) == 9
+            f1 = " / ".join(f"{scores[f'f1@{k}']:.0f}" for k in (10, 25, 50))
+            frames = f"{scores['frame_accuracy']:.0f} ({scores['always_the_most_frequent']:.0f})"
+            others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
+            rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
+    assert rows
     assert missing("timelines.md", rows) == []
 
 
@@ -207,11 +208,14 @@ def test_the_notice_of_suggest_counts_the_sets_that_gained():
     facts = {"classes": 10, "frames": 60, "height": 64, "width": 64}
     for labels, number in places.items():
         probed = ProbeList(name=None, videos=10 * number, held_out=0)
-        of = DataFacts(videos=10 * number, probed=probed, **facts)
+        size = ListSize(samples=10 * number, videos=10 * number, groups=10 * number)
+        of = DataFacts(train=size, probed=probed, **facts)
         few = ["**+" in cell for (own, name), cell in last.items() if own == labels and name != "letters26"]
-        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(of, 500)
+        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(
+            of, replace(size, samples=500)
+        )
         letters = "gained on" if "**+" in last[labels, "letters26"] else "did not gain on"
-        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, 2000)
+        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, replace(size, samples=2000))
 
 
 def test_the_notice_without_labels_counts_the_sets_where_similar_videos_are_found():

@@ -15,6 +15,7 @@ import numpy as np
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of
 from everest.errors import DataError
+from everest.lists.groups import ListSize
 from everest.lists.sample import Sample
 from everest.system.storage import RemotePath
 from everest.video.source import Member
@@ -52,9 +53,9 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     short = sum(length < views.frames * stride for length in lengths)
     if not short:
         return None
-    total = len(clips)
+    total, unit = len(clips), ListSize.of(clips.samples).unit
     rate = "" if views.fps is None else f" at {views.fps:g} per second"
-    of_what = f"{total} videos" if len(lengths) == total else f"{len(lengths)} videos examined"
+    of_what = f"{total} {unit}s" if len(lengths) == total else f"{len(lengths)} {unit}s examined"
     text = (
         f"{short} of {of_what} ({short / len(lengths):.0%}) are shorter than a clip of {views.frames} frames "
         f"at stride {stride} ({views.frames * stride} frames{rate}): frames are repeated"
@@ -67,7 +68,7 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     frames = _short_length(lengths)
     if frames < 2:
         return f"{text}; most are single images, which show no motion"
-    return f"{text}; lower data.frames: most videos have {frames} frames{rate} or more"
+    return f"{text}; lower data.frames: most {unit}s have {frames} frames{rate} or more"
 
 
 def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:

@@ -1,11 +1,12 @@
 """Time budgets: seconds and number of bouts per class, with intervals from windows that a person checked.
 
-The footage is divided into windows of equal length, some of which are drawn at random and checked. The
-prediction-powered estimate of a total (Angelopoulos et al. 2023, arXiv 2301.09633) is the model's total, plus
-the number of windows times the mean error of the model in the checked ones. As the model's total is known,
-only this mean varies. The draw is without replacement from these recordings (the difference estimator of
-survey sampling, Särndal et al. 1992, section 6.3), so that the intervals are about these recordings, however
-alike the windows of one recording are.
+The footage is divided into windows of equal length, some of which are drawn at random and checked. The bouts
+of a person in these count as they are, and the windows that are left are estimated. The prediction-powered
+estimate (Angelopoulos et al. 2023, arXiv 2301.09633) is the model's total in the windows that are left, plus
+their number times the mean error of the model in the checked ones. As the model's total is known, only this
+mean varies. The draw is without replacement from these recordings (the difference estimator of survey
+sampling, Särndal et al. 1992, section 6.3), so that the intervals are about these recordings, however alike
+the windows of one recording are.
 
 W windows of the footage, N checked windows.
 """
@@ -66,34 +67,55 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
     return windows
 
 
+def windows_left(
+    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float
+) -> list[FootageWindow]:
+    """Divide recordings into windows, and leave out those that were checked or drawn before.
+
+    Raises:
+        DataError: a checked or drawn window is no window of the footage; or see `footage_windows`.
+        RecipeError: see `footage_windows`.
+    """
+    windows = footage_windows(extents, seconds)
+    marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
+    done = set(_windows_of(marks, windows, extents, seconds).values())
+    return [window for window in windows if window not in done]
+
+
 def draw_windows(windows: Sequence[FootageWindow], number: int, *, seed: int = 0) -> list[FootageWindow]:
     """Draw windows without replacement, each equally likely; in the order of the footage."""
     drawn = np.random.default_rng(seed).choice(len(windows), size=number, replace=False)
     return [windows[index] for index in np.sort(drawn)]
 
 
-def total_interval(errors: NDArray[np.float64], naive: float, windows: int, largest: float) -> dict[str, Any]:
-    """Return the estimate of a total over W windows, and its 95 % interval, at least 0.
+def total_interval(
+    truth: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    *,
+    naive: float,
+    windows: int,
+    largest: float,
+) -> dict[str, Any]:
+    """Return the estimate of a total over W windows, and its 95 % interval, at least what a person saw.
 
     Rare errors may be in no checked window. Two further windows, with the largest possible error in either
     direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
 
     Args:
-        errors: truth less prediction in each checked window, (N,).
+        truth, predicted: in each checked window, (N,).
         naive: the model's total.
         largest: possible error of a window.
     """
-    number = len(errors)
-    estimate = naive + windows * float(errors.mean())
+    errors, number, seen = truth - predicted, len(truth), float(truth.sum())
+    left = windows - number
+    estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
     padded = np.append(errors - errors.mean(), [largest, -largest])
     std = math.sqrt(float((padded**2).sum()) / (number + 1))
-    unchecked = math.sqrt(1 - number / windows)  # finite population
-    half = float(t.ppf((1 + LEVEL) / 2, number + 1)) * windows * std * unchecked / math.sqrt(number)
-    return {
-        "naive": round(naive, 3),
-        "estimate": round(max(estimate, 0.0), 3),
-        "interval": [round(max(estimate - half, 0.0), 3), round(max(estimate + half, 0.0), 3)],
-    }
+    # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
+    half = float(t.ppf((1 + LEVEL) / 2, number + 1)) * std * math.sqrt(left * windows / number)
+    rests = estimate - half, estimate, estimate + half
+    low, middle, high = (round(seen + max(rest, 0.0), 3) for rest in rests)
+    return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
 def counted_bouts(extents: Mapping[str, tuple[float, float]], checked: Bouts) -> tuple[Bouts, list[str]]:
@@ -133,7 +155,7 @@ def time_budget(
         seconds: the length by which the windows were drawn; None: that of the longest checked window.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
-        and `bouts`: `naive`, `estimate` and `interval`.
+        and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
     Raises:
         DataError: a drawn window or all but one are not checked, or one is no window of the footage.
     """
@@ -155,19 +177,17 @@ def time_budget(
     classes = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
         truth = np.array([_amounts(window, checked, name, extents, manual=True) for window in drawn.values()])
-        guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])
+        guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])  # (N, 2)
         mine = [bout for video in predicted.values() for bout in video if bout.label == name]
-        errors = truth - guess  # (N, 2)
-        naive_seconds = sum(bout.seconds for bout in mine)
-        classes.append(
-            {
-                "name": name,
-                "seconds": total_interval(errors[:, 0], naive_seconds, len(windows), length),
-                "bouts": total_interval(
-                    errors[:, 1], len(mine), len(windows), max(1.0, float(abs(errors[:, 1]).max()))
-                ),
-            }
-        )
+        totals = sum(bout.seconds for bout in mine), len(mine)
+        largest = length, max(1.0, float(abs(truth - guess)[:, 1].max()))
+        of_class = {
+            key: total_interval(
+                truth[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
+            )
+            for i, key in enumerate(("seconds", "bouts"))
+        }
+        classes.append({"name": name, **of_class})
     return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
 
 

@@ -42,7 +42,7 @@ def measure_loading(
     """
     clips = stage_clips(recipe, stage)
     loaded, workers = _loader_speed(clips, recipe, batch)
-    alone = _item_speed(clips)
+    alone = reading_speed(clips)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     return {
         "workers": workers,
@@ -112,7 +112,7 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float,
         loaded.close()
 
 
-def _item_speed(clips: VideoClips) -> float:
+def reading_speed(clips: VideoClips) -> float:
     """Return clips/s that this process reads by itself."""
 
     def read(epoch: int) -> None:
@@ -137,7 +137,7 @@ def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: fl
     pixels = recipe.pretrain.objective == "pixels"
     if stage == "pretrain" and pixels and recipe.pretrain.views_per_decode < VIEWS:
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
-        gain = _item_speed(many) / alone
+        gain = reading_speed(many) / alone
         yield f"pretrain.views_per_decode={VIEWS}: {gain:.1f} times as many clips (measured)"
     cores = num_cores()
     if recipe.train.num_workers < cores:

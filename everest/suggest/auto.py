@@ -21,7 +21,6 @@ from everest.suggest.suggest import choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
-HOURS: Final = 1.0  # for both stages
 DIGITS: Final = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 
 
@@ -51,8 +50,7 @@ def auto_recipe(
         section, _ = with_task(section, given.task if chosen else None)
     facts = examine_data(replace(given, **section), labeled=labeled)
     device = "cpu" if cpu else this_device()
-    hours = HOURS / 2 if purpose == "finetune" else HOURS
-    choices = choose_values(facts, device, hours=hours, purpose=purpose)
+    choices = choose_values(facts, device, purpose=purpose)
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)
 

@@ -12,6 +12,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
+from everest.lists.groups import ListSize
 from everest.lists.label_facts import count_classes, imbalance
 from everest.lists.sample import Sample
 from everest.lists.stage import read_stage
@@ -27,11 +28,11 @@ MOST_PROBED: Final = 40  # videos whose length and size are read, spread over th
 class DataFacts:
     """The properties of a data set on which the rules depend."""
 
-    videos: int  # for training
-    pretrain_videos: int = 0  # of `data.pretrain`; 0: the same as for training
+    train: ListSize
+    pretrain: ListSize | None = None  # of `data.pretrain`; None: the same as for training
     classes: int  # 0: the videos have no labels, or numbers
     class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
-    frames: float  # of the median video; at `data.fps`, if it is set
+    frames: float  # of the median video or window; at `data.fps`, if it is set
     pretrain_frames: float = 0.0  # the same of `data.pretrain`; 0: the same as for training
     height: float
     width: float
@@ -41,7 +42,7 @@ class DataFacts:
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
-    """Count the training videos and classes, and read the length and size of some videos.
+    """Count the training videos, windows, groups and classes, and read the length and size of some videos.
 
     Raises:
         DataError: a list cannot be read, or none of its videos; also a label that training does not know.
@@ -62,8 +63,8 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     frames, height, width = _median_size(clips.samples, data.fps)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
     return DataFacts(
-        videos=len(clips),
-        pretrain_videos=len(more),
+        train=ListSize.of(clips.samples),
+        pretrain=ListSize.of(more) if more else None,
         classes=classes,
         class_names=names or (),
         frames=frames,

@@ -1,14 +1,18 @@
-"""The kinds of device that recipes are suggested for, and the time of a stage at their assumed speed."""
+"""The kinds of device that recipes are suggested for, and the measured time of a stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
 
+from everest.config.settings import Recipe
+from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
+from everest.profiling.measure import measure
 from everest.suggest.choices import Choice, Purpose
+from everest.system.cores import num_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +25,16 @@ class Device:
     tubelet: tuple[int, int, int]
     batch: int
     keep: float  # share of the tokens that fine-tuning from scratch encodes
-    speed: int  # clips per second in fine-tuning with this share, assumed
-
-    def clips_per_second(self, kept: float) -> int:
-        """The assumed speed with another share of the tokens; fewer are no faster, because of the videos."""
-        return round(self.speed * min(1.0, self.keep / kept))
 
 
 DEVICES: Final = {
-    "cpu": Device(
-        base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15, speed=60
-    ),
-    "8GB": Device(
-        base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6, speed=100
-    ),
-    "24GB": Device(
-        base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6, speed=150
-    ),
-    "80GB": Device(
-        base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6, speed=200
-    ),
+    "cpu": Device(base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15),
+    "8GB": Device(base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6),
+    "24GB": Device(base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6),
+    "80GB": Device(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
 }
-STAGES: Final[dict[Purpose, tuple[str, ...]]] = {  # that a recipe is for
+MEASURED_CLIPS: Final = 16  # our choice: of a measured step on a CPU
+STAGES: Final[dict[Purpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
     "finetune": ("pretrain", "finetune"),
     "scratch": ("finetune",),
@@ -60,29 +52,52 @@ def this_device() -> str:
 
 
 class StageTime(NamedTuple):
-    """The steps of a stage, and its time at the assumed speed, without validations and probes."""
+    """The steps of a stage, and its time at a measured speed, without validations and probes."""
 
-    stage: str
+    stage: TrainingStage
     steps: int
     batch_size: int
-    clips_per_second: int  # assumed
-    seconds: int
+    clips_per_second: float | None  # None: not measured
+    seconds: int | None
 
     def __str__(self) -> str:
+        text = f"{self.stage}: {self.steps} steps of {self.batch_size} clips"
+        if self.seconds is None:
+            return f"{text}; their time was not measured, because --device is another machine"
         minutes = self.seconds / 60
         time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-        return (
-            f"{self.stage}: {self.steps} steps of {self.batch_size} clips, about {time} at "
-            f"{self.clips_per_second} clips/s (assumed)"
-        )
+        return f"{text}, about {time} at {self.clips_per_second:.0f} clips/s (measured)"
 
 
-def stage_times(choices: Sequence[Choice], device_name: str, purpose: Purpose) -> list[StageTime]:
-    """The time of each stage that a recipe of these choices is for."""
-    device, values = DEVICES[device_name], {choice.key: choice.value for choice in choices}
-    times = []
+def stage_times(
+    choices: Sequence[Choice], purpose: Purpose, speeds: Mapping[TrainingStage, float]
+) -> list[StageTime]:
+    """The time of each stage that a recipe of these choices is for.
+
+    Args:
+        speeds: of `measure_speeds`; empty if they were not measured.
+    """
+    values, times = {choice.key: choice.value for choice in choices}, []
     for stage in STAGES[purpose]:
-        steps, batch = values[f"{stage}.steps"], values[f"{stage}.batch_size"]
-        speed = device.clips_per_second(values[f"{stage}.selection"]["keep_ratio"])
-        times.append(StageTime(stage, steps, batch, speed, round(steps * batch / speed)))
+        steps, batch, speed = values[f"{stage}.steps"], values[f"{stage}.batch_size"], speeds.get(stage)
+        seconds = None if speed is None else round(steps * batch / speed)
+        times.append(StageTime(stage, steps, batch, speed, seconds))
     return times
+
+
+def measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[TrainingStage, float]:
+    """Measure the clips/s of the stages of a recipe on this machine: some steps, and reading the videos.
+
+    Args:
+        cpu: use the CPU even if there is a GPU.
+    Raises:
+        DataError: too many videos in a row cannot be read.
+        EnvironmentProblem: the device has too little memory.
+    """
+    speeds = {}
+    for stage in STAGES[purpose]:
+        step = measure(recipe, stage, batch=MEASURED_CLIPS if cpu else None, cpu=cpu)["clips_per_second"]
+        read = reading_speed(stage_clips(recipe, stage)) * num_cores()
+        # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
+        speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)
+    return speeds

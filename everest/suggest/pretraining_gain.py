@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from everest.lists.groups import ListSize
 from everest.suggest.data_facts import DataFacts
+from everest.system.text import counted
 
 
 class Gain(NamedTuple):
@@ -34,9 +36,10 @@ MANY_VIDEOS: Final = (
 )
 
 
-def pretraining_notice(facts: DataFacts, videos: int) -> str:
-    """Whether pre-training on a number of videos is worth a trial."""
-    start, source = f"pre-training on {videos} videos", "docs/evidence.md"
+def pretraining_notice(facts: DataFacts, unlabeled: ListSize) -> str:
+    """Whether pre-training on videos or windows is worth a trial."""
+    videos, source = unlabeled.samples, "docs/evidence.md"
+    start = f"pre-training on {counted(videos, unlabeled.unit)}"
     if videos < FEWEST:
         return f"{start} may not be worth its time: it was not measured with fewer than {FEWEST} ({source})"
     if facts.task != "single-label":
@@ -48,7 +51,7 @@ def pretraining_notice(facts: DataFacts, videos: int) -> str:
             f"untrained encoder and an image of differences on {RETRIEVED} ({source}); `everest probe` "
             "compares them"
         )
-    labels = facts.videos / facts.classes
+    labels = facts.train.samples / facts.classes
     gains = FEW_VIDEOS if videos < MANY else MANY_VIDEOS
     gain = gains[sum(labels > most for most in MOST_LABELS)]
     of_labels = f"{labels:.3g} label" if labels == 1 else f"{labels:.3g} labels"

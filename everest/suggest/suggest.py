@@ -1,22 +1,27 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
+Whether a set is small depends on its independent groups: windows of a recording look alike.
+
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
-validation lists of sets of 50 to 175 real clips, the pre-training on 320 to 470 clips (docs/evidence.md). The
-number of steps for other sets and all values for a GPU were not measured.
+validation lists of sets of 50 to 175 real clips, and tried on windows of joined recordings
+(docs/timelines.md); the pre-training on 320 to 470 clips (docs/evidence.md). The number of steps for other
+sets and all values for a GPU were not measured.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
+from everest.lists.groups import ListSize
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import DEVICES, Device
+from everest.system.text import counted
 from everest.train.plan import PEAK_LR
 from everest.train.probe_advice import MOST_SHARE
 
@@ -31,38 +36,37 @@ FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
-FEW_VIDEOS: Final = 500  # up to here a model sees differences
-VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
+FEW_GROUPS: Final = 500  # up to here a model sees differences
+VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
 
 
 def choose_values(
-    facts: DataFacts, device_name: str, *, hours: float, purpose: Purpose = "scratch"
+    facts: DataFacts,
+    device_name: str,
+    *,
+    purpose: Purpose = "scratch",
+    most_steps: Mapping[str, int] | None = None,
 ) -> list[Choice]:
     """Choose the values that depend on the data set and the device.
 
     Args:
         device_name: one of `DEVICES`.
-        hours: for each stage.
+        most_steps: of a stage; None: as many as the data set needs.
     """
     device = DEVICES[device_name]
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     views, kept = _compared_views(), _kept(device, purpose)
     decay = Choice("finetune.layer_decay", 1.0, "all layers start from new weights")
-
-    def in_time(selection: Choice) -> tuple[float, int]:
-        return hours, device.clips_per_second(selection.value["keep_ratio"])
-
+    limits = most_steps or {}
     chosen = [
-        *_clip(facts, device),
+        *_clip(facts, device, purpose),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *_budgets(
-            "pretrain", facts.pretrain_videos or facts.videos, COMPARED * device.batch, in_time(views[-1])
-        ),
-        *_budgets("finetune", facts.videos, device.batch, in_time(kept)),
+        *_budgets("pretrain", facts.pretrain or facts.train, limits.get("pretrain")),
+        *_budgets("finetune", facts.train, limits.get("finetune")),
         *views,
         *_batch("pretrain", COMPARED * device.batch, "clips are compared with all others of a step"),
         *_batch("finetune", device.batch, f"fits {on}"),
@@ -77,8 +81,10 @@ def choose_values(
     return sorted(chosen, key=lambda choice: order.index(choice.key.split(".")[0]))
 
 
-def _clip(facts: DataFacts, device: Device) -> list[Choice]:
-    size = _frame_size(facts, device)
+def _clip(facts: DataFacts, device: Device, purpose: Purpose) -> list[Choice]:
+    size, frames = _frame_size(facts, device), facts.frames
+    if purpose == "finetune" and facts.pretrain is not None:  # the encoder sees actions at one speed
+        frames = min(frames, facts.pretrain_frames)
     return [
         Choice("data.frames", FRAMES, "as in the papers"),
         Choice(
@@ -87,28 +93,29 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
             f"about {device.side} x {device.side} pixels in the shape of the median video, "
             f"{facts.height:g} x {facts.width:g}",
         ),
-        _stride("pretrain", facts.pretrain_frames or facts.frames),
-        _stride("finetune", facts.frames),
+        _stride("pretrain", frames, facts.train.unit),
+        _stride("finetune", frames, facts.train.unit),
     ]
 
 
-def _stride(stage: str, frames: float) -> Choice:
+def _stride(stage: str, frames: float, unit: str) -> Choice:
     stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
-    return Choice(f"{stage}.stride", stride, f"{_coverage(stride, frames)} ({frames:g} frames)")
+    return Choice(f"{stage}.stride", stride, f"{_coverage(stride, frames, unit)} ({frames:g} frames)")
 
 
-def _coverage(stride: int, frames: float) -> str:
-    return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median video"
+def _coverage(stride: int, frames: float, unit: str) -> str:
+    return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median {unit}"
 
 
-def _budgets(stage: str, videos: int, batch: int, in_time: tuple[float, int]) -> list[Choice]:
-    """The steps by the number of videos, or as many as `in_time` allows: hours, and clips per second."""
-    hours, speed = in_time
-    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(videos))))
-    steps = max(1, min(by_data, int(hours * 3600 * speed / batch)))
-    limit = f"{STEPS_OF_ROOT} x sqrt({videos} videos)" if steps == by_data else f"in {hours:g} h"
+def _budgets(stage: str, size: ListSize, most: int | None) -> list[Choice]:
+    """The steps by the number of videos or windows, at most `most`."""
+    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
+    steps = by_data if most is None else max(1, min(by_data, most))
+    limit = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
+    if steps < by_data:
+        limit = "in the time of --hours"
     return [Choice(f"{stage}.steps", steps, limit), Choice(f"{stage}.warmup_steps", steps // 10, "a tenth")]
 
 
@@ -147,8 +154,9 @@ def _kept(device: Device, purpose: Purpose) -> Choice:
 
 def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     """The augmentation and the input that keep a model from overfitting, and no flips that change a label."""
-    mild = facts.videos <= VERY_FEW_VIDEOS
-    count = f"{facts.videos} videos"
+    groups = facts.train.groups
+    mild = groups <= VERY_FEW_GROUPS
+    count = str(facts.train)
     least, strength = (0.5, "mild") if mild else (0.3, "stronger")
     chosen = [Choice("finetune.crop_area", [least, 1.0], f"{strength} crops for {count}")]
     if facts.task != "regression":
@@ -156,7 +164,7 @@ def _augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     if purpose == "scratch" and mild:
         chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
         chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
-    if purpose != "scratch" or facts.videos <= FEW_VIDEOS:
+    if purpose != "scratch" or groups <= FEW_GROUPS:
         of_few = f"a model overfits to the still parts of {count}"
         reason = (
             of_few if purpose == "scratch" else "views of frames differ by their places more than by motion"
@@ -187,7 +195,7 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
         ]
     if facts.imbalance > IMBALANCED:
         reason = (
-            f"the most frequent class has {facts.imbalance:.3g} times the videos of the rarest; "
+            f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
             "class_weights: balanced is the alternative"
         )
         return [Choice("finetune.sampler", "sqrt", reason)]
@@ -198,8 +206,9 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
     """The probes of pre-training; none if they are not cheap."""
     values = {choice.key: choice.value for choice in chosen}
     steps, batch = values["pretrain.steps"], values["pretrain.batch_size"]
+    read = (facts.pretrain or facts.train).samples
     for probed in (facts.probed, facts.probed.without_labels()):
-        found = choose_every(probed, steps=steps, batch=batch, videos=facts.pretrain_videos or facts.videos)
+        found = choose_every(probed, steps=steps, batch=batch, videos=read)
         if found is not None:
             every, share = found
             named = {} if probed.name is None else {"list": probed.name}
@@ -210,11 +219,12 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
 
 
 def _evaluated_views(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
-    """One clip and one crop where they show most of the median video, else as many as the base has."""
+    """One clip and one crop where they show most of the median sample, else as many as the base has."""
     values, views = {choice.key: choice.value for choice in chosen}, []
     stride, (height, width) = values["finetune.stride"], values["data.size"]
     if stride * FRAMES > MOST_OF_VIDEO * facts.frames:
-        views.append(Choice("eval.clips", 1, f"{_coverage(stride, facts.frames)}: one is enough"))
+        coverage = _coverage(stride, facts.frames, facts.train.unit)
+        views.append(Choice("eval.clips", 1, f"{coverage}: one is enough"))
     shapes = sorted((height / width, facts.height / facts.width))
     shown = shapes[0] / shapes[1]  # by the largest crop of the shape of a clip
     if shown > WHOLE_FRAME:
@@ -238,9 +248,9 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
     of_classes = f"{facts.classes} classes" if facts.classes else "no labels"
     if facts.task == "regression":
         of_classes = "numbers as labels"
-    more = f", and {facts.pretrain_videos} for pre-training" if facts.pretrain_videos else ""
+    more = f" Pre-training: {facts.pretrain}." if facts.pretrain else ""
     lines = [
-        f"# {facts.videos} training videos with {of_classes}{more}. Each value states its reason.",
+        f"# Training: {facts.train}, {of_classes}.{more} Each value states its reason.",
         f"base: {base}",
         *(write_yaml({"data": data}).splitlines() if data else ["data:"]),
     ]

@@ -10,6 +10,7 @@ from everest.config.recipe import dump_recipe
 from everest.config.settings import Recipe
 from everest.data.loader import shared_bytes
 from everest.errors import RecipeError
+from everest.lists.groups import ListSize
 from everest.system.accelerator import (
     decide_on_main,
     end_training_on_error,
@@ -112,7 +113,7 @@ def _summary(training: Training) -> str:
     """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
     plan, passes = training.plan, training.passes
     text = (
-        f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
+        f"{ListSize.of(training.clips.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
         f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
     )

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called
 
-from everest.data.short_videos import FITTING, largest_stride, read_lengths
+from everest.config.recipe import load_recipe
+from everest.data.short_videos import FITTING, largest_stride, padding_notice, read_lengths
+from everest.data.stages import pretrain_clips
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.video.writer import write_video
@@ -85,3 +87,14 @@ def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(
     assert f"{of_what} can be read, first {tmp_path}/" in shown
     assert "not a video file" in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_short_windows_are_called_windows(tmp_path: Path, clip_files: Path):
+    rows = [f"{clip_files}/clip{number}.mp4,0,0.5" for number in range(4)]
+    (tmp_path / "windows.csv").write_text("\n".join(["path,start,end", *rows]))
+    samples = read_samples(tmp_path / "windows.csv", root=tmp_path, labeled=False).samples
+    clips = pretrain_clips(load_recipe("small", overrides=["pretrain.stride=2", f"data.root={clip_files}"]))
+    clips = replace(clips, samples=samples)
+    assert (padding_notice(clips, "pretrain") or "").startswith(
+        "4 of 4 windows (100%) are shorter than a clip"
+    )

@@ -114,6 +114,18 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         low, high = entry["seconds"]["interval"]
         assert 0 <= low <= entry["seconds"]["estimate"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in run(*budget, "--checked", checked)
+    more = tmp_path / "more.csv"
+    run(*budget, "--checked", checked, "--draw", 10, "-o", more)
+    rows = [line.split(",") for line in more.read_text().splitlines()[1:]]
+    windows = [(row[0], *map(float, row[1:3])) for row in rows if row[3] in ("checked", "to check")]
+    assert len(set(windows)) == len(windows) == 16
+    page = more.with_suffix(".html").read_text()
+    assert page.count("<video") == page.count("data:video/mp4") == 10
+    assert all(f"<code>{','.join(row)}</code>" in page for row in rows if row[3] == "to check")
+    none_left = refused(*budget, "--checked", more, "--draw", 2, "-o", tmp_path / "x.csv", code=2)
+    assert "the footage has 0 windows of 0.5 s left" in none_left
+    other = ("--checked", checked, "--draw", 2, "--window", 0.7, "-o", tmp_path / "x.csv")
+    assert "--window 0.7: windows of" in refused(*budget, *other, code=2)
     with checked.open("a") as file:
         file.write("other.mp4,0,1,0\n")
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)

@@ -147,7 +147,11 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     groups = {name: {path.split("_g")[1][:2] for path, *_ in found} for name, found in rows.items()}
     assert sum(map(len, groups.values())) == len(set().union(*groups.values()))
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
-    assert told["lists"]["val"] == {"videos": 6, "share": 0.2, "groups": 1, "classes": {"0": 3, "1": 3}}
+    (name,) = groups["val"]
+    assert told["lists"]["val"] == {
+        **{"videos": 6, "share": 0.2, "groups": 1, "group_names": [name], "classes": {"0": 3, "1": 3}}
+    }
+    assert f"val: 6 videos (20.0%) of 1 group: {name}\n" in shown.stderr
     lists = [ucf_names / f"{name}.csv" for name in rows]
     split("--check", *lists, "--group", r"_g(\d+)_")
 
@@ -346,7 +350,9 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
 )
 def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning, advised):
     names = ("train", "val", "test") if len(videos) == 3 else ("train", "test")
-    found = few_videos(dict(zip(names, videos, strict=True)), dict(zip(names, shares, strict=True)))
+    found = few_videos(
+        dict(zip(names, videos, strict=True)), dict(zip(names, shares, strict=True)), unit="video"
+    )
     advice = f"; `everest prepare split --shares {advised}` gives more" if advised else ""
     assert found == (warning and f"warning: {warning}: few for a measurement{advice}")
 
@@ -380,3 +386,16 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path):
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(8)))
     split(tmp_path, "--shares", "50/25/25")
     assert (tmp_path / "classes.txt").read_text().split() == list(names)
+
+
+def test_windows_are_called_windows(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    rows = [
+        f"{name}.mp4,{label},{start},{start + 1},{name}"
+        for name in "abc"
+        for start, label in ((0, "x"), (1, "y"))
+    ]
+    (tmp_path / "windows.csv").write_text("\n".join(["path,label,start,end,group", *rows]))
+    shown = split(tmp_path / "windows.csv", "--group", "column:group", "--shares", "50/50").stderr
+    assert "train: 4 windows (66.7%) of 2 groups: " in shown
+    assert "test has 2 windows: few for a measurement" in shown

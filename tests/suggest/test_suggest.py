@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PretrainSettings
+from everest.lists.groups import ListSize
 from everest.lists.reading import read_samples
 from everest.methods.ranked import Drawn
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
-from everest.suggest.devices import DEVICES
+from everest.suggest.devices import DEVICES, this_device
 from everest.suggest.pretraining_gain import pretraining_notice
 from everest.suggest.suggest import choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
@@ -39,11 +41,15 @@ LISTS_OF_CLASSES = {
 }
 
 
-def facts_of(videos: int, **others: int) -> DataFacts:
+def videos_of(number: int) -> ListSize:
+    return ListSize(samples=number, videos=number, groups=number)
+
+
+def facts_of(videos: int, **others: Any) -> DataFacts:
     """Facts of small videos of five classes."""
     probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
     usual = {"classes": 5, "frames": 60, "height": 240, "width": 320, "probed": probed}
-    return DataFacts(**{"videos": videos, **usual, **others})
+    return DataFacts(**{"train": videos_of(videos), **usual, **others})
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def mine(tmp_path: Path) -> Path:
 
 def suggested(mine: Path, data: Path, *options: object) -> Recipe:
     """The recipe that the command writes."""
-    called(SUGGEST, data, "-o", mine, *options)
+    called(SUGGEST, data, "-q", "-o", mine, *options)
     return load_recipe(mine)
 
 
@@ -69,13 +75,10 @@ def value_of(choices: list, key: str) -> Any:
     height=st.integers(16, 4000),
     width=st.integers(16, 4000),
     device=st.sampled_from(sorted(DEVICES)),
-    hours=st.floats(0.01, 1000),
 )
-def test_every_suggestion_is_a_valid_recipe(
-    tmp_path_factory, videos, classes, frames, height, width, device, hours
-):
+def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, videos, classes, frames, height, width, device):
     facts = facts_of(videos, classes=classes, frames=frames, height=height, width=width)
-    choices = choose_values(facts, device, hours=hours)
+    choices = choose_values(facts, device)
     text = recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
     path.write_text(text)
@@ -92,11 +95,31 @@ def test_every_suggestion_is_a_valid_recipe(
         assert choice.reason in text
 
 
-def test_more_hours_and_more_videos_never_give_fewer_steps():
-    def steps(videos: int, hours: float) -> int:
-        return value_of(choose_values(facts_of(videos), "cpu", hours=hours), "finetune.steps")
+def test_steps_grow_with_the_videos_up_to_a_limit():
+    def steps(videos: int, most: int | None = None) -> int:
+        limits = None if most is None else {"finetune": most}
+        return value_of(choose_values(facts_of(videos), "cpu", most_steps=limits), "finetune.steps")
 
-    assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
+    assert steps(50, 700) == 700 < steps(50) < steps(500) == steps(500, 10_000) < steps(50_000)
+
+
+def test_windows_of_few_recordings_are_few():
+    def values(samples: int, groups: int) -> list[Any]:
+        train = ListSize(samples=samples, videos=groups, groups=groups, are_windows=samples > groups)
+        choices = choose_values(facts_of(samples, train=train), "cpu")
+        return [value_of(choices, key) for key in ("model.input", "finetune.mixup", "finetune.crop_area")]
+
+    assert values(989, 4) == values(4, 4) == ["differences", 0.0, [0.5, 1.0]]
+    assert values(989, 101) == values(101, 101) == ["differences", 0.8, [0.3, 1.0]]
+    assert values(989, 501) == values(501, 501) == [None, 0.8, [0.3, 1.0]]
+
+
+def test_both_stages_of_windows_have_one_stride_and_input():
+    train = ListSize(samples=900, videos=600, groups=600, are_windows=True)
+    facts = facts_of(900, train=train, frames=25, pretrain=train, pretrain_frames=100.0)
+    choices = choose_values(facts, "cpu", purpose="finetune")
+    assert [value_of(choices, f"{stage}.stride") for stage in ("pretrain", "finetune")] == [1, 1]
+    assert value_of(choices, "model.input") == "differences"
 
 
 def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path, mine: Path):
@@ -197,7 +220,7 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
             shutil.copy(clip_files / f"{clip}.mp4", tmp_path / "videos" / name / label)
     data = suggested(mine, tmp_path / "videos", "--device", "cpu", "-q").data
     assert (data.train, data.val, data.test) == names[:3]
-    assert "# 2 training videos with 2 classes." in mine.read_text()
+    assert "# Training: 2 videos, 2 classes." in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
     assert yaml.safe_load(run(AUTO, "--data", tmp_path / "videos"))["data"]["train"] == names[0]
     recipe = suggested(tmp_path / "all.yaml", tmp_path / "videos", "--unlabeled", "-q")
@@ -208,7 +231,7 @@ def test_a_class_may_have_the_name_of_a_split(class_folders: Path, mine: Path):
     for name in ("train", "test"):
         shutil.copytree(class_folders / "run", class_folders / name)
     called(SUGGEST, class_folders, "-o", mine, "-q")
-    assert "with 4 classes." in mine.read_text()
+    assert ", 4 classes." in mine.read_text()
 
 
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
@@ -270,14 +293,14 @@ def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path
 
 def test_views_that_show_the_same_are_evaluated_once():
     def views(**facts: int) -> tuple[int | None, int | None]:
-        choices = choose_values(facts_of(300, **facts), "cpu", hours=1)
+        choices = choose_values(facts_of(300, **facts), "cpu")
         return value_of(choices, "eval.clips"), value_of(choices, "eval.crops")
 
     assert views(frames=24) == views(frames=300) == views(frames=5) == (1, 1)
     assert views(frames=500) == (None, 1)  # clips cover 38 %: as many as the base has
     assert views(frames=24, height=16, width=400) == (1, None)  # a crop shows a part of a band
     for device in DEVICES:
-        choices = choose_values(facts_of(300, frames=24), device, hours=1)
+        choices = choose_values(facts_of(300, frames=24), device)
         reasons = {choice.key: choice.reason for choice in choices if choice.key.startswith("eval.")}
         assert reasons["eval.clips"] == "a clip covers 67% of the median video: one is enough"
         assert reasons["eval.crops"].endswith(" of the median frame: one is enough")
@@ -289,23 +312,32 @@ def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_
         shutil.copy(class_folders / "run" / "0.mp4", unlabeled / f"{number}.mp4")
     options = [SUGGEST, class_folders, "--device", "cpu", "-o", mine, "--overwrite"]
     lines = called(*options).stderr.splitlines()
-    assert "finetune: 600 steps of 16 clips, about 3 min at 60 clips/s (assumed)" in lines
-    assert f"`everest profile --recipe {mine} --measure` measures the clips/s of this machine" in lines
+    measured = r"finetune: 600 steps of 16 clips, about \d+ min at \d+ clips/s \(measured\)"
+    assert any(re.fullmatch(measured, line) for line in lines)
     assert not any(line.startswith("pretrain: ") for line in lines)
     document = json_of(*options, "--pretrain", unlabeled)
     assert [stage["stage"] for stage in document["stages"]] == ["pretrain", "finetune"]
-    assert document["stages"][1] == {
-        **{"stage": "finetune", "steps": 600, "batch_size": 16, "clips_per_second": 18, "seconds": 533}
-    }
+    stage = document["stages"][1]
+    assert (stage["steps"], stage["batch_size"]) == (600, 16)
+    assert stage["seconds"] == round(600 * 16 / stage["clips_per_second"])
     assert document["recipe"] == str(mine)
     assert [command.split()[1] for command in document["next"]] == ["pretrain", "finetune", "eval"]
     document = json_of(SUGGEST, class_folders, "--unlabeled", "-o", tmp_path / "p.yaml")
     assert [stage["stage"] for stage in document["stages"]] == ["pretrain"]
 
 
+def test_the_time_on_another_machine_is_not_estimated(class_folders: Path, mine: Path):
+    other = next(name for name in DEVICES if name not in ("cpu", this_device()))
+    options = [SUGGEST, class_folders, "--device", other, "-o", mine]
+    shown = called(*options).stderr
+    assert f"finetune: 600 steps of {DEVICES[other].batch} clips; their time was not measured" in shown
+    message = refused(*options, "--overwrite", "--hours", "1", code=2)
+    assert f"--hours: the speed of --device {other} cannot be measured on this machine" in message
+
+
 def test_few_labeled_videos_and_views_are_seen_as_differences():
     def model_input(purpose: Purpose, videos: int) -> str | None:
-        choices = choose_values(facts_of(videos), "cpu", hours=1, purpose=purpose)
+        choices = choose_values(facts_of(videos), "cpu", purpose=purpose)
         return value_of(choices, "model.input")
 
     assert model_input("scratch", 60) == "differences"
@@ -314,7 +346,7 @@ def test_few_labeled_videos_and_views_are_seen_as_differences():
 
 
 def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
-    choices = choose_values(facts_of(60), "cpu", hours=1, purpose="pretrain")
+    choices = choose_values(facts_of(60), "cpu", purpose="pretrain")
     settings = [
         f"{choice.key}={json.dumps(choice.value)}" for choice in choices if choice.key != "pretrain.probe"
     ]
@@ -327,7 +359,7 @@ def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
 
 def test_after_pre_training_at_least_half_of_the_tokens_are_kept():
     def kept(device: str, purpose: Purpose) -> float:
-        choices = choose_values(facts_of(60), device, hours=1, purpose=purpose)
+        choices = choose_values(facts_of(60), device, purpose=purpose)
         return value_of(choices, "finetune.selection")["keep_ratio"]
 
     assert kept("cpu", "scratch") == 0.15
@@ -349,7 +381,7 @@ def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_fe
 
 def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentation_of_the_base():
     def keys(purpose: Purpose, videos: int) -> set[str]:
-        choices = choose_values(facts_of(videos), "24GB", hours=1, purpose=purpose)
+        choices = choose_values(facts_of(videos), "24GB", purpose=purpose)
         return {choice.key.split(".")[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
 
     assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
@@ -360,7 +392,7 @@ def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentatio
 def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path, mine: Path):
     shown = called(SUGGEST, class_folders, "--unlabeled", "-o", mine)
     assert f"everest pretrain --recipe {mine}" in shown.stderr
-    assert "10 training videos with no labels" in mine.read_text()
+    assert "Training: 10 videos, no labels." in mine.read_text()
     called("pretrain --dry-run --gpus cpu", "--recipe", mine, "-o", tmp_path / "run")
 
 
@@ -378,12 +410,12 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
         source = "unlabeled.csv"
         lines = [f"{path}\n" for path in sorted((tmp_path / "unlabeled").rglob("*.mp4"))]
         (tmp_path / source).write_text("".join(lines))
-    options = ["--pretrain", source, "--hours", "10", "--device", "cpu", "-o", "both.yaml"]
+    options = ["--pretrain", source, "--device", "cpu", "-o", "both.yaml"]
     shown = called(SUGGEST, class_folders, *options)
     assert "everest pretrain --recipe both.yaml --output runs/both-pretrain\n" in shown.stderr
     assert "--init runs/both-pretrain --output runs/both\n" in shown.stderr
     text = (tmp_path / "both.yaml").read_text()
-    assert "# 6 training videos with 2 classes, and 40 for pre-training." in text
+    assert "# Training: 6 videos, 2 classes. Pre-training: 40 videos." in text
     recipe = load_recipe(tmp_path / "both.yaml")
     assert recipe.data.pretrain == str(tmp_path / source)
     assert (recipe.pretrain.steps, recipe.finetune.steps) == (round(120 * 40**0.5), 600)
@@ -420,7 +452,7 @@ def test_videos_for_pre_training_are_read_and_compared_with_the_tests(tmp_path: 
     shown = called(*options, "--pretrain", tmp_path / "short")
     assert "of the validation" not in shown.stderr
     recipe = load_recipe(mine)
-    assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 2)  # of 16 frames, and of 32
+    assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 1)  # of 16 frames, and of 32
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / "short" / name).write_bytes(b"")
     before = mine.read_text()
@@ -485,7 +517,7 @@ def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
     rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{8 * i},{8 * i + 8}\n" for i in range(4)]
     (tmp_path / "train.csv").write_text("path,label,start_frame,end_frame\n" + "".join(rows))
     facts = examine_data(DataSettings(root=str(tmp_path)))
-    assert (facts.videos, facts.frames) == (4, 8)
+    assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, 8)
 
 
 def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
@@ -517,7 +549,7 @@ def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, 
     recipe = load_recipe(mine)
     stage = recipe.finetune
     assert (recipe.data.task, stage.mixup, stage.cutmix, stage.label_smoothing) == ("regression", 0, 0, 0)
-    assert "# 8 training videos with numbers as labels." in mine.read_text()
+    assert "# Training: 8 videos, numbers as labels." in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
     assert yaml.safe_load(run(AUTO, "--data", data))["data"]["task"] == "regression"
 
@@ -589,14 +621,14 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
 
 def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
     facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=200_000, held_out=64))
-    assert "list" not in value_of(choose_values(facts, "80GB", hours=8), "pretrain.probe")
+    assert "list" not in value_of(choose_values(facts, "80GB"), "pretrain.probe")
 
 
 def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
     probed = ProbeList(name="train.csv", videos=50, held_out=10)
     facts = facts_of(50, classes=10, height=144, width=180, probed=probed)
-    for hours, probes in ((0.01, {"every": 0}), (1.0, {"every": 5, "list": "train.csv"})):
-        choices = choose_values(facts, "cpu", hours=hours)
+    for most, probes in ((13, {"every": 0}), (10_000, {"every": 5, "list": "train.csv"})):
+        choices = choose_values(facts, "cpu", most_steps={"pretrain": most})
         (probe,) = (choice for choice in choices if choice.key == "pretrain.probe")
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
@@ -616,11 +648,11 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
 
 
 def test_what_pretraining_was_measured_to_gain_is_told(class_folders: Path, clip_files: Path, mine: Path):
-    command = [SUGGEST, class_folders, "-o", mine, "--overwrite"]
+    command = [SUGGEST, class_folders, "--device", "8GB", "-o", mine, "--overwrite"]
     told = "may not be worth its time: it was not measured with fewer than 320"
     assert told in called(*command, "--pretrain", clip_files).stderr
     assert told in json_of(*command, "--pretrain", clip_files)["pretraining"]
-    assert told in called(SUGGEST, clip_files, "--unlabeled", "-o", mine, "--overwrite").stderr
+    assert told in called(SUGGEST, clip_files, "--unlabeled", *command[2:]).stderr
     assert "pre-training on" not in called(*command).stderr
     assert json_of(*command)["pretraining"] is None
 
@@ -649,7 +681,7 @@ def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: P
 def test_the_notice_on_pretraining_depends_on_videos_and_labels(
     videos: int, classes: int, unlabeled: int, found: str
 ):
-    notice = pretraining_notice(facts_of(videos, classes=classes), unlabeled)
+    notice = pretraining_notice(facts_of(videos, classes=classes), videos_of(unlabeled))
     assert notice.startswith(found)
 
 
@@ -659,4 +691,4 @@ def test_the_notice_on_pretraining_depends_on_videos_and_labels(
 )
 def test_pretraining_for_other_labels_was_not_measured(task: Task, classes: int, labels: str):
     facts = replace(facts_of(59, classes=classes), task=task)
-    assert f"not measured with {labels}" in pretraining_notice(facts, 504)
+    assert f"not measured with {labels}" in pretraining_notice(facts, videos_of(504))

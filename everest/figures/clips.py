@@ -1,0 +1,92 @@
+"""Clips that play in a page: small videos as data URIs, and the page of windows to check.
+
+F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+from everest.data.crops import resize
+from everest.data.footage import footage_of
+from everest.lists.sample import Sample
+from everest.system.files import write_text
+from everest.system.text import escape_bytes
+from everest.video.reader import VideoError, frames_in_order, probe
+from everest.video.writer import TimedFrame, write_timed_frames
+
+FPS: Final = 12.0  # our choice: frames per second of a clip on a page, at most
+MOST: Final = 96  # our choice: frames of a clip; of a longer one, the middle
+MOST_WHOLE: Final = 600  # our choice: frames of a clip that is shown as a whole, at a lower rate if needed
+SIDE: Final = 240  # our choice: pixels of the longer side
+QUALITY: Final = 26  # x264's crf
+
+
+def clip_of(sample: Sample, *, most: int = MOST, whole: bool = False) -> tuple[Tensor, Fraction]:
+    """Return frames (F, H, W, 3) uint8 of even sizes of a sample, and their rate per second.
+
+    Args:
+        most: frames, of the middle of a longer sample.
+        whole: take `most` frames of the whole sample instead, at a lower rate.
+    Raises:
+        VideoError: the video is unreadable.
+    """
+    info, footage = probe(sample.video), footage_of(sample, None)
+    rate = info.fps or FPS
+    stride = max(round(rate / FPS), 1)
+    if whole:
+        stride = max(stride, -(-footage.num_frames // most))
+    ids = np.arange(footage.num_frames)[::stride]
+    first = max((len(ids) - most) // 2, 0)
+    numbers = footage.numbers(ids[first : first + most])
+    scale = min(SIDE / max(info.height, info.width), 1.0)
+    size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)
+    frames = [resize(frame[None], size, antialias=True) for frame in frames_in_order(sample.video, numbers)]
+    pixels = torch.cat(frames, dim=1).movedim(0, -1).contiguous()
+    return pixels, Fraction(rate).limit_denominator(1001) / stride
+
+
+def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
+    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
+    times = "" if sample.start is None else f"{sample.start:.2f} s"
+    times += "" if sample.end is None else f" to {sample.end:.2f} s"
+    card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
+    try:
+        frames, rate = clip_of(sample, most=MOST_WHOLE if whole else MOST, whole=whole)
+        timed = (TimedFrame(frame, number, 1 / rate) for number, frame in enumerate(frames.numpy()))
+        with TemporaryDirectory() as folder:
+            clip = Path(folder) / "clip.mp4"
+            write_timed_frames(clip, timed, rate, crf=QUALITY, gop=12, tune=None, comment="")
+            content = base64.b64encode(clip.read_bytes()).decode()
+        return card | {"uri": f"data:video/mp4;base64,{content}"}
+    except VideoError as error:
+        return card | {"problem": error.reason}
+
+
+def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, lines: Sequence[str]) -> None:
+    """Write a page with windows as playing clips, each next to its line of the list to fill in.
+
+    Args:
+        lines: of the list, one for each window.
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    cards = [
+        clip_card(window, whole=True) | {"line": line} for window, line in zip(windows, lines, strict=True)
+    ]
+    # Names of videos come from a user: everything is escaped.
+    templates = Environment(
+        loader=PackageLoader("everest.figures", ""), autoescape=True, undefined=StrictUndefined
+    )
+    page = templates.get_template("check_page.html").render(list_file=list_file, cards=cards)
+    write_text(path, escape_bytes(page))

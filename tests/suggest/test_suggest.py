@@ -560,7 +560,13 @@ def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path
     assert (recipe.data.task, recipe.finetune.sampler) == ("multi-label", "sqrt")
     assert "sampler: sqrt # the most frequent class has 12 times the videos" in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
-    balanced = labeled_list(tmp_path / "balanced", clip_files, ["a"] * 10 + ["b"])
+    balanced = tmp_path / "balanced"
+    balanced.mkdir()
+    labels = ["a"] * 10 + ["b"]
+    copies = [shutil.copy(clip_files / "clip0.mp4", balanced / f"{number}.mp4") for number in range(11)]
+    text = "".join(f"{copy},{label}\n" for copy, label in zip(copies, labels, strict=True))
+    for name in ("train.csv", "test.csv"):
+        (balanced / name).write_text(f"path,label\n{text}")
     recipe = suggested(tmp_path / "b.yaml", balanced, "--device", "cpu")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
 

@@ -74,8 +74,7 @@ def predict_timeline(
     Returns:
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each, in the
         order given; see `merge_windows` and `bouts_of_classes` for the bouts, which several heads have by
-        name. Numbers have none. By content, a window also has the mean `keep` ratio, `tokens` and `gmacs` of
-        its views. A video that is unreadable, or damaged at some frame, also has `error` with
+        name. Numbers have none. A video that is unreadable, or damaged at some frame, also has `error` with
         the reason. With `idle`, a window also has its `motion`, a skipped one no predictions, and a video has
         `idle`: `below`, the numbers of `windows` and of those `skipped`, `seconds_saved`, and its `audit`.
     Raises:
@@ -137,10 +136,8 @@ class _RunWindows:
         runs = motion >= (0.0 if idle is None else idle.below)
         means = torch.zeros(len(part), model.classes.count)
         began = time.perf_counter()
-        costs = iter([])
         if runs.any():
-            means[runs], of_windows = _answers(model, views[runs])
-            costs = iter(of_windows)
+            means[runs] = _mean_answers(model, views[runs])
         self.network += time.perf_counter() - began
         self.answers += means
         self.ran += runs.tolist()
@@ -150,19 +147,13 @@ class _RunWindows:
             row: dict[str, Any] = {"start": round(current.start, 3), "end": round(current.end, 3)}
             if idle is not None:
                 row["motion"] = round(change.item(), 3)
-            rows.append(row | (answers_of(mean, model.classes, top) | next(costs) if has_run else skipped))
+            rows.append(row | (answers_of(mean, model.classes, top) if has_run else skipped))
         return rows
 
 
-def _answers(model: OpenedModel, views: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
-    """The answers (W, outputs) for the views (W, V, C, T, H, W) of windows; by content, also their costs."""
-    found = model.answers(views.flatten(0, 1))
-    of_windows = {name: values.unflatten(0, views.shape[:2]) for name, values in found.items()}
-    costs = [
-        model.cost_of({name: values[number] for name, values in of_windows.items()})
-        for number in range(len(views))
-    ]
-    return model.mean_answers(of_windows["answers"]), costs
+def _mean_answers(model: OpenedModel, views: Tensor) -> Tensor:
+    """The answers (W, outputs) for the views (W, V, C, T, H, W) of windows."""
+    return model.mean_answers(model.answers(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
 
 
 def _bouts(run: _RunWindows, classes: Classes, rules: BoutRules) -> dict[str, list[dict[str, Any]]]:
@@ -218,7 +209,7 @@ def _idle(
         clips = window_clips(sample.video, [windows[number] for number in drawn], model.views)
         classes = model.classes
         with_class = sum(
-            int(have_class(_answers(model, clip[None])[0], classes, rules).item()) for clip in clips
+            int(have_class(_mean_answers(model, clip[None]), classes, rules).item()) for clip in clips
         )
         labels = [bout["label"] for of_head in bouts.values() for bout in of_head]
         num_bouts = sum(label not in (None, BACKGROUND) for label in labels)

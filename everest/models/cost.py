@@ -18,9 +18,7 @@ from math import isfinite, prod
 from operator import mul
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.settings import ModelSettings
@@ -249,18 +247,6 @@ def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
     tokens = count_tokens(spec)
     share = round(tokens.visible / tokens.total, 4) if keep is None else keep
     return {"keep": share, "tokens": tokens.visible, "gmacs": round(gmacs_of_clip(spec), 4)}
-
-
-def content_cost(spec: ModelSpec, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """Return the same values as `share_cost`, the means over views that encode `tokens` tokens each."""
-    counts, views = np.unique(tokens, return_counts=True)
-    gmacs = np.average([gmacs_of_clip(spec, int(count)) for count in counts], weights=views)
-    mean = float(tokens.mean())
-    return {
-        "keep": round(mean / spec.grid.num_tokens, 4),
-        "tokens": round(mean, 1),
-        "gmacs": round(float(gmacs), 4),
-    }
 
 
 def share_of_budget(spec: ModelSpec, gmacs: float) -> float:

@@ -156,7 +156,6 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
     for option in (
         "--keep=0.5",
         "--budget=1",
-        "--keep-above=1",
         "--retrieval",
         "--precision=bf16",
         "--which=newest",

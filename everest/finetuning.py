@@ -17,13 +17,11 @@ from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
-from everest.data.randomness import Purpose, generator_at
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
-from everest.methods.selector import share_at
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
@@ -67,21 +65,11 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def keep_ratio(self, step: int) -> float | None:
-        """The keep ratio of a step, the same in all its passes, if it is drawn from a range; None: fixed."""
-        ends = self.settings.selection.keep_range
-        if ends is None:
-            return None
-        return share_at(ends, generator_at(self.training.settings.seed, Purpose.KEEP, step).random())
-
-    def loss(self, clip: Clip, keep: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; its parts by name.
 
         A teacher sees the same pixels. Its share of the loss is `finetune.teacher_weight`, that of the labels
         the rest.
-
-        Args:
-            keep: the keep ratio; None: that of the recipe, of a range its upper end.
         """
         settings, model, rng = self.settings, self.model, self.training.rng()
         generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
@@ -94,8 +82,7 @@ class Finetuning:
             with self.training.accelerator.autocast():
                 taught = self.teacher(frames)  # (B, outputs)
         noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
-        drawn = noise if noise.size(1) else None
-        logits = self.training.model(frames, keep=keep, noise=drawn).float()  # (B, outputs)
+        logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
         of_labels = supervised_loss(logits, targets, model.heads, self.class_weights)
         if taught is None:
             return of_labels, {}
@@ -164,12 +151,9 @@ def finetune(stage: Finetuning) -> None:
         if clips is not None and training.at_checkpoint and not validated:
             _validate(stage, clips, validations)  # the run was stopped between save and validation
         _end_early(stage, validations)
-        for step in training.steps():
-            keep = stage.keep_ratio(step)
-            if keep is not None:
-                training.note(keep_ratio=keep)
+        for _ in training.steps():
             for clip in training.micro_batches():
-                loss, parts = stage.loss(clip, keep)
+                loss, parts = stage.loss(clip)
                 training.backward([loss], parts)
             rows = training.update()
             validates = clips is not None and training.at_checkpoint

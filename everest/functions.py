@@ -206,7 +206,6 @@ def evaluate(
     clips: int | None = None,
     crops: int | None = None,
     keep: Sequence[float] = (),
-    budget: float | None = None,
     predictions: str | Path | None = None,
     page: str | Path | None = None,
     overwrite: bool = False,
@@ -221,7 +220,6 @@ def evaluate(
         test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
         clips, crops: views of a video; None: as in the recipe.
         keep: further keep ratios to evaluate with; the result has a row for each under `sweep`.
-        budget: GMACs of a view; the keep ratio is the largest that costs at most as much. None: as trained.
         predictions: a CSV file to write, one row a video.
         page: a folder to write a page with figures to.
         overwrite: replace these files.
@@ -232,7 +230,7 @@ def evaluate(
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
-        RecipeError: a keep ratio or budget that leaves no token, or an output file exists already.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
     model, recipe = opened.classifier, opened.recipe
@@ -247,7 +245,6 @@ def evaluate(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
         keeps=tuple(keep),
-        budget=budget,
         overwrite=overwrite,
     )
     if opened.accelerator.is_main_process:

@@ -28,10 +28,6 @@ def evaluate(
     keep: Annotated[
         str | None, typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well.")
     ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option("--budget", metavar="GMACS", help="Largest keep ratio whose view costs at most this."),
-    ] = None,
     interval: Annotated[
         bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
     ] = True,
@@ -61,7 +57,6 @@ def evaluate(
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
             "--keep": keeps,
-            "--budget": budget is not None,
             "--retrieval": retrieval,
             "--set finetune.selection": selects,
             "--precision": run.precision is not None,
@@ -83,7 +78,6 @@ def evaluate(
         predictions=predictions,
         page=report,
         keeps=keeps,
-        budget=budget,
         overwrite=overwrite,
         intervals=interval,
         retrieval=retrieval,

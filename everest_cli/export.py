@@ -163,10 +163,6 @@ def _graph(
             )
     else:
         document["difference"] = write_program(out, exported)
-    ends = opened.transformer.spec.selection.keep_range
-    if keep is None and ends is not None:
-        share = f"{100 * ends[1]:g} % of the tokens"
-        notes.append(f"encodes {share}, the upper end of the range of training; see --keep")
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")

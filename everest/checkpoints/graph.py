@@ -152,8 +152,7 @@ def exportable(
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
-        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained,
-            of a range its upper end.
+        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
         precision: of the file; the graph is float32.
     Raises:
@@ -168,13 +167,12 @@ def exportable(
             )
         graph = MeanGraph(module)
     else:
-        if keep is not None or spec.selection.keep_range is not None:  # a graph has one number of tokens
+        if keep is not None:
             spec = replace(spec, selection=spec.selection.at_evaluation(keep))
             try:
                 count_tokens(spec)
             except RecipeError as error:
-                share = "the range of training" if keep is None else f"--keep {keep:g}"
-                raise RecipeError(f"{share}: {error}") from error
+                raise RecipeError(f"--keep {keep:g}: {error}") from error
             module.selector = spec.selection
         graph = SelectingGraph(module)
     colors = _colors(spec)

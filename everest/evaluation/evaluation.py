@@ -23,7 +23,7 @@ from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import share_cost, share_of_budget
+from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
@@ -39,7 +39,6 @@ class EvaluationOptions:
         predictions: a CSV file, one row a video.
         page: a folder for a page with figures.
         keeps: further keep ratios to evaluate with.
-        budget: GMACs of a view; the keep ratio is the largest that costs at most as much. None: as trained.
         overwrite: replace existing files.
         intervals: whether the metrics have 95 % intervals; a page always has them.
         retrieval: whether the nearest videos by features are compared, too (everest.probes.probe.retrieval).
@@ -48,7 +47,6 @@ class EvaluationOptions:
     predictions: Path | None = None
     page: Path | None = None
     keeps: tuple[float, ...] = ()
-    budget: float | None = None
     overwrite: bool = False
     intervals: bool = True
     retrieval: bool = False
@@ -69,9 +67,10 @@ class EvaluationOptions:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
             # Imported here: with a page comes matplotlib, which takes half a second to import.
-            from everest.evaluation.report import PAGE, is_figure
+            from everest.evaluation.report import PAGE
+            from everest.evaluation.sections import is_plot
 
-            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_figure)
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_plot)
 
     def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
         """Raise RecipeError if an output is a list or video of the evaluation, or a folder that has one."""
@@ -111,7 +110,7 @@ def evaluate(
     Raises:
         CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
-        RecipeError: a keep ratio or a budget that leaves no token, or an output file exists already.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
     if accelerator.is_main_process:
         options.check(weights_file)
@@ -142,14 +141,13 @@ def evaluate_classifier(
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     options.refuse_inputs(recipe, clips)
-    share = None if options.budget is None else _share_of_budget(spec, options.budget, report)
-    costs = {keep: share_cost(spec, keep) for keep in (share, *options.keeps)}
+    costs = {keep: share_cost(spec, keep) for keep in (None, *options.keeps)}
     selector = model.selector
-    others = [keep for keep in options.keeps if selector.at_evaluation(keep) != selector.at_evaluation(share)]
-    keeps = [share, *others]
+    trained_selector = selector.at_evaluation()
+    keeps = [None, *(keep for keep in options.keeps if selector.at_evaluation(keep) != trained_selector)]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
-    predictions = predictions_by_keep[share]
+    predictions = predictions_by_keep[None]  # as trained
     for each in measured:
         require_finite_outputs(torch.from_numpy(each.outputs), source=source)
     for path, reason in predictions.skipped:
@@ -162,8 +160,7 @@ def evaluate_classifier(
         "groups": len(set(predictions.groups)),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
-        **costs[share],
-        **({} if options.budget is None else {"budget": options.budget}),
+        **costs[None],
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
         "recipe": recipe.name,
@@ -191,22 +188,6 @@ def evaluate_classifier(
     if accelerator.is_main_process and options.predictions is not None:
         write_predictions(options.predictions, predictions, classes)
     return result
-
-
-def _share_of_budget(spec: ModelSpec, budget: float, report: Report) -> float:
-    """The largest keep ratio within a budget; reports if the model was not trained with such ratios."""
-    share, selection = share_of_budget(spec, budget), spec.selection
-    trained = share_cost(spec, None)["keep"]
-    low, high = selection.keep_range or (trained, trained)
-    if not low <= share <= high:
-        known = f"{low:g} to {high:g}" if low < high else f"{low:g}"
-        report(
-            notice(
-                f"--budget {budget:g}: allows a keep ratio of {share:g}, and the model was trained with "
-                f"{known}; --keep {trained:g} adds a row for comparison"
-            )
-        )
-    return share
 
 
 def _have_intervals(predictions: Predictions, report: Report) -> bool:

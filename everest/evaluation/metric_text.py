@@ -80,9 +80,8 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield "videos", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
-    budget = f", of a budget of {result['budget']:g}" if "budget" in result else ""
     tokens = counted(result["tokens"], "token")
-    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs{budget}"
+    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
 

@@ -145,13 +145,11 @@ class ModelSpec:
         yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
         needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
-        is_drawn = self.kind == "pretrain" and self.selection.keep_range is not None
         learned_colors = self.tokenizer is not None or isinstance(self.target, Target)
         classifies, heads = self.kind == "classifier", self.answered
         found = {
             f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
             "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
-            "selection: a range of keep ratios, which is for fine-tuning": is_drawn,
             "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
             "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
             "teacher: missing": isinstance(self.target, FeatureTargetSettings) and self.teacher is None,

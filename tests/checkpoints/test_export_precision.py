@@ -155,7 +155,6 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
         "--keep=0.5",
-        "--budget=1",
         "--retrieval",
         "--precision=bf16",
         "--which=newest",

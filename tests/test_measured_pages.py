@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from students import students_table
 from view_labels import BEST, SCRATCH, best_key, measured_units
 
 from everest.suggest.choices import ProbeList
@@ -26,12 +25,6 @@ def missing(page: str, rows: list[str]) -> list[str]:
     """The rows that are not lines of a page."""
     lines = (ROOT / "docs" / page).read_text().splitlines()
     return [row for row in rows if row not in lines]
-
-
-def test_students():
-    rows = students_table(results("students")["results"]).splitlines()
-    assert len(rows) > 2
-    assert missing("methods.md", rows) == []
 
 
 def test_timelines():

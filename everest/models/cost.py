@@ -183,7 +183,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
     """
     teacher = spec.run_teacher
     if teacher is not None:
-        return spec.teacher_windows * count_macs(teacher).total
+        return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return None
     with torch.device("meta"):

@@ -72,7 +72,7 @@ def predict(
     from everest.inference.top_classes import check_options
     from everest.inference.truth import check_classes, check_scored, read_truth, score_timelines
 
-    rules, idle = of_timeline.rules(), of_timeline.idle()
+    rules = of_timeline.rules()
     opened = model.open(views=1 if timeline else None, calibrated=calibrated)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     check_options(
@@ -81,7 +81,6 @@ def predict(
         rules=rules,
         bouts=of_timeline.bouts,
         annotations=to is not None,
-        idle=idle is not None,
     )
     samples = named_samples(videos, root=model.data)
     true_bouts: dict[str, list[Bout]] = {}
@@ -104,7 +103,6 @@ def predict(
                 batch=model.batch,
                 report=display.report,
                 rules=rules,
-                idle=idle,
             )
         else:
             rows = predict(

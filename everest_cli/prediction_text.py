@@ -50,8 +50,6 @@ def as_table(rows: Rows) -> str:
         lines.append(row["video"])
         for window in row.get("windows", ()):
             answers = ", ".join(_short_text(name, part) for name, part in _predictions(window))
-            if not answers and "motion" in window:
-                answers = f"skipped: the motion is {window['motion']:.2f}"
             lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {answers}")
         if "windows" not in row:
             lines += [f"  {_line(name, part)}" for name, part in _predictions(row)]

@@ -110,7 +110,7 @@ def test_curves_between_views():
 
 
 def test_exported_files():
-    arms = {"checkpoint": "checkpoint (torch)", "fp32": "ONNX fp32", "fp16": "ONNX fp16", "int8": "ONNX int8"}
+    arms = {"checkpoint": "checkpoint (torch)", "fp32": "ONNX fp32", "int8": "ONNX int8"}
     rows = []
     for row in results("exported")["rows"]:
         top1 = f"{row['top1']:.1f} %" if "top1" in row else "-"

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 import matplotlib
-from any_budget import CONTENT, MEANS, RANGE
-from any_budget import Results as AnyBudget
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -18,7 +15,6 @@ from matplotlib.ticker import LogLocator
 from everest.figures.curves import COLORS
 from everest.sweep.figure import draw_report
 from everest.sweep.report import make_report
-from everest.sweep.statistics import spread
 from everest.system.files import atomic_file
 
 BY_COST: Final = ("methods", "keep-ratios")  # the parts that are drawn by their GMACs
@@ -52,47 +48,6 @@ def draw_line(
     ]
     means = [mean for mean, _ in spreads]
     panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=label)
-
-
-def draw_any_budget(path: Path, results: AnyBudget) -> None:
-    """Draw accuracy by GMACs of a view: of each arm of training, and with keep ratios and thresholds.
-
-    Args:
-        results: of any_budget.py.
-    """
-    lines: list[tuple[str, str, list[list[Mapping[str, float]]]]] = []  # panel, label, points of units
-    for name, arms in results.items():
-        for arm, units in arms.items():
-            points = zip(*(found["keep"].values() for found in units.values()), strict=True)
-            lines.append(
-                (name, f"trained with {arm.strip('[]').replace(', ', ' to ')}", list(map(list, points)))
-            )
-    for name in CONTENT:
-        for label, key in (("keep ratios", "keep"), ("thresholds", "above")):
-            points = [
-                [found[key][mean] for found in results[name][RANGE].values()] for mean in map(str, MEANS)
-            ]
-            lines.append((f"{name}: one model", label, points))
-    panels_of = list(dict.fromkeys(panel for panel, _, _ in lines))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4 * len(panels_of), 4), dpi=120, layout="constrained")
-        panels = dict(zip(panels_of, figure.subplots(1, len(panels_of)), strict=True))
-        for title, panel in panels.items():
-            chosen = [(label, points) for name, label, points in lines if name == title]
-            for number, ((label, points), color) in enumerate(zip(chosen, COLORS, strict=False)):
-                aside = 1.03**number  # so that intervals do not cover each other
-                x = [aside * fmean(row["gmacs"] for row in of_units) for of_units in points]
-                spreads = [spread([row["top1"] for row in of_units]) for of_units in points]
-                draw_line(panel, x, [(of.mean, of.interval) for of in spreads], color=color, label=label)
-            panel.set(title=title, xscale="log", xlabel="GMACs of a view")
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.xaxis.set_major_formatter("{x:g}")
-            panel.minorticks_off()
-            panel.grid(alpha=0.3)
-            panel.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-        panels[panels_of[0]].set_ylabel("top-1 (%)")
-        with atomic_file(path) as part:
-            figure.savefig(part, format="png")
 
 
 def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:

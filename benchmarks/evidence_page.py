@@ -15,13 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from any_budget import RESULTS as OF_BUDGETS
-from any_budget import budgets_table, content_table
 from claims import CLAIMS, Claim, without_interval
-from content_hours import RESULTS as OF_HOURS
-from content_hours import content_hours_table
 from evidence_clips import Results, clips_claims, clips_table, sets_table
-from evidence_figures import draw_any_budget, draw_figures
+from evidence_figures import draw_figures
 from held_out_clips import LETTERS
 from measuring import markdown
 from run_evidence import CLIPS, PARTS
@@ -96,9 +92,6 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks["features-letters"] = measures_table(of_letters, LETTERS)
     of_labels = json.loads(OF_LABELS.read_text())["results"]
     blocks["labels"], blocks["labels-kept"] = labels_table(of_labels), kept_table(of_labels)
-    budgets = json.loads(OF_BUDGETS.read_text())["results"]
-    blocks |= {"budgets": budgets_table(budgets), "content": content_table(budgets)}
-    blocks["content-hours"] = content_hours_table(json.loads(OF_HOURS.read_text())["results"])
     blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
     return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 
@@ -195,9 +188,7 @@ def main() -> None:
     ).parse_args()  # it has no options
     results = read_results()
     PAGE.write_text(filled(PAGE.read_text(), results))
-    any_budget = PAGE.parent / "evidence-budgets.png"
-    draw_any_budget(any_budget, json.loads(OF_BUDGETS.read_text())["results"])
-    for path in (PAGE, *draw_figures(results, PAGE.parent), any_budget):
+    for path in (PAGE, *draw_figures(results, PAGE.parent)):
         print(path)
 
 

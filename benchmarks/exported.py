@@ -1,4 +1,4 @@
-"""Exported classifiers: size, accuracy and speed of a checkpoint and of its ONNX files in three precisions.
+"""Exported classifiers: size, accuracy and speed of a checkpoint and of its ONNX files in two precisions.
 
     python benchmarks/exported.py actions17=runs/actions17 [student=runs/student] [vit-s] [--rounds 30]
 
@@ -41,7 +41,7 @@ from everest.system.accelerator import make_accelerator
 from everest.system.run_folder import BEST, RECIPE
 from everest.system.weights import Weights
 
-PRECISIONS: Final[tuple[GraphPrecision, ...]] = ("fp32", "fp16", "int8")
+PRECISIONS: Final[tuple[GraphPrecision, ...]] = ("fp32", "int8")
 ARMS: Final = {"checkpoint": "checkpoint (torch)", **{name: f"ONNX {name}" for name in PRECISIONS}}
 RANDOM: Final = "vit-s"
 CLIPS: Final = 4

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.classifier_teacher import FrozenClassifier, open_classifier_teacher
 from everest.config.metrics import LOGGED, MEASURED_BY, METRICS, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
@@ -18,20 +17,17 @@ from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
-from everest.data.randomness import Purpose, generator_at
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.groups import ListSize
-from everest.methods.selector import share_at
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import (
     VideoClassifier,
-    distillation_loss,
     soft_targets,
     supervised_loss,
 )
@@ -41,14 +37,11 @@ from everest.system.text import counted
 from everest.train.context import RunContext
 from everest.train.health import (
     FEWEST_STEPS,
-    LABEL_LOSS,
-    SPIKE_WINDOW,
     STILL_GUESSING,
     UNDERFITS,
     Validations,
     stays_at_chance,
 )
-from everest.train.resume import require_same_frozen
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 
@@ -62,7 +55,6 @@ class Finetuning:
     validation: VideoClips | None  # of the videos of data.val
     class_weights: list[Tensor | None]  # of each head, on the device
     class_names: Sequence[str] | None = None
-    teacher: FrozenClassifier | None = None  # on the device
 
     @property
     def model(self) -> VideoClassifier:
@@ -71,42 +63,17 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def keep_ratio(self, step: int) -> float | None:
-        """The keep ratio of a step, the same in all its passes, if it is drawn from a range; None: fixed."""
-        ends = self.settings.selection.keep_range
-        if ends is None:
-            return None
-        return share_at(ends, generator_at(self.training.settings.seed, Purpose.KEEP, step).random())
-
-    def loss(self, clip: Clip, keep: float | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix; its parts by name.
-
-        A teacher sees the same pixels. Its share of the loss is `finetune.teacher_weight`, that of the labels
-        the rest.
-
-        Args:
-            keep: the keep ratio; None: that of the recipe, of a range its upper end.
-        """
+    def loss(self, clip: Clip) -> Tensor:
+        """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, self.training.rng()
         generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
         frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
         frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
         targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
-        taught = None
-        if self.teacher is not None:  # first: then its memory is free before the model's is needed
-            with self.training.accelerator.autocast():
-                taught = self.teacher(frames)  # (B, outputs)
         noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
-        drawn = noise if noise.size(1) else None
-        logits = self.training.model(frames, keep=keep, noise=drawn).float()  # (B, outputs)
-        of_labels = supervised_loss(logits, targets, model.heads, self.class_weights)
-        if taught is None:
-            return of_labels, {}
-        temperature, weight = settings.teacher_temperature, settings.teacher_weight
-        of_teacher = distillation_loss(logits, taught, model.heads, temperature=temperature)
-        loss = (1 - weight) * of_labels + weight * of_teacher
-        return loss, {LABEL_LOSS: of_labels, "teacher_loss": of_teacher}
+        logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
+        return supervised_loss(logits, targets, model.heads, self.class_weights)
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
@@ -117,9 +84,6 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """
     settings = recipe.finetune
     start = context.read_start()  # first: reading the data may take minutes
-    teacher = None
-    if settings.teacher is not None:
-        teacher = open_classifier_teacher(recipe, notify=context.notice)
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
         context.notice(f"data.train has no video of class '{name}'")
@@ -133,13 +97,9 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         names = " and ".join(f"finetune.{name}" for name in idle)
         context.notice(f"warning: {names}: no effect without a list of videos in data.val")
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
-    if teacher is not None:
-        teacher.match(classes.heads, classes.names)
-    spec = classifier_spec(recipe, classes.heads, teacher=None if teacher is None else teacher.use)
+    spec = classifier_spec(recipe, classes.heads)
     if start is not None:
         spec = start.adapted(spec)
-    if context.resumed:
-        require_same_frozen(context.run, spec)
     training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
     device = training.accelerator.device
     tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
@@ -149,7 +109,6 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         validation=validation,
         class_weights=tensors,
         class_names=classes.names,
-        teacher=None if teacher is None else teacher.to(device),
     )
 
 
@@ -170,13 +129,9 @@ def finetune(stage: Finetuning) -> None:
         if clips is not None and training.at_checkpoint and not validated:
             _validate(stage, clips, validations)  # the run was stopped between save and validation
         _end_early(stage, validations)
-        for step in training.steps():
-            keep = stage.keep_ratio(step)
-            if keep is not None:
-                training.note(keep_ratio=keep)
+        for _ in training.steps():
             for clip in training.micro_batches():
-                loss, parts = stage.loss(clip, keep)
-                training.backward([loss], parts)
+                training.backward([stage.loss(clip)])
             rows = training.update()
             validates = clips is not None and training.at_checkpoint
             if validates:
@@ -262,9 +217,6 @@ def _warn_at_chance(stage: Finetuning, step: int) -> None:
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
     losses, share = list(training.step_log.losses.finite), UNDERFITS if step == steps else STILL_GUESSING
-    if stage.teacher is not None:
-        rows = training.run.rows()[-SPIKE_WINDOW:]
-        losses = [row[LABEL_LOSS] for row in rows if row.get(LABEL_LOSS) is not None]
     mixes = any(mixing.values())
     warning = stays_at_chance(losses, sizes, lowest=lowest, share=share, mixes=mixes)
     training.warn_once("chance", warning)

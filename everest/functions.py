@@ -47,7 +47,6 @@ def predict(
     workers: int = 0,
     precision: str | None = None,
     calibrated: bool = False,
-    keep_above: float | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
@@ -62,8 +61,6 @@ def predict(
         workers: processes that read videos.
         precision: auto, fp32, bf16 or fp16; None: as trained.
         calibrated: divide the logits by the temperature that fine-tuning chose on data.val.
-        keep_above: encode the tokens whose importance is above this, in place of `keep`
-            (everest.methods.content).
         report: receives the progress and notices (everest.system.events).
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
@@ -76,13 +73,7 @@ def predict(
             `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(
-        model,
-        clips=clips,
-        crops=crops,
-        keep=keep,
-        precision=precision,
-        calibrated=calibrated,
-        above=keep_above,
+        model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
     )
     return predictions.predict(
         opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
@@ -106,7 +97,6 @@ def predict_timeline(
     keep: float | None = None,
     batch: int = 1,
     precision: str | None = None,
-    keep_above: float | None = None,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Predict the classes of windows that slide over videos, as `everest predict --timeline --json`.
@@ -131,7 +121,7 @@ def predict_timeline(
             no default window; or `window` or `step` is below 0.001 or not finite; or a rule of the bouts is
             out of range, or goes with no head.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision, above=keep_above)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     rules = BoutRules(background=background, threshold=threshold, smooth=smooth, min_seconds=min_seconds)
     return timeline.predict_timeline(
         opened,
@@ -216,8 +206,6 @@ def evaluate(
     clips: int | None = None,
     crops: int | None = None,
     keep: Sequence[float] = (),
-    keep_above: Sequence[float] = (),
-    budget: float | None = None,
     predictions: str | Path | None = None,
     page: str | Path | None = None,
     overwrite: bool = False,
@@ -232,8 +220,6 @@ def evaluate(
         test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
         clips, crops: views of a video; None: as in the recipe.
         keep: further keep ratios to evaluate with; the result has a row for each under `sweep`.
-        keep_above: further thresholds on importance, in the same way (everest.methods.content).
-        budget: GMACs of a view; the keep ratio is the largest that costs at most as much. None: as trained.
         predictions: a CSV file to write, one row a video.
         page: a folder to write a page with figures to.
         overwrite: replace these files.
@@ -244,7 +230,7 @@ def evaluate(
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
-        RecipeError: a keep ratio or budget that leaves no token, or an output file exists already.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
     model, recipe = opened.classifier, opened.recipe
@@ -259,8 +245,6 @@ def evaluate(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
         keeps=tuple(keep),
-        above=tuple(keep_above),
-        budget=budget,
         overwrite=overwrite,
     )
     if opened.accelerator.is_main_process:

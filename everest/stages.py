@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from everest import finetuning, pretraining
-from everest.checkpoints.classifier_teacher import with_absolute_teacher
 from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
@@ -114,9 +113,7 @@ def finetune(
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     purpose = "scratch" if init in (None, "none") else "finetune"
-    settings = with_absolute_teacher(
-        _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
-    )
+    settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
     output = None if output is None else Path(output)
     options = RunOptions(
         command="finetune",

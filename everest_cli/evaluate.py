@@ -12,7 +12,7 @@ from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import RunOptions, grouped
-from everest_cli.option_values import read_shares, read_thresholds
+from everest_cli.option_values import read_shares
 from everest_cli.output import Display, print_json
 
 
@@ -27,14 +27,6 @@ def evaluate(
     ] = None,
     keep: Annotated[
         str | None, typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well.")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option("--budget", metavar="GMACS", help="Largest keep ratio whose view costs at most this."),
-    ] = None,
-    keep_above: Annotated[
-        str | None,
-        typer.Option("--keep-above", metavar="IMPORTANCE,…", help="Evaluate with these thresholds as well."),
     ] = None,
     interval: Annotated[
         bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
@@ -57,7 +49,6 @@ def evaluate(
     from everest.system.run_folder import RECIPE
 
     keeps = read_shares(keep) if keep is not None else ()
-    above = read_thresholds(keep_above) if keep_above is not None else ()
     weights, recipe = run.find()
     selects = any(
         "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
@@ -66,8 +57,6 @@ def evaluate(
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
             "--keep": keeps,
-            "--keep-above": above,
-            "--budget": budget is not None,
             "--retrieval": retrieval,
             "--set finetune.selection": selects,
             "--precision": run.precision is not None,
@@ -89,8 +78,6 @@ def evaluate(
         predictions=predictions,
         page=report,
         keeps=keeps,
-        above=above,
-        budget=budget,
         overwrite=overwrite,
         intervals=interval,
         retrieval=retrieval,
@@ -119,7 +106,6 @@ def _print_table(result: dict[str, Any]) -> None:
         metric_rows,
         nearest_texts,
         sweep_table,
-        thresholds_text,
         views_text,
     )
 
@@ -134,5 +120,5 @@ def _print_table(result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False, highlight=False)
-    for text in (*thresholds_text(result), *nearest_texts(result.get("nearest", {"": result}))):
+    for text in nearest_texts(result.get("nearest", {"": result})):
         typer.echo(text)

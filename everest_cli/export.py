@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Format = Literal["hf", "onnx", "torch"]  # the program that reads the export
-GraphPrecision = Literal["fp32", "fp16", "int8"]
+GraphPrecision = Literal["fp32", "int8"]
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2"}
 
 
@@ -120,15 +120,15 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
 
 
 def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
-    if precision != "fp32" and to != "onnx":
-        raise RecipeError(f"--precision {precision}: of ONNX files only; add --to onnx")
+    if precision == "int8" and to != "onnx":
+        raise RecipeError("--precision int8: of ONNX files only; add --to onnx")
     if precision == "int8" and calibrate is None:
         raise RecipeError(
             "--precision int8: needs the range of each value; name typical videos with --calibrate LIST, "
             "such as the list of training"
         )
-    if precision != "int8" and calibrate is not None:
-        raise RecipeError(f"--calibrate: has no effect with --precision {precision}; use int8")
+    if precision == "fp32" and calibrate is not None:
+        raise RecipeError("--calibrate: has no effect with --precision fp32; use int8")
 
 
 def _graph(
@@ -154,19 +154,15 @@ def _graph(
         inputs = [exported.input(pixels) for pixels in clips]
         found = write_onnx(out, exported, calibration=inputs)
         document |= {"precision": precision, "difference": found.largest}
-        if precision != "fp32":
+        if precision == "int8":
             document["relative_difference"] = found.relative
             notes.append(
-                f"{precision}: the same tokens are kept; the outputs differ by {100 * found.relative:.2g} % "
+                f"int8: the same tokens are kept; the outputs differ by {100 * found.relative:.2g} % "
                 "of their standard deviation over the clips (root mean square); everest eval measures the "
                 "accuracy"
             )
     else:
         document["difference"] = write_program(out, exported)
-    ends = opened.transformer.spec.selection.keep_range
-    if keep is None and ends is not None:
-        share = f"{100 * ends[1]:g} % of the tokens"
-        notes.append(f"encodes {share}, the upper end of the range of training; see --keep")
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")

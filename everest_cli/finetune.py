@@ -16,15 +16,13 @@ def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -
     settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
     run = options.launch("finetune", recipe, init=init)
 
-    from everest.checkpoints.classifier_teacher import with_absolute_teacher
     from everest.finetuning import finetune, set_up_finetuning
     from everest.train.start import start_or_resume
 
-    settings = with_absolute_teacher(settings)
     with options.context(settings, run) as context:
         stage = set_up_finetuning(settings, context)
         if options.dry_run:
-            print_trial(stage.training, lambda clip: [stage.loss(clip)[0]])
+            print_trial(stage.training, lambda clip: [stage.loss(clip)])
             return
         with start_or_resume(stage.training, settings):
             finetune(stage)

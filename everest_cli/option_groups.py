@@ -94,15 +94,12 @@ class ModelOptions:
         """The files that an output must not replace."""
         return [Path(self.recipe)] if self.recipe else []
 
-    def open(
-        self, *, views: int | None = None, calibrated: bool = False, above: float | None = None
-    ) -> OpenedModel:
+    def open(self, *, views: int | None = None, calibrated: bool = False) -> OpenedModel:
         """Open the model on its device.
 
         Args:
             views: clips and crops of a video, if the options leave them out; None: as in the evaluation.
             calibrated: divide logits by the temperature that fine-tuning chose.
-            above: a classifier keeps the tokens whose importance is above this.
         """
         from everest.checkpoints.load import find_weights
         from everest.inference.model import OpenedModel
@@ -116,7 +113,6 @@ class ModelOptions:
             precision=self.precision,
             cpu=is_on_cpu("cpu" if self.cpu else self.gpus),
             calibrated=calibrated,
-            above=above,
             notify=say,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -79,20 +78,6 @@ def read_shares(text: str) -> tuple[float, ...]:
     if len(set(shares)) < len(shares):
         raise RecipeError(f"--keep {text}: a ratio is given twice")
     return shares
-
-
-def read_thresholds(text: str) -> tuple[float, ...]:
-    """Parse the thresholds of --keep-above, such as `0.5,2`.
-
-    Raises:
-        RecipeError: a threshold is not a finite number, or is given twice.
-    """
-    thresholds = read_numbers(text)
-    if not thresholds or not all(map(math.isfinite, thresholds)):
-        raise RecipeError(f"--keep-above {text}: give thresholds on the importance of tokens, such as 0.5,2")
-    if len(set(thresholds)) < len(thresholds):
-        raise RecipeError(f"--keep-above {text}: a threshold is given twice")
-    return thresholds
 
 
 def read_size(text: str) -> int | tuple[int, int]:

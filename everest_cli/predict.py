@@ -35,10 +35,6 @@ def predict(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose.")
     ] = False,
-    keep_above: Annotated[
-        float | None,
-        typer.Option("--keep-above", metavar="IMPORTANCE", help="Keep the tokens of higher importance only."),
-    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Predict the most likely classes or the numbers of videos, or of every window of long ones.
@@ -46,7 +42,7 @@ def predict(
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
     from everest.lists.inputs import named_samples
-    from everest_cli.prediction_text import by_head, costs_text
+    from everest_cli.prediction_text import by_head
 
     if of_live.live is not None:
         if videos or output or overwrite or kind:
@@ -54,7 +50,7 @@ def predict(
                 "--live: replaces videos, and prints JSON lines; "
                 "leave VIDEO, --output, --overwrite and --format out"
             )
-        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated, above=keep_above)
+        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated)
     if not videos:
         raise typer.BadParameter(
             "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
@@ -76,8 +72,8 @@ def predict(
     from everest.inference.top_classes import check_options
     from everest.inference.truth import check_classes, check_scored, read_truth, score_timelines
 
-    rules, idle = of_timeline.rules(), of_timeline.idle()
-    opened = model.open(views=1 if timeline else None, calibrated=calibrated, above=keep_above)
+    rules = of_timeline.rules()
+    opened = model.open(views=1 if timeline else None, calibrated=calibrated)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     check_options(
         classes.heads,
@@ -85,7 +81,6 @@ def predict(
         rules=rules,
         bouts=of_timeline.bouts,
         annotations=to is not None,
-        idle=idle is not None,
     )
     samples = named_samples(videos, root=model.data)
     true_bouts: dict[str, list[Bout]] = {}
@@ -108,7 +103,6 @@ def predict(
                 batch=model.batch,
                 report=display.report,
                 rules=rules,
-                idle=idle,
             )
         else:
             rows = predict(
@@ -126,8 +120,5 @@ def predict(
             of_person = None if scores is None else true_bouts[samples[0].path]
             target.draw(row, classes, rules.background, of_person)
     target.write(samples, rows, scores, bouts=of_timeline.bouts, classes=classes)
-    if not model.quiet:
-        for line in costs_text(rows):
-            say(line)
     if any("error" in row for row in rows):
         raise typer.Exit(4)

@@ -42,7 +42,6 @@ def print_live(
     *,
     top: int | None,
     calibrated: bool,
-    above: float | None,
 ) -> None:
     """Print the windows of a live source until it ends or a signal stops the command."""
     from everest.errors import RecipeError
@@ -54,7 +53,7 @@ def print_live(
     if others:
         raise RecipeError(f"{', '.join(sorted(others))}: not with --live, which prints windows; leave it out")
     assert options.live is not None
-    opened = model.open(views=1, calibrated=calibrated, above=above)
+    opened = model.open(views=1, calibrated=calibrated)
     signals: list[int] = []
     before = catch_stop_signals(lambda number, _: signals.append(number))
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from statistics import fmean
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND
@@ -15,10 +14,9 @@ from everest.system.json_text import json_text
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
 TIMES: Final = ("start", "end", "start_frame", "end_frame")
-COSTS: Final = ("keep", "tokens", "gmacs")  # means over the views, of tokens that are kept by content
 COLUMNS: Final = (
     *("video", *TIMES, "head", "rank", "label", "index", "probability", "present", "threshold", "value"),
-    *(*COSTS, "error"),
+    "error",
 )
 
 
@@ -52,22 +50,12 @@ def as_table(rows: Rows) -> str:
         lines.append(row["video"])
         for window in row.get("windows", ()):
             answers = ", ".join(_short_text(name, part) for name, part in _predictions(window))
-            if not answers and "motion" in window:
-                answers = f"skipped: the motion is {window['motion']:.2f}"
             lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {answers}")
         if "windows" not in row:
             lines += [f"  {_line(name, part)}" for name, part in _predictions(row)]
         if "error" in row:
             lines.append(f"  cannot be read: {row['error']}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def costs_text(rows: Rows) -> Iterator[str]:
-    """Yield a line with the mean cost of a view of all videos or windows, if tokens are kept by content."""
-    parts = [part for row in rows for part in row.get("windows", [row]) if "gmacs" in part]
-    if parts:
-        keep, gmacs = (fmean(part[name] for part in parts) for name in ("keep", "gmacs"))
-        yield f"a view on average: keep ratio {keep:.3g}, {gmacs:.4g} GMACs"
 
 
 def scores_text(scores: dict[str, Any]) -> str:
@@ -123,14 +111,13 @@ def as_csv(rows: Rows) -> str:
     for row in rows:
         for part in row.get("windows", [row]):
             times = {name: part[name] for name in TIMES if name in part}
-            costs = {name: part[name] for name in COSTS if name in part}
             for head, predictions in _by_head(part).items():
                 shared = {"video": row["video"], **times, **({"head": head} if head else {})}
                 is_bout = "start_frame" in part  # with a single class
                 for i, each in enumerate(predictions, start=1):
                     rank = {} if is_bout or "value" in each else {"rank": i}
                     present = {"present": int(each["present"])} if "present" in each else {}
-                    lines.append({**shared, **rank, **each, **present, **costs})
+                    lines.append({**shared, **rank, **each, **present})
         if "error" in row:
             lines.append({"video": row["video"], "error": row["error"]})
     columns = [name for name in COLUMNS if any(name in line for line in lines)]

@@ -169,7 +169,7 @@ def profile(
         from everest.train.tokenizer_first import with_absolute_paths
 
         profiled = with_absolute_paths(profiled)
-    for notice in changes.notices(profiled):
+    for notice in changes.unused(profiled):
         say(notice)
     if plot is not None:
         from everest.figures.curves import check_target

@@ -15,7 +15,6 @@ from everest_cli.option_values import read_numbers
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
-    from everest.inference.idle import IdleRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +68,6 @@ class TimelineOptions:
             "--min-seconds", min=0, metavar="SECONDS", help="Shorter bouts take their neighbor's class."
         ),
     ] = 0.0
-    idle_below: Annotated[
-        float | None,
-        typer.Option(
-            "--idle-below",
-            metavar="X",
-            help="Skip windows in which no patch of 16 x 16 pixels changes by X gray levels.",
-        ),
-    ] = None
-    audit: Annotated[
-        int,
-        typer.Option(
-            "--audit", min=0, metavar="N", help="Run N skipped windows of each video; bound the missed bouts."
-        ),
-    ] = 0
     to: Annotated[
         Kind | None,
         typer.Option(
@@ -115,8 +100,6 @@ class TimelineOptions:
         if not self.timeline and self.given:
             verb = "belongs" if len(self.given) == 1 else "belong"
             raise RecipeError(f"{', '.join(sorted(self.given))} {verb} to --timeline; add it")
-        if self.audit and self.idle_below is None:
-            raise RecipeError("--audit: needs --idle-below, which skips windows; add it")
         if "--tolerance" in self.given and self.truth is None:
             raise RecipeError("--tolerance: needs --truth, whose scores it is for; add it")
         if not math.isfinite(self.tolerance):
@@ -148,9 +131,3 @@ class TimelineOptions:
         return BoutRules(
             background=self.background, threshold=pair, smooth=self.smooth, min_seconds=self.min_seconds
         )
-
-    def idle(self) -> IdleRules | None:
-        """Which windows are skipped; None: no window."""
-        from everest.inference.idle import IdleRules
-
-        return None if self.idle_below is None else IdleRules(below=self.idle_below, audit=self.audit)

@@ -37,7 +37,7 @@ class ExportedClassifier(nn.Module):
         spec: of the model that was exported, with the token selection of the file.
         clip: the clips that it takes; the stride is 1 if the file does not state it.
         knows_stride: whether the file states the stride of its clips.
-        precision: of the network: fp32, fp16 or int8.
+        precision: of the network: fp32 or int8.
     """
 
     def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:

@@ -25,12 +25,11 @@ from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
-from everest.models.vit import Encoder
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
 KEPT: Final = "kept"
-GraphPrecision = Literal["fp32", "fp16", "int8"]  # of the encoder's blocks; all else is float32
+GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
 # Our choice: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
 
@@ -92,17 +91,6 @@ class FramesGraph(nn.Module):
         return self.of_clips(self.pixels.normalize(frames.permute(0, 4, 1, 2, 3)))
 
 
-class Cast(nn.Module):
-    """Converts tokens to another type."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Exportable:
     """A model that is ready to be traced."""
@@ -113,18 +101,6 @@ class Exportable:
     precision: GraphPrecision  # of the file; the graph is float32
     unit: Tensor  # (outputs,) or (1,): outputs are divided by it before they are compared
     head_widths: tuple[int, ...]  # the outputs of each head; of features their width
-    encoder: Encoder  # of the graph
-
-    def blocks_to_float16(self) -> None:
-        """Let the blocks compute in float16, with weights of that type.
-
-        The tokens are selected, embedded and pooled in float32 by the same weights as before: a rounded
-        embedding would keep other tokens. The head is float32, too, so that classes are compared exactly.
-        """
-        encoder = self.encoder
-        encoder.blocks.half()
-        encoder.add_module("norm_before", nn.Sequential(encoder.norm_before, Cast(torch.float16)))
-        encoder.add_module("norm", nn.Sequential(Cast(torch.float32), encoder.norm))
 
     @property
     def layout(self) -> str:
@@ -152,8 +128,7 @@ def exportable(
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
-        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained,
-            of a range its upper end.
+        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
         precision: of the file; the graph is float32.
     Raises:
@@ -168,13 +143,12 @@ def exportable(
             )
         graph = MeanGraph(module)
     else:
-        if keep is not None or spec.selection.keep_range is not None:  # a graph has one number of tokens
+        if keep is not None:
             spec = replace(spec, selection=spec.selection.at_evaluation(keep))
             try:
                 count_tokens(spec)
             except RecipeError as error:
-                share = "the range of training" if keep is None else f"--keep {keep:g}"
-                raise RecipeError(f"{share}: {error}") from error
+                raise RecipeError(f"--keep {keep:g}: {error}") from error
             module.selector = spec.selection
         graph = SelectingGraph(module)
     colors = _colors(spec)
@@ -210,7 +184,6 @@ def exportable(
         precision=precision,
         unit=torch.tensor(units or [1.0]),
         head_widths=tuple(head.outputs for head in heads) or (module.encoder.width,),
-        encoder=module.encoder,
     )
 
 

@@ -1,6 +1,6 @@
 """The graph of a model as a file: ONNX, or a program of torch.export.
 
-A file is written only if it computes the same as the model; in lower precision, only if it keeps the same
+A file is written only if it computes the same as the model; in int8, only if it keeps the same
 tokens and its outputs still follow the model's.
 
 B clips of a batch.
@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from everest.checkpoints.graph import INPUT, Exportable, GraphPrecision
+from everest.checkpoints.graph import INPUT, Exportable
 from everest.checkpoints.quantize import quantize
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.system.files import atomic_file
@@ -89,9 +89,8 @@ def compare_reduced(
     *,
     heads: Sequence[int],
     unit: Tensor,
-    precision: GraphPrecision,
 ) -> Difference:
-    """Return the difference between a file of lower precision and the model.
+    """Return the difference between a file in int8 and the model.
 
     Args:
         expected: at least two clips as the graph takes them, with the outputs of the model.
@@ -116,15 +115,13 @@ def compare_reduced(
         problem = f"computes something else (difference {relative:.2f} of the outputs' standard deviation)"
     if problem is not None:
         raise CheckpointError(
-            f"--precision {precision}: the file {problem} than the weights in float32; nothing was written"
+            f"--precision int8: the file {problem} than the weights in float32; nothing was written"
         )
     return Difference(largest=float(lost.abs().max()), relative=relative)
 
 
 def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor] = ()) -> Difference:
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
-
-    After a file in fp16, the blocks of `exported` stay in float16.
 
     Args:
         calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
@@ -138,11 +135,6 @@ def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor
         raise EnvironmentProblem(
             f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
         )
-    batches, precision = calibration or [exported.sample(batch) for batch in BATCHES], exported.precision
-    with torch.no_grad():
-        expected = [(clips, exported.graph(clips)) for clips in batches] if precision != "fp32" else []
-    if precision == "fp16":
-        exported.blocks_to_float16()
     size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
     if size > LARGEST:
         raise RecipeError(
@@ -151,19 +143,13 @@ def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor
     program = _onnx_program(exported)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
-        match precision:
-            case "fp32":
-                return Difference(largest=compare(exported, _runner(part), what="onnxruntime"), relative=0.0)
-            case "int8":
-                compare(exported, _runner(part), what="onnxruntime")
-                quantize(part, batches)
-            case "fp16":
-                pass  # the graph is in float16 already
-            case _:
-                assert_never(precision)
-        return compare_reduced(
-            expected, _runner(part), heads=exported.head_widths, unit=exported.unit, precision=precision
-        )
+        largest = compare(exported, _runner(part), what="onnxruntime")
+        if exported.precision == "fp32":
+            return Difference(largest=largest, relative=0.0)
+        with torch.no_grad():
+            expected = [(clips, exported.graph(clips)) for clips in calibration]
+        quantize(part, calibration)
+        return compare_reduced(expected, _runner(part), heads=exported.head_widths, unit=exported.unit)
 
 
 def _runner(file: Path) -> RunFile:

@@ -154,15 +154,6 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
     return FrozenEncoder(use, encoder, recipe.data.pixels)
 
 
-def require_channels(recipe: Recipe, saved: ModelSpec, name: str) -> None:
-    """Raise CheckpointError if the teacher `saved` cannot see the channels of a recipe's clips."""
-    channels = recipe.data.channels
-    if saved.channels > 1 and channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: a teacher of differences of colors; set data.channels=3")
-    if saved.channels < channels:
-        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
-
-
 def absolute_teacher(name: str) -> str:
     """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay.
 
@@ -176,7 +167,10 @@ def _spec_for_tokens(recipe: Recipe, saved: ModelSpec, name: str, *, has_norm: b
     """The encoder `saved` for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
-    require_channels(recipe, saved, name)
+    if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
+        raise CheckpointError(f"{name}: a teacher of differences of colors; set data.channels=3")
+    if saved.channels < data.channels:
+        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
     if t % tubelet[0] and tubelet[0] % t:
         raise CheckpointError(
             f"{name}: the teacher's tokens are of {t} frames, the recipe's of {tubelet[0]}; set "

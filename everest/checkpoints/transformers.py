@@ -25,7 +25,7 @@ from everest.foreign.facts import TORCH_EPS, Hints
 from everest.foreign.families import FAMILIES
 from everest.foreign.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
-from everest.methods.grid import TokenSelection, num_kept
+from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
@@ -214,11 +214,9 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         if isinstance(spec.target, PixelTargetSettings) and spec.target.normalize == "token":
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():
-        counts, ends = count_tokens(spec), spec.selection.keep_range
-        least = "" if ends is None else f"{num_kept(counts.total, ends[0])} to "
+        counts = count_tokens(spec)
         yield (
-            f"transformers encodes all {counts.total} tokens, this model was trained with {least}"
-            f"{counts.visible}: "
+            f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "
             "its accuracy there is that of `everest eval --keep 1`; --to onnx and --to torch select inside"
         )
     if spec.kind == "classifier" and any(head.calibration for head in spec.answered):

@@ -198,9 +198,6 @@ def _token_counts(recipe: Recipe) -> Problems:
             uncountable.append((("data", key), text))
     for stage, settings in recipe.stages:
         uncountable += [((stage, "selection", key), text) for key, text in settings.selection.problems()]
-    if recipe.pretrain.selection.keep_range is not None:
-        text = "a range is drawn from in fine-tuning only (finetune.selection); give one share"
-        uncountable.append((("pretrain", "selection", "keep_ratio"), text))
     if uncountable:
         yield from uncountable
         return
@@ -217,9 +214,6 @@ def _token_counts(recipe: Recipe) -> Problems:
         except RecipeError as error:
             yield (stage, "selection"), str(error)
             return
-        ends = selection.keep_range
-        if ends is not None and not _num_chosen(selection.keeping(ends[0]), grid)[0]:
-            yield (stage, "selection", "keep_ratio"), f"{ends[0]} keeps none of {grid.num_tokens} tokens"
         if not visible:
             verb = "lets the encoder see" if stage == "pretrain" else "keeps"
             fix = "raise keep_ratio" if getattr(selection, "visible_ratio", 0) is None else "keep more tokens"

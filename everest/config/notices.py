@@ -40,10 +40,6 @@ def _idle(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     tasks = {head.task for head in named_heads(data.heads or {})} or {data.task}
     if data.heads:
         yield ("data", "num_classes"), "with data.heads"
-    for name in () if recipe.finetune.teacher else ("weight", "temperature"):
-        yield ("finetune", f"teacher_{name}"), "if finetune.teacher is null"
-    if recipe.finetune.teacher and tasks == {"regression"}:
-        yield ("finetune", "teacher_temperature"), "on numbers"
     if tasks == {"regression"} and recipe.finetune.label_smoothing:
         yield ("finetune", "label_smoothing"), "on numbers"
     if recipe.pretrain.objective == "views":

@@ -40,7 +40,6 @@ BestMetric = Annotated[
 ClassWeights = Annotated[
     Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(check_class_weights)
 ]
-CheckpointName = Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file or hf:NAME
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -92,7 +91,7 @@ class FeatureTargetSettings:
     __pydantic_config__ = _STRICT
     needs_tokenizer: ClassVar[bool] = False
     kind: Literal["features"] = "features"
-    teacher: CheckpointName  # or timm:NAME
+    teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the teacher
 
@@ -236,10 +235,6 @@ class FinetuneSettings:
     mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0
     label_smoothing: ShareBelowOne = 0.1  # Table 8; numbers have none
-    teacher: CheckpointName | None = None  # a classifier whose answers are learned, too
-    # Of its answers in the loss, the labels have the rest; Hinton et al. 2015 give the labels a low weight.
-    teacher_weight: Share = 0.9  # our choice
-    teacher_temperature: Annotated[float, Field(ge=0.1, le=100)] = 2.0  # our choice; Hinton et al.: 1 to 20
     # Weights of the classes in the loss. balanced: a class of few videos counts as much as one of many.
     class_weights: ClassWeights = "none"
     # The metric of data.val that chooses the best weights; None: top1, map, mae, or loss for mixed heads;

@@ -25,7 +25,6 @@ class Purpose(IntEnum):
     DISCRIMINATOR = 7  # its initial weights
     PROBE = 8  # what a strategy or target of another package draws in a probe
     DROP_PATH = 9  # which clips of a step leave out a branch, by step
-    KEEP = 10  # the keep ratio of a step, if it is drawn from a range, by step
 
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

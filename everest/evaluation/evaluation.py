@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,19 +19,16 @@ from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.evaluation.opening import open_classifier
 from everest.inference.model import OpenedModel, require_finite_outputs
 from everest.lists.classes import Classes
-from everest.methods.content import Above, Keep, ranking, threshold_of_mean
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import content_cost, share_cost, share_of_budget
+from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
 from everest.system.storage import parse_location
-
-MEAN_KEEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # mean keep ratios with a threshold each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +39,6 @@ class EvaluationOptions:
         predictions: a CSV file, one row a video.
         page: a folder for a page with figures.
         keeps: further keep ratios to evaluate with.
-        above: further thresholds on importance to evaluate with (everest.methods.content).
-        budget: GMACs of a view; the keep ratio is the largest that costs at most as much. None: as trained.
         overwrite: replace existing files.
         intervals: whether the metrics have 95 % intervals; a page always has them.
         retrieval: whether the nearest videos by features are compared, too (everest.probes.probe.retrieval).
@@ -52,8 +47,6 @@ class EvaluationOptions:
     predictions: Path | None = None
     page: Path | None = None
     keeps: tuple[float, ...] = ()
-    above: tuple[float, ...] = ()
-    budget: float | None = None
     overwrite: bool = False
     intervals: bool = True
     retrieval: bool = False
@@ -74,9 +67,10 @@ class EvaluationOptions:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
             # Imported here: with a page comes matplotlib, which takes half a second to import.
-            from everest.evaluation.report import PAGE, is_figure
+            from everest.evaluation.report import PAGE
+            from everest.evaluation.sections import is_plot
 
-            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_figure)
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_plot)
 
     def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
         """Raise RecipeError if an output is a list or video of the evaluation, or a folder that has one."""
@@ -111,14 +105,12 @@ def evaluate(
     Args:
         saved_selection: use the token selection that is stored in the weights, not that of the recipe.
     Returns:
-        The document of `everest eval --json`: accuracies and how they were measured. With `options.keeps` or
-        `options.above` it has a row for each under `sweep`; with several heads, one for each metric under
-        `rows`. With `options.above`, `thresholds` has the one for each of `MEAN_KEEPS`.
+        The document of `everest eval --json`: accuracies and how they were measured. With `options.keeps` it
+        has a row for each keep ratio under `sweep`; with several heads, one for each metric under `rows`.
     Raises:
         CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
-        RecipeError: a keep ratio or a budget that leaves no token, thresholds for a model that ranks none, or
-            an output file that exists already.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
     if accelerator.is_main_process:
         options.check(weights_file)
@@ -149,17 +141,13 @@ def evaluate_classifier(
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     options.refuse_inputs(recipe, clips)
-    share = None if options.budget is None else _share_of_budget(spec, options.budget, report)
-    costs: dict[Keep, dict[str, Any]] = {keep: share_cost(spec, keep) for keep in (share, *options.keeps)}
+    costs = {keep: share_cost(spec, keep) for keep in (None, *options.keeps)}
     selector = model.selector
-    thresholds = [Above(threshold) for threshold in options.above]
-    if thresholds:
-        ranking(selector)  # refuses a model that ranks no tokens
-    others = [keep for keep in options.keeps if selector.at_evaluation(keep) != selector.at_evaluation(share)]
-    keeps: list[Keep] = [share, *others, *thresholds]
+    trained_selector = selector.at_evaluation()
+    keeps = [None, *(keep for keep in options.keeps if selector.at_evaluation(keep) != trained_selector)]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
-    predictions = predictions_by_keep[share]
+    predictions = predictions_by_keep[None]  # as trained
     for each in measured:
         require_finite_outputs(torch.from_numpy(each.outputs), source=source)
     for path, reason in predictions.skipped:
@@ -172,8 +160,7 @@ def evaluate_classifier(
         "groups": len(set(predictions.groups)),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
-        **costs[share],
-        **({} if options.budget is None else {"budget": options.budget}),
+        **costs[None],
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
         "recipe": recipe.name,
@@ -184,16 +171,10 @@ def evaluate_classifier(
         result |= nearest.get("", {"nearest": nearest})
         if all(row["retrieval"]["precision@10"] is None for row in nearest.values()):
             report(notice("--retrieval: no video has one of its class in another group (or no single label)"))
-    for above in thresholds:
-        tokens = predictions_by_keep[above].tokens
-        assert tokens is not None
-        costs[above] = {"above": above.threshold, **content_cost(spec, tokens)}
-    if thresholds:  # they are the same for each
-        result["thresholds"] = _importance_thresholds(predictions_by_keep[thresholds[0]])
-    if swept := (*options.keeps, *thresholds):
+    if options.keeps:
         result["sweep"] = [
             {**costs[keep], **measure(predictions_by_keep.get(keep, predictions), intervals=intervals)}
-            for keep in swept
+            for keep in options.keeps
         ]
     if "heads" in result:  # which may have different metrics: these are listed as rows, too
         for document in (result, *result.get("sweep", ())):
@@ -209,22 +190,6 @@ def evaluate_classifier(
     return result
 
 
-def _share_of_budget(spec: ModelSpec, budget: float, report: Report) -> float:
-    """The largest keep ratio within a budget; reports if the model was not trained with such ratios."""
-    share, selection = share_of_budget(spec, budget), spec.selection
-    trained = share_cost(spec, None)["keep"]
-    low, high = selection.keep_range or (trained, trained)
-    if not low <= share <= high:
-        known = f"{low:g} to {high:g}" if low < high else f"{low:g}"
-        report(
-            notice(
-                f"--budget {budget:g}: allows a keep ratio of {share:g}, and the model was trained with "
-                f"{known}; --keep {trained:g} adds a row for comparison"
-            )
-        )
-    return share
-
-
 def _have_intervals(predictions: Predictions, report: Report) -> bool:
     """Whether the videos are of several groups; reports if they are of few."""
     groups = len(set(predictions.groups))
@@ -235,13 +200,6 @@ def _have_intervals(predictions: Predictions, report: Report) -> bool:
         few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
         report(notice(few))
     return groups > 1
-
-
-def _importance_thresholds(predictions: Predictions) -> list[dict[str, float]]:
-    """The threshold on importance for each mean keep ratio of `MEAN_KEEPS`, from any views by content."""
-    assert predictions.levels is not None
-    levels = predictions.levels.reshape(-1, predictions.levels.shape[-1])  # (views, P)
-    return [{"keep": keep, "above": threshold_of_mean(levels, keep)} for keep in MEAN_KEEPS]
 
 
 def _nearest(

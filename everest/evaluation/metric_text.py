@@ -85,9 +85,8 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield "videos", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
-    budget = f", of a budget of {result['budget']:g}" if "budget" in result else ""
     tokens = counted(result["tokens"], "token")
-    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs{budget}"
+    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
 
@@ -140,28 +139,19 @@ def _digits(value: float) -> str:
 def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of `sweep` in the document of `everest eval --json`.
 
-    There is a row for each metric and keep ratio or threshold, the rows of a metric next to each other, which
-    fits a terminal of 80 columns. A threshold is named in the first column; its keep ratio, tokens and GMACs
-    are means over the views. Of several heads it has only the metric that a head is measured by.
+    There is a row for each metric and keep ratio, the ratios of a metric next to each other, which fits a
+    terminal of 80 columns. Of several heads it has only the metric that a head is measured by.
     """
     several = "heads" in rows[0]
     names = {*MEASURED_BY.values(), ALL_HEADS} if several else METRICS.keys() - {"clip_top1", "majority_top1"}
     metrics: dict[str, list[list[str]]] = {}
     for row in rows:
-        above = f"above {row['above']:.4g}" if "above" in row else ""
         cost = [f"{row['keep']:g}", str(row["tokens"]), str(row["gmacs"])]
         for found in metric_values(row, names=names):
-            metrics.setdefault(found.title, []).append([above, *cost, *found.texts()[:2]])
+            metrics.setdefault(found.title, []).append([*cost, *found.texts()[:2]])
     texts = [
-        [", ".join(filter(None, ["" if number else title, above])), *cells]
+        ["" if number else title, *cells]
         for title, of_metric in metrics.items()
-        for number, (above, *cells) in enumerate(of_metric)
+        for number, cells in enumerate(of_metric)
     ]
     return ["metric", "keep", "tokens", "GMACs", "value", "95 % interval"], texts
-
-
-def thresholds_text(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the thresholds for mean keep ratios in the document of `everest eval --json`, if it has some."""
-    if "thresholds" in result:
-        pairs = ", ".join(f"{row['keep']:g}: {row['above']:.4g}" for row in result["thresholds"])
-        yield f"thresholds for a mean keep ratio of these views: {pairs}"

@@ -1,13 +1,13 @@
 """Runs a classifier over the views of videos, shared among the processes of an evaluation.
 
-R keep ratios and thresholds.
+R keep ratios.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from everest.checkpoints.exported import ExportedClassifier
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
-from everest.methods.content import Above, Keep
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.compute import HostCopy
@@ -36,7 +35,7 @@ class VideoScore(NamedTuple):
     number: int  # in the list
     video: str
     problem: str | None  # why the video is unreadable
-    values: list[dict[str, NDArray[Any]]]  # R of `_values`, (views, …); without meaning if there is a problem
+    outputs: list[NDArray[np.float32]]  # R of (views, outputs); without meaning if there is a problem
 
 
 class _Pass(NamedTuple):
@@ -45,25 +44,13 @@ class _Pass(NamedTuple):
     numbers: range
     videos: list[str]
     problems: list[str | None]
-    values: list[HostCopy]  # R of `_values`, (videos, views, …)
+    outputs: HostCopy  # R of (videos, views, outputs), by their number
 
     def read(self) -> list[VideoScore]:
-        arrays = [{name: tensor.numpy() for name, tensor in copy.read().items()} for copy in self.values]
-        by_video = [
-            [{name: array[i] for name, array in each.items()} for each in arrays]
-            for i in range(len(self.numbers))
-        ]
+        by_ratio = [tensor.numpy() for tensor in self.outputs.read().values()]
+        by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
         parts = (self.numbers, self.videos, self.problems, by_video)
         return [VideoScore(*video) for video in zip(*parts, strict=True)]
-
-
-def _values(model: Classifier, frames: Tensor, keep: Keep) -> dict[str, Tensor]:
-    """The answers `outputs` (B, outputs) for clips; by content also `tokens` (B,) and `levels` (B, parts)."""
-    if not isinstance(keep, Above):
-        return {"outputs": model.answers(model(frames, keep=keep))}
-    assert isinstance(model, VideoClassifier), "an exported file has one keep ratio"
-    by_content = model.by_content(frames, keep)
-    return {**by_content._asdict(), "outputs": model.answers(by_content.outputs)}
 
 
 @torch.inference_mode()
@@ -74,18 +61,17 @@ def evaluate_views(
     *,
     settings: TrainSettings,
     report: Report,
-    keeps: Sequence[Keep] = (None,),
+    keeps: Sequence[float | None] = (None,),
 ) -> list[Predictions]:
-    """Run a classifier over all views of all videos, once for each keep ratio or threshold.
+    """Run a classifier over all views of all videos, once for each keep ratio.
 
-    A video is decoded once for all of them. Videos are divided into the same passes whatever the number of
-    processes, so the predictions are equal to the bit. With keep ratios, all processes run the same number
-    of passes, as a sharded model needs; with thresholds, each runs its own. A video that several processes
-    ran counts once. Unreadable videos are not replaced:
+    A video is decoded once for all ratios. Videos are divided into the same passes whatever the number of
+    processes, so the predictions are equal to the bit. All processes run the same number of passes, as a
+    sharded model needs; a video that several processes ran counts once. Unreadable videos are not replaced:
     they are in `skipped`. A GPU computes the next pass while the host reads the results of the last.
 
     Args:
-        keeps: ratios of the tokens to encode, or thresholds on their importance; None: as trained.
+        keeps: ratios of the tokens to encode; None: as trained.
     Returns:
         The predictions for each of `keeps`, with the videos in the order of the list.
     """
@@ -101,16 +87,14 @@ def evaluate_views(
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
-        values = []
-        for keep in keeps:
+        outputs = {}
+        for i, keep in enumerate(keeps):
             with accelerator.autocast():
-                of_views = _values(model, frames.flatten(0, 1), keep)  # (videos * views, …)
-            values.append(
-                HostCopy({name: tensor.unflatten(0, frames.shape[:2]) for name, tensor in of_views.items()})
-            )
+                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, outputs)
+            outputs[str(i)] = model.answers(logits).unflatten(0, frames.shape[:2])
         rows += unread.read() if unread else []
         problems = [failed[0][1] if failed else None for failed in tries(clip)]
-        unread = _Pass(numbers, list(clip.video_id), problems, values)
+        unread = _Pass(numbers, list(clip.video_id), problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
     rows += unread.read() if unread else []
@@ -118,20 +102,15 @@ def evaluate_views(
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]
     samples = [clips.samples[row.number] for row in readable]
-    by_keep: list[dict[str, NDArray[Any]]] = [
-        {name: np.stack([row.values[i][name] for row in readable]) for name in readable[0].values[i]}
-        if readable
-        else {"outputs": np.zeros((0, 1, model.num_classes), np.float32)}
-        for i in range(len(keeps))
-    ]
+    nothing = np.zeros((0, 1, model.num_classes), np.float32)
     return [
         Predictions(
             videos=[row.video for row in readable],
             labels=[sample.labels for sample in samples],
-            **of_keep,
+            outputs=np.stack([row.outputs[i] for row in readable]) if readable else nothing,
             skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
             heads=model.heads,
             groups=[sample.source for sample in samples],
         )
-        for of_keep in by_keep
+        for i in range(len(keeps))
     ]

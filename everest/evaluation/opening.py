@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -102,10 +102,7 @@ def _check_clips(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
 
 
 def _settings(selection: Strategy) -> str:
-    values = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in vars(selection).items()
-    }
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
 
 
 def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:

@@ -13,7 +13,6 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.dataset import VideoClips
-from everest.evaluation.keep_figure import draw_sweep
 from everest.evaluation.metric_text import (
     fact_rows,
     metric_rows,
@@ -23,8 +22,8 @@ from everest.evaluation.metric_text import (
     views_text,
 )
 from everest.evaluation.plots import LONGEST_NAME, NUMBERED
-from everest.evaluation.sections import Section, is_plot, make_section
-from everest.figures.drawing import any_script, jpeg_uri, png_uri
+from everest.evaluation.sections import Section, make_section
+from everest.figures.drawing import any_script, jpeg_uri
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.metrics.predicted import Predictions
@@ -32,13 +31,7 @@ from everest.system.files import write_text
 from everest.system.text import escape_bytes
 
 PAGE: Final = "index.html"
-SWEEP: Final = "sweep.png"
 STRIP: Final = 480  # pixels, the width of a video's three frames
-
-
-def is_figure(name: str) -> bool:
-    """Whether the name is that of a plot of a report."""
-    return name == SWEEP or is_plot(name)
 
 
 @any_script()
@@ -67,11 +60,9 @@ def write_report(
         for head in predictions.by_head().values()
     ]
     sweep = None
-    (folder / SWEEP).unlink(missing_ok=True)  # of an earlier evaluation
     if "sweep" in result:
-        draw_sweep(folder / SWEEP, result["sweep"], predictions.heads)
         columns, rows = sweep_table(result["sweep"])
-        sweep = {"columns": columns, "rows": rows, "image": png_uri(folder / SWEEP)}
+        sweep = {"columns": columns, "rows": rows}
     write_text(folder / PAGE, escape_bytes(render_page(result, sections, predictions, sweep)))
     return folder / PAGE
 
@@ -86,7 +77,7 @@ def render_page(
 
     Args:
         sections: of the heads.
-        sweep: the table of several keep ratios and its image.
+        sweep: the table of several keep ratios.
     """
     # Names of classes and paths come from a user: everything is escaped.
     templates = Environment(

@@ -45,16 +45,14 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
 
 
 def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> OwnChoices:
-    """Return how a stage of a recipe chooses tokens, of a range at its upper end, and its clips."""
+    """Return how a stage of a recipe chooses tokens, and its clips."""
     settings, data, model = getattr(recipe, stage), recipe.data, recipe.model
     clip = {"frames": data.frames, "size": data.frame_size, "sampling": settings.sampling}
     clip |= {"stride": settings.stride, "fps": data.fps}
     clip |= {"tubelet": model.tubelet, "pixels": data.pixels, "input_kind": model.input}
     compares = stage == "pretrain" and recipe.pretrain.objective == "views"
     views = recipe.pretrain.views.number if compares else 1
-    selection, ends = settings.selection, settings.selection.keep_range
-    chosen = selection if ends is None else selection.keeping(ends[1])
-    return OwnChoices(selectors=_by_view(chosen, views), clip=clip)
+    return OwnChoices(selectors=_by_view(settings.selection, views), clip=clip)
 
 
 def _by_view(selector: Selector, views: int) -> list[tuple[str, Selector]]:

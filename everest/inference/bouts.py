@@ -153,21 +153,18 @@ def _without_short(classes: Sequence[Class], spans: Sequence[Span], min_seconds:
     return replaced
 
 
-def smoothed(windows: Sequence[Window], probabilities: Tensor, counted: Tensor, seconds: float) -> Tensor:
+def smoothed(windows: Sequence[Window], probabilities: Tensor, seconds: float) -> Tensor:
     """Return the mean over the windows whose centers are at most half of `seconds` away.
 
     Args:
         probabilities: (W, C).
-        counted: (W,) bool; other windows keep their probabilities, and are in no mean.
     """
     centers = np.array([(window.start + window.end) / 2 for window in windows])
     first = torch.from_numpy(np.searchsorted(centers, centers - seconds / 2 - TOLERANCE))
     end = torch.from_numpy(np.searchsorted(centers, centers + seconds / 2 + TOLERANCE))
-    weighted = torch.cat([counted[:, None] * probabilities.double(), counted[:, None].double()], dim=1)
-    sums = torch.cat([torch.zeros(1, weighted.size(1)), weighted.cumsum(dim=0)])
-    of_windows = sums[end] - sums[first]  # (W, C + 1): the last column counts
-    means = of_windows[:, :-1] / of_windows[:, -1:].clamp(min=1)
-    return torch.where(counted[:, None], means.to(probabilities.dtype), probabilities)
+    sums = torch.cat([torch.zeros(1, probabilities.size(1)), probabilities.double().cumsum(dim=0)])
+    means = (sums[end] - sums[first]) / (end - first)[:, None]
+    return means.to(probabilities.dtype)
 
 
 def present_classes(windows: Sequence[Window], probabilities: Tensor, high: Tensor, low: Tensor) -> Tensor:

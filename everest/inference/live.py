@@ -230,14 +230,13 @@ def predict_live(
             if buffer.ended and not buffer.is_complete():
                 break
             continue
-        found = model.answers(current.clips(views))
+        mean = model.mean_answers(model.answers(current.clips(views)))
         latencies.append(time.monotonic() - current.frames[-1].arrived)
         arrived = datetime.now(UTC) - timedelta(seconds=latencies[-1])
         emit(
             {
                 **{"start": round(current.start, 3), "end": round(current.end, 3)},
-                **answers_of(model.mean_answers(found["answers"]), classes, top),
-                **model.cost_of(found),
+                **answers_of(mean, classes, top),
                 **{"time": arrived.isoformat(timespec="milliseconds"), "latency": round(latencies[-1], 4)},
                 "dropped": buffer.dropped,
             }

@@ -5,7 +5,7 @@ B clips, C channels, T frames, H W pixels, K encoded tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +22,11 @@ from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.top_classes import check_options
 from everest.lists.classes import Classes
-from everest.methods.content import Above, ranking
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.metrics.calibration import calibrate_answers, calibrated_heads
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import content_cost
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import VideoModel
@@ -78,7 +76,6 @@ class OpenedModel:
     accelerator: Accelerator
     written_by: str = ""  # name of the recipe in the header of the weights
     calibrated: bool = False  # whether answers are calibrated probabilities
-    above: Above | None = None  # of a classifier: keep tokens by content, in place of `keep`
 
     @classmethod
     def open(
@@ -92,7 +89,6 @@ class OpenedModel:
         precision: str | None = None,
         cpu: bool = False,
         calibrated: bool = False,
-        above: float | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
         """Open a checkpoint.
@@ -103,12 +99,10 @@ class OpenedModel:
             precision: as `train.precision`; None: the recipe's.
             cpu: use the CPU even if there is a GPU.
             calibrated: whether answers are calibrated probabilities.
-            above: a classifier encodes the tokens whose importance is above this, in place of `keep`.
             notify: receives a notice when there is no recipe next to the weights.
         Raises:
             CheckpointError: a damaged or foreign file, or a tokenizer.
-            RecipeError: `keep` is no ratio that leaves a token, the clips do not divide into tubelets, or
-                `above` is not finite, given with `keep`, or for a model that ranks no tokens.
+            RecipeError: `keep` is no ratio that leaves a token, or the clips do not divide into tubelets.
         """
         opened = open_model(
             file,
@@ -132,7 +126,6 @@ class OpenedModel:
             accelerator=accelerator,
             written_by=opened.weights.recipe,
             calibrated=calibrated,
-            above=_checked_above(module, above, keep),
         )
 
     @classmethod
@@ -145,13 +138,12 @@ class OpenedModel:
         keep: float | None = None,
         precision: str | None = None,
         calibrated: bool = False,
-        above: float | None = None,
     ) -> OpenedModel:
         """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
 
         Raises:
             CheckpointError: the module is a tokenizer.
-            RecipeError: see `open`.
+            RecipeError: `keep` is no ratio that leaves a token.
             TypeError: it is no module of everest.
         """
         if isinstance(module, AdaptiveTokenizer):
@@ -167,7 +159,6 @@ class OpenedModel:
             keep=keep,
             accelerator=accelerator,
             calibrated=calibrated,
-            above=_checked_above(module, above, keep),
         )
 
     @property
@@ -207,24 +198,14 @@ class OpenedModel:
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
-    def answers(self, clips: Tensor) -> dict[str, Tensor]:
-        """Map (B, C, T, H, W) uint8 to `answers` (B, outputs) on the CPU: probabilities or numbers, finite.
-
-        By content, there is also `tokens` (B,) int64: how many each clip keeps.
-        """
-        module, frames, tokens = self.classifier, self._normalized(clips), {}
+    def answers(self, clips: Tensor) -> Tensor:
+        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
+        module = self.classifier
         with self.accelerator.autocast():
-            if self.above is None:
-                logits = module(frames, keep=self.keep)
-            else:
-                logits, tokens["tokens"], _ = module.by_content(frames, self.above)
+            logits = module(self._normalized(clips), keep=self.keep)
         answers = module.answers(logits).cpu()
         require_finite_outputs(answers, source=self.source)
-        return {"answers": answers, **tokens}
-
-    def cost_of(self, found: Mapping[str, Tensor]) -> dict[str, float]:
-        """The mean `keep` ratio, `tokens` and `gmacs` of the views in values of `answers`, if by content."""
-        return content_cost(self.module.spec, found["tokens"].numpy()) if "tokens" in found else {}
+        return answers
 
     def mean_answers(self, answers: Tensor) -> Tensor:
         """The mean over the views of answers (…, views, outputs), calibrated if that is requested."""
@@ -258,16 +239,6 @@ def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
         raise RecipeError(
             f"{name}{keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
         )
-
-
-def _checked_above(module: Transformer, above: float | None, keep: float | None) -> Above | None:
-    if above is None:
-        return None
-    if keep is not None:
-        raise RecipeError(f"--keep-above {above:g}: takes the place of --keep; leave one of them out")
-    if isinstance(module, VideoClassifier):  # all methods that predict refuse other models
-        ranking(module.selector)
-    return Above(above)
 
 
 def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:

@@ -48,23 +48,25 @@ def predict(
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
         `answers_of` for the predictions of other tasks. With several heads `heads` has such a list for each
-        head. By content, each also has the mean `keep` ratio, `tokens` and `gmacs` of its views. An
-        unreadable video has `error` instead.
+        head. An unreadable video has `error` instead.
     Raises:
         CheckpointError: the model is no classifier.
         RecipeError: `top` is given, and the model predicts numbers only; `top` or `batch` is below 1.
     """
     classes = model.classes
     check_options(classes.heads, top=top)
-    batches = over_videos(model, samples, model.answers, batch=batch, workers=workers, report=report)
+    batches = over_videos(
+        model,
+        samples,
+        lambda clips: {"answers": model.answers(clips)},
+        batch=batch,
+        workers=workers,
+        report=report,
+    )
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {
-            "video": sample.video_id,
-            **answers_of(model.mean_answers(values["answers"]), classes, top),
-            **model.cost_of(values),
-        }
+        else {"video": sample.video_id, **answers_of(model.mean_answers(values["answers"]), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]

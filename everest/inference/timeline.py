@@ -5,19 +5,15 @@ W windows, V views, C channels, T frames, H W pixels, F frames of a video.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.annotations.bout import BACKGROUND
 from everest.config.heads import MULTI_LABEL
-from everest.errors import RecipeError
 from everest.inference.bouts import (
     PLAIN,
     BoutRules,
@@ -27,15 +23,6 @@ from everest.inference.bouts import (
     present_classes,
     smoothed,
 )
-from everest.inference.idle import (
-    IdleRules,
-    audited,
-    check_audit,
-    have_class,
-    idle_text,
-    most_bouts,
-    window_motion,
-)
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch
 from everest.inference.predictions import check_windows, damage_of, window_clips, windows_of
@@ -44,8 +31,6 @@ from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.reader import VideoError, frame_times, repairs
-
-NO_CLASS: Final[dict[str, Any]] = {"label": None, "index": None, "probability": 0.0}
 
 WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
 
@@ -60,7 +45,6 @@ def predict_timeline(
     batch: int,
     report: Report,
     rules: BoutRules = PLAIN,
-    idle: IdleRules | None = None,
 ) -> list[dict[str, Any]]:
     """Return the `top` most likely classes of every window of every video or segment, and their bouts.
 
@@ -70,115 +54,80 @@ def predict_timeline(
         top: number of classes; None: 5, and all that are present of several.
         batch: windows in one forward pass.
         rules: of the bouts; the windows have the model's probabilities as they are.
-        idle: skip windows in which nothing moves; None: none.
     Returns:
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each, in the
         order given; see `merge_windows` and `bouts_of_classes` for the bouts, which several heads have by
-        name. Numbers have none. By content, a window also has the mean `keep` ratio, `tokens` and `gmacs` of
-        its views. A video that is unreadable, or damaged, also has `error` with the reason; damaged windows
-        are left out. With `idle`, a window also has its `motion`, a skipped one no predictions, and a video
-        has `idle`: `below`, the numbers of `windows` and of those `skipped`, `seconds_saved`, and the
-        `audit`.
+        name. Numbers have none. A video that is unreadable, or damaged, also has `error` with the reason;
+        damaged windows are left out.
     Raises:
         CheckpointError: the model is no classifier.
         RecipeError: a clip spans the whole video, so there is no default window; `window` or `step` is below
-            0.001 or not finite, or `batch` is below 1; clips of one frame with `idle`; see also
-            `check_options` and `check_audit`.
+            0.001 or not finite, or `batch` is below 1; see also `check_options`.
     """
     classes = model.classes
-    check_options(classes.heads, top=top, rules=rules, idle=idle is not None)
-    if idle is not None and idle.audit:
-        check_audit(classes, rules)
-    if idle is not None and model.views.frames == 1:
-        raise RecipeError(
-            "--idle-below: the clips of this model have one frame, which shows no motion; leave it out"
-        )
+    check_options(classes.heads, top=top, rules=rules)
     check_batch(batch)
     check_windows(model.views, window=window, step=step)
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
         rows.append(row)
-        run = _RunWindows()
+        windows: list[Window] = []
+        means: list[Tensor] = []  # (outputs,) of each intact window
+        times = np.zeros(0)  # (F,) seconds
         try:
-            run.times = frame_times(sample.video)
+            times = frame_times(sample.video)
             for text in repairs(sample.video):
                 report(notice(text))
-            windows = windows_of(sample, model.views, window=window, step=step)
-            clips = window_clips(sample.video, windows, model.views)
-            intact = ((at, clip) for at, clip in zip(windows, clips, strict=True) if clip is not None)
+            planned = windows_of(sample, model.views, window=window, step=step)
+            clips = window_clips(sample.video, planned, model.views)
+            intact = ((at, clip) for at, clip in zip(planned, clips, strict=True) if clip is not None)
             for part in _batches(intact, batch):
-                row["windows"] += run.add(model, part, idle, top)
-                report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
-            problem = damage_of(sample, windows, set(windows).difference(run.windows))
+                outputs = _mean_answers(model, torch.stack([views for _, views in part]))
+                means += outputs
+                windows += [current for current, _ in part]
+                row["windows"] += [
+                    {
+                        "start": round(current.start, 3),
+                        "end": round(current.end, 3),
+                        **answers_of(mean, classes, top),
+                    }
+                    for (current, _), mean in zip(part, outputs, strict=True)
+                ]
+                report({"event": "window", "done": len(means), "windows": len(planned)})
+            problem = damage_of(sample, planned, set(planned).difference(windows))
             if problem is not None:
                 raise VideoError(sample.video, problem)
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
-        bouts = _bouts(run, classes, rules)
+        bouts = _bouts(windows, means, times, classes, rules)
         row["bouts"] = bouts.get("", bouts)
-        if idle is not None and run.windows:
-            row["idle"] = _idle(model, sample, run, bouts, rules, idle)
-            report(notice(idle_text(row["video"], row["idle"])))
     return rows
 
 
-@dataclass(eq=False)
-class _RunWindows:
-    """The windows of a video, and the answers for those that the network has seen."""
-
-    windows: list[Window] = field(default_factory=list)
-    times: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (F,) seconds of the frames
-    answers: list[Tensor] = field(default_factory=list)  # (outputs,) of each window; zeros if it was skipped
-    ran: list[bool] = field(default_factory=list)
-    network: float = 0.0  # seconds
-
-    def add(
-        self, model: OpenedModel, part: Sequence[WindowViews], idle: IdleRules | None, top: int | None
-    ) -> list[dict[str, Any]]:
-        """Compute some windows, except those in which nothing moves; returns their rows."""
-        views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
-        motion = torch.zeros(len(part)) if idle is None else window_motion(views)  # (W,)
-        runs = motion >= (0.0 if idle is None else idle.below)
-        means = torch.zeros(len(part), model.classes.count)
-        began = time.perf_counter()
-        costs = iter([])
-        if runs.any():
-            means[runs], of_windows = _answers(model, views[runs])
-            costs = iter(of_windows)
-        self.network += time.perf_counter() - began
-        self.answers += means
-        self.ran += runs.tolist()
-        self.windows += [current for current, _ in part]
-        skipped = {"heads": {}} if model.classes.heads[0].name else {"predictions": []}
-        rows = []
-        for (current, _), mean, has_run, change in zip(part, means, runs, motion, strict=True):
-            row: dict[str, Any] = {"start": round(current.start, 3), "end": round(current.end, 3)}
-            if idle is not None:
-                row["motion"] = round(change.item(), 3)
-            rows.append(row | (answers_of(mean, model.classes, top) | next(costs) if has_run else skipped))
-        return rows
+def _mean_answers(model: OpenedModel, views: Tensor) -> Tensor:
+    """The answers (W, outputs) for the views (W, V, C, T, H, W) of windows."""
+    return model.mean_answers(model.answers(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
 
 
-def _answers(model: OpenedModel, views: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
-    """The answers (W, outputs) for the views (W, V, C, T, H, W) of windows; by content, also their costs."""
-    found = model.answers(views.flatten(0, 1))
-    of_windows = {name: values.unflatten(0, views.shape[:2]) for name, values in found.items()}
-    costs = [
-        model.cost_of({name: values[number] for name, values in of_windows.items()})
-        for number in range(len(views))
-    ]
-    return model.mean_answers(of_windows["answers"]), costs
+def _bouts(
+    windows: Sequence[Window],
+    means: Sequence[Tensor],
+    times: NDArray[np.float64],
+    classes: Classes,
+    rules: BoutRules,
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the bouts of a video by head; the only head has no name.
 
-
-def _bouts(run: _RunWindows, classes: Classes, rules: BoutRules) -> dict[str, list[dict[str, Any]]]:
-    """Return the bouts of a video by head; the only head has no name. Skipped windows have no class."""
+    Args:
+        means: W of (outputs,).
+        times: (F,) seconds.
+    """
     bouts: dict[str, list[dict[str, Any]]] = {}
-    windows, times, ran = run.windows, run.times, torch.tensor(run.ran, dtype=torch.bool)
-    outputs = torch.stack(run.answers) if windows else torch.zeros(0, classes.count)
+    outputs = torch.stack(list(means)) if windows else torch.zeros(0, classes.count)
     if rules.smooth and windows:
-        outputs = smoothed(windows, outputs, ran, rules.smooth)
+        outputs = smoothed(windows, outputs, rules.smooth)
     parts = outputs.split([head.outputs for head in classes.heads], dim=1)
     for head, part in zip(classes.heads, parts, strict=True):  # part: (W, outputs of the head)
         if head.task == "regression":
@@ -186,53 +135,16 @@ def _bouts(run: _RunWindows, classes: Classes, rules: BoutRules) -> dict[str, li
         elif head.task == MULTI_LABEL:
             own = torch.tensor(head.thresholds)
             high, low = (own, own) if rules.threshold is None else map(torch.tensor, rules.threshold)
-            present = present_classes(windows, part, high, low) & ran[:, None]
+            present = present_classes(windows, part, high, low)
             bouts[head.name] = bouts_of_classes(
                 windows, part, present, classes.of_head(head), times, min_seconds=rules.min_seconds
             )
         else:
-            best = [
-                answers_of_head(row, head, classes, top=1)[0] if has_run else NO_CLASS
-                for row, has_run in zip(part, ran.tolist(), strict=True)
-            ]
+            best = [answers_of_head(row, head, classes, top=1)[0] for row in part]
             bouts[head.name] = merge_windows(
                 windows, best, times, background=rules.background, min_seconds=rules.min_seconds
             )
     return bouts
-
-
-def _idle(
-    model: OpenedModel,
-    sample: Sample,
-    run: _RunWindows,
-    bouts: Mapping[str, list[dict[str, Any]]],
-    rules: BoutRules,
-    idle: IdleRules,
-) -> dict[str, Any]:
-    """Return `idle` of a video's row; runs some of the skipped windows, drawn at random, to audit them.
-
-    Args:
-        bouts: of the video, by head.
-    """
-    windows, skipped = run.windows, np.flatnonzero(~np.array(run.ran))
-    num_run = len(windows) - len(skipped)
-    saved = round(run.network / num_run * len(skipped), 3) if num_run else None
-    document: dict[str, Any] = {"below": idle.below, "windows": len(windows), "skipped": len(skipped)}
-    document["seconds_saved"] = saved
-    if idle.audit and len(skipped):
-        rng = np.random.default_rng(0)
-        drawn = np.sort(rng.choice(skipped, size=min(idle.audit, len(skipped)), replace=False))
-        read = window_clips(sample.video, [windows[number] for number in drawn], model.views)
-        clips = [clip for clip in read if clip is not None]  # all: they were read before
-        classes = model.classes
-        with_class = sum(
-            int(have_class(_answers(model, clip[None])[0], classes, rules).item()) for clip in clips
-        )
-        labels = [bout["label"] for of_head in bouts.values() for bout in of_head]
-        num_bouts = sum(label not in (None, BACKGROUND) for label in labels)
-        most = most_bouts(classes)
-        document["audit"] = audited(with_class, len(drawn), skipped=len(skipped), bouts=num_bouts, most=most)
-    return document
 
 
 def _batches(pairs: Iterator[WindowViews], size: int) -> Iterator[list[WindowViews]]:

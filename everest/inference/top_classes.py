@@ -23,7 +23,6 @@ def check_options(
     bouts: bool = False,
     annotations: bool = False,
     calibrated: bool = False,
-    idle: bool = False,
 ) -> None:
     """Raise RecipeError for an option that goes with no head, or that is out of range.
 
@@ -32,7 +31,6 @@ def check_options(
         bouts: whether bouts are requested in place of windows.
         annotations: whether bouts are requested as a file of annotations.
         calibrated: whether calibrated probabilities are requested.
-        idle: whether windows in which nothing moves are skipped.
     """
     background, threshold = rules.background, rules.threshold
     if top is not None and top < 1:
@@ -52,8 +50,6 @@ def check_options(
         option = next((option for option, is_given in given.items() if is_given), None)
         if option is not None:
             raise RecipeError(f"{option}: goes with classes, and this model predicts numbers; leave it out")
-    if idle and "regression" in tasks:
-        raise RecipeError("--idle-below: goes with classes, and this model predicts numbers; leave it out")
     if threshold is not None and MULTI_LABEL not in tasks:
         raise RecipeError(
             "--threshold: is for multi-label models; this one has one class per window, use --background"

@@ -17,15 +17,7 @@ from everest.errors import RecipeError
 from everest.methods.alignment import Align, Cuts
 from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
 from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
-from everest.methods.selector import (
-    KeepRatio,
-    Selector,
-    ascending,
-    checked_share,
-    split,
-    takes_bytes,
-    upper_end,
-)
+from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
 
 LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
 
@@ -38,7 +30,7 @@ class ByImportance(Selector):
     those that are not visible, and so does this class.
     """
 
-    keep_ratio: KeepRatio = 0.3  # rho_pre, EVEREST Table 7
+    keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
     slice_cap: float | None = None  # the largest share of the kept tokens in one slice; ours
@@ -51,16 +43,13 @@ class ByImportance(Selector):
         # Stable: the first slice copies the second slice's distances, so ties are common.
         return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
 
-    def kept(self, grid: TokenGrid, importance: Tensor, count: int | None = None) -> Tensor:
+    def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
         """(B, K) ids of the kept tokens of `grid`, the most important first.
 
-        Args:
-            count: K; None: as `keep_ratio`.
         Raises:
             RecipeError: `slice_cap` leaves too few tokens.
         """
-        order = self.ranked(importance)
-        count = num_kept(grid.num_tokens, upper_end(self.keep_ratio)) if count is None else count
+        order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
         if self.slice_cap is not None:
             most = num_at_most(count, self.slice_cap)
             if most * grid.t < count:
@@ -84,7 +73,7 @@ class ByImportance(Selector):
         yield from super().problems()
         if self.slice_cap is not None and not 0 < self.slice_cap <= 1:
             yield "slice_cap", f"must be more than 0 and at most 1, not {self.slice_cap}"
-        if (self.visible_ratio or 0) > upper_end(self.keep_ratio):
+        if (self.visible_ratio or 0) > self.keep_ratio:
             yield "visible_ratio", f"{self.visible_ratio} is more than keep_ratio ({self.keep_ratio})"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
@@ -168,8 +157,6 @@ class Drawn(ByEmbedding):
         """The tokens with the highest probabilities."""
         settings = {name: value for name, value in vars(self).items() if name not in ("strategy", "uniform")}
         ranked = RedundancyRobust(**settings)
-        if keep is None and self.keep_range is not None:
-            keep = self.keep_range[1]
         return ranked if keep is None else ranked.keeping(keep)
 
     def problems(self) -> Iterator[tuple[str, str]]:

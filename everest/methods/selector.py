@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
-from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.errors import RecipeError
@@ -24,36 +24,6 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 
 M = TypeVar("M", bound=Callable[..., object])
-
-SHARES: Final = 16  # our choice: of a range, in equal steps: a compiled model has a graph for each
-_SHARE: Final = TypeAdapter(float)
-_ENDS: Final = TypeAdapter(tuple[float, float])
-
-
-def _read_ratio(value: Any) -> float | tuple[float, float]:
-    """One of the two types; a union of both would report the errors of both."""
-    if not isinstance(value, list | tuple):
-        return _SHARE.validate_python(value, strict=True)
-    if len(value) != 2:
-        raise ValueError("must be a share, or the ends of a range such as [0.3, 1.0]")
-    return _ENDS.validate_python(tuple(value), strict=True)
-
-
-# A share of the tokens, or the ends of a range of which each step of fine-tuning draws one.
-KeepRatio = Annotated[
-    float | tuple[float, float], PlainValidator(_read_ratio), PlainSerializer(lambda ratio: ratio)
-]
-
-
-def upper_end(ratio: float | tuple[float, float]) -> float:
-    """The largest share of a keep ratio: what memory and cost are planned for."""
-    return ratio[1] if isinstance(ratio, tuple) else ratio
-
-
-def share_at(ends: tuple[float, float], place: float) -> float:
-    """The share of a range at `place` in [0, 1): one of `SHARES` in equal steps, both ends included."""
-    low, high = ends
-    return round(low + (high - low) * int(place * SHARES) / (SHARES - 1), 6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +57,6 @@ class Selector(ABC):
         """Whether the importance comes from a trained tokenizer."""
         return False
 
-    @property
-    def keep_range(self) -> tuple[float, float] | None:
-        """The ends of a range of keep ratios of which each step of fine-tuning draws one (`share_at`).
-
-        A call of the strategy keeps the share of the upper end.
-        """
-        ratio = vars(self).get("keep_ratio")
-        return ratio if isinstance(ratio, tuple) else None
-
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         """(B, N) float32 of normalized clips (B, C, T, H, W); None if the strategy does not measure."""
         return None
@@ -127,12 +88,10 @@ class Selector(ABC):
         """The strategy that a classifier uses after training. Its choice must not depend on the noise.
 
         Args:
-            keep: the share of the tokens to encode; None: as in training, of a range its upper end (ours).
+            keep: the share of the tokens to encode; None: as in training.
         Raises:
             ValueError: `keep` is not in (0, 1].
         """
-        if keep is None and self.keep_range is not None:
-            keep = self.keep_range[1]
         return self if keep is None else self.keeping(keep)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -140,11 +99,7 @@ class Selector(ABC):
         for name, value in vars(self).items():
             if not name.endswith("_ratio") or value is None:
                 continue
-            if isinstance(value, tuple):
-                if not 0 < value[0] < value[1] <= 1:
-                    text = "must be two shares above 0 and at most 1, the smaller one first, not"
-                    yield name, f"{text} [{value[0]}, {value[1]}]"
-            elif name in self.may_be_zero and not 0 <= value <= 1:
+            if name in self.may_be_zero and not 0 <= value <= 1:
                 yield name, f"must be from 0 to 1, not {value}"
             elif name not in self.may_be_zero and not 0 < value <= 1:
                 yield name, f"must be more than 0 and at most 1, not {value}"

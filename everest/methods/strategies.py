@@ -17,7 +17,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
 from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, RedundancyRobust
-from everest.methods.selector import KeepRatio, Selector, checked_share, split, upper_end
+from everest.methods.selector import Selector, checked_share, split
 
 __all__ = [  # of everest.strategies
     "STRATEGIES",
@@ -65,7 +65,7 @@ class TubeDropout(Selector):
     """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
 
     strategy: Literal["tube-dropout"] = "tube-dropout"
-    keep_ratio: KeepRatio = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
+    keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
 
     def keeping(self, share: float) -> TubeDropout:
         return replace(self, keep_ratio=checked_share(share))
@@ -75,7 +75,7 @@ class TubeDropout(Selector):
         return AllTokens() if keep is None else AllTokens().keeping(keep)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, upper_end(self.keep_ratio)))
+        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
         return TokenSelection(kept, kept[:, :0])
 
 

@@ -53,9 +53,6 @@ class Predictions:
     skipped: list[tuple[str, str]]  # path and reason of unreadable videos
     heads: Heads
     groups: Sequence[str] = field(default=())  # the source of each video; empty: each is its own
-    # Of tokens that were kept by content (everest.methods.content), of each view:
-    tokens: NDArray[np.int64] | None = None  # (videos, views) how many
-    levels: NDArray[np.float32] | None = None  # (videos, views, parts)
 
     def by_head(self) -> dict[str, HeadPredictions]:
         """The answers of each head; the name of a single head is empty."""

@@ -82,34 +82,6 @@ def _loss(logits: Tensor, targets: Tensor, head: Head, weights: Tensor | None) -
     return F.cross_entropy(logits, targets, weight=weights)
 
 
-def distillation_loss(logits: Tensor, taught: Tensor, heads: Heads, *, temperature: float) -> Tensor:
-    """The distance of a student's answers from a teacher's, as the mean over the heads (Hinton et al. 2015).
-
-    A single-label head has the Kullback-Leibler divergence of the probabilities of logits / temperature, a
-    multi-label head the mean over its classes of the divergence of yes and no. Both are multiplied by the
-    square of the temperature, so that their gradients have the scale of the labels' gradients. A number has
-    the smooth L1 loss, as against its label.
-
-    Args:
-        logits, taught: (B, C) float32 of student and teacher; numbers standardized as the student's.
-    """
-    sizes, losses = [head.outputs for head in heads], []
-    for own, of_teacher, head in zip(logits.split(sizes, -1), taught.split(sizes, -1), heads, strict=True):
-        if head.task == "regression":
-            losses.append(F.smooth_l1_loss(own, of_teacher))
-            continue
-        student, teacher = own / temperature, of_teacher / temperature
-        if head.task == MULTI_LABEL:  # (B * classes, 2): logits of yes and no
-            student, teacher = (
-                torch.stack((x, torch.zeros_like(x)), -1).flatten(0, -2) for x in (student, teacher)
-            )
-        divergence = F.kl_div(
-            student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
-        )
-        losses.append(temperature**2 * divergence)
-    return torch.stack(losses).mean()
-
-
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
 

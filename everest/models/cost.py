@@ -11,16 +11,13 @@ n tokens, D width, F width of the MLP.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from math import isfinite, prod
+from math import prod
 from operator import mul
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.settings import ModelSettings
@@ -31,7 +28,6 @@ from everest.models.embedding import embedding_kernels
 from everest.models.spec import ModelSpec
 
 NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
-RATIOS: Final = 10_000  # the keep ratios that a budget is looked up in: 0.0001, 0.0002, …
 
 
 class Stack(NamedTuple):
@@ -50,17 +46,11 @@ class Stack(NamedTuple):
         return self.mlp_width * (1 if self.mlp == "plain" else 2)
 
 
-def stacks_of(spec: ModelSpec, visible: int | None = None) -> list[Stack]:
-    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix.
-
-    Args:
-        visible: the tokens that a classifier encodes; None: as its selection chooses.
-    """
-    size, target = spec.model.backbone_size, 0
-    if visible is None:
-        noise = torch.zeros(1, spec.grid.num_tokens, device="meta")
-        selection = spec.selection(spec.grid, importance=noise, noise=noise)
-        visible, target = selection.visible.size(1), selection.target.size(1)
+def stacks_of(spec: ModelSpec) -> list[Stack]:
+    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
+    size, noise = spec.model.backbone_size, torch.zeros(1, spec.grid.num_tokens, device="meta")
+    selection = spec.selection(spec.grid, importance=noise, noise=noise)
+    visible, target = selection.visible.size(1), selection.target.size(1)
     tokens, mlp = visible + spec.model.num_prefix, spec.model.mlp
     encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
     if not spec.is_autoencoder:
@@ -121,13 +111,9 @@ def stack_macs(stack: Stack) -> Macs:
     )
 
 
-def count_macs(spec: ModelSpec, visible: int | None = None) -> Macs:
-    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training.
-
-    Args:
-        visible: see `stacks_of`.
-    """
-    stacks = stacks_of(spec, visible)
+def count_macs(spec: ModelSpec) -> Macs:
+    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
+    stacks = stacks_of(spec)
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     embedding = embedding_macs(spec.model, offered, spec.channels)
     before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
@@ -184,9 +170,9 @@ def training_macs(spec: ModelSpec, *, frozen_layers: int = 0) -> int:
     return macs.total + repeated + 2 * (macs.total - frozen)
 
 
-def gmacs_of_clip(spec: ModelSpec, visible: int | None = None) -> float:
+def gmacs_of_clip(spec: ModelSpec) -> float:
     """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
-    return count_macs(spec, visible).total / 1e9
+    return count_macs(spec).total / 1e9
 
 
 @torch.no_grad()
@@ -197,7 +183,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
     """
     teacher = spec.run_teacher
     if teacher is not None:
-        return spec.teacher_windows * count_macs(teacher).total
+        return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return None
     with torch.device("meta"):
@@ -249,36 +235,3 @@ def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
     tokens = count_tokens(spec)
     share = round(tokens.visible / tokens.total, 4) if keep is None else keep
     return {"keep": share, "tokens": tokens.visible, "gmacs": round(gmacs_of_clip(spec), 4)}
-
-
-def content_cost(spec: ModelSpec, tokens: NDArray[np.int64]) -> dict[str, float]:
-    """Return the same values as `share_cost`, the means over views that encode `tokens` tokens each."""
-    counts, views = np.unique(tokens, return_counts=True)
-    gmacs = np.average([gmacs_of_clip(spec, int(count)) for count in counts], weights=views)
-    mean = float(tokens.mean())
-    return {
-        "keep": round(mean / spec.grid.num_tokens, 4),
-        "tokens": round(mean, 1),
-        "gmacs": round(float(gmacs), 4),
-    }
-
-
-def share_of_budget(spec: ModelSpec, gmacs: float) -> float:
-    """Return the largest keep ratio, of four decimals, whose view costs at most `gmacs` GMACs.
-
-    Raises:
-        RecipeError: the smallest one that leaves a token costs more; or no finite number.
-    """
-
-    def cost(ratio: int) -> float:
-        return gmacs_of_clip(replace(spec, selection=spec.selection.at_evaluation(ratio / RATIOS)))
-
-    if not isfinite(gmacs):
-        raise RecipeError(f"--budget {gmacs}: must be a finite number of GMACs")
-    least = -(-RATIOS // spec.grid.num_tokens)
-    if gmacs < cost(least):
-        raise RecipeError(
-            f"--budget {gmacs:g}: a view costs {cost(least):.4g} GMACs with the fewest tokens "
-            f"(a keep ratio of {least / RATIOS:g}); give at least as many"
-        )
-    return (least - 1 + bisect_right(range(least, RATIOS + 1), gmacs, key=cost)) / RATIOS

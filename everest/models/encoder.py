@@ -6,24 +6,15 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from everest.methods.content import Above, num_above, part_levels, ranking
 from everest.methods.grid import TokenSelection
-from everest.methods.selector import Selector, ascending, choose, measure
+from everest.methods.selector import Selector, choose
 from everest.models.video_model import VideoModel
 from everest.models.vit import Architecture, init_linear_layers
-
-
-class ContentOutputs(NamedTuple):
-    """The outputs of clips that keep as many tokens as their content needs."""
-
-    outputs: Tensor  # as of `SelectingModel.forward`
-    tokens: Tensor  # (B,) int64, on the CPU: how many each clip keeps
-    levels: Tensor  # (B, P) float32: see `part_levels`
 
 
 class SelectingModel(VideoModel):
@@ -99,32 +90,6 @@ class SelectingModel(VideoModel):
             ValueError: see `kept_tokens`.
         """
         return self.head(self.features(frames, keep, noise, selection))
-
-    def by_content(self, frames: Tensor, above: Above) -> ContentOutputs:
-        """Compute the outputs of clips (B, C, T, H, W) from the tokens whose importance is above a threshold.
-
-        Clips with equally many tokens are one forward pass. Attention with block boundaries would take all
-        clips at once, but torch has it for some GPUs and precisions only.
-
-        Raises:
-            RecipeError: the selector of the model ranks no tokens.
-            ValueError: the clips do not have the model's size or are no frames.
-        """
-        self.encoder.check(frames)
-        selector, grid, x = ranking(self.selector), self.encoder.grid, self.to_input(frames)
-        importance = measure(selector, x, self.measure)  # (B, N)
-        assert importance is not None
-        levels = part_levels(grid, importance)
-        tokens = num_above(grid, levels, above).cpu()  # waits for the device: it decides the shapes
-        rows, parts = [], []
-        for count in tokens.unique().tolist():
-            own = (tokens == count).nonzero()[:, 0]
-            of_clips = own.to(x.device)
-            ids = ascending(selector.kept(grid, importance[of_clips], count))
-            parts.append(self.head(self.pooled(self.encoder(x[of_clips], ids))))
-            rows.append(own)
-        order = torch.cat(rows).argsort().to(x.device)
-        return ContentOutputs(torch.cat(parts)[order], tokens, levels)
 
 
 class VideoEncoder(SelectingModel):

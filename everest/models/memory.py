@@ -87,9 +87,9 @@ def activation_bytes(
 def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
     """Estimate the bytes that one clip takes in a training step, at the larger of two peaks.
 
-    The first is before the blocks, when the importance of the tokens is measured and a classifier's teacher
-    answers; the second is the end of the forward pass, with all that is saved for the backward pass. Weights
-    and `frozen_bytes`, which do not depend on the number of clips, are not included.
+    The first is before the blocks, when the importance of the tokens is measured; the second is the end of
+    the forward pass, with all that is saved for the backward pass. Weights and `frozen_bytes`, which do
+    not depend on the number of clips, are not included.
 
     Args:
         frozen_layers: of the encoder (everest.models.partial). Frozen blocks compute one at a time.
@@ -123,10 +123,7 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     if not frozen_layers:  # the inputs of the embedding's later convolutions
         positions = sum(embedded_positions(spec.model)[:-1])
         saved += stacks[0].tokens * positions * stacks[0].width * bytes_per_value
-    first = _importance_bytes(spec, bytes_per_value)
-    if spec.kind == "classifier":  # its teacher answers first
-        first = max(first, _teacher_bytes(spec, bytes_per_value))
-    return max(saved, _clip_bytes(spec) + first)
+    return max(saved, _clip_bytes(spec) + _importance_bytes(spec, bytes_per_value))
 
 
 def frozen_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
@@ -189,14 +186,10 @@ def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
         return 0
     encoder, decoder = stacks_of(spec)
     predicted = decoder.tokens - encoder.tokens + spec.model.num_prefix
-    own = predicted * spec.target_width * (bytes_per_value + 3 * 4)
-    return own + _teacher_bytes(spec, bytes_per_value)
-
-
-def _teacher_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """The bytes that one clip takes in the teacher that a step runs; 0 without one."""
-    teacher = spec.run_teacher
-    return 0 if teacher is None else spec.teacher_windows * inference_bytes(teacher, bytes_per_value)
+    own, teacher = predicted * spec.target_width * (bytes_per_value + 3 * 4), spec.run_teacher
+    if teacher is None:
+        return own
+    return own + spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

@@ -49,8 +49,8 @@ def encoder_spec(recipe: Recipe) -> ModelSpec:
     )
 
 
-def classifier_spec(recipe: Recipe, heads: Heads, *, teacher: TeacherUse | None = None) -> ModelSpec:
-    """The classifier of a recipe, which learns from a teacher if there is one."""
+def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
+    """The classifier of a recipe."""
     scales = {head.name: (head.mean, head.std) for head in heads if head.task == "regression"}
     return replace(
         encoder_spec(recipe),
@@ -60,5 +60,4 @@ def classifier_spec(recipe: Recipe, heads: Heads, *, teacher: TeacherUse | None 
         heads=head_settings(heads),
         scales=scales or None,
         drop_path=recipe.finetune.drop_path,
-        teacher=teacher,
     )

@@ -62,7 +62,7 @@ class ModelSpec:
     views: ViewsSettings | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
-    teacher: TeacherUse | None = None  # pretrain: its features are the targets; classifier: its answers
+    teacher: TeacherUse | None = None  # pretrain: its features are the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: Count | None = None  # classifier: outputs of all its heads
     task: Task = "single-label"  # classifier, of its only head
@@ -145,13 +145,11 @@ class ModelSpec:
         yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
         needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
-        is_drawn = self.kind == "pretrain" and self.selection.keep_range is not None
         learned_colors = self.tokenizer is not None or isinstance(self.target, Target)
         classifies, heads = self.kind == "classifier", self.answered
         found = {
             f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
             "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
-            "selection: a range of keep ratios, which is for fine-tuning": is_drawn,
             "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
             "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
             "teacher: missing": isinstance(self.target, FeatureTargetSettings) and self.teacher is None,
@@ -259,18 +257,13 @@ class ModelSpec:
 
     @property
     def run_teacher(self) -> ModelSpec | None:
-        """The teacher that a training step runs; with a cache the clips come with their features."""
-        if self.teacher is None or (self.target is not None and self.target.cache is not None):
+        """The teacher that a training step runs; with a cache the clips come with their features.
+
+        It may take a clip in several windows (everest.checkpoints.teacher).
+        """
+        if self.teacher is None or self.target is None or self.target.cache is not None:
             return None
         return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
-
-    @property
-    def teacher_windows(self) -> int:
-        """The clips that the teacher encodes for one of the model's (everest.checkpoints)."""
-        teacher = self.run_teacher
-        if teacher is None:
-            return 0
-        return 1 if teacher.kind == "classifier" else self.grid.t // teacher.grid.t
 
     def _frozen_tokenizer(self) -> FrozenTokenizer | None:
         """The tokenizer, which loads its weights when they are first needed."""

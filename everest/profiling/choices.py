@@ -89,24 +89,17 @@ class ProfileOverrides:
                 message = message.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
             raise RecipeError("\n".join(dict.fromkeys(message.splitlines()))) from error
 
-    def notices(self, recipe: Recipe) -> list[str]:
-        """Return a notice for each option without effect in `recipe`, and for a range of keep ratios."""
+    def unused(self, recipe: Recipe) -> list[str]:
+        """Return a notice for each given option that the strategies of `recipe` do not have."""
         selections = (
             ("--keep", self.keep, recipe.pretrain.selection),
             ("--finetune-keep", self.finetune_keep, recipe.finetune.selection),
         )
-        texts = [
+        return [
             f"{option} has no effect with {selection.strategy}"
             for option, value, selection in selections
             if value is not None and not isinstance(selection, ByImportance)
         ]
-        ends = recipe.finetune.selection.keep_range
-        if ends is not None:
-            low, high = ends
-            texts.append(
-                f"finetune.selection.keep_ratio is drawn from {low:g} to {high:g}: values are of {high:g}"
-            )
-        return texts
 
 
 def recipe_of_method(method: str) -> str:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from everest.checkpoints.classifier_teacher import open_classifier_teacher
 from everest.checkpoints.teacher import attach_teacher
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
@@ -155,10 +154,7 @@ def _step(
     if settings is not None:
         choose_trained(model, settings)
     options: dict[str, Tensor] = {}
-    teacher = None
-    if stage == "finetune" and spec.teacher is not None:
-        teacher = open_classifier_teacher(recipe).to(device)
-    elif spec.run_teacher is not None:
+    if spec.run_teacher is not None:
         attach_teacher(model, recipe)
     elif spec.teacher is not None:  # its features come with the clips
         options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
@@ -182,11 +178,7 @@ def _step(
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        inputs = spec.pixels.normalize(frames) if stage == "finetune" else frames
-        if teacher is not None:
-            with accelerator.autocast():
-                teacher(inputs)
-        out = prepared(inputs, **options)
+        out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
-from everest.checkpoints.classifier_teacher import open_classifier_teacher
 from everest.checkpoints.teacher import spec_of_pretraining
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
@@ -95,8 +94,7 @@ def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     data = recipe.data
     count = 1 if data.task == "regression" else data.num_classes or DEFAULT_CLASSES
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)
-    teaches = stage == "finetune" and recipe.finetune.teacher is not None
-    spec = classifier_spec(recipe, heads, teacher=open_classifier_teacher(recipe).use if teaches else None)
+    spec = classifier_spec(recipe, heads)
     return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 

@@ -169,7 +169,7 @@ def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: 
 
 
 def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
-    """Raise DataError if a stage has no list or folder of videos, CheckpointError if it has no teacher."""
+    """Raise DataError if a stage has no list or folder of videos, CheckpointError if it lacks its teacher."""
     reads: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(recipe.data),),
         "finetune": ("train",),
@@ -180,12 +180,10 @@ def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
         "pretrain": (recipe.pretrain.probe.list if recipe.pretrain.probe.every else None,),
         "finetune": (recipe.data.val, recipe.data.classes),
     }
-    teachers = {"pretrain": recipe.pretrain.teacher, "finetune": recipe.finetune.teacher}
     root = parse_location(recipe.data.root)
     for stage in stages:
-        teacher = teachers.get(stage)
-        if teacher is not None:
-            absolute_teacher(teacher)
+        if stage == "pretrain" and recipe.pretrain.teacher is not None:
+            absolute_teacher(recipe.pretrain.teacher)
         for file in further.get(stage, ()):
             if file is not None and not (location := join_location(root, file)).exists():
                 raise DataError(f"{no_list(location)}; {stage} reads it")

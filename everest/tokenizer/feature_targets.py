@@ -26,9 +26,8 @@ class TeacherUse:
     __pydantic_config__ = ConfigDict(extra="forbid")
     name: str  # as in the recipe
     sha256: str  # of its weights
-    width: int  # D; of a classifier its outputs
-    # everest.models.spec.ModelSpec.dump, of its encoder for the model's tokens, or of a classifier as it is.
-    settings: dict[str, Any]
+    width: int  # D
+    settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
 
 
 class Teacher(Protocol):

@@ -28,7 +28,6 @@ MEANT: Final = 5  # our choice: validations whose losses are averaged before ove
 RISEN: Final = 1.2
 FALLEN: Final = 0.95
 Row = dict[str, Any]  # of metrics.jsonl
-LABEL_LOSS: Final = "label_loss"  # of a row: the labels' part of a loss that has others
 
 
 class StepMetrics(NamedTuple):
@@ -166,9 +165,8 @@ class Validations:
         A smaller loss decides between equal values, which are common with few videos.
         """
         if f"val_{self.metric}" not in row:
-            loss = row.get(LABEL_LOSS, row.get("loss"))  # as validations have
-            if isinstance(loss, float | int):
-                self._losses.append(loss)
+            if isinstance(row.get("loss"), float | int):
+                self._losses.append(row["loss"])
             return False
         self.rows.append(row)
         self._train_losses.append(fmean(self._losses) if self._losses else None)

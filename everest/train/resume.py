@@ -88,7 +88,7 @@ MAY_CHANGE: Final = {
     "train.keep_states",
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-TEACHERS: Final = ("pretrain.target.teacher", "finetune.teacher")
+TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
 FIX: Final = "choose another folder, or use --overwrite"
 STAGES: Final = {  # the command that writes weights, by their kind
@@ -121,7 +121,7 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     if options.overwrite:
         tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
         init = None if options.init is None else options.init.file
-        teacher = (recipe.finetune if options.command == "finetune" else recipe.pretrain).teacher
+        teacher = recipe.pretrain.teacher if options.command == "pretrain" else None
         own = own_tokenizer(path).resolve()  # its own stage decides about it
         named = (options.recipe_file, init, tokenizer, teacher)
         for source in (Path(name) for name in named if name is not None):
@@ -189,8 +189,8 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
                 f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
                 f"{FIX}"
             )
-    if RunFolder(path).weights.is_file():  # they have the hash of the teacher, which may have been moved
-        may_change |= {key for key in TEACHERS if before.get(key) and now.get(key)}
+    if before.get(TEACHER) and now.get(TEACHER) and RunFolder(path).weights.is_file():
+        may_change.add(TEACHER)  # the weights have the hash of the teacher, which may have been moved
     for key in may_change:
         before[key] = now[key] = None
     differences = differing(before, now)

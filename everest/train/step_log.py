@@ -73,7 +73,6 @@ class StepRecord:
         self.device = device
         self.loss: Tensor = torch.zeros((), device=device)  # mean over the passes
         self.parts: dict[str, Tensor] = {}  # further means over the passes, by name
-        self.known: dict[str, float] = {}  # further numbers, which the host knows before the step
         self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
         self.videos: list[str] = []
         self.waited = 0.0  # seconds, for batches
@@ -102,7 +101,6 @@ class StepRecord:
             "loss": finite.pop("loss"),
             "lr": plan.lr(step - 1),
             **finite,
-            **self.known,
             "clips_per_second": round(plan.batch_size / seconds, 2),
             "data_wait": round(self.waited / seconds, 4),
             "memory_bytes": peak_memory(self.device),

@@ -171,10 +171,6 @@ class Training:
         resume = f"the same command with --output {self.run.path} resumes from {place}"
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
-    def note(self, **numbers: float) -> None:
-        """Add numbers to the row of the current step."""
-        self._record.known |= numbers
-
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
         return self.passes.rng(self.steps_done)

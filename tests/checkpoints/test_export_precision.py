@@ -71,26 +71,12 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     assert file.stat().st_size < onnx_file.stat().st_size
 
 
-@pytest.mark.slow
-def test_half_precision_selects_tokens_by_the_nodes_and_constants_of_the_float32_file(
-    onnx_file: Path, classifier_run: Path, clip_files: Path, tmp_path: Path
-):
-    file = tmp_path / "half.onnx"
-    run("export --to onnx --uint8 --precision fp16 -q", classifier_run, "-o", file)
-    assert selecting_part(file) == selecting_part(onnx_file)
-    (logits, kept), expected, ids = of_real_frames(file, classifier_run, clip_files)
-    assert torch.equal(kept, ids)
-    assert 0 < (logits - expected).abs().max() < 1e-2
-    types = {tensor.data_type for tensor in onnx.load(file).graph.initializer if "blocks" in tensor.name}
-    assert onnx.TensorProto.FLOAT not in types
-
-
 def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
     logits, kept = torch.tensor([[1.0, -1.0], [0.5, 2.0]]), torch.tensor([[0, 3], [1, 2]])
     clips = [(torch.zeros(2), (logits, kept))]
 
     def difference(*found: Tensor) -> float:
-        options = {"heads": heads, "unit": torch.ones(1), "precision": "int8"}
+        options = {"heads": heads, "unit": torch.ones(1)}
         return compare_reduced(clips, lambda _: found, **options).relative
 
     heads = (2,)
@@ -111,7 +97,7 @@ def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
     ("options", "message"),
     [
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to torch --precision fp16 -o m.pt2", "add --to onnx"),
+        ("--to torch --precision int8 -o m.pt2", "add --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "has no effect"),
         ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
@@ -155,8 +141,6 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
         "--keep=0.5",
-        "--budget=1",
-        "--keep-above=1",
         "--retrieval",
         "--precision=bf16",
         "--which=newest",

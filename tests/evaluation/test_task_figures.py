@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.config.heads import Head
-from everest.evaluation.keep_figure import draw_sweep
 from everest.evaluation.plots import draw_precision_recall, draw_reliability, draw_scatter
 from everest.metrics.calibration import ClassTask, apply_temperature, expected_calibration_error
 
@@ -74,43 +69,3 @@ def test_a_scatter_plot_has_equal_axes_for_any_number_of_videos(tmp_path: Path, 
     assert 650 < min(width, height) <= max(width, height) < 800
     draw_scatter(tmp_path / "s.png", np.ones(4), np.array([1e6, 2, 3, -4.0]))  # without R2
     assert size_of(tmp_path / "s.png")[0] < 900
-
-
-def test_keep_ratios_are_named_above_values_without_an_interval(tmp_path, monkeypatch):
-    places = []
-    annotate = Axes.annotate
-
-    def placed(axes: Axes, text: str, xy: tuple[float, float], **options: Any) -> Annotation:
-        places.append((text, xy[1]))
-        return annotate(axes, text, xy, **options)
-
-    monkeypatch.setattr(Axes, "annotate", placed)
-    values = [(0.3, 40.0, [None, None]), (0.6, 50.0, [45.0, 55.0]), (1.0, None, [None, None])]
-    rows = [
-        {"keep": keep, "gmacs": 100 * keep, "map": value, "chance_map": 20.0, "intervals": {"map": interval}}
-        for keep, value, interval in values
-    ]
-    draw_sweep(tmp_path / "sweep.png", rows, (Head(task="multi-label", outputs=5),))
-    assert places == [("keep 0.3", 40), ("keep 0.6", 55)]
-    assert min(size_of(tmp_path / "sweep.png")) > 500
-
-
-def test_a_sweep_names_all_heads_and_states_its_metrics(tmp_path: Path):
-    share = {"top1": 50.0, "chance_top1": 10.0, "intervals": {"top1": [40.0, 60.0]}}
-    number = {"mae": 2.0, "chance_mae": 3.0, "intervals": {"mae": [1.0, 3.0]}}
-    both = (Head(name="_verb $a$ x$", outputs=10), Head(name="noun\udce9", outputs=10))
-    score = Head(name="_$s$", task="regression", outputs=1)
-
-    def figure_of(*heads: Head) -> Figure:
-        values = {head.name: number if head is score else share for head in heads}
-        return draw_sweep(tmp_path / "s.png", [{"keep": 0.3, "gmacs": 1.0, "heads": values}], heads)
-
-    figure = figure_of(*both, score)
-    shares, numbers = figure.axes
-    legend = shares.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["_verb $a$ x$", "noun\\xe9"]
-    assert not any(text.get_parse_math() for text in legend.get_texts())
-    assert numbers.get_ylabel().endswith(", _$s$")
-    assert figure.get_suptitle().startswith("metrics by keep ratio (bars: 95 % intervals")
-    assert figure_of(*both).get_suptitle().startswith("top-1 by keep ratio")

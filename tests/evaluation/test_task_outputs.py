@@ -113,7 +113,7 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     result = json_of("eval -q", "-c", mixed_run, *options)
     listed = {name: "per_class" in head for name, head in result["heads"].items()}
     assert listed == {"verb": True, "tags": True, "score": False}
-    plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png", "sweep.png"}
+    plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png"}
     plots |= {"reliability-verb.png", "reliability-tags.png"}
     assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
     text = (page / "index.html").read_text()

@@ -116,7 +116,7 @@ def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, writte
     quiet_browser.get(written["report"].as_uri())
     pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
     mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
-    assert len(pictures) == 1 + 2 * 2 + len(mistakes)  # sweep; confusions and calibration of each head
+    assert len(pictures) == 2 * 2 + len(mistakes)  # confusions and calibration of each head
     assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
     headings = [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")]
     assert headings == ["Metrics and computation", "verb", "noun"]

@@ -51,8 +51,7 @@ def make_override(rng: Random, folder: Path, bases: Bases) -> Case:
     name = rng.choice(_names())
     if command == "profile --json":
         options = _only_set(options)
-        opened = any(option.startswith("finetune.teacher") for option in options)  # as a checkpoint
-        return case_of(f"{command} -r {name}", CODES | {6} if opened else CODES, *options)
+        return case_of(f"{command} -r {name}", CODES, *options)
     return case_of(f"{command} -r {name} --print-config", CODES, *options)
 
 

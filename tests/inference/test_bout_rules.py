@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import json_of, refused
+from small_runs import called, json_of, refused
 
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows, present_classes, smoothed
 
@@ -63,11 +63,9 @@ def test_no_bout_is_shorter_unless_nothing_lasts(labels: str, seconds: int):
 def test_smoothing_is_the_mean_over_the_windows_around():
     windows = windows_at(*(number / 2 for number in range(6)))
     probabilities = torch.tensor([[0.0], [1.0], [0.0], [0.0], [0.9], [0.0]])
-    counted = torch.tensor([True, True, True, True, False, True])
-    found = smoothed(windows, probabilities, counted, 1.0)[:, 0].tolist()
-    # Half a second to each side; the fifth window is not counted, and stays.
-    assert found == pytest.approx([1 / 2, 1 / 3, 1 / 3, 0, 0.9, 0])
-    assert torch.equal(smoothed(windows, probabilities, counted, 0.2), probabilities)
+    found = smoothed(windows, probabilities, 1.0)[:, 0].tolist()
+    assert found == pytest.approx([1 / 2, 1 / 3, 1 / 3, 0.3, 0.3, 0.45])  # half a second to each side
+    assert torch.equal(smoothed(windows, probabilities, 0.2), probabilities)
 
 
 def test_a_class_lasts_between_its_thresholds_in_both_directions():
@@ -98,7 +96,7 @@ def test_rules_change_the_bouts_of_a_model_and_not_its_windows(tags_run: Path, c
 
 
 def test_rules_that_go_with_no_head_or_are_no_numbers_are_refused(
-    classifier_run: Path, tags_run: Path, scores_run: Path, mixed_run: Path, clip_files: Path
+    classifier_run: Path, tags_run: Path, scores_run: Path, clip_files: Path
 ):
     for run, options, message in (
         (classifier_run, ["--threshold", "0.5"], "--threshold: is for multi-label models"),
@@ -106,11 +104,12 @@ def test_rules_that_go_with_no_head_or_are_no_numbers_are_refused(
         (tags_run, ["--threshold", "much"], "give HIGH,LOW or one number"),
         (scores_run, ["--smooth", "1"], "--smooth: goes with classes, and this model predicts numbers"),
         (classifier_run, ["--min-seconds", "inf"], "--min-seconds: must be a number of seconds from 0 on"),
-        (mixed_run, ["--idle-below", "1"], "--idle-below: goes with classes"),
-        (classifier_run, ["--audit", "3"], "needs --idle-below"),
-        (classifier_run, ["--idle-below", "300"], "from 0 to 255 gray levels"),
-        (classifier_run, ["--idle-below", "3", "--audit", "3"], "--audit: every window has a class here"),
         (classifier_run, ["--tolerance", "3"], "needs --truth"),
     ):
         command = ("predict", clip_files / "clip0.mp4", "-c", run, "--timeline", "--bouts", *options)
         assert message in refused(*command, code=2)
+
+
+def test_a_timeline_that_is_all_background_is_named(classifier_run: Path, clip_files: Path):
+    command = ("predict", clip_files / "clip0.mp4", "-c", classifier_run, "--timeline", "--bouts")
+    assert "all is background; without --background" in called(*command, "--background", 1).stderr

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from everest.methods.grid import TokenSelection
     from everest.stages import finetune, pretrain
     from everest.train.network import parameter_groups
-    from everest.video.pixels import normalise, normalize
+    from everest.video.pixels import normalize
     from everest.video.reader import read_frames
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "finetune",
     "load_model",
     "load_recipe",
-    "normalise",
     "normalize",
     "parameter_groups",
     "predict",
@@ -52,7 +51,6 @@ _HOMES = {
     "finetune": "everest.stages",
     "load_model": "everest.checkpoints.describe",
     "load_recipe": "everest.config.recipe",
-    "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
     "parameter_groups": "everest.train.network",
     "predict": "everest.functions",

@@ -86,7 +86,6 @@ class ModelOptions:
     workers: o.Workers = 2
     precision: o.PrecisionMode = None
     gpus: o.OneGpu = "auto"
-    cpu: o.OnCpu = False
     quiet: o.Quiet = False
 
     @property
@@ -111,7 +110,7 @@ class ModelOptions:
             crops=self.crops or views,
             keep=self.keep,
             precision=self.precision,
-            cpu=is_on_cpu("cpu" if self.cpu else self.gpus),
+            cpu=is_on_cpu(self.gpus),
             calibrated=calibrated,
             notify=say,
         )

@@ -165,7 +165,6 @@ Batch = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode videos.")]
-OnCpu = Annotated[bool, typer.Option("--cpu", hidden=True)]  # an older name of --gpus cpu
 
 
 ClassesFile = Annotated[

@@ -22,7 +22,6 @@ def probe(
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
     gpus: o.OneGpu = "auto",
-    cpu: o.OnCpu = False,
     seed: o.Seed = None,
 ) -> None:
     """Probe a frozen encoder: train classifiers on its features of data.train, evaluate them on data.test.
@@ -35,7 +34,7 @@ def probe(
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
-    on_cpu = is_on_cpu("cpu" if cpu else gpus)
+    on_cpu = is_on_cpu(gpus)
     model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=on_cpu)
     with Display(quiet=run.quiet) as display:
         result = probe(model, names, batch=batch, report=display.report)

@@ -87,11 +87,7 @@ def profile(
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="G", help="GPU of that run: h200, a100, 4090, t4.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
-    ] = None,
     gpus: o.OneGpu = "auto",
-    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -106,7 +102,7 @@ def profile(
         raise RecipeError(f"--memory: must be more than 0 and less than {MAX_MEMORY:g} GiB, not {memory}")
     other_options = (
         *(backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides),
-        *(data, comparing, measured, max_batch, memory, plot, videos, epochs, gpu),
+        *(data, comparing, measured, max_batch, memory, videos, epochs, gpu),
     )
     if (checkpoint is None) == latency:
         raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
@@ -114,12 +110,10 @@ def profile(
         "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
         and (paper or batch or any(value for value in other_options if value is not data)),
         "with --paper no other option but --json has an effect": paper and any(other_options),
-        "--recipe has no effect on --compare and --plot, which show the methods' own": recipe
-        and (comparing or plot),
+        "--recipe has no effect on --compare, which shows the methods' own": recipe and comparing,
         "--batch has no effect without --measure or --data": batch and not (measured or data or latency),
         "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
         and not (measured or data or max_batch or latency),
-        "--overwrite has no effect without --plot": overwrite and not plot,
     }
     for text in (text for text, holds in notices.items() if holds):
         say(text)
@@ -171,10 +165,6 @@ def profile(
         profiled = with_absolute_paths(profiled)
     for notice in changes.unused(profiled):
         say(notice)
-    if plot is not None:
-        from everest.figures.curves import check_target
-
-        check_target(plot, option="--plot", overwrite=overwrite)
     clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
     if data is not None:
         from everest.profiling.loading import clips_of_run, readable_stages
@@ -188,11 +178,6 @@ def profile(
         _add_largest_batches(document, memory, on_cpu=on_cpu)
     if measured or data is not None:
         _add_measurements(document, profiled, batch, clips, on_cpu=on_cpu, quiet=quiet)
-    if plot is not None:
-        from everest.profiling.drawing import draw_costs
-
-        draw_costs(plot, changes)
-        document["plot"] = str(plot)
     print_json(document) if as_json else print_profile(document)
 
 

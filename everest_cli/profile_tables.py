@@ -78,8 +78,6 @@ def print_profile(document: dict[str, Any]) -> None:
                 typer.echo(f"  {remedy}")
     if "plan" in document:
         typer.echo(document["plan"]["sentence"])
-    if "plot" in document:
-        typer.echo(document["plot"])
     if document["compare"]:
         _print_comparison(document["compare"])
 

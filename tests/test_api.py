@@ -25,7 +25,6 @@ WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
 def test_every_name_is_there():
     for name in everest.__all__:
         assert getattr(everest, name) is not None
-    assert everest.normalize is everest.normalise
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         everest.nothing  # noqa: B018
     for name in ("augment", "crops", "strategies", "targets"):
@@ -63,7 +62,7 @@ def test_optimizer_groups_scale_the_rate_of_each_layer():
 def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):
     clip = everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32)
     assert (clip.dtype, clip.shape) == (torch.uint8, (3, 8, 32, 32))
-    x = everest.normalise(clip)[None]
+    x = everest.normalize(clip)[None]
     model = everest.create_model("vit_tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8))
     out = model(x)
     assert out.selection.visible.shape == (1, 6)
@@ -72,7 +71,7 @@ def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):
 
 
 def test_tokens_can_be_selected_without_a_model(clip_files: Path):
-    x = everest.normalise(everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32))[None]
+    x = everest.normalize(everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32))[None]
     kept = everest.select_tokens(x, keep=0.25, tubelet=(2, 8, 8))
     assert kept.visible.shape == (1, 16)
     tube = everest.select_tokens(x, strategy="tube", tubelet=(2, 8, 8), mask_ratio=0.75)
@@ -83,9 +82,9 @@ def test_tokens_can_be_selected_without_a_model(clip_files: Path):
 
 def test_normalise_takes_a_tensor_of_bytes():
     with pytest.raises(ValueError, match="expected uint8"):
-        everest.normalise(torch.zeros(3, 2, 8, 8))
+        everest.normalize(torch.zeros(3, 2, 8, 8))
     with pytest.raises(TypeError, match=r"torch tensor, got ndarray; torch\.from_numpy"):
-        everest.normalise(np.zeros((3, 2, 8, 8), np.uint8))
+        everest.normalize(np.zeros((3, 2, 8, 8), np.uint8))
 
 
 @pytest.mark.parametrize("strategy", ["random", "tube", "redundancy_robust", "all"])

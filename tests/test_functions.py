@@ -78,7 +78,7 @@ def test_weights_without_a_recipe_know_their_stride(
     model = everest.load_model(file)
     assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))
     assert not caplog.text
-    shown = called("predict", clip_files / "clip0.mp4", "-c", file, "--json", "--cpu")
+    shown = called("predict", clip_files / "clip0.mp4", "-c", file, "--json", "--gpus", "cpu")
     assert "drawn as in recipe ucf101, at stride 2; as in training" in shown.stderr
     assert everest.predict(model, clip_files / "clip0.mp4") == json.loads(shown.stdout)
 

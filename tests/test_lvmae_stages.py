@@ -132,7 +132,7 @@ def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp
         file.write_bytes((trained / "model.safetensors").read_bytes())
         own = read_weights(copied / "tokenizer" / "model.safetensors")
         assert hash_of_tokenizer(copied) == state_hash(own.tensors)
-        features = ["extract", clip_files, "-c", trained, "-o", tmp_path / "f.npz", "--cpu"]
+        features = ["extract", clip_files, "-c", trained, "-o", tmp_path / "f.npz", "--gpus", "cpu"]
         assert f"{file}: not the tokenizer that this model was trained with" in refused(*features, code=6)
     finally:
         file.write_bytes(content)
@@ -178,11 +178,16 @@ def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, t
 def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(
     trained: Path, clip_files: Path, tmp_path: Path
 ):
-    tubes = ["--set", "finetune.selection.strategy=tube", "--set", "finetune.selection.keep_ratio=0.5"]
+    tubes = [
+        "--set",
+        "finetune.selection.strategy=tube-dropout",
+        "--set",
+        "finetune.selection.keep_ratio=0.5",
+    ]
     run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained, *tubes)
     assert json_of("eval", "-c", tmp_path / "run")["videos"] == 4
     model = everest.load_model(tmp_path / "run")
-    clip = everest.normalise(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
+    clip = everest.normalize(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
     assert model.kept_tokens(clip).tolist() == [list(range(128))]
 
 

@@ -43,8 +43,8 @@ def latin_clips(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> P
 
 COMMANDS = {
     "pretrain": ("--recipe", "RECIPE", "-q", "-o", "OUT"),
-    "predict": ("VIDEOS", "-c", "RUN", "--cpu"),
-    "extract": ("VIDEOS", "-c", "RUN", "--cpu", "-o", "OUT.npz"),
+    "predict": ("VIDEOS", "-c", "RUN", "--gpus", "cpu"),
+    "extract": ("VIDEOS", "-c", "RUN", "--gpus", "cpu", "-o", "OUT.npz"),
     "visualize-mask": ("VIDEOS", "--frames", "4", "--size", "32", "-o", "OUT"),
     "select-frames": ("VIDEOS", "--frames", "4", "--size", "32"),
     "prepare stats": ("VIDEOS/train.csv", "--workers", "1"),
@@ -136,12 +136,14 @@ def test_lists_keep_the_bytes_of_names_on_their_whole_way(odd_classes: Path, odd
 def test_features_and_predictions_name_the_file(odd_names: Path, classifier_run: Path, tmp_path: Path):
     expected = sorted(str(odd_names / name) for name in NAMES)
     for suffix in ("safetensors", "npz"):
-        called("extract", odd_names, "-c", classifier_run, "-o", tmp_path / f"f.{suffix}", "--cpu", "-q")
+        called(
+            "extract", odd_names, "-c", classifier_run, "-o", tmp_path / f"f.{suffix}", "--gpus", "cpu", "-q"
+        )
     with safe_open(tmp_path / "f.safetensors", framework="np") as file:
         assert json.loads(file.metadata()["videos"]) == expected
     with np.load(tmp_path / "f.npz") as arrays:
         assert arrays["videos"].tolist() == expected
-    options = [odd_names, "-c", classifier_run, "--cpu", "-q"]
+    options = [odd_names, "-c", classifier_run, "--gpus", "cpu", "-q"]
     assert [row["video"] for row in json_of("predict", *options)] == expected
     for kind in ("csv", "table"):
         result = called("predict", *options, "--format", kind)

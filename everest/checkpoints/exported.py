@@ -49,7 +49,7 @@ class ExportedClassifier(nn.Module):
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
         if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
             raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
-        self.precision = metadata.get("precision", "fp32")  # older files do not state it
+        self.precision = metadata["precision"]
         self.takes_bytes = values["input"]["dtype"] == "uint8"
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(

@@ -17,6 +17,7 @@ from torch import Tensor
 from everest.checkpoints.describe import sample_clips, sampled_frames, trained_clip
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
+from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import FeatureTargetSettings, PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
@@ -30,7 +31,7 @@ from everest.methods.strategies import AllTokens
 from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
-from everest.models.spec import ADDED_LATER, ModelSpec
+from everest.models.spec import ModelSpec
 from everest.system.files import unfinished_folder, write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, write_tensors
@@ -183,7 +184,9 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
     if spec.model.input != "frames":
         yield f"{spec.model.input} as input (it takes the frames)"
-    yield from (text for key, text in LACKING.items() if getattr(spec.model, key) != ADDED_LATER[key])
+    yield from (
+        text for key, text in LACKING.items() if getattr(spec.model, key) != getattr(ModelSettings, key)
+    )
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         yield "class-attention pooling (it averages the tokens or takes the first)"
     if spec.task == "regression" and not spec.heads:

@@ -194,11 +194,9 @@ def make_layer(
 
 
 def _replace_other_names(pretrain: object) -> None:
-    """Write the draw in `views` as the selection that it is short for, and an earlier name as today's."""
+    """Write the draw in `views` as the selection that it is short for."""
     if not isinstance(pretrain, dict):
         return
-    if "camera" in pretrain and "camera_motion" not in pretrain:
-        pretrain["camera_motion"] = pretrain.pop("camera")
     views = pretrain.get("views")
     drawn = {key: views.pop(key) for key in VIEW_DRAW if key in views} if isinstance(views, dict) else {}
     selection = pretrain.get("selection") or {}
@@ -248,17 +246,15 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         name = with_hyphens(selection.get("strategy"))
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
-        # Older recipes call tube dropout `tube`, a strategy that fine-tuning does not have.
-        strategy = "tube-dropout" if (stage, name) == ("finetune", "tube") else name
-        selection["strategy"] = strategy
-        own = {each.name for each in fields(STRATEGIES[strategy])}
+        selection["strategy"] = name
+        own = {each.name for each in fields(STRATEGIES[name])}
         chosen = merged.origin((stage, "selection", "strategy"))
-        if strategy == "learned-importance":
+        if name == "learned-importance":
             # A keep_ratio from a layer below the strategy is the share of another strategy.
             written = merged.origins.get((stage, "selection", "keep_ratio"))
             if written is None or written.layer < chosen.layer:
                 own.remove("keep_ratio")
-        if strategy == "random" and selection.get("visible_ratio", 0) is None:
+        if name == "random" and selection.get("visible_ratio", 0) is None:
             own.remove("visible_ratio")  # null is of strategies that keep a part of the tokens
         idle = []
         for key in sorted(known.intersection(selection).difference(own)):

@@ -112,7 +112,7 @@ def load_recipe(
         if bases:  # a file without a base may list all keys, as a run writes it
             below = replace(stack, layers=layers[: len(bases)]).merged(backbone)
             own = {key for key, origin in origins.items() if origin.layer == len(bases)}
-            # Older files hold the keys of both kinds of targets.
+            # A run writes the keys of all kinds of targets.
             own = {key for key in own if key[:2] != ("pretrain", "target")}
             given |= {key for key in own if merged.at(key) not in (None, below.at(key))}
         for notice in [*dropped, *notices(recipe, given)]:

@@ -103,7 +103,7 @@ TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(s
 
 
 def _without_other_targets(values: Any) -> Any:
-    """Drops the keys of other kinds of targets, which a base recipe or an older checkpoint may set."""
+    """Drops the keys of other kinds of targets, which a base recipe may set."""
     if not isinstance(values, dict):
         return values
     values = {"kind": "pixels"} | values

@@ -6,10 +6,10 @@ The contract of a strategy is in everest.methods.selector.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
-from pydantic import BeforeValidator, Discriminator
+from pydantic import Discriminator
 from torch import Tensor
 
 from everest.methods.external import external, is_import_path, named_class
@@ -94,17 +94,8 @@ Strategy = (
 STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
 
 
-def _from_older_file(settings: Any) -> Any:
-    """Older files store tube dropout as `tube` with a `keep_ratio`, and that key as null for other tubes."""
-    if not isinstance(settings, dict) or settings.get("strategy") != "tube" or "keep_ratio" not in settings:
-        return settings
-    if settings["keep_ratio"] is None:
-        return {key: value for key, value in settings.items() if key != "keep_ratio"}
-    return {"strategy": "tube-dropout", "keep_ratio": settings["keep_ratio"]}
-
-
 EXTERNAL = external(Selector, "strategy")  # further annotations: a strategy of another package
-StoredStrategy = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(_from_older_file), *EXTERNAL]
+StoredStrategy = Annotated[Strategy, Discriminator("strategy"), *EXTERNAL]
 
 
 def strategy_class(name: str) -> type[Selector]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
@@ -41,11 +41,6 @@ from everest.tokenizer.targets import FrozenTokenizer, make_targets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
-# Settings of a model that older files do not have, with their defaults, which are not written.
-ADDED_LATER: Final = {
-    **{"class_token": False, "registers": 0, "input": "frames", "mlp_width": None},
-    **{"rotary": "none", "norm_before": False, "mlp": "plain", "gelu": "exact"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,28 +91,7 @@ class ModelSpec:
 
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        values = _SPEC.dump_python(self, mode="json")
-        # Older files have none of these.
-        for added_later in (
-            "heads",
-            "scales",
-            "calibration",
-            "tokenizer",
-            "position_grid",
-            "teacher",
-            "views",
-            "camera",
-        ):
-            if not values[added_later]:
-                del values[added_later]
-        if self.task == "single-label":
-            del values["task"]
-        if self.pixels == IMAGENET:
-            del values["pixels"]
-        for added_later, default in ADDED_LATER.items():
-            if values["model"][added_later] == default:
-                del values["model"][added_later]
-        return values
+        return _SPEC.dump_python(self, mode="json")
 
     @staticmethod
     def from_settings(settings: dict[str, Any], *, source: Path) -> ModelSpec:

@@ -33,9 +33,8 @@ FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknow
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 _MAKER: Final = "everest prepare encode"
 _SOURCE_BYTES: Final = "source_bytes"
-_SOURCE: Final = "source"  # hash of its path; files of earlier versions of the program have none
-_VERSION: Final = "version"  # of the source, as `video_version` reports it; also not in earlier versions
-_ORDER: Final = "order"  # of images, where earlier versions had another one
+_SOURCE: Final = "source"  # hash of its path
+_VERSION: Final = "version"  # of the source, as `video_version` reports it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +64,6 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
     by_settings = {"by": _MAKER, **asdict(settings)}
-    names = [file.name for file in files]
-    if names != sorted(names):
-        by_settings[_ORDER] = "numbers"
     mark = {**by_settings, _SOURCE_BYTES: size, _VERSION: version, _SOURCE: place}  # kept in the file
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
@@ -76,9 +72,9 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
         with suppress(ValueError):
             earlier = json.loads(read_comment(target))
         if isinstance(earlier, dict) and earlier.items() >= by_settings.items() and not overwrite:
-            if earlier.get(_SOURCE_BYTES) == size and earlier.get(_VERSION, version) == version:
+            if earlier.get(_SOURCE_BYTES) == size and earlier.get(_VERSION) == version:
                 return EncodedFile(target, False, size, target.stat().st_size)
-            if earlier.get(_SOURCE, place) != place:
+            if earlier.get(_SOURCE) != place:
                 raise VideoError(
                     video,
                     f"{target} is the encoded file of another video; choose another --output, or use "

@@ -90,7 +90,7 @@ def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, f
         **(dict.fromkeys(Spread._fields) if found is None else found._asdict()),
         "chance": level(None if kind is None else kind.chance),
         "majority": level("majority_top1" if kind is METRICS["top1"] else None),
-        "budgets": arm.get("budgets", {}),  # results of older versions have none
+        "budgets": arm.get("budgets", {}),  # of arms with equal GMACs
         "difference": None if difference is None else difference._asdict(),
         "gmacs": _mean([row["gmacs"] for row in measured]),
         "hours": _mean([row["hours"] for row in measured]),

@@ -85,12 +85,9 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
     """The values that determine the pixels of pre-training clips: JSON values under the keys of a recipe."""
     views = clips.make_views
     assert isinstance(views, PretrainViews)
-    # Older caches have none of these keys.
-    added_later = {} if views.fps is None else {"data.fps": views.fps}
-    if recipe.data.channels != 3:
-        added_later["data.channels"] = recipe.data.channels
     return {
-        **added_later,
+        "data.fps": views.fps,
+        "data.channels": recipe.data.channels,
         "train.seed": clips.seed,
         "data.frames": views.frames,
         "data.size": list(views.size),

@@ -186,9 +186,7 @@ class Validations:
         return value if self._higher else -value, -row.get("val_loss", float("inf"))
 
     def _losses_of_validations(self) -> list[float]:
-        """Empty if rows of an older version have none."""
-        losses = [row["val_loss"] for row in self.rows if "val_loss" in row]
-        return losses if len(losses) == len(self.rows) else []
+        return [row["val_loss"] for row in self.rows]
 
     def overfits(self) -> str | None:
         """A warning if the validation loss stays far above its lowest while the training loss falls.

@@ -36,9 +36,7 @@ from everest.tokenizer.clips import tokenizer_depends_on
 from everest.tokenizer.feature_targets import TeacherUse
 from everest.train.context import RunOptions
 
-HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
-_SAFETENSORS: Final = re.compile(r"\.tmp\w{6}")
 
 
 def has_not_started(folder: Path) -> bool:
@@ -62,19 +60,11 @@ def remove_leftovers(run: RunFolder) -> None:
     """
     own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
     for file in run.path.iterdir():
-        if file.name in own or _is_of_safetensors(file):
+        if file.name in own:
             file.unlink()
     for file in run.state.iterdir() if run.state.is_dir() else ():
-        if _STATE.fullmatch(file.name) or _is_of_safetensors(file):
+        if _STATE.fullmatch(file.name):
             file.unlink()
-
-
-def _is_of_safetensors(file: Path) -> bool:
-    """Whether safetensors made the file for everest; earlier versions of everest left it there."""
-    if not _SAFETENSORS.fullmatch(file.name) or not file.is_file() or file.is_symlink():
-        return False
-    with file.open("rb") as opened:
-        return b'"format":"everest' in opened.read(HEADER_BYTES)
 
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.

@@ -1,8 +1,7 @@
 """State files: all that an exact continuation needs, with a checksum.
 
 `state/step-<n>.safetensors` holds tensors by part and name (everest.train.state), and in its header the step,
-the notes and a SHA-256 of all of these. The file appears under its name only when it is complete. States of
-earlier versions have no checksum.
+the notes and a SHA-256 of all of these. The file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def state_name(step: int) -> str:
 
 
 def read_state(path: Path) -> SavedState:
-    """Read what `SavedState.save` wrote, and verify its checksum if it has one.
+    """Read what `SavedState.save` wrote, and verify its checksum.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -114,7 +113,7 @@ def read_state(path: Path) -> SavedState:
     checksum = header.pop(CHECKSUM, None)
     if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
         raise CheckpointError("its header is not that of a state")
-    if checksum is not None and checksum != _checksum(header, tensors):
+    if checksum != _checksum(header, tensors):
         raise CheckpointError("its contents do not have the checksum that was saved with them")
     try:
         step, notes = int(header["step"]), parse_json(header["notes"])

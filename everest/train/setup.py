@@ -182,7 +182,7 @@ def _clip_header(recipe: Recipe, stage: Stage) -> dict[str, Any] | None:
     if not isinstance(stage, PretrainSettings | FinetuneSettings):
         return None
     clip: dict[str, Any] = {"stride": stage.stride, "sampling": stage.sampling}
-    if recipe.data.fps is not None:  # older readers know headers without it
+    if recipe.data.fps is not None:
         clip["fps"] = recipe.data.fps
     return clip
 

@@ -110,6 +110,3 @@ def normalize(clip: Tensor) -> Tensor:
 def in_unit_range(clip: Tensor) -> Tensor:
     """Scale (...) uint8 to float32 in [0, 1]."""
     return clip.float().div_(255)
-
-
-normalise = normalize  # the first spelling, which programs may use

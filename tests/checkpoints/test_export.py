@@ -64,7 +64,7 @@ def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLAS
 def clips(shared: Path) -> Tensor:
     """(3, 3, 8, 64, 64): three real clips."""
     videos = sorted((shared / "videos" / "actions" / "tennis").rglob("*.mp4"))[:150:50]
-    return torch.stack([everest.normalise(everest.read_clip(v, frames=8, stride=2, size=64)) for v in videos])
+    return torch.stack([everest.normalize(everest.read_clip(v, frames=8, stride=2, size=64)) for v in videos])
 
 
 # --- transformers -------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
     video = next((shared / "videos" / "actions" / "tennis").rglob("*.mp4"))
     frames = everest.read_clip(video, frames=8, stride=2, size=64).transpose(0, 1)  # (T, 3, H, W)
     prepared = processor(frames, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(prepared.transpose(0, 1), everest.normalise(frames.transpose(0, 1)))
+    torch.testing.assert_close(prepared.transpose(0, 1), everest.normalize(frames.transpose(0, 1)))
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["id2label"]["2"] == "LABEL_2"
 
 

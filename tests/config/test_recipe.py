@@ -17,7 +17,7 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
+from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {
@@ -245,22 +245,12 @@ def test_keys_of_the_other_kind_of_target_are_checked(recipe: str, override: str
     assert "{" not in line  # no dump of the section
 
 
-def test_older_files_hold_the_keys_of_both_kinds_of_targets(tmp_path):
+def test_keys_of_the_other_kind_of_target_are_dropped(tmp_path):
     keys = "space: soft, cache: null, normalize: token, frames: half"
     pixels = PixelTargetSettings(normalize="token", frames="half")
     for kind, target in (("pixels", pixels), ("tokens", TokenTargetSettings(space="soft"))):
         path = write(tmp_path, f"base: lvmae-128\npretrain: {{target: {{kind: {kind}, {keys}}}}}\n")
         assert load_recipe(path, notify=pytest.fail).pretrain.target == target
-
-
-def test_older_recipes_call_tube_dropout_tube(tmp_path):
-    text = "base: ucf101\nfinetune: {selection: {strategy: tube, mask_ratio: 0.9, keep_ratio: 0.75}}\n"
-    path = write(tmp_path, text)
-    assert load_recipe(path).finetune.selection == TubeDropout(keep_ratio=0.75)
-    recipe, notices = read(path, "finetune.selection.mask_ratio=0.5")
-    assert recipe == load_recipe(path)
-    assert notices == ["finetune.selection.mask_ratio has no effect with tube"]
-    assert load_recipe(path, overrides=["finetune.selection.strategy=tube_dropout"]) == recipe
 
 
 def test_set_keys_that_another_setting_makes_idle_are_named():
@@ -463,9 +453,3 @@ def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced_with
     assert "mine.yaml: its pretrain.selection is for predicting pixels; views draw tokens" in named[-1]
     twice = load_recipe("small-views", overrides=["pretrain.objective=views"])
     assert twice == load_recipe("small-views")
-
-
-def test_earlier_recipes_name_the_task_of_the_camera_otherwise():
-    changed = [load_recipe("small", overrides=[f"pretrain.{key}=0.5"]) for key in ("camera", "camera_motion")]
-    assert changed[0] == changed[1]
-    assert changed[0].pretrain.camera_motion == 0.5

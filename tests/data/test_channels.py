@@ -132,12 +132,22 @@ def test_commands_use_gray_clips_with_and_without_the_recipe(
 ):
     run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
     alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
-    command = ["predict", video, "--clips", 2, "--crops", 3, "--cpu", "--workers", 0]
+    command = ["predict", video, "--clips", 2, "--crops", 3, "--gpus", "cpu", "--workers", 0]
     predicted = json_of(*command, "-c", run)
     assert predicted == json_of(*command, "-c", alone)
     assert predicted == json_of(*command, "-c", run, "--recipe", recipe)  # the weights decide
     called("eval", "-c", run, "--gpus", "cpu", "-q", "--report", tmp_path / "page")
-    called("extract", video, "-c", gray_runs / "pretrain", "--cpu", "-o", tmp_path / "f.safetensors", "-q")
+    called(
+        "extract",
+        video,
+        "-c",
+        gray_runs / "pretrain",
+        "--gpus",
+        "cpu",
+        "-o",
+        tmp_path / "f.safetensors",
+        "-q",
+    )
     for kind in ("png", "html"):
         called("visualize-mask", video, "-c", gray_runs / "pretrain", "-o", tmp_path, "--format", kind)
     called("select-frames", video, "-c", run, "--frames", 4, "--picture", tmp_path)

@@ -208,7 +208,7 @@ def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: 
 
 
 def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Path, data: Path):
-    command = ["predict", data / "clip1.mp4", "--clips", 2, "--crops", 3, "--cpu", "--workers", 0]
+    command = ["predict", data / "clip1.mp4", "--clips", 2, "--crops", 3, "--gpus", "cpu", "--workers", 0]
     with_recipe = json_of(*command, "-c", run / "model.safetensors")
     assert with_recipe == json_of(*command, "-c", alone)
     assert with_recipe != json_of(*command, "-c", run, "--recipe", data / "tiny.yaml")
@@ -217,7 +217,7 @@ def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Pat
 def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(
     run: Path, data: Path, tmp_path: Path
 ):
-    (row,) = json_of("predict --timeline --cpu", "-c", run, data / "clip0.mp4")
+    (row,) = json_of("predict --timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
     written = json_of("export --to torch", run, "-o", tmp_path / "m.pt2")

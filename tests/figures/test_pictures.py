@@ -28,7 +28,7 @@ def rows(clip_files: Path):
     torch.manual_seed(0)
     model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
     noise = torch.rand(64)
-    chosen = model.select(everest.normalise(clip)[None], noise[None])
+    chosen = model.select(everest.normalize(clip)[None], noise[None])
     return clip, chosen, view_model(model, clip, noise=noise)
 
 
@@ -75,7 +75,7 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     clip, _, _ = rows
     selector = RedundancyRobust(keep_ratio=0.5)
     (view,) = view_masks(clip, [("", selector)], model=None, tubelet=(2, 8, 8), seed=0)
-    before, now = (everest.normalise(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
+    before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
     assert view.predicted is None

@@ -68,7 +68,7 @@ def test_kept_tokens_are_where_something_moves(video: Path, tmp_path: Path):
 
 def test_ids_equal_the_librarys_selection(video: Path, tmp_path: Path):
     (row,) = json_of("visualize-mask", video, *SMALL, "--strategy", "tube", "--out", tmp_path, "--seed", "3")
-    x = everest.normalise(everest.read_clip(video, frames=8, stride=2, size=(32, 48)))[None]
+    x = everest.normalize(everest.read_clip(video, frames=8, stride=2, size=(32, 48)))[None]
     assert row["visible"] == everest.select_tokens(x, strategy="tube", seed=3).visible[0].tolist()
 
 
@@ -116,7 +116,7 @@ def test_ranks_are_positions_in_an_order():
 def test_a_checkpoint_measures_and_predicts(video: Path, tmp_path: Path, autoencoder_run: Path):
     (row,) = json_of("visualize-mask", video, "-c", autoencoder_run, "--stride", 2, "--out", tmp_path)
     assert (row["grid"], row["embedding"]) == ([2, 4, 4], "checkpoint")
-    x = everest.normalise(everest.read_clip(video, frames=4, stride=2, size=32))[None]
+    x = everest.normalize(everest.read_clip(video, frames=4, stride=2, size=32))[None]
     chosen = everest.select_tokens(x, model=everest.load_model(autoencoder_run))
     assert set(chosen.visible[0].tolist()) <= set(row["kept"])
 
@@ -216,7 +216,7 @@ def test_frames_are_drawn_where_something_moves(video: Path):
     assert sum(row["inclusion"]) == pytest.approx(4, abs=1e-4)
     numbers = [number for pair in row["candidate_pairs"] for number in pair]
     assert numbers == list(range(numbers[0], numbers[0] + 5 * 12, 5))
-    x = everest.normalise(resize(everest.read_frames(video, numbers), (32, 48), antialias=True))[None]
+    x = everest.normalize(resize(everest.read_frames(video, numbers), (32, 48), antialias=True))[None]
     selector, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
     counts = kept_per_slice(selector, selector.importance(x, RawPixels((2, 16, 16))), grid)
     assert row["counts"] == counts[0].tolist()

@@ -336,7 +336,16 @@ def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str)
 def test_a_name_of_the_hub_is_a_checkpoint(folder: Path, tmp_path: Path, clip_files: Path):
     cached(tmp_path / "hub", "someone/vjepa2-tiny", folder)
     out = tmp_path / "f.npz"
-    command = ["extract", clip_files / "clip0.mp4", "-c", "hf:someone/vjepa2-tiny", "-o", out, "--cpu"]
+    command = [
+        "extract",
+        clip_files / "clip0.mp4",
+        "-c",
+        "hf:someone/vjepa2-tiny",
+        "-o",
+        out,
+        "--gpus",
+        "cpu",
+    ]
     place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "everest_cli", *map(str, command)]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})

@@ -159,7 +159,7 @@ def test_it_trains_and_its_checkpoints_load_when_the_module_is_imported(
     video = clip_files / "clip0.mp4"
     refusal = in_new_process("eval", "-c", run, "--gpus", "cpu", "-q", code=2).stderr
     assert f"recipe.yaml: finetune.selection.strategy: '{path}:Middle' is of another package" in refusal
-    command = ["--import", path, "predict", video, "-c", run, "--json", "--cpu", "-q"]
+    command = ["--import", path, "predict", video, "-c", run, "--json", "--gpus", "cpu", "-q"]
     rows = json.loads(in_new_process(*command).stdout)
     in_new_process("eval", "-c", run, "-r", run / "recipe.yaml", "--gpus", "cpu", "-q")  # named by the user
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from small_runs import onnx_session
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from everest.methods.importance import DistanceName, RawPixels, change_importanc
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
-from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
+from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
 from everest.video.pixels import IMAGENET
@@ -73,18 +72,6 @@ def test_a_classifier_without_ranking_encodes_all_tokens_in_evaluation():
     selector = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
     assert selector.at_evaluation() is selector
     assert selector.at_evaluation(0.3).keep_ratio == 0.3
-
-
-@pytest.mark.parametrize(
-    ("stored", "strategy"),
-    [
-        ({"strategy": "tube", "mask_ratio": 0.9, "keep_ratio": 0.75}, TubeDropout(keep_ratio=0.75)),
-        ({"strategy": "tube", "mask_ratio": 0.75, "keep_ratio": None}, Tube(mask_ratio=0.75)),
-        ({"strategy": "tube", "mask_ratio": 0.75}, Tube(mask_ratio=0.75)),
-    ],
-)
-def test_settings_of_older_checkpoints_are_read(stored, strategy):
-    assert TypeAdapter(StoredStrategy).validate_python(stored) == strategy
 
 
 @pytest.mark.parametrize("strategy", COUNTS, ids=lambda s: f"{s.strategy}-{getattr(s, 'visible_ratio', '')}")

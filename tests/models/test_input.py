@@ -95,10 +95,10 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
         start_classifier(classifier, changed, start, classes=None, notify=print)
 
 
-def test_settings_of_weights_name_the_input_only_if_it_is_not_the_frames(tmp_path: Path):
+def test_settings_of_weights_name_the_input(tmp_path: Path):
     spec = classifier_spec(load_recipe("demo"), (Head(outputs=3),))
     moving = classifier_spec(load_recipe("demo", overrides=["model.input=differences"]), (Head(outputs=3),))
-    assert "input" not in spec.dump()["model"]
+    assert spec.dump()["model"]["input"] == "frames"
     assert moving.dump()["model"]["input"] == "differences"
     for each in (spec, moving):
         assert ModelSpec.from_settings(each.dump(), source=tmp_path) == each

@@ -32,7 +32,7 @@ def recipe(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.csv").write_text("path,label.noun,label.verb\n" + "".join(rows))
     changes = {"num_classes: 2": "heads: {verb: 2, noun: 3}"}
     changes["model: {"] = "model: {pooling: class_attention, "
-    changes["finetune: {"] = "finetune: {selection: {strategy: tube, keep_ratio: 0.75}, "
+    changes["finetune: {"] = "finetune: {selection: {strategy: tube-dropout, keep_ratio: 0.75}, "
     return small_recipe(folder, folder, changes)
 
 

@@ -255,7 +255,6 @@ def test_paper_prints_every_table():
         ("--max-batch --memory 0", "--memory: must be more than 0"),
         ("--memory nan", "--memory: must be more than 0"),
         (f"--set data.num_classes={10**18}", "--set: data.num_classes: must be at most"),
-        ("--plot costs.pdf", "--plot costs.pdf: "),
     ],
 )
 def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
@@ -270,7 +269,6 @@ def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
         ("--method videomae --keep 0.2 --json", "--keep has no effect with tube"),
         ("--recipe small --compare", "--recipe has no effect on --compare"),
         ("--batch 2", "--batch has no effect without --measure"),
-        ("--overwrite", "--overwrite has no effect without --plot"),
     ],
 )
 def test_options_without_effect_are_reported(options: str, message: str):
@@ -304,7 +302,7 @@ def test_the_largest_batch_fits_next_to_the_state():
 
 
 def test_a_measured_step_computes_the_tokens_that_are_counted():
-    overrides = [*TINY, "finetune.selection.strategy=tube", "finetune.selection.keep_ratio=0.5"]
+    overrides = [*TINY, "finetune.selection.strategy=tube-dropout", "finetune.selection.keep_ratio=0.5"]
     recipe, seen = load_recipe("k400", overrides=overrides), set()
     hook = register_module_forward_hook(
         lambda module, inputs, _: seen.add(inputs[0].size(1)) if isinstance(module, Block) else None
@@ -323,15 +321,6 @@ def test_measured_steps_are_real(stage):
     assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
     assert found["clips_per_second"] == pytest.approx(2 / seconds["median"])
     assert found["peak_memory_bytes"] > 0
-
-
-def test_the_plot_is_a_png(tmp_path: Path):
-    path = tmp_path / "costs.png"
-    command = ("profile --backbone vit-tiny --plot", path)
-    assert called(*command).stdout.splitlines()[-1] == str(path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    message = f"--plot {path}: exists; choose another name, or use --overwrite"
-    assert message in refused(*command, code=2)
 
 
 # --- LVMAE --------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_shuffle_is_the_default_and_its_run_has_the_same_bits(recipe: Path, tmp_
     stored = tmp_path / "default" / "recipe.yaml"
     text = stored.read_text()
     assert "sampler: shuffle" in text
-    stored.write_text(text.replace("  sampler: shuffle\n", ""))  # as an earlier version wrote it
+    stored.write_text(text.replace("  sampler: shuffle\n", ""))
     assert load_recipe(stored).finetune.sampler == "shuffle"
 
 

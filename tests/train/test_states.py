@@ -1,4 +1,4 @@
-"""Damaged states are noticed, set aside and never resumed from, whether they have a checksum or not."""
+"""Damaged states are noticed, set aside and never resumed from, whatever their checksum says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from small_runs import called, contents, equal, refused, same_run, weights
 from torch import Tensor
 
 from everest.errors import CheckpointError
-from everest.train.saved_state import SavedState, read_state
+from everest.train.saved_state import SavedState, _checksum, read_state
 
 Tensors = dict[str, Tensor]
 Header = dict[str, str]
@@ -39,13 +39,14 @@ def command(run: Path, recipe: Path) -> list[object]:
 
 
 def rewrite(path: Path, change: Fault, *, checksum: bool = False) -> None:
-    """Change a state as a fault would, in the format of earlier versions, which had no checksum."""
+    """Change a state as a fault would; `checksum`: after its checksum was computed, else before."""
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    if not checksum:
-        header.pop("sha256")
     change(tensors, header)
+    if not checksum:
+        texts = {name: text for name, text in header.items() if name != "sha256"}
+        header["sha256"] = _checksum(texts, tensors) if texts.keys() == {"format", "step", "notes"} else ""
     save_file(tensors, path, metadata=header)
 
 
@@ -98,7 +99,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def test_a_state_of_an_earlier_version_is_resumed(command, run: Path, autoencoder_run: Path):
+def test_a_rewritten_state_is_resumed(command, run: Path, autoencoder_run: Path):
     (run / "state" / f"{LAST}.safetensors").unlink()
     rewrite(run / "state" / "step-000000002.safetensors", nothing)
     assert "damaged" not in called(*command).stderr
@@ -106,7 +107,9 @@ def test_a_state_of_an_earlier_version_is_resumed(command, run: Path, autoencode
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_state_without_a_checksum_is_set_aside(command, run: Path, autoencoder_run: Path, fault):
+def test_a_state_that_was_damaged_before_its_checksum_is_set_aside(
+    command, run: Path, autoencoder_run: Path, fault
+):
     state = run / "state" / f"{LAST}.safetensors"
     rewrite(state, FAULTS[fault])
     damaged = state.read_bytes()

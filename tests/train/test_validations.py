@@ -44,12 +44,6 @@ def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(resu
     assert by_top1(rows).best == best
 
 
-def test_rows_of_an_older_version_have_no_loss():
-    validations = by_top1([{"step": 1, "val_top1": 50.0}, {"step": 2, "val_top1": 50.0}])
-    assert validations.best == {"step": 1, "val_top1": 50.0}
-    assert validations.overfits() is None
-
-
 @pytest.mark.parametrize(
     ("losses", "warns"),
     [

@@ -68,7 +68,6 @@ def suggest(
     from everest.suggest.data_section import data_section, has_class_folders, with_task
     from everest.suggest.devices import DEVICES, measure_speeds, stage_times, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.pretraining_gain import pretraining_notice
     from everest.suggest.suggest import choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
@@ -139,17 +138,13 @@ def suggest(
     commands = training_commands(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
-    more = facts.train if unlabeled else facts.pretrain
-    worth = pretraining_notice(facts, more) if more is not None else None
     if not quiet:
         for time in times:
             say(str(time))
-        if worth is not None:
-            say(worth)
         say("\n  ".join(["next:", *commands]))
     if as_json:
         stages = [time._asdict() for time in times]
-        print_json({"recipe": str(output), "stages": stages, "pretraining": worth, "next": commands})
+        print_json({"recipe": str(output), "stages": stages, "next": commands})
     else:
         typer.echo(output)
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 from view_labels import BEST, SCRATCH, best_key, measured_units
-
-from everest.lists.groups import ListSize
-from everest.suggest.choices import ProbeList
-from everest.suggest.data_facts import DataFacts
-from everest.suggest.pretraining_gain import RETRIEVED, pretraining_notice
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,38 +184,6 @@ def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
     rows = [row for row in map(cells, lines) if row and row[0] in sets and len(row) == 6]
     assert len(rows) == 20
     assert [row[3:] for row in rows] == [values[sets[row[0]], row[1], row[2]] for row in rows]
-
-
-def test_the_notice_of_suggest_counts_the_sets_that_gained():
-    header, _, *rows = evidence("labels")
-    pretrained = header.index("the same, 4 times the steps")
-    last = {(row[1], row[0]): row[pretrained] for row in rows if row[2].startswith("best")}
-    words = ("none", "one", "two", "three", "four", "five", "six")
-    places = {"1": 1, "2": 2, "5": 5, "all": 10}  # labels a class
-    facts = {"classes": 10, "frames": 60, "height": 64, "width": 64}
-    for labels, number in places.items():
-        probed = ProbeList(name=None, videos=10 * number, held_out=0)
-        size = ListSize(samples=10 * number, videos=10 * number, groups=10 * number)
-        of = DataFacts(train=size, probed=probed, **facts)
-        few = ["**+" in cell for (own, name), cell in last.items() if own == labels and name != "letters26"]
-        assert f"gained on {words[sum(few)]} of {words[len(few)]} sets" in pretraining_notice(
-            of, replace(size, samples=500)
-        )
-        letters = "gained on" if "**+" in last[labels, "letters26"] else "did not gain on"
-        assert f"fine-tuning {letters} the only set" in pretraining_notice(of, replace(size, samples=2000))
-
-
-def test_the_notice_without_labels_counts_the_sets_where_similar_videos_are_found():
-    _, _, *rows = evidence("features-retrieval")
-    (cells,) = (row[2:] for row in rows if row[0] == "the same, trained again")
-    header, _, *rows = evidence("features-letters")
-    letters = {row[0]: row[header.index("retrieval")] for row in rows}["contrast, uniform and camera"]
-    found = [
-        all("**+" in difference for difference in cell.split("<br>")[1:3])  # untrained encoder, image
-        for cell in (*cells, letters)
-    ]
-    words = ("none", "one", "two", "three", "four", "five", "six", "seven")
-    assert RETRIEVED.startswith(f"{words[sum(found)]} of {words[len(found)]} sets, ")
 
 
 LONGER = "the same, 4 times the steps"

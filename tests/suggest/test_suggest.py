@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
 
-from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PretrainSettings
@@ -27,7 +25,6 @@ from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
 from everest.suggest.devices import DEVICES, this_device
-from everest.suggest.pretraining_gain import pretraining_notice
 from everest.suggest.suggest import choose_values, recipe_text, side_words
 from everest.train.plan import plan_stage
 from everest.train.probe_advice import probed_steps
@@ -653,48 +650,9 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
 
 
-def test_what_pretraining_was_measured_to_gain_is_told(class_folders: Path, clip_files: Path, mine: Path):
-    command = [SUGGEST, class_folders, "--device", "8GB", "-o", mine, "--overwrite"]
-    told = "may not be worth its time: it was not measured with fewer than 320"
-    assert told in called(*command, "--pretrain", clip_files).stderr
-    assert told in json_of(*command, "--pretrain", clip_files)["pretraining"]
-    assert told in called(SUGGEST, clip_files, "--unlabeled", *command[2:]).stderr
-    assert "pre-training on" not in called(*command).stderr
-    assert json_of(*command)["pretraining"] is None
-
-
 def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: Path, mine: Path):
     one = mine.parent / "one.csv"
     one.write_text(f"{clip_files / 'clip0.mp4'}\n")
     message = refused(SUGGEST, class_folders, "-o", mine, "--pretrain", one, code=2)
     assert "one.csv: one video; pre-training compares several" in message
     assert not mine.exists()
-
-
-@pytest.mark.parametrize(
-    ("videos", "classes", "unlabeled", "found"),
-    [
-        (12, 6, 3, "pre-training on 3 videos may not be worth its time: it was not measured"),
-        (6, 6, 504, "pre-training on 504 videos, with 1 label a class, may not be worth its time: "),
-        (12, 6, 504, "pre-training on 504 videos, with 2 labels a class, is worth a trial: "),
-        (30, 6, 504, "pre-training on 504 videos, with 5 labels a class, is worth a trial: "),
-        (59, 6, 504, "pre-training on 504 videos, with 9.83 labels a class, may not be worth its time: "),
-        (52, 26, 2000, "pre-training on 2000 videos, with 2 labels a class, may not be worth its time: "),
-        (520, 26, 2000, "pre-training on 2000 videos, with 20 labels a class, is worth a trial: "),
-        (504, 0, 504, "pre-training on 504 videos is worth a trial: its features found"),
-    ],
-)
-def test_the_notice_on_pretraining_depends_on_videos_and_labels(
-    videos: int, classes: int, unlabeled: int, found: str
-):
-    notice = pretraining_notice(facts_of(videos, classes=classes), videos_of(unlabeled))
-    assert notice.startswith(found)
-
-
-@pytest.mark.parametrize(
-    ("task", "classes", "labels"),
-    [("regression", 0, "numbers as labels"), ("multi-label", 6, "several labels a video")],
-)
-def test_pretraining_for_other_labels_was_not_measured(task: Task, classes: int, labels: str):
-    facts = replace(facts_of(59, classes=classes), task=task)
-    assert f"not measured with {labels}" in pretraining_notice(facts, videos_of(504))

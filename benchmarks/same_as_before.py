@@ -253,7 +253,8 @@ def plain(value: Any, folder: Path) -> Any:
     """A JSON value without what differs between equal runs."""
     match value:
         case dict():
-            return {key: plain(each, folder) for key, each in value.items() if not VOLATILE.search(key)}
+            named = {key.replace(str(folder), "FOLDER"): each for key, each in value.items()}
+            return {key: plain(each, folder) for key, each in named.items() if not VOLATILE.search(key)}
         case list():
             return [plain(each, folder) for each in value]
         case str():

@@ -31,7 +31,7 @@ tests/test_parity.py
     first slice zero: first if first_slice == "copy" => first if first_slice != "copy"
   everest/methods/ranked.py
     order ascending: self.order == "descending" => self.order != "descending"
-    one token more: count = num_kept(grid.num_tokens, => count = 1 + num_kept(grid.num_tokens,
+    one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
   everest/methods/selector.py
     most of the noise: noise.gather(1, candidates).arg => (-noise).gather(1, candidates).arg
     visible predicted too: ascending(shuffled[:, num_visible:]) => ascending(shuffled)

@@ -24,7 +24,6 @@ from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     budget,
     convert,
-    curate,
     demo,
     doctor,
     evaluate,
@@ -183,7 +182,6 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     },
     "Data": {
         "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
-        "curate": (curate.app, "Find near-duplicates; choose what to label next."),
     },
 }
 for group in GROUPS.values():

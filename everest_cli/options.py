@@ -100,9 +100,10 @@ FileFps = Annotated[
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 
-_VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
-Videos = Annotated[list[Path], _VIDEOS]
-SomeVideos = Annotated[list[Path] | None, _VIDEOS]
+Videos = Annotated[
+    list[Path],
+    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
+]
 VideosOrFolders = Annotated[
     list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
 ]

@@ -178,7 +178,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "search": (search.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),
-        "weights": (weights.app, "List public weights to start from, and check them."),
+        "weights": (weights.app, "List public weights to start from."),
     },
     "Data": {
         "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),

@@ -152,7 +152,7 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
         "demo": (demo.demo, "Try everything on rendered videos, without a download."),
-        "recipes": (recipes.app, "Make a recipe for your videos; list and validate recipes."),
+        "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
         "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),

@@ -59,7 +59,7 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow.")
+    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
     bool,

@@ -53,7 +53,7 @@ def pretrain(
         overwrite: replace the contents of `output`.
         cpu: use the CPU even if there is a GPU.
         precision, seed: of the section `train`; None: the recipe's.
-        tracker: none, tensorboard, wandb or mlflow, in addition to metrics.jsonl.
+        tracker: none, tensorboard or wandb, in addition to metrics.jsonl.
         report: receives the progress and notices (everest.system.events).
     Returns:
         The run folder, which `everest.load_model` opens.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -16,6 +17,7 @@ from everest_cli.output import print_json, say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from everest.checkpoints.graph import Exportable
     from everest.checkpoints.load import LoadedModel
 
 
@@ -62,26 +64,26 @@ def export(
     _check_precision(to, precision, calibrate)
     if data is not None and calibrate is None:
         raise RecipeError("--data: has no effect without --calibrate LIST, whose videos it has")
-    if to != "hf" and (evaluation is not None or license_name is not None):
-        say("--evaluation and --license are for the card of --to hf; everest weights card writes one for any")
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
-    from everest.system.files import refuse_inputs
+    from everest.evaluation.card import model_card, read_evaluation
+    from everest.system.files import refuse_inputs, write_text
 
     weights = find_weights(checkpoint, which=which, quiet=quiet)
     refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
+    measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
-        from everest.evaluation.card import model_card, read_evaluation
         from everest.system.run_folder import WEIGHTS
 
-        document = None if evaluation is None else read_evaluation(evaluation)
-        card = model_card(opened, evaluation=document, license_name=license_name, file=WEIGHTS)
+        card = model_card(opened, evaluation=measured, license_name=license_name, file=WEIGHTS)
         written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}
     else:
+        from everest.checkpoints.graph import exportable
+
         clips = []
         if calibrate is not None:
             from everest.checkpoints.quantize import calibration_clips
@@ -89,7 +91,11 @@ def export(
 
             samples = named_samples([calibrate], root=data)
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
-        document = _graph(opened, out, clips, to=to, keep=keep, uint8=uint8, precision=precision)
+        exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
+        of_graph = replace(opened, spec=exported.spec)
+        card = model_card(of_graph, evaluation=measured, license_name=license_name, file=out.name)
+        document = _write_graph(opened, out, clips, exported, to=to, keep=keep)
+        write_text(_card_of(out), card)
     if not quiet:
         on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
         say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
@@ -116,7 +122,13 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
         return
     if out.suffix != SUFFIXES[to]:
         raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")
-    check_new_file(out, option="--output", overwrite=overwrite)
+    for path in (out, _card_of(out)):
+        check_new_file(path, option="--output", overwrite=overwrite)
+
+
+def _card_of(out: Path) -> Path:
+    """The model card of a file, next to it; transformers' folders have a README.md."""
+    return out.with_name(f"{out.name}.CARD.md")
 
 
 def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
@@ -131,25 +143,23 @@ def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | No
         raise RecipeError("--calibrate: has no effect with --precision fp32; use int8")
 
 
-def _graph(
+def _write_graph(
     opened: LoadedModel,
     out: Path,
     clips: list[Tensor],
+    exported: Exportable,
     *,
     to: Format,
     keep: float | None,
-    uint8: bool,
-    precision: GraphPrecision,
 ) -> dict[str, Any]:
     """Write an ONNX file or a program of torch; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
-    from everest.checkpoints.graph import exportable
     from everest.checkpoints.graph_files import write_onnx, write_program
 
-    exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
+    precision = exported.precision
     outputs = ", ".join(exported.graph.outputs)
     notes = [f"frames ({exported.layout}) to {outputs}"]
-    document: dict[str, Any] = {"written": [str(out)]}
+    document: dict[str, Any] = {"written": [str(out), str(_card_of(out))]}
     if to == "onnx":
         inputs = [exported.input(pixels) for pixels in clips]
         found = write_onnx(out, exported, calibration=inputs)

@@ -24,7 +24,6 @@ from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     budget,
     convert,
-    curate,
     demo,
     doctor,
     evaluate,
@@ -153,7 +152,7 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
         "demo": (demo.demo, "Try everything on rendered videos, without a download."),
-        "recipes": (recipes.app, "Make a recipe for your videos; list and validate recipes."),
+        "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
         "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
@@ -179,11 +178,10 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "search": (search.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),
-        "weights": (weights.app, "List public weights to start from, and check them."),
+        "weights": (weights.app, "List public weights to start from."),
     },
     "Data": {
         "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
-        "curate": (curate.app, "Find near-duplicates; choose what to label next."),
     },
 }
 for group in GROUPS.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from everest.errors import RecipeError
-from everest.system.launch import read_devices, visible_gpus
+from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe
 from everest_cli.output import say
@@ -66,8 +66,8 @@ def is_on_cpu(gpus: str) -> bool:
         return gpus == "cpu"
     devices = read_devices(gpus, None)
     if devices.processes > 1:
-        raise RecipeError(f"--gpus {gpus}: this command uses one device; give cpu, 1 or an id such as 2,")
-    os.environ.update(visible_gpus(devices.ids))
+        raise RecipeError(f"--gpus {gpus}: this command uses one device; give auto, 1, cpu or mps")
+    os.environ.update(devices.environment)
     return False
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The choices of options. typer shows them, and refuses any other value.
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
 Task = Literal["single-label", "multi-label", "regression"]
-Tracker = Literal["none", "tensorboard", "wandb", "mlflow"]  # metrics go there in addition to metrics.jsonl
+Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 Which = Literal["newest", "best"]  # weights of a run folder
 
 

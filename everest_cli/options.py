@@ -49,21 +49,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the conten
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Gpus = Annotated[
     str,
-    typer.Option(
-        "--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number of GPUs, their ids, or none."
-    ),
+    typer.Option("--gpus", metavar="auto|N|cpu|mps", help="All visible GPUs, a number of them, or none."),
 ]
 OneGpu = Annotated[
     str,
-    typer.Option(
-        "--gpus", metavar="auto|cpu|mps|2,", help="A GPU if there is one, the CPU, or the GPU of this id."
-    ),
+    typer.Option("--gpus", metavar="auto|1|cpu|mps", help="A GPU if there is one, a GPU, or the CPU."),
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow.")
+    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
     bool,
@@ -100,9 +96,10 @@ FileFps = Annotated[
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 
-_VIDEOS = typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt).")
-Videos = Annotated[list[Path], _VIDEOS]
-SomeVideos = Annotated[list[Path] | None, _VIDEOS]
+Videos = Annotated[
+    list[Path],
+    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
+]
 VideosOrFolders = Annotated[
     list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
 ]

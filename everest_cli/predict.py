@@ -10,7 +10,6 @@ from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display, say
-from everest_cli.predict_live import LiveOptions, print_live
 from everest_cli.prediction_output import PredictionFormat, PredictionOutput, format_of
 from everest_cli.timeline_options import TimelineOptions
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 def predict(
     model: ModelOptions,
     of_timeline: TimelineOptions,
-    of_live: LiveOptions,
-    videos: o.SomeVideos = None,
+    videos: o.Videos,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
     ] = None,
@@ -44,19 +42,6 @@ def predict(
     from everest.lists.inputs import named_samples
     from everest_cli.prediction_text import by_head
 
-    if of_live.live is not None:
-        if videos or output or overwrite or kind:
-            raise RecipeError(
-                "--live: replaces videos, and prints JSON lines; "
-                "leave VIDEO, --output, --overwrite and --format out"
-            )
-        return print_live(of_live, model, of_timeline, top=top, calibrated=calibrated)
-    if not videos:
-        raise typer.BadParameter(
-            "name videos, folders or lists, or a source with --live", param_hint="VIDEO…"
-        )
-    if of_live.retry is not None:
-        raise RecipeError("--retry: needs --live; add it")
     of_timeline.check()
     timeline, plot, truth, to = of_timeline.timeline, of_timeline.plot, of_timeline.truth, of_timeline.to
     if to is not None and (kind is not None or as_json or output is None):

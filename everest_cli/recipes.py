@@ -1,4 +1,4 @@
-"""`everest recipes`: list, show, copy and validate recipes. Listing and copying need no torch."""
+"""`everest recipes`: list, show and copy recipes. Listing and copying need no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich
+from everest_cli.output import print_json, print_rich, say
 from everest_cli.recipes_suggest import suggest
 
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
-app = typer.Typer(help="Recipes: list, show, copy, validate, suggest.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
 app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")(suggest)
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a YAML file.")]
 
 
 @app.command("list", epilog="Example: everest recipes list --json")
@@ -47,22 +45,38 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     print_rich(table)
 
 
-@app.command(epilog="Example: everest recipes show ucf101 --resolved")
+@app.command(epilog="Example: everest recipes show ucf101 --set data.frames=24 --resolved")
 def show(
-    name: Name,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a recipe or a sweep file."),
+    ],
+    overrides: o.Overrides = None,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="All settings, with base and defaults filled in.")
     ] = False,
 ) -> None:
-    """Print a recipe as written, or resolved."""
-    if resolved:
+    """Check a recipe or all arms of a sweep file; print it as written, or with all settings.
+
+    --set changes the settings that --resolved prints. All problems are listed.
+    """
+    from everest.config.recipe_files import find_recipe, with_bases
+    from everest.sweep.request import is_sweep, read_request
+
+    file = find_recipe(name)
+    with_bases(file)  # refuses files that are no recipes before torch is imported
+    if is_sweep(file):
+        from everest.config.recipe import recipe_values
+        from everest.config.yaml import write_yaml
+        from everest.sweep.plan import resolve_arms
+
+        arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None, notify=say)
+        text = write_yaml({arm: recipe_values(recipe) for arm, recipe in arms.items()})
+    else:
         from everest.config.recipe import dump_recipe, load_recipe
 
-        typer.echo(dump_recipe(load_recipe(name)), nl=False)
-    else:
-        from everest.config.recipe_files import find_recipe
-
-        typer.echo(find_recipe(name).text, nl=False)
+        text = dump_recipe(load_recipe(file, overrides=overrides or (), notify=say))
+    typer.echo(text if resolved else file.text, nl=False)
 
 
 @app.command(epilog="Example: everest recipes copy custom my.yaml")
@@ -90,39 +104,3 @@ def copy(
     if recipe.name in TEMPLATES:
         typer.echo("`everest recipes suggest VIDEOS` fits a recipe to your videos and your machine", err=True)
     typer.echo(path)
-
-
-@app.command(epilog="Example: everest recipes validate my.yaml --set data.frames=24")
-def validate(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH...", help="YAML files, of recipes or sweeps, or shipped recipes."),
-    ],
-    overrides: o.Overrides = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
-) -> None:
-    """Check recipes and sweep files: 'ok' for each good one, all problems of the others."""
-    from everest.config.recipe_files import find_recipe, with_bases
-    from everest.sweep.request import is_sweep, read_request
-
-    problems = []
-    for path in paths:
-        try:
-            file = find_recipe(path)
-            with_bases(file)  # refuses files that are no recipes before torch is imported
-            notify = lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True)  # noqa: E731
-            if is_sweep(file):
-                from everest.sweep.plan import resolve_arms
-
-                resolve_arms(read_request(path, overrides=overrides or ()), data=None, notify=notify)
-            else:
-                from everest.config.recipe import load_recipe
-
-                load_recipe(path, overrides=overrides or (), notify=notify)
-        except RecipeError as error:
-            problems.append(str(error))
-        else:
-            if not quiet:
-                typer.echo(f"{path}: ok")
-    if problems:
-        raise RecipeError("\n".join(problems))

@@ -11,10 +11,6 @@ from everest_cli import options as o
 from everest_cli.option_groups import WriterOptions, grouped
 from everest_cli.output import print_json, say
 
-FeaturesFile = Annotated[
-    Path, typer.Option("--features", metavar="F", help="A file of everest extract --features video.")
-]
-
 
 @grouped
 def search(
@@ -22,7 +18,9 @@ def search(
         list[str],
         typer.Argument(metavar="QUERY…", help="A video, a moment (video.mp4@12.5), or a name in F."),
     ],
-    features: FeaturesFile,
+    features: Annotated[
+        Path, typer.Option("--features", metavar="F", help="A file of everest extract --features video.")
+    ],
     writer: WriterOptions,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
     own: Annotated[bool, typer.Option("--own", help="Also search in the query's video.")] = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everest.system.launch import Devices, read_devices, run_processes, visible_gpus
+from everest.system.launch import Devices, read_devices, run_processes
 from everest.system.processes import is_launched, is_main
 from everest.system.run_environment import Decoder
 from everest_cli import options as o
@@ -137,7 +137,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
         ended = run_processes(devices, [*this_program(), *sys.argv[1:]])
         typer.echo(ended.errors, err=True, nl=False)
         raise typer.Exit(ended.code)
-    os.environ.update(visible_gpus(devices.ids))
+    os.environ.update(devices.environment)
     return devices
 
 

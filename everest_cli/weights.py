@@ -1,4 +1,4 @@
-"""`everest weights`: the table of public weights, and a check of those that can be downloaded."""
+"""`everest weights`: the table of public weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 NOT_DOWNLOADED = (
     "The project has downloaded none of these weights. The tests convert random weights of their names and "
-    "shapes; `everest weights check NAME` downloads one and runs a clip."
+    "shapes."
 )
 TIMM = (
     "`--init timm:NAME` takes every name of a family that loads; `timm.list_pretrained(PATTERN)` lists them."
 )
-app = typer.Typer(help="Public weights: list, show, check; the card of your own.", no_args_is_help=True)
+app = typer.Typer(help="Public weights: list, show.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
-
-KINDS = {"pretrain": "pre-trained model", "classifier": "classifier", "encoder": "encoder"}
 
 
 @app.command("list", epilog="Example: everest weights list")
@@ -105,57 +103,3 @@ def show(name: Name, as_json: o.AsJson = False) -> None:
     typer.echo("commands:")
     for command in weights.commands:
         typer.echo(f"  {command}")
-
-
-@app.command(epilog="Example: everest weights check timm:vit_small_patch14_dinov2.lvd142m")
-def check(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name of the table, a file, hf:OWNER/NAME or timm:NAME.")
-    ],
-    as_json: o.AsJson = False,
-) -> None:
-    """Download weights, encode one clip of noise on the CPU, and print a hash and the features' norm.
-
-    The clip is the same everywhere, so two machines print the same hash, and norms equal to rounding.
-    """
-    from everest.checkpoints.public_weights import checkable
-    from everest.inference.trial import try_weights
-
-    trial = try_weights(checkable(name))
-    if as_json:
-        print_json(asdict(trial))
-        return
-    frames, height, width = trial.clip
-    typer.echo(f"{trial.name}: {KINDS[trial.kind]} of {trial.parameters:,} parameters, sha256 {trial.sha256}")
-    typer.echo(f"clip {frames} x {height} x {width}, {trial.tokens} tokens of width {trial.width}")
-    typer.echo(f"feature norm {trial.feature_norm:.4f}")
-
-
-@app.command(epilog="Example: everest weights card runs/finetune --evaluation eval.json --license cc-by-4.0")
-def card(
-    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
-    evaluation: o.Evaluation = None,
-    license_name: o.License = None,
-    output: o.OutputFile = None,
-    which: o.WhichWeights = None,
-    overwrite: o.OverwriteFile = False,
-) -> None:
-    """Print the model card of your weights: data, metrics with intervals, license, cost, use."""
-    from everest.system.files import check_new_file, refuse_inputs, write_text
-
-    if output is not None:
-        check_new_file(output, option="--output", overwrite=overwrite)
-
-    from everest.checkpoints.load import all_weights, find_weights, open_model
-    from everest.evaluation.card import model_card, read_evaluation
-
-    file = find_weights(checkpoint, which=which)
-    opened = open_model(file, kind="transformer")
-    document = None if evaluation is None else read_evaluation(evaluation)
-    text = model_card(opened, evaluation=document, license_name=license_name)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    refuse_inputs(output, [*all_weights(file), *filter(None, [evaluation])], option="--output")
-    write_text(output, text)
-    typer.echo(output)

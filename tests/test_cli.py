@@ -30,7 +30,7 @@ COMMANDS = [
     *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
     "budget",
     *("visualize-mask", "select-frames", "profile", "prepare", "recipes", "runs", "plot", "demo", "doctor"),
-    *("weights", "sweep", "search", "curate"),
+    *("weights", "sweep", "search"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_help_imports_no_heavy_module_and_fits_the_page(command: list[str]):
     )
     assert shown.returncode == 0
     assert shown.stderr.strip() == "[]"
-    groups = (["recipes"], ["prepare"], ["weights"], ["curate"])
+    groups = (["recipes"], ["prepare"], ["weights"])
     assert "Example: everest" in shown.stdout or command in groups
     assert max(map(len, shown.stdout.splitlines())) <= 100
 

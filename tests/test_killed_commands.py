@@ -14,14 +14,11 @@ from everest.system.files import is_unfinished
 
 def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
     table = videos / "train.csv"
-    features = out.with_name("features.safetensors")
     windows = ["--window", 1, "--step", 0.5]
     active = ["--seconds", 1, "--by", "activity", "--count", 3]
     return {
         "windows": ["prepare", "windows", videos, *active, "-o", out / "w.csv", "-q"],
         "extract, windows": ["extract", table, "-c", run, *windows, "--to", "npy-per-video", "-o", out, "-q"],
-        "duplicates": ["curate", "duplicates", "--features", features, "-o", out / "d.csv"],
-        "select": ["curate", "select", "--features", features, "--count", 2, "-o", out / "s.csv"],
         "extract": ["extract", table, "-c", run, "-o", out / "f.npz", "--workers", 0],
         "eval": ["eval", "-c", run, "--data", videos, "--report", out],
         "export": ["export", run, "--to", "hf", "-o", out, "-q"],
@@ -36,8 +33,6 @@ def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(
     tmp_path: Path, classifier_run: Path, clip_files: Path, name: str
 ):
     out = tmp_path / "out"
-    features = tmp_path / "features.safetensors"
-    called("extract", clip_files / "train.csv", "-c", classifier_run, "-o", features, "--workers", 0, "-q")
     command = commands(classifier_run, clip_files, out)[name]
     called(*command)
     sizes = {path: len(data) for path, data in contents(out).items()}

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from small_runs import called, json_of, refused
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names, shipped_recipe
+from everest.config.yaml import read_yaml
 
 recipes, wrong = partial(called, "recipes"), partial(refused, "recipes")
 
@@ -54,39 +54,53 @@ def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
     assert "there is no folder" in wrong("copy", "custom", tmp_path / "no" / "mine.yaml", code=2)
 
 
-def test_validate_says_ok_or_names_all_problems(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("bad.yaml").write_text("data: {frames: 15, sise: 1}\n", encoding="utf-8")
-    assert recipes("validate", "ucf101", "custom").stdout == "ucf101: ok\ncustom: ok\n"
-    assert recipes("validate", "bad.yaml", "ucf101", "none.yaml", code=2).stderr.splitlines() == [
-        "error: bad.yaml: data.sise: unknown key; did you mean 'size'?",
-        "none.yaml: cannot be read: No such file or directory",
+def test_show_names_all_problems(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("data: {frames: many, sise: 1}\n", encoding="utf-8")
+    shown = recipes("show", path, code=2)
+    assert shown.stderr.removeprefix("error: ").splitlines() == [
+        f"{path}: data.frames: must be an integer, not 'many'",
+        f"{path}: data.sise: unknown key; did you mean 'size'?",
     ]
+    assert shown.stdout == ""
+    assert "none.yaml: cannot be read: No such file" in wrong("show", tmp_path / "none.yaml", code=2)
 
 
-def test_validate_checks_overrides_as_training_does():
-    recipes("validate", "ucf101", "--set", "data.frames=24", "--set", "pretrain.epochs=5")
-    message = wrong("validate", "ucf101", "k400", "--set", "data.frames=15", code=2)
+def test_show_checks_overrides_as_training_does():
+    settings = ["data.frames=24", "pretrain.epochs=5"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    resolved = dump_recipe(load_recipe("ucf101", overrides=settings))
+    assert recipes("show", "ucf101", *options, "--resolved").stdout == resolved
+    message = wrong("show", "ucf101", "--set", "data.frames=15", code=2)
     assert re.search(r"--set: data\.frames: .*multiple", message)
-    assert "did you mean 'frames'" in wrong("validate", "ucf101", "--set", "data.frame=16", code=2)
+    assert "did you mean 'frames'" in wrong("show", "ucf101", "--set", "data.frame=16", code=2)
 
 
-def test_validate_checks_the_arms_of_a_sweep_file(tmp_path):
+def test_show_checks_the_arms_of_a_sweep_file(tmp_path):
     path = tmp_path / "sweep.yaml"
-    path.write_text("recipe: ucf101\narms: {few: {pretrain.epochs: 9}, tube: {}}\n", encoding="utf-8")
-    assert recipes("validate", path).stdout == f"{path}: ok\n"
-    path.write_text("recipe: ucf101\narms: {few: {pretrain.epoch: 9}}\n", encoding="utf-8")
-    message = f"error: {path}: few: pretrain.epoch: unknown key; did you mean"
-    assert wrong("validate", path, code=2).startswith(message)
+    text = "recipe: ucf101\narms: {few: {pretrain.epochs: 9}, tube: {}}\n"
+    path.write_text(text, encoding="utf-8")
+    assert recipes("show", path).stdout == text
+    arms = read_yaml(recipes("show", path, "--resolved").stdout, "arms")
+    assert [(name, arm["pretrain"]["epochs"]) for name, arm in arms.items()] == [
+        ("few", 9),
+        ("tube", load_recipe("ucf101").pretrain.epochs),
+    ]
+    path.write_text(
+        "recipe: ucf101\narms: {few: {pretrain.epoch: 9}, many: {data.sise: 8}}\n", encoding="utf-8"
+    )
+    problems = wrong("show", path, code=2).splitlines()
+    assert problems[0].startswith(f"error: {path}: few: pretrain.epoch: unknown key; did you mean")
+    assert problems[1].startswith(f"{path}: many: data.sise: unknown key; did you mean")
 
 
-def test_validate_tells_idle_keys_on_stderr(tmp_path):
+def test_show_tells_idle_keys_on_stderr(tmp_path):
     path = tmp_path / "mine.yaml"
     text = "base: ucf101\npretrain: {selection: {strategy: tube, order: ascending}}\n"
     path.write_text(text, encoding="utf-8")
-    result = recipes("validate", path)
-    assert result.stdout == f"{path}: ok\n"
-    assert result.stderr == f"{path}: pretrain.selection.order has no effect with tube\n"
+    result = recipes("show", path)
+    assert result.stdout == text
+    assert result.stderr == "pretrain.selection.order has no effect with tube\n"
 
 
 def test_the_template_names_every_key():

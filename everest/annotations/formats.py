@@ -25,7 +25,6 @@ from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
 from everest.annotations.subtitles import bouts_srt_text, bouts_vtt_text, read_subtitles
 from everest.annotations.times import VideoTimes
-from everest.annotations.via import read_via, via_text
 from everest.errors import DataError, first_names, shown
 from everest.system.files import write_text
 from everest.system.json_text import read_json
@@ -76,12 +75,6 @@ FORMATS: Final[dict[Kind, Format]] = {
         ending=".json",
         structure='a list of tasks with "data" and "annotations", whose "ranges" have "start" and "end"',
         needs_times=True,
-    ),
-    "via": Format(
-        read=read_via,
-        text=via_text,
-        ending=".json",
-        structure='a project of VIA 3: objects "attribute", "file", "view" and "metadata" with "z" and "av"',
     ),
     "activitynet": Format(
         read=read_activitynet,
@@ -193,8 +186,6 @@ def _kind_of_json(document: Any) -> Kind | None:
         return "boris"
     if isinstance(document, dict) and keys & {"database", "results"}:
         return "activitynet"
-    if isinstance(document, dict) and {"metadata", "attribute", "view", "file"} <= keys:
-        return "via"
     return "label-studio" if keys & {"annotations", "predictions", "video", "data"} else None
 
 

@@ -13,7 +13,6 @@ Kind = Literal[
     "boris-aggregated",
     "elan",
     "label-studio",
-    "via",
     "activitynet",
     "frames",
     "vtt",

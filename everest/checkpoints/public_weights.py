@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
-from everest.system.hub import is_hub_name
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 USE: Final = {
@@ -73,17 +72,3 @@ def find_public_weights(name: str) -> PublicWeights:
     similar = [weights.name for weights in public_weights() if name.lower() in weights.name.lower()]
     hint = f"; it has {', '.join(similar)}" if name and similar else ""
     raise RecipeError(f"{name}: not in the table, which `everest weights list` prints{hint}")
-
-
-def checkable(name: str) -> str:
-    """The checkpoint that a name stands for: of the table, else the name itself.
-
-    Raises:
-        RecipeError: the table names a file that has to be converted first.
-    """
-    if is_hub_name(name) or name.startswith("timm:") or Path(name).exists():
-        return name
-    weights = find_public_weights(name)
-    if weights.page is not None:
-        raise RecipeError(f"{name}: get a file from {weights.page}, then {weights.commands[0]}")
-    return weights.name

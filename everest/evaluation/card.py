@@ -1,7 +1,8 @@
-"""The model card of a checkpoint: README.md with the front matter of the Hugging Face hub."""
+"""The model card of exported weights, with the front matter of the Hugging Face hub."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,14 +80,14 @@ def model_card(
     *,
     evaluation: Mapping[str, Any] | None,
     license_name: str | None,
-    file: str | None = None,
+    file: str,
 ) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
-        file: the name of the weights next to the card; None: as they are named now.
+        file: the name of the exported file next to the card.
     Raises:
         RecipeError: an evaluation of a model with other heads or classes, or an empty license.
     """
@@ -110,7 +111,7 @@ def model_card(
         "Data": _data_lines(opened),
         "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
         "License": _license_lines(weights.origin, license_name),
-        "Use": _use_lines(opened, file or opened.file.name),
+        "Use": _use_lines(opened, file),
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
@@ -197,8 +198,10 @@ def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -
 
 
 def _use_lines(opened: LoadedModel, file: str) -> Iterator[str]:
+    if file.endswith((".onnx", ".pt2")):
+        opening = "onnxruntime.InferenceSession({})" if file.endswith(".onnx") else "torch.export.load({})"
+        yield f"```python\nmodel = {opening.format(json.dumps(file))}\n```"
+        return
     command = "predict" if opened.weights.kind == "classifier" else "extract"
     output = "" if command == "predict" else " --output features.npz"
-    yield "```sh"
-    yield f"everest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}"
-    yield "```"
+    yield f"```sh\neverest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}\n```"

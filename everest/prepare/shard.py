@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from glob import escape
+from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
-from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.errors import DataError, RecipeError
 from everest.lists.header import is_known
 from everest.lists.inputs import SourceList
 from everest.lists.labels import is_integer
@@ -136,16 +136,10 @@ def write_shards(
     Raises:
         DataError: a video cannot be read.
         RecipeError: `output` holds other files or other shards, or another process writes there now.
-        EnvironmentProblem: webdataset is not installed, or the disk is full.
+        EnvironmentProblem: the disk is full.
     """
     rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
     source = replace(source, rows=rows)
-    try:
-        import webdataset
-    except ImportError as error:
-        raise EnvironmentProblem(
-            'shards need the package webdataset: pip install "everest-video[shards]"'
-        ) from error
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
     videos = (entry.video for part in plan.parts for entry in part)
     refuse_inputs(output, [source.location, *videos], option="--output", fix="choose a folder of its own")
@@ -173,7 +167,7 @@ def write_shards(
         for number, part in enumerate(plan.parts):
             if plan.tar(number) not in kept:
                 with atomic_file(plan.tar(number)) as file:
-                    _write_shard(webdataset, part, file)
+                    _write_shard(part, file)
             done += len(part)
             report({"event": "video", "done": done, "videos": sum(map(len, plan.parts))})
         write_text(plan.index, _index(plan, source))
@@ -188,17 +182,18 @@ def write_shards(
     }
 
 
-def _write_shard(webdataset: ModuleType, part: Sequence[ShardEntry], file: Path) -> None:
-    settings = {"encoder": False, "compress": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
-    with file.open("wb") as stream, webdataset.TarWriter(stream, **settings) as writer:
+def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
+    with tarfile.open(file, "w") as tar:
         for entry in part:
             with as_data_error(entry.video):
                 data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
-            suffix = entry.member.removeprefix(f"{entry.key}.")
-            metadata = json.dumps(entry.metadata()).encode()
-            writer.write({"__key__": entry.key, suffix: data, "json": metadata})
+            members = {entry.member: data, f"{entry.key}.json": json.dumps(entry.metadata()).encode()}
+            for name, content in sorted(members.items()):
+                info = tarfile.TarInfo(name)  # neither time nor owner
+                info.size = len(content)
+                tar.addfile(info, BytesIO(content))
 
 
 def _index(plan: ShardPlan, source: SourceList) -> str:

@@ -46,7 +46,6 @@ EXTRAS: Final = (
     "energy",
     "export",
     "remote",
-    "shards",
     "trackers",
 )  # for users; the others are for developers
 

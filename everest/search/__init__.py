@@ -1,1 +1,1 @@
-"""More like this: nearest clips, near-duplicates, and what to label next."""
+"""More like this: the clips that are nearest to an example."""

@@ -51,7 +51,6 @@ class FeatureFile:
     videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
     video_ids: NDArray[np.int64]  # (N,) numbers of names
     units: NDArray[np.float16]  # (N, D) features divided by their norms; rows of zeros stay
-    norms: Floats  # (N,)
     starts: NDArray[np.float64] | None  # (N,) seconds of windows
     ends: NDArray[np.float64] | None
     encoding: dict[str, Any] | None  # everest.inference.features.encoding_of; None: not recorded
@@ -103,11 +102,6 @@ class FeatureFile:
         start, end = float(self.starts[row]), float(self.ends[row])
         return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
 
-    def listed(self, row: int) -> Sample:
-        """The sample of a row as a list in any folder has it: with an absolute path."""
-        sample = self.sample(row)
-        return replace(sample, path=_normal(sample.path))
-
     @cached_property
     def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
@@ -125,9 +119,9 @@ class FeatureFile:
         is_apart = (starts >= ends[row]) | (ends <= starts[row])
         return (self.sources == self.sources[row]) & ~(is_apart & (in_frames == in_frames[row]))
 
-    def blocks(self, start: int = 0) -> Iterator[tuple[slice, Floats]]:
-        """Yield up to `BLOCK` unit rows at a time, as float32, from the row `start` on."""
-        for first in range(start, len(self), BLOCK):
+    def blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield up to `BLOCK` unit rows at a time, as float32."""
+        for first in range(0, len(self), BLOCK):
             rows = slice(first, min(first + BLOCK, len(self)))
             yield rows, self.units[rows].astype(np.float32)
 
@@ -223,22 +217,21 @@ def _checked(
         header.videos
     ):
         raise DataError(f"{path}: damaged, its columns do not fit its {shape[0]} rows; {fix}")
-    units, norms = np.empty(shape, np.float16), np.empty(shape[0], np.float32)
+    units = np.empty(shape, np.float16)
     for first in range(0, shape[0], BLOCK):
         rows = slice(first, min(first + BLOCK, shape[0]))
         block = np.asarray(features[rows])
         if block.dtype.kind not in "fiu":
             raise DataError(f"{path}: its features are of type {block.dtype}, no real numbers; {fix}")
         block = block.astype(np.float32)
-        norms[rows] = np.linalg.norm(block, axis=1)
-        if not np.isfinite(norms[rows]).all():
+        norms = np.linalg.norm(block, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
             raise DataError(f"{path}: some features are no finite numbers; {fix}")
-        units[rows] = block / np.where(norms[rows] > 0, norms[rows], 1)[:, None]
+        units[rows] = block / np.where(norms > 0, norms, 1)
     return FeatureFile(
         path=path,
         video_ids=ids,
         units=units,
-        norms=norms,
         starts=arrays.get("starts"),
         ends=arrays.get("ends"),
         **vars(header),

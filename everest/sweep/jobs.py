@@ -46,12 +46,11 @@ class Processes:
     @property
     def environments(self) -> list[dict[str, str]]:
         """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
-        ids = self.devices.ids or tuple(range(self.devices.processes))
         if self.jobs == 1:
-            return [visible_gpus(ids) if self.devices.kind == "cuda" else {}]
+            return [self.devices.environment]
         shared = {JOBS: str(self.jobs)}
         if self.devices.kind == "cuda":
-            return [shared | visible_gpus((ids[slot % len(ids)],)) for slot in range(self.jobs)]
+            return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.jobs)]
         if THREADS not in os.environ:
             shared[THREADS] = str(max(1, num_cores() // self.jobs))
         return [shared] * self.jobs

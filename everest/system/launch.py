@@ -30,12 +30,16 @@ class Devices:
     """The devices that --gpus and --processes select on this machine."""
 
     kind: str  # cuda, mps or cpu
-    processes: int = 1
-    ids: tuple[int, ...] = ()  # of the GPUs; empty: all, in their order
+    processes: int = 1  # one for each GPU
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variable that shows a process only these GPUs: the first of those visible to this one."""
+        return visible_gpus(range(self.processes)) if self.kind == "cuda" else {}
 
 
 def read_devices(gpus: str, processes: int | None) -> Devices:
-    """Parse `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
+    """Parse `auto`, a number of GPUs, `cpu` or `mps`.
 
     Raises:
         RecipeError: anything else, or --processes without --gpus cpu.
@@ -55,9 +59,10 @@ def _devices(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu", processes=processes or 1)
     if processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
-    parts = gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
-    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in parts):
-        raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2 or 1, or cpu or mps")
+    if gpus not in ("auto", "mps") and (not gpus.isdecimal() or not int(gpus)):
+        raise RecipeError(
+            f"--gpus {gpus}: give auto, a number from 1, cpu or mps; CUDA_VISIBLE_DEVICES names certain GPUs"
+        )
 
     import torch
 
@@ -70,26 +75,16 @@ def _devices(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu")
     if gpus == "auto":
         return Devices(kind="cuda", processes=available)
-    ids = tuple(int(part) for part in parts)
-    if len(ids) == 1 and "," not in gpus:
-        ids = tuple(range(ids[0]))
-    if not ids or len(set(ids)) < len(ids):
-        raise RecipeError(f"--gpus {gpus}: give cpu, a number from 1, or ids that differ")
-    missing = [i for i in ids if i >= available]
-    if missing:
-        raise EnvironmentProblem(
-            f"--gpus {gpus}: no GPU {missing[0]}, this machine has {available}; try --gpus cpu"
-        )
-    return Devices(kind="cuda", processes=len(ids), ids=ids)
+    if int(gpus) > available:
+        raise EnvironmentProblem(f"--gpus {gpus}: this machine has {available}; try --gpus cpu")
+    return Devices(kind="cuda", processes=int(gpus))
 
 
-def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
+def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
     """The variable that shows a process only these GPUs, numbered among those visible to this process."""
-    if not ids:
-        return {}
     outer = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in numbers)}
 
 
 class RunEnd(NamedTuple):
@@ -115,7 +110,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         PARENT: str(os.getpid()),
-        **visible_gpus(devices.ids),
+        **devices.environment,
     }
     if devices.kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"

@@ -103,7 +103,6 @@ def start_run(training: Training, recipe: Recipe) -> None:
         training.tracker = make_tracker(
             context.tracker,
             context.run,
-            notify=training.notice,
             steps_done=training.steps_done,
             resumed=context.resumed,
         )

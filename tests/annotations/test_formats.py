@@ -80,36 +80,6 @@ LABEL_STUDIO = [
         "project": 1,
     }
 ]
-VIA = {
-    "project": {
-        "pid": "__VIA_PROJECT_ID__",
-        "rev": "__VIA_PROJECT_REV_ID__",
-        "rev_timestamp": "__VIA_PROJECT_REV_TIMESTAMP__",
-        "pname": "cages",
-        "creator": "VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)",
-        "created": 1575295201112,
-        "vid_list": ["1"],
-    },
-    "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}, "ui": {}},
-    "attribute": {
-        "1": {
-            "aname": "TEMPORAL-SEGMENTS",
-            "anchor_id": "FILE1_Z2_XY0",
-            "type": 4,
-            "desc": "Temporal segment attribute added by default",
-            "options": {"1": "groom", "2": "peck", "default": "Default"},
-            "default_option_id": "",
-        },
-        "2": {"aname": "both", "anchor_id": "FILE1_Z2_XY0", "type": 2, "options": {"a": "sit", "b": "look"}},
-    },
-    "file": {"1": {"fid": "1", "fname": "cage1.mp4", "type": 4, "loc": 1, "src": ""}},
-    "view": {"1": {"fid_list": ["1"]}},
-    "metadata": {
-        "1_aaa": {"vid": "1", "flg": 0, "z": [0.25, 0.5], "xy": [], "av": {"1": "1"}},
-        "1_bbb": {"vid": "1", "flg": 0, "z": [1.0, 1.5], "xy": [], "av": {"2": "a,b"}},
-        "1_ccc": {"vid": "1", "flg": 0, "z": [0.5], "xy": [2, 10, 10, 5, 5], "av": {}},
-    },
-}
 ACTIVITYNET = {
     "version": "VERSION 1.3",
     "taxonomy": [{"parentName": "Root", "nodeName": "groom", "nodeId": 1, "parentId": 0}],
@@ -192,13 +162,6 @@ EXPORTS: list[tuple[str, Any, Kind, float | None, list[Bout]]] = [
         "label-studio",
         16,
         [bout(0.25, 0.5, "groom")],
-    ),
-    (
-        "via.json",
-        VIA,
-        "via",
-        None,
-        [bout(0.25, 0.5, "groom"), bout(1.0, 1.5, "sit"), bout(1.0, 1.5, "look")],
     ),
     ("net.json", ACTIVITYNET, "activitynet", None, [bout(0.25, 0.5, "groom", video="cage1")]),
     ("results.json", RESULTS, "activitynet", None, [bout(0.25, 0.5, "groom", "automated", video="cage1")]),
@@ -322,12 +285,6 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
             [{"video": "a.mp4", "x": [{"timelinelabels": ["a"], "ranges": []}]}],
             None,
             "set --fps to the",
-        ),
-        (
-            "a.json",
-            {**VIA, "metadata": {"1": {"vid": "9", "z": [0, 1], "xy": [], "av": {}}}},
-            None,
-            "'9' is missing",
         ),
         ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, None, "'segment' is missing"),
         ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", None, "line 3: '1 --> 2' has no times such as"),

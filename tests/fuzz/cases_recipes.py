@@ -36,7 +36,7 @@ def make_recipe(rng: Random, folder: Path, bases: Bases) -> Case:
     commands = ("pretrain --print-config", "finetune --init none --print-config", "profile")
     command = rng.choices(commands, weights=(6, 2, 2))[0]
     if rng.random() < 0.25:
-        return case_of("recipes validate my.yaml", CODES)
+        return case_of("recipes show my.yaml", CODES)
     as_json = ["--json"] if command == "profile" and rng.random() < 0.5 else []
     return case_of(f"{command} --recipe my.yaml", CODES, *as_json)
 

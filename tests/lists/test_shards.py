@@ -294,13 +294,6 @@ def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_pa
         read_frames(sample.video, [0])
 
 
-def test_without_webdataset_the_command_to_install_it_is_shown(videos: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    shown = error(videos / "train.csv", "-o", tmp_path / "out", code=5)
-    assert shown == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: Path, small_disk: Path):
     output, ballast = small_disk / "out", small_disk / "ballast"
     output.mkdir()

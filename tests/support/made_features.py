@@ -1,4 +1,4 @@
-"""Feature files without an encoder, for tests of searches and selections."""
+"""Feature files without an encoder, for tests of searches."""
 
 from __future__ import annotations
 

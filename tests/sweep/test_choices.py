@@ -63,13 +63,13 @@ def test_stages_are_read_in_their_order_and_others_are_refused():
 
 
 def test_each_job_at_once_has_its_device(monkeypatch: pytest.MonkeyPatch):
-    two, cpu = Devices(kind="cuda", processes=2, ids=(1, 3)), Devices(kind="cpu")
-    gpus = [{"EVEREST_JOBS": "3", "CUDA_VISIBLE_DEVICES": name} for name in ("1", "3", "1")]
+    two, cpu = Devices(kind="cuda", processes=2), Devices(kind="cpu")
+    gpus = [{"EVEREST_JOBS": "3", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "0")]
     halves = [{"EVEREST_JOBS": "2", "OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for devices, jobs, name, environments in (
         (Devices(kind="cuda", processes=4), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]),
-        (two, 1, "auto", [{"CUDA_VISIBLE_DEVICES": "1,3"}]),
+        (two, 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1"}]),
         (two, 3, "1", gpus),
         (cpu, 1, "cpu", [{}]),
         (cpu, 2, "cpu", halves),

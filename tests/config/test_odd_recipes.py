@@ -154,7 +154,7 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         (problem,) = problems_of(path)
         assert message in problem
         assert len(problem) < 2 * LINE
-    for command in (["recipes", "validate"], ["recipes", "show"], ["pretrain", "--recipe"]):
+    for command in (["recipes", "show"], ["pretrain", "--recipe"]):
         message = refused(*command, tmp_path / "fifo.yaml", code=2)
         problem = "cannot be read: not a regular file; save the recipe to one"
         assert message == f"error: {tmp_path}/fifo.yaml: {problem}\n"

@@ -111,7 +111,8 @@ def test_gray_models_have_one_input_channel_and_a_third_of_the_targets(gray_runs
     assert len(tensors["decoder.head.bias"]) == 2 * 8 * 8
     settings = read_header(gray_runs / "finetune" / "model.safetensors").settings
     assert settings["pixels"] == {"mean": [0.459], "std": [0.226]}
-    assert "pixels" not in read_header(classifier_run / "model.safetensors").settings
+    colors = read_header(classifier_run / "model.safetensors").settings["pixels"]
+    assert colors == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def test_gray_bytes_and_normalized_clips_give_the_same(gray_runs: Path, clip_files: Path):

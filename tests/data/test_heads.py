@@ -38,8 +38,8 @@ def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: 
     assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
 
 
-def test_one_head_leaves_no_trace_in_a_checkpoint(classifier_run: Path):
-    assert "heads" not in read_header(classifier_run / "model.safetensors").settings
+def test_a_checkpoint_of_one_head_names_no_heads(classifier_run: Path):
+    assert read_header(classifier_run / "model.safetensors").settings["heads"] is None
     assert everest.load_model(classifier_run / "model.safetensors").heads == (Head(outputs=2),)
 
 

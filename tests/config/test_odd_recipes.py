@@ -177,9 +177,7 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize(
-    "command", [["pretrain", "--recipe"], ["recipes", "validate"], ["profile", "--recipe"]]
-)
+@pytest.mark.parametrize("command", [["pretrain", "--recipe"], ["recipes", "show"], ["profile", "--recipe"]])
 def test_a_file_that_is_no_recipe_is_refused_before_torch_is_imported(command: list[str], tmp_path: Path):
     (tmp_path / "x.yaml").write_text("data: !!int abc")
     arguments = [sys.executable, "-c", WITHOUT_TORCH, *command, str(tmp_path / "x.yaml")]

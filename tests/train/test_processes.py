@@ -147,7 +147,7 @@ def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.Monk
 def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(PARENT, "1")
-    ended = everest("recipes", "validate", tmp_path / "connections" / "nope.yaml", code=2)
+    ended = everest("recipes", "show", tmp_path / "connections" / "nope.yaml", code=2)
     assert "connections/nope.yaml: cannot be read" in ended.stderr
 
 

@@ -196,7 +196,7 @@ def test_recipes_in_the_docs_are_read(desk: Path):
                 options = ["--data", "VIDEOS", "--output", "runs/shown", "--dry-run", *small]
                 run(["sweep", "shown.yaml", *options])
             else:
-                run(["recipes", "validate", "shown.yaml"])
+                run(["recipes", "show", "shown.yaml"])
 
 
 def test_every_page_has_commands_and_every_link_leads_somewhere():

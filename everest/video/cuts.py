@@ -14,6 +14,11 @@ SEGMENT: Final = b"\x18\x53\x80\x67"  # of Matroska: the element that holds ever
 ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object with the size of the file
 MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
 TS_PACKET: Final = 188  # bytes
+TS_SPACINGS: Final = (
+    TS_PACKET,
+    192,
+    204,
+)  # of files: plain, with a clock before each packet, with parity after it
 TS_SYNC: Final = 0x47
 
 
@@ -38,13 +43,11 @@ def is_cut(path: Video) -> bool:
             return stated != (1 << 7 * length) - 1 and at + length + stated > size  # all ones: not stated
         if begin.startswith(b"RIFF"):
             return 8 + int.from_bytes(begin[4:8], "little") > size
-        if (
-            begin[:1]
-            == begin[TS_PACKET : TS_PACKET + 1]
-            == begin[2 * TS_PACKET : 2 * TS_PACKET + 1]
-            == b"\x47"
-        ):
-            return size % TS_PACKET > 0
+        if (spacing := _ts_spacing(begin)) is not None:
+            first, step = spacing
+            rest = (size - first) % step
+            file.seek(size - rest)
+            return 0 < rest < TS_PACKET and file.read(1)[0] == TS_SYNC  # else zeros that follow the end
         if begin.startswith(b"FLV"):  # each part ends with its size
             file.seek(max(size - 4, 0))
             last = int.from_bytes(file.read(4))
@@ -71,6 +74,15 @@ def _cut_box(file: IO[bytes], size: int) -> bool:
     return False
 
 
+def _ts_spacing(begin: bytes) -> tuple[int, int] | None:
+    """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
+    for step in TS_SPACINGS:
+        for first in range(step):
+            if set(begin[first::step]) == {TS_SYNC}:
+                return first, step
+    return None
+
+
 class PesState(NamedTuple):
     """What the numbers of the parts of a packet show."""
 
@@ -83,13 +95,17 @@ def pes_state(path: Video, position: int | None) -> PesState:
 
     The parts are numbered from 0 to 15. The last one is filled up, which shows that no other follows.
     """
+    if position is None:
+        return PesState(False, False)
     number, is_filled, identity = -1, False, -1
     with _opened(path) as file:
-        file.seek(position or 0)
-        while len(part := file.read(TS_PACKET)) == TS_PACKET:
+        _, step = _ts_spacing(file.read(4096)) or (0, TS_PACKET)
+        file.seek(position)
+        while len(part := file.read(step)[step - TS_PACKET :]) == TS_PACKET:
             sync, pid, flags = struct.unpack(">BHB", part[:4])
-            if sync != TS_SYNC or position is None:
-                return PesState(False, False)
+            if sync != TS_SYNC:
+                is_end = not any(part) and not any(map(any, iter(lambda: file.read(2**20), b"")))
+                return PesState(is_filled and is_end, is_end)
             is_next = number < 0 or flags & 15 == (number + 1) % 16
             if identity < 0:
                 identity = pid & 0x1FFF
@@ -98,7 +114,7 @@ def pes_state(path: Video, position: int | None) -> PesState:
             elif pid & 0x4000:  # the next packet
                 return PesState(is_filled or is_next, is_next)
             if flags & 0x10:  # with data
-                if not is_next:
+                if not is_next or pid & 0x8000:  # or a receiver marked it as damaged
                     return PesState(False, False)
                 number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
     return PesState(is_filled or not part, True)

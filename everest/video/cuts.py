@@ -112,7 +112,7 @@ def pes_state(path: Video, position: int | None) -> PesState:
             elif pid & 0x1FFF != identity:
                 continue
             elif pid & 0x4000:  # the next packet
-                return PesState(is_filled or is_next, is_next)
+                return PesState(is_filled or is_next, is_next and not pid & 0x8000)
             if flags & 0x10:  # with data
                 if not is_next or pid & 0x8000:  # or a receiver marked it as damaged
                     return PesState(False, False)

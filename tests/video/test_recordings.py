@@ -209,3 +209,20 @@ def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
     assert numbers == np.rint(frame_times(file) * RATE).astype(int).tolist()
     assert COUNT - GOP <= len(numbers) < COUNT
     assert known_damage(file) is not None
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Path, container: str):
+    file = tmp_path / f"video.{container}"
+    with av.open(str(file), "w") as output:
+        options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+        stream = output.add_stream("libx264", rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        for number in range(100):
+            moved = np.roll(picture, (3 * number, 5 * number), (0, 1))
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
+        output.mux(stream.encode(None))
+    clip, whole = range(1, 100, 8), read_frames(file, range(100))
+    assert np.array_equal(read_frames(file, clip), whole[list(clip)])
+    assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])

@@ -35,8 +35,8 @@ from everest.video.stream import VideoError, decoder_errors, packets
 from everest.video.times import Repaired, places_with, repaired
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
-# Of H.264 and HEVC: the byte of the header with the length of a unit's size, the lowest bit of a unit's type, its
-# mask, the types of pictures, and those that end all references to earlier ones.
+# Of H.264 and HEVC: the byte of the header with the length of a unit's size, the lowest bit of a unit's type,
+# its mask, the types of pictures, and those that end all references to earlier ones.
 UNITS: Final = {
     "h264": (4, 0, 31, range(1, 6), range(5, 6)),
     "hevc": (21, 1, 63, range(32), range(16, 22)),

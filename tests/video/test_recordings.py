@@ -226,3 +226,57 @@ def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Pat
     clip, whole = range(1, 100, 8), read_frames(file, range(100))
     assert np.array_equal(read_frames(file, clip), whole[list(clip)])
     assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])
+
+
+@pytest.mark.parametrize("zeros", [4096, None])
+def test_a_fragmented_file_that_breaks_off_at_zeros_is_damaged(tmp_path: Path, zeros: int | None):
+    file = written(tmp_path, "mp4-fragments", "h264-b", "none")
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    at = data.find(b"moof", len(data) // 2) - 4
+    zeros = zeros or len(data) - at
+    file.write_bytes(data[:at] + bytes(zeros) + data[at + zeros :])
+    count = len(shown(file))
+    assert 0 < count < COUNT
+    assert known_damage(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
+    assert examine(str(file)).reason == known_damage(file)
+
+
+@pytest.mark.parametrize("container", ["mkv", "ts", "mp4-fragments"])
+def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container: str):
+    file = written(tmp_path, container, "h264-b", "none")
+    data, gaps = file.read_bytes(), 0
+    for end in range(len(data) * 6 // 10, len(data) * 9 // 10, 400):
+        file.write_bytes(data[: end + (end % 188 == 0)])
+        numbers, damage = shown(file), known_damage(file)
+        first = next(number for number in range(COUNT) if number not in numbers)
+        gaps += first < numbers[-1]
+        assert damage is not None
+        assert float(damage.split()[5]) == pytest.approx(first / RATE, abs=0.006)
+    assert gaps > 0
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "options"),
+    [
+        ("ogg", "libvpx", {}),
+        ("gif", "gif", {}),
+        ("mxf", "mpeg2video", {}),
+        ("webm", "libvpx", {"live": "1"}),
+    ],
+)
+def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    file = tmp_path / f"video.{muxer}"
+    with av.open(str(file), "w", format=muxer, container_options=options) as container:
+        stream = container.add_stream(encoder, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb8" if muxer == "gif" else "yuv420p"
+        for number in range(COUNT):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    for share in (0.5, 0.8):
+        file.write_bytes(data[: int(share * len(data))])
+        damage = known_damage(file)
+        assert damage is not None
+        assert damage.startswith("damaged: no intact frames after ")

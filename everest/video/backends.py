@@ -36,7 +36,7 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
         for start, skipping in ((entry, True), (None, False)):
             for number, pixels in _decode(path, video, start, run[done:], skipping=skipping):
                 place = run.index(number, done)
-                if place > done and start is entry:  # perhaps not missing
+                if place > done and skipping:  # perhaps not missing
                     break
                 yield from ((missing, None) for missing in run[done:place])
                 yield number, pixels

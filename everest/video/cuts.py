@@ -10,10 +10,16 @@ from typing import IO, Final, NamedTuple, cast
 
 from everest.video.source import Video, decoder_input, video_version
 
-SEGMENT: Final = b"\x18\x53\x80\x67"  # of Matroska: the element that holds everything but the header
 ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object with the size of the file
+MXF_HEAD: Final = bytes.fromhex("060e2b34020501010d0102010102")
+OGG_PAGE: Final = 65_307  # bytes, at most
 MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
 TS_PACKET: Final = 188  # bytes
+TS_SPACINGS: Final = (
+    TS_PACKET,
+    192,
+    204,
+)  # of files: plain, with a clock before each packet, with parity after it
 TS_SYNC: Final = 0x47
 
 
@@ -25,50 +31,83 @@ def _opened(path: Video) -> Iterator[IO[bytes]]:
 
 
 def is_cut(path: Video) -> bool:
-    """Whether a file ends within a part: of ISO media, Matroska, AVI, ASF, FLV, MPEG-TS; else False."""
+    """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
     size = video_version(path)[0]
     with _opened(path) as file:
         begin = file.read(4096)
         if begin[4:8] == b"ftyp":
             return _cut_box(file, size)
         if begin.startswith(b"\x1aE\xdf\xa3"):
-            at = begin.find(SEGMENT) + len(SEGMENT)
-            length = 9 - begin[at].bit_length() if at >= len(SEGMENT) and begin[at] else 8
-            stated = int.from_bytes(begin[at : at + length]) & (1 << 7 * length) - 1
-            return stated != (1 << 7 * length) - 1 and at + length + stated > size  # all ones: not stated
+            return _cut_element(file, size)
         if begin.startswith(b"RIFF"):
             return 8 + int.from_bytes(begin[4:8], "little") > size
-        if (
-            begin[:1]
-            == begin[TS_PACKET : TS_PACKET + 1]
-            == begin[2 * TS_PACKET : 2 * TS_PACKET + 1]
-            == b"\x47"
-        ):
-            return size % TS_PACKET > 0
+        if (spacing := _ts_spacing(begin)) is not None:
+            first, step = spacing
+            rest = (size - first) % step
+            file.seek(size - rest)
+            return 0 < rest < TS_PACKET and file.read(1)[0] == TS_SYNC  # else zeros that follow the end
         if begin.startswith(b"FLV"):  # each part ends with its size
             file.seek(max(size - 4, 0))
             last = int.from_bytes(file.read(4))
             file.seek(max(size - 4 - last + 1, 0))
             return last != int.from_bytes(file.read(3)) + 11
+        if begin.startswith((b"OggS", b"GIF8")):
+            file.seek(max(size - OGG_PAGE, 0))
+            end = file.read()
+            if begin.startswith(b"GIF8"):
+                return not end.rstrip(b"\0").endswith(b";")
+            page = end.rpartition(b"OggS")[2]
+            parts = int.from_bytes(page[22:23])
+            is_last = int.from_bytes(page[1:2]) & 4
+            return not is_last or len(page) < 23 + parts + sum(page[23 : 23 + parts])
+        if begin.startswith(MXF_HEAD):
+            at = 17 + (begin[16] & 127 if begin[16] & 128 else 0)
+            return int.from_bytes(begin[at + 24 : at + 32]) >= size  # the place of the footer; 0: not stated
         at = begin.find(ASF_FILE)
         return at >= 0 and int.from_bytes(begin[at + 40 : at + 48], "little") > size
 
 
 def _cut_box(file: IO[bytes], size: int) -> bool:
-    """Whether a box of frames is the last of a file and incomplete."""
-    at = 0
-    while at + 8 <= size:
+    """Whether the last box is incomplete and has frames, or the boxes of a fragmented file break off."""
+    at, is_fragmented = 0, False
+    while at < size:
         file.seek(at)
         header = file.read(16)
-        length = int.from_bytes(header[:4])
+        length, kind = int.from_bytes(header[:4]), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16])
-        if length < 8:  # 0: up to the end of the file
+        if length == 0 and kind == b"mdat":  # up to the end of the file
             return False
-        if at + length > size:
-            return header[4:8] in MEDIA_BOXES
+        if length < 8 or at + length > size:
+            return is_fragmented or (length >= 8 and kind in MEDIA_BOXES)
+        is_fragmented = is_fragmented or kind == b"moof"
         at += length
     return False
+
+
+def _cut_element(file: IO[bytes], size: int) -> bool:
+    """Whether the last element of Matroska is incomplete. An element of unknown length is entered."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        header = file.read(12)
+        name = 9 - header[0].bit_length()  # bytes
+        digits = 9 - header[name].bit_length() if name < len(header) else 9
+        if name > 4 or digits > 8:  # no element
+            return False
+        unknown = (1 << 7 * digits) - 1
+        length = int.from_bytes(header[name : name + digits]) & unknown
+        at += name + digits + (length if length != unknown else 0)
+    return at > size
+
+
+def _ts_spacing(begin: bytes) -> tuple[int, int] | None:
+    """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
+    for step in TS_SPACINGS:
+        for first in range(step):
+            if set(begin[first::step]) == {TS_SYNC}:
+                return first, step
+    return None
 
 
 class PesState(NamedTuple):
@@ -83,22 +122,26 @@ def pes_state(path: Video, position: int | None) -> PesState:
 
     The parts are numbered from 0 to 15. The last one is filled up, which shows that no other follows.
     """
+    if position is None:
+        return PesState(False, False)
     number, is_filled, identity = -1, False, -1
     with _opened(path) as file:
-        file.seek(position or 0)
-        while len(part := file.read(TS_PACKET)) == TS_PACKET:
+        _, step = _ts_spacing(file.read(4096)) or (0, TS_PACKET)
+        file.seek(position)
+        while len(part := file.read(step)[step - TS_PACKET :]) == TS_PACKET:
             sync, pid, flags = struct.unpack(">BHB", part[:4])
-            if sync != TS_SYNC or position is None:
-                return PesState(False, False)
+            if sync != TS_SYNC:
+                is_end = not any(part) and not any(map(any, iter(lambda: file.read(2**20), b"")))
+                return PesState(is_filled and is_end, is_end)
             is_next = number < 0 or flags & 15 == (number + 1) % 16
             if identity < 0:
                 identity = pid & 0x1FFF
             elif pid & 0x1FFF != identity:
                 continue
             elif pid & 0x4000:  # the next packet
-                return PesState(is_filled or is_next, is_next)
+                return PesState(is_filled or is_next, is_next and not pid & 0x8000)
             if flags & 0x10:  # with data
-                if not is_next:
+                if not is_next or pid & 0x8000:  # or a receiver marked it as damaged
                     return PesState(False, False)
                 number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
     return PesState(is_filled or not part, True)

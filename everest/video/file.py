@@ -43,7 +43,7 @@ from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-RULES: Final = 4  # to be raised with every change of the facts or of how they are found
+RULES: Final = 5  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
 # Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
@@ -190,7 +190,7 @@ def _read_facts(path: Video) -> VideoFile:
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
         with decoder_errors(path):
-            format_name, promised = container.format.name, _promised_seconds(container, stream)
+            format_name, promised = container.format.name, _promised_seconds(container, stream, len(packets))
             fps = float(stream.average_rate or stream.guessed_rate or 25)
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             size_is_known = stream.codec_context.width > 0
@@ -245,12 +245,14 @@ def _has_plain_order(index: FrameIndex) -> bool:
     return closed and np.unique(np.diff(index.times)).size <= 1
 
 
-def _promised_seconds(container: InputContainer, stream: VideoStream) -> float:
+def _promised_seconds(container: InputContainer, stream: VideoStream, packets: int) -> float:
     """The end of the video after time 0, in seconds, that a file states; 0 if it states none."""
     name = container.format.name
     if name == "avi":
         return float(stream.frames / (stream.average_rate or 25))
     if name.startswith("mov"):
+        if stream.frames < packets:  # in fragments: the duration is that of those that were found
+            return 0.0
         return float((stream.duration or 0) * (stream.time_base or 0))
     if name in ("flv", "asf"):
         return (container.duration or 0) / av.time_base
@@ -279,19 +281,24 @@ def _missing(
         seconds: when its frames are shown, (F,).
         step: seconds that a frame is shown.
     """
-    for loss in losses:
+
+    def end_before(frames: int) -> float:
+        """When the last of a number of frames ends after which none is missing."""
         # Frames that the decoder still held may be shown after missing ones.
-        held = range(max(loss.frames - MOST_HELD, 0), loss.frames - 1)
-        last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), loss.frames - 1)
-        begin = float(seconds[last]) + step if loss.frames else -loss.packets * step
+        held = range(max(frames - MOST_HELD, 0), frames - 1)
+        last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), frames - 1)
+        return float(seconds[last]) + step
+
+    for loss in losses:
+        begin = end_before(loss.frames) if loss.frames else -loss.packets * step
         if loss.frames < seconds.size:
             end = float(seconds[loss.frames])
             if loss.packets or end - begin > step / 2:
                 yield begin, max(end, begin + step)
-    end = float(seconds[-1]) + step
     breaks_off = bool(losses) and losses[-1].frames == seconds.size
     cut = is_cut(path)
     is_strict = breaks_off or cut
+    end = end_before(seconds.size) if is_strict else float(seconds[-1]) + step
     states_end = is_strict or not format_name.startswith(("mov", "avi"))
     if states_end and promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)):
         yield end, promised

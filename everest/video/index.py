@@ -24,8 +24,9 @@ from dataclasses import astuple, dataclass
 from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
 
+import av
 import numpy as np
-from av import VideoFrame, VideoStream
+from av import VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
 from everest.video.decoding import Decoded, Entry, Loss, decode_frames
@@ -34,6 +35,12 @@ from everest.video.stream import VideoError, decoder_errors, packets
 from everest.video.times import Repaired, places_with, repaired
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
+# Of H.264 and HEVC: the byte of the header with the length of a unit's size, the lowest bit of a unit's type,
+# its mask, the types of pictures, and those that end all references to earlier ones.
+UNITS: Final = {
+    "h264": (4, 0, 31, range(1, 6), range(5, 6)),
+    "hevc": (21, 1, 63, range(32), range(16, 22)),
+}
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
 EVEN: Final = 1.6  # our choice: how much longer or shorter than usual a step may be; 3:2 pull-down has 1.5
 COMPARED: Final = 4  # frames from each entry on
@@ -49,6 +56,7 @@ class Packet(NamedTuple):
     seek: int  # where to seek for it
     is_key: bool
     duration: int = 0  # how long it is shown; 0: not stated
+    restarts: bool = True  # no frame shown after this keyframe refers to one before it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +80,8 @@ class StampedIndex:
         has_closed_gops, last_key = True, None
         for packet in packets:
             last_key = packet.time if packet.is_key else last_key
-            has_closed_gops = has_closed_gops and last_key is not None and packet.time >= last_key
+            is_closed = last_key is not None and packet.time >= last_key
+            has_closed_gops = has_closed_gops and is_closed and (packet.restarts or not packet.is_key)
         return cls(
             times=times[shown],
             order=shown if has_closed_gops else shown[:0],
@@ -209,10 +218,28 @@ def stamped_packets(path: Video, container: InputContainer, stream: VideoStream)
             return [], False
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
-        stamped.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0))
+        restarts = packet.is_keyframe and _restarts(codec, packet)
+        stamped.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0, restarts))
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
     delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
     return stamped, _are_in_a_possible_order(times, delay)
+
+
+def _restarts(codec: VideoCodecContext, packet: av.Packet) -> bool:
+    """Whether no frame that is shown after a keyframe refers to one before it; False if that is not known."""
+    if codec.name not in UNITS:
+        return True
+    header, data, at = codec.extradata or b"", memoryview(packet), 0
+    place, shift, mask, pictures, restarting = UNITS[codec.name]
+    if len(header) <= place or header[0] != 1:  # units without sizes
+        return False
+    length = (header[place] & 3) + 1
+    while at + length < len(data):
+        kind = data[at + length] >> shift & mask
+        if kind in pictures:
+            return kind in restarting
+        at += length + int.from_bytes(data[at : at + length])
+    return False
 
 
 def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:

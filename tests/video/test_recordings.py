@@ -10,12 +10,20 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_kinds import COUNT, HEIGHT, MATRICES, RATE, WIDTH, Case, number_of, painted, write_case
+from video_kinds import COUNT, GOP, HEIGHT, MATRICES, RATE, WIDTH, Case, number_of, painted, write_case
 
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import encode_video
 from everest.prepare.examine import examine
-from everest.video.reader import VideoError, frame_times, known_damage, probe, read_frames, repairs
+from everest.video.reader import (
+    VideoError,
+    frame_times,
+    intact_frames,
+    known_damage,
+    probe,
+    read_frames,
+    repairs,
+)
 
 
 def written(folder: Path, container: str, codec: str, accident: str) -> Path:
@@ -141,3 +149,134 @@ def test_an_animated_webp_is_not_called_damaged(tmp_path: Path):
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=40)
     with pytest.raises(VideoError, match=r"an animated WebP, which FFmpeg does not read; convert it to mp4"):
         probe(tmp_path / "a.webp")
+
+
+def test_a_damaged_spot_of_a_stamped_file_ends_at_the_next_keyframe(tmp_path: Path):
+    file = written(tmp_path, "mp4", "h264-b", "none")
+    data = file.read_bytes()
+    half = (data.find(b"mdat") + len(data)) // 2
+    file.write_bytes(data[:half] + bytes(400) + data[half + 400 :])
+    numbers = [
+        None if frame is None else number_of(frame.numpy())
+        for frame in intact_frames(file, list(range(COUNT)))
+    ]
+    assert 0 < numbers.count(None) < 2 * GOP
+    assert [number for number, shown in enumerate(numbers) if shown != number] == [
+        number for number, shown in enumerate(numbers) if shown is None
+    ]
+    assert numbers[-1] == COUNT - 1
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
+@pytest.mark.parametrize(("before", "after"), [(4, 0), (0, 16)])
+def test_transport_streams_with_more_bytes_a_packet_are_whole(
+    tmp_path: Path, codec: str, before: int, after: int
+):
+    file = written(tmp_path, "ts", codec, "none")
+    data = file.read_bytes()
+    packets = [bytes(before) + data[at : at + 188] + bytes(after) for at in range(0, len(data), 188)]
+    file.write_bytes(b"".join(packets))
+    assert shown(file) == list(range(COUNT))
+    assert known_damage(file) is None
+    half = len(packets) // 2
+    file.write_bytes(b"".join(packets[:half] + packets[half + 5 :]))
+    assert shown(file) == np.rint(frame_times(file) * RATE).astype(int).tolist()
+    assert known_damage(file) is not None
+    file.write_bytes(b"".join(packets[:half]) + packets[half][:100])
+    assert known_damage(file) is not None
+
+
+@pytest.mark.parametrize("codec", ["h264-b", "mpeg2-b", "hevc-open"])
+def test_zeros_after_a_transport_stream_are_its_end(tmp_path: Path, codec: str):
+    file = written(tmp_path, "ts", codec, "none")
+    file.write_bytes(file.read_bytes() + bytes(5000))
+    assert shown(file) == list(range(COUNT))
+    assert known_damage(file) is None
+
+
+def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
+    file = written(tmp_path, "ts", "h264-b", "none")
+    data = bytearray(file.read_bytes())
+    at = next(
+        at
+        for at in range(len(data) * 4 // 10 // 188 * 188, len(data), 188)
+        if data[at + 1] == 1 and data[at + 2] == 0 and data[at + 3] & 0x10
+    )
+    data[at + 1] |= 0x80
+    data[at + 20 : at + 60] = np.random.default_rng(0).bytes(40)
+    file.write_bytes(data)
+    numbers = shown(file)
+    assert numbers == np.rint(frame_times(file) * RATE).astype(int).tolist()
+    assert COUNT - GOP <= len(numbers) < COUNT
+    assert known_damage(file) is not None
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Path, container: str):
+    file = tmp_path / f"video.{container}"
+    with av.open(str(file), "w") as output:
+        options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+        stream = output.add_stream("libx264", rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        for number in range(100):
+            moved = np.roll(picture, (3 * number, 5 * number), (0, 1))
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
+        output.mux(stream.encode(None))
+    clip, whole = range(1, 100, 8), read_frames(file, range(100))
+    assert np.array_equal(read_frames(file, clip), whole[list(clip)])
+    assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])
+
+
+@pytest.mark.parametrize("zeros", [4096, None])
+def test_a_fragmented_file_that_breaks_off_at_zeros_is_damaged(tmp_path: Path, zeros: int | None):
+    file = written(tmp_path, "mp4-fragments", "h264-b", "none")
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    at = data.find(b"moof", len(data) // 2) - 4
+    zeros = zeros or len(data) - at
+    file.write_bytes(data[:at] + bytes(zeros) + data[at + zeros :])
+    count = len(shown(file))
+    assert 0 < count < COUNT
+    assert known_damage(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
+    assert examine(str(file)).reason == known_damage(file)
+
+
+@pytest.mark.parametrize("container", ["mkv", "ts", "mp4-fragments"])
+def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container: str):
+    file = written(tmp_path, container, "h264-b", "none")
+    data, gaps = file.read_bytes(), 0
+    for end in range(len(data) * 6 // 10, len(data) * 9 // 10, 400):
+        file.write_bytes(data[: end + (end % 188 == 0)])
+        numbers, damage = shown(file), known_damage(file)
+        first = next(number for number in range(COUNT) if number not in numbers)
+        gaps += first < numbers[-1]
+        assert damage is not None
+        assert float(damage.split()[5]) == pytest.approx(first / RATE, abs=0.006)
+    assert gaps > 0
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "options"),
+    [
+        ("ogg", "libvpx", {}),
+        ("gif", "gif", {}),
+        ("mxf", "mpeg2video", {}),
+        ("webm", "libvpx", {"live": "1"}),
+    ],
+)
+def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    file = tmp_path / f"video.{muxer}"
+    with av.open(str(file), "w", format=muxer, container_options=options) as container:
+        stream = container.add_stream(encoder, rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb8" if muxer == "gif" else "yuv420p"
+        for number in range(COUNT):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(number), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert known_damage(file) is None
+    data = file.read_bytes()
+    for share in (0.5, 0.8):
+        file.write_bytes(data[: int(share * len(data))])
+        damage = known_damage(file)
+        assert damage is not None
+        assert damage.startswith("damaged: no intact frames after ")

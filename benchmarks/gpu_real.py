@@ -3,9 +3,9 @@
     python benchmarks/gpu_real.py CLIPS [--seed 0] [--limit 560]
 
 CLIPS is the folder that `gpu_clips.py` writes. EVEREST's pixels, views with the task of the camera, and
-VideoMAE are pre-trained for equal seconds, on clips of groups (persons, cameras) that are not tested. Then
-each, and an encoder with new weights, is fine-tuned on four sets, with all labels and with two a class, and
-its frozen features are probed. One call is one seed. Rows are written at once, to gpu_real.jsonl in the
+VideoMAE are pre-trained for equal seconds, on clips of groups that are not tested. Each encoder, and one with
+random weights, is then fine-tuned on four sets, with all labels and with two a class, and its frozen features
+are probed. One call is one seed. Rows are written at once, to gpu_real.jsonl in the
 folder OUT; `gpu_real_page.py` makes a page from the rows of all calls.
 
 Models, selections, losses, optimizer and schedules are the library's. Settings are those of docs/evidence.md,
@@ -81,7 +81,7 @@ BASE: Final = (
     *("finetune.rand_augment=null", "finetune.crop_area=[0.5,1.0]", "finetune.erasing=0"),
     *("finetune.drop_path=0", "data.flip=true"),
 )
-PEAK: Final = 1e-3  # learning rate, as of the recipes for one's own videos
+PEAK: Final = 1e-3  # learning rate of every arm
 LEAST: Final = 1e-6
 WARM_UP: Final = 0.05  # share of the steps with a rising learning rate
 TICKS: Final = 10_000  # of the schedule: it follows the clock, so that arms have equal seconds
@@ -256,8 +256,11 @@ def run_job(job: Job, file: str) -> Row:
     began = time.perf_counter()
     frames, clips = _frames_of(file, job.set), _shared(file)[1].sets[job.set]
     row = _finetune(job, frames, clips) if job.decay is not None else _probe(job, frames, clips)
-    shown = {name: value for name, value in asdict(job).items() if name not in ("size", "weights")}
-    return {**shown, **row, "seconds": time.perf_counter() - began}
+    return {**_shown(job), **row, "seconds": time.perf_counter() - began}
+
+
+def _shown(job: Job) -> Row:
+    return {name: value for name, value in asdict(job).items() if name not in ("size", "weights")}
 
 
 def _rows_of(
@@ -434,6 +437,12 @@ def run(rows: Rows, clips: Path, size: Size, seed: int, executor: Executor, fold
         jobs = jobs_of(size, seed, weights)
         futures = {executor.submit(run_job, job, str(folder / "shared.pt")): job for job in jobs}
         for future in as_completed(futures):
+            if future.cancelled():
+                continue
+            if rows.is_over:  # running jobs end, the others are rows
+                for waiting in [each for each in futures if not each.done() and each.cancel()]:
+                    job = futures[waiting]
+                    yield {**_shown(job), "skipped": "the limit has passed"}
             error = future.exception()
             job = futures[future]
             yield (

@@ -3,7 +3,8 @@
     python benchmarks/gpu_real_page.py benchmarks/results/gpu_real/*.jsonl
 
 Differences are paired by held-out clip and averaged over calls, each with a seed of its own. Their 95 %
-intervals come from drawing groups (persons, cameras) and seeds with replacement. A claim needs three seeds.
+intervals come from drawing groups (talkers, source videos, sequences, clusters of colors) and seeds with
+replacement. A claim needs three seeds and ten groups.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gpu_real import ARMS, IMAGE, SCRATCH, TESTED
 from gpu_rows import Row
 from measuring import HERE, markdown
 from numpy.typing import NDArray
+
+from everest.metrics.intervals import FEW_GROUPS
 
 PAGE: Final = HERE / "evidence" / "gpu_real.md"
 DRAWS: Final = 10_000
@@ -98,9 +101,11 @@ def table(calls: Calls, column: str, labels: int | None, baseline: str, decay: f
     rows = []
     for name in (name for name in TESTED if name in calls.groups):
         found = {arm: calls.right(name, arm, column, labels, decay) for arm in (baseline, *others)}
+        size = f"{len(calls.groups[name])} ({len(set(calls.groups[name]))})"
+        cells = [name, size, f"{calls.most_frequent[name]:.1f}"]
         if not found[baseline]:
+            rows.append([*cells, *["not run"] * (1 + len(others))])
             continue
-        cells = [name, str(len(calls.groups[name])), f"{calls.most_frequent[name]:.1f}"]
         cells.append(f"{100 * np.mean(list(found[baseline].values())):.1f}")
         for arm in others:
             seeds = sorted(found[arm].keys() & found[baseline].keys())
@@ -112,11 +117,12 @@ def table(calls: Calls, column: str, labels: int | None, baseline: str, decay: f
             )
             low, high = interval(values - base, calls.groups[name], np.random.default_rng(0))
             text = f"{100 * (values - base).mean():+.1f} ({low:+.1f} to {high:+.1f})"
-            claims = len(seeds) >= FEWEST and not low <= 0 <= high
+            is_enough = len(seeds) >= FEWEST and len(set(calls.groups[name])) >= FEW_GROUPS
+            claims = is_enough and not low <= 0 <= high
             cells.append(f"{100 * values.mean():.1f}<br>{f'**{text}**' if claims else text}")
         rows.append(cells)
     shown = ["untrained encoder" if arm == SCRATCH and baseline == IMAGE else arm for arm in others]
-    return markdown(["set", "held-out clips", "largest class", baseline, *shown], rows) if rows else ""
+    return markdown(["set", "held-out clips (groups)", "largest class", baseline, *shown], rows)
 
 
 def cost_table(calls: Calls) -> str:
@@ -139,19 +145,25 @@ def page(calls: Calls) -> str:
     introduction = (
         "Written by `benchmarks/gpu_real_page.py`. Pre-training sees no clip of the held-out groups. "
         "The first number is the accuracy in percent. Below is the difference from the baseline, in points, "
-        "with its 95 % interval over groups and seeds; a bold difference excludes zero. "
+        "with its 95 % interval over groups and seeds; a bold difference has ten groups and excludes zero. "
         f"Seeds: {seeds} ({', '.join(gpus)}).{warning}"
+    )
+    limits = (
+        "The loss of the pixel objectives hardly fell, so they had not begun to learn. "
+        "In tennis7, the held-out groups have another mix of classes than the known ones. "
+        "Some actors of interaction6 appear in several groups."
     )
     parts = [
         "# Pre-training on real clips, with a ViT-S",
         introduction,
+        limits,
         cost_table(calls),
     ]
     for heading, (column, labels, baseline) in KINDS.items():
         for decay in calls.decays() if column == "right" else [None]:
             found = table(calls, column, labels, baseline, decay)
             suffix = f" (layer decay {decay:g})" if decay is not None else ""
-            parts += [f"## {heading}{suffix}", found] if found else []
+            parts += [f"## {heading}{suffix}", found]
     return "\n\n".join(parts) + "\n"
 
 

@@ -39,6 +39,11 @@ class Rows:
         self._limit, self._only = limit, tuple(only)
         self._began = time.perf_counter()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the limit has passed."""
+        return time.perf_counter() - self._began > self._limit
+
     def put(self, item: str, row: Row) -> None:
         whole = {"item": item, "at": round(time.perf_counter() - self._began, 1), **row}
         self.written.append(whole)

@@ -153,15 +153,16 @@ def errors(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
     bad = folder / "bad"
     files = {file.name: file for file in sorted(bad.iterdir())}
     for name, file in files.items():
-        for words in (
+        cases = (
             ("prepare", "check", file),
             ("finetune", "--recipe", recipe, "--init", "none", "--set", f"data.train={file}", "--dry-run"),
             ("predict", folder / "videos" / "0.mp4", "--checkpoint", file),
             ("predict", file, "--checkpoint", folder / "none"),
             ("pretrain", "--recipe", file, "--dry-run"),
-        ):
+        )
+        for number, words in enumerate(cases):
             code, _, err = run(*words)
-            yield f"{' '.join(map(str, words[:2]))} {name}", (code, name in err)
+            yield f"{words[0]} {number} {name}", (code, name in err)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -48,6 +48,10 @@ from torch import Tensor
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import cosine_lr
+from everest.engine.step_log import StepNumbers, StepRecord
+from everest.engine.update import Updater
 from everest.inference.model import encode
 from everest.methods.camera_task import NUMBERS
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -57,10 +61,6 @@ from everest.probes.baselines import difference_image
 from everest.probes.list_probe import numbered, precision_of_nearest
 from everest.probes.probe_heads import linear, nearest_neighbors
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network, stage_optimizer
-from everest.train.plan import cosine_lr
-from everest.train.step_log import StepNumbers, StepRecord
-from everest.train.update import Updater
 
 SCRATCH: Final = "from scratch"
 IMAGE: Final = "difference image"

@@ -19,12 +19,12 @@ from saved import saved_bytes_per_clip, without_numbers
 from steps import clips_for, our_pass
 
 from everest.config.recipe import load_recipe
+from everest.engine.network import set_lr, stage_optimizer
 from everest.models.classifier import VideoClassifier
 from everest.models.memory import count_weights
 from everest.models.partial import choose_trained
 from everest.profiling.profile import stage_spec
 from everest.system.compute import configure_cpu
-from everest.train.network import set_lr, stage_optimizer
 
 BATCH = 2
 FULL = "all weights"

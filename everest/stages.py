@@ -11,14 +11,14 @@ from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
+from everest.engine.context import RunOptions
+from everest.engine.start import run_context, start_or_resume
+from everest.engine.tokenizer_first import with_tokenizer
 from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
 from everest.system.run_environment import Decoder, Init
-from everest.train.context import RunOptions
-from everest.train.start import run_context, start_or_resume
-from everest.train.tokenizer_first import with_tokenizer
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from everest.annotations.bout import BACKGROUND
 from everest.config.metrics import MEASURED_BY, METRICS, OVER_BACKGROUND, Metric
+from everest.engine.probe_advice import knows_group
 from everest.system.text import counted
-from everest.train.probe_advice import knows_group
 
 ALL_HEADS = "action_top1"  # the one metric of several heads together
 

@@ -6,13 +6,7 @@ from typing import Any, Final
 
 import torch
 
-from everest.errors import DivergedError
-from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
-from everest.models.spec import ModelSpec
-from everest.models.views import ViewModel
-from everest.system.accelerator import decide_on_main
-from everest.system.text import counted
-from everest.train.probe_advice import (
+from everest.engine.probe_advice import (
     FEWEST_HELD_OUT,
     MOST_SHARE,
     Probing,
@@ -21,7 +15,13 @@ from everest.train.probe_advice import (
     probe_rows,
     sentence,
 )
-from everest.train.training import Training
+from everest.engine.training import Training
+from everest.errors import DivergedError
+from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
+from everest.models.spec import ModelSpec
+from everest.models.views import ViewModel
+from everest.system.accelerator import decide_on_main
+from everest.system.text import counted
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
+from everest.engine.plan import PEAK_LR
+from everest.engine.probe_advice import MOST_SHARE
 from everest.lists.groups import ListSize
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import DEVICES, Device
 from everest.system.text import counted
-from everest.train.plan import PEAK_LR
-from everest.train.probe_advice import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated

@@ -10,8 +10,8 @@ import pytest
 from device_build import Device
 from device_runs import Ended, Process, run_everest
 
+from everest.engine.saved_state import read_state
 from everest.system.run_folder import RunFolder
-from everest.train.saved_state import read_state
 
 Train = Callable[..., Ended]
 

@@ -13,6 +13,7 @@ from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
 from everest.data.probe_clips import spaced
+from everest.engine.probe_advice import mixed_classes
 from everest.inference.model import OpenedModel
 from everest.probes.list_probe import (
     chance,
@@ -25,7 +26,6 @@ from everest.probes.list_probe import (
     rank_me,
 )
 from everest.system.run_folder import RunFolder
-from everest.train.probe_advice import mixed_classes
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
+from everest.engine import tokenizer_loss
+from everest.engine.network import part_of
+from everest.engine.tokenizer_loss import BETAS, Adversary, first_step
 from everest.profiling.dry_run import try_one_pass
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
-from everest.train import tokenizer_loss
-from everest.train.network import part_of
-from everest.train.tokenizer_loss import BETAS, Adversary, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture

@@ -14,6 +14,9 @@ from small_runs import equal, same_run, weights
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
+from everest.engine.context import RunContext
+from everest.engine.start import start_run
+from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
@@ -21,9 +24,6 @@ from everest.system.events import silent
 from everest.system.locks import claim
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
-from everest.train.context import RunContext
-from everest.train.start import start_run
-from everest.train.training import Training
 
 SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
 

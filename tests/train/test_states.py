@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from small_runs import called, contents, equal, refused, same_run, weights
 from torch import Tensor
 
+from everest.engine.saved_state import SavedState, _checksum, read_state
 from everest.errors import CheckpointError
-from everest.train.saved_state import SavedState, _checksum, read_state
 
 Tensors = dict[str, Tensor]
 Header = dict[str, str]

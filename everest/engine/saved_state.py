@@ -1,6 +1,6 @@
 """State files: all that an exact continuation needs, with a checksum.
 
-`state/step-<n>.safetensors` holds tensors by part and name (everest.train.state), and in its header the step,
+`state/step-<n>.safetensors` holds tensors by part and name (everest.engine.state), and in its header the step,
 the notes and a SHA-256 of all of these. The file appears under its name only when it is complete.
 """
 

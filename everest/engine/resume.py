@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.engine.context import RunOptions
 from everest.errors import CheckpointError, RecipeError, differing, first_names
 from everest.models.spec import ModelSpec
 from everest.system.files import UNFINISHED, is_unfinished
@@ -34,7 +35,6 @@ from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
 from everest.tokenizer.feature_targets import TeacherUse
-from everest.train.context import RunOptions
 
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 

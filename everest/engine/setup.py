@@ -24,6 +24,10 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
+from everest.engine.context import RunContext
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.memory import count_weights, frozen_bytes, training_bytes
@@ -36,10 +40,6 @@ from everest.system.processes import local_processes
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
-from everest.train.context import RunContext
-from everest.train.network import Network, stage_optimizer
-from everest.train.plan import StagePlan, plan_stage, plan_warnings
-from everest.train.training import Training
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
 WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
@@ -129,8 +129,8 @@ def set_up_training(
         videos=videos,
         memory_advice=memory.advice(),
     )
-    workers = training.passes.workers
-    of_ring = shared_bytes(clips, training.passes.order(), workers=workers)
+    workers = training.feed.workers
+    of_ring = shared_bytes(clips, training.feed.order(), workers=workers)
     require_shared_memory(of_ring * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and workers < num_readers() and accelerator.is_main_process:
         context.notice(few_workers_notice(workers, possible=num_readers()))

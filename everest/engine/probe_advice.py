@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import Final, Protocol
 
-from everest.train.health import FEWEST_STEPS, Row
+from everest.engine.health import FEWEST_STEPS, Row
 
 MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
 

@@ -14,15 +14,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from everest.data.bad_videos import BadVideos
+from everest.engine.context import RunContext
+from everest.engine.health import LossWatch, Nonfinite, Row, StepMetrics
+from everest.engine.network import GRAD_NORM
+from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
 from everest.system.events import notice
 from everest.system.run_folder import NONFINITE
-from everest.train.context import RunContext
-from everest.train.health import LossWatch, Nonfinite, Row, StepMetrics
-from everest.train.network import GRAD_NORM
-from everest.train.plan import StagePlan
 
 
 class StepTotals(NamedTuple):

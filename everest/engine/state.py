@@ -140,8 +140,7 @@ class TrainState:
                 network.restore(state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
-            is_done = step == last
-            notify(f"all {last} steps are done" if is_done else f"resuming after step {step} of {steps}")
+            notify(f"all {last} steps are done" if step == last else f"resuming after step {step} of {steps}")
         elif run.weights.is_file():
             step = read_header(run.weights).step
             if step != last:
@@ -161,8 +160,7 @@ class TrainState:
         return step, state.notes if state is not None else None
 
     def _check(self, state: SavedState) -> None:
-        """Raise CheckpointError for a state that no step of this run can have."""
-        state.check_notes()
+        """Raise CheckpointError for a state of another run."""
         for network in self.networks:
             network.check(state.tensors)
         if not self.networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:

@@ -136,7 +136,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.feed.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -251,16 +251,21 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
 
 def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
-    steps = stage.training.steps()  # its workers end with it
-    next(steps)
-    for clip in stage.training.micro_batches():
-        stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
+    training = stage.training
+    training.begin_step()
+    for number in range(training.plan.accumulation):
+        clip = training.next_clip()
+        training.seed(number)
+        with training.accumulate(number):
+            training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 
 def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
-    passes_of(stage)
-    stage.training.update()
+    with stage.training.running():
+        passes_of(stage)
+        stage.training.step(stage.training.clip_gradients())
+        stage.training.log_step()
 
 
 def trial(stage: TokenizerStage) -> None:

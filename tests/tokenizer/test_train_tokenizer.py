@@ -109,7 +109,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
 
 def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Path):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.full_batches=0.0")
-    clip = next(batches(stage.training.passes.loader()))
+    clip = next(batches(stage.training.feed.loader()))
     tokenizer_losses(stage, clip, adversarial=False).losses[0].backward()
     scorer = stage.training.model.scorer
     norms = [parameter.grad.norm().item() for parameter in scorer.parameters()]

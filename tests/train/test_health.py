@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from everest.engine.passes import WaitWatch, waiting_advice
 from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
+from everest.engine.feed import WaitWatch, waiting_advice
 from everest.engine.health import (
     SCALER_LIMIT,
     SKIP_LIMIT,

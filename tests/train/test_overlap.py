@@ -46,11 +46,18 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
 def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
     training.model.train()
-    for step in training.steps():
-        for clip in training.micro_batches():
-            loss = pretraining_output(training.model, clip).loss
-            training.backward([loss * math.nan if step in broken else loss])
-        yield training.update()
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            step, clip = training.steps_done, training.next_clip()
+            training.seed(0)
+            with training.accumulate(0):
+                loss = pretraining_output(training.model, clip).loss
+                training.backward([loss * math.nan if step in broken else loss])
+            training.step(training.clip_gradients())
+            yield training.log_step()
+            training.save_if_due()
+            training.stop_if_asked()
 
 
 def learned(training: Training) -> dict[str, Tensor]:

@@ -49,11 +49,12 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     with training.running():
         while training.has_steps:
             training.begin_step()
-            step, clip = training.steps_done, training.next_clip()
-            training.seed(0)
-            with training.accumulate(0):
-                loss = pretraining_output(training.model, clip).loss
-                training.backward([loss * math.nan if step in broken else loss])
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    loss = pretraining_output(training.model, clip).loss
+                    training.backward([loss * math.nan if training.steps_done in broken else loss])
             training.step(training.clip_gradients())
             yield training.log_step()
             training.save_if_due()

@@ -138,7 +138,9 @@ class Updater:
                 self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
             skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())
         for network in self._networks:
-            vars(network.optimizer)["found_inf"] = skipped  # read by torch's fused AdamW
+            # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
+            # changes neither weights nor moments.
+            setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
             network.optimizer.step()
             network.optimizer.zero_grad()
             network.update_average(skipped)

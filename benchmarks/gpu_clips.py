@@ -111,10 +111,8 @@ class Frames:
         pixels = torch.from_file(str(file), size=first[-1], dtype=torch.uint8)
         return cls(pixels, np.array(first[:-1]), np.array(sizes), index)
 
-    def on(self, device: torch.device, paths: Iterable[str] | None = None) -> Frames:
-        """The same on a device; `paths`: of these clips only."""
-        if paths is None:
-            return Frames(self.pixels.to(device), self.first, self.sizes, self.index)
+    def on(self, device: torch.device, paths: Iterable[str]) -> Frames:
+        """The frames of the clips at `paths`, on a device."""
         chosen = list(dict.fromkeys(paths))
         numbers = [self.index[path] for path in chosen]
         lengths = 3 * self.sizes[numbers].prod(axis=1)
@@ -150,7 +148,6 @@ class PretrainingViews:
     """
 
     recipe: Recipe
-    numbers: NDArray[np.int64]  # of the clips
     sizes: NDArray[np.int64]  # (N, 3), as of Frames
     batch: int
 
@@ -158,8 +155,8 @@ class PretrainingViews:
         data, stage = self.recipe.data, self.recipe.pretrain
         rng = generator_at(self.recipe.train.seed, Purpose.VIEWS, step)
         views = stage.clips_per_video
-        lengths = self.sizes[self.numbers, 0]
-        videos = rng.choice(self.numbers, size=self.batch // views, p=lengths / lengths.sum())
+        lengths = self.sizes[:, 0]
+        videos = rng.choice(len(lengths), size=self.batch // views, p=lengths / lengths.sum())
         window = sampling(stage.sampling).pretrain
         clips = np.repeat(videos, views)
         frames, boxes = [], []

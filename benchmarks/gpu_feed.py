@@ -77,7 +77,7 @@ def work(read: Callable[[Path, np.random.Generator], None], file: Path, seconds:
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     read(file, rng)
-    _barrier.wait(timeout=60)
+    _barrier.wait(timeout=120)
     began, clips = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         read(file, rng)

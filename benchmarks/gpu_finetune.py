@@ -11,6 +11,7 @@ from typing import Final, cast
 import numpy as np
 import torch
 from gpu_clips import Crops, Frames, Listed, center_views, finetuning_views
+from gpu_pretrain import LEAST
 from gpu_rows import Row
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,7 +31,6 @@ from everest.train.update import Updater
 
 IMAGE: Final = "difference image"  # a baseline of the probes, without an encoder
 PEAK: Final = 1e-3  # learning rate of fine-tuning, of every arm
-LEAST: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +85,13 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     recipe, seed = job.recipe, job.recipe.train.seed
     accelerator = make_accelerator(recipe.train.precision, tf32=False, cpu=not torch.cuda.is_available())
     device = accelerator.device
-    known, labels = _numbered(clips, frames, known=True)
+    rng = np.random.default_rng(seed)
+    numbers, labels, known = _columns(frames, clips)
+    chosen = rng.permutation(np.flatnonzero(known))
     if job.labels is not None:
-        chosen = _few(labels, job.labels, seed)
-        known, labels = known[chosen], labels[chosen]
-    head = Head(outputs=max(clip.label for clip in clips) + 1)
+        few = [chosen[labels[chosen] == label][: job.labels] for label in np.unique(labels)]
+        chosen = np.concatenate(few)
+    head = Head(outputs=int(labels.max()) + 1)
     torch.manual_seed(seed)
     model = cast(VideoClassifier, classifier_spec(recipe, (head,)).build().to(device).train())
     if job.weights is not None:  # without its last norm: a classifier norms the mean token
@@ -100,13 +102,13 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     optimizer = stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
     updater = Updater(accelerator, [Network(module=model, optimizer=optimizer)], eager)
-    crops, rng = Crops(frames, recipe.data.frame_size), np.random.default_rng(seed)
-    epochs = 1 + job.steps * job.batch // len(known)
-    order = np.concatenate([rng.permutation(len(known)) for _ in range(epochs)])
+    crops = Crops(frames, recipe.data.frame_size)
+    epochs = 1 + job.steps * job.batch // len(chosen)
+    order = np.concatenate([rng.permutation(chosen) for _ in range(epochs)])
     loss = torch.zeros((), device=device)
     for step in range(job.steps):
         places = order[step * job.batch :][: job.batch]
-        clip = crops(finetuning_views(recipe, frames.sizes, known[places], rng))
+        clip = crops(finetuning_views(recipe, frames.sizes, numbers[places], rng))
         updater.set_lr(cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST))
         answers = torch.from_numpy(labels[places]).to(device)[:, None].float()
         targets = soft_targets(answers, model.heads, smoothing=recipe.finetune.label_smoothing)
@@ -117,25 +119,19 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         updater.clip_gradients()
         updater.step()
     model.eval()
-    tested, labels = _numbered(clips, frames, known=False)
     with torch.no_grad(), accelerator.autocast():
-        views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(tested))
+        views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))
         logits = torch.cat([model(model.pixels.normalize(view)).float() for view in views])
-    return {"loss": loss.item(), "right": (logits.argmax(dim=1).cpu().numpy() == labels).astype(int).tolist()}
+    right = logits.argmax(dim=1).cpu().numpy() == labels[~known]
+    return {"loss": loss.item(), "right": right.astype(int).tolist()}
 
 
-def _numbered(
-    clips: Sequence[Listed], frames: Frames, *, known: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The numbers and labels of the known or of the held-out clips."""
-    chosen = [clip for clip in clips if clip.is_known == known]
-    return np.array([frames.index[clip.path] for clip in chosen]), np.array([clip.label for clip in chosen])
-
-
-def _few(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """The places of `count` random clips of each class."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return np.concatenate([order[labels[order] == label][:count] for label in np.unique(labels)])
+def _columns(
+    frames: Frames, clips: Sequence[Listed]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The numbers and labels of clips (N,), and which are known."""
+    paths, labels, _, known = zip(*clips, strict=True)
+    return np.array([frames.index[path] for path in paths]), np.array(labels), np.array(known)
 
 
 def _parts(numbers: NDArray[np.int64], length: int = 128) -> list[NDArray[np.int64]]:
@@ -146,10 +142,9 @@ def _parts(numbers: NDArray[np.int64], length: int = 128) -> list[NDArray[np.int
 def _probe(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     """Classifiers of frozen features."""
     crops = Crops(frames, job.recipe.data.frame_size)
-    numbers = np.array([frames.index[clip.path] for clip in clips])
+    numbers, labels, known = _columns(frames, clips)
     views = torch.cat([crops(center_views(job.recipe, frames.sizes, part)) for part in _parts(numbers)])
     features = _features(job, views).float().cpu().numpy()  # (N, D)
-    labels, known = np.array([clip.label for clip in clips]), np.array([clip.is_known for clip in clips])
     fitted = (features[known], labels[known], features[~known], Head(outputs=int(labels.max()) + 1))
     logits = {"linear": linear(*fitted, seed=job.recipe.train.seed)[0], "knn": nearest_neighbors(*fitted)[0]}
     return {

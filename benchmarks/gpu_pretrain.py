@@ -61,8 +61,7 @@ class Pretraining:
         recipe, device = self._recipe, self._device
         self.model.load_state_dict(self._initial)
         self.model.train()
-        sizes = self._frames.sizes
-        choose = PretrainingViews(recipe=recipe, numbers=np.arange(len(sizes)), sizes=sizes, batch=batch)
+        choose = PretrainingViews(recipe=recipe, sizes=self._frames.sizes, batch=batch)
         numbers = count()  # of steps, whose views are the same in each run
         waiting = [self._executor.submit(choose, next(numbers)) for _ in range(AHEAD)]
         generator = torch.Generator(device).manual_seed(recipe.train.seed)

@@ -160,8 +160,8 @@ def page(calls: Calls) -> str:
         [[name, f"{100 * np.mean([share[name] for share in draws]):.1f}"] for name in draws[0]],
     )
     limits = (
-        "The last loss is the mean of the last tenth of the steps. Trials chose batch and learning rate by it. "
-        "The input is frames for EVEREST and VideoMAE, and differences of frames for views and *from scratch*. "
+        "The last loss is the mean of the last tenth of the steps, by which trials chose batch and rate. "
+        "The input is frames for EVEREST and VideoMAE, and their differences for views and *from scratch*. "
         "Some actors of interaction6 appear in several groups."
     )
     parts = ["# Pre-training on real clips, with a ViT-S", introduction, limits, cost_table(calls), shares]

@@ -17,7 +17,7 @@ from device_runs import ROOT, run_command
 from gpu_clips import Crops, Frames, Lists, PretrainingViews, center_views, finetuning_views
 from gpu_finetune import PEAK
 from gpu_pretrain import LEAST
-from gpu_real import ARMS, IMAGE, MINIATURE, TESTED, settings_of
+from gpu_real import ARMS, IMAGE, MINIATURE, SCRATCH, TESTED, settings_of
 
 from everest.config.recipe import load_recipe
 from everest.data.crops import Box, crop, resize
@@ -160,6 +160,22 @@ def test_each_class_has_the_same_weight_in_an_accuracy():
     weights = gpu_real_page.weights_of([0, 0, 0, 1])
     held_out = gpu_real_page.Held(weights, ["a"] * 4, [0] * 4)
     assert held_out.mean(np.array([0.0, 0.0, 0.0, 1.0])) == pytest.approx(50)
+
+
+def test_a_row_of_the_page_has_the_seeds_that_all_arms_have(tmp_path: Path):
+    right = {(SCRATCH, 0): [1, 1, 0, 0], (SCRATCH, 1): [0, 0, 0, 0], ("everest", 0): [1, 1, 1, 1]}
+    rows: list[dict[str, Any]] = [
+        {"item": "job", "arm": arm, "set": "tennis7", "seed": seed, "labels": None, "right": of_seed}
+        for (arm, seed), of_seed in right.items()
+    ]
+    for seed in (0, 1):
+        held_out = {"set": "tennis7", "labels": [0, 1, 2, 3], "groups": ["a", "a", "b", "b"]}
+        rows += [{"item": "machine", "seed": seed, "settings": {}}]
+        rows += [{"item": "tested", "seed": seed, **held_out}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = gpu_real_page.table(gpu_real_page.Calls([file]), "right", None, SCRATCH)
+    assert "| tennis7 | 4 (2; 1) | 25.0 | 50.0 | not run | 100.0<br>+50.0 (+0.0 to +100.0) |" in text
 
 
 def test_calls_of_other_settings_or_of_one_seed_are_no_page(tmp_path: Path):

@@ -116,7 +116,7 @@ class Size:
 FULL: Final = Size(
     settings=("model.backbone=vit-s", "data.size=112"),
     seconds=48.0,
-    trial_seconds=8.0,
+    trial_seconds=7.0,
     divisor=1,
     batch=64,
     steps={2: 100, 0: 180},

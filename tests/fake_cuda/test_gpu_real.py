@@ -74,7 +74,7 @@ def test_the_miniature_writes_its_rows_and_a_page(clips: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_the_miniature_ends_well_on_a_gpu(clips: Path, device: Device, tmp_path: Path):
     command = [str(ROOT / "benchmarks" / "gpu_real.py"), str(clips), "--miniature"]
-    ended = run_command(device, command, timeout=500, extra={"OUT": str(tmp_path)})
+    ended = run_command(device, command, timeout=1000, extra={"OUT": str(tmp_path)})
     assert ended.code == 0, ended.stderr
     check_rows(tmp_path / "gpu_real.jsonl")
 

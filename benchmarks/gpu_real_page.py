@@ -49,11 +49,10 @@ class Calls:
         seeds = sorted(row["seed"] for row in self.machines)
         if len(set(seeds)) < len(seeds):
             raise SystemExit(f"seeds {seeds}: each call needs a seed of its own")
-        for row in self.machines:
-            if row["settings"] != self.machines[0]["settings"]:
-                raise SystemExit(
-                    f"seed {row['seed']} has other settings than seed {self.machines[0]['seed']}"
-                )
+        first, *others = self.machines
+        for row in others:
+            if row["settings"] != first["settings"]:
+                raise SystemExit(f"seed {row['seed']} has other settings than seed {first['seed']}")
 
     def right(self, name: str, arm: str, column: str, labels: int | None) -> dict[int, list[int]]:
         """The right answers of an arm by seed."""
@@ -100,10 +99,10 @@ def table(calls: Calls, column: str, labels: int | None, baseline: str) -> str:
     for name in TESTED:
         found = {arm: calls.right(name, arm, column, labels) for arm in (baseline, *others)}
         complete = {arm: right for arm, right in found.items() if right}
-        if baseline not in complete:
+        shared = set.intersection(*map(set, complete.values())) if baseline in complete else set()
+        if not (seeds := sorted(shared)):  # that all arms have
             rows.append([name, *["not run"] * (3 + len(others))])
             continue
-        seeds = sorted(set.intersection(*(set(right) for right in complete.values())))  # that all arms have
         tested = [calls.tested[name, seed] for seed in seeds]
         held = Held(
             np.concatenate([weights_of(row["labels"]) for row in tested]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import plain_step
 import torch
-from gpu_rows import Row, joules, peak_tflops, timed
+from gpu_rows import Row, Rows, joules, peak_tflops, timed
 from steps import transformers_videomae
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -170,3 +171,53 @@ def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
     step.updater.backward([loss])
     found = [p.grad.flatten() for p in nn.Module.parameters(step.model) if p.grad is not None]
     return loss.item(), torch.cat(found)
+
+
+_B, _S, _L = ({"backbone": f"vit-{letter}"} for letter in "bsl")
+_EVEREST, _VIDEOMAE = {"recipe": EVEREST}, {"recipe": VIDEOMAE}
+EAGER = (
+    StepCase(name="everest-b", **_EVEREST, **_B, batches=(64, 128, 256, 512), needs=40),
+    StepCase(name="everest-s", **_EVEREST, **_S, batches=(128, 256)),
+    StepCase(name="everest-l", **_EVEREST, **_L, batches=(64, 128)),
+    StepCase(name="videomae-b", **_VIDEOMAE, **_B, batches=(64, 128, 256)),
+    StepCase(name="videomae-s", **_VIDEOMAE, **_S, batches=(128, 256)),
+    StepCase(name="views-b", recipe=VIEWS, **_B, batches=(64, 128, 256)),
+    StepCase(name="videomae-l", **_VIDEOMAE, **_L, batches=(64, 128)),
+    StepCase(
+        name="everest-b-checkpointing",
+        **_EVEREST,
+        **_B,
+        batches=(128, 256),
+        overrides=("train.checkpointing=true",),
+    ),
+    StepCase(name="plain-everest-b", **_EVEREST, **_B, batches=(64, 128), code="plain"),
+    StepCase(name="plain-videomae-b", **_VIDEOMAE, **_B, batches=(32, 64), code="plain"),
+    StepCase(name="plain-videomae-l", **_VIDEOMAE, **_L, batches=(32, 64), code="plain"),
+    StepCase(name="transformers-videomae-b", **_VIDEOMAE, **_B, batches=(32, 64), code="transformers"),
+)
+COMPILED = (
+    StepCase(
+        name="blocks-everest-b", **_EVEREST, **_B, batches=(128, 256, 1024), compiled="blocks", needs=110
+    ),
+    StepCase(name="whole-everest-b", **_EVEREST, **_B, batches=(256,), compiled="whole", needs=150),
+    StepCase(
+        name="whole-everest-b-all-activations",
+        **_EVEREST,
+        **_B,
+        batches=(256,),
+        compiled="whole",
+        budget=1.0,
+        needs=150,
+    ),
+    StepCase(name="blocks-everest-s", **_EVEREST, **_S, batches=(256,), compiled="blocks", needs=50),
+    StepCase(name="blocks-views-b", recipe=VIEWS, **_B, batches=(256,), compiled="blocks", needs=60),
+    StepCase(name="blocks-videomae-b", **_VIDEOMAE, **_B, batches=(256,), compiled="blocks", needs=50),
+    StepCase(name="blocks-everest-l", **_EVEREST, **_L, batches=(256,), compiled="blocks", needs=60),
+    StepCase(name="graph-everest-s", **_EVEREST, **_S, batches=(256,), compiled="graph", needs=150),
+)
+
+
+def measure_steps(rows: Rows, cases: tuple[StepCase, ...], seconds: float) -> None:
+    """Write the rows of the cases; an error, such as too little memory, ends the batches of its case."""
+    for case in cases:
+        rows.run(f"step {case.name}", partial(measure, case, seconds=seconds), needs=case.needs)

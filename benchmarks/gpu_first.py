@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from gpu_cases import COMPILED, EAGER, measure_steps
 from gpu_checks import same_as_not_compiled, same_as_the_cpu
 from gpu_data import measure_data
 from gpu_kernels import attention, ceilings, importance, products, profiled
 from gpu_rows import Rows, product
-from gpu_step import COMPILED, EAGER, measure_steps
 from measuring import machine
 
 

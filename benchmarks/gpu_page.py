@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py or gpu_step.py has measured.
+"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py has measured.
 
     python benchmarks/gpu_page.py FILE …
 

@@ -15,14 +15,13 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import everest
 from scipy.stats import t
 from torchvision.transforms.v2.functional import resize
 
@@ -49,11 +48,6 @@ PAIRS = {"train": 160, "val": 40, "test": 80}
 SPEEDS = {"train": 300, "val": 60, "test": 120}
 FASTEST = 4.0  # pixels a frame
 CLIP = 12  # frames of a rendered clip
-
-
-def everest(*arguments: object) -> str:
-    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def run(folder: Path, root: Path, lists: dict[str, Path], overrides: Sequence[str], seed: int) -> dict:

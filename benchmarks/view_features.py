@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+import measuring
 import numpy as np
 import torch
 from held_out_clips import FOLDS, LETTERS, PARTITIONS, Clips
@@ -106,8 +105,8 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
     listed.write_text("".join(lines))
     data = [f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
     settings = [part for each in (*data, *BASE, *ARMS[arm]) for part in ("--set", each)]
-    command = ["pretrain", "--recipe", "small", *settings, "--seed", str(unit), "-o", str(run), "-q"]
-    subprocess.run([sys.executable, "-m", "everest_cli", *command, "--gpus", "cpu"], check=True)
+    command = ("pretrain", "--recipe", "small", *settings, "--seed", unit, "-o", run, "-q", "--gpus", "cpu")
+    measuring.everest(*command, show=True)
     model = everest.load_model(run)
     assert isinstance(model, PretrainingModel)
     return model

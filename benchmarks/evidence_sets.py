@@ -87,7 +87,7 @@ def wander(steps: int, room: NDArray[np.int64], rng: np.random.Generator) -> NDA
 
 
 def write_shaken(videos: Path, folder: Path, name: str) -> None:
-    """Copy the clips of all lists of a labeled set, unless they are there, and write the lists of the copies."""
+    """Copy the clips of a labeled set, unless they are there, and write the lists of the copies."""
     for part in PARTS:
         rows = []
         for line in (videos / f"{name}_{part}.csv").read_text().splitlines():

@@ -38,6 +38,7 @@ from everest.inference.model import OpenedModel
 from everest.lists.stage import read_stage
 from everest.models.of_recipe import classifier_spec
 from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
 from everest.system.run_folder import BEST, RECIPE
 from everest.system.weights import Weights
 
@@ -63,9 +64,8 @@ def export(weights: Path, folder: Path, calibration: list[Tensor]) -> dict[str, 
     files = {"checkpoint": weights}
     for precision in PRECISIONS:
         files[precision] = folder / f"{precision}.onnx"
-        exported = exportable(
-            open_model(weights, kind="transformer"), keep=None, uint8=True, precision=precision
-        )
+        opened = open_model(weights, kind="transformer")
+        exported = exportable(opened, keep=None, uint8=True, precision=precision)
         clips = [exported.input(pixels) for pixels in calibration] if precision == "int8" else []
         write_onnx(files[precision], exported, calibration=clips)
     return files
@@ -75,13 +75,8 @@ def accuracy(file: Path, run: Path, folder: Path) -> dict[str, Any]:
     """Top-1 with its interval, and the predicted class of each video."""
     recipe, rows = load_recipe(run / RECIPE, imports=False), folder / f"{file.stem}.csv"
     accelerator = make_accelerator("fp32", tf32=False, cpu=True)
-    found = evaluate(
-        recipe,
-        file,
-        accelerator,
-        report=lambda event: None,
-        options=EvaluationOptions(predictions=rows, overwrite=True),
-    )
+    options = EvaluationOptions(predictions=rows, overwrite=True)
+    found = evaluate(recipe, file, accelerator, report=silent, options=options)
     with rows.open(newline="") as text:
         predicted = [row["predicted"] for row in csv.DictReader(text)]
     return {"top1": found["top1"], "interval": found["intervals"]["top1"], "predicted": predicted}
@@ -89,11 +84,8 @@ def accuracy(file: Path, run: Path, folder: Path) -> dict[str, Any]:
 
 def answerers(files: dict[str, Path]) -> dict[str, Callable[[Tensor], object]]:
     """The functions from clips to answers, with as many threads as torch has now."""
-    answers: dict[str, Callable[[Tensor], object]] = {
-        "checkpoint": OpenedModel.open(
-            files["checkpoint"], clips=1, crops=1, precision="fp32", cpu=True
-        ).answers
-    }
+    checkpoint = OpenedModel.open(files["checkpoint"], clips=1, crops=1, precision="fp32", cpu=True)
+    answers: dict[str, Callable[[Tensor], object]] = {"checkpoint": checkpoint.answers}
     for precision in PRECISIONS:
         model = open_exported(files[precision])
         answers[precision] = lambda clips, model=model: model.answers(model(clips))
@@ -144,21 +136,16 @@ def rows_of(name: str, run: Path | None, *, rounds: int) -> list[dict[str, Any]]
         clips = torch.cat(calibration[:CLIPS])
         measured = speed(files, clips, rounds=rounds)
         accuracies = {} if run is None else {arm: accuracy(file, run, folder) for arm, file in files.items()}
-        rows = []
-        for arm, file in files.items():
-            row = {
-                "model": name,
-                "arm": arm,
-                "bytes": file.stat().st_size,
-                "load": os.getloadavg()[0],
-                **measured[arm],
-            }
-            if accuracies:
-                expected, of_arm = accuracies["fp32"]["predicted"], accuracies[arm]
-                same = sum(a == b for a, b in zip(expected, of_arm["predicted"], strict=True))
-                row |= {"top1": of_arm["top1"], "interval": of_arm["interval"]}
-                row |= {"videos": len(expected), "same_as_fp32": same}
-            rows.append(row)
+        sizes = {arm: file.stat().st_size for arm, file in files.items()}
+    rows = []
+    for arm in files:
+        row = {"model": name, "arm": arm, "bytes": sizes[arm], "load": os.getloadavg()[0], **measured[arm]}
+        if accuracies:
+            expected, of_arm = accuracies["fp32"]["predicted"], accuracies[arm]
+            same = sum(a == b for a, b in zip(expected, of_arm["predicted"], strict=True))
+            row |= {"top1": of_arm["top1"], "interval": of_arm["interval"]}
+            row |= {"videos": len(expected), "same_as_fp32": same}
+        rows.append(row)
     return rows
 
 
@@ -178,16 +165,8 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 HEAD: Final = [
-    *(
-        "model",
-        "file",
-        "size",
-        "top-1",
-        "same class as ONNX fp32",
-        "1 thread: p50 / p95 CPU ms",
-        "times faster",
-    ),
-    *("2 threads: p50 / p95 ms", "times faster"),
+    *("model", "file", "size", "top-1", "same class as ONNX fp32", "1 thread: p50 / p95 CPU ms"),
+    *("times faster", "2 threads: p50 / p95 ms", "times faster"),
 ]
 
 
@@ -196,9 +175,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME=RUN|vit-s")
     parser.add_argument("--rounds", type=int, default=30)
     given = parser.parse_args()

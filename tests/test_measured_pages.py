@@ -73,26 +73,6 @@ def test_curves_between_views():
     assert missing("pretraining-works.md", rows) == []
 
 
-def test_exported_files():
-    arms = {"checkpoint": "checkpoint (torch)", "fp32": "ONNX fp32", "int8": "ONNX int8"}
-    rows = []
-    for row in results("exported")["rows"]:
-        top1 = f"{row['top1']:.1f} %" if "top1" in row else "-"
-        same = f"{row['same_as_fp32']} of {row['videos']}" if "top1" in row else "-"
-        cells = [row["model"], arms[row["arm"]], f"{row['bytes'] / 1e6:.1f} MB", top1, same]
-        for threads in ("threads_1", "threads_2"):
-            if (found := row.get(threads)) is None:  # wall time beside other programs is no measurement
-                assert threads == "threads_2"
-                assert row["load"] > 10
-                cells += ["-", "-"]
-                continue
-            p50, p95 = found["ms"]
-            cells += [f"{p50:.1f} / {p95:.1f}", f"{found['faster']['ratio']:.2f}"]
-        rows.append(f"| {' | '.join(cells)} |")
-    assert len(rows) >= 8
-    assert missing("reports.md", rows) == []
-
-
 SETS = {
     "ten actions": "weizmann10",
     "six interactions": "interaction6",

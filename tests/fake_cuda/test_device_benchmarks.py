@@ -44,12 +44,11 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
             "A",
             [
                 "--only",
-                "machine,ceilings,same,importance,products,attention encoder,step everest-s,step plain-e",
+                "machine,ceilings,same,importance,attention encoder,step everest-s,step plain-e",
             ],
             {
                 "ceilings",
                 "importance",
-                "products",
                 "attention encoder",
                 "step everest-s",
                 "step plain-everest-b",

@@ -3,7 +3,7 @@
     OUT=FOLDER python benchmarks/gpu_first.py A|B|C [--limit 520] [--only NAME,…]
 
 A: ceilings, checks, attention, importance, eager steps, a profile. B: compiled steps. C: videos,
-the loader, training runs, the GPU's decoder. Every row is written at once to FOLDER/PART.jsonl, so a part
+the loader, training runs. Every row is written at once to FOLDER/PART.jsonl, so a part
 that is stopped loses nothing; an item that fails is a row with its error. `gpu_page.py` makes the tables
 of docs/performance.md from these files.
 """

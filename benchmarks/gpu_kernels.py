@@ -15,9 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 
 from everest.methods.importance import change_importance
-from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.models.mae import MaskedAutoencoder
-from everest.video.pixels import IMAGENET, normalize
+from everest.video.pixels import normalize
 
 BATCH = 256
 CLIP = (3, 16, 224, 224)
@@ -123,30 +122,17 @@ def moving_frames(batch: int) -> Tensor:
     return (clips + torch.randn_like(clips).mul_(3)).clamp_(0, 255).byte()
 
 
-class OnePart(TubeletEmbedding):
-    """The embedding with the weight for differences of bytes rounded to bfloat16 once."""
-
-    def of_byte_changes(self, change: Tensor) -> Tensor:
-        assert isinstance(self.proj, torch.nn.Conv3d)
-        weight, _ = in_two_parts(IMAGENET.byte_changes_weight(self.proj.weight.detach()).flatten(1))
-        rows = change.flatten(2).flatten(0, 1)
-        return torch.mm(rows, weight.T, out_dtype=torch.float32).unflatten(0, change.shape[:2])
-
-
 @torch.no_grad()
 def importance(seconds: float, *, batch: int = BATCH) -> Iterator[Row]:
     """Importance in each formulation, and the share of the kept tokens that float32 keeps, too."""
     model = VIT_B.build().model
     assert isinstance(model, MaskedAutoencoder)
     embed, clips = model.encoder.patch_embed, moving_frames(batch)
-    one_part = OnePart(768, embed.tubelet).cuda()
-    one_part.load_state_dict(embed.state_dict())
     compiled = torch.compile(change_importance, dynamic=False)
     works: dict[str, tuple[str, Callable[[], Tensor]]] = {
         "float32": ("highest", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
         "tf32": ("high", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
         "bytes": ("highest", lambda: change_importance(clips, embed, embed.tubelet)),
-        "bytes, one part": ("highest", lambda: change_importance(clips, one_part, embed.tubelet)),
         "bytes, compiled": ("highest", lambda: compiled(clips, embed, embed.tubelet)),
     }
     kept: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import plain_step
 import torch
@@ -173,47 +173,34 @@ def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
     return loss.item(), torch.cat(found)
 
 
-_B, _S, _L = ({"backbone": f"vit-{letter}"} for letter in "bsl")
-_EVEREST, _VIDEOMAE = {"recipe": EVEREST}, {"recipe": VIDEOMAE}
+def _case(name: str, recipe: str, size: str, *batches: int, **options: Any) -> StepCase:
+    return StepCase(name=name, recipe=recipe, backbone=f"vit-{size}", batches=batches, **options)
+
+
 EAGER = (
-    StepCase(name="everest-b", **_EVEREST, **_B, batches=(64, 128, 256, 512), needs=40),
-    StepCase(name="everest-s", **_EVEREST, **_S, batches=(128, 256)),
-    StepCase(name="everest-l", **_EVEREST, **_L, batches=(64, 128)),
-    StepCase(name="videomae-b", **_VIDEOMAE, **_B, batches=(64, 128, 256)),
-    StepCase(name="videomae-s", **_VIDEOMAE, **_S, batches=(128, 256)),
-    StepCase(name="views-b", recipe=VIEWS, **_B, batches=(64, 128, 256)),
-    StepCase(name="videomae-l", **_VIDEOMAE, **_L, batches=(64, 128)),
-    StepCase(
-        name="everest-b-checkpointing",
-        **_EVEREST,
-        **_B,
-        batches=(128, 256),
-        overrides=("train.checkpointing=true",),
-    ),
-    StepCase(name="plain-everest-b", **_EVEREST, **_B, batches=(64, 128), code="plain"),
-    StepCase(name="plain-videomae-b", **_VIDEOMAE, **_B, batches=(32, 64), code="plain"),
-    StepCase(name="plain-videomae-l", **_VIDEOMAE, **_L, batches=(32, 64), code="plain"),
-    StepCase(name="transformers-videomae-b", **_VIDEOMAE, **_B, batches=(32, 64), code="transformers"),
+    _case("everest-b", EVEREST, "b", 64, 128, 256, 512, needs=40),
+    _case("everest-s", EVEREST, "s", 128, 256),
+    _case("everest-l", EVEREST, "l", 64, 128),
+    _case("videomae-b", VIDEOMAE, "b", 64, 128, 256),
+    _case("videomae-s", VIDEOMAE, "s", 128, 256),
+    _case("views-b", VIEWS, "b", 64, 128, 256),
+    _case("videomae-l", VIDEOMAE, "l", 64, 128),
+    _case("everest-b-checkpointing", EVEREST, "b", 128, 256, overrides=("train.checkpointing=true",)),
+    _case("plain-everest-b", EVEREST, "b", 64, 128, code="plain"),
+    _case("plain-videomae-b", VIDEOMAE, "b", 32, 64, code="plain"),
+    _case("plain-videomae-l", VIDEOMAE, "l", 32, 64, code="plain"),
+    _case("transformers-videomae-b", VIDEOMAE, "b", 32, 64, code="transformers"),
 )
+WHOLE = "whole-everest-b"
 COMPILED = (
-    StepCase(
-        name="blocks-everest-b", **_EVEREST, **_B, batches=(128, 256, 1024), compiled="blocks", needs=110
-    ),
-    StepCase(name="whole-everest-b", **_EVEREST, **_B, batches=(256,), compiled="whole", needs=150),
-    StepCase(
-        name="whole-everest-b-all-activations",
-        **_EVEREST,
-        **_B,
-        batches=(256,),
-        compiled="whole",
-        budget=1.0,
-        needs=150,
-    ),
-    StepCase(name="blocks-everest-s", **_EVEREST, **_S, batches=(256,), compiled="blocks", needs=50),
-    StepCase(name="blocks-views-b", recipe=VIEWS, **_B, batches=(256,), compiled="blocks", needs=60),
-    StepCase(name="blocks-videomae-b", **_VIDEOMAE, **_B, batches=(256,), compiled="blocks", needs=50),
-    StepCase(name="blocks-everest-l", **_EVEREST, **_L, batches=(256,), compiled="blocks", needs=60),
-    StepCase(name="graph-everest-s", **_EVEREST, **_S, batches=(256,), compiled="graph", needs=150),
+    _case("blocks-everest-b", EVEREST, "b", 128, 256, 1024, compiled="blocks", needs=110),
+    _case(WHOLE, EVEREST, "b", 256, compiled="whole", needs=150),
+    _case(f"{WHOLE}-all-activations", EVEREST, "b", 256, compiled="whole", budget=1.0, needs=150),
+    _case("blocks-everest-s", EVEREST, "s", 256, compiled="blocks", needs=50),
+    _case("blocks-views-b", VIEWS, "b", 256, compiled="blocks", needs=60),
+    _case("blocks-videomae-b", VIDEOMAE, "b", 256, compiled="blocks", needs=50),
+    _case("blocks-everest-l", EVEREST, "l", 256, compiled="blocks", needs=60),
+    _case("graph-everest-s", EVEREST, "s", 256, compiled="graph", needs=150),
 )
 
 

@@ -102,13 +102,12 @@ class Commands:
         self._main, self._folder = main, folder
         self._number = 0
 
-    def __call__(self, *words: object, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    def __call__(self, *words: object) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
         self._number += 1
         files = [self._folder / f"{self._number}.{name}" for name in ("out", "err")]
         pid = os.fork()
         if not pid:
-            os.environ.update(env or {})
             for number, file in enumerate(files, start=1):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.argv = ["everest", *map(str, words)]

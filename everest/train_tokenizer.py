@@ -134,7 +134,6 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
         for step in training.steps():
             adversarial = stage.objective.adversary is not None and step >= adversary_start
             if adversarial and step == adversary_start:
-                training.step_log.watch_losses_anew()
                 training.notice(f"the discriminator starts after step {step}: its term joins the loss")
             for clip in training.micro_batches():
                 losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)

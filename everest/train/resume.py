@@ -143,8 +143,7 @@ def _check_same(path: Path, recipe: Recipe, options: RunOptions) -> None:
             if stage != options.command:
                 raise RecipeError(f"--output {path}: holds a run of {stage}, not of {options.command}; {FIX}")
     _check_settings(path, recipe, options.command)
-    if options.command != STAGES["tokenizer"]:  # it always starts from scratch
-        _check_init(path, options.init)
+    _check_init(path, options.init)
     if bool(run.read_env(ONE_BATCH)) != options.one_batch:
         way = "without" if options.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {FIX}")
@@ -158,7 +157,7 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    now = flat(recipe_values(recipe))  # a setting that is new since the run started had its default before
+    now = flat(recipe_values(recipe))
     may_change = set(MAY_CHANGE)
     if command == STAGES["tokenizer"]:
         keys = before.keys() | now.keys()

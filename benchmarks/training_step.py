@@ -58,20 +58,13 @@ class TrainingStep:
             noise.uniform_()
         return cast(Clip, SimpleNamespace(frames=frames, noise=noise, tokens={}))
 
-    def run(self, clips: Clip, *, enters: Callable[[str], None] = lambda phase: None) -> Tensor:
-        """One step. Returns the loss, on the device.
-
-        Args:
-            enters: called with the name of each phase as it begins.
-        """
+    def run(self, clips: Clip) -> Tensor:
+        """One step. Returns the loss, on the device."""
         record = StepRecord(self.device)
-        enters("forward")
         with self.updater.one_pass(last=True):
             loss = self.loss(clips)
-            enters("backward")
             record.add(loss, {}, passes=1)
             self.updater.backward([loss])
-        enters("update")
         norms = self.updater.clip_gradients()
         self.updater.step(StepNumbers(self.accelerator, record, norms))
         return loss.detach()

@@ -224,7 +224,7 @@ def _warn_at_chance(stage: Finetuning, step: int) -> None:
     sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
-    losses, share = list(training.step_log.losses.finite), UNDERFITS if step == steps else STILL_GUESSING
+    losses, share = list(training.step_log.losses), UNDERFITS if step == steps else STILL_GUESSING
     mixes = any(mixing.values())
     warning = stays_at_chance(losses, sizes, lowest=lowest, share=share, mixes=mixes)
     training.warn_once("chance", warning)
@@ -253,5 +253,5 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"weights, {training.run.best}"
     )
     guessing = loss_of_guessing(heads, labels)
-    advice = validations.advice(chance=chance, guessing=guessing, steps=steps)
+    advice = validations.advice(chance=chance, guessing=guessing)
     return f"{text}. {advice}" if advice else text

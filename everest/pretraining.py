@@ -35,7 +35,6 @@ from everest.tokenizer.feature_targets import FeatureTargets
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
-FEWEST_OF_SIGREG: Final = 128  # videos of a step, as LeJEPA advises (arXiv 2511.08544)
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -62,13 +61,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    videos = training.plan.videos_per_step
-    if spec.views is not None and spec.views.loss == "sigreg" and videos < FEWEST_OF_SIGREG:
-        enough = FEWEST_OF_SIGREG * training.plan.views
-        advice = f" (pretrain.batch_size={enough})" if len(clips) >= FEWEST_OF_SIGREG else ""
-        training.notice(
-            f"sigreg: a step has {videos} videos; its authors advise at least {FEWEST_OF_SIGREG}{advice}"
-        )
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         attach_teacher(training.state.trained_model, recipe)
@@ -143,7 +135,7 @@ def pretrain(training: Training) -> None:
 
 def _summarize(training: Training) -> None:
     """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
-    model, losses = training.state.trained_model, training.step_log.losses.finite
+    model, losses = training.state.trained_model, training.step_log.losses
     if not losses:
         return
     loss = sum(losses) / len(losses)

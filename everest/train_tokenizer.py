@@ -135,7 +135,6 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
             training.begin_step()
             adversarial = stage.objective.adversary is not None and training.steps_done >= adversary_start
             if adversarial and training.steps_done == adversary_start:
-                training.step_log.watch_losses_anew()
                 training.notice(
                     f"the discriminator starts after step {adversary_start}: its term joins the loss"
                 )

@@ -1,9 +1,8 @@
-"""Signs that a run is not well: losses that are not finite, jump or do not change; overfitting."""
+"""Training health checks: losses that are not finite, losses at chance, overfitting."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, Final, Literal, NamedTuple
@@ -13,8 +12,6 @@ from everest.errors import DivergedError
 
 SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts too high and halves each time
-SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
-SPIKE_STDS: Final = 6.0  # our choice
 NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below which little has been learned
 # Our choice: of the way from the training loss of guessing to that of a model that knows every label. After
 # few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
@@ -72,25 +69,6 @@ class Nonfinite:
         if (self.policy == "stop" and not self.overflow) or self.skipped > limit:
             raise DivergedError(f"{metrics}, {self.skipped} times in a row")
         return True
-
-
-class LossWatch:
-    """Notices a loss far above the finite losses before it. It only warns; nothing depends on it."""
-
-    def __init__(self) -> None:
-        self.finite: deque[float] = deque(maxlen=SPIKE_WINDOW)  # the last finite losses of this process
-
-    def spike(self, loss: float) -> str | None:
-        """A warning if `loss` jumped, else None."""
-        warning = None
-        if len(self.finite) == SPIKE_WINDOW:
-            mean = sum(self.finite) / SPIKE_WINDOW
-            std = math.sqrt(sum((x - mean) ** 2 for x in self.finite) / SPIKE_WINDOW)
-            if loss > mean + SPIKE_STDS * max(std, 1e-3 * abs(mean)):
-                warning = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
-        if math.isfinite(loss):  # Nonfinite reports the others; a mean with one would hide all that follow
-            self.finite.append(loss)
-        return warning
 
 
 def stays_at_chance(
@@ -183,7 +161,7 @@ class Validations:
 
     def _quality(self, row: Row) -> tuple[float, float]:
         value = row[f"val_{self.metric}"]
-        return value if self._higher else -value, -row.get("val_loss", float("inf"))
+        return value if self._higher else -value, -row["val_loss"]
 
     def _losses_of_validations(self) -> list[float]:
         return [row["val_loss"] for row in self.rows]
@@ -211,8 +189,8 @@ class Validations:
             "stronger augmentation or fewer steps help"
         )
 
-    def advice(self, *, chance: float | None, guessing: float, steps: int) -> str | None:
-        """The advice at the end of a run of `steps` steps; None if it learned well.
+    def advice(self, *, chance: float | None, guessing: float) -> str | None:
+        """The advice at the end of a run that has learned hardly anything; None for any other run.
 
         Args:
             chance: the metric of a model that has learned nothing, if that is known.
@@ -231,7 +209,4 @@ class Validations:
                 f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: the model "
                 "has learned the training videos, not their labels; more videos or a pre-trained encoder help"
             )
-        perfect = self._higher and self._percent and best == 100
-        return (
-            "It was still improving: try more steps" if self.best["step"] == steps and not perfect else None
-        )
+        return None

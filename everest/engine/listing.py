@@ -14,7 +14,7 @@ from everest.config.metrics import METRICS, OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.locks import is_running, last_written
-from everest.system.run_environment import INIT, ORIGIN
+from everest.system.run_environment import ORIGIN
 from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
 from everest.system.weights_header import WeightsHeader, read_header
 
@@ -24,7 +24,7 @@ State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestor:
-    """Weights that a run descends from. `recipe` and `step` are None if the run did not note them."""
+    """Weights that a run descends from. `recipe` and `step` are None for files of another program."""
 
     file: str  # or the name, such as timm:NAME
     recipe: str | None = None
@@ -79,7 +79,7 @@ def summarize(run: Path) -> RunSummary:
     try:
         age = int(max(0.0, time.time() - last_written(run)))
         environment, rows = read_run(run)
-        steps = environment.get(PLAN, {}).get("steps")
+        steps = environment[PLAN]["steps"]
         command = _command(environment["command"][1:])
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
@@ -127,8 +127,8 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
     """Yield the weights that a run started from, then those that these started from, and so on."""
-    origin = environment.get(ORIGIN) or {"file": environment.get(INIT)}
-    while origin and origin.get("file"):
+    origin = environment.get(ORIGIN)  # only with --init
+    while origin:
         recipe, step = _optional(str, origin.get("recipe")), _optional(int, origin.get("step"))
         yield Ancestor(file=str(origin["file"]), recipe=origin.get("family") or recipe, step=step)
         origin = origin.get("origin")
@@ -146,7 +146,7 @@ def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], c
         return "running"
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
     weights = RunFolder(run).weights
-    last, steps = _newest(rows, "step"), environment.get(PLAN, {}).get("steps")
+    last, steps = _newest(rows, "step"), environment[PLAN]["steps"]
     logged_all = last == steps or _newest(rows, ENDED) is not None
     if last is not None and logged_all and weights.is_file():
         header = read_header(weights)

@@ -13,8 +13,6 @@ from typing import Final, Protocol
 
 from everest.engine.health import FEWEST_STEPS, Row
 
-MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
-
 Rows = Sequence[Row]
 
 
@@ -65,8 +63,6 @@ PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
 LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
 FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
-MIXED: Final = 0.75  # our choice: of the share of equal classes among random neighbors
-STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
 
 
@@ -80,7 +76,7 @@ def new_warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[
 
     Args:
         steps: of the whole run.
-        videos: whose classes are probed.
+        videos: whose features are measured.
         held_out: videos whose loss is measured.
     """
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
@@ -96,7 +92,7 @@ def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str,
     # A run whose features keep their rank may still begin to learn.
     keeps_rank = last["rank_me"] >= PATIENT_RANK * rows[0]["rank_me"]
     patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
-    found = {"collapse": _collapse(rows[0], last), "accuracy": _worse(rows[0], last, videos)}
+    found = {"collapse": _collapse(rows[0], last)}
     if found["collapse"] is None and videos > 1 and not patient:
         found["same features"] = _same_features(rows[0], last)
     if held_out >= FEWEST_HELD_OUT:
@@ -148,59 +144,6 @@ def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
     return None
 
 
-def _worse(first: Row, last: Row, videos: int) -> str | None:
-    """Only if every probe is clearly below its first value."""
-    known = [key for key in ACCURACIES if first.get(key) is not None and last.get(key) is not None]
-    worse = [key for key in known if _clearly_below(last[key], first[key], videos)]
-    if not known or worse != known:
-        return None
-    key = known[0]
-    return (
-        f"the {ACCURACIES[key]} reaches {last[key]:.1f} %, and {first[key]:.1f} % before the first step "
-        f"(chance {last['probe_chance']:.1f} %): the features have become worse. Mask more tokens, or lower "
-        "base_lr"
-    )
-
-
-def mixed_classes(share: float, at_random: Sequence[float]) -> str | None:
-    """A warning if the nearest videos have the same class far more rarely than with labels in random orders.
-
-    Args:
-        share: percentage of the nearest videos that have the class of a video.
-        at_random: the same for random orders.
-    """
-    mean = sum(at_random) / len(at_random)
-    if share >= min(*at_random, MIXED * mean):
-        return None
-    return (
-        f"of the videos nearest to each other, {share:.1f} % have the same class, and {mean:.1f} % if the "
-        "classes were random: videos that look alike may have different classes, for example all videos of a "
-        "person who shows every class. If so, name the persons in a column group of pretrain.probe.list; "
-        "without it, the accuracies are too low"
-    )
-
-
-def knows_group(of_class: float, of_group: float) -> str | None:
-    """A warning if features know the group of a video better than its class.
-
-    Args:
-        of_class, of_group: see everest.probes.list_probe.class_and_group.
-    """
-    if of_group <= of_class:
-        return None
-    return (
-        "the features know the group better than the class: the nearest video of another class has the same "
-        f"group in {of_group:.1f} %, that of another group the same class in {of_class:.1f} %; fine-tuning "
-        "may still use them"
-    )
-
-
-def _clearly_below(value: float, before: float, videos: int) -> bool:
-    """Whether an accuracy is below another one of the same videos by several standard errors."""
-    variance = sum(share * (1 - share) for share in (value / 100, before / 100)) / videos
-    return before - value > 100 * STANDARD_ERRORS * math.sqrt(variance)
-
-
 def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     """The change of the measures from the first probe to the last.
 
@@ -212,15 +155,12 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     found = warnings(rows, steps=steps, videos=videos, held_out=0)
     states = {"collapse": "collapsed", "same features": "are nearly the same for all videos"}
     parts = [rank + "".join(f": the features {states[kind]}" for kind in states if kind in found)]
-    key = next((key for key in ACCURACIES if last.get(key) is not None and first.get(key) is not None), None)
+    key = next((key for key in ACCURACIES if last[key] is not None and first[key] is not None), None)
     if key is not None:
-        values = [row[key] for row in rows if row.get(key) is not None]
         moved = _moved(first[key], last[key], unit=" %")
-        by_image = last.get(key.replace("probe", "difference"))
+        by_image = last[key.replace("probe", "difference")]
         image = "" if by_image is None else f", difference image {by_image:.0f} %"
-        text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %{image})"
-        rises = len(values) > 2 and last[key] == max(values) > max(values[:-1])
-        parts.insert(0, f"{text}; it was still rising" if rises else text)
+        parts.insert(0, f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %{image})")
     if last["heldout_loss"] is not None and first["heldout_loss"] is not None:
         text = f"held-out loss {_moved(first['heldout_loss'], last['heldout_loss'], digits=3)}"
         if last["heldout_mean_loss"] is not None:

@@ -142,8 +142,7 @@ def _check_same(path: Path, recipe: Recipe, options: RunOptions) -> None:
             if stage != options.command:
                 raise RecipeError(f"--output {path}: holds a run of {stage}, not of {options.command}; {FIX}")
     _check_settings(path, recipe, options.command)
-    if options.command != STAGES["tokenizer"]:  # it always starts from scratch
-        _check_init(path, options.init)
+    _check_init(path, options.init)
     if bool(run.read_env(ONE_BATCH)) != options.one_batch:
         way = "without" if options.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {FIX}")

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
-from everest.engine.health import LossWatch, Nonfinite, Row, StepMetrics
+from everest.engine.health import Nonfinite, Row, StepMetrics
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
@@ -23,6 +23,8 @@ from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
 from everest.system.events import notice
 from everest.system.run_folder import NONFINITE
+
+RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
 
 
 class StepRecord:
@@ -99,6 +101,7 @@ class StepLog:
     Args:
         log: appends a row to metrics.jsonl.
     Attributes:
+        losses: the last finite losses.
         stop_signal: received by any process, else 0.
         is_save_due: by the clock of any process, since the last save.
     """
@@ -112,7 +115,7 @@ class StepLog:
         bad_videos: BadVideos,
         log: Callable[[Row], None],
     ) -> None:
-        self.losses = LossWatch()
+        self.losses: deque[float] = deque(maxlen=RECENT)
         self.nonfinite = nonfinite
         self.stop_signal = 0
         self.is_save_due = False
@@ -145,11 +148,6 @@ class StepLog:
             rows.append(self._log_step(step, record, numbers.read()))
         return rows
 
-    def watch_losses_anew(self) -> None:
-        """Forget the losses so far, with which later ones are not comparable."""
-        self.read()
-        self.losses = LossWatch()
-
     def _log_step(self, step: int, record: StepRecord, totals: StepTotals) -> Row:
         metrics, plan, report = totals.metrics, self._plan, self._context.report
         self.stop_signal = self.stop_signal or totals.signal
@@ -169,9 +167,8 @@ class StepLog:
         }
         self._log(row)
         report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
-        jump = self.losses.spike(metrics.loss)
-        if jump:
-            report(notice(f"step {step}: {jump}"))
+        if math.isfinite(metrics.loss):
+            self.losses.append(metrics.loss)
         failed = list(gather_object(record.failed)) if totals.any_failed else []
         for text in self._bad_videos.add(requested=plan.videos_per_step, failed=failed):
             report(notice(text))

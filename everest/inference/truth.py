@@ -48,7 +48,7 @@ def read_drawn_length(path: Path) -> float | None:
     """The length that `everest budget --draw` wrote into a file that `read_truth` has read, in seconds.
 
     Returns:
-        None: the file has none, as of an older version or another program.
+        None: the file has none, as of another program.
     Raises:
         DataError: the file has several lengths, or none that is a number.
     """

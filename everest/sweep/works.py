@@ -112,8 +112,6 @@ def changed_settings(recipe: Recipe) -> Settings:
     """The settings that are not at their defaults, by section.key, without the seed and the exempt ones.
 
     Exempt are those that a resumed run may change, such as `train.workers`, and `data.root`.
-
-    A setting that a later version adds is not among them, so that the work keeps its key.
     """
     return {
         key: value

@@ -84,7 +84,7 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
 
 
 def test_the_orders_of_a_seed_stay_the_same():
-    """Recorded numbers: with other ones, runs of an earlier version could not be resumed exactly."""
+    """Recorded numbers: with other ones, a seed would not repeat its results."""
     options = {"batch_size": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
     assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN

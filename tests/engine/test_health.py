@@ -28,7 +28,6 @@ from everest.engine.feed import WaitWatch, waiting_advice
 from everest.engine.health import (
     SCALER_LIMIT,
     SKIP_LIMIT,
-    LossWatch,
     Nonfinite,
     StepMetrics,
     is_near_chance,
@@ -66,18 +65,6 @@ def test_the_other_losses_of_an_update_must_be_finite_too():
         Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, broken))
     with pytest.raises(DivergedError):  # a discriminator has no scale to look for
         Nonfinite("stop", scaled=True).should_skip(StepMetrics(1.0, math.inf, broken))
-
-
-def test_a_jump_of_the_loss_is_reported_and_a_slow_rise_is_not():
-    watch = LossWatch()
-    assert watch.spike(math.nan) is None  # hides nothing that follows
-    assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
-    assert "jumped to 2" in str(watch.spike(2.0))
-    assert watch.spike(math.nan) is None
-    assert "jumped to 1e+06" in str(watch.spike(1e6))
-    assert all(map(math.isfinite, watch.finite))
-    watch = LossWatch()
-    assert all(watch.spike(1 + i / 100) is None for i in range(200))
 
 
 def test_a_loss_near_that_of_guessing_is_recognized():

@@ -119,7 +119,7 @@ def test_the_prepared_model_is_gone_when_the_memory_of_the_device_is_released(
 def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
     shown = called(*command(clip_files, tmp_path / "run", "pretrain.probe.every=1")).stderr
     assert shown.count("is trained first") == 1
-    assert shown.count("probes of 4 videos cost about") == 1
+    assert shown.count("probes took") == 1
 
 
 # --- a finished tokenizer -----------------------------------------------------------------------------------
@@ -172,11 +172,6 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
     called(*command(clip_files, output), "--init", trained)
     assert RunFolder(output / "tokenizer").read_env(INIT) is None
     assert str(trained) in RunFolder(output).read_env(INIT)
-    own = shutil.copytree(trained / "tokenizer", tmp_path / "other" / "tokenizer")
-    (own / "report.json").unlink()  # an unfinished one
-    RunFolder(own).note(INIT, "weights that an earlier version recorded")
-    called(*command(clip_files, tmp_path / "other"))
-    assert (own / "report.json").is_file()
 
 
 # --- the settings of a tokenizer ----------------------------------------------------------------------------

@@ -234,11 +234,6 @@ def test_settings_that_do_not_go_with_views_are_refused(
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
 
 
-def test_few_videos_for_sigreg_are_named(recipe: Path, tmp_path: Path):
-    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, "-o", tmp_path / "run").stderr
-    assert "sigreg: a step has 2 videos; its authors advise at least 128\n" in shown
-
-
 def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4\n")
     options = [*VIEWS, "--set", f"data.pretrain={tmp_path}/one.csv", "-o", tmp_path / "run"]

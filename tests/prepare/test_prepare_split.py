@@ -15,7 +15,6 @@ from everest.lists.sample import Sample
 from everest.prepare.assignment import assign
 from everest.prepare.split import read_shares, split_samples
 from everest.suggest.data_section import data_section
-from everest_cli.split_text import few_videos
 
 
 def samples_of(classes, group_size):
@@ -339,24 +338,6 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
-@pytest.mark.parametrize(
-    ("videos", "shares", "warning", "advised"),
-    [
-        ((36, 12, 12), (0.6, 0.2, 0.2), "val has 12 videos, test has 12 videos", None),
-        ((80, 1, 20), (0.8, 0.1, 0.1), "val has 1 video", "60/20/20"),
-        ((30, 15), (0.7, 0.3), "test has 15 videos", "60/40"),
-        ((160, 20, 20), (0.8, 0.1, 0.1), None, None),
-    ],
-)
-def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning, advised):
-    names = ("train", "val", "test") if len(videos) == 3 else ("train", "test")
-    found = few_videos(
-        dict(zip(names, videos, strict=True)), dict(zip(names, shares, strict=True)), unit="video"
-    )
-    advice = f"; `everest prepare split --shares {advised}` gives more" if advised else ""
-    assert found == (warning and f"warning: {warning}: few for a measurement{advice}")
-
-
 def test_a_name_that_no_list_can_hold_is_reported_first_and_deeper_folders_are_noticed(tmp_path):
     touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
     message = split(tmp_path, code=4).stderr
@@ -398,4 +379,4 @@ def test_windows_are_called_windows(tmp_path):
     (tmp_path / "windows.csv").write_text("\n".join(["path,label,start,end,group", *rows]))
     shown = split(tmp_path / "windows.csv", "--group", "column:group", "--shares", "50/50").stderr
     assert "train: 4 windows (66.7%) of 2 groups: " in shown
-    assert "test has 2 windows: few for a measurement" in shown
+    assert "test: 2 windows (33.3%) of 1 group: " in shown

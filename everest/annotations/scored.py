@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout
+from everest.annotations.bout import CHECKED, DRAWN, LONGEST, UNSCORED, Bout, by_video
 from everest.video.reader import TOLERANCE
 
 Span = tuple[float, float]  # seconds
@@ -39,6 +39,15 @@ def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> 
     """A bout for each time of a video, up to its end, outside the spans that are scored."""
     spans = spans_outside(scored, end)
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
+
+
+def outside_unscored(bouts: Sequence[Bout]) -> list[Bout]:
+    """Replace drawn windows (everest.metrics.budget) by unscored time outside those that were checked."""
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    windows = by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN))
+    for video, drawn in windows.items():
+        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+    return kept
 
 
 def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:

@@ -72,7 +72,14 @@ def are_scored(
     starts: NDArray[np.float64], ends: NDArray[np.float64], bouts: Iterable[Bout]
 ) -> NDArray[np.bool_]:
     """Whether each window is free of unscored time, (W,), by the starts and ends of windows, (W,) each."""
-    scored = np.ones(len(starts), np.bool_)
-    for start, end in unscored_spans(bouts):
-        scored &= (ends <= start + TOLERANCE) | (starts >= end - TOLERANCE)
-    return scored
+    return are_outside(starts, ends, unscored_spans(bouts))
+
+
+def are_outside(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], spans: Iterable[Span]
+) -> NDArray[np.bool_]:
+    """Whether each window overlaps none of some spans, (W,), by the starts and ends of windows, (W,) each."""
+    outside = np.ones(len(starts), np.bool_)
+    for start, end in spans:
+        outside &= (ends <= start + TOLERANCE) | (starts >= end - TOLERANCE)
+    return outside

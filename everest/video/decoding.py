@@ -83,7 +83,7 @@ def decode_frames(
         is_timed = container.format.name not in UNTIMED_FORMATS
         waits = entry is None and not from_any  # for a keyframe, at the start and after a damage
         breaks = 0
-        for number, packet, is_damaged, breaks_off in _judged_packets(path, container, stream, entry):
+        for number, packet, is_damaged, breaks_off in judged_packets(path, container, stream, entry):
             is_key = packet.is_keyframe and packet.size > 0
             if stamps is not None and packet.size:
                 stamps.append(packet.pts)
@@ -134,10 +134,10 @@ def decode_frames(
         yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
 
 
-def _judged_packets(
-    path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None
+def judged_packets(
+    path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[tuple[int, Packet, bool, bool]]:
-    """Number each packet; is it damaged, and does the stream break off after it?"""
+    """Number each packet from an entry on; is it damaged, and does the stream break off after it?"""
     read = packets(path, container, stream)
     number = 0
     if entry is not None:

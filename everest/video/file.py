@@ -70,9 +70,7 @@ class VideoFile:
     orientation: Orientation
     second: float  # in units of the time stamps
     decord_is_exact: bool
-    missing: tuple[
-        tuple[float, float], ...
-    ]  # seconds that cannot be shown, as far as known; inf: no end known
+    missing: tuple[tuple[float, float], ...]  # seconds that cannot be shown; inf: no end known
     notices: tuple[str, ...]  # what was repaired
 
 

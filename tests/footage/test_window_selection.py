@@ -20,7 +20,7 @@ def packets_of(sizes, kinds) -> PacketSizes:
         sizes=np.array(sizes),
         kinds=np.array(kinds, dtype=np.int8),
         end=float(len(sizes)),
-        damage=None,
+        missing=(),
     )
 
 

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everest.annotations.bout import Bout, by_video
+from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
 from everest.errors import DataError, RecipeError
 from everest.metrics.budget import (
-    CHECKED,
-    DRAWN,
     counted_bouts,
     draw_windows,
     footage_windows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from made_features import write_features
 from PIL import Image
 from small_runs import called, json_of, refused, run
+from video_kinds import Case, write_case
 
 from everest.errors import DataError, UserError
 from everest.figures.thumbnails import draw_thumbnails
@@ -213,6 +215,18 @@ def test_a_copy_finds_its_original(
         assert table[0] == f"{copy}{moment}"
         shown, name = table[1].split()
         assert (float(shown), name) == (pytest.approx(first["similarity"], abs=5e-4), first["name"])
+
+
+@pytest.mark.parametrize("kind", ["videos", "windows"])
+def test_a_damaged_query_is_named_with_its_seconds_and_ends_with_4(
+    extracted: dict[str, Path], autoencoder_run: Path, tmp_path: Path, kind: str
+):
+    case = Case(container="ts", codec="h264-b", accident="lost packet at 0.45")
+    query = write_case(case, tmp_path / "lost.ts").path
+    result = called("search", query, "--features", extracted[kind], "-c", autoencoder_run, "--json", code=4)
+    assert re.search(r"lost\.ts: damaged: no intact frames from 0\.\d\d to \d\.\d\d s", result.stderr)
+    (row,) = json.loads(result.stdout)
+    assert row["neighbors"]
 
 
 def test_a_model_must_be_the_one_that_wrote_the_file(

@@ -119,8 +119,7 @@ class Bases:
         from .worker import call
 
         ended, _, stderr = call(command.split(), self.root)
-        if ended != code:
-            raise RuntimeError(f"everest {command} ended with {ended}: {stderr}")
+        assert ended == code, f"everest {command} ended with {ended}: {stderr}"
 
 
 def _frames(*, shift: int):

@@ -66,6 +66,9 @@ class CaseId:
     def rng(self) -> Random:
         return Random(f"{self.kind} {self.seed} {self.index}")
 
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.seed}-{self.index}"
+
     @property
     def command(self) -> str:
         """The command that runs this case alone."""

@@ -1,7 +1,5 @@
 """The names of `import everest`."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

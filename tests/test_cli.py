@@ -1,7 +1,5 @@
 """The command line: help, errors with their exit codes, no file overwritten by mistake."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

@@ -1,7 +1,5 @@
 """The functions of `everest` that do what the commands do: their numbers are the commands' to the bit."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import shutil

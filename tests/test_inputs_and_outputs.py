@@ -1,7 +1,5 @@
 """No command replaces what it reads, and a checkpoint is opened before the data."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Commands that are killed at any moment: the same command resumes or starts again, and leaves no rubbish."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

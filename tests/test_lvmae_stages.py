@@ -1,7 +1,5 @@
 """LVMAE end to end on small real videos: the tokenizer first, then targets from it, fine-tuning, a test."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

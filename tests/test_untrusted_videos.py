@@ -1,7 +1,5 @@
 """Commands on videos that are fine, but whose titles or names are not UTF-8."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -73,8 +71,6 @@ def test_neither_a_title_nor_a_name_that_is_not_utf_8_ends_a_command(
     values = {"RECIPE": recipe, "VIDEOS": videos, "RUN": classifier_run, "OUT": tmp_path / "out"}
     called(*words(command, values))
 
-
-# --- names --------------------------------------------------------------------------------------------------
 
 BYTES = [b"caf\xe9%d.mp4" % number for number in range(4)]
 NAMES = [os.fsdecode(name) for name in BYTES]

@@ -1,7 +1,5 @@
 """Exports of BORIS: columns of versions 7 to 9, queued media, points, and the project that everest writes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

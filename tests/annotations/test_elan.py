@@ -1,7 +1,5 @@
 """ELAN's files: a file as ELAN saves it, entity bombs, and the structure that the schema EAFv3.0 requires."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree

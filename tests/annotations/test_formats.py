@@ -1,7 +1,5 @@
 """Every kind of file: exports of other programs, recognition, damaged files, and bouts that come back."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

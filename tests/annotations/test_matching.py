@@ -1,7 +1,5 @@
 """Names of videos in annotation files, and the user's videos that they mean."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

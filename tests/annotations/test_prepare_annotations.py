@@ -1,7 +1,5 @@
 """`everest prepare annotations`: summaries, conversion, and wrong input."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

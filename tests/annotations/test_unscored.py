@@ -1,7 +1,5 @@
 """Time that no one has labeled: read, left out of windows and scores, and kept in conversions."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

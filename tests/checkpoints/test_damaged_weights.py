@@ -1,7 +1,5 @@
 """Weights with values that are no finite numbers, refused by every command that reads them."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path

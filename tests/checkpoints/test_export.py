@@ -1,7 +1,5 @@
 """Exported models: the same numbers in transformers, onnxruntime and torch.export, on real clips."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +63,6 @@ def clips(shared: Path) -> Tensor:
     """(3, 3, 8, 64, 64): three real clips."""
     videos = sorted((shared / "videos" / "actions" / "tennis").rglob("*.mp4"))[:150:50]
     return torch.stack([everest.normalize(everest.read_clip(v, frames=8, stride=2, size=64)) for v in videos])
-
-
-# --- transformers -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
@@ -167,9 +162,6 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     checkpoint = saved(tmp_path / "model.safetensors", spec, classes=None)
     assert message in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", code=6)
     assert not (tmp_path / "hf").exists()
-
-
-# --- ONNX and torch.export ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -351,9 +343,6 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
         compare(shown, lambda clips: (shown.graph(clips)[0] / 0 * 0, shown.graph(clips)[1]), what="it")
     with pytest.raises(EnvironmentProblem, match="it keeps other tokens"):
         compare(shown, lambda clips: (shown.graph(clips)[0], shown.graph(clips)[1] + 1), what="it")
-
-
-# --- errors -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path):

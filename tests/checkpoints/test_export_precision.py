@@ -1,7 +1,5 @@
 """ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -104,9 +102,6 @@ def test_a_file_that_keeps_other_tokens_or_is_not_finite_is_refused():
 )
 def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):
     assert message in refused(f"export {options}", classifier_run, code=2)
-
-
-# --- eval, profile --latency, and the example ---------------------------------------------------------------
 
 
 def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(

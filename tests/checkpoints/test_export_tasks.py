@@ -1,7 +1,5 @@
 """Exported models of several classes, and of numbers in the unit of the labels."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

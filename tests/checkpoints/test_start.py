@@ -1,7 +1,5 @@
 """Runs that start from weights: what is kept, what starts fresh, where they come from, how they resume."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Unreadable files in a training run, and files opened repeatedly."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -80,9 +78,6 @@ def test_memory_stops_growing_over_thousands_of_opens(video: Path, shared: Path)
                 assert error.reason  # noqa: PT017
         grown.append(process.memory_info().rss - before)
     assert grown[-1] <= 2 * 2**20, grown
-
-
-# --- lines of a list that name no video, or no part of one --------------------------------------------------
 
 
 UNREADABLE = {

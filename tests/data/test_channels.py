@@ -1,7 +1,5 @@
 """data.channels, data.mean and data.std: gray clips, and clips normalized by other numbers."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

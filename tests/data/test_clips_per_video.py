@@ -1,7 +1,5 @@
 """Several clips of a video in an epoch: how many, where, and who counts them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path

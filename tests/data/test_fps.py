@@ -1,7 +1,5 @@
 """data.fps: clips of frames at another rate than that of the files."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from fractions import Fraction
@@ -159,9 +157,6 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
     for fps in (0, -1, 1e6, float("nan")):
         with pytest.raises(ValueError, match="fps must be more than 0"):
             everest.read_clip(files["24"][0], fps=fps)
-
-
-# --- data.fps in commands: stored with the weights, and the same frames everywhere --------------------------
 
 
 FPS, RATE = 15, 40  # of the recipe, and of most files

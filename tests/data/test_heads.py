@@ -1,7 +1,5 @@
 """Several labels a video, as verb and noun: lists, training, checkpoint, evaluation, prediction."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path

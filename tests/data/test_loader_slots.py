@@ -1,7 +1,5 @@
 """Every batch of the loader equals its clips read one by one, and stays so while it is in use."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

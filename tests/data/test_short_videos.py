@@ -1,7 +1,5 @@
 """Videos that are shorter than a clip: how many, and the stride that fits."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels of the wrong kind end fine-tuning and evaluation with a line that names their row."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -55,9 +55,6 @@ def cut(clip, box):
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-# --- multi-scale crop ---------------------------------------------------------------------------------------
-
-
 def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
     for case in recorded["multi_scale_crop"]["candidates"]:
         (width, height), side = case["image_wh"], case["input_size"]
@@ -100,9 +97,6 @@ def test_multi_scale_boxes_of_a_wide_target_are_wide():
     assert multi_scale_sizes((240, 240), (224, 112))[0] == (240, 120)
 
 
-# --- random resized crop ------------------------------------------------------------------------------------
-
-
 def test_random_resized_crops_are_those_of_the_released_program(recorded):
     cases = recorded["random_resized_crop"]["draws"]
     assert len(cases) == 10
@@ -125,9 +119,6 @@ def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all
     apart = levels_apart(resized, all_tensors[case["tensor"]])
     assert apart[..., ~erased].max() < 1.01
     assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
-
-
-# --- evaluation boxes ---------------------------------------------------------------------------------------
 
 
 def test_evaluation_boxes_are_those_of_the_released_program(recorded):
@@ -177,9 +168,6 @@ def test_single_evaluation_box_is_the_center():
     assert view_boxes((48, 64), (48, 48), 1) == [center_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
 
 
-# --- RandAugment --------------------------------------------------------------------------------------------
-
-
 def check_rand_augment(case, tensors):
     seed = case["python_random_seed"]
     assert case["numpy_seed"] == seed
@@ -226,9 +214,6 @@ def test_rand_augment_does_the_same_to_every_frame(tensors):
     clip = PAPER(frame.expand(5, -1, -1, -1), np.random.default_rng(2))
     assert not torch.equal(clip[:1], frame)
     assert all(torch.equal(other, clip[0]) for other in clip)
-
-
-# --- erasing ------------------------------------------------------------------------------------------------
 
 
 def test_erasing_box_is_that_of_the_released_program(recorded, tensors):

@@ -1,7 +1,5 @@
 """Several classes per video, and numbers: evaluation, its page, and predictions in every format."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -38,9 +36,6 @@ TAGGED = Head(task="multi-label", outputs=3)
 SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
 
 
-# --- metrics ------------------------------------------------------------------------------------------------
-
-
 def test_metrics_of_each_class_are_those_of_scikit_learn():
     rows = per_class(SEVERAL, NAMES)
     expected = precision_recall_fscore_support(FLAGS, SHARES >= 0.5, average=None, zero_division=0)
@@ -68,9 +63,6 @@ def test_classes_of_single_label_videos_are_measured_one_against_the_rest():
     assert rows == [(50, 50, 2), (50, 100, 1), (0, 0, 1)]
 
 
-# --- worst videos -------------------------------------------------------------------------------------------
-
-
 def test_the_worst_videos_have_missing_and_wrong_classes():
     found = wrong_classes(SEVERAL, list("abcd"), NAMES, most=9)
     assert [row.video for row in found] == ["b", "a", "c"]  # all classes of d are right
@@ -87,9 +79,6 @@ def test_the_largest_errors_come_first():
     head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
     found = largest_errors(head, list("abc"), [], most=2)
     assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
-
-
-# --- evaluation and its page --------------------------------------------------------------------------------
 
 
 def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Path, tmp_path: Path):
@@ -159,9 +148,6 @@ def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
     assert found[0] == found[1]
 
 
-# --- predictions --------------------------------------------------------------------------------------------
-
-
 def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, clip_files: Path):
     video = clip_files / "clip0.mp4"
     (row,) = json_of("predict -q", video, "-c", tags_run)
@@ -223,9 +209,6 @@ def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(
     assert row["bouts"]["verb"]
     assert row["bouts"]["score"] == []
     assert (tmp_path / "t.png").is_file()
-
-
-# --- timelines of several classes ---------------------------------------------------------------------------
 
 
 @given(present=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=9), step=st.integers(1, 12))

@@ -1,7 +1,5 @@
 """Letters in figures that matplotlib's font does not have."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path

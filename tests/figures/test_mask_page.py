@@ -1,7 +1,5 @@
 """The interactive page: its structure, its data, and its script in node."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

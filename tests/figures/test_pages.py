@@ -1,7 +1,5 @@
 """The pages that everest writes, in a real browser: they work, log no error and request nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

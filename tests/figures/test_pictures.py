@@ -1,7 +1,5 @@
 """The rows of figures, and the demo that draws one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

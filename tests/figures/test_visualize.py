@@ -1,7 +1,5 @@
 """The output and the files of `visualize-mask` and `select-frames` on rendered videos."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import shutil
@@ -47,9 +45,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frames[number, 8:24, left : left + 16] = 230
     write_video(path, frames, 24)
     return path
-
-
-# --- visualize-mask -----------------------------------------------------------------------------------------
 
 
 def test_kept_tokens_are_where_something_moves(video: Path, tmp_path: Path):
@@ -200,9 +195,6 @@ def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
     assert row["strategy"] == "tube"
 
 
-# --- select-frames ------------------------------------------------------------------------------------------
-
-
 def test_frames_are_drawn_where_something_moves(video: Path):
     options = ["--size", "32", "--frames", "8", "--stride", "5", "--draws", "400", "--keep", "0.1"]
     row = json_of("select-frames", video, *options)
@@ -289,9 +281,6 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
     assert [label.get_text() for label in counts.get_xticklabels()] == [f"{a}, {b}" for a, b in view.numbers]
     assert shares.get_ylabel() == "share of draws (dots)"
     assert "dots: share of repeated draws" in words
-
-
-# --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

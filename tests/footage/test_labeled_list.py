@@ -1,7 +1,5 @@
 """`prepare windows --labels`: lists of windows with the classes of annotated bouts."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

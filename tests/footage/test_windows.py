@@ -1,7 +1,5 @@
 """`prepare windows` on real files: where something moves, damaged files, killed calls."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

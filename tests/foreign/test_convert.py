@@ -1,7 +1,5 @@
 """Checkpoints of other programs: recognized by name, mapped to the last tensor, equal in their outputs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

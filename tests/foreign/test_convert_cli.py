@@ -1,7 +1,5 @@
 """`everest convert` from the command line: its output, files and errors, and commands that read its files."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

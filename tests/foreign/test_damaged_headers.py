@@ -1,7 +1,5 @@
 """Headers, indexes and configurations that no program writes: one line, and no model of their sizes."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable

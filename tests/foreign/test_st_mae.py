@@ -4,8 +4,6 @@ The reference is written from these facts (the class token in front, positions o
 blocks with biases on queries, keys and values, one norm), not from the program.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -241,9 +239,6 @@ def test_other_positions_and_other_means_are_refused_with_the_reason():
     without = st_mae(kind="classifier", class_token=False)
     with pytest.raises(CheckpointError, match="without a class token"):
         convert(Foreign(path=Path("x.pth"), tensors=without), HINTS)
-
-
-# --- from the command line ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

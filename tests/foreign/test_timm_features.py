@@ -1,7 +1,5 @@
 """The encoder computes as the image models of timm that it is read from, in each family."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

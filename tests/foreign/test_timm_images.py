@@ -1,7 +1,5 @@
 """Image models of timm as encoders: equal to timm on single frames, and inflated to tubelets."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

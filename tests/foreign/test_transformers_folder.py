@@ -1,7 +1,5 @@
 """Folders of transformers as checkpoints: their links, and the files next to the weights."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -76,9 +74,6 @@ def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_pat
     (tmp_path / "link.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         find_init(tmp_path / "link.safetensors", output=folder, overwrite=True)
-
-
-# --- the preprocessor ---------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

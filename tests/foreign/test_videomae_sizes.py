@@ -1,7 +1,5 @@
 """VideoMAE of transformers in its released sizes, random: converted, pre-trained on, fine-tuned, used."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import psutil

@@ -1,7 +1,5 @@
 """V-JEPA 2 of transformers: its encoder computes the same here, also from a part of the tokens."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -254,9 +252,6 @@ def test_another_clip_has_the_places_of_its_own_grid(folder: Path):
     same = torch.tensor([[0, 7, 37, 112]])  # of 4 x 6 x 6
     wide_rotation, square_rotation = wide.encoder.position(ids), square.encoder.position(same)
     assert all(torch.equal(a, b) for a, b in zip(wide_rotation, square_rotation, strict=True))
-
-
-# --- from the command line ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Runs cases from the command line; exit code 1 if one fails. See `python -m tests.fuzz --help`."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import importlib

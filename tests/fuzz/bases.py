@@ -1,7 +1,5 @@
 """Good input, from which the cases make damaged input: clips, lists, tiny trained models, shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

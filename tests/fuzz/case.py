@@ -1,7 +1,5 @@
 """A case: a command, the files that it reads, and what may come of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch

@@ -1,7 +1,5 @@
 """States of a stopped run, which is then resumed, and the files of run folders."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -88,9 +86,6 @@ def _same_weights(whole: Path) -> Callable[[Path, int], str | None]:
         return None if same else "resumed to other weights without an error"
 
     return check
-
-
-# Of states ----------------------------------------------------------------------------------------------
 
 
 def _anything(rng: Random, state: Path) -> None:

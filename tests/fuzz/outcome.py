@@ -1,7 +1,5 @@
 """What a command may do: end with a documented code and a short message, and leave other files alone."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

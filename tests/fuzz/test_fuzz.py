@@ -1,7 +1,5 @@
 """No damaged input ends a command with a traceback, a crash, a hang, or with other files changed."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

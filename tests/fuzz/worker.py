@@ -3,8 +3,6 @@
 torch and the package are imported once, before the first fork.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -1,7 +1,5 @@
 """`everest predict --timeline --to`: the bouts of a timeline as files of annotation programs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

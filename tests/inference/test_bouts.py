@@ -1,7 +1,5 @@
 """Bouts: neighboring windows of one class, compared with a loop over times; their figure and formats."""
 
-from __future__ import annotations
-
 import csv
 import io
 import warnings

@@ -1,7 +1,5 @@
 """Videos with a damage are read to their end; what is missing is named, and the exit code is 4."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

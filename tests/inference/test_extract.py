@@ -1,7 +1,5 @@
 """Features in files: their contents, and that a killed call resumes."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`predict` and `extract` against the models themselves, transformers included."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Windows over long footage: their times, their views, and the formats of their predictions."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

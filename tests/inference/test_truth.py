@@ -1,7 +1,5 @@
 """A timeline next to the bouts of a person: files, names of videos, scores and figures of commands."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Features of windows: their rows, a call killed inside a video, and arrays for other programs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Damaged indexes of shards: an error that names the index, and nothing outside of its folder is read."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -249,9 +249,6 @@ def test_a_list_in_another_encoding_than_its_files_is_named(root):
         read_samples(root / "list.csv", root=root)
 
 
-# --- folders ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def folder(tmp_path):
     hidden = (".hidden/d.mp4", "jump/.e.mp4")
@@ -353,8 +350,6 @@ def test_real_lists_are_read(shared):
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))
 
-
-# --- sheets of other programs -----------------------------------------------------------------------------
 
 SHEET = (
     "clip_id,filename,behavior,animal,date\n7,a.mp4,walk,m3,2024-05-01\n8,b.mp4,run,m4,\n9,c.mp4,walk,m3,\n"

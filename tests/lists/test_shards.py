@@ -1,7 +1,5 @@
 """`everest prepare shard`, and training over shards: the videos to the byte, the run to the bit."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

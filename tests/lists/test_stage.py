@@ -1,7 +1,5 @@
 """The videos of a stage when `data.root` is a folder tree, without the list that the recipe names."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

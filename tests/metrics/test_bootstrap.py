@@ -1,7 +1,5 @@
 """Bootstrap intervals of any statistic, compared with scikit-learn and with simulated groups of videos."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Temperatures, calibration errors and thresholds, compared with plain loops."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

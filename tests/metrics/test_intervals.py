@@ -1,7 +1,5 @@
 """95 % intervals of accuracies, compared with the exact distribution of resampled videos."""
 
-from __future__ import annotations
-
 import random
 from statistics import quantiles
 

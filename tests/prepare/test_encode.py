@@ -1,7 +1,5 @@
 """`everest prepare encode`: the same frames at the same times in files that are faster to read."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -56,9 +56,6 @@ def put(clip_files: Path, *folders: Path) -> None:
         shutil.copy(clip_files / f"clip{number}.mp4", folder)
 
 
-# --- what is found -----------------------------------------------------------------------------------------
-
-
 def test_exactly_the_bad_files_of_a_real_collection_are_found(shared: Path, tmp_path: Path):
     result = check(shared / "videos" / "odd", output=tmp_path, code=4)
     assert bad(result).keys() == BAD_IN_ODD.keys()
@@ -191,9 +188,6 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
 
 
-# --- labels ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "classes", "problems"),
     [
@@ -296,9 +290,6 @@ def test_class_names_have_to_differ(videos: Path, tmp_path: Path):
         assert message in checked(*arguments, code=4).stderr
 
 
-# --- cleaned lists -----------------------------------------------------------------------------------------
-
-
 def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
     (videos / "broken.mp4").write_bytes(b"")
@@ -344,9 +335,6 @@ def test_a_cleaned_list_of_class_folders_called_by_decimals_is_not_of_numbers(
     (tmp_path / "set" / "0.5" / "clip0.mp4").write_bytes(b"")
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     assert (tmp_path / "set.clean.csv").read_text() == "path,label\n0.5/clip2.mp4,0\n1.5/clip1.mp4,1\n"
-
-
-# --- crashes, hangs, kills ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -425,9 +413,6 @@ def test_without_output_the_files_are_in_the_folder_of_the_first_list(
     checked(videos / "train.csv", "-q")
     assert list(Path().iterdir()) == []
     assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
-
-
-# --- what is refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

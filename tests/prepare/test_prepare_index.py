@@ -1,7 +1,5 @@
 """`everest prepare index` on imitations of published data sets: every row of the lists."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -249,9 +247,6 @@ def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
     listed = [path for path, *_ in rows_of(tmp_path / "all.csv", tmp_path)]
     assert listed == ["run/a.mp4", "walk/b.mp4", f"walk/{odd}"]
     assert "a line break in its name" in (tmp_path / "index_report.csv").read_text()
-
-
-# --- what is refused ---------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_layout_gets_an_error_with_what_is_expected(tmp_path):

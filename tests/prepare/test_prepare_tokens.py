@@ -1,7 +1,5 @@
 """`everest prepare tokens`, and pre-training with what it wrote: the run that a tokenizer would give."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -115,8 +113,6 @@ def parts(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
-# --- the run that the tokenizer would give ------------------------------------------------------------------
-
 KINDS = {
     "values": [],
     "codes": ["pretrain.target.space=codes"],
@@ -184,9 +180,6 @@ def test_two_processes_with_a_cache_train_what_one_does(recipe, cache, tmp_path)
     assert two == pytest.approx(one, abs=1e-5)
 
 
-# --- ranks --------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.floats(0, 8, width=32).map(lambda x: round(x, 1)), min_size=2, max_size=300))
 def test_ranks_keep_order_and_ties(scores):
     row = np.array(scores, dtype=np.float32)
@@ -208,9 +201,6 @@ def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
     )
     assert torch.equal(exact, ranked)
     assert not torch.equal(exact, rounded)
-
-
-# --- the folder ---------------------------------------------------------------------------------------------
 
 
 def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
@@ -251,9 +241,6 @@ def test_variants_can_be_added_and_none_is_lost(recipe, tokenizer, cache, tmp_pa
     assert (more["variants"], more["kept"]) == (5, 3)
     fewer = json.loads(prepare(recipe, tokenizer, folder, "--variants", 1, "--json").stdout)
     assert (fewer["variants"], fewer["kept"]) == (5, 5)
-
-
-# --- what does not fit --------------------------------------------------------------------------------------
 
 
 OTHER = {
@@ -374,9 +361,6 @@ def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
 def test_recipes_that_a_cache_cannot_serve_are_reported(override, message, recipe, tokenizer, tmp_path):
     assert message in prepare(recipe, tokenizer, tmp_path / "x", "--set", override, code=2).stderr
     assert not (tmp_path / "x").exists()
-
-
-# --- bad videos ---------------------------------------------------------------------------------------------
 
 
 def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:

@@ -1,7 +1,5 @@
 """Probes of frozen encoders: each by itself on made features, and the command on real files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

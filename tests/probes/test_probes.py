@@ -1,7 +1,5 @@
 """The warnings of probes on measured runs, broken and healthy, and the sentence at the end."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

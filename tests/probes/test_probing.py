@@ -1,7 +1,5 @@
 """Probes while pre-training runs: they change nothing, and are the same however the run is divided."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

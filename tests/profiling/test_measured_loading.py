@@ -1,7 +1,5 @@
 """The speed of the loader compared with the step: real videos, real workers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

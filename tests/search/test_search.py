@@ -1,7 +1,5 @@
 """Searches: exact neighbors, what a query may be, and what a user sees."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Suggested recipes fit the data set and the device, and train without further options."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

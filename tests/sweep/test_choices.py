@@ -1,7 +1,5 @@
 """Arms, seeds and stages as a user writes them."""
 
-from __future__ import annotations
-
 import pytest
 
 from everest.errors import RecipeError

@@ -1,7 +1,5 @@
 """`everest sweep` as a user runs it, on tiny videos."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """The plan of a sweep: which arms share which work, and which folders it may use."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The report of a sweep: its document, its table and its figure."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from pathlib import Path

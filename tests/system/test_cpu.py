@@ -1,7 +1,5 @@
 """Settings of a process: products, memory and its limits, and how many processes read videos."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -89,9 +87,6 @@ print(faults() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_step_reuses_the_memory_of_the_step_before():
     assert int(printed_by(FAULTS)) < 1000  # of the 97,656 pages that it requests
-
-
-# ------------------------------------------------------------------------------------------------------------
 
 
 ONE_CORE = """
@@ -221,9 +216,6 @@ def test_a_recipe_leaves_the_number_open_or_sets_it():
     for value in ("many", "-1", "true", "1.5"):
         with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
             load_recipe("ucf101", overrides=[f"train.workers={value}"])
-
-
-# --- functions that a run on a GPU compiles -----------------------------------------------------------------
 
 
 def moving_clips(device: str) -> Tensor:

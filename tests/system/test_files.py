@@ -1,7 +1,5 @@
 """Files: written whole or not at all, none left behind, damaged ones named, JSON that any program reads."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -121,9 +119,6 @@ def test_a_folder_is_that_of_an_interrupted_call_only_if_the_call_marked_it(tmp_
         check()
 
 
-# --- worker processes leave nothing among the temporary files, wherever they are ----------------------------
-
-
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder for temporary files whose name leaves room for those of sockets."""
@@ -160,9 +155,6 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
     of_libraries = ("wandb-artifacts", "wandb-media")  # made when timm imports wandb, if it is installed
     left = [path.name for path in short_folder.iterdir() if not path.name.endswith(of_libraries)]
     assert [name for name in left if not name.startswith("torchinductor_")] == []
-
-
-# ------------------------------------------------------------------------------------------------------------
 
 
 EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -250,9 +242,6 @@ def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
     reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
     RunFolder(tmp_path).write_bad_videos(reasons)
     assert RunFolder(tmp_path).bad_videos() == reasons
-
-
-# --- jSON that any program reads: written without NaN, and refused with it ----------------------------------
 
 
 VALUES = st.recursive(

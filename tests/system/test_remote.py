@@ -1,7 +1,5 @@
 """Lists, folders, videos and shards of a storage: as on this machine, or a line that says what is wrong."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

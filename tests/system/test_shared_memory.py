@@ -1,7 +1,5 @@
 """Runs where shared memory is as small as in a container, in a mount namespace with a /dev/shm of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

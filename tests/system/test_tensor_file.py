@@ -1,7 +1,5 @@
 """Safetensors files: the same bytes for the same content, read by the safetensors package."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -36,9 +34,6 @@ def clips(number: int = 2, seed: int = 0) -> Tensor:
 def adversary() -> Adversary:
     torch.manual_seed(0)
     return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1_weight=10.0)
-
-
-# --- the network --------------------------------------------------------------------------------------------
 
 
 def test_a_halving_is_the_binomial_filter_at_every_second_place():
@@ -83,9 +78,6 @@ def test_sides_are_halved_while_four_places_are_left():
     assert {side: discriminator_halvings(TINY, (side, 2 * side)) for side in sides} == sides
     with pytest.raises(ValueError, match="too small"):
         Discriminator(TINY, frames=8, size=(16, 16))
-
-
-# --- the losses ---------------------------------------------------------------------------------------------
 
 
 def test_losses_of_a_linear_discriminator_are_those_by_hand():

@@ -1,7 +1,5 @@
 """The measures and the codes of a tokenizer, on cases that can be computed by hand."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -74,9 +72,6 @@ def figures(folder: Path) -> list[dict]:
 def newest(folder: Path) -> dict[str, Tensor]:
     """All tensors of the newest state."""
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
-
-
-# --- what is logged and saved -------------------------------------------------------------------------------
 
 
 def test_terms_are_logged_without_their_weights_and_the_loss_with_them(recipe: Path, trained: Path):
@@ -167,9 +162,6 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
     assert with_perceptual > 0
 
 
-# --- stopped and resumed ------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, 3 * FIRST])
 def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
@@ -226,9 +218,6 @@ def test_bf16_trains_both(recipe: Path, tmp_path: Path):
     assert all(tensor.dtype == torch.float32 for tensor in newest(tmp_path / "run").values() if tensor.dim())
 
 
-# --- not finite ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("broken", ["discriminator", "tokenizer"])
 def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_path: Path, broken: str):
     stage, adversary = with_adversary(recipe, tmp_path / "run", "train.nonfinite=skip")
@@ -279,9 +268,6 @@ def test_a_step_and_a_trial_change_both(
     change(stage)
     for module, weights_before in zip(modules, before, strict=True):
         assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
-
-
-# --- perceptual ---------------------------------------------------------------------------------------------
 
 
 def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(

@@ -1,7 +1,5 @@
 """`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -30,9 +28,6 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer") / "run"
     train(recipe, folder)
     return folder
-
-
-# --- what a run leaves --------------------------------------------------------------------------------------
 
 
 def test_a_run_leaves_weights_a_report_and_a_picture(trained: Path):
@@ -117,9 +112,6 @@ def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Pat
     assert max(norms) > 0
 
 
-# --- stopped and resumed ------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     assert_resumes_after_a_kill(recipe, ["train-tokenizer", *sets("tokenizer.epochs=16")], tmp_path, rows=5)
@@ -161,9 +153,6 @@ def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(
     said = train(Path("ucf101"), tmp_path / "run", "--data", str(clip_files), code=2)
     assert "ucf101: has no tokenizer section" in said
     assert not (tmp_path / "run").exists()
-
-
-# --- bad input ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

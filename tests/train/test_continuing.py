@@ -1,7 +1,5 @@
 """An --output that exists: a run is resumed or left alone, anything else is refused. Nothing is lost."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket
@@ -49,9 +47,6 @@ def everest(command: list[str], *options: object, code: int = 0) -> str:
 
 def states(run: Path) -> list[Path]:
     return sorted((run / "state").glob("step-*.safetensors"))
-
-
-# --- a run whose files are gone or damaged ------------------------------------------------------------------
 
 
 def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_are_not(command, finished):
@@ -112,9 +107,6 @@ def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path
     assert running_here(tmp_path / "run") is None
 
 
-# --- the same run, or another -------------------------------------------------------------------------------
-
-
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
     text = (finished / "recipe.yaml").read_text()
     assert "    recompute: false\n" in text
@@ -161,9 +153,6 @@ def test_resume_of_a_folder_leaves_no_room_for_another(command, finished):
     assert "leave out --output and --overwrite" in shown
 
 
-# --- overwrite ----------------------------------------------------------------------------------------------
-
-
 def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command, recipe, tmp_path: Path):
     project = tmp_path / "project"
     project.mkdir()
@@ -183,9 +172,6 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
     before = contents(finished)
     everest(command, "--overwrite", "--tracker", "wandb", code=5)
     assert contents(finished) == before
-
-
-# --- one process a run --------------------------------------------------------------------------------------
 
 
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -256,9 +242,6 @@ def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypa
     first = default_folder("pretrain", "ucf101")
     first.mkdir(parents=True)
     assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
-
-
-# --- validation ---------------------------------------------------------------------------------------------
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):

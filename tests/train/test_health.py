@@ -1,7 +1,5 @@
 """Runs that are not well: their messages, and how they end."""
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing

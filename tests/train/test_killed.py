@@ -1,7 +1,5 @@
 """A run that is killed at any moment is started or resumed by the same command, and leaves no rubbish."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -99,9 +97,6 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tm
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept
-
-
-# --- killed runs are resumed to the same bits: kills of `benchmarks/kills.py` -------------------------------
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """A run whose host works beside the device, as on a GPU, equals one that waits for every step."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

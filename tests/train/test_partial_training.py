@@ -1,7 +1,5 @@
 """Partial training: frozen parts keep their bits; adapters are apart in states and merged in weights."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -78,9 +76,6 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     run(*command, "-o", tmp_path / "parts")
     assert same_run(tmp_path / "parts", tmp_path / "whole")
     assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
-
-
-# --- adapters -----------------------------------------------------------------------------------------------
 
 
 def test_only_adapters_and_what_follows_the_encoder_learn(autoencoder_run: Path, adapted: Path):
@@ -165,9 +160,6 @@ def test_two_processes_train_adapters_like_one(
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
-
-
-# --- refusals -----------------------------------------------------------------------------------------------
 
 
 def test_new_weights_cannot_be_adapted_or_frozen(recipe: Path, tmp_path: Path):

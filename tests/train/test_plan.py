@@ -1,7 +1,5 @@
 """The plan of a stage: batches, steps, rates, bad videos; groups of parameters as in released programs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,9 +110,6 @@ def test_mixup_gets_pairs_in_every_pass(largest):
     assert plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=largest).micro_batch % 2 == 0
     with pytest.raises(RecipeError, match="in pairs"):
         plan_stage(stage, num_videos=100, processes=4, largest_micro_batch=largest)
-
-
-# --- parameter groups: layers, decay and learning rates as in the released programs -------------------------
 
 
 @pytest.mark.parametrize(

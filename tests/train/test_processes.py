@@ -1,7 +1,5 @@
 """Several processes, started as a user starts them: the same numbers as one, one error shown once."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

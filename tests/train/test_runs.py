@@ -1,7 +1,5 @@
 """`everest runs`: states are inferred from the files of a run, a killed run and a finished one."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Runs with `finetune.sampler`: exact resume, equal draws of two processes, classes without a video."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

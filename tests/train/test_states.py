@@ -1,7 +1,5 @@
 """Damaged states are noticed, set aside and never resumed from, whatever their checksum says."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

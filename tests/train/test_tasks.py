@@ -1,7 +1,5 @@
 """Classifiers of several labels and of numbers, trained, evaluated and resumed by the commands."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pre-training on the features of a frozen teacher: their values, runs, cache, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +52,6 @@ def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
     """The settings of a student."""
     target = f"pretrain.target={{kind: features, teacher: {teacher}}}"
     return load_recipe(recipe, overrides=[target, *overrides])
-
-
-# --- the values ---------------------------------------------------------------------------------------------
 
 
 def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teacher: Path):
@@ -124,9 +119,6 @@ def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path):
     second = create_student(settings).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any("teacher" in name for name in first)
-
-
-# --- runs ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -205,9 +197,6 @@ def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     assert "GMACs of the frozen teacher" in run("profile", "--recipe", recipe, *taught_by(teacher))
 
 
-# --- the cache ----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache") / "features"
@@ -284,9 +273,6 @@ def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: 
     assert "the teacher" in luma or "data.channels" in luma
     pixels = refused(*command, "--set", cached, code=2)
     assert "a tokenizer or a teacher" in pixels
-
-
-# --- what is refused ----------------------------------------------------------------------------------------
 
 
 def test_teachers_that_do_not_fit_are_refused(recipe: Path, teacher: Path, tmp_path: Path, clip_files: Path):

@@ -1,7 +1,5 @@
 """LVMAE's pre-training is checked before its tokenizer is trained, and a finished tokenizer is reused."""
 
-from __future__ import annotations
-
 import gc
 import shutil
 import weakref
@@ -41,9 +39,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     output = tmp_path_factory.mktemp("lvmae") / "run"
     called(*command(clip_files, output))
     return output
-
-
-# --- checked first ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,9 +117,6 @@ def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
     assert shown.count("probes of 4 videos cost about") == 1
 
 
-# --- a finished tokenizer -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -177,9 +169,6 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
     RunFolder(own).note(INIT, "weights that an earlier version recorded")
     called(*command(clip_files, tmp_path / "other"))
     assert (own / "report.json").is_file()
-
-
-# --- the settings of a tokenizer ----------------------------------------------------------------------------
 
 
 def read_by_tokenizer(recipe: Recipe) -> list[Any]:

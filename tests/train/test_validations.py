@@ -1,7 +1,5 @@
 """Budgets in steps, the best weights of a fine-tuning run, and its end by patience."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

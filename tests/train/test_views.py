@@ -1,7 +1,5 @@
 """Pre-training between views, as a user runs it: alone, in two processes, killed, and what follows it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

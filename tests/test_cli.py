@@ -119,24 +119,6 @@ def test_a_wrong_setting_is_named_with_its_fix(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_list_that_cannot_be_used_is_named_with_its_line(recipe: Path, clip_files: Path, tmp_path: Path):
-    path = tmp_path / "list.csv"
-    options = ["--recipe", recipe, "--set", f"data.train={path}", "-o", tmp_path / "run"]
-    for lines, message in (
-        ("", "empty"),
-        ("clip0.mp4 0\nclip1.mp4 7\n", "list.csv:2"),
-        ("clip0.mp4 0\nclip9.mp4 1\n", "clip9.mp4"),
-        ("clip0.mp4\n", "label"),
-    ):
-        path.write_text(lines.replace("clip", f"{clip_files}/clip"))
-        assert message in refused("finetune", *options, "--init", "none", code=4)
-        assert not (tmp_path / "run").exists()
-    for i in range(8):
-        (tmp_path / f"{i}.mp4").write_text("this is no video")
-    path.write_text("".join(f"{tmp_path}/{i}.mp4 {i % 2}\n" for i in range(8)))
-    assert "not a video file" in refused("pretrain", *options, code=4)
-
-
 def checkpoint(path: Path, kind: str) -> Path:
     settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), width=24, depth=2, heads=2)
     chosen = {"selection": RedundancyRobust(), "target": PixelTargetSettings()}

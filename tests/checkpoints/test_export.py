@@ -263,24 +263,6 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     assert (features - expected).abs().max() < 1e-4
 
 
-def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
-    session = onnx_session(onnx_file)
-    (given,) = session.get_inputs()
-    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
-    model = everest.load_model(classifier_run)
-    frames = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
-    with torch.no_grad():
-        x = everest.normalize(frames)
-        expected, ids = model(x), model.kept_tokens(x)
-    logits, kept = session.run(None, {"frames": frames.permute(0, 2, 3, 4, 1).contiguous().numpy()})
-    assert (kept == ids.numpy()).all()
-    assert abs(logits - expected.numpy()).max() < 1e-5
-    metadata = session.get_modelmeta().custom_metadata_map
-    about = json.loads(metadata["input"])
-    assert (about["dtype"], about["values"]) == ("uint8", "0 to 255")
-    assert metadata["precision"] == "fp32"
-
-
 def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     run("export --to torch -q --uint8", checkpoint, "--out", tmp_path / "m.pt2")

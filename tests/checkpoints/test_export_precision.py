@@ -1,5 +1,6 @@
 """ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,18 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
     found = onnx_session(file).run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
     with torch.no_grad():
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
+
+
+def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
+    session = onnx_session(onnx_file)
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    (logits, kept), expected, ids = of_real_frames(onnx_file, classifier_run, clip_files)
+    assert torch.equal(kept, ids)
+    assert (logits - expected).abs().max() < 1e-5
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = json.loads(metadata["input"])
+    assert (about["dtype"], about["values"], metadata["precision"]) == ("uint8", "0 to 255", "fp32")
 
 
 def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(

@@ -54,16 +54,6 @@ def test_a_timeline_has_the_frame_nearest_to_each_time(files, name: str, fps: fl
     assert abs(len(numbers) / fps - Timeline.of(path).end) <= 0.5 / fps + 1e-6
 
 
-@pytest.mark.parametrize("name", [*map(str, RATES), "avi"])
-def test_at_its_own_rate_a_file_has_the_timeline_of_its_frames(files, name: str):
-    path, _ = files[name]
-    footage = footage_of(Sample(path=str(path)), round(probe(path).fps))
-    assert footage.shown.tolist() == list(range(probe(path).frames))
-    if name == "60":  # 2.5 frames apart at 24: of two at the same distance the earlier is shown
-        shown = footage_of(Sample(path=str(path)), 24).shown
-        assert shown[:6].tolist() == [0, 2, 5, 7, 10, 12]
-
-
 def views_of(fps: float | None, way: str) -> list:
     common = {"frames": 4, "stride": 3, "size": SIZE, "sampling": way, "fps": fps}
     plain = {"flip": False, "crop_area": (1.0, 1.0), "rand_augment": None, "erasing": 0.0}

@@ -53,14 +53,8 @@ def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
     assert sample_weights([], "balanced").shape == (0,)
 
 
-SHUFFLED = [
-    [(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)],
-    [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)],
-]
-DRAWN = [
-    [(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)],
-    [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)],
-]
+SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
+DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([2, 8]), st.integers(0, 20), st.integers(0, 9))

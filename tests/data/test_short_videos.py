@@ -17,10 +17,7 @@ from everest.lists.reading import read_samples
 from everest.video.writer import write_video
 
 
-@given(
-    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60),
-    frames=st.sampled_from([1, 4, 8, 16]),
-)
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60), frames=st.sampled_from([1, 4, 8, 16]))
 def test_the_suggested_stride_is_the_largest_that_fits_nearly_all_videos(lengths: list[int], frames: int):
     stride = largest_stride(lengths, frames)
 

@@ -223,10 +223,7 @@ def spoiled(name: str, *shape: int, **options: Any) -> Callable[[dict[str, Tenso
 
 FC1, EMBED = "blocks.1.mlp.fc1", "patch_embed.proj.weight"
 WRONG = {
-    "a value is no number": (
-        lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan),
-        "48 values that are no",
-    ),
+    "a value is no number": (lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan), "48 values that are no"),
     "a tensor is missing": (spoiled(f"{FC1}.bias"), f"it lacks encoder.{FC1}.bias;"),
     "a tensor too many": (spoiled("blocks.0.gamma_1", 48), "no place for blocks.0.gamma_1;"),
     "quantized": (spoiled("head.weight", 400, 48, dtype=torch.int8), "torch.int8"),

@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "registers with positions": {"reg_tokens": 4},
     "registers alone": {"reg_tokens": 4, "class_token": False, "global_pool": "avg"},
     "tanh GELU and attention pooling (SigLIP)": {
-        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"},
+        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"}
     },
     "distillation token (DeiT)": {"kind": VisionTransformerDistilled},
     "SwiGLU (DINOv2 giant)": {"mlp_layer": SwiGLUPacked, "mlp_ratio": 5.0, "act_layer": nn.SiLU},

@@ -8,14 +8,7 @@ from random import Random
 
 from .bases import Bases
 from .case import Case, Kind, case_of
-from .mutations import (
-    damage_content,
-    damage_text,
-    damage_tree,
-    nasty,
-    remove_file,
-    replace_by_folder,
-)
+from .mutations import damage_content, damage_text, damage_tree, nasty, remove_file, replace_by_folder
 from .safetensors_file import METADATA, damage_file, damage_metadata, join_file, split_file
 
 STATE_CODES = frozenset({6})

@@ -67,19 +67,6 @@ def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     assert 0 < before_damage < 6
 
 
-@pytest.mark.slow
-def test_a_video_that_changed_during_a_break_is_refused(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
-    video = tmp_path / "a.mp4"
-    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
-    command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
-    kill_after_23(*command)
-    video.write_text("no video")
-    message = refused(*command, "-q", code=2)
-    assert "has changed since the interrupted call; start again with --overwrite" in message
-
-
 def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
     items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
     return [result if isinstance(result, str) else sample.path for sample, result in items]

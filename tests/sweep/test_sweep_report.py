@@ -186,11 +186,7 @@ def test_unknown_names_and_missing_results_are_refused():
         (results(BOTH), {"against": "x"}, "--against: unknown name 'x'; known: a, b"),
         (nothing, {}, r"no seed of any arm has top1 yet \(0 of 1 jobs"),
         (unmeasured, {}, "no job has measured anything; add the stage eval"),
-        (
-            {**results(BOTH), "metric": "pretrain_loss"},
-            {},
-            "--metric: unknown name 'pretrain_loss'",
-        ),
+        ({**results(BOTH), "metric": "pretrain_loss"}, {}, "--metric: unknown name 'pretrain_loss'"),
     ):
         with pytest.raises(RecipeError, match=message):
             make_report(document, **options)

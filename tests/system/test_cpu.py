@@ -158,10 +158,7 @@ def test_the_memory_of_a_container_or_job_counts(
     (group / names[0]).write_text(f"{limit}\n")
     (group / names[1]).write_text(f"{3 * GIB // 4}\n")
     (group / "memory.stat").write_text(f"anon 7\n\nodd\n{names[2][0]} {GIB // 8}\n{names[2][1]} {GIB // 8}\n")
-    assert (posix.host_memory(), posix.free_host_memory()) == (
-        64 * GIB,
-        32 * GIB,
-    )  # no groups
+    assert (posix.host_memory(), posix.free_host_memory()) == (64 * GIB, 32 * GIB)  # no groups
     assert posix.free_host_memory(with_swap=True) == 40 * GIB
     (tmp_path / "own").write_text(groups)
     total, free = (64, 32) if found is None else found

@@ -160,10 +160,7 @@ def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(
     [
         ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
         ("tokenizer.loss.r1=-1", "tokenizer.loss.r1: must be at least 0.0, not -1"),
-        (
-            "tokenizer.loss.discriminator_lr=0",
-            "loss.discriminator_lr: must be more than 0.0, not 0",
-        ),
+        ("tokenizer.loss.discriminator_lr=0", "loss.discriminator_lr: must be more than 0.0, not 0"),
         ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
         ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
         ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: is 0, like perceptual"),

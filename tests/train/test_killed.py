@@ -86,10 +86,7 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tm
     run = tmp_path / "run"
     ours = (run / "model.safetensors").read_bytes()
     kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
-    left = [
-        run / ".model.safetensors.part",
-        run / "state" / ".step-000000002.safetensors.part",
-    ]
+    left = [run / ".model.safetensors.part", run / "state" / ".step-000000002.safetensors.part"]
     for path in (*kept, *left):
         path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
     (run / "running.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))

@@ -45,7 +45,12 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("freeze", "frozen"),
-    [("embedding", "encoder.patch_embed."), ("first:1", "encoder.blocks.0."), ("first:2", "encoder.")],
+    [
+        ("encoder", "encoder."),
+        ("embedding", "encoder.patch_embed."),
+        ("first:1", "encoder.blocks.0."),
+        ("first:2", "encoder."),
+    ],
 )
 def test_frozen_parts_keep_their_bits_and_have_no_moments(
     recipe: Path, autoencoder_run: Path, tmp_path: Path, freeze: str, frozen: str

@@ -223,6 +223,11 @@ def test_features_that_collapse_end_a_run_between_views(
         ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
         ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
+        (
+            "pretrain.target={kind: features, teacher: runs/x, cache: stored}",
+            "pretrain.target.cache: holds targets, and pretrain.objective=views has none",
+        ),
+        ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
     ],
 )
 def test_settings_that_do_not_go_with_views_are_refused(
@@ -230,11 +235,6 @@ def test_settings_that_do_not_go_with_views_are_refused(
 ):
     set_views = sets("pretrain.objective=views", settings)
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
-
-
-def test_few_videos_for_sigreg_are_named(recipe: Path, tmp_path: Path):
-    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, "-o", tmp_path / "run").stderr
-    assert "sigreg: a step has 2 videos; its authors advise at least 128\n" in shown
 
 
 def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):
@@ -251,21 +251,13 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
     assert "no decoder to keep" in refused("pretrain", "--recipe", recipe, *options, code=6)
 
 
-def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
+def test_settings_without_effect_and_few_videos_for_sigreg_are_named(recipe: Path, tmp_path: Path):
     given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2", "model.decoder_depth=2")
-    shown = called("pretrain", "--recipe", recipe, *VIEWS, *given, "-o", tmp_path / "run").stderr
+    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, *given, "-o", tmp_path / "run").stderr
     for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
         assert f"{key} has no effect with pretrain.objective=views" in shown
     assert "model.decoder_depth has no effect in pre-training with pretrain.objective=views" in shown
-
-
-def test_stored_targets_and_incomplete_videos_are_refused(recipe: Path, tmp_path: Path):
-    features = sets("pretrain.target={kind: features, teacher: runs/x}", "pretrain.target.cache=stored")
-    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *features, "-o", tmp_path / "run", code=2)
-    assert "pretrain.target.cache: holds targets, and pretrain.objective=views has none" in shown
-    number = sets("pretrain.batch_size=16", "pretrain.views.number=5")
-    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *number, "-o", tmp_path / "run", code=2)
-    assert "pretrain.batch_size: 16 clips do not divide into videos of 5 views" in shown
+    assert "sigreg: a step has 2 videos; its authors advise at least 128\n" in shown
 
 
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from small_runs import called, json_of, refused, run
 from task_runs import COLUMNS, NAMES, SCORES, TAGS, write_list
 
@@ -26,7 +24,6 @@ from everest.figures.timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.top_classes import answers_of_head
 from everest.lists.classes import Classes
-from everest.metrics.metrics import multi_label, per_class
 from everest.metrics.predicted import HeadPredictions
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
@@ -34,33 +31,6 @@ FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
 SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
 TAGGED = Head(task="multi-label", outputs=3)
 SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
-
-
-def test_metrics_of_each_class_are_those_of_scikit_learn():
-    rows = per_class(SEVERAL, NAMES)
-    expected = precision_recall_fscore_support(FLAGS, SHARES >= 0.5, average=None, zero_division=0)
-    for i, name in enumerate(NAMES):
-        found = [rows[i][key] for key in ("precision", "recall", "f1", "videos")]
-        assert found == pytest.approx([*(100 * expected[k][i] for k in range(3)), expected[3][i]], abs=1e-4)
-        assert rows[i]["name"] == name
-    assert rows[0]["ap"] == pytest.approx(100 * average_precision_score(FLAGS[:, 0], SHARES[:, 0]), abs=1e-4)
-    assert rows[2]["ap"] is None  # no video has it
-
-
-def test_a_single_class_is_measured_like_the_same_class_among_others_and_none_has_no_mean_precision():
-    one = Head(task="multi-label", outputs=1)
-    alone = HeadPredictions(head=one, labels=FLAGS[:, :1], outputs=SHARES[:, None, :1])
-    assert per_class(alone, NAMES[:1]) == per_class(SEVERAL, NAMES)[:1]
-    assert multi_label(alone, None)["macro_f1"] == multi_label(alone, None)["micro_f1"] == 80
-    found = multi_label(replace(SEVERAL, labels=np.zeros_like(FLAGS)), None)
-    assert (found["map"], found["macro_f1"], found["micro_f1"]) == (None, None, 0)
-
-
-def test_classes_of_single_label_videos_are_measured_one_against_the_rest():
-    outputs = np.array([[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0, 0.9, 0.1], [0.5, 0.3, 0.2]], np.float32)
-    head = HeadPredictions(head=Head(outputs=3), labels=np.array([0, 0, 1, 2]), outputs=outputs[:, None])
-    rows = [(row["precision"], row["recall"], row["videos"]) for row in per_class(head, NAMES)]
-    assert rows == [(50, 50, 2), (50, 100, 1), (0, 0, 1)]
 
 
 def test_the_worst_videos_have_missing_and_wrong_classes():

@@ -50,14 +50,6 @@ def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: P
     assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
 
 
-@pytest.mark.slow
-def test_finetune_takes_the_list(windows: list, recipe: Path, tmp_path: Path):
-    output = tmp_path / "windows.csv"
-    called(*windows, "-o", output)
-    changes = [f"data.{name}={output}" for name in ("train", "val", "test")] + ["data.num_classes=null"]
-    settings = [f"--set={change}" for change in changes]
-    dry = called("finetune", "--recipe", recipe, "--init", "none", "--gpus", "cpu", "--dry-run", *settings)
-    assert "loss" in dry.stdout
 
 
 def test_classes_that_are_numbers_get_a_file_of_names(windows: list, bouts: Path, tmp_path: Path):

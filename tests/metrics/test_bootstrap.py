@@ -161,10 +161,3 @@ def test_intervals_of_groups_contain_the_mean_and_those_of_single_videos_do_not(
     assert wide == pytest.approx(narrow * np.sqrt(5.5), rel=0.05)
 
 
-def test_fewer_groups_than_few_have_intervals_that_are_too_narrow():
-    few, width = contained([number // 10 for number in range(30)], size=10, sets=200)
-    assert FEW_GROUPS > 3
-    assert few < 0.9
-    assert width > 0
-    one = bootstrap(lambda weights: np.array([weights[0] / weights.sum()]), ["a", "a"])
-    assert (one[0][0], one[1][0]) == (0.5, 0.5)

@@ -249,6 +249,11 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     assert "is a file" in error(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
     everest(videos, "-o", tmp_path / "out", "--gop", 6, "--overwrite")
     assert contents(tmp_path / "out") != before
+    shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")  # of another program
+    (failed,) = summary(videos, "-o", tmp_path / "out", "--gop", 6, code=4)["failed"]
+    assert failed["path"] == str(videos / "clip0.mp4")
+    assert "not by this command" in failed["reason"]
+    assert (tmp_path / "out" / "clip0.mp4").read_bytes() == (videos / "clip2.mp4").read_bytes()
 
 
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):

@@ -153,6 +153,15 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
     }
 
 
+def test_a_folder_of_images_is_a_video(tmp_path: Path):
+    (tmp_path / "data" / "run").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / "run" / f"{number}.png")
+    assert check(tmp_path / "data", output=tmp_path)["frames"]["max"] == 3
+    (tmp_path / "data" / "run" / "1.png").write_bytes(b"broken")
+    assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
+
+
 def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
     options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
     result = check(*options, output=tmp_path / "out")

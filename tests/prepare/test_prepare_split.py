@@ -89,6 +89,12 @@ def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, 
             assert distance(moved) >= best - 1e-6 or empties(moved)
 
 
+def test_the_same_seed_cuts_alike_and_another_does_not():
+    samples, groups = samples_of([40, 40], 4), grouping(r"(c\d_g\d+)_")
+    cuts = [split_samples(samples, read_shares("80/20"), group_of=groups, seed=seed) for seed in (1, 1, 2)]
+    assert cuts[0] == cuts[1] != cuts[2]
+
+
 def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_exactly():
     even = samples_of([25] * 160, 1)
     lists = split_samples(even, read_shares("80/10/10"), group_of=grouping(None), seed=0)

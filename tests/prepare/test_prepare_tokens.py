@@ -284,6 +284,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     assert f"{INDEX}: damaged" in pretrain(recipe, tmp_path / "c", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder, "--overwrite")
     assert parts(folder) == whole
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "holds other files (notes.txt)" in prepare(recipe, tokenizer, tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -191,16 +191,7 @@ def test_a_copy_finds_its_original(
 ):
     copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
     for kind, moment in (("videos", ""), ("windows", ""), ("windows", "@1.125")):
-        command = [
-            "search",
-            f"{copy}{moment}",
-            "--features",
-            extracted[kind],
-            "-c",
-            autoencoder_run,
-            "--top",
-            2,
-        ]
+        command = ("search --top 2", f"{copy}{moment}", "--features", extracted[kind], "-c", autoencoder_run)
         (row,) = json_of(*command)
         first = row["neighbors"][0]
         assert first["video"] == str(clip_files / "clip2.mp4"), kind

@@ -94,11 +94,6 @@ def test_losses_of_a_linear_discriminator_are_those_by_hand():
     assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
 
 
-def test_the_penalty_of_a_linear_discriminator_pulls_its_weights_to_zero():
-    network = Linear(torch.arange(6.0))
-    real = torch.rand(3, 6).requires_grad_()
-    r1_penalty(network(real), real).backward()
-    assert torch.equal(network.weight.grad, 2 * network.weight.detach())
 
 
 def test_the_penalty_has_the_gradient_that_differences_show():
@@ -150,16 +145,6 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
     assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))
 
 
-def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
-    adversary = Adversary(adversary.discriminator, r1_weight=0.1)
-    set_lr(adversary.network.optimizer, 1e-3)
-    real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
-    for _ in range(60):
-        losses = adversary.discriminator_losses(real, rebuilt)
-        adversary.network.optimizer.zero_grad()
-        losses.total.backward()
-        adversary.network.optimizer.step()
-    assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
 
 
 def test_the_adversary_begins_after_a_fifth_of_the_steps():

@@ -213,11 +213,3 @@ def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str
     psutil.Process(process.pid).children()[-1].kill()
     _, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
-
-
-def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    shown = called("pretrain --tracker wandb", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
-    assert "pip install wandb" in shown

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import TWO, UNMIXED, assert_resumes_after_a_kill, everest
+from processes import TWO, UNMIXED, everest
 from safetensors.torch import load_file
 from small_runs import equal, killed_copy, logged, refused, run, same_run, sets, weights
 from torch import Tensor
@@ -108,15 +108,6 @@ def test_weights_are_saved_merged_and_states_apart(autoencoder_run: Path, adapte
         torch.testing.assert_close(after[name], saved[f"{of_weight}.original"] + change)
 
 
-@pytest.mark.slow
-def test_a_killed_run_with_adapters_resumes_to_the_same_bits(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path
-):
-    command = finetune(recipe, autoencoder_run, *LORA, "finetune.epochs=30")
-    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
-    assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
-
-
 def test_missing_weights_are_written_again_merged(
     recipe: Path, autoencoder_run: Path, adapted: Path, tmp_path: Path
 ):
@@ -126,12 +117,8 @@ def test_missing_weights_are_written_again_merged(
     assert equal(weights(tmp_path / "run"), weights(adapted))
 
 
-def test_commands_read_the_weights_like_any_others(
-    recipe: Path, adapted: Path, clip_files: Path, tmp_path: Path
-):
+def test_commands_read_the_weights_like_any_others(recipe: Path, adapted: Path, tmp_path: Path):
     run("eval", "-c", adapted, "--json", "-q")
-    run("predict", clip_files / "clip0.mp4", "-c", adapted, "--json", "-q")
-    run("extract", clip_files / "clip0.mp4", "-c", adapted, "-o", tmp_path / "x.safetensors", "-q")
     again = finetune(recipe, adapted, *LORA, "finetune.epochs=1")
     run(*again, "-o", tmp_path / "again")
     assert library.load_model(tmp_path / "again").head.out_features == 2

@@ -137,13 +137,6 @@ def test_groups_equal_the_released_ones(
             assert decay == value["weight_decay"], official
 
 
-def test_frozen_parameters_are_in_no_group():
-    with torch.device("meta"):
-        model = everest.create_model("vit-tiny", kind="classifier", num_classes=2)
-    model.encoder.requires_grad_(False)
-    assert set(grouped(model)) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
-
-
 def test_learned_positions_and_class_token_belong_to_the_embedding_and_do_not_decay():
     options = {"positions": "learned-separable", "class_token": True, "depth": 2}
     model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, **options)

@@ -119,14 +119,6 @@ def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
     )
 
 
-def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
-    model = everest.create_model(
-        "vit-tiny", kind="classifier", task="regression", frames=4, size=32, tubelet=(2, 8, 8), depth=1
-    )
-    logits = torch.tensor([[-1.0], [0.5]])
-    assert torch.equal(model.answers(logits), logits)  # no scale without a training list
-
-
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [

@@ -111,9 +111,7 @@ def test_shells_complete_commands_options_and_recipes(typed: str, completions: l
         (["--set", "data.train=gone.csv"], 4, "gone.csv"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_fix(
-    recipe: Path, tmp_path: Path, options, code: int, message: str
-):
+def test_a_wrong_setting_is_named_with_its_fix(recipe, tmp_path, options, code, message):
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
     assert message in refused(*command, code=code)
     assert not (tmp_path / "run").exists()
@@ -202,9 +200,7 @@ def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():
 
 
 @pytest.mark.slow
-def test_a_damaged_cache_of_compiled_models_is_one_line(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_damaged_cache_of_compiled_models_is_one_line(recipe, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
     options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.compile=true", "--overwrite"]

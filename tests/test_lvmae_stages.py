@@ -168,9 +168,7 @@ def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, t
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
-def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(
-    trained: Path, clip_files: Path, tmp_path: Path
-):
+def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, clip_files, tmp_path):
     tubes = sets("finetune.selection.strategy=tube-dropout", "finetune.selection.keep_ratio=0.5")
     run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained, *tubes)
     assert json_of("eval", "-c", tmp_path / "run")["videos"] == 4
@@ -179,9 +177,7 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(
     assert model.kept_tokens(clip).tolist() == [list(range(128))]
 
 
-def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
-    trained: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(trained, clip_files, tmp_path):
     common = [*LVMAE, "--data", clip_files, "-o", tmp_path / "run"]
     message = refused("finetune", *common, "--init", trained / "tokenizer", code=6)
     assert "a tokenizer, which has no transformer" in message
@@ -189,9 +185,7 @@ def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
     assert "a pretrain checkpoint where a tokenizer is needed" in message
 
 
-def test_tokens_of_a_tokenizer_are_shown_next_to_other_scores(
-    trained: Path, clip_files: Path, tmp_path: Path
-):
+def test_tokens_of_a_tokenizer_are_shown_next_to_other_scores(trained, clip_files, tmp_path):
     options = ["-c", trained / "tokenizer", "-o", tmp_path]
     shown = json_of("visualize-mask --compare --stride 1", clip_files / "clip1.mp4", *options)
     assert [len(row["kept"]) for row in shown] == [16] * 3  # a tenth of 8 x 4 x 5 tokens

@@ -101,9 +101,7 @@ def test_eval_of_best_weights_takes_the_other_file(finetuned: Path):
         assert result["checkpoint"].endswith(f"{name}.safetensors")
 
 
-def test_same_seed_same_run_and_another_seed_another(
-    recipe: Path, pretrained: Path, finetuned: Path, tmp_path: Path
-):
+def test_same_seed_same_run_and_another_seed_another(recipe, pretrained, finetuned, tmp_path):
     same, other, again = tmp_path / "same", tmp_path / "other", tmp_path / "again"
     shown = run("pretrain", "--recipe", recipe, "-o", same, "--set", "train.workers=2")  # change nothing
     assert shown.splitlines()[-1] == str(same)
@@ -124,9 +122,7 @@ def test_same_seed_same_run_and_another_seed_another(
         (["--precision", "bf16"], {"rel": 2e-2}),
     ],
 )
-def test_settings_of_memory_and_speed_change_no_loss(
-    recipe: Path, pretrained: Path, tmp_path: Path, settings: list[str], tolerance: dict[str, float]
-):
+def test_settings_of_memory_and_speed_change_no_loss(recipe, pretrained, tmp_path, settings, tolerance):
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *settings)
     found, expected = ([row["loss"] for row in metrics(folder)] for folder in (tmp_path / "run", pretrained))
     assert found == pytest.approx(expected, **tolerance)
@@ -165,9 +161,7 @@ def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):
         ),
     ],
 )
-def test_a_stopped_run_resumes_to_the_same_bits(
-    recipe: Path, pretrained: Path, tmp_path: Path, stage: str, how: signal.Signals, code: int
-):
+def test_a_stopped_run_resumes_to_the_same_bits(recipe, pretrained, tmp_path, stage, how, code):
     longer = ["--set", f"{stage}.epochs=40", "--set", "train.ema=0.9"]
     command = [stage, *longer, *(["--init", str(pretrained)] if stage == "finetune" else [])]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -290,9 +284,7 @@ def test_dry_run_prints_estimates_and_writes_nothing(recipe: Path, pretrained: P
     assert not (tmp_path / "run").exists()
 
 
-def test_one_bad_video_is_named_counted_and_replaced(
-    recipe: Path, finetuned: Path, clip_files: Path, tmp_path: Path
-):
+def test_one_bad_video_is_named_counted_and_replaced(recipe, finetuned, clip_files, tmp_path):
     names = [f"{clip_files}/clip{i % 4}.mp4 {i % 2}" for i in range(7)]
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.csv").write_text("\n".join([*names, f"{tmp_path}/text.mp4 0"]) + "\n")

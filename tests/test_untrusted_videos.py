@@ -144,6 +144,10 @@ def test_features_and_predictions_name_the_file(odd_names: Path, classifier_run:
     for kind in ("csv", "table"):
         result = called("predict", *options, "--format", kind)
         assert all(name in result.stdout_bytes for name in BYTES)
+    called("predict", *options, "-o", tmp_path / "x.CSV")
+    table = (tmp_path / "x.CSV").read_bytes()
+    assert table.startswith(b"video,rank,")
+    assert all(name in table for name in BYTES)
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "mp4", "html"])
@@ -171,9 +175,7 @@ def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):
         assert (again.returncode, rb"/caf\xe9" in again.stderr) == (2, True), again
 
 
-def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(
-    clip_files: Path, odd_names: Path, tmp_path: Path
-):
+def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(clip_files, odd_names, tmp_path):
     odd = tmp_path / os.fsdecode(b"d\xe9pot")
     shutil.copytree(clip_files, odd)
     recipe = small_recipe(tmp_path, clip_files)

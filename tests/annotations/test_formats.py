@@ -223,9 +223,7 @@ def written(folder: Path, name: str, content: Any) -> Path:
 
 
 @pytest.mark.parametrize(("name", "content", "kind", "fps", "bouts"), EXPORTS)
-def test_exports_of_other_programs_are_recognized_and_read(
-    tmp_path: Path, name: str, content: Any, kind: Kind, fps: float | None, bouts: list[Bout]
-):
+def test_exports_of_other_programs_are_recognized_and_read(tmp_path, name, content, kind, fps, bouts):
     file = written(tmp_path, name, content)
     assert recognize(file) == kind
     assert read_annotations(file, fps=fps) == bouts

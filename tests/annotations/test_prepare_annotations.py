@@ -78,15 +78,7 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (["--videos", "OTHER"], 4, "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9"),
     ],
 )
-def test_wrong_input_is_named(
-    bouts: Path,
-    clip_files: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list,
-    code: int,
-    message: str,
-):
+def test_wrong_input_is_named(bouts, clip_files, tmp_path, monkeypatch, options, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "VIDEOS").symlink_to(clip_files)
     (tmp_path / "OTHER").mkdir()

@@ -66,9 +66,7 @@ def clips(shared: Path) -> Tensor:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(
-    clips: Tensor, tmp_path: Path, pooling: str
-):
+def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(clips, tmp_path, pooling):
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
@@ -176,9 +174,7 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     ],
     ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
-def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
-    clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
-):
+def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path, spec, keep):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
@@ -212,9 +208,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distance", ["neg-cosine", pytest.param("neg-cka", marks=pytest.mark.slow)])
-def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
-    clips: Tensor, tmp_path: Path, distance: DistanceName
-):
+def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path, distance):
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
@@ -230,9 +224,7 @@ def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
-def test_a_program_of_torch_computes_the_same_without_our_code(
-    clips: Tensor, tmp_path: Path, spec: ModelSpec
-):
+def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, spec):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
     about = {"classes": ""}
@@ -274,9 +266,7 @@ def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder", "alone", "unknown"])
-def test_exports_state_the_stride_of_their_clips(
-    classifier_run: Path, autoencoder_run: Path, tmp_path: Path, kind: str
-):
+def test_exports_state_the_stride_of_their_clips(classifier_run, autoencoder_run, tmp_path, kind):
     checkpoint = autoencoder_run if kind == "autoencoder" else classifier_run
     if kind in ("alone", "unknown"):
         checkpoint = tmp_path / "alone.safetensors"
@@ -378,9 +368,7 @@ def test_invalid_options_are_refused(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_packages_are_named_with_the_line_that_installs_them(tmp_path, monkeypatch):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)

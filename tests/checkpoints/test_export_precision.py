@@ -117,9 +117,7 @@ def test_options_that_contradict_each_other_are_refused(classifier_run: Path, op
     assert message in refused(f"export {options}", classifier_run, code=2)
 
 
-def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
-    onnx_file: Path, classifier_run: Path, tmp_path: Path
-):
+def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):
     recipe = ["--recipe", classifier_run / "recipe.yaml", "-q", "--no-interval"]
     rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]
     of_file = json_of("eval --checkpoint", onnx_file, *recipe, "--predictions", rows[0])
@@ -132,9 +130,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(
-    mixed_run: Path, tmp_path: Path
-):
+def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
     run("export --to onnx -q", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q", "--no-interval"]

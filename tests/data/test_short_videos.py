@@ -54,9 +54,7 @@ def test_videos_of_one_frame_are_named_as_images(tmp_path: Path, recipe: Path):
     assert "frames are repeated; most are single images, which show no motion" in shown
 
 
-def test_one_video_that_is_slow_to_fail_ends_no_run(
-    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_one_video_that_is_slow_to_fail_ends_no_run(tmp_path, clip_files, monkeypatch):
     monkeypatch.setattr("everest.data.short_videos.SECONDS", 0.0)
     (tmp_path / "broken.mp4").write_text("no video")
     samples = read_samples(clip_files / "train.csv", root=clip_files, labeled=True).samples

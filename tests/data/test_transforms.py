@@ -94,8 +94,6 @@ def test_every_training_box_lies_in_the_frame(frame, target, seed):
         assert 0 <= box.left <= frame[1] - box.width
 
 
-
-
 def test_random_resized_crops_are_those_of_the_released_program(recorded):
     cases = recorded["random_resized_crop"]["draws"]
     assert len(cases) == 10
@@ -164,12 +162,10 @@ def test_evaluation_boxes_are_in_a_frame_that_covers_them(frame, target, crops):
         assert 0 <= box.left <= covering[1] - target[1]
 
 
-
-
 @pytest.mark.parametrize("number", range(6))
 def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, request, number):
     case = recorded["rand_augment"]["cases"][number]
-    tensors = request.getfixturevalue("all_tensors" if number else "tensors")  # the first is in this repository
+    tensors = request.getfixturevalue("all_tensors" if number else "tensors")  # the repository has the first
     assert list(OPERATIONS) == recorded["rand_augment"]["op_order"]
     seed = case["python_random_seed"]
     assert case["numpy_seed"] == seed
@@ -177,10 +173,6 @@ def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, request, num
     assert len(drawn) == len(case["applied"])
     assert [[] if a is None else [a] for _, a in drawn] == [op["args"] for op in case["applied"]]
     assert torch.equal(PAPER(tensors["randaug.input_THWC"], PythonDraws(seed)), tensors[case["tensor"]])
-
-
-
-
 
 
 def test_every_operation_equals_the_released_one_at_three_magnitudes(recorded, tensors):

@@ -84,9 +84,7 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     assert "average precision" in table
 
 
-def test_groups_of_videos_are_counted_and_few_are_a_notice(
-    scores_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_files, tmp_path):
     listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
     ended = called("eval", "-c", scores_run, *options)
@@ -104,9 +102,7 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
 
 
 @pytest.mark.slow
-def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
-    mixed_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(mixed_run, clip_files, tmp_path):
     listed = write_list(tmp_path / "test.csv", clip_files, **COLUMNS["mixed"])
     listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
     found = []
@@ -170,9 +166,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     assert "--background: is for models with one class per window" in text
 
 
-def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(
-    mixed_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
     options = ["--timeline", "--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
     (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", mixed_run, *options))
     assert list(row["bouts"]) == ["verb", "tags", "score"]
@@ -233,9 +227,7 @@ def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
         assert header.split("┃")[1].strip() == f"views of a video: {views}"
 
 
-def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
-    mixed_run: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(mixed_run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
     assert max(map(len, lines)) <= 80

@@ -1,7 +1,6 @@
 """Letters in figures that matplotlib's font does not have."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +73,7 @@ def draw_animation(path: Path) -> None:
     ],
     ids=["masks", "curves", "selection", "animation"],
 )
-def test_every_figure_with_names_of_files_and_runs_draws_any_letter(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, draw: Callable[[Path], None]
-):
+def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(tmp_path / "figure.png")

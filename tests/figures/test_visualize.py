@@ -231,9 +231,7 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
 
 
 @pytest.mark.parametrize(("frames", "numbers"), [(1, [3, 5, 7]), (4, [2, 6, 10])])
-def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(
-    video: Path, tmp_path: Path, frames: int, numbers: list[int]
-):
+def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, frames, numbers):
     file, model = tmp_path / "model.safetensors", tiny("pretrain", tubelet=(frames, 8, 8))
     save_model(file, model.spec, model, clip={"stride": 2, "sampling": "dense"})
     for number in numbers:
@@ -309,9 +307,7 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
 )
-def test_impossible_options_are_reported_in_one_line(
-    video: Path, tmp_path: Path, arguments: list[str], code: int, message: str
-):
+def test_impossible_options_are_reported_in_one_line(video, tmp_path, arguments, code, message):
     command, *options = [str(video) if part == "VIDEO" else part for part in arguments]
     out, name = (["--out", tmp_path], "visualize-mask") if command == "mask" else ([], "select-frames")
     assert message in refused(name, *options, *out, code=code)
@@ -364,9 +360,7 @@ def test_an_unreadable_video_does_not_stop_the_others(video: Path, tmp_path: Pat
     assert row["video"] == str(tmp_path / "videos" / "b.mp4")  # a list, as if both were readable
 
 
-def test_a_full_disk_leaves_no_part_of_an_animation(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_full_disk_leaves_no_part_of_an_animation(video, tmp_path, monkeypatch):
     def fill(path: Path, *frames: object) -> None:
         path.write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")

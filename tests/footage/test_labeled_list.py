@@ -50,8 +50,6 @@ def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: P
     assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
 
 
-
-
 def test_classes_that_are_numbers_get_a_file_of_names(windows: list, bouts: Path, tmp_path: Path):
     bouts.write_text(BOUTS.replace("walk", "10").replace("run", "2"))
     output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
@@ -79,9 +77,7 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
         ("clip0,0,x,walk", [], 4, "cannot be read as csv"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named(
-    windows: list, bouts: Path, tmp_path: Path, lines: str, options: list, code: int, message: str
-):
+def test_labels_that_cannot_be_used_are_named(windows, bouts, tmp_path, lines, options, code, message):
     bouts.write_text(f"video,start,end,label\n{lines}\n")
     assert message in refused(*windows, "-o", tmp_path / "w.csv", *options, code=code)
     assert not (tmp_path / "w.csv").exists()

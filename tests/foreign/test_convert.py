@@ -124,9 +124,7 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
 
 @pytest.mark.parametrize(("arguments", "keep"), [({}, None), ({"mcm": True, "mcm_ratio": 0.4}, 0.6)])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_released_classifier_keeps_every_tensor(
-    tmp_path: Path, arguments: dict, keep: float | None, pooling: str
-):
+def test_a_released_classifier_keeps_every_tensor(tmp_path, arguments, keep, pooling):
     state = tiny("videomae_finetune_base")
     if pooling == "first":
         state = {name.replace("fc_norm.", "norm."): t.half() for name, t in state.items()}
@@ -346,9 +344,7 @@ def test_no_two_foreign_tensors_become_one():
 @pytest.mark.parametrize("mean_pooling", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("stage", ["ForPreTraining", "ForVideoClassification"])
-def test_a_checkpoint_of_transformers_gives_the_same_numbers(
-    stage: str, mean_pooling: bool, biased: bool, tmp_path: Path
-):
+def test_a_checkpoint_of_transformers_gives_the_same_numbers(stage, mean_pooling, biased, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.VideoMAEConfig(

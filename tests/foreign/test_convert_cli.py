@@ -135,9 +135,7 @@ def test_inspect_shows_the_windows_of_a_tokenizer(tmp_path: Path):
     assert document["num_classes"] is None
 
 
-def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(
-    recipe: Path, folder: Path, tmp_path: Path
-):
+def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(recipe, folder, tmp_path):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
     options = ["--recipe", recipe, "--set", "data.num_classes=400"]

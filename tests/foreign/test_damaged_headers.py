@@ -163,7 +163,6 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
         assert len(message) < LINE
 
 
-# --- checkpoints of other programs
 
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 CONFIGS = {

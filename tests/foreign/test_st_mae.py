@@ -248,9 +248,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 
 @pytest.mark.parametrize("container", ["model", "model_state"])
-def test_an_imported_encoder_is_used_by_every_command(
-    container: str, recipe: Path, tmp_path: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
-):
+def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_path, clip_files, caplog):
     given, out = tmp_path / "mae_st.pth", tmp_path / "st-mae.safetensors"
     state = st_mae(grid=TokenGrid(t=2, h=6, w=6))  # clips of 4 x 96 x 96
     torch.save({container: state, "epoch": 1, "cfg": "TRAIN: …"}, given)

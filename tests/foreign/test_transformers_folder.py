@@ -188,9 +188,7 @@ def test_a_stride_must_be_a_number_and_the_preprocessor_of_videos_comes_first(fo
         (2, "dense", 10.0, "the frames of a clip are 2 frames at 10 per second apart"),
     ],
 )
-def test_frames_that_a_config_cannot_state_are_noted(
-    tmp_path: Path, stride: int, sampling: str, fps: float | None, text: str
-):
+def test_frames_that_a_config_cannot_state_are_noted(tmp_path, stride, sampling, fps, text):
     clip = {"stride": stride, "sampling": sampling} | ({"fps": fps} if fps else {})
     opened = open_model(save_model(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48)), clip=clip))
     notes = write_folder(tmp_path / "hf", opened).notes

@@ -264,9 +264,7 @@ def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Pa
     assert "fine-tune it first" in refused("eval", "-c", folder, "-r", recipe, code=6)
 
 
-def test_a_classifier_starts_from_the_folder_and_keeps_its_places(
-    folder: Path, recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe, tmp_path, clip_files):
     still = ["--set", "finetune.base_lr=1e-30", "--set", "finetune.min_lr=0", "-o", tmp_path / "run", "-q"]
     options = ["finetune", "--recipe", recipe, "--init", folder, *still]
     message = refused(*options, code=6)
@@ -291,9 +289,7 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(
     run("eval", "-c", tmp_path / "run", "--json", "-q")
 
 
-def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(
-    recipe: Path, tmp_path: Path
-):
+def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(recipe, tmp_path):
     rotary = ["--set", "model.positions=rotary"]
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q", *rotary)
     assert "encoder.blocks.0.attn.k_bias" in weights(tmp_path / "run")

@@ -19,9 +19,7 @@ def timeline(classifier_run: Path, clip_files: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["csv", "elan", "frames", "srt", "boris"])
-def test_every_kind_has_the_bouts_of_the_timeline(
-    timeline: list[dict], classifier_run: Path, clip_files: Path, tmp_path: Path, kind: str
-):
+def test_every_kind_has_the_bouts_of_the_timeline(timeline, classifier_run, clip_files, tmp_path, kind):
     videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
     output = tmp_path / "out"
     files = run("predict", *videos, "-c", classifier_run, *OPTIONS, "--to", kind, "-o", output).splitlines()
@@ -51,9 +49,7 @@ def test_every_kind_has_the_bouts_of_the_timeline(
         ("activitynet", '"nodeName": "CLASS"'),
     ],
 )
-def test_classes_without_a_bout_are_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, kind: str, named: str
-):
+def test_classes_without_a_bout_are_named(classifier_run, clip_files, tmp_path, kind, named):
     options = ["--timeline", "--background", 1, "-q", "--to", kind, "-o", tmp_path / "file"]
     run("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
     text = (tmp_path / "file").read_text()

@@ -93,9 +93,7 @@ def kill_after_23(*words: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_call_resumes_and_ends_with_the_same_features(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_killed_call_resumes_and_ends_with_the_same_features(classifier_run, clip_files, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     rows = [f"{clip_files}/clip{place % 4}.mp4" for place in range(40)]
     rows[1] = f"{tmp_path}/text.mp4"
@@ -127,9 +125,7 @@ main()
 
 
 @pytest.mark.slow
-def test_a_call_that_ended_after_its_last_video_has_only_to_join(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_call_that_ended_after_its_last_video_has_only_to_join(classifier_run, clip_files, tmp_path):
     command = ["extract", clip_files, "-c", classifier_run, "--out", tmp_path / "f.npz"]
     ended = subprocess.run([sys.executable, "-c", DISK_FULL_WHEN_PARTS_ARE_JOINED, *map(str, command)])
     assert ended.returncode == 5
@@ -138,9 +134,7 @@ def test_a_call_that_ended_after_its_last_video_has_only_to_join(
         assert len(file["features"]) == 4
 
 
-def test_parts_of_other_work_and_damaged_ones_are_not_mixed(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip_files, tmp_path):
     out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
     command = ("extract", clip_files, "-c", classifier_run, "--out", out, "-q")
     with open_row_store(parts, {"weights": "others", "features": "video"}, batch=1):
@@ -163,9 +157,7 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(
     assert not parts.exists()
 
 
-def test_files_that_cannot_be_meant_are_refused_before_any_work(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_files_that_cannot_be_meant_are_refused_before_any_work(classifier_run, clip_files, tmp_path):
     (tmp_path / "old.npz").write_text("mine")
     suffix = "give a file that ends in .safetensors or .npz"
     for out, message in (("f.pt", suffix), ("old.npz", "exists; choose another name")):
@@ -190,9 +182,7 @@ def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
     batch=st.integers(1, 4),
 )
 @settings(max_examples=20)
-def test_rows_survive_whatever_a_kill_leaves_of_them(
-    wanted: list[bool], killed: int, lost: int, torn: int, batch: int
-):
+def test_rows_survive_whatever_a_kill_leaves_of_them(wanted, killed, lost, torn, batch):
     wanted = [*wanted, True]  # a store of problems alone has no arrays
     with tempfile.TemporaryDirectory() as folder:
         made: list[int] = []

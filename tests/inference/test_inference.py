@@ -63,9 +63,7 @@ def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip
     assert rows[1] == whole != rows[0]
 
 
-def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(clip_files, monkeypatch):
     make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
     sample = Sample(path=str(clip_files / "clip1.mp4"))
     expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
@@ -73,9 +71,7 @@ def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes
     assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
 
 
-def test_images_of_different_sizes_stop_no_other_video(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_images_of_different_sizes_stop_no_other_video(classifier_run, clip_files, tmp_path, monkeypatch):
     monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
     (tmp_path / "images").mkdir()
     for number in range(8):
@@ -103,9 +99,7 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
-def test_weights_without_a_recipe_name_the_recipe_that_is_used(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_weights_without_a_recipe_name_the_recipe_that_is_used(classifier_run, clip_files, tmp_path):
     weights = tmp_path / "alone.safetensors"
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--gpus", "cpu"]
@@ -118,9 +112,7 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 
-def test_the_device_is_named_in_one_way(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_device_is_named_in_one_way(classifier_run, clip_files, tmp_path, monkeypatch):
     video, options = clip_files / "clip0.mp4", ["-c", classifier_run, "-q"]
     called("predict", video, *options, "--gpus", "cpu")
     called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
@@ -137,9 +129,7 @@ def test_the_device_is_named_in_one_way(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
 
 
-def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
-    classifier_run: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
-):
+def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier_run, clip_files, caplog):
     arguments = ["predict", clip_files / "clip0.mp4", "-c", classifier_run, "--gpus", "cpu"]
     called(*arguments)
     (message,) = caplog.messages
@@ -151,19 +141,10 @@ def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
     assert caplog.messages == []
 
 
-def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    name = b"caf\xe9.mp4"
-    shutil.copy(clip_files / "clip0.mp4", bytes(tmp_path / "videos") + b"/" + name)
-    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.CSV", "--gpus", "cpu")
-    assert name in (tmp_path / "x.CSV").read_bytes()
-    assert (tmp_path / "x.CSV").read_bytes().startswith(b"video,rank,")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
-def test_features_equal_those_of_the_model(
-    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
-):
+def test_features_equal_those_of_the_model(classifier_run, autoencoder_run, clip_files, tmp_path, kind):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"

@@ -72,9 +72,7 @@ def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -
     return [result if isinstance(result, str) else sample.path for sample, result in items]
 
 
-def test_the_video_that_changed_during_a_break_is_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_the_video_that_changed_during_a_break_is_named(classifier_run, clip_files, tmp_path):
     views = OpenedModel.of(everest.load_model(classifier_run), clips=1, crops=1).views  # type: ignore[arg-type]
     (tmp_path / "text.mp4").write_text("no video")
     first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))

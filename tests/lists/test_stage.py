@@ -55,9 +55,7 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
         assert makes in message
 
 
-def test_a_folder_that_does_not_exist_is_named_before_its_files(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path, clip_files):
     recipe.write_text(OPEN.replace("classes: null", "classes: classes.txt"))
     wrong = tmp_path / "wrong"
     for command in ("finetune --init none", "pretrain"):
@@ -71,9 +69,7 @@ def test_a_folder_that_does_not_exist_is_named_before_its_files(
 
 
 @pytest.mark.parametrize("also_there", [False, True])
-def test_the_error_of_a_missing_video_names_both_places(
-    recipe: Path, tmp_path: Path, clip_files: Path, also_there
-):
+def test_the_error_of_a_missing_video_names_both_places(recipe, tmp_path, clip_files, also_there):
     root, lists = tmp_path / "root", tmp_path / "root" / "lists"
     shutil.copytree(clip_files, root)
     lists.mkdir()
@@ -109,9 +105,7 @@ def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Pat
 
 
 @pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "Testing")])
-def test_folders_with_other_names_of_splits_replace_the_lists(
-    recipe: Path, tree: Path, tmp_path: Path, names: tuple[str, str]
-):
+def test_folders_with_other_names_of_splits_replace_the_lists(recipe, tree, tmp_path, names):
     root = tmp_path / "root"
     for name in (*names, "unlabeled"):
         shutil.copytree(tree, root / name)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score
 
-from everest.metrics.intervals import FEW_GROUPS, bootstrap, bootstrap_intervals
+from everest.metrics.intervals import bootstrap, bootstrap_intervals
 
 VIDEOS = 60
 
@@ -159,5 +159,3 @@ def test_intervals_of_groups_contain_the_mean_and_those_of_single_videos_do_not(
     assert low <= grouped <= high
     assert single < 0.75
     assert wide == pytest.approx(narrow * np.sqrt(5.5), rel=0.05)
-
-

@@ -93,9 +93,7 @@ def test_the_temperature_undoes_a_scale_of_the_logits(task: ClassTask):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_fitted_temperature_never_raises_the_loss(
-    task: ClassTask, videos: int, classes: int, scale: float, seed: int
-):
+def test_a_fitted_temperature_never_raises_the_loss(task, videos, classes, scale, seed):
     probabilities, labels = simulate(task, videos=videos, classes=classes, scale=scale, seed=seed)
     found = fit_temperature(probabilities, labels, task)
     assert found == fit_temperature(probabilities, labels, task)

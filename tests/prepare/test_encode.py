@@ -180,9 +180,7 @@ def with_mark(file: Path, mark: dict) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 8])  # the sizes are equal, or not
-def test_the_file_of_another_video_of_the_same_name_is_not_replaced(
-    videos: Path, tmp_path: Path, padding: int
-):
+def test_the_file_of_another_video_of_the_same_name_is_not_replaced(videos, tmp_path, padding):
     for number, day in enumerate(("day1", "day2"), start=1):
         (tmp_path / day).mkdir()
         shutil.copy(videos / f"clip{number}.mp4", tmp_path / day / "a.mp4")

@@ -188,9 +188,7 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
         ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
     ],
 )  # fmt: skip
-def test_labels_are_verified(
-    videos: Path, tmp_path: Path, text: str, classes: str | None, problems: list[str]
-):
+def test_labels_are_verified(videos, tmp_path, text, classes, problems):
     (videos / "train.csv").write_text(text, newline="")
     options = []
     if classes:
@@ -252,9 +250,7 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
     assert (result["unused_classes"], result["duplicates"]) == ([], [])
 
 
-def test_class_folders_of_several_sources_share_their_classes_and_have_to_differ(
-    tmp_path: Path, clip_files: Path
-):
+def test_class_folders_of_several_sources_share_their_classes_and_have_to_differ(tmp_path, clip_files):
     places = ("train/run", "train/walk", "test/walk", "same/\u00e9t\u00e9", "same/e\u0301te\u0301")
     put(clip_files, *(tmp_path / place for place in places[:4]))
     put(clip_files, tmp_path / places[4])
@@ -305,9 +301,7 @@ def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: 
 
 
 @pytest.mark.parametrize(("first", "second"), [("run", "walk"), ("0.5", "1.5")])  # names, not numbers
-def test_a_cleaned_list_of_class_folders_names_the_classes(
-    tmp_path: Path, clip_files: Path, first: str, second: str
-):
+def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path, clip_files, first, second):
     put(clip_files, *(tmp_path / "set" / name for name in (first, second, first)))
     (tmp_path / "set" / first / "clip0.mp4").write_bytes(b"")
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
@@ -384,9 +378,7 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
-def test_without_output_the_files_are_in_the_folder_of_the_first_list(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     checked(videos / "train.csv", "-q")
@@ -431,9 +423,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],
 )
-def test_what_cannot_be_meant(
-    videos: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
-):
+def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     monkeypatch.chdir(videos)
     Path("empty").mkdir()
     Path("train.index.json").write_text("{}")
@@ -443,9 +433,7 @@ def test_what_cannot_be_meant(
     assert message in checked(*arguments, code=code).stderr
 
 
-def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, monkeypatch):
     allowed = Path.open
 
     def refusing(path: Path, *args, **options):

@@ -121,9 +121,7 @@ def test_features_that_no_probe_prefers_are_named(knn: float, linear: float, met
         (40.0, None, None),  # each group has one class
     ],
 )
-def test_the_shares_of_class_and_group_are_always_shown(
-    of_class: float, of_group: float | None, expected: str | None
-):
+def test_the_shares_of_class_and_group_are_always_shown(of_class, of_group, expected):
     found = {"precision@10": None, "baselines": {}, "by_class": of_class, "by_group": of_group}
     nothing, *shown = nearest_texts({"": {"retrieval": found}})
     assert nothing.endswith("of other groups: no video has one of its class in another group")

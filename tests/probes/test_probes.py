@@ -199,9 +199,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
         (1e-6, False, "is below the usual 1e-05; raise base_lr"),
     ],
 )
-def test_an_unusual_learning_rate_has_advice_of_its_own(
-    base_lr: float, new_weights: bool, advice: str | None
-):
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr, new_weights, advice):
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
     stage = load_recipe("small", overrides=overrides).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)

@@ -124,9 +124,7 @@ def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files:
     assert "exists; choose another name, or use --overwrite" in message
 
 
-def test_bad_input_is_named_and_leaves_nothing(
-    tmp_path: Path, clip_files: Path, class_folders: Path, mine: Path
-):
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folders, mine):
     (tmp_path / "empty").mkdir()
     (tmp_path / "sheet.csv").write_text("path,class\n")
     before = sorted(tmp_path.iterdir())
@@ -369,9 +367,7 @@ def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_fo
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_a_recipe_for_both_stages_counts_the_videos_of_each(
-    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, as_list: bool
-):
+def test_a_recipe_for_both_stages_counts_the_videos_of_each(tmp_path, class_folders, monkeypatch, as_list):
     monkeypatch.chdir(tmp_path)
     for number in range(40):
         folder = tmp_path / "unlabeled" / str(number % 3)
@@ -398,9 +394,7 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
 
 
 @pytest.mark.parametrize("name", ["run", "videos/run", "videos", "linked"])
-def test_a_class_folder_is_not_for_pre_training(
-    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_a_class_folder_is_not_for_pre_training(tmp_path, class_folders, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linked").symlink_to(class_folders / "run")
     message = refused(SUGGEST, class_folders, "--pretrain", name, "-o", "both.yaml", code=2)

@@ -86,9 +86,7 @@ def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: P
     assert planned(recipe, data=str(own)).arms[0].recipe.data.root == str(own)
 
 
-def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
     other = tmp_path / "other"
     other.mkdir()
     (other / "train.csv").write_text((clip_files / "train.csv").read_text())

@@ -146,9 +146,7 @@ FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
         ("", ".", FILES, "1073741824", None),
     ],
 )
-def test_the_memory_of_a_container_or_job_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, folder: str, names, limit: str, found
-):
+def test_the_memory_of_a_container_or_job_counts(tmp_path, monkeypatch, groups, folder, names, limit, found):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
     monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
@@ -166,9 +164,7 @@ def test_the_memory_of_a_container_or_job_counts(
     assert posix.free_host_memory(with_swap=True) == (free + 8) * GIB
 
 
-def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")

@@ -45,9 +45,7 @@ from everest_cli.prediction_text import as_json
         (OSError(errno.ENOSPC, "No space left on device"), EnvironmentProblem, "the disk is full"),
     ],
 )
-def test_an_error_while_writing_keeps_the_earlier_file(
-    tmp_path: Path, error: BaseException, raised: type[BaseException], message: str
-):
+def test_an_error_while_writing_keeps_the_earlier_file(tmp_path, error, raised, message):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -224,9 +222,7 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     assert running_here(tmp_path) is None or running_here(tmp_path) > 0
 
 
-def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path
-):
+def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):
     shutil.copytree(autoencoder_run, tmp_path / "run")
     command = ["pretrain -q", "--recipe", recipe, "-o", tmp_path / "run"]
     damaged = tmp_path / "run" / "bad_videos.csv"

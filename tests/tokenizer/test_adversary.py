@@ -1,7 +1,5 @@
 """The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,6 @@ from torch import Tensor, nn
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
 from everest.tokenizer.discriminator import BlurredHalving, Discriminator
-from everest.train.network import set_lr
 from everest.train.tokenizer_loss import Adversary, first_step, r1_penalty
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
@@ -94,8 +91,6 @@ def test_losses_of_a_linear_discriminator_are_those_by_hand():
     assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
 
 
-
-
 def test_the_penalty_has_the_gradient_that_differences_show():
     torch.manual_seed(0)
     network = Discriminator(TINY, frames=8, size=(32, 32)).double()
@@ -143,8 +138,6 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
         cast = adversary.discriminator_losses(real, rebuilt)
         assert torch.equal(adversary.generator_loss(rebuilt), generator)
     assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))
-
-
 
 
 def test_the_adversary_begins_after_a_fifth_of_the_steps():

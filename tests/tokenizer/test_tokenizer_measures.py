@@ -95,8 +95,6 @@ def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: s
     assert [warning in text for text in warnings({**HEALTHY, key: value})] == [True]
 
 
-# --- finite scalar quantization: every code is reached, codes match values, gradients pass ------------------
-
 
 levels = st.lists(st.integers(2, 9), min_size=1, max_size=6)
 few_codes = levels.filter(lambda counts: math.prod(counts) <= 2000)

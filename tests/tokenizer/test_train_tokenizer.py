@@ -12,13 +12,12 @@ from tokenizer_runs import recipe, set_up, train
 
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
-from everest.data.loader import batches
 from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import measure_tokenizer
-from everest.train_tokenizer import measure_targets, tokenizer_losses
+from everest.train_tokenizer import measure_targets
 
 __all__ = ["recipe"]  # a fixture
 
@@ -44,8 +43,6 @@ def test_a_run_leaves_its_weights_to_the_bit_a_report_and_a_picture(trained: Pat
     assert (report["clips"], report["kept"], report["ranked"]) == (4, 12, 48)
     assert report["held_out"]
     assert (trained / "report.png").read_bytes().startswith(b"\x89PNG")
-
-
 
 
 def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, trained: Path, tmp_path: Path):
@@ -98,8 +95,6 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     return list(zip(untrained.parameters(), after.parameters(), strict=True))
 
 
-
-
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     assert_resumes_after_a_kill(recipe, ["train-tokenizer", *sets("tokenizer.epochs=16")], tmp_path, rows=5)
@@ -132,9 +127,7 @@ def test_a_finished_run_gives_back_what_was_lost(recipe: Path, trained: Path, tm
     assert (folder / "report.json").read_text() == report
 
 
-def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(
-    recipe: Path, trained: Path, clip_files: Path, tmp_path: Path
-):
+def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(recipe, trained, clip_files, tmp_path):
     said = train(recipe, trained, "--set", "tokenizer.keep=0.5", code=2)
     assert "tokenizer.keep (0.25, now 0.5)" in said
     train(recipe, tmp_path / "run", "--dry-run")

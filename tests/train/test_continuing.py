@@ -64,9 +64,7 @@ def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_
 @pytest.mark.parametrize(
     ("stage", "measure"), [(["pretrain"], "rank_me"), (["finetune", "--init", "none"], "val_top1")]
 )
-def test_the_last_measures_of_a_finished_run_without_states_stay_missing(
-    command, tmp_path: Path, stage: list[str], measure: str
-):
+def test_the_last_measures_of_a_finished_run_without_states_stay_missing(command, tmp_path, stage, measure):
     options = [*stage, *command[1:], *sets("pretrain.probe.every=1", "finetune.patience=1")]
     everest(options)
     run = tmp_path / "run"
@@ -133,9 +131,7 @@ def test_a_run_of_one_batch_is_another_run(command, finished):
     assert "with --overfit-one-batch" in everest(command, code=2)
 
 
-def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(
-    recipe: Path, data: Path, tmp_path: Path
-):
+def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, data, tmp_path):
     rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
     (data / "train.csv").write_text("\n".join(rows))
     options = ["--recipe", recipe, "--data", data, "-o", tmp_path / "run"]

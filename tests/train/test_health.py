@@ -111,9 +111,7 @@ def test_an_accuracy_near_chance_is_recognized():
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
-    recipe: Path, tmp_path: Path, policy: str
-):
+def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(recipe, tmp_path, policy):
     folder = tmp_path / "run"
     wild = ("pretrain.base_lr=1e30", "pretrain.epochs=30", "pretrain.betas=[0.0, 0.0]")
     options = sets(*wild, f"train.nonfinite={policy}")

@@ -50,9 +50,7 @@ def test_a_run_killed_before_its_recipe_is_written_is_started_again(command, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--overwrite",)])
-def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
-    command, tmp_path: Path, autoencoder_run: Path, options: tuple[str, ...]
-):
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights(command, tmp_path, autoencoder_run, options):
     run, change, ended = tmp_path / "run", 0, False
     while not ended:
         change += 1

@@ -52,9 +52,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
         ("first:2", "encoder."),
     ],
 )
-def test_frozen_parts_keep_their_bits_and_have_no_moments(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path, freeze: str, frozen: str
-):
+def test_frozen_parts_keep_their_bits_and_have_no_moments(recipe, autoencoder_run, tmp_path, freeze, frozen):
     run(*finetune(recipe, autoencoder_run, f"finetune.freeze={freeze}"), "-o", tmp_path / "run")
     before, after = weights(autoencoder_run), weights(tmp_path / "run")
     encoder = {name for name in after if name.startswith("encoder.")}
@@ -72,9 +70,7 @@ def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(rec
 
 
 @pytest.mark.parametrize("settings", [("finetune.freeze=first:1",), (*LORA, "train.ema=0.9")])
-def test_a_stopped_run_resumes_to_the_same_bits(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path, settings: tuple[str, ...]
-):
+def test_a_stopped_run_resumes_to_the_same_bits(recipe, autoencoder_run, tmp_path, settings):
     command = finetune(recipe, autoencoder_run, *settings)
     run(*command, "-o", tmp_path / "whole")
     killed_copy(tmp_path / "whole", tmp_path / "parts")
@@ -108,9 +104,7 @@ def test_weights_are_saved_merged_and_states_apart(autoencoder_run: Path, adapte
         torch.testing.assert_close(after[name], saved[f"{of_weight}.original"] + change)
 
 
-def test_missing_weights_are_written_again_merged(
-    recipe: Path, autoencoder_run: Path, adapted: Path, tmp_path: Path
-):
+def test_missing_weights_are_written_again_merged(recipe, autoencoder_run, adapted, tmp_path):
     shutil.copytree(adapted, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()
     run(*finetune(recipe, autoencoder_run, *LORA), "-o", tmp_path / "run")
@@ -125,9 +119,7 @@ def test_commands_read_the_weights_like_any_others(recipe: Path, adapted: Path, 
 
 
 @pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.precision=bf16"])
-def test_adapters_learn_with_settings_of_memory(
-    recipe: Path, autoencoder_run: Path, adapted: Path, tmp_path: Path, setting: str
-):
+def test_adapters_learn_with_settings_of_memory(recipe, autoencoder_run, adapted, tmp_path, setting):
     run(*finetune(recipe, autoencoder_run, *LORA, setting), "-o", tmp_path / "run")
     tolerance = 0.02 if "bf16" in setting else 1e-5
     assert logged(tmp_path / "run") == pytest.approx(logged(adapted), rel=tolerance)
@@ -143,9 +135,7 @@ def test_adapters_learn_in_a_compiled_model(recipe: Path, autoencoder_run: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", ["none", "full"])
-def test_two_processes_train_adapters_like_one(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path, shard: str
-):
+def test_two_processes_train_adapters_like_one(recipe, autoencoder_run, tmp_path, shard):
     command = finetune(recipe, autoencoder_run, LORA[0], LORA[2], *UNMIXED, "finetune.epochs=10")
     run(*command, "-o", tmp_path / "one", "--set", "train.micro_batch=4", "--gpus", "cpu")
     everest(*command, "-o", tmp_path / "two", "--set", f"train.shard={shard}", *TWO)

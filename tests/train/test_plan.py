@@ -1,9 +1,7 @@
 """The plan of a stage: batches, steps, rates, bad videos; groups of parameters as in released programs."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -120,9 +118,7 @@ def test_mixup_gets_pairs_in_every_pass(largest):
         ("pretrain_small_wd_0.05", "vit-s", 1.0),
     ],
 )
-def test_groups_equal_the_released_ones(
-    golden: Callable[[str], Path], name: str, backbone: str, layer_decay: float
-):
+def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
     official_groups = json.loads(golden("optim.json").read_text())[name]
     kind = "pretrain" if name.startswith("pretrain") else "classifier"
     with torch.device("meta"):

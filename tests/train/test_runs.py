@@ -84,9 +84,7 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         ("loss", ({"top1": 90.0, "loss": 2.0}, {"top1": 80.0, "loss": 1.5}), "loss 1.5"),
     ],
 )
-def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(
-    best: str, logged: tuple[dict[str, float], ...], shown: str, tmp_path: Path
-):
+def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best, logged, shown, tmp_path):
     run = make_run(tmp_path / "run", logged=4, saved=4, command=("finetune",))
     (run / "recipe.yaml").write_text(f"name: mine\nfinetune: {{best: {best}}}\n")
     for step, values in enumerate(logged, start=1):

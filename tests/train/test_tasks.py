@@ -132,9 +132,7 @@ def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
         ("mixed", "finetune.best=map", "map is not measured for these labels; known: loss"),
     ],
 )
-def test_settings_that_do_not_fit_the_labels_are_refused(
-    name: str, option: str, message: str, clip_files: Path, tmp_path: Path
-):
+def test_settings_that_do_not_fit_the_labels_are_refused(name, option, message, clip_files, tmp_path):
     recipe = task_recipe(tmp_path, clip_files, name)
     command = (TRAIN, "--recipe", recipe, "-o", tmp_path / "r", "--set", option)
     assert message in refused(*command, code=2)

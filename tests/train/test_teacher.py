@@ -135,9 +135,7 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher:
     assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
-def test_what_follows_needs_no_teacher(
-    recipe: Path, teacher: Path, student: Path, tmp_path: Path, clip_files: Path
-):
+def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_files):
     moved = tmp_path / "moved"
     teacher.rename(moved)
     try:
@@ -216,9 +214,7 @@ def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teache
     assert 0 <= stored - 3 * len(clips) * 32 * 24 * 2 <= 3 * 1000  # two bytes a value
 
 
-def test_probes_notice_that_a_cache_is_of_other_weights(
-    recipe: Path, own: Path, student: Path, tmp_path: Path
-):
+def test_probes_notice_that_a_cache_is_of_other_weights(recipe, own, student, tmp_path):
     folder = tmp_path / "features"
     run("prepare", "tokens", "--recipe", recipe, *taught_by(own), "--variants", 1, "-o", folder, "-q")
     shutil.copy(student / "model.safetensors", own)
@@ -228,9 +224,7 @@ def test_probes_notice_that_a_cache_is_of_other_weights(
     assert f"{folder}: its features are of other weights than {own} has now" in shown
 
 
-def test_a_run_with_the_cache_is_the_run_with_the_teacher(
-    recipe: Path, teacher: Path, student: Path, cache: Path, tmp_path: Path
-):
+def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):
     probe = "pretrain.probe={every: 1, list: train.csv}"  # of held-out videos
     target = taught_by(teacher, f"pretrain.target.cache={cache}", probe)
     run("pretrain", "--recipe", recipe, *target, "-o", tmp_path / "cached", "-q")

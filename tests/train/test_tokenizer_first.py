@@ -125,9 +125,7 @@ def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
         ["data.frames=32", "data.num_classes=null", "finetune.epochs=3", "train.ema=0.9"],
     ],
 )
-def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(
-    trained: Path, clip_files: Path, tmp_path: Path, changes: list[str]
-):
+def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(trained, clip_files, tmp_path, changes):
     output = tmp_path / "run"
     own = shutil.copytree(trained / "tokenizer", output / "tokenizer")
     before = contents(own)
@@ -190,9 +188,7 @@ def read_by_tokenizer(recipe: Recipe) -> list[Any]:
     ],
 )
 @pytest.mark.parametrize("also", [(), ("data.val=train.csv", "pretrain.flip=true")])
-def test_the_settings_of_a_tokenizer_are_those_that_it_reads(
-    clip_files: Path, tmp_path: Path, change: str, also: tuple[str, ...]
-):
+def test_the_settings_of_a_tokenizer_are_those_that_it_reads(clip_files, tmp_path, change, also):
     folder = shutil.copytree(clip_files, tmp_path / "data")
     (folder / "other.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
     base, changed = (

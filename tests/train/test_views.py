@@ -91,9 +91,7 @@ def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_
 
 
 @pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])
-def test_projector_and_camera_layer_are_kept_unless_fresh(
-    recipe: Path, views_run: Path, tmp_path: Path, options: tuple[str, ...]
-):
+def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp_path, options):
     still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
     command = ("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *still, "--init", views_run, *options)
     shown = called(*command, "-o", tmp_path / "run").stderr
@@ -108,9 +106,7 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(
         assert same == (not options)
 
 
-def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(recipe, tmp_path, clip_files):
     (one := tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'} 0\n")
     probe = ("--set", "pretrain.probe={every: 1, list: train.csv}", "--set", f"data.val={one}")
     called("pretrain", "--recipe", recipe, *VIEWS, *probe, "-o", tmp_path / "run")
@@ -197,9 +193,7 @@ def test_the_length_of_projections_counts_only_for_sigreg():
         assert (model(frames).parts["view_spread"] < LEAST_SPREAD) == counts
 
 
-def test_features_that_collapse_end_a_run_between_views(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(probe_advice, "LEAST_STD", 10.0)  # what the features of every run fall below
     monkeypatch.setattr(probe_advice, "FEWEST_STEPS", 2)
     options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
@@ -230,9 +224,7 @@ def test_features_that_collapse_end_a_run_between_views(
         ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
     ],
 )
-def test_settings_that_do_not_go_with_views_are_refused(
-    recipe: Path, tmp_path: Path, settings: str, text: str
-):
+def test_settings_that_do_not_go_with_views_are_refused(recipe, tmp_path, settings, text):
     set_views = sets("pretrain.objective=views", settings)
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
 

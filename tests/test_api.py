@@ -1,5 +1,3 @@
-"""The names of `import everest`."""
-
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The command line: help, errors with their exit codes, no file overwritten by mistake."""
-
 import json
 import os
 import pty

@@ -1,5 +1,3 @@
-"""No command replaces what it reads, and a checkpoint is opened before the data."""
-
 import shutil
 import subprocess
 import sys

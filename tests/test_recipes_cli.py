@@ -1,5 +1,3 @@
-"""`everest recipes`: what it prints, what it refuses, and that listing stays cheap."""
-
 import re
 import subprocess
 import sys

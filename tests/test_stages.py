@@ -1,5 +1,3 @@
-"""The stages on real files, run as a user runs them."""
-
 import contextlib
 import hashlib
 import json

@@ -1,5 +1,3 @@
-"""Commands on videos that are fine, but whose titles or names are not UTF-8."""
-
 import json
 import os
 import shutil

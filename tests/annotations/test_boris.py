@@ -1,5 +1,3 @@
-"""Exports of BORIS: columns of versions 7 to 9, queued media, points, and the project that everest writes."""
-
 import csv
 import io
 import json

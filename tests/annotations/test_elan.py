@@ -1,5 +1,3 @@
-"""ELAN's files: a file as ELAN saves it, entity bombs, and the structure that the schema EAFv3.0 requires."""
-
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree

@@ -1,5 +1,3 @@
-"""Every kind of file: exports of other programs, recognition, damaged files, and bouts that come back."""
-
 import json
 import os
 from pathlib import Path

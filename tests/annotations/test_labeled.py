@@ -1,5 +1,3 @@
-"""Labels of windows from bouts: cases computed by hand, and the rule checked by counting tenths."""
-
 from pathlib import Path
 
 import pytest

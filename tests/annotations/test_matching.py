@@ -1,5 +1,3 @@
-"""Names of videos in annotation files, and the user's videos that they mean."""
-
 from pathlib import Path
 
 import pytest

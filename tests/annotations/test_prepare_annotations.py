@@ -1,5 +1,3 @@
-"""`everest prepare annotations`: summaries, conversion, and wrong input."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Time that no one has labeled: read, left out of windows and scores, and kept in conversions."""
-
 import csv
 import json
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Weights with values that are no finite numbers, refused by every command that reads them."""
-
 import math
 import shutil
 from pathlib import Path

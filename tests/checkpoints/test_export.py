@@ -1,5 +1,3 @@
-"""Exported models: the same numbers in transformers, onnxruntime and torch.export, on real clips."""
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
-
 import json
 import subprocess
 import sys

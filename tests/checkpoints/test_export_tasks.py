@@ -1,5 +1,3 @@
-"""Exported models of several classes, and of numbers in the unit of the labels."""
-
 import json
 from functools import partial
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Runs that start from weights: what is kept, what starts fresh, where they come from, how they resume."""
-
 import json
 import shutil
 from dataclasses import replace

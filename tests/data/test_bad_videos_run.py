@@ -1,5 +1,3 @@
-"""Unreadable files in a training run, and files opened repeatedly."""
-
 import csv
 import os
 import shutil

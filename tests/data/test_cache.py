@@ -1,5 +1,3 @@
-"""Frames kept between epochs: the same clips, less decoding, no more room than there is."""
-
 import dataclasses
 import shutil
 import subprocess

@@ -1,5 +1,3 @@
-"""data.channels, data.mean and data.std: gray clips, and clips normalized by other numbers."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""From a recipe's data section to classes and samples."""
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Several clips of a video in an epoch: how many, where, and who counts them."""
-
 from fractions import Fraction
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""data.fps: clips of frames at another rate than that of the files."""
-
 import itertools
 import shutil
 from fractions import Fraction

@@ -1,5 +1,3 @@
-"""Several labels a video, as verb and noun: lists, training, checkpoint, evaluation, prediction."""
-
 import csv
 import math
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Samplers: which samples a step has, and how often the samples of each class are drawn."""
-
 from collections import Counter
 from dataclasses import replace
 from itertools import chain

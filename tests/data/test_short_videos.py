@@ -1,5 +1,3 @@
-"""Videos that are shorter than a clip: how many, and the stride that fits."""
-
 from dataclasses import replace
 from pathlib import Path
 

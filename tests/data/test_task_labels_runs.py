@@ -1,5 +1,3 @@
-"""Labels of the wrong kind end fine-tuning and evaluation with a line that names their row."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The report of an evaluation: confused classes, sweeps over keep ratios, files that are not replaced."""
-
 import csv
 import re
 from pathlib import Path

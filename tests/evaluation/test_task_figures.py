@@ -1,5 +1,3 @@
-"""The figures of evaluations are PNGs on which nothing is cut, for few and many videos and classes."""
-
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Several classes per video, and numbers: evaluation, its page, and predictions in every format."""
-
 import csv
 import io
 import json

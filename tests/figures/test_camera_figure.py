@@ -1,5 +1,3 @@
-"""Figures and commands about the motion of the camera, on rendered videos."""
-
 from pathlib import Path
 
 import numpy as np

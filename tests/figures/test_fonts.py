@@ -1,5 +1,3 @@
-"""Letters in figures that matplotlib's font does not have."""
-
 import warnings
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The words of figures: frame numbers of the video, counts of tokens, colors and strategies."""
-
 import tempfile
 from itertools import combinations
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The interactive page: its structure, its data, and its script in node."""
-
 import importlib.util
 import json
 import re

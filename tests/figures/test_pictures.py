@@ -1,5 +1,3 @@
-"""The rows of figures, and the demo that draws one."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""`everest plot`: values on the axes, one figure of several runs, no file overwritten by mistake."""
-
 import json
 from pathlib import Path
 

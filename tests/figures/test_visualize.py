@@ -1,5 +1,3 @@
-"""The output and the files of `visualize-mask` and `select-frames` on rendered videos."""
-
 import errno
 import itertools
 import shutil

@@ -1,5 +1,3 @@
-"""`prepare windows --labels`: lists of windows with the classes of annotated bouts."""
-
 import csv
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`prepare windows` on real files: where something moves, damaged files, killed calls."""
-
 import os
 import shutil
 import time

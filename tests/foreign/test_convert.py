@@ -1,5 +1,3 @@
-"""Checkpoints of other programs: recognized by name, mapped to the last tensor, equal in their outputs."""
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`everest convert` from the command line: its output, files and errors, and commands that read its files."""
-
 import json
 import os
 import pickle

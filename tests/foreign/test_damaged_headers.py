@@ -1,5 +1,3 @@
-"""Headers, indexes and configurations that no program writes: one line, and no model of their sizes."""
-
 import json
 import struct
 from collections.abc import Callable
@@ -161,7 +159,6 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
         message = refused("convert", file, "--inspect", code=6)
         assert message.count("\n") == 1
         assert len(message) < LINE
-
 
 
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}

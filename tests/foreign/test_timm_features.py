@@ -1,5 +1,3 @@
-"""The encoder computes as the image models of timm that it is read from, in each family."""
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

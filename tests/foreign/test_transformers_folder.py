@@ -1,5 +1,3 @@
-"""Folders of transformers as checkpoints: their links, and the files next to the weights."""
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""VideoMAE of transformers in its released sizes, random: converted, pre-trained on, fine-tuned, used."""
-
 import psutil
 import pytest
 import torch

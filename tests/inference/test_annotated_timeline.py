@@ -1,5 +1,3 @@
-"""`everest predict --timeline --to`: the bouts of a timeline as files of annotation programs."""
-
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,3 @@
-"""Rules of bouts: smoothing, shortest bouts, hysteresis; on windows made by hand."""
-
 from itertools import pairwise
 from pathlib import Path
 

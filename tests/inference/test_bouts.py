@@ -1,5 +1,3 @@
-"""Bouts: neighboring windows of one class, compared with a loop over times; their figure and formats."""
-
 import csv
 import io
 import warnings

@@ -1,5 +1,3 @@
-"""Videos with a damage are read to their end; what is missing is named, and the exit code is 4."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Features in files: their contents, and that a killed call resumes."""
-
 import json
 import signal
 import subprocess

@@ -1,5 +1,3 @@
-"""`predict` and `extract` against the models themselves, transformers included."""
-
 import csv
 import json
 import os
@@ -139,8 +137,6 @@ def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier
     called(*arguments, "-q")
     called(*arguments, "--which", "newest")
     assert caplog.messages == []
-
-
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])

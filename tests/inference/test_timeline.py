@@ -1,5 +1,3 @@
-"""Windows over long footage: their times, their views, and the formats of their predictions."""
-
 import csv
 import io
 import json

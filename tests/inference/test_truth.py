@@ -1,5 +1,3 @@
-"""A timeline next to the bouts of a person: files, names of videos, scores and figures of commands."""
-
 import json
 import math
 from pathlib import Path

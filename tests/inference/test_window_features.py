@@ -1,5 +1,3 @@
-"""Features of windows: their rows, a call killed inside a video, and arrays for other programs."""
-
 import json
 from pathlib import Path
 

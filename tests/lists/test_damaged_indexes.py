@@ -1,5 +1,3 @@
-"""Damaged indexes of shards: an error that names the index, and nothing outside of its folder is read."""
-
 import json
 import re
 import shutil

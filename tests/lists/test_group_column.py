@@ -1,5 +1,3 @@
-"""The column `group` of a list: the recording, animal or person that a video comes from."""
-
 import os
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""`everest prepare shard`, and training over shards: the videos to the byte, the run to the bit."""
-
 import contextlib
 import json
 import os

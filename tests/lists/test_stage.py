@@ -1,5 +1,3 @@
-"""The videos of a stage when `data.root` is a folder tree, without the list that the recipe names."""
-
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`everest prepare` for labels of several classes and of numbers."""
-
 import json
 import re
 import shutil

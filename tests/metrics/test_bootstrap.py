@@ -1,5 +1,3 @@
-"""Bootstrap intervals of any statistic, compared with scikit-learn and with simulated groups of videos."""
-
 from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any

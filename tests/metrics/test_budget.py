@@ -1,5 +1,3 @@
-"""Time budgets: a case by hand, and the coverage of the intervals in simulated footage."""
-
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Temperatures, calibration errors and thresholds, compared with plain loops."""
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,5 +1,3 @@
-"""95 % intervals of accuracies, compared with the exact distribution of resampled videos."""
-
 import random
 from statistics import quantiles
 

@@ -1,5 +1,3 @@
-"""The metrics of each task equal scikit-learn's, also of drawn videos; what guesses reach."""
-
 from dataclasses import replace
 from itertools import permutations
 

@@ -1,5 +1,3 @@
-"""Metrics of timelines: cases computed by hand, the program of another project, and slow definitions."""
-
 import random
 from collections.abc import Sequence
 

@@ -1,5 +1,3 @@
-"""`everest prepare encode`: the same frames at the same times in files that are faster to read."""
-
 import csv
 import json
 import os

@@ -1,5 +1,3 @@
-"""`everest prepare index` on imitations of published data sets: every row of the lists."""
-
 import json
 import os
 import shutil

@@ -1,5 +1,3 @@
-"""`everest prepare tokens`, and pre-training with what it wrote: the run that a tokenizer would give."""
-
 import csv
 import json
 import math

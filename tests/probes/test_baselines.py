@@ -1,5 +1,3 @@
-"""What features have to be better than, and what the nearest videos have in common."""
-
 from pathlib import Path
 
 import numpy as np

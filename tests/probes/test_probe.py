@@ -1,5 +1,3 @@
-"""Probes of frozen encoders: each by itself on made features, and the command on real files."""
-
 from pathlib import Path
 from typing import Any
 

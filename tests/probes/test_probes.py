@@ -1,5 +1,3 @@
-"""The warnings of probes on measured runs, broken and healthy, and the sentence at the end."""
-
 from typing import Any
 
 import pytest

@@ -1,5 +1,3 @@
-"""Probes while pre-training runs: they change nothing, and are the same however the run is divided."""
-
 import json
 import shutil
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""The results of `everest doctor` on a healthy machine, and with broken, old or missing parts."""
-
 import importlib.metadata
 import json
 import os

@@ -1,5 +1,3 @@
-"""The energy of a step from a GPU's counter, and the message if there is none."""
-
 import json
 import sys
 from pathlib import Path

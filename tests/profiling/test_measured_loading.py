@@ -1,5 +1,3 @@
-"""The speed of the loader compared with the step: real videos, real workers."""
-
 import json
 import shutil
 from dataclasses import replace

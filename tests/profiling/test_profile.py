@@ -1,5 +1,3 @@
-"""The values of `everest profile`: the paper's figures to the digit, and torch's own counts."""
-
 import json
 import re
 from collections.abc import Callable

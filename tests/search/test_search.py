@@ -1,5 +1,3 @@
-"""Searches: exact neighbors, what a query may be, and what a user sees."""
-
 import json
 import shutil
 from itertools import pairwise

@@ -1,5 +1,3 @@
-"""Suggested recipes fit the data set and the device, and train without further options."""
-
 import json
 import re
 import shutil

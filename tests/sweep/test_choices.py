@@ -1,5 +1,3 @@
-"""Arms, seeds and stages as a user writes them."""
-
 import pytest
 
 from everest.errors import RecipeError

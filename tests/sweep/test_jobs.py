@@ -1,5 +1,3 @@
-"""Jobs as processes: their order, failures and signals."""
-
 import os
 import signal
 import sys

@@ -1,5 +1,3 @@
-"""`everest sweep` as a user runs it, on tiny videos."""
-
 import json
 import os
 import random

@@ -1,5 +1,3 @@
-"""The plan of a sweep: which arms share which work, and which folders it may use."""
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""The report of a sweep: its document, its table and its figure."""
-
 import json
 from itertools import pairwise
 from pathlib import Path

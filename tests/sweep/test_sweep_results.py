@@ -1,5 +1,3 @@
-"""The numbers that a sweep reads from its runs, and their means, intervals and paired differences."""
-
 import copy
 import json
 import warnings

@@ -1,5 +1,3 @@
-"""Processes that wait for each other: for how long, and what they do when one fails."""
-
 import sys
 
 from everest.system.accelerator import COLLECTIVE_TIMEOUT

@@ -1,5 +1,3 @@
-"""Settings of a process: products, memory and its limits, and how many processes read videos."""
-
 import os
 import subprocess
 import sys

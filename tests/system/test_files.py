@@ -1,5 +1,3 @@
-"""Files: written whole or not at all, none left behind, damaged ones named, JSON that any program reads."""
-
 import errno
 import json
 import math

@@ -1,5 +1,3 @@
-"""hf:OWNER/NAME without a network: the local cache is used, and the license is shown."""
-
 import json
 import os
 import subprocess

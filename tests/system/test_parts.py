@@ -1,5 +1,3 @@
-"""Functions that a CPU computes a part at a time."""
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,5 +1,3 @@
-"""Lists, folders, videos and shards of a storage: as on this machine, or a line that says what is wrong."""
-
 import json
 import shutil
 import sys

@@ -1,5 +1,3 @@
-"""Safetensors files: the same bytes for the same content, read by the safetensors package."""
-
 import hashlib
 import json
 import math

@@ -1,5 +1,3 @@
-"""The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
-
 import pytest
 import torch
 import torch.nn.functional as F

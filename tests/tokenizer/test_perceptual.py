@@ -1,5 +1,3 @@
-"""The perceptual loss of the tokenizer: its network, its weights, and missing or wrong files."""
-
 import os
 import subprocess
 import sys

@@ -1,5 +1,3 @@
-"""The scorer responds to change only; the selection by its scores is exact and has a gradient."""
-
 import pytest
 import torch
 from hypothesis import given

@@ -1,5 +1,3 @@
-"""The tokenizer as a module: shapes, windows, kept tokens, rebuilt clips, sizes."""
-
 from dataclasses import replace
 
 import pytest

@@ -1,5 +1,3 @@
-"""The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
-
 import json
 import math
 import re

@@ -1,5 +1,3 @@
-"""`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
-
 import json
 import shutil
 from pathlib import Path

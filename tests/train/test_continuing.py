@@ -1,5 +1,3 @@
-"""An --output that exists: a run is resumed or left alone, anything else is refused. Nothing is lost."""
-
 import json
 import shutil
 import subprocess

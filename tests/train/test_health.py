@@ -1,5 +1,3 @@
-"""Runs that are not well: their messages, and how they end."""
-
 import json
 import math
 import multiprocessing

@@ -1,5 +1,3 @@
-"""Partial training: frozen parts keep their bits; adapters are apart in states and merged in weights."""
-
 import shutil
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The plan of a stage: batches, steps, rates, bad videos; groups of parameters as in released programs."""
-
 import json
 from dataclasses import replace
 

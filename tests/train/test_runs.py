@@ -1,5 +1,3 @@
-"""`everest runs`: states are inferred from the files of a run, a killed run and a finished one."""
-
 import json
 import os
 import socket

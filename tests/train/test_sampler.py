@@ -1,5 +1,3 @@
-"""Runs with `finetune.sampler`: exact resume, equal draws of two processes, classes without a video."""
-
 from pathlib import Path
 
 import pytest

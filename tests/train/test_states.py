@@ -1,5 +1,3 @@
-"""Damaged states are noticed, set aside and never resumed from, whatever their checksum says."""
-
 import json
 import shutil
 from collections.abc import Callable

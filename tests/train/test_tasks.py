@@ -1,5 +1,3 @@
-"""Classifiers of several labels and of numbers, trained, evaluated and resumed by the commands."""
-
 import csv
 import json
 from pathlib import Path

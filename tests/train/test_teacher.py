@@ -1,5 +1,3 @@
-"""Pre-training on the features of a frozen teacher: their values, runs, cache, and what is refused."""
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""LVMAE's pre-training is checked before its tokenizer is trained, and a finished tokenizer is reused."""
-
 import gc
 import shutil
 import weakref

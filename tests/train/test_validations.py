@@ -1,5 +1,3 @@
-"""Budgets in steps, the best weights of a fine-tuning run, and its end by patience."""
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Pre-training between views, as a user runs it: alone, in two processes, killed, and what follows it."""
-
 from pathlib import Path
 
 import pytest

@@ -143,7 +143,7 @@ def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
-    assert load_recipe("custom").finetune.sampler == "shuffle"
+    assert FinetuneSettings().sampler == "shuffle"
     with pytest.raises(RecipeError, match=r"finetune\.sampler: .*'equal'; known: balanced, shuffle, sqrt"):
         load_recipe("custom", overrides=["finetune.sampler=equal"])
 

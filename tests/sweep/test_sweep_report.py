@@ -221,6 +221,7 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path: Path, same_cost: bool):
     boxes = sorted((Text.get_window_extent(text) for text in panel.texts), key=lambda box: box.y0)
     assert len(boxes) == 20
     assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    assert all(0 <= text.get_position()[1] <= 1 for text in panel.texts)
     draw_report(tmp_path / "report.png", document)
     assert plt.imread(tmp_path / "report.png").shape[2] == 4
 

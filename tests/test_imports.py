@@ -1,7 +1,5 @@
 """Who may import whom: rooms import downward only, and no import goes in a circle."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

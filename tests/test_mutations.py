@@ -3,8 +3,6 @@
 The package is copied, one place of it changed, and the tests are run against the copy.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Activations and gradients agree to 1e-5, chosen tokens exactly. One recorded cho
 sort broke a tie; there the official order is injected.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +47,7 @@ class Recorded:
     facts: dict
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> Recorded:
+    def read(cls, folder: Path, name: str) -> "Recorded":
         facts = json.loads((folder / f"{name}.json").read_text())
         return cls(load_file(folder / f"{name}.safetensors"), facts)
 
@@ -320,9 +318,6 @@ def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Pat
         for row, values in told["rows"].items():
             head = values[: values.index("...")]
             np.testing.assert_allclose(table[int(row), : len(head)].numpy(), head, atol=1e-7)
-
-
-# --- ST-MAE -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

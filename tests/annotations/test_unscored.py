@@ -1,7 +1,3 @@
-"""Time that no one has labeled: read, left out of windows and scores, and kept in conversions."""
-
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -99,9 +95,7 @@ def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path
         ({"a": [0, 1], "b": [0, 0]}, []),
     ],
 )
-def test_time_outside_the_intervals_of_observations_is_unscored(
-    tmp_path: Path, intervals: dict[str, list], expected: list
-):
+def test_time_outside_the_intervals_of_observations_is_unscored(tmp_path, intervals, expected):
     assert unscored(read_annotations(project(tmp_path, **intervals))) == expected
 
 

@@ -1,7 +1,5 @@
 """A run outlives its terminal: it saves and ends as after SIGTERM, or goes on under nohup."""
 
-from __future__ import annotations
-
 import os
 import pty
 import signal

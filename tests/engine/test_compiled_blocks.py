@@ -1,7 +1,5 @@
 """Compiled blocks: how many graphs they need, and that they compute the same as without compilation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -112,9 +110,6 @@ def test_a_graph_for_each_of_many_batch_shapes_is_compiled(backend: Backend):
     dynamo_config.recompile_limit = 1000  # a larger limit stays
     compile_model(nn.Linear(3, 3), True)
     assert dynamo_config.recompile_limit == 1000
-
-
-# --- drop path ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,10 +1,5 @@
-"""An --output that exists: a run is resumed or left alone, anything else is refused. Nothing is lost."""
-
-from __future__ import annotations
-
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +10,7 @@ from small_runs import RECIPE, called, contents, equal, sets, weights
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
-from everest.system.locks import claim, release, running_here, sole_writer
+from everest.system.locks import claim, running_here, sole_writer
 from everest.system.run_folder import RunFolder, default_folder
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -51,9 +46,6 @@ def states(run: Path) -> list[Path]:
     return sorted((run / "state").glob("step-*.safetensors"))
 
 
-# --- a run whose files are gone or damaged ------------------------------------------------------------------
-
-
 def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_are_not(command, finished):
     before, other = weights(finished), finished / "state" / "step-8-backup.safetensors"
     other.write_bytes(b"precious")  # no state
@@ -70,9 +62,7 @@ def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_
 @pytest.mark.parametrize(
     ("stage", "measure"), [(["pretrain"], "rank_me"), (["finetune", "--init", "none"], "val_top1")]
 )
-def test_the_last_measures_of_a_finished_run_without_states_stay_missing(
-    command, tmp_path: Path, stage: list[str], measure: str
-):
+def test_the_last_measures_of_a_finished_run_without_states_stay_missing(command, tmp_path, stage, measure):
     options = [*stage, *command[1:], *sets("pretrain.probe.every=1", "finetune.patience=1")]
     everest(options)
     run = tmp_path / "run"
@@ -112,9 +102,6 @@ def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path
     assert running_here(tmp_path / "run") is None
 
 
-# --- the same run, or another -------------------------------------------------------------------------------
-
-
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
     text = (finished / "recipe.yaml").read_text()
     assert "    recompute: false\n" in text
@@ -142,9 +129,7 @@ def test_a_run_of_one_batch_is_another_run(command, finished):
     assert "with --overfit-one-batch" in everest(command, code=2)
 
 
-def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(
-    recipe: Path, data: Path, tmp_path: Path
-):
+def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, data, tmp_path):
     rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
     (data / "train.csv").write_text("\n".join(rows))
     options = ["--recipe", recipe, "--data", data, "-o", tmp_path / "run"]
@@ -159,9 +144,6 @@ def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(
 def test_resume_of_a_folder_leaves_no_room_for_another(command, finished):
     shown = everest(command, "--resume", str(finished), code=2)  # command has an --output
     assert "leave out --output and --overwrite" in shown
-
-
-# --- overwrite ----------------------------------------------------------------------------------------------
 
 
 def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command, recipe, tmp_path: Path):
@@ -181,11 +163,9 @@ def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command
 def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("everest.engine.tracking.importlib.util.find_spec", lambda name: None)
     before = contents(finished)
-    everest(command, "--overwrite", "--tracker", "wandb", code=5)
+    shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
+    assert "pip install wandb" in shown
     assert contents(finished) == before
-
-
-# --- one process a run --------------------------------------------------------------------------------------
 
 
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,23 +222,12 @@ with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):
-    (tmp_path / "running.json").write_text(json.dumps({"pid": 2**22 - 1, "host": socket.gethostname()}))
-    claim(tmp_path)
-    assert running_here(tmp_path) is not None
-    release(tmp_path)
-    assert running_here(tmp_path) is None
-
-
 def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
     first = default_folder("pretrain", "ucf101")
     first.mkdir(parents=True)
     assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
-
-
-# --- validation ---------------------------------------------------------------------------------------------
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):

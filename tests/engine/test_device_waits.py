@@ -1,7 +1,5 @@
 """A step makes the host wait for no GPU: shown without one, by shapes that claim to be on it."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,3 @@
-"""Runs that are not well: their messages, and how they end."""
-
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing
@@ -100,9 +96,7 @@ def test_an_accuracy_near_chance_is_recognized():
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
-    recipe: Path, tmp_path: Path, policy: str
-):
+def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(recipe, tmp_path, policy):
     folder = tmp_path / "run"
     wild = ("pretrain.base_lr=1e30", "pretrain.epochs=30", "pretrain.betas=[0.0, 0.0]")
     options = sets(*wild, f"train.nonfinite={policy}")
@@ -202,11 +196,3 @@ def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str
     psutil.Process(process.pid).children()[-1].kill()
     _, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
-
-
-def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    shown = called("pretrain --tracker wandb", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
-    assert "pip install wandb" in shown

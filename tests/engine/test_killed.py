@@ -1,7 +1,5 @@
 """A run that is killed at any moment is started or resumed by the same command, and leaves no rubbish."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -52,9 +50,7 @@ def test_a_run_killed_before_its_recipe_is_written_is_started_again(command, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--overwrite",)])
-def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
-    command, tmp_path: Path, autoencoder_run: Path, options: tuple[str, ...]
-):
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights(command, tmp_path, autoencoder_run, options):
     run, change, ended = tmp_path / "run", 0, False
     while not ended:
         change += 1
@@ -88,10 +84,7 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tm
     run = tmp_path / "run"
     ours = (run / "model.safetensors").read_bytes()
     kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
-    left = [
-        run / ".model.safetensors.part",
-        run / "state" / ".step-000000002.safetensors.part",
-    ]
+    left = [run / ".model.safetensors.part", run / "state" / ".step-000000002.safetensors.part"]
     for path in (*kept, *left):
         path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
     (run / "running.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
@@ -99,9 +92,6 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tm
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept
-
-
-# --- killed runs are resumed to the same bits: kills of `benchmarks/kills.py` -------------------------------
 
 
 @pytest.mark.slow

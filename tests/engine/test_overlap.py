@@ -1,7 +1,5 @@
 """A run whose host works beside the device, as on a GPU, equals one that waits for every step."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -78,9 +76,7 @@ def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe:
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
-def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(
-    recipe: Path, tmp_path: Path, overlaps: bool
-):
+def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recipe, tmp_path, overlaps):
     training = started(recipe, tmp_path / "run", overlaps=overlaps)
     steps = loop(training, {2})
     for _ in range(2):

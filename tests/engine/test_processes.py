@@ -1,7 +1,5 @@
 """Several processes, started as a user starts them: the same numbers as one, one error shown once."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -52,9 +50,7 @@ def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("several", [2, 3])
-def test_evaluation_does_not_depend_on_the_number_of_processes(
-    recipe: Path, clip_files: Path, tmp_path: Path, several: int
-):
+def test_evaluation_does_not_depend_on_the_number_of_processes(recipe, clip_files, tmp_path, several):
     run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
     (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
     files, sweeps = [], []

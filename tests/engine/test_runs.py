@@ -1,7 +1,3 @@
-"""`everest runs`: states are inferred from the files of a run, a killed run and a finished one."""
-
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -86,9 +82,7 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         ("loss", ({"top1": 90.0, "loss": 2.0}, {"top1": 80.0, "loss": 1.5}), "loss 1.5"),
     ],
 )
-def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(
-    best: str, logged: tuple[dict[str, float], ...], shown: str, tmp_path: Path
-):
+def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best, logged, shown, tmp_path):
     run = make_run(tmp_path / "run", logged=4, saved=4, command=("finetune",))
     (run / "recipe.yaml").write_text(f"name: mine\nfinetune: {{best: {best}}}\n")
     for step, values in enumerate(logged, start=1):
@@ -138,12 +132,12 @@ def test_a_run_gives_signs_of_life_while_it_is_claimed(tmp_path: Path, monkeypat
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
-    for name in ("b/deep/run", "a", "a/inside", ".hidden"):
+    for name in ("b/deep/run", "a", "a/inside", ".hidden", "state/first"):
         make_run(tmp_path / name)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.yaml").write_text("name: alone\n")
     paths = listed(tmp_path, "-q").stdout.splitlines()
-    assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run")]
+    assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run", "state/first")]
 
 
 def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path):
@@ -215,11 +209,6 @@ def test_the_command_of_a_run_is_not_a_module_that_it_imports(tmp_path: Path):
         (run / "recipe.yaml").write_text("name: my-recipe\ndata: {val: val.csv}\n")
         found = summary(run)
         assert (found["command"], found["state"]) == ("finetune", "resumable")  # not yet validated
-
-
-def test_only_the_folder_state_of_a_run_has_no_runs(tmp_path: Path):
-    run = make_run(tmp_path / "state" / "first", logged=4, saved=4)
-    assert listed(tmp_path, "--quiet").stdout == f"{run}\n"
 
 
 @pytest.mark.parametrize("name", ["running.json", "env.json", "metrics.jsonl", "recipe.yaml"])

@@ -1,14 +1,8 @@
-"""Runs with `finetune.sampler`: exact resume, equal draws of two processes, classes without a video."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 from processes import TWO, UNMIXED, assert_resumes_after_a_kill, everest
-from small_runs import called, equal, logged, refused, run, sets, small_recipe, weights
-
-from everest.config.recipe import load_recipe
+from small_runs import called, equal, logged, run, sets, small_recipe, weights
 
 COMMAND = ["finetune", "--init", "none", "-q"]
 STILL = sets(*UNMIXED, "finetune.base_lr=0.01")
@@ -43,21 +37,9 @@ def test_two_processes_use_the_samples_of_one(recipe: Path, tmp_path: Path):
     assert shuffle != pytest.approx(one, rel=1e-2)
 
 
-def test_shuffle_is_the_default_and_its_run_has_the_same_bits(recipe: Path, tmp_path: Path):
-    run(*COMMAND, "--recipe", recipe, "-o", tmp_path / "default")
-    run(*COMMAND, "--recipe", recipe, "-o", tmp_path / "named", "--set", "finetune.sampler=shuffle")
-    assert equal(weights(tmp_path / "named"), weights(tmp_path / "default"))
-    stored = tmp_path / "default" / "recipe.yaml"
-    text = stored.read_text()
-    assert "sampler: shuffle" in text
-    stored.write_text(text.replace("  sampler: shuffle\n", ""))
-    assert load_recipe(stored).finetune.sampler == "shuffle"
-
-
 def test_a_class_without_a_validation_video_is_reported_once(recipe: Path):
     command = ["finetune --init none --dry-run", "--recipe", recipe]
     text = "data.val has no video of 1 of 2 classes: '1'"
     assert called(*command, "--set", "data.val=val.csv").stderr.count(text) == 1
     assert "has no video" not in called(*command).stderr
     assert "has no video" not in called(*command, "--set", "data.val=null").stderr
-    assert "finetune.sampler" in refused(*command, "--set", "finetune.sampler=equal", code=2)

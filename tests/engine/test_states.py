@@ -1,7 +1,3 @@
-"""Damaged states are noticed, set aside and never resumed from, whatever their checksum says."""
-
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -97,9 +93,7 @@ def test_a_rewritten_state_is_resumed(command, run: Path, autoencoder_run: Path)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_state_that_was_damaged_before_its_checksum_is_set_aside(
-    command, run: Path, autoencoder_run: Path, fault
-):
+def test_a_state_that_was_damaged_before_its_checksum_is_set_aside(command, run, autoencoder_run, fault):
     state = run / "state" / f"{LAST}.safetensors"
     rewrite(state, FAULTS[fault])
     damaged = state.read_bytes()
@@ -195,9 +189,7 @@ def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
     assert equal(weights(run), before)
 
 
-def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(
-    run: Path, command: list[object]
-):
+def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):
     message = refused("finetune", "--init", "none", *command[1:], code=2)
     assert message.startswith(f"error: --output {run}: holds a run of pretrain, not of finetune; ")
     environment = json.loads((run / "env.json").read_text())

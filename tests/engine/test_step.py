@@ -1,7 +1,5 @@
 """The step computes only what is read: loss and gradients are the plain formulation's, less is kept."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from plain_step import logits, plain_block, pretraining_loss

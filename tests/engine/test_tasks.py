@@ -1,7 +1,3 @@
-"""Classifiers of several labels and of numbers, trained, evaluated and resumed by the commands."""
-
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -121,14 +117,6 @@ def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
     )
 
 
-def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
-    model = everest.create_model(
-        "vit-tiny", kind="classifier", task="regression", frames=4, size=32, tubelet=(2, 8, 8), depth=1
-    )
-    logits = torch.tensor([[-1.0], [0.5]])
-    assert torch.equal(model.answers(logits), logits)  # no scale without a training list
-
-
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
@@ -142,9 +130,7 @@ def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
         ("mixed", "finetune.best=map", "map is not measured for these labels; known: loss"),
     ],
 )
-def test_settings_that_do_not_fit_the_labels_are_refused(
-    name: str, option: str, message: str, clip_files: Path, tmp_path: Path
-):
+def test_settings_that_do_not_fit_the_labels_are_refused(name, option, message, clip_files, tmp_path):
     recipe = task_recipe(tmp_path, clip_files, name)
     command = (TRAIN, "--recipe", recipe, "-o", tmp_path / "r", "--set", option)
     assert message in refused(*command, code=2)

@@ -1,7 +1,3 @@
-"""LVMAE's pre-training is checked before its tokenizer is trained, and a finished tokenizer is reused."""
-
-from __future__ import annotations
-
 import gc
 import shutil
 import weakref
@@ -41,9 +37,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     output = tmp_path_factory.mktemp("lvmae") / "run"
     called(*command(clip_files, output))
     return output
-
-
-# --- checked first ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,9 +115,6 @@ def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
     assert shown.count("probes took") == 1
 
 
-# --- a finished tokenizer -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -133,9 +123,7 @@ def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
         ["data.frames=32", "data.num_classes=null", "finetune.epochs=3", "train.ema=0.9"],
     ],
 )
-def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(
-    trained: Path, clip_files: Path, tmp_path: Path, changes: list[str]
-):
+def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(trained, clip_files, tmp_path, changes):
     output = tmp_path / "run"
     own = shutil.copytree(trained / "tokenizer", output / "tokenizer")
     before = contents(own)
@@ -174,9 +162,6 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
     assert str(trained) in RunFolder(output).read_env(INIT)
 
 
-# --- the settings of a tokenizer ----------------------------------------------------------------------------
-
-
 def read_by_tokenizer(recipe: Recipe) -> list[Any]:
     """The values that a tokenizer is trained and measured with."""
     train, held_out = tokenizer_clips(recipe), held_out_clips(recipe)
@@ -196,9 +181,7 @@ def read_by_tokenizer(recipe: Recipe) -> list[Any]:
     ],
 )
 @pytest.mark.parametrize("also", [(), ("data.val=train.csv", "pretrain.flip=true")])
-def test_the_settings_of_a_tokenizer_are_those_that_it_reads(
-    clip_files: Path, tmp_path: Path, change: str, also: tuple[str, ...]
-):
+def test_the_settings_of_a_tokenizer_are_those_that_it_reads(clip_files, tmp_path, change, also):
     folder = shutil.copytree(clip_files, tmp_path / "data")
     (folder / "other.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
     base, changed = (

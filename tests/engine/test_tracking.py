@@ -1,7 +1,3 @@
-"""Trackers: the recipe, the curves and the probes of a run, in one tracker run over all resumes."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

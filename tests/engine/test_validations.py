@@ -1,7 +1,3 @@
-"""Budgets in steps, the best weights of a fine-tuning run, and its end by patience."""
-
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,9 +85,7 @@ def test_loss_and_chance_of_one_and_of_two_heads():
     assert chance_top1((Head(outputs=8),)) == 12.5
 
 
-def test_with_a_background_class_the_mean_class_accuracy_chooses(
-    tmp_path: Path, recipe: Path, clip_files: Path
-):
+def test_with_a_background_class_the_mean_class_accuracy_chooses(tmp_path, recipe, clip_files):
     labels = ("background", "background", "background", "run")
     lines = [f"{clip_files}/clip{number}.mp4,{label}" for number, label in enumerate(labels)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))

@@ -1,7 +1,3 @@
-"""Pre-training between views, as a user runs it: alone, in two processes, killed, and what follows it."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -93,9 +89,7 @@ def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_
 
 
 @pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])
-def test_projector_and_camera_layer_are_kept_unless_fresh(
-    recipe: Path, views_run: Path, tmp_path: Path, options: tuple[str, ...]
-):
+def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp_path, options):
     still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
     command = ("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *still, "--init", views_run, *options)
     shown = called(*command, "-o", tmp_path / "run").stderr
@@ -110,9 +104,7 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(
         assert same == (not options)
 
 
-def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(recipe, tmp_path, clip_files):
     (one := tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'} 0\n")
     probe = ("--set", "pretrain.probe={every: 1, list: train.csv}", "--set", f"data.val={one}")
     called("pretrain", "--recipe", recipe, *VIEWS, *probe, "-o", tmp_path / "run")
@@ -199,9 +191,7 @@ def test_the_length_of_projections_counts_only_for_sigreg():
         assert (model(frames).parts["view_spread"] < LEAST_SPREAD) == counts
 
 
-def test_features_that_collapse_end_a_run_between_views(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(probe_advice, "LEAST_STD", 10.0)  # what the features of every run fall below
     monkeypatch.setattr(probe_advice, "FEWEST_STEPS", 2)
     options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
@@ -225,11 +215,14 @@ def test_features_that_collapse_end_a_run_between_views(
         ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
         ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
+        (
+            "pretrain.target={kind: features, teacher: runs/x, cache: stored}",
+            "pretrain.target.cache: holds targets, and pretrain.objective=views has none",
+        ),
+        ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
     ],
 )
-def test_settings_that_do_not_go_with_views_are_refused(
-    recipe: Path, tmp_path: Path, settings: str, text: str
-):
+def test_settings_that_do_not_go_with_views_are_refused(recipe, tmp_path, settings, text):
     set_views = sets("pretrain.objective=views", settings)
     assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
 
@@ -248,21 +241,13 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
     assert "no decoder to keep" in refused("pretrain", "--recipe", recipe, *options, code=6)
 
 
-def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
+def test_settings_without_effect_and_few_videos_for_sigreg_are_named(recipe: Path, tmp_path: Path):
     given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2", "model.decoder_depth=2")
-    shown = called("pretrain", "--recipe", recipe, *VIEWS, *given, "-o", tmp_path / "run").stderr
+    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, *given, "-o", tmp_path / "run").stderr
     for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
         assert f"{key} has no effect with pretrain.objective=views" in shown
     assert "model.decoder_depth has no effect in pre-training with pretrain.objective=views" in shown
-
-
-def test_stored_targets_and_incomplete_videos_are_refused(recipe: Path, tmp_path: Path):
-    features = sets("pretrain.target={kind: features, teacher: runs/x}", "pretrain.target.cache=stored")
-    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *features, "-o", tmp_path / "run", code=2)
-    assert "pretrain.target.cache: holds targets, and pretrain.objective=views has none" in shown
-    number = sets("pretrain.batch_size=16", "pretrain.views.number=5")
-    shown = refused("pretrain", "--recipe", recipe, *VIEWS, *number, "-o", tmp_path / "run", code=2)
-    assert "pretrain.batch_size: 16 clips do not divide into videos of 5 views" in shown
+    assert "sigreg: a step has 2 videos; its authors advise at least 128\n" in shown
 
 
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):

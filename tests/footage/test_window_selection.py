@@ -1,7 +1,3 @@
-"""Which packets count as active, and which windows are chosen: cases by hand and properties."""
-
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

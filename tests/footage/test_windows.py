@@ -1,7 +1,3 @@
-"""`prepare windows` on real files: where something moves, damaged files, killed calls."""
-
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -172,8 +168,6 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
         (["--hours", "nan"], "--hours"),
         (["--hours", 1e300], "--hours 1e+300: must be"),
         (["--seconds", "inf"], "--seconds: must be a number of seconds from 0.001 on, not inf"),
-        (["--seconds", "nan"], "--seconds"),
-        (["--seconds", "inf", "--hours", 1], "--seconds: must be a number of seconds from 0.001 on, not inf"),
         (["--seconds", "nan", "--hours", 1], "--seconds"),
         (["--step", "inf"], "--step: must be a number of seconds from 0.001 on, not inf"),
         (["--step", "nan"], "--step"),

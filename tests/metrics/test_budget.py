@@ -1,7 +1,3 @@
-"""Time budgets: a case by hand, and the coverage of the intervals in simulated footage."""
-
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

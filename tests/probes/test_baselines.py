@@ -1,7 +1,3 @@
-"""What features have to be better than, and what the nearest videos have in common."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

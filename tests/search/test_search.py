@@ -1,7 +1,3 @@
-"""Searches: exact neighbors, what a query may be, and what a user sees."""
-
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -32,9 +28,7 @@ WINDOWS = [(0, 0.0, 2.0), (0, 1.0, 3.0), (1, 0.0, 2.0), (1, 1.0, 3.0), (1, 4.0, 
 
 @given(seed=st.integers(0, 99), width=st.integers(1, 40), top=st.integers(1, 30))
 @settings(max_examples=30)
-def test_neighbors_are_those_of_a_sort_of_all_similarities(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, width: int, top: int
-):
+def test_neighbors_are_those_of_a_sort_of_all_similarities(tmp_path_factory, seed, width, top):
     features = np.random.default_rng(seed).normal(size=(20, width))
     path = tmp_path_factory.mktemp("features") / "f.safetensors"
     file = read_feature_file(write_features(path, features, [f"{row}.mp4" for row in range(20)]))
@@ -190,21 +184,10 @@ def extracted(
     return files
 
 
-def test_a_copy_finds_its_original(
-    extracted: dict[str, Path], autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_copy_finds_its_original(extracted, autoencoder_run, clip_files, tmp_path):
     copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
     for kind, moment in (("videos", ""), ("windows", ""), ("windows", "@1.125")):
-        command = [
-            "search",
-            f"{copy}{moment}",
-            "--features",
-            extracted[kind],
-            "-c",
-            autoencoder_run,
-            "--top",
-            2,
-        ]
+        command = ("search --top 2", f"{copy}{moment}", "--features", extracted[kind], "-c", autoencoder_run)
         (row,) = json_of(*command)
         first = row["neighbors"][0]
         assert first["video"] == str(clip_files / "clip2.mp4"), kind
@@ -247,9 +230,7 @@ def test_a_model_must_be_the_one_that_wrote_the_file(
     assert "the video ends at 2.00 s" in message
 
 
-def test_a_page_and_a_contact_sheet_show_the_results(
-    extracted: dict[str, Path], clip_files: Path, tmp_path: Path
-):
+def test_a_page_and_a_contact_sheet_show_the_results(extracted, clip_files, tmp_path):
     gone = tmp_path / "gone.mp4"
     shutil.copy(extracted["videos"], tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as file:

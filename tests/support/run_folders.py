@@ -1,7 +1,5 @@
 """`everest runs`: states are told from files as a run, a killed run and a finished one leave them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tiny models of every kind, and the optimizer settings of their parameters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

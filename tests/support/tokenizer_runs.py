@@ -1,7 +1,5 @@
 """`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,3 @@
-"""The plan of a sweep: which arms share which work, and which folders it may use."""
-
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
@@ -87,9 +83,7 @@ def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: P
     assert planned(recipe, data=str(own)).arms[0].recipe.data.root == str(own)
 
 
-def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
+def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
     other = shutil.copytree(clip_files, tmp_path / "other")
     assert planned(recipe, data=str(other)).works().keys() == planned(recipe).works().keys()
     both = planned(recipe, over=[f"data.root={clip_files},{other}"])

@@ -1,7 +1,3 @@
-"""The perceptual loss of the tokenizer: its network, its weights, and missing or wrong files."""
-
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -73,9 +69,6 @@ def test_only_what_was_rebuilt_gets_a_gradient(network: nn.Module):
     assert real.grad is None
     assert all(weight.grad is None for weight in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-# --- its weights --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

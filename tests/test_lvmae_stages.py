@@ -13,14 +13,14 @@ from small_runs import called, contents, json_of, refused, sets
 import everest
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
+from everest.engine.context import RunOptions
+from everest.engine.resume import has_not_started
+from everest.engine.tokenizer_first import with_tokenizer
 from everest.models.mae import MaskedAutoencoder
 from everest.pretraining import set_up_pretraining
 from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.targets import FrozenTokenizer
-from everest.train.context import RunOptions
-from everest.train.resume import has_not_started
-from everest.train.tokenizer_first import with_tokenizer
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),

@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
+from everest.engine.network import make_optimizer, parameter_groups, set_lr
+from everest.engine.plan import cosine_lr
 from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
@@ -31,8 +33,6 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
 from everest.models.vit import Architecture
-from everest.train.network import make_optimizer, parameter_groups, set_lr
-from everest.train.plan import cosine_lr
 from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)

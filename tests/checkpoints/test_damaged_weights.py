@@ -9,10 +9,10 @@ from foreign import tiny
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
+from everest.engine.tokenizer_loss import load_network
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, read_weights
 from everest.system.weights_header import read_metadata
-from everest.train.tokenizer_loss import load_network
 
 BIAS = "encoder.blocks.1.mlp.fc2.bias"
 

@@ -16,13 +16,13 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.start import start_classifier, start_pretraining
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
+from everest.engine.network import stage_optimizer
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
-from everest.train.network import stage_optimizer
 
 LARGER = ("--set", "data.size=48")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from device_runs import Ended, Process, run_everest
 
+from everest.engine.saved_state import read_state
 from everest.system.run_folder import RunFolder
-from everest.train.saved_state import read_state
 
 Train = Callable[..., Ended]
 

@@ -14,6 +14,8 @@ from small_runs import called, json_of, refused, run
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PretrainSettings
+from everest.engine.plan import plan_stage
+from everest.engine.probe_advice import probed_steps
 from everest.lists.groups import ListSize
 from everest.lists.reading import read_samples
 from everest.methods.ranked import Drawn
@@ -22,8 +24,6 @@ from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
 from everest.suggest.devices import DEVICES, this_device
 from everest.suggest.suggest import choose_values, recipe_text, side_words
-from everest.train.plan import plan_stage
-from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"

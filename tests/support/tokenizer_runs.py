@@ -6,10 +6,10 @@ import pytest
 from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
+from everest.engine.context import RunContext
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.train.context import RunContext
 from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
 
 RECIPE = """

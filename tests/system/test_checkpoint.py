@@ -9,11 +9,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from everest.checkpoints.load import find_weights
+from everest.engine.network import Network
+from everest.engine.saved_state import SavedState, newest_state
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header
-from everest.train.network import Network
-from everest.train.saved_state import SavedState, newest_state
 
 
 def state_of(step: int) -> SavedState:

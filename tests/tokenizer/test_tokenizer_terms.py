@@ -15,12 +15,12 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
+from everest.engine import tokenizer_loss
+from everest.engine.network import part_of
+from everest.engine.tokenizer_loss import BETAS, Adversary, first_step
 from everest.profiling.dry_run import try_one_pass
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
-from everest.train import tokenizer_loss
-from everest.train.network import part_of
-from everest.train.tokenizer_loss import BETAS, Adversary, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -122,7 +122,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.feed.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -172,7 +172,8 @@ def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
     for clips in (2, 4):
         overrides = [f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
         stage, adversary = with_adversary(recipe, tmp_path / "run", *overrides)
-        passes_of(stage)
+        with stage.training.running():
+            passes_of(stage)
         gradients.append([p.grad for p in adversary.discriminator.parameters()])
     assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
 
@@ -229,16 +230,21 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
 
 def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
-    steps = stage.training.steps()  # its workers end with it
-    next(steps)
-    for clip in stage.training.micro_batches():
-        stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
+    training = stage.training
+    training.begin_step()
+    for number in range(training.plan.accumulation):
+        clip = training.next_clip()
+        training.seed(number)
+        with training.accumulate(number):
+            training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 
 def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
-    passes_of(stage)
-    stage.training.update()
+    with stage.training.running():
+        passes_of(stage)
+        stage.training.step(stage.training.clip_gradients())
+        stage.training.log_step()
 
 
 def trial(stage: TokenizerStage) -> None:

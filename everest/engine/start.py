@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 
+import torch
+
 from everest.config.recipe import dump_recipe
 from everest.config.settings import Recipe
 from everest.data.loader import shared_bytes
-from everest.errors import RecipeError
+from everest.engine.context import RunContext, RunOptions
+from everest.engine.resume import check_output, remove_leftovers
+from everest.engine.tracking import check_tracker, make_tracker
+from everest.engine.training import Training
+from everest.errors import EnvironmentProblem, RecipeError
 from everest.lists.groups import ListSize
 from everest.system.accelerator import (
     decide_on_main,
@@ -21,10 +27,6 @@ from everest.system.events import Report
 from everest.system.locks import claimed
 from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.run_folder import RunFolder
-from everest.train.context import RunContext, RunOptions
-from everest.train.resume import check_output, remove_leftovers
-from everest.train.tracking import check_tracker, make_tracker
-from everest.train.training import Training
 
 
 @contextmanager
@@ -70,11 +72,14 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     Raises:
         CheckpointError: the run cannot be resumed.
         RecipeError: another process trains the run.
+        EnvironmentProblem: a pass does not fit into the memory of a GPU.
     """
     with claimed(training.run.path) if training.accelerator.is_main_process else nullcontext():
         try:
             start_run(training, recipe)
             yield
+        except torch.OutOfMemoryError as error:
+            raise EnvironmentProblem(f"out of memory: {training.memory_advice}") from error
         finally:
             if training.tracker is not None:
                 training.tracker.finish()
@@ -110,7 +115,7 @@ def start_run(training: Training, recipe: Recipe) -> None:
 
 def _summary(training: Training) -> str:
     """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
-    plan, passes = training.plan, training.passes
+    plan, feed = training.plan, training.feed
     text = (
         f"{ListSize.of(training.clips.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
@@ -124,7 +129,7 @@ def _summary(training: Training) -> str:
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
     text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    if passes.workers:
-        shared = shared_bytes(training.clips, passes.order(), workers=passes.workers)
-        text += f"; {passes.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
+    if feed.workers:
+        shared = shared_bytes(training.clips, feed.order(), workers=feed.workers)
+        text += f"; {feed.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
     return text

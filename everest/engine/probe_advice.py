@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import Final, Protocol
 
-from everest.train.health import FEWEST_STEPS, Row
+from everest.engine.health import FEWEST_STEPS, Row
 
 Rows = Sequence[Row]
 

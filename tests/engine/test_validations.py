@@ -10,12 +10,12 @@ from processes import assert_resumes_after_a_kill
 from small_runs import called, equal, sets, weights
 
 from everest.config.heads import Head, named_heads
+from everest.engine.health import Validations
+from everest.engine.listing import summarize
 from everest.metrics.metrics import chance_top1, mean_loss
 from everest.metrics.predicted import Predictions
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
-from everest.train.health import Validations
-from everest.train.listing import summarize
 
 STEPS = sets("finetune.steps=30", "finetune.patience=2", "finetune.mixup=0")
 

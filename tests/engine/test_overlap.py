@@ -12,6 +12,9 @@ from small_runs import equal, same_run, weights
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
+from everest.engine.context import RunContext
+from everest.engine.start import start_run
+from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
@@ -19,9 +22,6 @@ from everest.system.events import silent
 from everest.system.locks import claim
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
-from everest.train.context import RunContext
-from everest.train.start import start_run
-from everest.train.training import Training
 
 SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
 
@@ -44,11 +44,19 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
 def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
     """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
     training.model.train()
-    for step in training.steps():
-        for clip in training.micro_batches():
-            loss = pretraining_output(training.model, clip).loss
-            training.backward([loss * math.nan if step in broken else loss])
-        yield training.update()
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    loss = pretraining_output(training.model, clip).loss
+                    training.backward([loss * math.nan if training.steps_done in broken else loss])
+            training.step(training.clip_gradients())
+            yield training.log_step()
+            training.save_if_due()
+            training.stop_if_asked()
 
 
 def learned(training: Training) -> dict[str, Tensor]:

@@ -15,11 +15,11 @@ from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
+from everest.engine.network import Network, set_lr
+from everest.engine.step_log import StepNumbers
 from everest.models.block import Block
 from everest.system.compute import fuse_functions
 from everest.system.weights import full_tensor, set_gradient_exchange
-from everest.train.network import Network, set_lr
-from everest.train.step_log import StepNumbers
 
 MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
 # Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
@@ -138,7 +138,9 @@ class Updater:
                 self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
             skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())
         for network in self._networks:
-            vars(network.optimizer)["found_inf"] = skipped  # read by torch's fused AdamW
+            # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
+            # changes neither weights nor moments.
+            setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
             network.optimizer.step()
             network.optimizer.zero_grad()
             network.update_average(skipped)

@@ -1,4 +1,4 @@
-"""From a recipe's stage to a `Training` that is ready for its first step."""
+"""From a recipe's stage to a `Training` that is ready for its first step: plan, model, loader, checks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
+from everest.engine.context import RunContext
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.memory import count_weights, frozen_bytes, training_bytes
@@ -36,10 +40,6 @@ from everest.system.processes import local_processes
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
-from everest.train.context import RunContext
-from everest.train.network import Network, stage_optimizer
-from everest.train.plan import StagePlan, plan_stage, plan_warnings
-from everest.train.training import Training
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
 WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
@@ -73,34 +73,86 @@ def set_up_training(
         EnvironmentProblem: too little memory for a pass on a CPU, or shared memory for the batches of the
             workers.
     """
-    accelerator, others = context.accelerator, BusyCores()
+    busy = BusyCores()
     if start is None:
         require_start(stage)
-    if accelerator.is_main_process and not context.resumed:
+    if not context.resumed:
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
-        for text in (*clips.notices, padding_notice(clips, section)):
-            if text is not None:
-                context.notice(text)
+        context.notices((*clips.notices, padding_notice(clips, section)))
     root = parse_location(recipe.data.root)
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
-    value_bytes = bytes_per_value(accelerator)
+    plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes=other_bytes)
+    model = _network(recipe, stage, spec, start, context, classes=classes)
+    training = Training(
+        context,
+        recipe,
+        [model, *other_networks],
+        clips,
+        plan=plan,
+        weights=_header(recipe, stage, spec, start, classes),
+        videos=videos,
+        memory_advice=memory.advice(),
+    )
+    workers = training.feed.workers
+    shared = shared_bytes(clips, training.feed.order(), workers=workers)
+    require_shared_memory(shared * local_processes())  # before anything is written
+    if recipe.train.workers == "auto" and workers < num_readers():
+        context.notices([few_workers_notice(workers, possible=num_readers())])
+    if not context.one_batch:
+        shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
+        crowded = None if shares_cores else crowded_cores(*busy.measure())
+        advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
+        context.notices(text and f"warning: {text}" for text in (*advice, crowded, scarce))
+    return training
+
+
+def _plan(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    context: RunContext,
+    videos: dict[str, Any],
+    *,
+    other_bytes: Callable[[int], int],
+) -> tuple[StagePlan, PassMemory, str | None]:
+    """The plan, the memory of its passes, and a warning if a CPU has too little of it.
+
+    A resumed run keeps its micro-batch, because another one would sum in another order.
+    """
+    accelerator, processes = context.accelerator, context.accelerator.num_processes
+    earlier = context.run.plan() if context.resumed else None
+    if earlier and any(earlier[key] != value for key, value in videos.items()):
+        raise RecipeError(
+            f"--output {context.run.path}: its run had another list of {earlier['videos']} videos (or other "
+            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
+        )
 
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
-        own = replace(spec, checkpointing=checkpointing)
-        if isinstance(own, TokenizerSpec):
-            return own.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
-        frozen = frozen_layers(stage, own.model.backbone_size.depth)
-        return training_bytes(own, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
+        trained = replace(spec, checkpointing=checkpointing)
+        if isinstance(trained, TokenizerSpec):
+            return trained.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
+        frozen = frozen_layers(stage, trained.model.backbone_size.depth)
+        return training_bytes(trained, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
 
-    clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
-    weights = count_weights(spec, stage)
-    of_frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
-    state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + of_frozen
-    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
+    value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
+    frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
+    if isinstance(recipe.train.micro_batch, int):
+        largest = recipe.train.micro_batch
+    elif earlier and earlier["processes"] == processes:
+        largest = earlier["micro_batch"]
+    else:
+        state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
+        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
+        if accelerator.device.type == "cpu":
+            budget = min(budget, CPU_BYTES)
+        clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([max(1, budget // clip_bytes)]))
+    plan = plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
     memory = PassMemory(
         clips=plan.micro_batch,
         unit=plan.unit,
-        processes=plan.processes,
+        processes=processes,
         bytes_of=bytes_of,
         bytes_per_value=value_bytes,
         checkpointing=recipe.train.checkpointing,
@@ -108,40 +160,9 @@ def set_up_training(
     )
     scarce = None
     if accelerator.device.type == "cpu":
-        kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + of_frozen
+        kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
         scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
-    network = _network(recipe, stage, spec, start, context, classes=classes)
-    training = Training(
-        context,
-        recipe,
-        [network, *other_networks],
-        clips,
-        plan=plan,
-        weights=Weights(
-            kind=spec.kind,
-            settings=spec.dump(),
-            classes=classes,
-            recipe=recipe.name,
-            step=0,
-            origin=None if start is None else start.origin,
-            clip=_clip_header(recipe, stage),
-        ),
-        videos=videos,
-        memory_advice=memory.advice(),
-    )
-    workers = training.passes.workers
-    of_ring = shared_bytes(clips, training.passes.order(), workers=workers)
-    require_shared_memory(of_ring * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and workers < num_readers() and accelerator.is_main_process:
-        context.notice(few_workers_notice(workers, possible=num_readers()))
-    if accelerator.is_main_process and not context.one_batch:
-        warnings = [] if context.resumed else list(plan_warnings(plan, new_weights=start is None))
-        shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
-        crowded = None if shares_cores else crowded_cores(*others.measure())
-        for text in (*warnings, crowded, scarce):
-            if text is not None:
-                context.notice(f"warning: {text}")
-    return training
+    return plan, memory, scarce
 
 
 def _network(
@@ -159,9 +180,8 @@ def _network(
     model = spec.build()
     if start is not None:
         start_model(model, spec, start, classes=classes, notify=context.notice)
-        rate = start.other_rate(recipe.data.fps)
-        if rate is not None and not context.resumed:
-            context.notice(rate)
+        if not context.resumed:
+            context.notices([start.other_rate(recipe.data.fps)])
     choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -175,16 +195,6 @@ def _network(
         optimizer=stage_optimizer(model, stage),
         ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
     )
-
-
-def _clip_header(recipe: Recipe, stage: Stage) -> dict[str, Any] | None:
-    """How the clips of a stage are read, for the header of its weights."""
-    if not isinstance(stage, PretrainSettings | FinetuneSettings):
-        return None
-    clip: dict[str, Any] = {"stride": stage.stride, "sampling": stage.sampling}
-    if recipe.data.fps is not None:
-        clip["fps"] = recipe.data.fps
-    return clip
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -202,37 +212,25 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def _plan(
+def _header(
     recipe: Recipe,
     stage: Stage,
-    context: RunContext,
-    videos: dict[str, Any],
-    *,
-    bytes_per_clip: int,
-    state_bytes: int,
-) -> StagePlan:
-    """The plan; a resumed run keeps its micro-batch, because another one would sum in another order.
-
-    Args:
-        bytes_per_clip: of the activations.
-        state_bytes: of the weights and all that is kept with them, and of a frozen tokenizer.
-    """
-    processes = context.accelerator.num_processes
-    before = context.run.plan() if context.resumed else None
-    if before and any(before[key] != value for key, value in videos.items()):
-        raise RecipeError(
-            f"--output {context.run.path}: its run had another list of {before['videos']} videos (or other "
-            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
-        )
-    if isinstance(recipe.train.micro_batch, int):
-        largest = recipe.train.micro_batch
-    elif before and before["processes"] == processes:
-        largest = before["micro_batch"]
-    else:
-        device = context.accelerator.device
-        budget = int(free_memory(device) * MEMORY_SHARE) - state_bytes
-        if device.type == "cpu":
-            budget = min(budget, CPU_BYTES)
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([max(1, budget // bytes_per_clip)]))
-    return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
+    spec: ModelSpec | TokenizerSpec,
+    start: Start | None,
+    classes: tuple[str, ...] | None,
+) -> Weights:
+    """The header of the run's weights; its `clip` states how the stage reads clips."""
+    clip: dict[str, Any] | None = None
+    if isinstance(stage, PretrainSettings | FinetuneSettings):
+        clip = {"stride": stage.stride, "sampling": stage.sampling}
+        if recipe.data.fps is not None:
+            clip["fps"] = recipe.data.fps
+    return Weights(
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=None if start is None else start.origin,
+        clip=clip,
+    )

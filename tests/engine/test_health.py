@@ -20,10 +20,8 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
-from everest.errors import DataError, DivergedError
-from everest.lists.sample import Sample
-from everest.system.run_folder import RunFolder
-from everest.train.health import (
+from everest.engine.feed import WaitWatch, waiting_advice
+from everest.engine.health import (
     SCALER_LIMIT,
     SKIP_LIMIT,
     Nonfinite,
@@ -31,7 +29,9 @@ from everest.train.health import (
     is_near_chance,
     stays_at_chance,
 )
-from everest.train.passes import WaitWatch, waiting_advice
+from everest.errors import DataError, DivergedError
+from everest.lists.sample import Sample
+from everest.system.run_folder import RunFolder
 
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():

@@ -10,12 +10,12 @@ from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
+from everest.engine import probe_advice
 from everest.errors import DivergedError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
 from everest.system.run_folder import RunFolder
-from everest.train import probe_advice
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
 CAMERA = sets("pretrain.camera_motion=0.5")

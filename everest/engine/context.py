@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class RunOptions:
     resume: str = "auto"  # auto, never, or the folder of the run to resume
     overwrite: bool = False
     cpu: bool = False
-    tracker: str = "none"  # see everest.train.tracking
+    tracker: str = "none"  # see everest.engine.tracking
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
     init: Init | None = None  # the weights that the run starts from
 
@@ -64,6 +65,12 @@ class RunContext:
         """Show a line of text to the user."""
         self.report(notice(text))
 
+    def notices(self, texts: Iterable[str | None]) -> None:
+        """Show each line that is not None, in the main process only."""
+        for text in texts:
+            if text is not None and self.accelerator.is_main_process:
+                self.notice(text)
+
     def read_start(self) -> Start | None:
         """Read the weights that the run starts from, if any, and show which they are.
 
@@ -72,7 +79,6 @@ class RunContext:
         """
         run = self.run if self.resumed else None
         start = None if self.init is None else read_start(self.init, resumed=run)
-        if start is not None and start.weights is not None and self.accelerator.is_main_process:
-            for text in start.notices():
-                self.notice(text)
+        if start is not None and start.weights is not None:
+            self.notices(start.notices())
         return start

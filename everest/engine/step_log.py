@@ -14,17 +14,43 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from everest.data.bad_videos import BadVideos
+from everest.engine.context import RunContext
+from everest.engine.health import Nonfinite, Row, StepMetrics
+from everest.engine.network import GRAD_NORM
+from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
 from everest.system.events import notice
 from everest.system.run_folder import NONFINITE
-from everest.train.context import RunContext
-from everest.train.health import Nonfinite, Row, StepMetrics
-from everest.train.network import GRAD_NORM
-from everest.train.plan import StagePlan
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
+
+
+class StepRecord:
+    """The record of one process about one step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.loss: Tensor = torch.zeros((), device=device)  # mean over the passes
+        self.parts: dict[str, Tensor] = {}  # further means over the passes, by name
+        self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
+        self.videos: list[str] = []
+        self.waited = 0.0  # seconds, for batches
+        self.signal = 0  # that this process received, else 0
+        self.is_save_due = False  # by this process's clock
+        self.seconds: float | None = None  # of the whole step; None: it is not over
+        self.started = time.monotonic()
+
+    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
+        """Add one of the step's `passes` passes."""
+        self.loss += loss.detach() / passes
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
+
+    def close(self) -> None:
+        """Note the duration of the step now; its row may be written later."""
+        self.seconds = time.monotonic() - self.started
 
 
 class StepTotals(NamedTuple):
@@ -61,56 +87,14 @@ class StepNumbers:
     def read(self) -> StepTotals:
         """Wait for the numbers; losses are means over the processes."""
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        loss, *others = (sum(by_process) / len(by_process) for by_process in figures)
-        parts = dict(zip(self._parts, others[: len(self._parts)], strict=True))
-        norms = dict(zip(self._norms, others[len(self._parts) :], strict=True))
-        metrics = StepMetrics(loss, norms.pop(GRAD_NORM), {**parts, **norms})
+        loss, *means = (sum(by_process) / len(by_process) for by_process in figures)
+        by_name = dict(zip((*self._parts, *self._norms), means, strict=True))
+        metrics = StepMetrics(loss, by_name.pop(GRAD_NORM), by_name)
         return StepTotals(metrics, any(failed), int(max(signals)), any(due))
 
 
-class StepRecord:
-    """The record of one process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.loss: Tensor = torch.zeros((), device=device)  # mean over the passes
-        self.parts: dict[str, Tensor] = {}  # further means over the passes, by name
-        self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
-        self.videos: list[str] = []
-        self.waited = 0.0  # seconds, for batches
-        self.signal = 0  # that this process received, else 0
-        self.is_save_due = False  # by this process's clock
-        self._started = time.monotonic()
-        self._seconds: float | None = None
-
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
-        """Add one of the step's `passes` passes."""
-        self.loss += loss.detach() / passes
-        for name, value in parts.items():
-            self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
-
-    def close(self) -> None:
-        """Note the duration of the step now; its row may be written later."""
-        self._seconds = time.monotonic() - self._started
-
-    def row(self, plan: StagePlan, metrics: StepMetrics, *, step: int) -> Row:
-        """The row of metrics.jsonl after `step` updates."""
-        seconds = self._seconds or time.monotonic() - self._started
-        finite = {name: v if math.isfinite(v) else None for name, v in metrics.by_name.items()}
-        return {
-            "step": step,
-            "epoch": plan.epoch(step - 1),
-            "loss": finite.pop("loss"),
-            "lr": plan.lr(step - 1),
-            **finite,
-            "clips_per_second": round(plan.batch_size / seconds, 2),
-            "data_wait": round(self.waited / seconds, 4),
-            "memory_bytes": peak_memory(self.device),
-        }
-
-
 class StepLog:
-    """The steps that are done but not yet logged, and the numbers of those that are.
+    """The steps that are done but not yet logged, and what is known of those that are.
 
     All processes read the same numbers at the same step, so they act alike.
 
@@ -168,16 +152,19 @@ class StepLog:
         metrics, plan, report = totals.metrics, self._plan, self._context.report
         self.stop_signal = self.stop_signal or totals.signal
         self.is_save_due = self.is_save_due or totals.is_save_due
-        try:
-            skipped = self.nonfinite.should_skip(metrics)
-            if self.nonfinite.skipped == plan.steps:
-                raise DivergedError(f"{metrics}; no update of the run was applied")
-        except DivergedError as error:
-            problem = f"step {step}: {error}; {self._write_videos(step, record, metrics)}"
-            raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error
-        if skipped and not self.nonfinite.overflow:
-            report(notice(f"step {step} skipped: {metrics}; {self._write_videos(step, record, metrics)}"))
-        row = record.row(plan, metrics, step=step)
+        self._check_finite(step, record, metrics)
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.by_name.items()}
+        seconds = record.seconds or time.monotonic() - record.started
+        row: Row = {
+            "step": step,
+            "epoch": plan.epoch(step - 1),
+            "loss": finite.pop("loss"),
+            "lr": plan.lr(step - 1),
+            **finite,
+            "clips_per_second": round(plan.batch_size / seconds, 2),
+            "data_wait": round(record.waited / seconds, 4),
+            "memory_bytes": peak_memory(record.device),
+        }
         self._log(row)
         report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
         if math.isfinite(metrics.loss):
@@ -189,6 +176,19 @@ class StepLog:
             self._context.run.write_bad_videos(self._bad_videos.reasons)
         self._bad_videos.check(any_failed=totals.any_failed)
         return row
+
+    def _check_finite(self, step: int, record: StepRecord, metrics: StepMetrics) -> None:
+        """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
+        try:
+            skipped = self.nonfinite.should_skip(metrics)
+            if self.nonfinite.skipped == self._plan.steps:
+                raise DivergedError(f"{metrics}; no update of the run was applied")
+        except DivergedError as error:
+            problem = f"step {step}: {error}; {self._write_videos(step, record, metrics)}"
+            raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error
+        if skipped and not self.nonfinite.overflow:
+            videos = self._write_videos(step, record, metrics)
+            self._context.notice(f"step {step} skipped: {metrics}; {videos}")
 
     def _write_videos(self, step: int, record: StepRecord, metrics: StepMetrics) -> str:
         """Write the videos of a step, gathered over all processes; returns where they are."""

@@ -11,9 +11,9 @@ import secrets
 from typing import Any, Final, Protocol
 
 from everest.config.yaml import read_yaml
+from everest.engine.plan import StagePlan
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RECIPE, RunFolder
-from everest.train.plan import StagePlan
 
 IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 PROJECT: Final = "everest"  # of Weights & Biases

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.engine.context import RunOptions
 from everest.errors import CheckpointError, RecipeError, differing, first_names
 from everest.models.spec import ModelSpec
 from everest.system.files import UNFINISHED, is_unfinished
@@ -30,11 +31,9 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.text import is_unicode
-from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
 from everest.tokenizer.feature_targets import TeacherUse
-from everest.train.context import RunOptions
 
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
@@ -152,7 +151,7 @@ def _check_same(path: Path, recipe: Recipe, options: RunOptions) -> None:
 def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
     """Raise RecipeError if the run in `path` differs in a setting that its stage depends on."""
     try:
-        before = flat(recipe_values(load_recipe(path / RECIPE, imports=False)))
+        then = flat(recipe_values(load_recipe(path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
@@ -160,29 +159,18 @@ def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
     now = flat(recipe_values(recipe))
     may_change = set(MAY_CHANGE)
     if command == STAGES["tokenizer"]:
-        keys = before.keys() | now.keys()
-        may_change |= {key for key in keys if not tokenizer_depends_on(key, recipe)}
-    old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if old_file is not None and new_file is not None and Path(new_file).is_file():
-        used = None  # the hash of the tokenizer that the model is trained with, if its weights state it
-        with suppress(CheckpointError):
-            used = (read_header(RunFolder(path).weights).settings.get("tokenizer") or {}).get("sha256")
-        if used is not None:  # wherever it was before
-            same = used == state_hash(read_weights(Path(new_file)).tensors)
-        else:  # not saved yet: it can only be known to be the run's own tokenizer
-            same = is_own_tokenizer(old_file) and Path(new_file) == own_tokenizer(path).resolve()
-        if same:
-            may_change.add(TOKENIZER_FILE)
-        elif used is not None and old_file == new_file:
-            raise RecipeError(
-                f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
-                f"{FIX}"
-            )
-    if before.get(TEACHER) and now.get(TEACHER) and RunFolder(path).weights.is_file():
-        may_change.add(TEACHER)  # the weights have the hash of the teacher, which may have been moved
-    for key in may_change:
-        before[key] = now[key] = None
-    differences = differing(before, now)
+        may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
+    # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
+    saved = RunFolder(path).weights.is_file()
+    old, new = then.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
+    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(path).resolve())):
+        may_change.add(TOKENIZER_FILE)
+    if saved and then.get(TEACHER) and now.get(TEACHER):
+        may_change.add(TEACHER)
+    differences = differing(
+        {key: value for key, value in then.items() if key not in may_change},
+        {key: value for key, value in now.items() if key not in may_change},
+    )
     if differences:
         raise RecipeError(
             f"--output {path}: holds a run with other settings: {first_names(differences, SHOWN)}; use --set "
@@ -222,7 +210,7 @@ def _check_init(path: Path, init: Init | None) -> None:
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

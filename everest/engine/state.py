@@ -1,6 +1,6 @@
 """The networks that a run trains, saved to state files and restored from them to the bit.
 
-A state (everest.train.saved_state) holds tensors by part and name. The parts of the run's model are
+A state (everest.engine.saved_state) holds tensors by part and name. The parts of the run's model are
 `model/…`, `optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`,
 `<name>_optimizer/…` and `<name>_ema/…`. Random choices follow from the step, so no generator is saved.
 """
@@ -17,14 +17,14 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from everest.engine.network import EMA, MODEL, Network, part_of
+from everest.engine.saved_state import SavedState, newest_state, set_aside, states_in
 from everest.errors import CheckpointError
 from everest.models.lora import merged
 from everest.system.compute import HostCopy
 from everest.system.run_folder import ENDED, RunFolder
 from everest.system.weights import Weights, full_tensor
 from everest.system.weights_header import read_header
-from everest.train.network import EMA, MODEL, Network, part_of
-from everest.train.saved_state import SavedState, newest_state, set_aside, states_in
 
 
 class TrainState:
@@ -140,8 +140,7 @@ class TrainState:
                 network.restore(state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
-            is_done = step == last
-            notify(f"all {last} steps are done" if is_done else f"resuming after step {step} of {steps}")
+            notify(f"all {last} steps are done" if step == last else f"resuming after step {step} of {steps}")
         elif run.weights.is_file():
             step = read_header(run.weights).step
             if step != last:
@@ -161,8 +160,7 @@ class TrainState:
         return step, state.notes if state is not None else None
 
     def _check(self, state: SavedState) -> None:
-        """Raise CheckpointError for a state that no step of this run can have."""
-        state.check_notes()
+        """Raise CheckpointError for a state of another run."""
         for network in self.networks:
             network.check(state.tensors)
         if not self.networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:

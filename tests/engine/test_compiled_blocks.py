@@ -11,9 +11,9 @@ from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.engine.update import compile_model
 from everest.models.block import Block, DropPath, drop_noise
 from everest.models.partial import choose_trained
-from everest.train.update import compile_model
 
 # Torch hides it, but not where warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

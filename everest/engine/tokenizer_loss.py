@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
+from everest.engine.network import Network, make_optimizer
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.foreign.files import locate, read_foreign
 from everest.system.hub import Unreachable, warn_on_main
@@ -36,7 +37,6 @@ from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
-from everest.train.network import Network, make_optimizer
 from everest.video.pixels import IMAGENET
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
-from everest.errors import CheckpointError
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
-from everest.system.weights import full_tensor, like_sharded, load_tensors
+from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
@@ -145,14 +144,13 @@ class Network:
         All parameters have moments, or none has any: a step gives every parameter a gradient.
 
         Raises:
-            CheckpointError: a name, a shape, a type, or a value that is not finite.
+            CheckpointError: a name, a shape or a type.
         """
         modules = {self.name: self.module}
         if self.ema is not None:
             modules[self._part(EMA)] = self.ema.module
         for part, module in modules.items():
-            _check_tensors(part, part_of(tensors, part), module.state_dict())
-        moments = self.moments(tensors)
+            require_fitting(module.state_dict(), part_of(tensors, part), source=part)
         learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         expected = {
             f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
@@ -160,7 +158,8 @@ class Network:
             if id(parameter) in learning
             for moment in MOMENTS
         }
-        _check_tensors(self._part("optimizer"), moments, expected if moments else {})
+        moments = self.moments(tensors)
+        require_fitting(expected if moments else {}, moments, source=self._part("optimizer"))
 
     def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
@@ -174,16 +173,3 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of a state's part `name`, by their names in it."""
     prefix = f"{name}/"
     return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-
-
-def _check_tensors(part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless the tensors have the names, shapes and types of others."""
-    names = sorted(tensors.keys() ^ expected.keys())
-    if names:
-        kind = "missing" if names[0] in expected else "unexpected"
-        raise CheckpointError(f"{len(names)} tensors missing or unexpected, first {part}/{names[0]} ({kind})")
-    for name, tensor in tensors.items():
-        like = expected[name]
-        if (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
-            found, wanted = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
-            raise CheckpointError(f"{part}/{name} is {found}, not {wanted}")

@@ -1,7 +1,7 @@
 """State files: all that an exact continuation needs, with a checksum.
 
-`state/step-<n>.safetensors` holds tensors by part and name (everest.train.state), and in its header the step,
-the notes and a SHA-256 of all of these. The file appears under its name only when it is complete.
+`state/step-<n>.safetensors` holds tensors by part and name (everest.engine.state), and in its header the
+step, the notes and a SHA-256 of all of these. The file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, UserError
 from everest.system.accelerator import decide_on_main
@@ -28,35 +26,7 @@ from everest.system.weights_header import FORMAT, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
 STATE_FORMAT: Final = f"{FORMAT}-state"
-CHECKSUM: Final = "sha256"
-_STEP: Final = re.compile("[0-9]{9,16}")
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Scaler(TypedDict):
-    """The state of fp16's loss scale, with torch's names."""
-
-    scale: Finite
-    growth_factor: Finite
-    backoff_factor: Finite
-    growth_interval: int
-    _growth_tracker: int
-
-
-# Both counts of everest.data.bad_videos.
-VideoCounts = Annotated[dict[Literal["asked", "bad"], int], Field(min_length=2)]
-
-
-class Notes(TypedDict):
-    """The plain values of a state."""
-
-    videos: VideoCounts
-    skipped: int  # updates in a row
-    scaler: Scaler | None
-
-
-_NOTES = TypeAdapter(Notes)
+_NAME: Final = re.compile(r"step-([0-9]{9,16})\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,36 +40,22 @@ class SavedState:
     def save(self, folder: Path, *, keep: int) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
-        header[CHECKSUM] = _checksum(header, self.tensors)
-        path = folder / state_name(self.step)
-        write_tensors(path, self.tensors, metadata=header)
+        header["sha256"] = _checksum(header, self.tensors)
+        write_tensors(folder / state_name(self.step), self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-keep]:
             old.unlink()
-
-    def check_notes(self) -> None:
-        """Raise CheckpointError if the notes are not those that a run writes (`Notes`)."""
-        try:
-            _NOTES.validate_python(self.notes, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise CheckpointError(f"its notes are damaged: {key}: {first['msg']}") from error
-
-
-def states_in(folder: Path) -> dict[int, Path]:
-    """The states of a run by their steps, oldest first. Files with other names are none."""
-    steps = {path: path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors")}
-    states = {
-        int(step): path
-        for path, step in steps.items()
-        if _STEP.fullmatch(step) and path.name == state_name(int(step))
-    }
-    return dict(sorted(states.items()))
 
 
 def state_name(step: int) -> str:
     """The name of the state file after `step` updates."""
     return f"step-{step:09d}.safetensors"
+
+
+def states_in(folder: Path) -> dict[int, Path]:
+    """The states of a run by their steps, oldest first. Files with other names are ignored."""
+    steps = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*.safetensors")}
+    states = {int(match[1]): path for path, match in steps.items() if match}
+    return {step: states[step] for step in sorted(states) if states[step].name == state_name(step)}
 
 
 def read_state(path: Path) -> SavedState:
@@ -110,18 +66,14 @@ def read_state(path: Path) -> SavedState:
         EnvironmentProblem: the disk or its permissions prevent reading it.
     """
     header, tensors = read_metadata(path), read_tensors(path)
-    checksum = header.pop(CHECKSUM, None)
+    checksum = header.pop("sha256", None)
     if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
         raise CheckpointError("its header is not that of a state")
     if checksum != _checksum(header, tensors):
         raise CheckpointError("its contents do not have the checksum that was saved with them")
-    try:
-        step, notes = int(header["step"]), parse_json(header["notes"])
-    except ValueError as error:
-        raise CheckpointError(f"its header is damaged ({error})") from error
-    if path.name != state_name(step) or not isinstance(notes, dict):
-        raise CheckpointError(f"its header is damaged (a state of step {step})")
-    return SavedState(step=step, tensors=tensors, notes=notes)
+    if path.name != state_name(int(header["step"])):
+        raise CheckpointError(f"it is the state of step {header['step']}")
+    return SavedState(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -155,15 +107,15 @@ def newest_state(
     for path in reversed(paths):
         state, problem = _try_state(path, check)
         problems = [problem] if accelerator is None else gather_object([problem])
-        unreadable = next((found for found in problems if isinstance(found, EnvironmentProblem)), None)
-        if unreadable is not None:
-            raise unreadable
-        damage = next((found for found in problems if found is not None), None)
+        for error in problems:
+            if isinstance(error, EnvironmentProblem):
+                raise error
+        damage = next((str(error) for error in problems if error is not None), None)
         if damage is None:
             return state
-        why = str(damage).removeprefix(f"{path}: ")
-        notify(f"{path}: damaged, skipped ({why})")
-        first_problem = first_problem or f" ({path.name}: {why})"
+        reason = damage.removeprefix(f"{path}: ")
+        notify(f"{path}: damaged, skipped ({reason})")
+        first_problem = first_problem or f" ({path.name}: {reason})"
     if paths:
         raise CheckpointError(
             f"{folder}: all its states are damaged{first_problem}; put back a copy of one, or start the run "
@@ -187,9 +139,6 @@ def _try_state(path: Path, check: Callable[[SavedState], None]) -> tuple[SavedSt
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged state, so that it neither counts as a state nor is removed; returns the new path."""
-    names = (
-        f"{path.stem}{DAMAGED}{suffix}"
-        for suffix in itertools.chain([""], map("-{}".format, itertools.count(2)))
-    )
-    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    return path.rename(target)
+    suffixes = itertools.chain([""], map("-{}".format, itertools.count(2)))
+    targets = (path.with_name(f"{path.stem}{DAMAGED}{suffix}") for suffix in suffixes)
+    return path.rename(next(target for target in targets if not target.exists()))

@@ -9,13 +9,13 @@ from small_runs import called, contents, refused, sets
 
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
+from everest.engine import tokenizer_first
+from everest.engine.context import RunContext, RunOptions
 from everest.pretraining import set_up_pretraining
 from everest.system.run_environment import INIT
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.clips import held_out_clips, tokenizer_clips, tokenizer_depends_on
 from everest.tokenizer.spec import tokenizer_spec
-from everest.train import tokenizer_first
-from everest.train.context import RunContext, RunOptions
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),

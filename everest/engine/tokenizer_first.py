@@ -14,6 +14,8 @@ from everest.checkpoints.teacher import absolute_teacher
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FeatureTargetSettings
+from everest.engine.context import RunContext, RunOptions
+from everest.engine.start import run_context
 from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
@@ -25,8 +27,6 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.signals import Stopped
-from everest.train.context import RunContext, RunOptions
-from everest.train.start import run_context
 
 SetUp = Callable[[Recipe, RunContext], object]
 

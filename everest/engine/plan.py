@@ -9,8 +9,8 @@ from typing import Final
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
+from everest.engine.health import FEWEST_STEPS
 from everest.errors import RecipeError
-from everest.train.health import FEWEST_STEPS
 
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps

@@ -21,7 +21,7 @@ from everest.models.video_model import PretrainingOutput
 from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.feature_targets import FeatureTargets
+from everest.tokenizer.targets import FeatureTargets
 from everest.train.context import RunContext
 from everest.train.health import Row
 from everest.train.plan import learning_rate_advice

@@ -33,7 +33,7 @@ from everest.system.text import is_unicode
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
-from everest.tokenizer.feature_targets import TeacherUse
+from everest.tokenizer.targets import TeacherUse
 from everest.train.context import RunOptions
 
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")

@@ -29,7 +29,7 @@ from everest.models.video_model import PretrainingOutput
 from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.feature_targets import FeatureTargets
+from everest.tokenizer.targets import FeatureTargets
 
 # Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses).
 COLLAPSED_STEPS: Final = 50

@@ -27,9 +27,8 @@ from everest.models.spec import ModelSpec
 from everest.models.video_model import VideoModel
 from everest.system.hub import is_hub_name
 from everest.system.weights import state_hash
-from everest.tokenizer.cache import tokenizer_for
-from everest.tokenizer.cache_index import TokenIndex
-from everest.tokenizer.feature_targets import FeatureTargets, TeacherUse
+from everest.tokenizer.cache import TokenIndex, tokenizer_for
+from everest.tokenizer.targets import FeatureTargets, TeacherUse
 from everest.video.pixels import PixelStatistics
 
 _INTERPOLATED: Final = {computed: name for name, computed in INTERPOLATED.items()}

@@ -33,7 +33,7 @@ from everest.system.run_folder import (
 from everest.system.text import is_unicode
 from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
-from everest.tokenizer.feature_targets import TeacherUse
+from everest.tokenizer.targets import TeacherUse
 
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 

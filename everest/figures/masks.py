@@ -27,9 +27,8 @@ from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
-from everest.tokenizer.feature_targets import FeatureTargets
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.targets import FrozenTokenizer
+from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 from everest.video.file import VideoInfo
 from everest.video.pixels import IMAGENET, PixelStatistics
 

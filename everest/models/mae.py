@@ -21,7 +21,7 @@ from everest.models.positions import TokenPositions, add_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
-from everest.tokenizer.feature_targets import FeatureTargets
+from everest.tokenizer.targets import FeatureTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -9,8 +9,8 @@ from everest.config.settings import Recipe
 from everest.methods.grid import TokenGrid
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
-from everest.tokenizer.feature_targets import TeacherUse
 from everest.tokenizer.spec import TokenizerUse
+from everest.tokenizer.targets import TeacherUse
 
 
 def pretrain_spec(

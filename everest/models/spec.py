@@ -35,9 +35,8 @@ from everest.models.views import ViewModel
 from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
-from everest.tokenizer.feature_targets import TeacherUse
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.targets import FrozenTokenizer, make_targets
+from everest.tokenizer.targets import FrozenTokenizer, TeacherUse, make_targets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec

@@ -1,8 +1,8 @@
 """The token cache that `everest prepare tokens` writes: what a tokenizer or a teacher makes of the clips.
 
-A cache is a folder with `index.json` and a safetensors file for every part: the clips of up to `PART` samples
-in one variant. Variant v of a sample is the clip that epoch v of the run would draw: the same frames, crop
-and flip. A part has R samples, of a tokenizer:
+A cache is a folder with `index.json`, which is written first, and a safetensors file for every part: the
+clips of up to `PART` samples in one variant. Variant v of a sample is the clip that epoch v of the run would
+draw: the same frames, crop and flip. A part has R samples, of a tokenizer:
 
     codes  (R, V, N) unsigned, of FSQ
     ranks  (R, V, N) unsigned, of the scores of a view: 0 for the lowest score, equal ranks for equal scores
@@ -20,16 +20,17 @@ V views, N tokens, D code dimensions or the teacher's width.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import InstanceOf, TypeAdapter
+from pydantic import ConfigDict, Field, InstanceOf, PositiveInt, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -40,23 +41,115 @@ from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
 from everest.lists.sample import Sample
-from everest.system.json_text import parse_json, validated
+from everest.system.files import write_text
+from everest.system.json_text import json_text, parse_json, read_json, validated
 from everest.system.storage import parse_location
-from everest.tokenizer.cache_index import PARTS, TokenIndex
-from everest.tokenizer.fsq import FSQ
-from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
+from everest.tokenizer.layers import FSQ
+from everest.tokenizer.spec import TokenizerSpec, TokenizerUse, tokenizer_settings, tokenizer_use
+from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
 
+INDEX: Final = "index.json"
+PARTS: Final = "variant*.safetensors"
+PART: Final = 256  # samples, the most work that a kill can cost; our choice
+MOST_VARIANTS: Final = 10_000  # as many as the names of parts have numbers for
 SHOWN: Final = 3  # differences that a message names
-UNSIGNED: Final = frozenset({"U8", "U16", "U32", "U64"})  # safetensors' names
-HALF: Final = frozenset({"F16"})
 _PROBLEMS: Final = TypeAdapter(dict[str, InstanceOf[str]])
 
 
-def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
-    """The tokenizer that a recipe's pre-training uses; None if it needs none.
+class CachePart(NamedTuple):
+    """A part of a cache: consecutive samples in one variant."""
 
-    With a token cache it is the tokenizer that the cache was made with.
+    variant: int
+    samples: range
+
+    @property
+    def name(self) -> str:
+        return f"variant{self.variant:04d}-{self.samples.start:08d}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIndex:
+    """The `index.json` of a cache."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    format: Literal["everest-tokens"] = "everest-tokens"
+    version: Literal[1] = 1
+    tokenizer: TokenizerUse | None = None  # makes codes and ranks
+    teacher: TeacherUse | None = None  # makes features
+    # Of the values of each code dimension over the tokenizer's training set; float32 holds standardized ones.
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = ()
+    videos: PositiveInt
+    variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
+    clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
+    precision: str  # in which the tokenizer or the teacher was run
+
+    def parts(self) -> list[CachePart]:
+        """All parts in the order in which they are written."""
+        firsts = range(0, self.videos, PART)
+        return [self.part_of(variant, first) for variant in range(self.variants) for first in firsts]
+
+    def part_of(self, variant: int, sample: int) -> CachePart:
+        """The part that has the clip of a sample."""
+        first = sample // PART * PART
+        return CachePart(variant, range(first, min(first + PART, self.videos)))
+
+    def save(self, folder: Path) -> None:
+        """Write the index atomically."""
+        write_text(folder / INDEX, json_text(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
+
+    @staticmethod
+    def read(folder: Path, *, of: Literal["tokenizer", "teacher"] | None = None) -> TokenIndex:
+        """Read the index of a folder.
+
+        Args:
+            of: what must have made the tokens.
+        Raises:
+            CheckpointError: the index is missing or damaged, or its tokens were made by something else.
+        """
+        path = folder / INDEX
+        if not path.is_file():
+            command = f"everest prepare tokens --output {shlex.quote(str(folder))}"
+            raise CheckpointError(f"{path}: no such file; make it with {command}")
+        try:
+            index = validated(_INDEX, read_json(path))
+            if (index.tokenizer is None) == (index.teacher is None):
+                raise ValueError("not of one tokenizer or one teacher")
+            levels = index.tokenizer.settings.config.levels if index.tokenizer else ()
+            if not len(index.mean) == len(index.std) == len(levels):
+                raise ValueError(f"mean and std are not of the {len(levels)} dimensions of a code")
+            if index.tokenizer:
+                TokenizerSpec.from_settings(index.tokenizer.settings.dump(), source=path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: damaged ({error}); make the cache again with --overwrite"
+            ) from error
+        if of is not None and getattr(index, of) is None:
+            made = {"tokenizer": "features of a teacher", "teacher": "codes of a tokenizer"}[of]
+            raise CheckpointError(
+                f"{folder}: has the {made}, but the recipe has a {of}; make its tokens with everest prepare "
+                "tokens in another folder"
+            )
+        return index
+
+    def of_clips(self) -> dict[str, Any]:
+        """The values that must be those of a run's clips."""
+        return {"videos": self.videos, "grid": list(self.grid), **self.clips}
+
+    def of_tokens(self) -> dict[str, Any]:
+        """The values that must be equal in two calls that write one cache."""
+        uses = {"tokenizer": self.tokenizer, "teacher": self.teacher}
+        made_by = {name: use.sha256 for name, use in uses.items() if use is not None}
+        return {**self.of_clips(), "train.precision": self.precision, **made_by}
+
+
+_INDEX: Final = TypeAdapter(TokenIndex)
+
+
+def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
+    """The tokenizer that a recipe's pre-training uses, or that its token cache was made with; None: none.
 
     Raises:
         RecipeError: a tokenizer is needed, but the recipe has no `tokenizer` section.
@@ -100,39 +193,27 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
     }
 
 
-def read_problems(part: Path) -> dict[str, str]:
-    """Read from a part which samples could not be read: reasons by sample index.
+@contextmanager
+def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open a part: its file, and the reason of each unreadable sample by its number.
 
     Raises:
-        CheckpointError: the part is missing or damaged.
+        CheckpointError: it is missing or damaged, or the block raises ValueError for wrong contents.
     """
-    with _open_part(part) as file:
-        return _problems(file)
-
-
-def _problems(file: Any) -> dict[str, str]:
-    """The problems in the header of an open part; raises ValueError if there are none."""
-    return validated(_PROBLEMS, parse_json((file.metadata() or {}).get("problems", "")))
-
-
-@contextmanager
-def _open_part(part: Path) -> Iterator[Any]:
-    """Open a part; an error names it. The block raises ValueError for wrong contents."""
     try:
         with safe_open(part, framework="np") as file:
-            yield file
+            yield file, validated(_PROBLEMS, parse_json((file.metadata() or {}).get("problems", "")))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{part}: missing or damaged ({error}); remove it and run the same everest prepare tokens again"
         ) from error
 
 
-def _row(file: Any, name: str, row: int, shape: list[int], types: frozenset[str]) -> NDArray[Any]:
+def _row(file: Any, name: str, row: int, shape: list[int], dtype: Literal["U", "F16"]) -> NDArray[Any]:
     """One sample's values of an open part; raises ValueError if the tensor has another shape or type."""
     stored = file.get_slice(name)
-    if stored.get_shape() != shape or stored.get_dtype() not in types:
-        found = f"{stored.get_dtype()} {stored.get_shape()}"
-        raise ValueError(f"{name} of {found} where {shape} of {' or '.join(sorted(types))} are expected")
+    if stored.get_shape() != shape or not stored.get_dtype().startswith(dtype):  # U8, U16, U32 or U64
+        raise ValueError(f"{name} is {stored.get_dtype()} {stored.get_shape()}, not {dtype} {shape}")
     return stored[row]
 
 
@@ -171,18 +252,18 @@ class TokenCache:
         """
         part = self.index.part_of(variant, index)
         path, row = self.folder / part.name, index - part.samples.start
-        with _open_part(path) as file:
-            problem = _problems(file).get(str(index))
-            if problem is not None:
-                raise VideoError(self.samples[index].video, f"{problem} (recorded in {path})")
+        with open_part(path) as (file, problems):
+            if str(index) in problems:
+                reason = f"{problems[str(index)]} (recorded in {path})"
+                raise VideoError(self.samples[index].video, reason)
             shape = [len(part.samples), self.views, math.prod(self.index.grid)]
-            if self.quantizer is None:
-                assert self.index.teacher is not None
-                features = _row(file, "features", row, [*shape, self.index.teacher.width], HALF)
+            if self.index.teacher is not None:
+                features = _row(file, "features", row, [*shape, self.index.teacher.width], "F16")
                 return {"values": torch.from_numpy(features)}
-            codes, ranks = (_row(file, name, row, shape, UNSIGNED) for name in ("codes", "ranks"))  # (V, N)
+            codes, ranks = (_row(file, name, row, shape, "U") for name in ("codes", "ranks"))  # (V, N)
         tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self.ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
+        assert self.quantizer is not None
         if self.space == "codes":
             tokens["values"] = self.quantizer.digits(codes)
         elif self.space == "values":
@@ -200,10 +281,9 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     target = recipe.pretrain.target
     folder = Path(target.cache or "")
     index = TokenIndex.read(folder, of="teacher" if recipe.pretrain.teacher else "tokenizer")
-    grid, views = clip_grid(recipe), clips.make_views
+    grid = clip_grid(recipe)
     now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
-    found = {"videos": index.videos, "grid": list(index.grid), **index.clips}
-    differences = differing(found, now)
+    differences = differing(index.of_clips(), now)
     if differences:
         raise CheckpointError(
             f"{folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these to the "
@@ -224,7 +304,7 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
         folder=folder,
         index=index,
         samples=clips.samples,
-        views=views.num_views,
+        views=clips.make_views.num_views,
         quantizer=None if index.tokenizer is None else FSQ(index.tokenizer.settings.config.levels),
         space=space,
         ranks=recipe.pretrain.selection.needs_tokenizer,

@@ -1,18 +1,17 @@
 """Run a tokenizer or a teacher once over all pre-training clips; everest.tokenizer.cache describes the files.
 
-The tokens are written in parts. A part appears under its name only when it is complete, so a killed call is
-resumed with the part that it was writing.
+A part appears under its name only when it is complete, so a killed call resumes with the part it was writing.
 
-B clips, V views, T frames, H W pixels, N tokens, R samples of a part.
+B clips, V views, T frames, H W pixels, N tokens, D the teacher's width, R samples of a part.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Clip, VideoClips
+from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
@@ -32,14 +31,20 @@ from everest.system.files import refuse_inputs, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
-from everest.tokenizer.cache import clip_facts, read_problems
-from everest.tokenizer.cache_index import INDEX, MOST_VARIANTS, PARTS, CachePart, TokenIndex
-from everest.tokenizer.feature_targets import Teacher, standardized
+from everest.tokenizer.cache import INDEX, MOST_VARIANTS, PARTS, CachePart, TokenIndex, clip_facts, open_part
 from everest.tokenizer.spec import tokenizer_use
+from everest.tokenizer.targets import Teacher, standardized
 from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)
-Problems = dict[str, str]  # the number of each unreadable sample, and why
+
+
+class _Maker(NamedTuple):
+    """What makes the tokens of clips."""
+
+    files: list[Path]  # its weights
+    facts: dict[str, Any]  # the fields of the index that describe it
+    rows: Callable[[Tensor], Rows]  # without V, of clips (B, C, T, H, W) uint8
 
 
 def write_tokens(
@@ -74,49 +79,110 @@ def write_tokens(
     if variants > MOST_VARIANTS:
         raise RecipeError(f"--variants {variants}: at most {MOST_VARIANTS} are possible; use fewer")
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    maker = TokenMaker(recipe, accelerator.device) if teacher is None else FeatureMaker(teacher)
-    encoder = _ClipEncoder(
-        clips=pretrain_clips(recipe, replace_bad=False),
-        maker=maker,
-        accelerator=accelerator,
-        settings=recipe.train,
-        batch=batch,
-        report=report,
-    )
-    inputs = [*maker.files, *(sample.video for sample in encoder.clips.samples)]
+    maker = _tokenizer(recipe, accelerator.device) if teacher is None else _teacher(teacher)
+    clips = pretrain_clips(recipe, replace_bad=False)
+    inputs = [*maker.files, *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     if not overwrite:
         refuse_foreign(output, lambda name: name == INDEX)
     with sole_writer(output / INDEX):
-        index = _save_index(recipe, encoder, output, variants=variants, overwrite=overwrite)
-        parts = list(index.parts())
-        problems = {
-            part: read_problems(output / part.name) for part in parts if (output / part.name).is_file()
-        }
-        num_kept = len(problems)
-        done = sum(len(part.samples) for part in problems)
+        if overwrite:
+            for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
+                path.unlink(missing_ok=True)
+        grid = clip_grid(recipe)
+        index = TokenIndex(
+            **maker.facts,
+            videos=len(clips),
+            variants=variants,
+            grid=(grid.t, grid.h, grid.w),
+            clips=clip_facts(recipe, clips),
+            precision=accelerator.mixed_precision,
+        )
+        if (output / INDEX).is_file():
+            index = _continued(index, output)
+        index.save(output)
+        done, bad = 0, []  # clips; path and reason of each unreadable one
+        parts, missing = index.parts(), []
         for part in parts:
-            if part not in problems:
-                rows, problems[part] = encoder.encode(part)
-                done += len(part.samples)
-                # A part with too many unreadable samples is not written, so that it is tried again.
-                refuse_too_many(encoder.name(problems), requested=done, max_bad=recipe.data.max_bad)
-                header = {"problems": json.dumps(problems[part])}
-                tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
-                write_tensors(output / part.name, tensors, metadata=header)
-                report({"event": "video", "done": done, "videos": index.videos * index.variants})
-        bad = dict(sorted(encoder.name(problems)))
-        if bad:
-            write_table(output / BAD_VIDEOS, [("path", "reason"), *bad.items()])
+            if not (output / part.name).is_file():
+                missing.append(part)
+                continue
+            with open_part(output / part.name) as (_, problems):
+                bad += _named(problems, clips)
+            done += len(part.samples)
+        for part in missing:
+            rows, problems = _encode(part, clips, maker, accelerator, settings=recipe.train, batch=batch)
+            for path, reason in _named(problems, clips):
+                report(notice(f"cannot read {path}: {reason}; left out"))
+                bad.append((path, reason))
+            done += len(part.samples)
+            # A part with too many unreadable samples is not written, so that it is tried again.
+            refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
+            tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
+            write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
+            report({"event": "video", "done": done, "videos": index.videos * index.variants})
+        reasons = dict(sorted(bad))
+        if reasons:
+            write_table(output / BAD_VIDEOS, [("path", "reason"), *reasons.items()])
     return {
         "output": str(output),
         "videos": index.videos,
         "variants": index.variants,
         "parts": len(parts),
-        "kept": num_kept,
+        "kept": len(parts) - len(missing),
         "bytes": sum((output / part.name).stat().st_size for part in parts),
-        "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
+        "bad": [{"path": path, "reason": reason} for path, reason in reasons.items()],
     }
+
+
+def _continued(index: TokenIndex, output: Path) -> TokenIndex:
+    """The index of an earlier call, with at least the variants of `index`.
+
+    Raises:
+        RecipeError: the earlier call made other tokens.
+    """
+    saved = TokenIndex.read(output)
+    differences = differing(saved.of_tokens(), index.of_tokens())
+    if differences:
+        raise RecipeError(
+            f"--output {output}: holds other tokens: {', '.join(differences)}; choose another folder, or use "
+            "--overwrite"
+        )
+    return replace(saved, variants=max(saved.variants, index.variants))
+
+
+def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]:
+    """The path and reason of each unreadable sample."""
+    return [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
+
+
+def _tokenizer(recipe: Recipe, device: torch.device) -> _Maker:
+    """The tokenizer of a recipe; raises UserError if there is none, or its tokens are not the model's."""
+    use = tokenizer_use(recipe)
+    if use.path is None:
+        raise RecipeError(
+            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
+            "tokenizer.checkpoint=RUN names it"
+        )
+    tokenizer = use.load().to(device)
+
+    def rows(frames: Tensor) -> Rows:
+        output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
+        codes = output.codes.cpu().numpy().astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1))
+        return {"codes": codes, "ranks": dense_ranks(output.scores.flatten(1).cpu().numpy())}
+
+    mean, std = tuple(tokenizer.target_mean.tolist()), tuple(tokenizer.target_std.tolist())
+    return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, rows)
+
+
+def _teacher(teacher: Teacher) -> _Maker:
+    path = Path(teacher.use.name)
+    files = [path] if path.exists() else []  # others are in the cache of the hub
+    return _Maker(
+        files,
+        {"teacher": teacher.use},
+        lambda frames: {"features": standardized(teacher(frames)).half().cpu().numpy()},
+    )
 
 
 def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
@@ -125,129 +191,35 @@ def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
     return ranks.astype(np.min_scalar_type(scores.shape[1] - 1))
 
 
-def _save_index(
-    recipe: Recipe, encoder: _ClipEncoder, output: Path, *, variants: int, overwrite: bool
-) -> TokenIndex:
-    """Save the index: a new one, or that of an earlier call with more variants.
-
-    Raises:
-        RecipeError: the earlier call made other tokens.
-    """
-    grid = clip_grid(recipe)
-    index = TokenIndex(
-        **encoder.maker.facts(),
-        videos=len(encoder.clips),
-        variants=variants,
-        grid=(grid.t, grid.h, grid.w),
-        clips=clip_facts(recipe, encoder.clips),
-        precision=encoder.accelerator.mixed_precision,
-    )
-    if overwrite:
-        for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
-            path.unlink(missing_ok=True)
-    if (output / INDEX).is_file():
-        saved = TokenIndex.read(output)
-        differences = differing(saved.to_dict(), index.to_dict())
-        if differences:
-            raise RecipeError(
-                f"--output {output}: holds other tokens: {', '.join(differences)}; choose another folder, or "
-                "use --overwrite"
-            )
-        index = replace(saved, variants=max(saved.variants, variants))
-    index.save(output)
-    return index
-
-
-class TokenMaker:
-    """Makes codes and ranks by the tokenizer of a recipe.
-
-    Raises:
-        RecipeError: the recipe names no tokenizer.
-        CheckpointError: it cannot be read, or its token grid is not that of the recipe's model.
-    """
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self._use = tokenizer_use(recipe)
-        if self._use.path is None:
-            raise RecipeError(
-                "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
-                "tokenizer.checkpoint=RUN names it"
-            )
-        self.files = [Path(self._use.path)]
-        self._tokenizer = self._use.load().to(device)
-
-    def facts(self) -> dict[str, Any]:
-        """The fields of the index that describe the tokenizer."""
-        mean, std = self._tokenizer.target_mean, self._tokenizer.target_std
-        return {"tokenizer": self._use, "mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
-
-    def rows(self, frames: Tensor) -> Rows:
-        """Codes and ranks (B, N) of clips (B, 3, T, H, W) uint8, prepared as in a training step."""
-        encoded = self._tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))
-        codes = encoded.codes.cpu().numpy()
-        codes = codes.astype(np.min_scalar_type(self._tokenizer.quantizer.num_codes - 1))
-        return {"codes": codes, "ranks": dense_ranks(encoded.scores.flatten(1).cpu().numpy())}
-
-
-class FeatureMaker:
-    """Makes features by a teacher."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
-        path = Path(teacher.use.name)
-        self.files = [path] if path.exists() else []  # others are in the cache of the hub
-
-    def facts(self) -> dict[str, Any]:
-        """The field of the index that describes the teacher."""
-        return {"teacher": self._teacher.use}
-
-    def rows(self, frames: Tensor) -> Rows:
-        """Features (B, N, D) float16 of clips (B, C, T, H, W) uint8."""
-        return {"features": standardized(self._teacher(frames)).half().cpu().numpy()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ClipEncoder:
-    """The clips of a recipe, and what makes their tokens."""
-
-    clips: VideoClips
-    maker: TokenMaker | FeatureMaker
-    accelerator: Accelerator
-    settings: TrainSettings
-    batch: int
-    report: Report
-
-    def encode(self, part: CachePart) -> tuple[Rows, Problems]:
-        """The tokens of a part; the rows of unreadable samples are meaningless."""
-        starts = range(0, len(part.samples), self.batch)
-        order = [[(part.variant, i) for i in part.samples[at : at + self.batch]] for at in starts]
-        workers = min(choose_workers(self.clips, order, self.settings.workers), len(order))
-        loader = make_loader(self.clips, order, workers=workers, timeout=self.settings.data_timeout)
-        rows, failed = [], []
-        for clip in batches(loader):
-            rows.append(self._rows(clip))
-            failed += [json.loads(text) for text in clip.failed]
-        problems = {str(i): tries[0][1] for i, tries in zip(part.samples, failed, strict=True) if tries}
-        for path, reason in self.name({part: problems}):
-            self.report(notice(f"cannot read {path}: {reason}; left out"))
-        return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems
-
-    @torch.inference_mode()
-    def _rows(self, clip: Clip) -> Rows:
-        """The tokens of (B, V, C, T, H, W) frames."""
-        frames = clip.frames.flatten(0, 1).to(self.accelerator.device)
+@torch.inference_mode()
+def _encode(
+    part: CachePart,
+    clips: VideoClips,
+    maker: _Maker,
+    accelerator: Accelerator,
+    *,
+    settings: TrainSettings,
+    batch: int,
+) -> tuple[Rows, dict[str, str]]:
+    """The tokens of a part, and the reason of each unreadable sample, whose rows are meaningless."""
+    samples = [(part.variant, number) for number in part.samples]
+    order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
+    workers = min(choose_workers(clips, order, settings.workers), len(order))
+    rows: list[Rows] = []
+    failed: list[str] = []
+    for clip in batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout)):
+        failed += clip.failed
+        frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:
-            with self.accelerator.autocast():
-                rows = self.maker.rows(frames)
+            with accelerator.autocast():
+                tokens = maker.rows(frames)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
-                f"out of memory with {self.batch} clips in one forward pass; the same command with a smaller "
+                f"out of memory with {batch} clips in one forward pass; the same command with a smaller "
                 "--batch resumes"
             ) from error
-        lead = clip.frames.shape[:2]
-        return {name: values.reshape(*lead, *values.shape[1:]) for name, values in rows.items()}
-
-    def name(self, problems: Mapping[CachePart, Problems]) -> list[tuple[str, str]]:
-        """The path and reason of each unreadable sample."""
-        samples = self.clips.samples
-        return [(samples[int(i)].path, reason) for part in problems.values() for i, reason in part.items()]
+        leading = clip.frames.shape[:2]
+        rows.append({name: values.reshape(*leading, *values.shape[1:]) for name, values in tokens.items()})
+    tries = zip(part.samples, map(json.loads, failed), strict=True)
+    problems = {str(number): tried[0][1] for number, tried in tries if tried}
+    return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems

@@ -15,13 +15,6 @@ from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
 BATCH: Final = 8  # clips that are measured together; our choice
-# Sections and keys that everest.train_tokenizer and this file read, and the keys in them that
-# they do not read: clips have the tokenizer's number of frames, values in [0, 1], and no labels.
-_READS: Final = ("data", "train", "tokenizer", "pretrain.stride", "pretrain.flip")
-_IGNORES: Final = (
-    *("data.frames", "data.mean", "data.std", "data.classes", "data.num_classes", "data.task", "data.heads"),
-    *("train.ema", "train.shard"),
-)
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
@@ -76,14 +69,16 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
 
 
 def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:
-    """Whether the tokenizer depends on a setting, section.key: runs that differ in others can share one."""
-    ignored = list(_IGNORES)
-    if recipe.data.pretrain:  # instead of data.train
-        ignored.append("data.train")
-    if recipe.data.val is not None:  # instead of data.test
-        ignored.append("data.test")
-    if recipe.pretrain.flip is not None:  # instead of data.flip
-        ignored.append("data.flip")
+    """Whether the tokenizer depends on a setting, section.key: runs that differ in others can share one.
+
+    Its clips have its own number of frames, values in [0, 1], and no labels.
+    """
+    data, stage = recipe.data, recipe.pretrain
+    unread = {"data.frames", "data.mean", "data.std", "train.ema", "train.shard"}
+    unread |= {"data.classes", "data.num_classes", "data.task", "data.heads"}
+    replaced = {"train": bool(data.pretrain), "test": data.val is not None, "flip": stage.flip is not None}
+    unread |= {f"data.{name}" for name, by_another in replaced.items() if by_another}
     names = key.split(".")
     above = {".".join(names[:depth]) for depth in range(1, len(names) + 1)}  # the key and its sections
-    return not above.isdisjoint(_READS) and above.isdisjoint(ignored)
+    read = {"data", "train", "tokenizer", "pretrain.stride", "pretrain.flip"}
+    return not above.isdisjoint(read) and above.isdisjoint(unread)

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from everest.config.sizes import TokenizerConfig, discriminator_halvings
 
 SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
-MOST_WIDTH: Final = (
-    4  # our choice: channels double at each halving, up to 4 times the tokenizer's first width
-)
+MOST_WIDTH: Final = 4  # our choice: times the tokenizer's first width; channels double up to it
 BLUR: Final = (1, 3, 3, 1)  # StyleGAN
 
 
@@ -40,9 +38,8 @@ class BlurredHalving(nn.Module):
         self.padding = (1 if time else 0, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.size(1)
-        kernel = self.kernel.expand(channels, -1, -1, -1, -1)
-        return F.conv3d(x, kernel, stride=self.stride, padding=self.padding, groups=channels)
+        kernel = self.kernel.expand(x.size(1), -1, -1, -1, -1)
+        return F.conv3d(x, kernel, stride=self.stride, padding=self.padding, groups=x.size(1))
 
 
 class DiscriminatorBlock(nn.Module):
@@ -57,9 +54,8 @@ class DiscriminatorBlock(nn.Module):
             nn.Conv3d(channels, out_channels, kernel_size=3, padding=1),
             nn.LeakyReLU(SLOPE),
         )
-        self.shortcut = nn.Sequential(
-            BlurredHalving(time=time), nn.Conv3d(channels, out_channels, kernel_size=1, bias=False)
-        )
+        shortcut = nn.Conv3d(channels, out_channels, kernel_size=1, bias=False)
+        self.shortcut = nn.Sequential(BlurredHalving(time=time), shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.shortcut(x) + self.layers(x)) / sqrt(2)  # keeps the variance
@@ -90,9 +86,9 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [stem, nn.LeakyReLU(SLOPE)]
         for _ in range(halvings):
             wider = min(2 * width, MOST_WIDTH * config.channels)
-            over_time = grid[0] > 1
-            layers.append(DiscriminatorBlock(width, wider, time=over_time))
-            grid = (grid[0] // 2 if over_time else 1, grid[1] // 2, grid[2] // 2)
+            halves_time = grid[0] > 1
+            layers.append(DiscriminatorBlock(width, wider, time=halves_time))
+            grid = (grid[0] // 2 if halves_time else 1, grid[1] // 2, grid[2] // 2)
             width = wider
         layers += [nn.Conv3d(width, width, kernel_size=3, padding=1), nn.LeakyReLU(SLOPE), nn.Flatten()]
         layers += [nn.Linear(width * prod(grid), width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1)]

@@ -9,7 +9,8 @@ B batch, T frames, H W pixels, D code dimensions, N = t*h*w tokens, W windows of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from math import prod
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.methods.grid import TokenGrid, num_kept
-from everest.tokenizer.chunks import windows_at_once
-from everest.tokenizer.fsq import FSQ
-from everest.tokenizer.layers import VideoDecoder3D, VideoEncoder3D
+from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
+
+# Our choice: the most values of a chunk in the encoder's first layer, unless a single window has more.
+CHUNK_VALUES: Final = 2**23
 
 
 class TokenizerOutput(NamedTuple):
@@ -39,6 +41,22 @@ class TokenizerReconstruction(NamedTuple):
     frames: Tensor  # (B, 3, T, H, W): the rebuilt clips
     original: Tensor  # (B, 3, T, H, W): the scaled clips
     mask: Tensor  # (B, t, h, w) of 0 and 1: the tokens that the clips were rebuilt from
+
+
+def windows_at_once(config: TokenizerConfig, *, window: int, frames: int, size: tuple[int, int]) -> int:
+    """The windows that are coded together, of clips of `frames` frames of `size` (height, width) pixels.
+
+    A divisor of the windows of a clip, or a multiple: then several clips are coded together.
+
+    Args:
+        window: frames of a window.
+    """
+    windows = frames // window
+    values = config.channels * config.multipliers[0] * prod(config.stem_grid(window, size))
+    most = max(1, CHUNK_VALUES // values)
+    if most >= windows:
+        return most // windows * windows
+    return max(number for number in range(1, most + 1) if windows % number == 0)
 
 
 class AdaptiveTokenizer(nn.Module):
@@ -69,20 +87,19 @@ class AdaptiveTokenizer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if window % config.stride[0] or window < 2 * config.stride[0]:
-            raise ValueError(
-                f"a window of {window} frames must be a multiple of {config.stride[0]}, twice at least"
-            )
+        time = config.stride[0]
+        if window % time or window < 2 * time:
+            raise ValueError(f"a window of {window} frames must be a multiple of {time}, twice at least")
         self.config = config
         self.tubelet = config.tubelet
         self.window = window
-        self.slices = window // config.stride[0]  # of a window
+        self.slices = window // time  # of a window
         self.keep = keep
         self.select: TopKKind = select
         self.temperature = temperature
-        self.encoder = VideoEncoder3D(config, checkpointing=checkpointing)
+        self.encoder = make_encoder(config, checkpointing=checkpointing)
         self.quantizer = FSQ(config.levels)
-        self.decoder = VideoDecoder3D(config, checkpointing=checkpointing)
+        self.decoder = make_decoder(config, checkpointing=checkpointing)
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
         self.register_buffer("target_std", torch.ones(len(config.levels)))
@@ -108,10 +125,8 @@ class AdaptiveTokenizer(nn.Module):
 
     def scaled(self, clip: Tensor) -> Tensor:
         """Resize clips (B, 3, T, H, W) to the height and width in which the tokenizer works."""
-        if self.config.input_scale == 1.0:
-            return clip
-        scale = (1.0, self.config.input_scale, self.config.input_scale)
-        return F.interpolate(clip, scale_factor=scale, mode="area")
+        scale = self.config.input_scale
+        return clip if scale == 1.0 else F.interpolate(clip, scale_factor=(1.0, scale, scale), mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
         """Compute codes and scores of all tokens, see `latent` and `scores`."""
@@ -119,13 +134,8 @@ class AdaptiveTokenizer(nn.Module):
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scores(clip))
 
-    def clips_at_once(self, clip: Tensor) -> int:
-        """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
-        return max(1, self._windows_at_once(clip) * self.window // clip.size(2))
-
     def latent(self, clip: Tensor) -> Tensor:
         """Encode clips to vectors before the quantizer: (B, N, D) float32. Windows are encoded separately."""
-        self.grid(clip)
         return self._in_chunks(self.encoder, clip).float().flatten(2).transpose(1, 2)
 
     def scores(self, clip: Tensor) -> Tensor:
@@ -134,34 +144,32 @@ class AdaptiveTokenizer(nn.Module):
         The first slice of a later window is scored against the last slice before it. The first slice of the
         clip copies the scores of the second.
         """
-        self.grid(clip)
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
-    def reconstruct(self, clip: Tensor, keep: float | None = None, mask: Tensor | None = None) -> Tensor:
-        """Rebuild the clips from some of their tokens: (B, 3, T, H, W) in the scaled size.
+    def clips_at_once(self, clip: Tensor) -> int:
+        """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
+        return max(1, self._frames_at_once(clip) // clip.size(2))
 
-        Args:
-            keep: ratio of the ranked tokens (all slices of a window but the first) that are kept, highest
-                scores first. None: as in training; 1 keeps all.
-            mask: (B, t, h, w) of 0 and 1, replaces the tokenizer's selection.
-        """
+    def _frames_at_once(self, clip: Tensor) -> int:
+        frames, height, width = clip.shape[2:]
+        size = (height, width)
+        return self.window * windows_at_once(self.config, window=self.window, frames=frames, size=size)
+
+    def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
+        """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
         self.grid(clip)
-        frames = self.scaled(clip)
-        if mask is None:
-            mask = self.select_tokens(self.scorer(frames), keep=self.keep if keep is None else keep)
-        return self._decode(frames, mask)
-
-    def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
-        """Decode values of tokens (B, N, D) to frames (B, 3, T, H, W) in the scaled size."""
-        z = values.transpose(1, 2).unflatten(2, (grid.t, grid.h, grid.w))  # (B, D, t, h, w)
-        return self._by_window(self.decoder, z, self.slices)
+        clips = clip.split(self.clips_at_once(clip))
+        parts = (part for several in clips for part in several.split(self._frames_at_once(clip), dim=2))
+        windows = [module(self.scaled(_split(part, self.window))) for part in parts]
+        return _join(torch.cat(windows), len(clip))
 
     def select_tokens(
         self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None
     ) -> Tensor:
         """Select the tokens that a clip is rebuilt from, by scores (B, t, h, w): a mask of 0 and 1.
 
-        All tokens of a window's first slice are kept (LVMAE §4.1), and the ratio `keep` of its other tokens.
+        All tokens of a window's first slice are kept (LVMAE §4.1), and the ratio `keep` of its other tokens,
+        highest scores first.
 
         Args:
             generator: for the order of equal scores. None: the order depends on the shape only.
@@ -176,6 +184,16 @@ class AdaptiveTokenizer(nn.Module):
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]
 
+    def reconstruct(self, clip: Tensor, *, mask: Tensor) -> Tensor:
+        """Rebuild clips from the tokens of a mask (B, t, h, w) of 0 and 1: (B, 3, T, H, W), scaled."""
+        self.grid(clip)
+        return self._rebuild(self.scaled(clip), mask)
+
+    def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
+        """Decode values of tokens (B, N, D) to frames (B, 3, T, H, W) in the scaled size."""
+        z = values.transpose(1, 2).unflatten(2, (grid.t, grid.h, grid.w))  # (B, D, t, h, w)
+        return _join(self.decoder(_split(z, self.slices)), len(z))
+
     def forward(
         self, clip: Tensor, *, generator: torch.Generator | None = None, all_tokens: bool = False
     ) -> TokenizerReconstruction:
@@ -188,32 +206,16 @@ class AdaptiveTokenizer(nn.Module):
         self.grid(clip)
         frames = self.scaled(clip)
         mask = self.select_tokens(self.scorer(frames), keep=self.keep, generator=generator)
-        # The mask stays in the graph even if it is not used: DDP waits for a gradient of every weight.
-        mask = torch.ones_like(mask) + 0 * mask if all_tokens else mask
-        rebuilt = self._decode(frames, mask)
+        if all_tokens:  # the mask stays in the graph: DDP waits for a gradient of every weight
+            mask = 1 + 0 * mask
+        rebuilt = self._rebuild(frames, mask)
         return TokenizerReconstruction(F.mse_loss(rebuilt.float(), frames), rebuilt, frames, mask)
 
-    def _decode(self, frames: Tensor, mask: Tensor) -> Tensor:
+    def _rebuild(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Encode and decode scaled frames; tokens that the mask drops are set to 0 before quantization."""
-        z = self._by_window(self.encoder, frames, self.window) * mask.unsqueeze(1)  # (B, D, t, h, w)
-        values, _ = self.quantizer(z.movedim(1, -1))
-        return self._by_window(self.decoder, values.movedim(-1, 1), self.slices)
-
-    def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-        """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
-        frames = self._windows_at_once(clip) * self.window
-        clips = clip.split(self.clips_at_once(clip))
-        parts = (part for several in clips for part in several.split(frames, dim=2))
-        done = [module(self.scaled(_split(part, self.window))) for part in parts]
-        return _join(torch.cat(done), len(clip))
-
-    def _windows_at_once(self, clip: Tensor) -> int:
-        frames, height, width = clip.shape[2:]
-        return windows_at_once(self.config, window=self.window, frames=frames, size=(height, width))
-
-    def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int) -> Tensor:
-        """Apply `module` to each window of `length` steps in time of (B, C, T, H, W) and join the results."""
-        return _join(module(_split(x, length)), len(x))
+        z = _join(self.encoder(_split(frames, self.window)), len(frames)) * mask.unsqueeze(1)
+        values, _ = self.quantizer(z.movedim(1, -1))  # (B, t, h, w, D)
+        return _join(self.decoder(_split(values.movedim(-1, 1), self.slices)), len(frames))
 
 
 def _split(x: Tensor, length: int) -> Tensor:

@@ -1,41 +1,38 @@
 """The report on a tokenizer: how well it rebuilds clips it was not trained on, and whether it has collapsed.
 
-B batch, n clips, N ranked tokens (of all slices but the first), K kept tokens, T frames, H W pixels,
-t h w the grid of tokens.
+A tokenizer whose scorer ignores the content can rebuild clips as well as any other, so the pixel error alone
+is not enough: the kept tokens must be examined as well (see docs/lvmae.md).
+
+n clips, N ranked tokens of each (of all slices but the first), K kept ones, T frames, H W pixels, t h w the
+grid of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.dataset import NONE_FAILED, VideoClips, failures
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
-from everest.tokenizer.measures import (
-    change_of_tokens,
-    change_ratio,
-    codebook_use,
-    highest,
-    mean_overlap,
-    psnr,
-    rank_correlation,
-    score_entropy,
-    slice_shares,
-)
+from everest.tokenizer.layers import FSQ
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.scorer import TokenScorer
+from everest.tokenizer.scorer import TokenScorer, top_k
 from everest.video.pixels import in_unit_range
 
 CLIPS: Final = 256  # enough for every figure; our choice
 TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; our choice
 EXAMPLES: Final = 2  # clips that are drawn
+TINY: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
 
 # Limits that a scorer which ignores the content exceeds. Our choice, from a prototype.
 MOST_IN_A_SLICE: Final = 2.0  # times an even share
@@ -63,19 +60,6 @@ class TokenizerReport:
     skipped: list[tuple[str, str]]  # path and reason
 
 
-class _Batch(NamedTuple):
-    """Measurements of some clips, on the CPU."""
-
-    own: Tensor  # (B,) PSNR in dB of clips rebuilt from the tokens that the tokenizer selects
-    random: Tensor  # (B,) the same from as many random tokens
-    all: Tensor  # (B,) the same from all tokens
-    kept: Tensor  # (B, N) bool
-    scores: Tensor  # (B, N)
-    untrained: Tensor  # (B, N) scores before training
-    change: Tensor  # (B, N) of pixels
-    codes: Tensor  # (B, K) of kept tokens, including the first slice
-
-
 @torch.inference_mode()
 def measure_tokenizer(
     model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
@@ -86,7 +70,7 @@ def measure_tokenizer(
         untrained: the scorer before training, which already detects motion well.
     """
     model.eval()
-    measured: list[_Batch] = []
+    measured: dict[str, list[Tensor]] = defaultdict(list)  # of all clips, on the CPU
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in spaced_clips(clips, CLIPS, settings=settings):
@@ -94,67 +78,75 @@ def measure_tokenizer(
         readable = [row for row, failed in enumerate(clip.failed) if failed == NONE_FAILED]
         if not readable:
             continue
-        frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (B, 3, T, H, W)
-        output = model.encode(frames)
+        frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
+        scaled, output = model.scaled(frames), model.encode(frames)
         mask = model.select_tokens(output.scores, keep=model.keep)
-        rebuilt = model.reconstruct(frames, mask=mask)
-        scaled = model.scaled(frames)
         generator = torch.Generator(frames.device).manual_seed(1)
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
-        from_random = model.reconstruct(frames, mask=model.select_tokens(noise, keep=model.keep))
-        from_all = model.reconstruct(frames, keep=1.0)
+        masks = (mask, model.select_tokens(noise, keep=model.keep), torch.ones_like(mask))
+        rebuilt = [model.reconstruct(frames, mask=mask) for mask in masks]
         # By their number, which is known: a boolean index would wait for the device.
         num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.keep)
-        ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (B, K)
-        batch = _Batch(
-            own=psnr(rebuilt, scaled),
-            random=psnr(from_random, scaled),
-            all=psnr(from_all, scaled),
-            kept=_ranked(mask).bool(),
-            scores=_ranked(output.scores),
-            untrained=_ranked(untrained(scaled)),
-            change=_ranked(change_of_tokens(scaled, mask.shape[1:])),
-            codes=output.codes.gather(1, ids),
-        )
-        measured.append(_Batch(*(x.cpu() for x in batch)))
-        names = [clip.video_id[row] for row in readable]
-        candidates = zip(names, scaled, mask, rebuilt, output.scores, strict=True)
-        for name, *tensors in islice(candidates, EXAMPLES - len(examples)):
-            examples.append(Example(name, *(tensor.cpu() for tensor in tensors)))
+        ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (n, K)
+        batch = {
+            "own": psnr(rebuilt[0], scaled),  # (n,) in dB, from the tokens that the tokenizer selects
+            "random": psnr(rebuilt[1], scaled),  # from as many random tokens
+            "all": psnr(rebuilt[2], scaled),
+            "kept": _ranked(mask).bool(),  # (n, N)
+            "scores": _ranked(output.scores),
+            "untrained": _ranked(untrained(scaled)),
+            "change": _ranked(change_of_tokens(scaled, mask.shape[1:])),
+            "codes": output.codes.gather(1, ids),  # (n, K), including the first slice
+        }
+        for name, values in batch.items():
+            measured[name].append(values.cpu())
+        for row in range(min(len(readable), EXAMPLES - len(examples))):
+            tensors = (x[row].cpu() for x in (scaled, mask, rebuilt[0], output.scores))
+            examples.append(Example(clip.video_id[readable[row]], *tensors))
     if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
-    joined = _Batch(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
-    figures = _figures(joined, model)
-    warnings = [*scorer_warnings(figures), *codebook_warnings(figures)]
-    return TokenizerReport(figures={**figures, "warnings": warnings}, examples=examples, skipped=skipped)
+    figures = _figures({name: torch.cat(parts) for name, parts in measured.items()}, model)
+    figures["warnings"] = [*scorer_warnings(figures), *codebook_warnings(figures)]
+    return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
 
 
 def _ranked(by_token: Tensor) -> Tensor:
-    """Remove the first slice, of which all tokens are kept: (B, t, h, w) to (B, N)."""
+    """Remove the first slice, of which all tokens are kept: (n, t, h, w) to (n, N)."""
     return by_token[:, 1:].flatten(1)
 
 
-def _figures(clips: _Batch, model: AdaptiveTokenizer) -> dict[str, Any]:
-    kept_by_change = highest(clips.change, clips.kept.float().mean().item())
-
-    def compare_with_change(scores: Tensor) -> dict[str, float]:
-        ratio = change_ratio(highest(scores, TOP_SHARE), clips.change)
-        return {"ratio": ratio, "rank_correlation": rank_correlation(scores, clips.change)}
-
+def _figures(clips: dict[str, Tensor], model: AdaptiveTokenizer) -> dict[str, Any]:
+    kept, change = clips["kept"], clips["change"]
+    rankings = {"scorer": clips["scores"], "untrained": clips["untrained"], "frame_difference": change}
+    kept_by_change = highest(change, kept.float().mean().item())
     return {
-        "clips": len(clips.own),
-        "kept": int(clips.kept[0].sum()),
-        "ranked": clips.kept.size(1),
-        "psnr": {name: getattr(clips, name).mean().item() for name in ("own", "random", "all")},
+        "clips": len(kept),
+        "kept": int(kept[0].sum()),
+        "ranked": kept.size(1),
+        "psnr": {name: clips[name].mean().item() for name in ("own", "random", "all")},
         "change": {
-            "scorer": compare_with_change(clips.scores),
-            "untrained": compare_with_change(clips.untrained),
-            "frame_difference": compare_with_change(clips.change),
+            name: {
+                "ratio": change_ratio(highest(scores, TOP_SHARE), change),
+                "rank_correlation": rank_correlation(scores, change),
+            }
+            for name, scores in rankings.items()
         },
-        "overlap": {"scorer": mean_overlap(clips.kept), "frame_difference": mean_overlap(kept_by_change)},
-        "slice_shares": slice_shares(clips.kept, model.slices - 1),
-        "score_entropy": score_entropy(clips.scores),
-        "codebook": codebook_use(clips.codes.flatten(), model.quantizer),
+        "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
+        "slice_shares": slice_shares(kept, model.slices - 1),
+        "score_entropy": score_entropy(clips["scores"]),
+        "codebook": codebook_use(clips["codes"].flatten(), model.quantizer),
+    }
+
+
+def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that are logged in a row of metrics.jsonl."""
+    return {
+        **{f"psnr_{name}": value for name, value in figures["psnr"].items()},
+        "change_ratio": figures["change"]["scorer"]["ratio"],
+        "overlap": figures["overlap"]["scorer"],
+        "largest_slice_share": max(figures["slice_shares"]),
+        "score_entropy": figures["score_entropy"],
+        "perplexity": figures["codebook"]["perplexity"],
     }
 
 
@@ -190,13 +182,72 @@ def codebook_warnings(figures: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures that are logged in a row of metrics.jsonl."""
+def psnr(rebuilt: Tensor, frames: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (n,) in dB of clips (n, 3, T, H, W) in [0, 1]."""
+    error = (rebuilt.float().clamp(0, 1) - frames).square().flatten(1).mean(dim=1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def change_of_tokens(frames: Tensor, grid: Sequence[int]) -> Tensor:
+    """Mean absolute difference (n, t, h, w) of each token's pixels from the frame before; 0 in the first."""
+    differences = frames.diff(dim=2).abs().mean(dim=1)  # (n, T - 1, H, W)
+    padded = F.pad(differences, (0, 0, 0, 0, 1, 0))
+    tubelet = [length // tokens for length, tokens in zip(frames.shape[2:], grid, strict=True)]
+    return F.avg_pool3d(padded.unsqueeze(1), tubelet).squeeze(1)
+
+
+def highest(scores: Tensor, share: float) -> Tensor:
+    """Mask (n, N) of the given share of each row with the highest scores; at least one token."""
+    generator = torch.Generator(scores.device).manual_seed(0)
+    ids = top_k(scores, max(1, int(share * scores.size(1))), generator)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)
+
+
+def change_ratio(kept: Tensor, change: Tensor) -> float:
+    """Mean change of the tokens in the mask `kept` (n, N) over that of all tokens; at random 1."""
+    return ((change[kept].mean() + TINY) / (change.mean() + TINY)).item()
+
+
+def rank_correlation(scores_a: Tensor, scores_b: Tensor) -> float:
+    """Spearman's correlation of two scores (n, N) of the tokens of a clip, averaged over clips."""
+    ranks = (torch.from_numpy(rankdata(scores.numpy(), axis=1)) for scores in (scores_a, scores_b))
+    first, second = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
+    norms = first.norm(dim=1) * second.norm(dim=1)
+    return ((first * second).sum(dim=1) / norms.clamp(min=TINY)).mean().item()
+
+
+def mean_overlap(kept: Tensor) -> float:
+    """Intersection over union of the kept tokens (n, N) bool of two clips, averaged over all pairs."""
+    selected = kept.double()
+    both = selected @ selected.T  # (n, n)
+    counts = selected.sum(dim=1)
+    overlap = both / (counts + counts[:, None] - both)
+    pairs = len(kept) * (len(kept) - 1)
+    return ((overlap.sum() - overlap.trace()) / max(pairs, 1)).item()
+
+
+def slice_shares(kept: Tensor, slices: int) -> list[float]:
+    """The share of all kept tokens (n, N) bool that is in each ranked slice."""
+    counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))
+    return (counts / counts.sum()).tolist()
+
+
+def score_entropy(scores: Tensor) -> float:
+    """Entropy of normalized scores (n, N), relative to equal scores, averaged over clips."""
+    shares = scores / scores.sum(dim=1, keepdim=True)
+    return (torch.special.entr(shares).sum(dim=1) / math.log(scores.size(1))).mean().item()
+
+
+def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:
+    """Measure how the codes (K,) of kept tokens are distributed. Dropped tokens would count as a code.
+
+    perplexity: the number of equally frequent codes with the same entropy.
+    """
+    counts = codes.unique(return_counts=True)[1].double()
+    perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
     return {
-        **{f"psnr_{name}": value for name, value in figures["psnr"].items()},
-        "change_ratio": figures["change"]["scorer"]["ratio"],
-        "overlap": figures["overlap"]["scorer"],
-        "largest_slice_share": max(figures["slice_shares"]),
-        "score_entropy": figures["score_entropy"],
-        "perplexity": figures["codebook"]["perplexity"],
+        "tokens": len(codes),
+        "used": len(counts),
+        "perplexity": perplexity,
+        "perplexity_share": perplexity / min(quantizer.num_codes, len(codes)),
     }

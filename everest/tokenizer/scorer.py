@@ -32,30 +32,21 @@ class TokenScorer(nn.Module):
 
     Args:
         stride: frames, and pixels per side, of a token.
-        channels: of the two convolutions. LVMAE §3.3 has two convolutions and the distance; the sizes are our
-            choice.
+        channels: of the two convolutions (LVMAE §3.3); all sizes are our choice.
     """
 
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
         super().__init__()
         time, space = stride
         first = first_stride(space)
-        kernels, self.strides = (2 * first - 1, 5), (first, space // first)
-        self.first = nn.Conv3d(3, channels[0], (time, kernels[0], kernels[0]), (time, first, first))
-        second = (1, self.strides[1], self.strides[1])
-        self.second = nn.Conv3d(channels[0], channels[1], (1, kernels[1], kernels[1]), second)
-        # Of width, height and time: with it the output size is the input size over the stride.
-        self.paddings: list[tuple[int, ...]] = []
-        for kernel, step in zip(kernels, self.strides, strict=True):
-            before = (kernel - step) // 2
-            after = kernel - step - before
-            self.paddings.append((before, after, before, after, 0, 0))
+        second = space // first
+        self.first = nn.Conv3d(3, channels[0], (time, 2 * first - 1, 2 * first - 1), (time, first, first))
+        self.second = nn.Conv3d(channels[0], channels[1], (1, 5, 5), (1, second, second))
 
     def features(self, frames: Tensor) -> Tensor:
         """Compute features (B, C, t, h, w) of clips (B, 3, T, H, W), always in float32 to avoid ties."""
         with full_precision(frames.device):
-            x = self.first(F.pad(frames.float(), self.paddings[0], mode="replicate"))
-            return self.second(F.pad(F.gelu(x), self.paddings[1], mode="replicate"))
+            return self.second(_padded(F.gelu(self.first(_padded(frames.float(), self.first))), self.second))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Compute scores (B, t, h, w) of clips (B, 3, T, H, W)."""
@@ -67,6 +58,13 @@ class TokenScorer(nn.Module):
             moved = features.diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + FLOOR).sqrt()
             return torch.cat([scores[:, :1], scores], dim=1)
+
+
+def _padded(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """Repeat the edges in space, so that the output size of `conv` is the input size over its stride."""
+    before = (conv.kernel_size[1] - conv.stride[1]) // 2
+    after = conv.kernel_size[1] - conv.stride[1] - before
+    return F.pad(x, (before, after, before, after, 0, 0), mode="replicate")
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +102,6 @@ def soft_topk_mask(
     std = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
     if kind == "perturbed":
-        # Its gradient is that of the rate at which a token is among the first `k` under noise.
         shape = (SAMPLES, *standard.shape)
         noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
         noisy = standard.detach() + temperature * noise

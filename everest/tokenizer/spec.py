@@ -44,15 +44,13 @@ class TokenizerSpec:
         """Read the values that `dump` returns, from the file `source`.
 
         Raises:
-            CheckpointError: this version does not know the settings, or they are of no tokenizer.
+            CheckpointError: the settings do not describe a valid tokenizer.
         """
         spec = read_spec(_SPEC, settings, source=source)
-        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
-        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
-        problem = next(tokenizer_problems(in_range), None)
-        if problem is not None:
-            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
+        shared = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **shared}
+        for key, problem in tokenizer_problems(read_spec(_SETTINGS, as_in_recipe, source=source)):
+            raise CheckpointError(f"{source}: its settings are not of a valid tokenizer: {key}: {problem}")
         return spec
 
     def build(self) -> AdaptiveTokenizer:
@@ -79,11 +77,7 @@ _SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
-    """The `tokenizer` section of a recipe.
-
-    Raises:
-        RecipeError: the recipe has none.
-    """
+    """The `tokenizer` section of a recipe; raises RecipeError if it has none."""
     if recipe.tokenizer is None:
         raise RecipeError(
             f"{recipe.name}: has no tokenizer section; take a recipe of LVMAE, such as lvmae-demo"
@@ -92,11 +86,7 @@ def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
 
 
 def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
-    """The tokenizer of a recipe.
-
-    Raises:
-        RecipeError: the recipe has no `tokenizer` section.
-    """
+    """The tokenizer of a recipe; raises RecipeError if it has none."""
     settings = tokenizer_settings(recipe)
     return TokenizerSpec(
         config=settings.config,
@@ -111,7 +101,7 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerUse:
-    """The tokenizer that a model is trained with. It is a file of its own; the model's file refers to it."""
+    """The tokenizer that a model is trained with, in a file that the model's file refers to."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     settings: TokenizerSpec

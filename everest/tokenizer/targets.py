@@ -1,9 +1,12 @@
-"""Targets from a trained tokenizer: the model predicts codes of the target tokens instead of pixels.
+"""Targets from a frozen network: the model predicts its codes or features of the target tokens, not pixels.
 
-Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
+Codes of a tokenizer: Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
+Features of a teacher: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers (SALT),
+2025, arXiv 2509.24317: the teacher does not change, so that the targets cannot collapse, and losses of
+different steps compare.
 
-B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions, P = D values, or the
-sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
+B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions or the teacher's
+width, P = D values, or the sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.config.stage_settings import (
@@ -32,11 +36,8 @@ from everest.methods.targets import (
     mean_of_scored,
     mean_squared_error,
 )
-from everest.tokenizer.feature_targets import FeatureTargets
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
-
-TargetSpace = Literal["values", "soft", "codes"]
 
 
 class FrozenTokenizer:
@@ -104,16 +105,15 @@ class TokenTargets:
     """
 
     frozen: FrozenTokenizer
-    space: TargetSpace = "values"
-
-    @property
-    def width(self) -> int:
-        levels = self.frozen.levels
-        return sum(levels) if self.space == "codes" else len(levels)
+    space: Literal["values", "soft", "codes"] = "values"
 
     @property
     def needs_truth(self) -> bool:
         return False
+
+    @property
+    def width(self) -> int:
+        return sum(self.frozen.levels) if self.space == "codes" else len(self.frozen.levels)
 
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
@@ -153,6 +153,68 @@ class TokenTargets:
             for dim, part in enumerate(parts)
         ]
         return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherUse:
+    """Identifies the teacher that a model is trained with; its weights are stored separately."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: str  # as in the recipe
+    sha256: str  # of its weights
+    width: int  # D
+    settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
+
+
+class Teacher(Protocol):
+    """A frozen encoder (everest.checkpoints.teacher), which is not among the weights of any model."""
+
+    use: TeacherUse
+
+    def __call__(self, frames: Tensor, /) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""
+        ...
+
+
+class FeatureTargets:
+    """The teacher's features of the target tokens, each with mean 0 and variance 1 over its D values.
+
+    Attributes:
+        teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
+    """
+
+    def __init__(self, *, width: int) -> None:
+        self.width = width  # P = D
+        self.needs_truth = False
+        self.teacher: Teacher | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTargets:
+        return self  # shared with the average of the model's weights
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized.
+
+        Raises:
+            ValueError: the model has no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError(
+                "the model was opened without its teacher; give `values`, or train it with pretrain"
+            )
+        return gather_tokens(standardized(self.teacher(frames)), ids)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """Raises NotImplementedError: features have no pixels."""
+        raise NotImplementedError("features have no pixels")
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """The mean absolute error over all values of the scored tokens, in float32."""
+        return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
+
+
+def standardized(features: Tensor) -> Tensor:
+    """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
+    return F.layer_norm(features.float(), features.shape[-1:])
 
 
 def make_targets(

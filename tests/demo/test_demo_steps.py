@@ -6,7 +6,7 @@ import pytest
 
 from everest.errors import RecipeError
 from everest.system.events import silent
-from everest.tokenizer.cache_index import INDEX
+from everest.tokenizer.cache import INDEX
 from everest_demo.events import event_set
 from everest_demo.lvmae import clips_of, tokens_of
 from everest_demo.steps import DemoSteps, clear_demo, demo_folder, one_thread

@@ -20,7 +20,7 @@ from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.feature_targets import FeatureTargets
+from everest.tokenizer.targets import FeatureTargets
 from everest.video.pixels import normalize
 
 

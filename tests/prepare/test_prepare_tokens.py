@@ -25,8 +25,7 @@ from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.learned import LearnedImportance
 from everest.system.weights import Weights
-from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.cache_index import INDEX
+from everest.tokenizer.cache import INDEX, open_token_cache
 from everest.tokenizer.cache_writing import dense_ranks
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec

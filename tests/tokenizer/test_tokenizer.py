@@ -6,8 +6,7 @@ from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
 from everest.system.weights import state_hash
-from everest.tokenizer.chunks import windows_at_once
-from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.network import AdaptiveTokenizer, windows_at_once
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import IMAGENET
 
@@ -49,11 +48,11 @@ def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
 def test_any_stem_and_halvings_give_back_the_clip_s_shape(config):
     model = AdaptiveTokenizer(config, window=8, keep=0.5)
     frames = clip(1, 3, 16, 16, 16)
-    assert model.reconstruct(frames).shape == frames.shape
+    assert model(frames).frames.shape == frames.shape
     smaller = AdaptiveTokenizer(replace(TINY, input_scale=0.5), window=8, keep=0.5)
     assert smaller.tubelet == (2, 8, 8)
     assert smaller.encode(clip(1, 3, 8, 32, 32)).scores.shape == (1, 4, 4, 4)  # the same tokens
-    assert smaller.reconstruct(clip(1, 3, 8, 32, 32)).shape == (1, 3, 8, 16, 16)
+    assert smaller(clip(1, 3, 8, 32, 32)).frames.shape == (1, 3, 8, 16, 16)
 
 
 def test_a_clip_of_128_frames_is_its_windows_joined():
@@ -82,9 +81,10 @@ def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int,
     model = AdaptiveTokenizer(TINY, window=8, keep=0.25).eval()
     frames = clip(3, 3, 32, 16, 16)
     values = windows * 8 // TINY.stem[0] * (16 // TINY.stem[1]) ** 2 * TINY.channels
-    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", values)
+    monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", values)
     assert windows_at_once(TINY, window=8, frames=32, size=(16, 16)) == windows
-    together = model._by_window(model.encoder, frames, model.window).flatten(2).transpose(1, 2)
+    by_window = [model.encoder(window).flatten(2) for window in frames.split(model.window, dim=2)]
+    together = torch.cat(by_window, dim=2).transpose(1, 2)
     output = model.encode(frames)
     assert torch.allclose(output.latent, together, atol=1e-5)  # convolutions of other sizes round differently
     assert torch.equal(output.codes, model.quantizer(together)[1])
@@ -96,9 +96,9 @@ def test_a_chunk_is_a_divisor_of_the_windows_or_several_clips(monkeypatch):
         return windows_at_once(TOKENIZERS["lite"], window=16, frames=16 * windows, size=(224, 224))
 
     assert at_once(8) == 2  # 3.2 million values each
-    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", 2**24)
+    monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", 2**24)
     assert [at_once(windows) for windows in (1, 2, 5, 6, 7, 8, 10)] == [5, 4, 5, 3, 1, 4, 5]
-    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", 1)
+    monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", 1)
     assert at_once(8) == 1
 
 
@@ -112,10 +112,9 @@ def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model:
 
 def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model: AdaptiveTokenizer):
     frames = clip(1, 3, 16, 16, 16)
-    all_kept = torch.ones(1, 8, 4, 4)
-    assert torch.equal(model.reconstruct(frames, keep=1.0), model.reconstruct(frames, mask=all_kept))
     out = model(frames, all_tokens=True)
     assert (out.mask == 1).all()
+    assert torch.equal(out.frames, model.reconstruct(frames, mask=torch.ones(1, 8, 4, 4)))
     out.loss.backward()
     gradients = [parameter.grad for parameter in model.scorer.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
@@ -186,9 +185,10 @@ def test_standardised_values_have_the_measured_mean_and_deviation(model: Adaptiv
     ],
 )
 def test_clips_that_do_not_divide_are_refused(model: AdaptiveTokenizer, shape, message):
-    for use in (model.encode, model.reconstruct, model):
+    frames = clip(*shape)
+    for use in (model.encode, model, lambda frames: model.reconstruct(frames, mask=torch.ones(1, 4, 4, 4))):
         with pytest.raises(ValueError, match=message):
-            use(clip(*shape))
+            use(frames)
 
 
 def test_bytes_and_windows_without_slices_to_choose_from_are_refused(model: AdaptiveTokenizer):

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from everest.tokenizer.fsq import FSQ
-from everest.tokenizer.measures import (
+from everest.tokenizer.layers import FSQ
+from everest.tokenizer.report import (
     change_of_tokens,
     change_ratio,
     codebook_use,
+    codebook_warnings,
     highest,
     mean_overlap,
     psnr,
     rank_correlation,
     score_entropy,
+    scorer_warnings,
     slice_shares,
 )
-from everest.tokenizer.report import codebook_warnings, scorer_warnings
 
 
 def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as_these():

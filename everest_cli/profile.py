@@ -16,6 +16,7 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.profiling.loading import TrainingStage
 
 
 MAX_MEMORY = 1e9  # GiB
@@ -56,9 +57,7 @@ def profile(
     paper: Annotated[
         bool, typer.Option("--paper", help="The cost tables of the paper next to everest's.")
     ] = False,
-    measured: Annotated[
-        bool, typer.Option("--measure", help="Time real steps on this device; on a GPU, also the energy.")
-    ] = False,
+    measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="Estimate the largest batch that fits in memory.")
     ] = False,
@@ -154,11 +153,11 @@ def profile(
     unused = changes.unused(profiled)
     if unused is not None:
         say(unused)
-    clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
+    loaded: list[TrainingStage] = []  # found before anything is measured
     if data is not None:
-        from everest.profiling.loading import clips_of_run, readable_stages
+        from everest.profiling.loading import readable_stages
 
-        clips = {stage: clips_of_run(profiled, stage) for stage in readable_stages(profiled, notify=say)}
+        loaded = readable_stages(profiled, notify=say)
     document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
     if planned is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
@@ -166,7 +165,7 @@ def profile(
     if max_batch or memory is not None:
         _add_largest_batches(document, memory, on_cpu=on_cpu)
     if measured or data is not None:
-        _add_measurements(document, profiled, batch, clips, on_cpu=on_cpu, quiet=quiet)
+        _add_measurements(document, profiled, batch, loaded, on_cpu=on_cpu, quiet=quiet)
     print_json(document) if as_json else print_profile(document)
 
 
@@ -192,30 +191,24 @@ def _add_measurements(
     document: dict[str, Any],
     recipe: Recipe,
     batch: int | None,
-    clips: dict[str, int],
+    loaded: list[TrainingStage],
     *,
     on_cpu: bool,
     quiet: bool,
 ) -> None:
-    """Measure the steps of all stages and, if the clips of their videos are given, the loader."""
-    from everest.profiling import loading
+    """Measure the steps of all stages, and the loader of the stages in `loaded`."""
+    from everest.profiling.loading import measure_loading
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
 
     for stage in STAGES:
         if not quiet:
             say(f"measuring {stage}")
-        measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage), cpu=on_cpu)
-        document["stages"][stage]["measured"] = measured
-    problems = [stage["measured"]["energy_problem"] for stage in document["stages"].values()]
-    for problem in dict.fromkeys(filter(None, problems)):
-        say(f"no energy measured: {problem}")
-    for stage in loading.STAGES:
-        if stage not in clips:
-            continue
+        document["stages"][stage]["measured"] = measure(recipe, stage, batch=batch, cpu=on_cpu)
+    for stage in loaded:
         if not quiet:
             say(f"measuring the videos of {stage}")
         step = document["stages"][stage]["measured"]
-        document["stages"][stage]["loading"] = loading.measure_loading(
+        document["stages"][stage]["loading"] = measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
         )

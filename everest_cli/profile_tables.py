@@ -57,7 +57,6 @@ def print_profile(document: dict[str, Any]) -> None:
         ("AdamW moments", _gigabytes_of("moments")),
         ("frozen tokenizer, estimate", _gigabytes_of("tokenizer")),
         ("frozen teacher, estimate", _gigabytes_of("teacher")),
-        ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
         ("measured step", _measured),
         ("measured loader", _loading),
     ):

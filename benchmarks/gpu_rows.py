@@ -9,12 +9,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from everest.profiling.measure import NoEnergyCounter, find_nvml
 
 Row = dict[str, Any]
 
@@ -125,18 +124,19 @@ def peak_tflops() -> float:
 @cache
 def _energy_counter() -> Callable[[], float] | None:
     try:
-        nvml = find_nvml()
+        nvml = import_module("pynvml")  # nvidia-ml-py
+    except ImportError:
+        return None
+    try:
         nvml.nvmlInit()
         gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-    except NoEnergyCounter:
-        return None
     except nvml.NVMLError:
         return None
     return lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000
 
 
 def joules() -> float | None:
-    """The energy that the GPU has used since its driver was loaded; None if NVML does not count it."""
+    """The energy that the GPU has used since its driver was loaded; None without nvidia-ml-py."""
     counter = _energy_counter()
     return None if counter is None else counter()

@@ -16,9 +16,7 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-
-
-MAX_MEMORY = 1e9  # GiB
+    from everest.profiling.loading import TrainingStage
 
 
 def profile(
@@ -56,16 +54,7 @@ def profile(
     paper: Annotated[
         bool, typer.Option("--paper", help="The cost tables of the paper next to everest's.")
     ] = False,
-    measured: Annotated[
-        bool, typer.Option("--measure", help="Time real steps on this device; on a GPU, also the energy.")
-    ] = False,
-    max_batch: Annotated[
-        bool, typer.Option("--max-batch", help="Estimate the largest batch that fits in memory.")
-    ] = False,
-    memory: Annotated[
-        float | None,
-        typer.Option("--memory", metavar="GIB", help="Memory of another device, for --max-batch."),
-    ] = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="N", min=1, help="Clips per step, for --measure.")
     ] = None,
@@ -89,11 +78,9 @@ def profile(
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
-    if memory is not None and not 0 < memory < MAX_MEMORY:
-        raise RecipeError(f"--memory: must be more than 0 and less than {MAX_MEMORY:g} GiB, not {memory}")
     other_options = (
         *(backbone, method, recipe, frames, size, keep, overrides),
-        *(data, comparing, measured, max_batch, memory, videos, epochs, gpu),
+        *(data, comparing, measured, videos, epochs, gpu),
     )
     if (checkpoint is None) == latency:
         raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
@@ -103,8 +90,8 @@ def profile(
         "with --paper no other option but --json has an effect": paper and any(other_options),
         "--recipe has no effect on --compare, which shows the methods' own": recipe and comparing,
         "--batch has no effect without --measure or --data": batch and not (measured or data or latency),
-        "--gpus has no effect without --measure, --data, --max-batch or --latency": gpus != "auto"
-        and not (measured or data or max_batch or latency),
+        "--gpus has no effect without --measure, --data or --latency": gpus != "auto"
+        and not (measured or data or latency),
     }
     for text in (text for text, holds in notices.items() if holds):
         say(text)
@@ -154,68 +141,42 @@ def profile(
     unused = changes.unused(profiled)
     if unused is not None:
         say(unused)
-    clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
+    loaded: list[TrainingStage] = []  # found before anything is measured
     if data is not None:
-        from everest.profiling.loading import clips_of_run, readable_stages
+        from everest.profiling.loading import readable_stages
 
-        clips = {stage: clips_of_run(profiled, stage) for stage in readable_stages(profiled, notify=say)}
+        loaded = readable_stages(profiled, notify=say)
     document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
     if planned is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
     on_cpu = is_on_cpu(gpus)
-    if max_batch or memory is not None:
-        _add_largest_batches(document, memory, on_cpu=on_cpu)
     if measured or data is not None:
-        _add_measurements(document, profiled, batch, clips, on_cpu=on_cpu, quiet=quiet)
+        _add_measurements(document, profiled, batch, loaded, on_cpu=on_cpu, quiet=quiet)
     print_json(document) if as_json else print_profile(document)
-
-
-def _add_largest_batches(document: dict[str, Any], memory: float | None, *, on_cpu: bool) -> None:
-    """Estimate the largest batch of each stage in `memory` GiB, or in this device's free memory."""
-    import torch
-
-    from everest.profiling.measure import largest_batch
-    from everest.system.accelerator import free_memory
-
-    device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
-    available = int(memory * 2**30) if memory is not None else free_memory(device)
-    document["memory_bytes"] = available
-    for stage in document["stages"].values():
-        stage["max_batch"] = largest_batch(
-            memory=available,
-            state=stage["model_state_bytes"],
-            bytes_per_clip=stage["activation_bytes_per_clip"],
-        )
 
 
 def _add_measurements(
     document: dict[str, Any],
     recipe: Recipe,
     batch: int | None,
-    clips: dict[str, int],
+    loaded: list[TrainingStage],
     *,
     on_cpu: bool,
     quiet: bool,
 ) -> None:
-    """Measure the steps of all stages and, if the clips of their videos are given, the loader."""
-    from everest.profiling import loading
+    """Measure the steps of all stages, and the loader of the stages in `loaded`."""
+    from everest.profiling.loading import measure_loading
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
 
     for stage in STAGES:
         if not quiet:
             say(f"measuring {stage}")
-        measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage), cpu=on_cpu)
-        document["stages"][stage]["measured"] = measured
-    problems = [stage["measured"]["energy_problem"] for stage in document["stages"].values()]
-    for problem in dict.fromkeys(filter(None, problems)):
-        say(f"no energy measured: {problem}")
-    for stage in loading.STAGES:
-        if stage not in clips:
-            continue
+        document["stages"][stage]["measured"] = measure(recipe, stage, batch=batch, cpu=on_cpu)
+    for stage in loaded:
         if not quiet:
             say(f"measuring the videos of {stage}")
         step = document["stages"][stage]["measured"]
-        document["stages"][stage]["loading"] = loading.measure_loading(
+        document["stages"][stage]["loading"] = measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
         )

@@ -57,9 +57,7 @@ def print_profile(document: dict[str, Any]) -> None:
         ("AdamW moments", _gigabytes_of("moments")),
         ("frozen tokenizer, estimate", _gigabytes_of("tokenizer")),
         ("frozen teacher, estimate", _gigabytes_of("teacher")),
-        ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
         ("measured step", _measured),
-        ("measured energy", _energy),
         ("measured loader", _loading),
     ):
         cells = [cell(stage) for stage in stages]
@@ -112,15 +110,6 @@ def _measured(stage: dict[str, Any]) -> str | None:
         f"clips: {step['clips_per_second']:.2f} clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB "
         f"({step['device']}, {step['precision']})"
     )
-
-
-def _energy(stage: dict[str, Any]) -> str | None:
-    if "measured" not in stage:
-        return None
-    joules, kwh = stage["measured"]["joules_per_clip"], stage["measured"]["run_kwh"]
-    if joules is None:
-        return "-"
-    return f"{joules:.3g} J a clip" + (f", {kwh:.3g} kWh the run" if kwh is not None else "")
 
 
 def _loading(stage: dict[str, Any]) -> str | None:

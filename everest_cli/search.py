@@ -24,9 +24,6 @@ def search(
     writer: WriterOptions,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
     own: Annotated[bool, typer.Option("--own", help="Also search in the query's video.")] = False,
-    sheet: Annotated[
-        Path | None, typer.Option("--contact-sheet", metavar="F", help="Also draw the results to this PNG.")
-    ] = None,
     page: Annotated[
         Path | None,
         typer.Option("--page", metavar="F", help="Also write a page with the clips of the results."),
@@ -43,24 +40,19 @@ def search(
     from everest.search.feature_file import read_feature_file
     from everest.search.neighbors import nearest, similarity_texts, to_dict
     from everest.search.queries import read_query
-    from everest.system.files import check_new_file, refuse_inputs, refuse_same_file
+    from everest.system.files import check_new_file, refuse_inputs
 
-    refuse_same_file(sheet, page, options="--contact-sheet and --page")
     file = read_feature_file(features)
-    for option, path in (("--contact-sheet", sheet), ("--page", page)):
-        if path is not None:
-            refuse_inputs(path, [features, *map(Path, queries), *file.files], option=option)
-            check_new_file(path, option=option, overwrite=overwrite)
+    if page is not None:
+        refuse_inputs(page, [features, *map(Path, queries), *file.files], option="--page")
+        check_new_file(page, option="--page", overwrite=overwrite)
     model = writer.open(views=None if file.window is None else 1)
     starts = [read_query(text, file, model) for text in queries]
     results = [(query, nearest(file, query, top=top, own=own)) for query in starts]
-    if sheet is not None or page is not None:
-        from everest.search.results import draw_results, write_page
+    if page is not None:
+        from everest.search.results import write_page
 
-        if sheet is not None:
-            draw_results(sheet, results, file)
-        if page is not None:
-            write_page(page, results, file)
+        write_page(page, results, file)
     if as_json:
         print_json([to_dict(query, neighbors, file) for query, neighbors in results])
     else:

@@ -28,14 +28,8 @@ def select_frames(
     align: o.Align = None,
     cuts: o.Cuts = None,
     checkpoint: o.Embedding = None,
-    draws: Annotated[
-        int, typer.Option("--draws", min=0, help="Also draw N times, and print how often each pair is drawn.")
-    ] = 0,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
-    ] = None,
-    extract: Annotated[
-        Path | None, typer.Option("--extract", metavar="DIR", help="Write the drawn frames as PNG.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 0,
     overwrite: o.OverwriteFile = False,
@@ -48,7 +42,7 @@ def select_frames(
     from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
     from everest.errors import DataError, RecipeError
-    from everest.figures.frame_selection import FrameDraw, write_frame_figures
+    from everest.figures.frame_selection import FrameDraw, write_figure
     from everest.figures.masks import TUBELET
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.strategies import RedundancyRobust
@@ -70,12 +64,11 @@ def select_frames(
         alpha=alpha,
         size=size,
         seed=seed,
-        draws=draws,
         model=None if opened is None else opened.transformer,
         fps=fps or (None if clip is None else clip.fps),
     )
     paths = named_videos(videos)
-    if picture is not None or extract is not None:
+    if picture is not None:
         refuse_same_stems(paths)
     rows: list[dict[str, Any]] = []
     failed = False
@@ -86,17 +79,15 @@ def select_frames(
             say(f"error: {error}")
             failed = True
             continue
-        written = write_frame_figures(view, picture=picture, extract=extract, read=paths, overwrite=overwrite)
-        row = view.to_dict() | written
+        row = view.to_dict()
+        if picture is not None:
+            figure = write_figure(view, picture, read=paths, overwrite=overwrite)
+            row["picture"] = str(figure)
         rows.append(row)
         if not as_json:
             typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
-            for pair, share in zip(row["candidate_pairs"], row.get("inclusion", ()), strict=False):
-                typer.echo(f"  frames {pair[0]}-{pair[-1]}: in {share:.1%} of {draws} draws")
             if picture is not None:
                 say(f"figure: {row['picture']}")
-            if extract is not None:
-                say(f"extracted: {len(row['extracted'])} frames")
     if as_json:
         print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
     if failed:

@@ -31,12 +31,6 @@ def visualize_mask(
         typer.Option("--keep", metavar="SHARE,…", help="Keep ratios, stacked [0.3, or of C or R]."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Stack the common strategies.")] = False,
-    order: Annotated[
-        str | None, typer.Option("--order", help="descending or ascending [descending].")
-    ] = None,
-    distance: Annotated[
-        str | None, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka [l2].")
-    ] = None,
     align: o.Align = None,
     cuts: o.Cuts = None,
     slice_cap: Annotated[
@@ -89,7 +83,7 @@ def visualize_mask(
     ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
-    given = {"order": order, "distance": distance, "slice_cap": slice_cap, "align": align, "cuts": cuts}
+    given = {"slice_cap": slice_cap, "align": align, "cuts": cuts}
     settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
     if own is not None and opened is not None:

@@ -32,18 +32,18 @@ SIDE: Final = 240  # our choice: pixels of the longer side
 QUALITY: Final = 26  # x264's crf
 
 
-def clip_of(sample: Sample, *, most: int = MOST, whole: bool = False) -> tuple[Tensor, Fraction]:
+def _frames(sample: Sample, *, whole: bool) -> tuple[Tensor, Fraction]:
     """Return frames (F, H, W, 3) uint8 of even sizes of a sample, and their rate per second.
 
     Args:
-        most: frames, of the middle of a longer sample.
-        whole: take `most` frames of the whole sample instead, at a lower rate.
+        whole: of a longer sample, take up to MOST_WHOLE frames at a lower rate, not the MOST of its middle.
     Raises:
         VideoError: the video is unreadable.
     """
     info, footage = probe(sample.video), footage_of(sample, None)
     rate = info.fps or FPS
     stride = max(round(rate / FPS), 1)
+    most = MOST_WHOLE if whole else MOST
     if whole:
         stride = max(stride, -(-footage.num_frames // most))
     ids = np.arange(footage.num_frames)[::stride]
@@ -62,7 +62,7 @@ def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        frames, rate = clip_of(sample, most=MOST_WHOLE if whole else MOST, whole=whole)
+        frames, rate = _frames(sample, whole=whole)
         timed = (TimedFrame(frame, number, 1 / rate) for number, frame in enumerate(frames.numpy()))
         with TemporaryDirectory() as folder:
             clip = Path(folder) / "clip.mp4"

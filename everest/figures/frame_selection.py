@@ -2,7 +2,7 @@
 
 The figure follows EVEREST's Figures 3 and 10.
 
-S candidate slices (pairs of p = 2 frames), t slices of a clip, H W pixels, D draws.
+S candidate slices (pairs of p = 2 frames), t slices of a clip, H W pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from everest.data.crops import resize
@@ -32,7 +31,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.spec import Transformer
-from everest.system.files import atomic_file, check_new_file, refuse_inputs
+from everest.system.files import check_new_file, refuse_inputs
 from everest.video.reader import probe, read_frames
 
 
@@ -49,7 +48,6 @@ class FrameView:
     counts: Tensor  # (S,) kept tokens
     num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
-    inclusion: Tensor | None  # (S,) share of D draws that drew a candidate
     selector: RedundancyRobust | FrameDifference  # measures the change
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +55,7 @@ class FrameView:
         selected = [self.numbers[i] for i in self.drawn.tolist()]
         counts = self.counts.tolist()
         total = max(sum(counts), 1)
-        document: dict[str, Any] = {
+        return {
             "video": str(self.video),
             "frames_total": self.frames_total,
             "alpha": self.alpha,
@@ -71,9 +69,6 @@ class FrameView:
             "align": self.selector.align,
             "cuts": self.selector.cuts,
         }
-        if self.inclusion is not None:
-            document["inclusion"] = [round(share, 6) for share in self.inclusion.tolist()]
-        return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +78,11 @@ class FrameDraw(FigureRequest):
     Args:
         alpha: `alpha` times `frames` are candidates.
         whole_video: spread the candidates over the whole video; else they are `stride` apart, in its middle.
-        draws: how often to draw for `inclusion`; 0 for never.
     """
 
     selector: RedundancyRobust | FrameDifference
     alpha: float
     whole_video: bool
-    draws: int
     model: Transformer | None
 
     def view(self, video: Path) -> FrameView:
@@ -125,10 +118,8 @@ class FrameDraw(FigureRequest):
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
         counts = kept_per_slice(self.selector, importance, grid)  # (1, S)
-        uniform = torch.from_numpy(
-            np.random.default_rng(self.seed).random((1 + self.draws, candidates), dtype=np.float32)
-        )
-        drawn = draw_slices(counts.expand(1 + self.draws, -1), uniform, slices)  # (1 + D, t)
+        uniform = np.random.default_rng(self.seed).random((1, candidates), dtype=np.float32)
+        (drawn,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
         return FrameView(
             video=video,
             frames_total=info.frames,
@@ -138,18 +129,15 @@ class FrameDraw(FigureRequest):
             frames=in_colors(frames),
             counts=counts[0],
             num_tokens=grid.num_tokens,
-            drawn=drawn[0],
+            drawn=drawn,
             selector=self.selector,
-            inclusion=(
-                torch.bincount(drawn[1:].flatten(), minlength=candidates) / self.draws if self.draws else None
-            ),
         )
 
 
 COLUMNS: Final = 8  # candidates in a row
 MOST_LABELS: Final = 24  # under the bars
 FADED: Final = 0.72  # how far a frame that was not drawn is faded to white
-DRAWN, NOT_DRAWN, DOT = "#0072B2", "#BBBBBB", "#D55E00"  # of color-blind-safe palettes
+DRAWN, NOT_DRAWN = "#0072B2", "#BBBBBB"  # of a color-blind-safe palette
 UNDRAWN_TEXT: Final = "#666666"
 
 
@@ -180,10 +168,6 @@ def draw_selection(path: Path, view: FrameView) -> Figure:
         ax.set_xticks(numbers[::step], [range_text(pair) for pair in view.numbers[::step]], fontsize=SMALL)
         ax.set_xlabel("frames of the pair, counted from 0 in the video")
         ax.set_ylabel("kept tokens")
-        if view.inclusion is not None:
-            share_axis = ax.twinx()
-            share_axis.plot(numbers, view.inclusion.numpy(), "o", color=DOT, markersize=4)
-            share_axis.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
         title = (
             f"{view.video.name}: {len(drawn)} of {candidates} candidate pairs are drawn "
             f"(alpha {view.alpha:g}), from a video of {view.frames_total} frames"
@@ -209,42 +193,20 @@ def _legend(view: FrameView) -> list[LegendLine]:
         entries.append(LegendLine(f"{motion}; pairs that are far apart may show none"))
     if view.selector.cuts == "detect":
         entries.append(LegendLine("the first pair of a scene counts as the next one"))
-    if view.inclusion is not None:
-        entries.append(LegendLine("dots: share of repeated draws that contain the pair", DOT))
     return entries
 
 
-def write_frame_figures(
-    view: FrameView, *, picture: Path | None, extract: Path | None, read: Sequence[Path], overwrite: bool
-) -> dict[str, Any]:
-    """Write the figure to the folder `picture`, the drawn frames to `extract`; returns the values of --json.
+def write_figure(view: FrameView, folder: Path, *, read: Sequence[Path], overwrite: bool) -> Path:
+    """Write the figure as VIDEO-frames.png to a folder; returns its path.
 
     Args:
         read: all videos of the command; those that are folders of images may not get more images.
     Raises:
-        RecipeError: one of the files exists already; none is written then.
+        RecipeError: the file exists already, or the folder is one of the videos.
     """
-    for option, folder in (("--picture", picture), ("--extract", extract)):
-        if folder is not None:
-            image_folders = [video for video in read if video.resolve() == folder.resolve()]
-            refuse_inputs(folder, image_folders, option=option)
-    written: dict[str, Any] = {}
-    figure = None if picture is None else picture / f"{view.video.stem}-frames.png"
-    if figure is not None:
-        check_new_file(figure, option="--picture", overwrite=overwrite)
-        written["picture"] = str(figure)
-    frames: dict[Path, Tensor] = {}  # (H, W, 3) uint8 each
-    if extract is not None:
-        for candidate in view.drawn.tolist():
-            pair = view.numbers[candidate]
-            for number, frame in zip(pair, view.frames[candidate * len(pair) :], strict=False):
-                frames[extract / f"{view.video.stem}-{number:06d}.png"] = frame
-        for path in frames:
-            check_new_file(path, option="--extract", overwrite=overwrite)
-        written["extracted"] = list(map(str, frames))
-    if figure is not None:
-        draw_selection(figure, view)
-    for path, frame in frames.items():
-        with atomic_file(path) as part:
-            Image.fromarray(frame.numpy()).save(part, format="PNG")
-    return written
+    image_folders = [video for video in read if video.resolve() == folder.resolve()]
+    refuse_inputs(folder, image_folders, option="--picture")
+    path = folder / f"{view.video.stem}-frames.png"
+    check_new_file(path, option="--picture", overwrite=overwrite)
+    draw_selection(path, view)
+    return path

@@ -42,7 +42,7 @@ def run_checks() -> list[CheckResult]:
 # --- packages -----------------------------------------------------------------------------------------------
 
 PACKAGE: Final = "everest-video"
-EXTRAS: Final = ("energy", "export", "remote", "trackers")  # for users; the others are for developers
+EXTRAS: Final = ("export", "remote", "trackers")  # for users; the others are for developers
 
 
 def check_packages() -> Iterator[CheckResult]:

@@ -12,7 +12,6 @@ from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips, pretrain_key
-from everest.engine.plan import plan_stage
 from everest.errors import DataError, RecipeError
 from everest.lists.stage import find_source
 from everest.system.cores import num_cores
@@ -79,14 +78,6 @@ def readable_stages(recipe: Recipe, *, notify: Callable[[str], None]) -> list[Tr
         else:
             found.append(stage)
     return found
-
-
-def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
-    """Return the clips in all steps of a stage on its videos; DataError if they cannot be found."""
-    settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
-    videos = len(stage_clips(recipe, stage))
-    plan = plan_stage(settings, num_videos=videos, processes=1, largest_micro_batch=1)
-    return plan.steps * settings.batch_size
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float, int]:

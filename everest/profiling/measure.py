@@ -1,14 +1,10 @@
-"""Measurements of real steps on this machine's device, on clips of random pixels.
-
-Seconds, peak memory, and the energy of a GPU from the counter of its driver (NVML).
-"""
+"""Seconds and peak memory of real steps on this machine's device, on clips of random pixels."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, Final
 
 import torch
@@ -32,46 +28,6 @@ STEPS: Final = 5
 LARGEST_BATCH: Final = {"cuda": 64, "cpu": 1, "mps": 8}  # our choice, unless the user gives a batch
 MEMORY_USED: Final = 0.9  # our choice: share of the free memory; estimates do not cover everything
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
-SECONDS: Final = 5.0  # our choice: drivers update the energy counter about ten times a second
-JOULES_PER_KWH: Final = 3.6e6
-INSTALL: Final = "nvidia-ml-py is not installed; run `pip install 'everest-video[energy]'`"
-
-
-class NoEnergyCounter(Exception):
-    """The reason why the energy of a device cannot be measured."""
-
-
-def find_nvml() -> Any:
-    """Import `pynvml` (nvidia-ml-py), which reads the counters; NoEnergyCounter if it is missing."""
-    try:
-        return import_module("pynvml")
-    except ImportError as error:
-        raise NoEnergyCounter(INSTALL) from error
-
-
-def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Any) -> float:
-    """Return the mean energy of as many steps as take SECONDS, at least one.
-
-    Args:
-        step: runs one step; the device is idle when it returns.
-        nvml: the module `pynvml`; its counters are in millijoules.
-    Raises:
-        NoEnergyCounter: NVML does not know the device, or the device has no such counter.
-    """
-    try:
-        nvml.nvmlInit()
-        try:
-            gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
-            before = nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-            began, steps = time.monotonic(), 0
-            while not steps or time.monotonic() - began < SECONDS:
-                step()
-                steps += 1
-            return (nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) - before) / steps / 1000
-        finally:
-            nvml.nvmlShutdown()
-    except nvml.NVMLError as error:
-        raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
 
 
 def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
@@ -89,7 +45,6 @@ def measure(
     stage: StageName,
     *,
     batch: int | None = None,
-    clips_of_run: int | None = None,
     cpu: bool = False,
 ) -> dict[str, Any]:
     """Measure steps on the first available device.
@@ -99,7 +54,6 @@ def measure(
 
     Args:
         batch: clips in a step; None: as many as fit, at most LARGEST_BATCH.
-        clips_of_run: of the whole stage, for its energy; None if unknown.
         cpu: use the CPU even if there is a GPU.
     Raises:
         EnvironmentProblem: the device has too little memory.
@@ -124,7 +78,6 @@ def measure(
                 torch.mps.synchronize()
 
         seconds = _timed(step, device)
-        energy = _energy(step, device, clips, clips_of_run)
     except torch.OutOfMemoryError as error:
         raise EnvironmentProblem(
             f"out of memory with {clips} clips of {stage}; try a smaller --batch"
@@ -141,7 +94,6 @@ def measure(
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
         "peak_memory_of": "allocations on the device" if device.type == "cuda" else "the whole process",
-        **energy,
     }
 
 
@@ -201,21 +153,3 @@ def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
         step()
         seconds.append(time.perf_counter() - began)
     return seconds
-
-
-def _energy(
-    step: Callable[[], None], device: torch.device, clips: int, clips_of_run: int | None
-) -> dict[str, Any]:
-    """Measure a GPU's energy, or give the reason why that is impossible; None values for other devices."""
-    energy: dict[str, Any] = {"joules_per_clip": None, "run_kwh": None, "energy_problem": None}
-    if device.type != "cuda":
-        return energy
-
-    # By UUID: NVML numbers devices differently if CUDA_VISIBLE_DEVICES is set.
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    try:
-        joules = joules_of_a_step(step, uuid=uuid, nvml=find_nvml()) / clips
-    except NoEnergyCounter as error:
-        return {**energy, "energy_problem": str(error)}
-    run_kwh = None if clips_of_run is None else joules * clips_of_run / JOULES_PER_KWH
-    return {**energy, "joules_per_clip": joules, "run_kwh": run_kwh}

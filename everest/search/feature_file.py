@@ -35,7 +35,7 @@ class _Header:
     """The texts of a file, as JSON values."""
 
     videos: list[InstanceOf[str]]  # not `str`: names of videos need not be UTF-8
-    encoding: dict[str, Any] | None = None
+    encoding: dict[str, Any]
     window: float | None = None
     step: float | None = None
 
@@ -53,7 +53,7 @@ class FeatureFile:
     units: NDArray[np.float16]  # (N, D) features divided by their norms; rows of zeros stay
     starts: NDArray[np.float64] | None  # (N,) seconds of windows
     ends: NDArray[np.float64] | None
-    encoding: dict[str, Any] | None  # everest.inference.features.encoding_of; None: not recorded
+    encoding: dict[str, Any]  # everest.inference.features.encoding_of
     window: float | None  # seconds
     step: float | None
 
@@ -127,11 +127,6 @@ class FeatureFile:
 
     def require_model(self, model: OpenedModel) -> None:
         """Raise RecipeError unless a model computes features that are comparable with these."""
-        if self.encoding is None:
-            raise RecipeError(
-                f"{self.path}: does not record its weights; write it again with everest extract, or use "
-                "queries that are rows of it"
-            )
         now = encoding_of(model)
         if self.encoding.get("weights") != now["weights"]:
             raise RecipeError(f"{model.file}: {self.path} was written by other weights; give those")

@@ -114,16 +114,6 @@ def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
     check_writable(path)
 
 
-def refuse_same_file(first: Path | None, second: Path | None, *, options: str) -> None:
-    """Refuse two outputs that are one file (RecipeError): the second would replace the first.
-
-    Args:
-        options: the options by which the user named them.
-    """
-    if first is not None and second is not None and first.resolve() == second.resolve():
-        raise RecipeError(f"{options}: both name {first}; give each a file of its own")
-
-
 def check_new_folder(
     path: Path,
     last: str,

@@ -51,7 +51,7 @@ RUN = RunCurves(
 )
 SELECTION = FrameView(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
-    **{"alpha": 1.0, "seed": 0, "selector": RedundancyRobust(), "inclusion": None},
+    **{"alpha": 1.0, "seed": 0, "selector": RedundancyRobust()},
     **{"counts": torch.tensor([1]), "num_tokens": 1, "drawn": torch.tensor([0])},
 )
 

@@ -10,7 +10,8 @@ import torch
 from damage import with_hole
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import called, json_of, refused, run
+from PIL import Image
+from small_runs import json_of, refused, run
 
 from everest.data.views import EvalViews
 from everest.inference.predictions import window_clips, windows_of
@@ -172,8 +173,8 @@ def test_options_that_do_not_go_together_are_named(classifier_run: Path, clip_fi
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_folder_of_images_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    called("select-frames --frames 4 --size 32", clip_files / "clip0.mp4", "--extract", tmp_path)
-    folder = next(tmp_path.rglob("*.png")).parent
-    (found,) = json_of("predict --timeline", folder, "-c", classifier_run, code=4)
+def test_a_folder_of_images_has_no_timeline(classifier_run: Path, tmp_path: Path):
+    for number in range(4):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    (found,) = json_of("predict --timeline", tmp_path, "-c", classifier_run, code=4)
     assert "a folder of images has no seconds" in found["error"]

@@ -2,6 +2,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from prepare_commands import stats as shown
 from small_runs import json_of
 
 from everest.config.recipe import load_recipe
-from everest.prepare.contact_sheet import choose_videos, spread_over_range
+from everest.prepare.contact_sheet import choose_videos, draw_thumbnails, spread_over_range
 from everest.prepare.stats import measure
 from everest.video.reader import read_frames
 
@@ -147,3 +148,12 @@ def test_a_recipe_of_a_single_color_or_of_a_tokenizer_is_refused(images: Path, t
     options = ["--output", target, "--channels", 1, "--base", "lvmae-128"]
     assert "a tokenizer, which codes colors" in shown(images, *options, code=2).stderr
     assert not target.exists()
+
+
+def test_titles_of_thumbnails_do_not_overlap(tmp_path: Path):
+    image = np.zeros((40, 60, 3), np.uint8)
+    figure = draw_thumbnails(tmp_path / "t.png", "heading", [(image, f"frames\n{'W' * 24}\nmotion 0.1")] * 12)
+    boxes = [panel.title.get_window_extent() for panel in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes[:6]))
+    assert boxes[0].x0 >= 0
+    assert boxes[5].x1 <= figure.get_figwidth() * figure.dpi

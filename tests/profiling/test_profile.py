@@ -234,8 +234,6 @@ def test_paper_prints_every_table():
         ("--backbone vit-x", "--backbone: unknown value 'vit-x'; did you mean"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both name a recipe"),
-        ("--max-batch --memory 0", "--memory: must be more than 0"),
-        ("--memory nan", "--memory: must be more than 0"),
         (f"--set data.num_classes={10**18}", "--set: data.num_classes: must be at most"),
     ],
 )
@@ -273,11 +271,6 @@ def test_several_heads_count_as_their_outputs():
 def test_the_largest_batch_fits_next_to_the_state():
     assert largest_batch(memory=1000, state=500, bytes_per_clip=100) == 4  # nine tenths of the memory
     assert largest_batch(memory=1000, state=2000, bytes_per_clip=100) == 0
-    told = json_profile("--max-batch", "--memory", "24")
-    assert told["memory_bytes"] == 24 * 2**30
-    stage = told["stages"]["pretrain"]
-    used = stage["max_batch"] * stage["activation_bytes_per_clip"] + stage["model_state_bytes"]
-    assert 0.85 < used / told["memory_bytes"] <= 0.9
 
 
 def test_a_measured_step_computes_the_tokens_that_are_counted():

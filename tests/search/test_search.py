@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_features import write_features
-from PIL import Image
 from small_runs import called, json_of, refused, run
 from video_kinds import Case, write_case
 
 from everest.errors import DataError, UserError
-from everest.figures.thumbnails import draw_thumbnails
 from everest.lists.sample import Sample
 from everest.search.feature_file import read_feature_file
 from everest.search.neighbors import Neighbor, nearest, similarity_texts
@@ -49,15 +46,6 @@ def test_different_similarities_are_shown_differently():
     assert texts(0.5, 0.25, 0.5) == ["0.500", "0.250", "0.500"]
     assert texts(0.99999, 0.99998, 0.5) == ["0.99999", "0.99998", "0.50000"]
     assert texts() == []
-
-
-def test_titles_of_thumbnails_do_not_overlap(tmp_path: Path):
-    image = np.zeros((40, 60, 3), np.uint8)
-    figure = draw_thumbnails(tmp_path / "t.png", "heading", [(image, f"0.5\n{'W' * 24}\nat 1.0 s")] * 12)
-    boxes = [panel.title.get_window_extent() for panel in figure.axes]
-    assert all(one.x1 < other.x0 for one, other in pairwise(boxes[:6]))
-    assert boxes[0].x0 >= 0
-    assert boxes[5].x1 <= figure.get_figwidth() * figure.dpi
 
 
 def test_own_videos_and_overlapping_windows_are_left_out(tmp_path: Path):
@@ -117,6 +105,7 @@ def test_a_name_of_a_segment_is_read_back(sample: Sample):
 def test_files_that_hold_no_features_are_named(tmp_path: Path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    np.savez(tmp_path / "unknown.npz", features=CIRCLE, videos=np.array(list("abcdef")))
     shutil.copy(tmp_path / "other.npz", tmp_path / "OTHER.NPZ")
     nan = write_features(tmp_path / "nan.safetensors", CIRCLE * np.nan, list("abcdef"))
     ids = write_features(tmp_path / "ids.safetensors", CIRCLE, ["a"], windows=WINDOWS)
@@ -125,6 +114,7 @@ def test_files_that_hold_no_features_are_named(tmp_path: Path):
         (tmp_path / "none.npz", "no such file; everest extract writes one"),
         (tmp_path / "text.npz", "not a whole .npz file"),
         (tmp_path / "other.npz", "no file of features"),
+        (tmp_path / "unknown.npz", "no file of features .*encoding"),
         (tmp_path / "OTHER.NPZ", "no file of features"),
         (nan, "some features are no finite numbers"),
         (ids, "damaged, its columns do not fit its 6 rows"),
@@ -151,6 +141,7 @@ def test_files_that_hold_no_features_are_named(tmp_path: Path):
 )
 def test_damaged_columns_are_one_line(tmp_path: Path, changed: dict):
     whole = {"features": np.ones((2, 3)), "videos": np.array(["a", "b"]), "video_ids": np.arange(2)}
+    whole["encoding"] = np.array("{}")
     times = {"starts": np.zeros(2), "ends": np.ones(2)}
     np.savez(tmp_path / "f.npz", **(whole | times))
     assert len(read_feature_file(tmp_path / "f.npz")) == 2
@@ -221,33 +212,26 @@ def test_a_model_must_be_the_one_that_wrote_the_file(
     assert "was written by other weights; give those" in refused(*command, "-c", classifier_run, code=2)
     message = refused(*command, "-c", autoencoder_run, "--clips", 1, code=2)
     assert "was written with other views" in message
-    made = write_features(tmp_path / "f.safetensors", CIRCLE, list("abcdef"))
-    message = refused("search", copy, "--features", made, "-c", autoencoder_run, code=2)
-    assert "does not record its weights" in message
     message = refused(
         "search", f"{copy}@7", "--features", extracted["windows"], "-c", autoencoder_run, code=4
     )
     assert "the video ends at 2.00 s" in message
 
 
-def test_a_page_and_a_contact_sheet_show_the_results(extracted, clip_files, tmp_path):
+def test_a_page_shows_the_results(extracted, clip_files, tmp_path):
     gone = tmp_path / "gone.mp4"
     shutil.copy(extracted["videos"], tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as file:
         arrays = dict(file)
     arrays["videos"] = np.array([*arrays["videos"][:3], str(gone)])
     np.savez(tmp_path / "f.npz", **arrays)
-    page, sheet = tmp_path / "page.html", tmp_path / "sheet.png"
+    page = tmp_path / "page.html"
     command = ["search", clip_files / "clip0.mp4", "--features", tmp_path / "f.npz"]
-    called(*command, "--page", page, "--contact-sheet", sheet)
+    called(*command, "--page", page)
     text = page.read_text()
     assert text.count('<video src="data:video/mp4;base64,') == 3  # the query and two neighbors
     assert text.count("cannot be read: ") == 1
-    with Image.open(sheet) as image:
-        assert image.width > 1000
     assert "exists; choose another name" in refused(*command, "--page", page, code=2)
-    one_file = ["--page", sheet, "--contact-sheet", sheet, "--overwrite"]
-    assert "--contact-sheet and --page: both name" in refused(*command, *one_file, code=2)
-    features = ["--contact-sheet", tmp_path / "f.npz", "--overwrite"]
+    features = ["--page", tmp_path / "f.npz", "--overwrite"]
     assert "is an input of this command" in refused(*command, *features, code=2)
     assert json.loads(run(*command, "--json"))[0]["query"] == str(clip_files / "clip0.mp4")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from everest.errors import CheckpointError, first_names, shown
 from everest.foreign.facts import Hints
-from everest.foreign.families import FAMILIES
 from everest.foreign.files import Foreign
 from everest.foreign.identify import Identity, Refused, identify
+from everest.foreign.translation import FAMILIES
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
 

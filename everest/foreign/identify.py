@@ -11,12 +11,10 @@ from torch import Tensor
 
 from everest.config.values import Positions
 from everest.errors import CheckpointError, shown, unknown_name
-from everest.foreign.facts import ForeignFacts, Hints, Stage
-from everest.foreign.families import ALIASES, FAMILIES, family_of
+from everest.foreign.facts import ForeignFacts, Hints, Stage, model_spec
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
-from everest.foreign.sizes import model_spec
-from everest.foreign.translation import Translation
+from everest.foreign.translation import ALIASES, FAMILIES, Translation, family_of
 from everest.models.spec import ModelSpec
 
 BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values

@@ -14,8 +14,7 @@ from torch import nn
 
 from everest.config.yaml import read_yaml
 from everest.errors import CheckpointError, RecipeError, did_you_mean
-from everest.foreign.timm_parts import require_plain
-from everest.foreign.timm_tensors import image_weights
+from everest.foreign.timm_tensors import image_weights, require_plain
 from everest.system.hub import PREFIX as HUB
 from everest.system.hub import fetch, warn_on_main
 from everest.system.weights import Weights, require_finite

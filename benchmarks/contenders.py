@@ -16,9 +16,9 @@ from measuring import Times, in_turns
 from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
 from torch import Tensor, nn
 
+from everest.engine.network import make_optimizer, parameter_groups, set_lr
 from everest.profiling.profile import StageName
 from everest.system.compute import configure_cpu
-from everest.train.network import make_optimizer, parameter_groups, set_lr
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

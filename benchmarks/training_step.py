@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
+from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine.step_log import StepNumbers, StepRecord
+from everest.engine.update import Updater
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network, set_lr, stage_optimizer
-from everest.train.step_log import StepNumbers, StepRecord
-from everest.train.update import Updater
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
 

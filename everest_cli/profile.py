@@ -148,7 +148,7 @@ def profile(
     )
     profiled = changes.applied(recipe or recipe_of_method(method or "everest"))
     if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
-        from everest.train.tokenizer_first import with_absolute_paths
+        from everest.engine.tokenizer_first import with_absolute_paths
 
         profiled = with_absolute_paths(profiled)
     unused = changes.unused(profiled)

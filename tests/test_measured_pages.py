@@ -1,7 +1,5 @@
 """The tables of measured values in docs/ have the values of the committed results."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from statistics import fmean

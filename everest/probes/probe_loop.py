@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import torch
 
+from everest.engine.probe_advice import Row, new_warnings, probe_rows, sentence
+from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
 from everest.system.accelerator import decide_on_main
-from everest.train.probe_advice import Row, new_warnings, probe_rows, sentence
-from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.

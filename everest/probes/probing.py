@@ -25,6 +25,9 @@ from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
 from everest.data.randomness import Purpose, seed_at
+from everest.engine.health import Row
+from everest.engine.probe_advice import Probing, probed_steps
+from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.models.lora import merged
@@ -37,9 +40,6 @@ from everest.probes.baselines import difference_image
 from everest.probes.probe_loop import too_little_hidden
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.health import Row
-from everest.train.probe_advice import Probing, probed_steps
-from everest.train.training import Training
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 
@@ -95,7 +95,7 @@ class Prober(Probing):
         self._metric = metric
         self._spec = spec
 
-    @property  # these three: see everest.train.probe_advice.Probing
+    @property  # these three: see everest.engine.probe_advice.Probing
     def num_videos(self) -> int:
         return len(self.clips.features)
 

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
+from everest.engine.plan import PEAK_LR
 from everest.lists.groups import ListSize
 from everest.lists.label_facts import IMBALANCED
 from everest.suggest.choices import MOST_SHARE, Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import DEVICES, Device
 from everest.system.text import counted
-from everest.train.plan import PEAK_LR
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.engine.resume import MAY_CHANGE, flat
 from everest.errors import RecipeError
 from everest.sweep.choices import NO_INIT, StageName
 from everest.system.files import write_text
-from everest.train.resume import MAY_CHANGE, flat
 
 Settings = dict[str, Any]  # by section.key, without those at their defaults
 

@@ -67,9 +67,7 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
         ),
     ],
 )
-def test_a_part_of_the_first_minutes_ends_well(
-    device: Device, tmp_path: Path, part: str, options: list[str], items: set[str]
-):
+def test_a_part_of_the_first_minutes_ends_well(device, tmp_path, part, options, items):
     rows = rows_of(device, tmp_path, "gpu_first.py", part, *options)
     assert items <= {row["item"] for row in rows}
     for row in rows:

@@ -1,7 +1,3 @@
-"""The warnings of probes on measured runs, broken and healthy, and the sentence at the end."""
-
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -9,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
+from everest.engine.plan import learning_rate_advice, plan_stage
+from everest.engine.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest.models.of_recipe import pretrain_spec
 from everest.probes.probe_loop import too_little_hidden
 from everest.probes.probing import LABELED
-from everest.train.plan import learning_rate_advice, plan_stage
-from everest.train.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240
@@ -138,11 +134,6 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
     )
 
 
-def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
-    for every, expected in ((3, [0, 24, 48, 72, 96, 100]), (12, [0, 96, 100]), (1000, [0, 100])):
-        assert probed_steps(100, every=every, checkpoint_steps=8) == expected
-
-
 @given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
 def test_a_run_is_probed_as_soon_as_it_may_be_called_broken(steps: int, every: int, checkpoint: int):
     probed = probed_steps(steps, every=every, checkpoint_steps=checkpoint)
@@ -199,9 +190,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
         (1e-6, False, "is below the usual 1e-05; raise base_lr"),
     ],
 )
-def test_an_unusual_learning_rate_has_advice_of_its_own(
-    base_lr: float, new_weights: bool, advice: str | None
-):
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr, new_weights, advice):
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
     stage = load_recipe("small", overrides=overrides).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)

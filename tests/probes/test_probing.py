@@ -1,7 +1,3 @@
-"""Probes while pre-training runs: they change nothing, and are the same however the run is divided."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -11,7 +7,6 @@ from processes import TWO, everest
 from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
-from everest.data.probe_clips import spaced
 from everest.inference.model import OpenedModel
 from everest.probes.list_probe import (
     chance,
@@ -146,8 +141,3 @@ def test_rank_and_std_have_their_known_values():
     drawn = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
     assert feature_std(drawn) == pytest.approx(1, rel=0.01)
     assert rank_me(drawn) == pytest.approx(16, rel=0.01)
-
-
-def test_spaced_items_include_both_ends():
-    assert spaced(range(5), 10) == (0, 1, 2, 3, 4)
-    assert spaced(range(101), 3) == (0, 50, 100)

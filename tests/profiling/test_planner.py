@@ -1,7 +1,3 @@
-"""The hours and the memory of a run on a GPU that is not in this machine."""
-
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

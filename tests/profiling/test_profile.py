@@ -1,7 +1,3 @@
-"""The values of `everest profile`: the paper's figures to the digit, and torch's own counts."""
-
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -25,9 +21,6 @@ from everest.profiling.profile import METHODS, STAGES, StageName, cost_of, profi
 from everest.profiling.uncommon_costs import released_macs
 
 KINDS = ("embedding", "linear", "attention", "layer_norm")
-
-
-# --- the paper ----------------------------------------------------------------------------------------------
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
@@ -105,9 +98,6 @@ def test_memory_of_the_paper_needs_a_gpu_and_unfused_attention_takes_more():
             assert row["ours_fused"] < row["ours_unfused"] < float(row["paper"])
 
 
-# --- torch's own count --------------------------------------------------------------------------------------
-
-
 def counted_by_torch(spec: ModelSpec) -> int:
     """Multiply-accumulates of the products that a forward pass runs."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
@@ -176,9 +166,6 @@ def test_a_class_token_costs_what_st_maes_costs(golden: Callable[[str], Path]):
 def test_first_pooling_norms_every_kept_token():
     mean, first = (cost_of("k400", "finetune", (f"model.pooling={name}",)) for name in ("mean", "first"))
     assert first.macs.total - mean.macs.total == 5 * (mean.tokens["kept"] - 1) * 768
-
-
-# --- the command --------------------------------------------------------------------------------------------
 
 
 def test_json_has_the_documented_keys():
@@ -283,9 +270,6 @@ def test_several_heads_count_as_their_outputs():
     assert told[0] == told[1]
 
 
-# --- this device --------------------------------------------------------------------------------------------
-
-
 def test_the_largest_batch_fits_next_to_the_state():
     assert largest_batch(memory=1000, state=500, bytes_per_clip=100) == 4  # nine tenths of the memory
     assert largest_batch(memory=1000, state=2000, bytes_per_clip=100) == 0
@@ -316,9 +300,6 @@ def test_measured_steps_are_real(stage):
     assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
     assert found["clips_per_second"] == pytest.approx(2 / seconds["median"])
     assert found["peak_memory_bytes"] > 0
-
-
-# --- LVMAE --------------------------------------------------------------------------------------------------
 
 
 def test_the_decoder_of_128_frames_costs_what_its_specification_says():

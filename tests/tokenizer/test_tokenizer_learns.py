@@ -3,8 +3,6 @@
 The limits come from a prototype, on clips of the same kind; the results of these runs are in docs/lvmae.md.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The measures and the codes of a tokenizer, on cases that can be computed by hand."""
-
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -95,9 +91,6 @@ def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: s
     warnings = codebook_warnings if key == "codebook" else scorer_warnings
     assert list(warnings(HEALTHY)) == []
     assert [warning in text for text in warnings({**HEALTHY, key: value})] == [True]
-
-
-# --- finite scalar quantization: every code is reached, codes match values, gradients pass ------------------
 
 
 levels = st.lists(st.integers(2, 9), min_size=1, max_size=6)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from everest.foreign.translation import FAMILIES
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
 
-FEW = 4  # names that a message lists one by one
-FRESH_SEED = 0  # of the tensors that a checkpoint lacks, with --partial
+FEW: Final = 4  # names that a message lists one by one
+FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
 # Where the programs have their encoder: under its name, or at the top.
-_ENCODER = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
+ENCODER: Final = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,7 @@ def convert(
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
-    # Of its encoder, one for a tensor that all its blocks have.
-    parts = sorted({re.sub(r"\.\d+\.", ".N.", name) for name in identity.unexpected if _ENCODER.match(name)})
-    if parts or (not partial and (identity.missing or identity.unexpected)):
-        gaps, fix = _gaps(identity), _fix(identity, parts)
-        raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
+    _require_complete(foreign, identity, partial=partial)
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -77,30 +73,26 @@ def convert(
     return Converted(weights=weights, identity=identity)
 
 
-def _gaps(identity: Identity) -> str:
-    """Return the names of the missing and the unexpected tensors."""
-    gaps = "; ".join(
-        f"{problem} {', '.join(grouped(names))}"
-        for problem, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
-        if names
-    )
-    reason = FAMILIES[identity.family].left_out if identity.family in FAMILIES else None
-    others = any(not _ENCODER.match(name) for name in identity.unexpected)
-    return f"{gaps} ({reason})" if reason and others else gaps
-
-
-def _fix(identity: Identity, parts: list[str]) -> str:
-    """Return the remedy for a checkpoint that cannot be mapped fully.
-
-    Args:
-        parts: of its encoder, without a place in everest's.
-    """
-    if parts:
-        named = first_names(list(map(shown, parts)), FEW)
-        return f"its encoder would compute other features without {named}; take another checkpoint"
-    whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
-    part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
-    return f"`everest convert --partial` takes {part}"
+def _require_complete(foreign: Foreign, identity: Identity, *, partial: bool) -> None:
+    """Raise CheckpointError if tensors are missing or unexpected; `partial`: only those of the encoder."""
+    missing, unexpected = identity.missing, identity.unexpected
+    of_encoder = [name for name in unexpected if ENCODER.match(name)]
+    if not of_encoder and (partial or not (missing or unexpected)):
+        return
+    problems = (("it lacks", missing), ("no place for", unexpected))
+    gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
+    family = FAMILIES.get(identity.family)  # a program with the names of another family has no reason
+    if family is not None and family.left_out and len(of_encoder) < len(unexpected):
+        gaps += f" ({family.left_out})"
+    if of_encoder:  # once for a tensor that all blocks have
+        parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
+        named = first_names(parts, FEW)
+        fix = f"its encoder would compute other features without {named}; take another checkpoint"
+    elif any(name.startswith("encoder.") for name in missing):
+        fix = "`everest convert --partial` takes what fits"
+    else:
+        fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
+    raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
 
 
 def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
@@ -109,17 +101,14 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
     for our_name, names in identity.translation.take.items():
         if set(names).intersection(identity.unexpected):
             continue
-        parts = []
-        for name in names:
-            stored = foreign.tensors[name]
-            if not stored.is_floating_point():
+        parts = {name: foreign.tensors[name] for name in names}
+        for name, part in parts.items():
+            if not part.is_floating_point():
                 raise CheckpointError(
-                    f"{foreign.path}: {name} holds {stored.dtype}, a quantized or other format; "
-                    "get it as float"
+                    f"{foreign.path}: {name} holds {part.dtype}, a quantized or other format; get it as float"
                 )
-            require_finite({name: stored}, source=foreign.path)
-            parts.append(stored.float())
-        taken[our_name] = torch.cat(parts)
+        require_finite(parts, source=foreign.path)
+        taken[our_name] = torch.cat([part.float() for part in parts.values()])
     if not identity.missing and not identity.zero:
         return taken
     with torch.random.fork_rng(devices=[]):
@@ -133,10 +122,8 @@ def grouped(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= FEW:
         return [shown(name) for name in sorted(names)]
-    counts = Counter(name.partition(".")[0] for name in names)
-    return [
-        f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in sorted(counts.items())
-    ]
+    counts = sorted(Counter(name.partition(".")[0] for name in names).items())
+    return [f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts]
 
 
 def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any, Final, Literal
 
-from everest.config.heads import MULTI_LABEL, Task
+from everest.config.heads import MULTI_LABEL
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
@@ -18,7 +18,7 @@ from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Translation
 from everest.methods.grid import TokenGrid, check_num_tokens
-from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.rotary import BASE
 from everest.models.spec import ModelSpec
@@ -118,22 +118,13 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     tubelet = (embedding[2], embedding[3], embedding[4])
     _check_architecture(facts)
     frames, size, grid = _clip(facts, tubelet)
-    outputs = facts.shapes["head.weight"][0] if facts.stage == "classifier" else None
     try:  # without a preprocessor ImageNet's, as in all released programs
         pixels = preprocessor_pixels(facts.foreign.preprocessor)
     except ValueError as error:
         raise facts.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
+    model, norms = _settings(facts, tubelet, grid), _norms(facts)
     spec = ModelSpec(
-        kind=facts.kind if outputs is None else "classifier",
-        frames=frames,
-        size=size,
-        model=_settings(facts, tubelet, grid),
-        selection=_selection(facts),
-        target=_target(facts) if facts.kind == "pretrain" and outputs is None else None,
-        norms=_norms(facts),
-        pixels=pixels,
-        num_classes=outputs,
-        task="single-label" if outputs is None else _task(facts, outputs),
+        frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
     )
     for problem in spec.problems():
         raise facts.error(f"no model of everest: {problem}")
@@ -285,39 +276,38 @@ def _norms(facts: ForeignFacts) -> Norms:
     return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
 
 
-def _task(facts: ForeignFacts, outputs: int) -> Task:
-    """Return the task of transformers' `problem_type`; without one, a single output is a number, as there."""
-    problem = facts.foreign.config.get("problem_type")
-    if problem == MULTI_LABEL_PROBLEM:
-        return MULTI_LABEL
-    return "regression" if problem == "regression" or (problem is None and outputs == 1) else "single-label"
-
-
-def _target(facts: ForeignFacts) -> PixelTargetSettings:
-    """Return the target of the saved settings, else the released one."""
-    args = facts.foreign.args
-    if facts.family == "st-mae":
-        return PixelTargetSettings(
-            normalize="token" if args.get("norm_pix_loss", True) else False, frames="half"
-        )
-    normalize = facts.foreign.config.get("norm_pix_loss", args.get("normlize_target", True))
-    return PixelTargetSettings(normalize=bool(normalize))
-
-
-def _selection(facts: ForeignFacts) -> Strategy:
-    """Return the selection of the saved command line, else the released one."""
-    args, left = facts.foreign.args, {}
+def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
+    """Return the fields of a spec that depend on the stage: as in the saved settings, else as released."""
+    args, config, left = facts.foreign.args, facts.foreign.config, {}
     for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
         share = args.get(name)
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
-    if facts.kind == "encoder" or (facts.stage == "classifier" and not args.get("mcm")):
-        return AllTokens()
     if facts.stage == "classifier":
-        return RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
-    if facts.family == "everest":
-        return RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+        outputs, problem = facts.shapes["head.weight"][0], config.get("problem_type")
+        # Without a type, a single output is a number, as in transformers.
+        default = "regression" if problem is None and outputs == 1 else "single-label"
+        tasks = {MULTI_LABEL_PROBLEM: MULTI_LABEL, "regression": "regression"}
+        everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
+        return {
+            "kind": "classifier",
+            "num_classes": outputs,
+            "task": tasks.get(str(problem), default),
+            "selection": everest if args.get("mcm") and facts.kind == "pretrain" else AllTokens(),
+        }
+    if facts.kind == "encoder":
+        return {"kind": "encoder", "selection": AllTokens()}
     if facts.family == "st-mae":
-        return RandomSpaceTime(visible_ratio=visible)
-    return Tube(mask_ratio=round(1 - visible, 6))
+        normalize = "token" if args.get("norm_pix_loss", True) else False
+        target = PixelTargetSettings(normalize=normalize, frames="half")
+        return {"kind": "pretrain", "target": target, "selection": RandomSpaceTime(visible_ratio=visible)}
+    normalize = bool(config.get("norm_pix_loss", args.get("normlize_target", True)))
+    selection = Tube(mask_ratio=round(1 - visible, 6))
+    if facts.family == "everest":
+        selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+    return {
+        "kind": "pretrain",
+        "target": PixelTargetSettings(normalize=normalize),
+        "selection": selection,
+    }

@@ -105,19 +105,19 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
 
 def _alias(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
     """Return the program among those with the same names, and its position table."""
-    positions, hint = FAMILIES[name].positions, hints.family
+    hint = hints.family
     if hint is not None and hint not in ALIASES and hint not in FAMILIES:
         raise unknown_name("--family", hint, {*ALIASES, *FAMILIES})
     if name != "videomae":
         if hint not in (None, name):
             raise CheckpointError(f"{foreign.path}: its keys belong to {name}, not to {hint}")
-        return name, positions
-    if hint is not None and hint not in ALIASES:
+        return name, FAMILIES[name].positions
+    if hint is None:
+        everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
+        hint = "everest" if everest else name
+    if hint not in ALIASES:
         raise CheckpointError(f"{foreign.path}: its keys do not belong to {hint}, but to {name}")
-    if hint is not None:
-        return hint, ALIASES[hint]
-    everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
-    return ("everest" if everest else name), positions
+    return hint, ALIASES[hint]
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
@@ -135,19 +135,17 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
         names = {str(number): name for number, name in enumerate(names)}
     if spec.num_classes is None or not isinstance(names, dict):
         return None
-    if not all(key.isdecimal() and len(key) < 10 for key in names) or not all(
-        isinstance(n, str) for n in names.values()
-    ):
+    if not all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in names.items()):
         raise CheckpointError(f"{foreign.path}: its config.json has an id2label without numbers and names")
-    ordered = [names[key] for key in sorted(names, key=int)]
-    if all(name == f"LABEL_{i}" for i, name in enumerate(ordered)):
+    ordered = tuple(names[key] for key in sorted(names, key=int))
+    if ordered == tuple(f"LABEL_{number}" for number in range(len(ordered))):
         return None
     if len(ordered) != spec.num_classes:
         raise CheckpointError(
             f"{foreign.path}: its config.json names {len(ordered)} classes, its head has {spec.num_classes}; "
             "one of the two is of another checkpoint"
         )
-    return tuple(ordered)
+    return ordered
 
 
 def _notes(facts: ForeignFacts) -> Iterator[str]:

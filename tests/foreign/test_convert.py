@@ -12,10 +12,9 @@ from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.convert import Converted, convert
+from everest.foreign.convert import Converted, Identity, Refused, convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign, unwrapped
-from everest.foreign.identify import Identity, Refused, identify
 from everest.foreign.translation import KEY_BIAS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier

@@ -50,23 +50,26 @@ class Family:
     def translate(self, names: Collection[str]) -> Translation:
         """Find the fate of each tensor by its name."""
         translation = Translation(table=next((name for name in TABLES if name in names), None))
+        targets: set[str] = set()
         stacks: dict[str, dict[str, str]] = defaultdict(dict)
         rules = self.rules(names)
         for name in names:
             if name == translation.table:
                 continue
             target = _renamed(name, rules)
-            ours, _, matrix = (target or "").partition("|")
             if target in (KEY_BIAS, PREDICTOR):
                 translation.idle[name] = target
-            elif target is None or ours in translation.take:
+            elif target is None or target in targets:  # a second name for one of our tensors
                 translation.unexpected.append(name)
-            elif matrix:
-                stacks[ours][matrix] = name
             else:
-                translation.take[ours] = (name,)
+                targets.add(target)
+                ours, _, matrix = target.partition("|")
+                if matrix:
+                    stacks[ours][matrix] = name
+                else:
+                    translation.take[ours] = (name,)
         for ours, matrices in stacks.items():
-            if len(matrices) == 3:
+            if len(matrices) == 3 and ours not in translation.take:
                 translation.take[ours] = tuple(matrices[matrix] for matrix in "qkv")
             else:
                 translation.unexpected.extend(matrices.values())

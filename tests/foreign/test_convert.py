@@ -190,6 +190,19 @@ def test_a_class_token_without_learned_positions_is_refused_with_the_reason():
         convert(foreign(state), Hints(), partial=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("videomae_finetune_base", "fc.weight"),
+        ("hf_videomae_classification_base", "encoder.layer.1.attention.attention.query.weight"),
+    ],
+)
+def test_a_second_name_for_a_parameter_is_unexpected(name: str, second: str):
+    """Neither of the two replaces the other without a word."""
+    state = tiny(name) | {second: torch.zeros(400, 48) if second == "fc.weight" else torch.zeros(48, 48)}
+    assert f"no place for {second}" in problem_of(convert, foreign(state), NARROW)
+
+
 def test_a_key_bias_has_no_effect_and_is_left_out():
     # softmax(q (k + b)) = softmax(q k + q b), and q b is the same for every key of a query.
     q, k, bias = torch.randn(3, 5, 8, dtype=torch.float64)

@@ -16,8 +16,7 @@ import timm
 import torch
 
 from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of
-from everest.foreign.timm_parts import foreign_parts
-from everest.foreign.timm_tensors import image_weights
+from everest.foreign.timm_tensors import foreign_parts, image_weights
 from everest.models.spec import ModelSpec
 
 PAGE = Path(__file__).with_name("starting.md")

@@ -65,10 +65,9 @@ def convert(
     """
     _check_out(out, inspect=inspect, overwrite=overwrite)
 
-    from everest.foreign.convert import convert, describe
+    from everest.foreign.convert import convert, describe, identify
     from everest.foreign.facts import Hints
     from everest.foreign.files import locate, read_foreign
-    from everest.foreign.identify import identify
     from everest.lists.labels import read_class_names
     from everest.system.files import refuse_inputs
 

@@ -23,9 +23,9 @@ from everest.config.stage_settings import FeatureTargetSettings, PixelTargetSett
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import TORCH_EPS, Hints
-from everest.foreign.families import FAMILIES
 from everest.foreign.files import CONFIG, FRAME_SAMPLE_RATE, MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocessor_notes
+from everest.foreign.translation import FAMILIES
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import Target

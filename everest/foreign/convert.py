@@ -1,28 +1,172 @@
-"""Converts a checkpoint of another program: checked weights under our names, and a report on every tensor."""
+"""Says what a foreign checkpoint is, and converts it: checked weights under our names.
+
+A report tells the fate of every tensor.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from everest.errors import CheckpointError, first_names, shown
-from everest.foreign.facts import Hints
-from everest.foreign.families import FAMILIES
-from everest.foreign.files import Foreign
-from everest.foreign.identify import Identity, Refused, identify
+from everest.config.values import Positions
+from everest.errors import CheckpointError, first_names, shown, unknown_name
+from everest.foreign.facts import ForeignFacts, Hints, Stage, model_spec
+from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
+from everest.foreign.preprocessor import preprocessor_notes
+from everest.foreign.translation import ALIASES, FAMILIES, Translation, family_of
+from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
 
-FEW = 4  # names that a message lists one by one
-FRESH_SEED = 0  # of the tensors that a checkpoint lacks, with --partial
+FEW: Final = 4  # names that a message lists one by one
+FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
 # Where the programs have their encoder: under its name, or at the top.
-_ENCODER = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
+ENCODER: Final = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
+BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A recognized checkpoint."""
+
+    family: str
+    title: str
+    stage: Stage
+    spec: ModelSpec
+    translation: Translation
+    classes: tuple[str, ...] | None
+    zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
+    missing: tuple[str, ...]  # our tensors that the file lacks, or has in another shape
+    unexpected: tuple[str, ...]  # foreign tensors without a place in our model
+    stride: int | None  # of the clips that it was trained on, if the file states it
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A recognized checkpoint of which nothing can be used."""
+
+    family: str
+    title: str
+    reason: str
+
+
+def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
+    """Recognize a checkpoint by its names and shapes; of its weights only a position table is read.
+
+    Raises:
+        CheckpointError: a checkpoint of no known family, a hint that contradicts it, or a model of another
+            kind (channels, MLP, activation, learned positions of single tokens, unknown heads).
+        RecipeError: a hint that names no family.
+    """
+    names = foreign.tensors.keys()
+    name = family_of(names)
+    if name is None:
+        examples = ", ".join(shown(name) for name in sorted(names)[:3])
+        raise CheckpointError(
+            f"{foreign.path}: no checkpoint of a family that everest knows ({', '.join(FAMILIES)}): "
+            f"{len(names)} tensors, such as {examples}"
+        )
+    family = FAMILIES[name]
+    reason = family.refusal(names)
+    if reason is not None:
+        return Refused(family=name, title=family.title, reason=reason)
+    translation = family.translate(names)
+    shapes = {our_name: _stacked(foreign.tensors, parts) for our_name, parts in translation.take.items()}
+    alias, positions = _alias(name, hints, foreign)
+    facts = ForeignFacts(
+        foreign=foreign,
+        hints=hints,
+        family=alias,
+        translation=translation,
+        shapes=shapes,
+        positions=positions,
+        kind=family.kind,
+    )
+    spec = model_spec(facts)
+    with torch.device("meta"):
+        own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
+    zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
+    for stack in ("encoder.", "decoder."):
+        biases = {key for key in own if key.startswith(stack) and key.endswith(BIASES)}
+        if any(key.startswith(stack) for key in shapes) and biases.isdisjoint(shapes):
+            zero |= biases
+    fitting = {key for key, shape in shapes.items() if own.get(key) == shape}
+    left = {part for key in shapes.keys() - fitting for part in translation.take[key]}
+    return Identity(
+        family=alias,
+        title=family.title,
+        stage=facts.stage,
+        spec=spec,
+        translation=translation,
+        classes=_class_names(foreign, spec),
+        zero=frozenset(zero),
+        missing=tuple(sorted(own.keys() - fitting - zero)),
+        unexpected=tuple(sorted({*translation.unexpected, *left})),
+        stride=facts.number(FRAME_SAMPLE_RATE, None, None),
+        notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
+    )
+
+
+def _alias(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
+    """Return the program among those with the same names, and its position table."""
+    hint = hints.family
+    if hint is not None and hint not in ALIASES and hint not in FAMILIES:
+        raise unknown_name("--family", hint, {*ALIASES, *FAMILIES})
+    if name != "videomae":
+        if hint not in (None, name):
+            raise CheckpointError(f"{foreign.path}: its keys belong to {name}, not to {hint}")
+        return name, FAMILIES[name].positions
+    if hint is None:
+        everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
+        hint = "everest" if everest else name
+    if hint not in ALIASES:
+        raise CheckpointError(f"{foreign.path}: its keys do not belong to {hint}, but to {name}")
+    return hint, ALIASES[hint]
+
+
+def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the shape of the named tensors, stacked along the first dimension; () if they cannot be."""
+    first, *rest = (tuple(tensors[name].shape) for name in names)
+    if any(not shape or shape[1:] != first[1:] for shape in (first, *rest)):
+        return ()
+    return (first[0] + sum(shape[0] for shape in rest), *first[1:]) if rest else first
+
+
+def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
+    """Return transformers' names of the classes, unless they are its placeholders."""
+    names = foreign.config.get("id2label")
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
+    if spec.num_classes is None or not isinstance(names, dict):
+        return None
+    if not all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in names.items()):
+        raise CheckpointError(f"{foreign.path}: its config.json has an id2label without numbers and names")
+    ordered = tuple(names[key] for key in sorted(names, key=int))
+    if ordered == tuple(f"LABEL_{number}" for number in range(len(ordered))):
+        return None
+    if len(ordered) != spec.num_classes:
+        raise CheckpointError(
+            f"{foreign.path}: its config.json names {len(ordered)} classes, its head has {spec.num_classes}; "
+            "one of the two is of another checkpoint"
+        )
+    return ordered
+
+
+def _notes(facts: ForeignFacts) -> Iterator[str]:
+    if facts.family == "transformers" and not facts.foreign.config:
+        yield "no config.json next to it: frames, size and heads are taken as released"
+    if facts.family == "videomae" and facts.hints.family is None and facts.stage != "pretrain":
+        yield (
+            "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
+            "use --family mvd"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +193,7 @@ def convert(
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
-    # Of its encoder, one for a tensor that all its blocks have.
-    parts = sorted({re.sub(r"\.\d+\.", ".N.", name) for name in identity.unexpected if _ENCODER.match(name)})
-    if parts or (not partial and (identity.missing or identity.unexpected)):
-        gaps, fix = _gaps(identity), _fix(identity, parts)
-        raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
+    _require_complete(foreign, identity, partial=partial)
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -77,30 +217,26 @@ def convert(
     return Converted(weights=weights, identity=identity)
 
 
-def _gaps(identity: Identity) -> str:
-    """Return the names of the missing and the unexpected tensors."""
-    gaps = "; ".join(
-        f"{problem} {', '.join(grouped(names))}"
-        for problem, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
-        if names
-    )
-    reason = FAMILIES[identity.family].left_out if identity.family in FAMILIES else None
-    others = any(not _ENCODER.match(name) for name in identity.unexpected)
-    return f"{gaps} ({reason})" if reason and others else gaps
-
-
-def _fix(identity: Identity, parts: list[str]) -> str:
-    """Return the remedy for a checkpoint that cannot be mapped fully.
-
-    Args:
-        parts: of its encoder, without a place in everest's.
-    """
-    if parts:
-        named = first_names(list(map(shown, parts)), FEW)
-        return f"its encoder would compute other features without {named}; take another checkpoint"
-    whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
-    part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
-    return f"`everest convert --partial` takes {part}"
+def _require_complete(foreign: Foreign, identity: Identity, *, partial: bool) -> None:
+    """Raise CheckpointError if tensors are missing or unexpected; `partial`: only those of the encoder."""
+    missing, unexpected = identity.missing, identity.unexpected
+    of_encoder = [name for name in unexpected if ENCODER.match(name)]
+    if not of_encoder and (partial or not (missing or unexpected)):
+        return
+    problems = (("it lacks", missing), ("no place for", unexpected))
+    gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
+    family = FAMILIES.get(identity.family)  # a program with the names of another family has no reason
+    if family is not None and family.left_out and len(of_encoder) < len(unexpected):
+        gaps += f" ({family.left_out})"
+    if of_encoder:  # once for a tensor that all blocks have
+        parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
+        named = first_names(parts, FEW)
+        fix = f"its encoder would compute other features without {named}; take another checkpoint"
+    elif any(name.startswith("encoder.") for name in missing):
+        fix = "`everest convert --partial` takes what fits"
+    else:
+        fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
+    raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
 
 
 def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
@@ -109,17 +245,14 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
     for our_name, names in identity.translation.take.items():
         if set(names).intersection(identity.unexpected):
             continue
-        parts = []
-        for name in names:
-            stored = foreign.tensors[name]
-            if not stored.is_floating_point():
+        parts = {name: foreign.tensors[name] for name in names}
+        for name, part in parts.items():
+            if not part.is_floating_point():
                 raise CheckpointError(
-                    f"{foreign.path}: {name} holds {stored.dtype}, a quantized or other format; "
-                    "get it as float"
+                    f"{foreign.path}: {name} holds {part.dtype}, a quantized or other format; get it as float"
                 )
-            require_finite({name: stored}, source=foreign.path)
-            parts.append(stored.float())
-        taken[our_name] = torch.cat(parts)
+        require_finite(parts, source=foreign.path)
+        taken[our_name] = torch.cat([part.float() for part in parts.values()])
     if not identity.missing and not identity.zero:
         return taken
     with torch.random.fork_rng(devices=[]):
@@ -133,10 +266,8 @@ def grouped(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= FEW:
         return [shown(name) for name in sorted(names)]
-    counts = Counter(name.partition(".")[0] for name in names)
-    return [
-        f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in sorted(counts.items())
-    ]
+    counts = sorted(Counter(name.partition(".")[0] for name in names).items())
+    return [f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts]
 
 
 def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:

@@ -1,32 +1,47 @@
-"""The facts about a foreign checkpoint, from its shapes and the settings stored with it."""
+"""The facts about a foreign checkpoint, from its shapes and stored settings, and our model for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from math import isqrt
+from typing import Any, Final, Literal
 
+from everest.config.heads import MULTI_LABEL
+from everest.config.settings import ModelSettings
+from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
-from everest.errors import CheckpointError, shown
-from everest.foreign.files import Foreign
+from everest.errors import CheckpointError, UserError, shown
+from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Translation
+from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
+from everest.models.rotary import BASE
+from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
-from everest.video.pixels import PixelStatistics
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
-RELEASED_CLIP = (16, 224)  # frames and pixels of all released programs but V-JEPA 2
-V_JEPA_CLIP = (64, 256)
-TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
+RELEASED_CLIP: Final = (16, 224)  # frames and pixels of all released programs but V-JEPA 2
+V_JEPA_CLIP: Final = (64, 256)
+V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # if there are any
+# LayerNorm epsilons of transformers: VideoMAE's default, and that of the last norm.
+TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5
+COMPUTED: Final[tuple[ComputedPositions, ...]] = ("separable", "flat")  # a table is compared in this order
+TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
+EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
+FIRST_MLP: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
     """Settings from the user that a file may not contain; None: as in the file, or as released."""
 
-    family: str | None = None  # of everest.foreign.families.ALIASES
+    family: str | None = None  # of everest.foreign.translation.ALIASES
     frames: int | None = None
     size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
     heads: int | None = None
@@ -51,43 +66,15 @@ class ForeignFacts:
             return "classifier"
         return "pretrain" if self.depth("decoder") else "encoder"
 
-    @property
-    def released_clip(self) -> tuple[int, int]:
-        """The frames of a clip and the side of a frame, unless the file or the user states them."""
-        return V_JEPA_CLIP if self.family == "vjepa2" else RELEASED_CLIP
-
-    @property
-    def norms(self) -> Norms:
-        """transformers has other epsilons, and no norm after VideoMAE's encoder where tokens are averaged."""
-        if self.family not in ("transformers", "vjepa2"):
-            return Norms()
-        default = TRANSFORMERS_EPS if self.family == "transformers" else Norms().eps
-        eps = self.foreign.config.get("layer_norm_eps", default)
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
-            raise self.error(f"layer_norm_eps is {shown(repr(eps))}, not a small number; fix its config.json")
-        if self.family == "vjepa2":
-            return Norms(eps=float(eps), last_eps=float(eps))
-        after_encoder = self.stage == "classifier" or "encoder.norm.weight" in self.shapes
-        return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
-
-    @property
-    def pixels(self) -> PixelStatistics:
-        """The mean and std of the preprocessor; without one ImageNet's, as in all released programs."""
-        try:
-            return preprocessor_pixels(self.foreign.preprocessor)
-        except ValueError as error:
-            raise self.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
-
-    @property
-    def pooling(self) -> Literal["mean", "first"]:
-        """The norm of a classifier comes after the average (fc_norm), or before the first token is taken.
-
-        ST-MAE has one norm, which comes after the average.
-        """
-        if self.family == "st-mae":
-            return "mean"
-        before = self.translation.take.get("norm.weight", ("fc_norm.weight",))
-        return "mean" if before[0].endswith("fc_norm.weight") else "first"
+    def depth(self, stack: str) -> int:
+        """The number of blocks of the encoder or decoder."""
+        matches = (re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in self.shapes)
+        numbers = [match[1] for match in matches if match]
+        for number in numbers:
+            if len(number) > len(str(MOST_BLOCKS)) or int(number) >= MOST_BLOCKS:
+                text = f"its {stack} has a block {shown(number)}, at most {MOST_BLOCKS} are possible"
+                raise self.error(text)
+        return max((int(number) + 1 for number in numbers), default=0)
 
     def rows(self, positions: str) -> int | None:
         """The number of slices or places that learned positions are for; None: the file has none.
@@ -100,15 +87,6 @@ class ForeignFacts:
             name = self.translation.take[f"encoder.{positions}"][0]
             raise self.error(f"{name} is {list(shape)}, not learned positions [1, N, D]")
         return None if shape is None else shape[1]
-
-    def depth(self, stack: str) -> int:
-        """The number of blocks of the encoder or decoder."""
-        matches = (re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in self.shapes)
-        numbers = [match[1] for match in matches if match]
-        too_deep = next((n for n in numbers if len(n) > len(str(MOST_BLOCKS)) or int(n) >= MOST_BLOCKS), None)
-        if too_deep is not None:
-            raise self.error(f"its {stack} has a block {shown(too_deep)}, at most {MOST_BLOCKS} are possible")
-        return max((int(number) + 1 for number in numbers), default=0)
 
     def number(self, config: str, argument: str | None, default: int | None) -> int | None:
         """Return a value of transformers' config.json or of a saved command line."""
@@ -123,3 +101,213 @@ class ForeignFacts:
 
     def error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self.foreign.path}: {text}")
+
+
+def model_spec(facts: ForeignFacts) -> ModelSpec:
+    """Return the model that the parameters of the checkpoint fit.
+
+    Raises:
+        CheckpointError: an architecture that computes something else than our model, whatever its names are;
+            sizes that are unknown or invalid; or positions that are not computed.
+    """
+    embedding = facts.shapes.get(EMBEDDING)
+    if embedding is None:
+        raise facts.error("its embedding of tubelets is missing, or is that of another model")
+    if len(embedding) != 5 or embedding[1] != 3:
+        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
+    tubelet = (embedding[2], embedding[3], embedding[4])
+    _check_architecture(facts)
+    frames, size, grid = _clip(facts, tubelet)
+    try:  # without a preprocessor ImageNet's, as in all released programs
+        pixels = preprocessor_pixels(facts.foreign.preprocessor)
+    except ValueError as error:
+        raise facts.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
+    model, norms = _settings(facts, tubelet, grid), _norms(facts)
+    spec = ModelSpec(
+        frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
+    )
+    for problem in spec.problems():
+        raise facts.error(f"no model of everest: {problem}")
+    return spec
+
+
+def _check_architecture(facts: ForeignFacts) -> None:
+    """Raise CheckpointError for damaged shapes, or if none of our models computes the same."""
+    for name, shape in facts.shapes.items():
+        if not shape or 0 in shape:
+            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
+        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
+        if wide and name.startswith("decoder."):
+            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    config, hints = facts.foreign.config, facts.hints
+    if facts.family == "vjepa2":
+        options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+        missing = [option for option, value in options.items() if value is None]
+        if not config and missing:  # no shape shows them
+            needed = " and ".join(missing)
+            raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
+        for name, value in config.items():
+            expected = V_JEPA_CONFIG.get(name)
+            if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
+                needed = "none is possible" if expected is None else f"only {expected} is possible"
+                raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
+    activation = config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
+
+
+def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
+    """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
+    is_v_jepa, slices = facts.family == "vjepa2", facts.rows(TEMPORAL)
+    released_frames, released_side = V_JEPA_CLIP if is_v_jepa else RELEASED_CLIP
+    name = "frames_per_clip" if is_v_jepa else "num_frames"
+    frames = facts.hints.frames or (None if slices is None else slices * tubelet[0])
+    frames = frames or facts.number(name, "num_frames", None) or released_frames
+
+    size, places = facts.hints.size, facts.rows(SPATIAL)
+    if size is None and places is not None:
+        side = isqrt(places)
+        if side**2 != places:
+            raise facts.error(
+                f"its learned positions are for {places} places, which form no square; "
+                "set --size HEIGHTxWIDTH of its training"
+            )
+        size = (side * tubelet[1], side * tubelet[2])
+    if size is None:
+        name = "crop_size" if is_v_jepa else "image_size"
+        stored: Any = facts.foreign.config.get(name)
+        if not isinstance(stored, list):
+            size = facts.number(name, "input_size", None) or released_side
+        elif len(stored) != 2 or not all(type(side) is int for side in stored):
+            raise facts.error(f"{name} is {shown(stored)}, not a size in pixels; fix its config.json")
+        else:
+            size = (stored[0], stored[1])
+    size = (size, size) if isinstance(size, int) else size
+    try:
+        grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=tubelet)
+        check_num_tokens(grid)
+    except UserError as error:
+        raise facts.error(f"{error}; set --frames and --size of its training") from error
+    for rows, expected, what in ((slices, grid.t, "slices"), (places, grid.per_slice, "places")):
+        if rows not in (None, expected):
+            raise facts.error(
+                f"its learned positions are for {rows} {what}, a clip of {frames} x {size[0]} x {size[1]} "
+                f"has {expected}; set --frames and --size of its training"
+            )
+    return frames, size, grid
+
+
+def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
+    """Return the sizes, and our position table that equals the stored one; else the family's."""
+    width = facts.shapes[EMBEDDING][0]
+    default = BACKBONES[backbone_of(width)]
+    released = {size.width: size.heads for size in BACKBONES.values()}
+    heads = facts.hints.heads or facts.number("num_attention_heads", None, released.get(width))
+    sizes = {
+        "width": width,
+        "depth": facts.depth("encoder"),
+        "heads": _checked_heads(facts, heads, width, "--heads"),
+    }
+    decoder_depth = facts.depth("decoder")
+    if decoder_depth:
+        width = facts.shapes.get("decoder.norm.weight", (default.decoder_width,))[0]
+        released = {size.decoder_width: size.decoder_heads for size in BACKBONES.values()}
+        heads = facts.number("decoder_num_attention_heads", None, released.get(width))
+        heads = facts.hints.decoder_heads or heads
+        sizes["decoder_width"] = width
+        sizes["decoder_heads"] = _checked_heads(facts, heads, width, "--decoder-heads")
+    # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
+    # comes after the average.
+    norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
+    averages = facts.family == "st-mae" or norm.endswith("fc_norm.weight")
+    return ModelSettings(
+        **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
+        tubelet=tubelet,
+        positions=_positions(facts, grid),
+        class_token="encoder.class_token" in facts.shapes,
+        pooling="mean" if averages else "first",
+        decoder_depth=decoder_depth or ModelSettings().decoder_depth,
+    )
+
+
+def _checked_heads(facts: ForeignFacts, heads: int | None, width: int, option: str) -> int:
+    """Return `heads`. No shape shows their number, so the user gives it for a width without a release."""
+    if not heads:
+        raise facts.error(
+            f"no released model is {width} wide, so its attention heads are unknown; set {option} N"
+        )
+    if width % heads:
+        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option} N")
+    return heads
+
+
+def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
+    name, width = facts.translation.table, facts.shapes[EMBEDDING][0]
+    if name is None or facts.foreign.tensors[name].is_meta:
+        return facts.positions
+    stored = facts.foreign.tensors[name]
+    if not stored.shape or stored.shape[-1] != width:
+        raise facts.error(f"{name} is not for a width of {width}; download it again")
+    table = stored.float().reshape(-1, width)  # (N, D)
+    if len(table) != grid.num_tokens:
+        raise facts.error(
+            f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
+            f"{grid.num_tokens}; set --frames and --size of its training"
+        )
+    for positions in COMPUTED:
+        if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
+            return positions
+    raise facts.error(
+        f"its positions ({name}) are learned; everest computes positions, so the weights do not fit"
+    )
+
+
+def _norms(facts: ForeignFacts) -> Norms:
+    """transformers has other epsilons, and no norm after VideoMAE's encoder where tokens are averaged."""
+    if facts.family not in ("transformers", "vjepa2"):
+        return Norms()
+    default = TRANSFORMERS_EPS if facts.family == "transformers" else Norms().eps
+    eps = facts.foreign.config.get("layer_norm_eps", default)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
+        raise facts.error(f"layer_norm_eps is {shown(repr(eps))}, not a small number; fix its config.json")
+    if facts.family == "vjepa2":
+        return Norms(eps=float(eps), last_eps=float(eps))
+    after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
+    return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
+
+
+def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
+    """Return the fields of a spec that depend on the stage: as in the saved settings, else as released."""
+    args, config, left = facts.foreign.args, facts.foreign.config, {}
+    for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
+        share = args.get(name)
+        if isinstance(share, float) and 0 < share < 1:
+            left[name] = round(1 - share, 6)
+    kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
+    if facts.stage == "classifier":
+        outputs, problem = facts.shapes["head.weight"][0], config.get("problem_type")
+        # Without a type, a single output is a number, as in transformers.
+        default = "regression" if problem is None and outputs == 1 else "single-label"
+        tasks = {MULTI_LABEL_PROBLEM: MULTI_LABEL, "regression": "regression"}
+        everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
+        return {
+            "kind": "classifier",
+            "num_classes": outputs,
+            "task": tasks.get(str(problem), default),
+            "selection": everest if args.get("mcm") and facts.kind == "pretrain" else AllTokens(),
+        }
+    if facts.kind == "encoder":
+        return {"kind": "encoder", "selection": AllTokens()}
+    if facts.family == "st-mae":
+        normalize = "token" if args.get("norm_pix_loss", True) else False
+        target = PixelTargetSettings(normalize=normalize, frames="half")
+        return {"kind": "pretrain", "target": target, "selection": RandomSpaceTime(visible_ratio=visible)}
+    normalize = bool(config.get("norm_pix_loss", args.get("normlize_target", True)))
+    selection = Tube(mask_ratio=round(1 - visible, 6))
+    if facts.family == "everest":
+        selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+    return {
+        "kind": "pretrain",
+        "target": PixelTargetSettings(normalize=normalize),
+        "selection": selection,
+    }

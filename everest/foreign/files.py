@@ -1,46 +1,65 @@
-"""Reads checkpoints of other programs: their tensors, and the settings stored with them."""
+"""Reads checkpoints of other programs: their tensors, and the settings stored with them.
+
+Pickles are read as data: code in a pickle is refused and never runs.
+"""
 
 from __future__ import annotations
 
+import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
-from everest.foreign.families import FAMILIES, family_of
-from everest.foreign.pickles import IgnoredObject, load_pickle, refuse_wrong_download
 from everest.foreign.preprocessor import PREPROCESSORS
+from everest.foreign.translation import FAMILIES, family_of
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.json_text import read_json
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
 
-CONFIG = "config.json"
-MULTI_LABEL_PROBLEM = "multi_label_classification"  # problem_type of transformers
-FRAME_SAMPLE_RATE = "frame_sample_rate"  # the stride, as examples of transformers call it
-SHARDS = "model.safetensors.index.json"
+CONFIG: Final = "config.json"
+MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
+FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
+SHARDS: Final = "model.safetensors.index.json"
+PICKLED: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # File names of transformers, the safe ones first; an index names the parts of a large one.
-_WEIGHT_FILES = (
-    "model.safetensors",
-    SHARDS,
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-PICKLED = _WEIGHT_FILES[2:]
-LONGEST_FILE_NAME = 255  # of Linux
-_DEEPSPEED = "mp_rank_00_model_states.pt"
-HALVED = (torch.bfloat16, torch.float16)
+WEIGHT_FILES: Final = ("model.safetensors", SHARDS, *PICKLED)
+LONGEST_FILE_NAME: Final = 255  # of Linux
+DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
-_CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "model_state")
+CONTAINERS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
-_WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
-_EMBEDDINGS = ("patch_embed.proj.weight", "patch_embeddings.projection.weight")
+WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
+EMBEDDINGS: Final = ("patch_embed.proj.weight", "patch_embeddings.projection.weight")
+# Released programs save their command line and optimizer with the weights: a Namespace with paths, and
+# learning rates that are numpy scalars.
+HARMLESS: Final = (
+    "argparse.Namespace",
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")  # the second of Python 3.13
+        for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    ),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int32", "Int64", "UInt32", "Bool")),
+)
+WRONG_DOWNLOADS: Final = {  # the first bytes of files, in lower case
+    b"version https://git-lfs": "a Git LFS pointer, not the weights; run `git lfs pull` in its repository",
+    b"<!doctype html": "a web page, not the weights; the download did not reach the file",
+    b"<html": "a web page, not the weights; the download did not reach the file",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +78,17 @@ class Foreign:
 def locate(name: str, *, notify: Callable[[str], None]) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
     return fetch(name, notify=notify) if is_hub_name(name) else Path(name)
+
+
+def own_file(path: Path) -> Path | None:
+    """Return the weights at `path`, a file or run folder, if everest wrote them."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    try:
+        return file if read_metadata(file).get("format") == FORMAT else None
+    except (CheckpointError, EnvironmentProblem):
+        return None
 
 
 def refuse_broken_links(*paths: Path) -> None:
@@ -80,21 +110,12 @@ def read_foreign(path: Path) -> Foreign:
         refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
     folder = path if path.is_dir() else path.parent
-    config, file = folder / CONFIG, path
-    if path.is_dir():
-        known = (_DEEPSPEED, *(_WEIGHT_FILES if config.is_file() else ()))
-        file = next((path / name for name in known if (path / name).is_file()), path)
-        if file == path:
-            refuse_broken_links(config, *(path / name for name in _WEIGHT_FILES))
-            weights = sorted(p.name for p in path.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
-            lacks = f"none of {', '.join(_WEIGHT_FILES)}" if config.is_file() else f"no {CONFIG}"
-            hint = f"name the file itself: {path / weights[0]}" if weights else "and no other weights"
-            raise CheckpointError(f"{path}: {lacks} in it; {hint}")
-    tensors, args, notes = _load(file)
+    config = folder / CONFIG
+    tensors, args, notes = _read(_file_of(path) if path.is_dir() else path)
     tensors = unwrapped(tensors)
-    halved = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.dtype in HALVED})
-    if halved:
-        notes.append(f"weights of {' and '.join(halved)} become float32, with the same values")
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    if halved := " and ".join(kind for kind in kinds if kind in ("bfloat16", "float16")):
+        notes.append(f"weights of {halved} become float32, with the same values")
     family = FAMILIES.get(family_of(tensors) or "")
     has_config = family is not None and family.has_config  # else the files next to it may be of another one
     preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
@@ -109,44 +130,104 @@ def read_foreign(path: Path) -> Foreign:
     )
 
 
-def own_file(path: Path) -> Path | None:
-    """Return the weights at `path`, a file or run folder, if everest wrote them."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if file.suffix != ".safetensors" or not file.is_file():
-        return None
-    try:
-        return file if read_metadata(file).get("format") == FORMAT else None
-    except (CheckpointError, EnvironmentProblem):
-        return None
+def _file_of(folder: Path) -> Path:
+    """The weights in a folder of transformers or DeepSpeed."""
+    has_config = (folder / CONFIG).is_file()
+    for name in (DEEPSPEED, *(WEIGHT_FILES if has_config else ())):
+        if (folder / name).is_file():
+            return folder / name
+    refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
+    weights = sorted(file.name for file in folder.iterdir() if file.suffix in (*PICKLES, ".safetensors"))
+    lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
+    hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
+    raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
 
 
-def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if file.name.endswith(".index.json"):
         tensors: dict[str, Tensor] = {}
         for part in _parts(file):
-            tensors |= _load(file.parent / part)[0]
+            tensors |= _read(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():
         raise CheckpointError(
             f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
         )
-    if file.suffix == ".safetensors":
-        refuse_wrong_download(file)
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{file}: not a whole safetensors file ({shown(error)}); download or copy it again"
-            ) from error
-    if file.suffix not in PICKLES:
+    if file.suffix not in (".safetensors", *PICKLES):
         known = ", ".join((".safetensors", *PICKLES))
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
-    content = load_pickle(file)
+    with file.open("rb") as opened:
+        start = opened.read(32).lower()
+    if not start:
+        raise CheckpointError(f"{file}: an empty file; download or copy it again")
+    for sign, problem in WRONG_DOWNLOADS.items():
+        if start.startswith(sign):
+            raise CheckpointError(f"{file}: {problem}")
+    if file.suffix in PICKLES:
+        return _unpacked(_load_pickle(file), file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file}: not a whole safetensors file ({shown(error)}); download or copy it again"
+        ) from error
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that an index of transformers names, all in its folder."""
+    weight_map = _json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
+        raise CheckpointError(f"{index}: its weight_map names no files; download it again")
+    parts = sorted(set(weight_map.values()))
+    for part in parts:
+        if Path(part).name != part:
+            raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
+        if not part.endswith((".safetensors", *PICKLES)) or len(part) > LONGEST_FILE_NAME:
+            raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
+    return parts
+
+
+class IgnoredObject:
+    """Replaces an object of the training program: it holds the state and runs no code of it."""
+
+    def __init__(self, *state: Any) -> None:
+        self.state: Any = state
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _load_pickle(path: Path) -> Any:
+    """Read a file of `torch.save` to the CPU; objects that are no plain data become `IgnoredObject`."""
+    ignored: list[Any] = [(IgnoredObject, name) for name in HARMLESS]
+    try:
+        with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise CheckpointError(f"{path}: not a checkpoint that torch wrote, or a damaged one") from error
+        raise CheckpointError(
+            f"{path}: refused, nothing of it ran: it names {wanted[1]}, and a pickle that names code can "
+            "do anything; get it as .safetensors, or save its state dict alone if you trust it"
+        ) from error
+    except Exception as error:  # a damaged pickle can end in nearly any error
+        if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
+            raise
+        reason = str(error).split("\n")[0][:80] or "it ends too early"
+        raise CheckpointError(
+            f"{path}: damaged or no torch checkpoint ({reason}); download or copy it again"
+        ) from error
+
+
+def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Return the tensors in the content of a pickle, the saved command line, and notes."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not named weights")
-    for name in (*_CONTAINERS, None):
+    for name in (*CONTAINERS, None):
         state = content if name is None else content.get(name)
         if not isinstance(state, dict):
             continue
@@ -166,29 +247,15 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         averaged = f"the averaged weights (model_ema) next to '{name}' are not used"
         return tensors, plain, [averaged] if "model_ema" in content else []
     keys = ", ".join(shown(key) for key in sorted(map(str, content))[:5]) or "nothing"
-    raise CheckpointError(f"{file}: no weights in it under {', '.join(_CONTAINERS)} (it has: {keys})")
-
-
-def _parts(index: Path) -> list[str]:
-    """The files that an index of transformers names, all in its folder."""
-    weight_map = _json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
-        raise CheckpointError(f"{index}: its weight_map names no files; download it again")
-    parts = sorted(set(weight_map.values()))
-    for part in parts:
-        if Path(part).name != part:
-            raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
-        if not part.endswith((".safetensors", *PICKLES)) or len(part) > LONGEST_FILE_NAME:
-            raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
-    return parts
+    raise CheckpointError(f"{file}: no weights in it under {', '.join(CONTAINERS)} (it has: {keys})")
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under names without the prefixes of DDP, compilers and hubs."""
     named = dict(tensors)
-    while embeddings := [name for name in named if name.endswith(_EMBEDDINGS)]:
+    while embeddings := [name for name in named if name.endswith(EMBEDDINGS)]:
         embedding = min(embeddings, key=len)
-        prefix = next((prefix for prefix in _WRAPPERS if embedding.startswith(prefix)), None)
+        prefix = next((prefix for prefix in WRAPPERS if embedding.startswith(prefix)), None)
         if prefix is None:
             break
         shorter = {name.removeprefix(prefix): tensor for name, tensor in named.items()}

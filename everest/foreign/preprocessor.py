@@ -9,7 +9,14 @@ from typing import Any, Final
 
 from everest.errors import CheckpointError, shown
 from everest.models.spec import ModelSpec
+from everest.system.text import counted
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
+
+PREPROCESSOR: Final = "preprocessor_config.json"
+PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR)  # the first one is read
+BILINEAR: Final = 2  # PIL's number, which transformers writes
+BYTE: Final = 255  # the largest value of a pixel before it is rescaled
+ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
 
 
 def require_same_channels(
@@ -25,34 +32,23 @@ def require_same_channels(
     """
     if saved.pixels == spec.pixels:
         return
-    text = other_pixels(saved.pixels, spec.pixels)
+    text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
     if saved.channels != spec.channels:
-        raise CheckpointError(f"{source}: {text}")
-    notify(f"{source}: {text}")
+        raise CheckpointError(text)
+    notify(text)
 
 
 def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
     """State how the clips of weights and of a recipe differ, and the settings that make them equal."""
     if saved.channels != requested.channels:
         return (
-            f"trained on clips of {_channels(saved)}, the recipe has {_channels(requested)}; "
-            f"set data.channels={saved.channels}"
+            f"trained on clips of {counted(saved.channels, 'channel')}, the recipe has "
+            f"{counted(requested.channels, 'channel')}; set data.channels={saved.channels}"
         )
     return (
         "trained on clips normalized otherwise than in the recipe; for the same numbers, "
         f"set data.mean={list(saved.mean)} and data.std={list(saved.std)}"
     )
-
-
-def _channels(pixels: PixelStatistics) -> str:
-    return "1 channel" if pixels.channels == 1 else f"{pixels.channels} channels"
-
-
-PREPROCESSOR: Final = "preprocessor_config.json"
-PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR)  # the first one is read
-BILINEAR: Final = 2  # PIL's number, which transformers writes
-BYTE: Final = 255  # the largest value of a pixel before it is rescaled
-ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
 
 
 def preprocessor(spec: ModelSpec) -> dict[str, Any]:
@@ -113,14 +109,11 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
     edge = edge.get("shortest_edge", edge) if isinstance(edge, dict) else edge
     height, width = size
     if edge is not None and not height == width == edge:
+        target = f"a shorter side of {edge} pixels" if type(edge) is int else shown(edge)
         yield (
-            f"its preprocessor resizes frames to {_text(edge)}, everest to the smallest size that covers "
+            f"its preprocessor resizes frames to {target}, everest to the smallest size that covers "
             f"{height} x {width}; everest.read_clip reads the frames of everest"
         )
-
-
-def _text(edge: Any) -> str:
-    return f"a shorter side of {edge} pixels" if type(edge) is int else shown(edge)
 
 
 def _is_set(content: Mapping[str, Any], name: str) -> bool:

@@ -6,25 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import timm
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import nn
 
 from everest.config.yaml import read_yaml
 from everest.errors import CheckpointError, RecipeError, did_you_mean
-from everest.foreign.timm_parts import require_plain
-from everest.foreign.timm_tensors import image_weights
+from everest.foreign.timm_tensors import image_weights, require_plain
 from everest.system.hub import PREFIX as HUB
 from everest.system.hub import fetch, warn_on_main
 from everest.system.weights import Weights, require_finite
 
-if TYPE_CHECKING:
-    from timm.models import PretrainedCfg
-
 PREFIX: Final = "timm:"
 WEIGHTS: Final = "model.safetensors"
+TABLE: Final = Path(__file__).with_name("timm_families.yaml")
+NOT_VIT: Final = "all others"
 
 
 def is_timm_name(name: str | Path) -> bool:
@@ -40,46 +38,26 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
         CheckpointError: the model has parts that an encoder of everest does not have.
         Unreachable: neither the hub nor the cache can provide the weights.
     """
-    config = _config(name)
-    require_plain(_create(name), source=name)  # before anything is downloaded
+    model_name = name.removeprefix(PREFIX)
+    if not timm.is_model(model_name):
+        raise RecipeError(f"{name}: timm has no such model{did_you_mean(model_name, timm.list_models())}")
+    architecture, _, tag = model_name.partition(".")
+    listed = timm.list_pretrained(f"{architecture}.*")
+    known = model_name in listed or (listed and not tag)
+    config = timm.get_pretrained_cfg(model_name) if known else None
+    if config is None or not config.hf_hub_id:
+        similar = did_you_mean(model_name, listed)
+        raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
+    with torch.device("meta"):
+        require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
     file = fetch(f"{HUB}{config.hf_hub_id}", notify=notify) / (config.hf_hub_filename or WEIGHTS)
     if not file.is_file():
         raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
-    model = _create(name, file)
+    # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
+    overlay = {"file": str(file), "custom_load": False}
+    model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     require_finite(model.state_dict(), source=file)
     return image_weights(model, mean=config.mean, std=config.std, source=name)
-
-
-def _config(name: str) -> PretrainedCfg:
-    """timm's entry for a model with weights."""
-    import timm
-
-    model = name.removeprefix(PREFIX)
-    if not timm.is_model(model):
-        raise RecipeError(f"{name}: timm has no such model{did_you_mean(model, timm.list_models())}")
-    architecture, _, tag = model.partition(".")
-    listed = timm.list_pretrained(f"{architecture}.*")
-    config = timm.get_pretrained_cfg(model) if model in listed or (listed and not tag) else None
-    if config is None or not config.hf_hub_id:
-        raise RecipeError(f"{name}: timm has no weights of this name on the hub{did_you_mean(model, listed)}")
-    return config
-
-
-def _create(name: str, file: Path | None = None) -> nn.Module:
-    """Make a model: with the weights of a file, else on the meta device."""
-    import timm
-
-    name = name.removeprefix(PREFIX)
-    if file is not None:
-        # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
-        overlay = {"file": str(file), "custom_load": False}
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
-    with torch.device("meta"):
-        return timm.create_model(name, num_classes=0)
-
-
-TABLE: Final = Path(__file__).with_name("timm_families.yaml")
-NOT_VIT: Final = "all others"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,235 +1,248 @@
-"""Translates parameter names of other programs. The facts about names are from released weights."""
+"""The programs whose checkpoints everest reads, and our names of their parameters.
+
+The facts about names are from released weights. To add a program, write its rules and add it to `FAMILIES`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from everest.config.values import Positions
 from everest.models.positions import SPATIAL, TEMPORAL
 
-KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
+KEY_BIAS: Final = "a key bias adds the same to every score of a query, which the softmax takes out again"
 PREDICTOR = "it predicts the features of hidden tokens in pre-training, from the outputs of the encoder"
+TABLES: Final = ("pos_embed", "encoder.pos_embed")  # positions that the programs store and everest computes
+
+# Patterns of foreign names, and our name of their matches, or the reason why these have no effect. The first
+# rule that matches counts. Matrices of queries, keys and values are stacked: |q, |k and |v of one name.
+Rules = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Translation:
     """The fate of each foreign tensor."""
 
-    # Our name to the foreign ones: several are stacked in this order (query, key, value).
-    take: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    take: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name to the foreign ones: q, k, v
     idle: dict[str, str] = field(default_factory=dict)  # without effect on the model, and why
     unexpected: list[str] = field(default_factory=list)  # our model has no place for these
     table: str | None = None  # a stored position table of the encoder
 
 
-def starts(names: Iterable[str], *prefixes: str) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Checkpoints with the same parameter names."""
+
+    title: str
+    recognize: Callable[[Collection[str]], bool]
+    rules: Callable[[Collection[str]], Rules]
+    positions: Positions = "flat"
+    kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
+    has_config: bool = False  # whether files of transformers next to the weights describe them
+    left_out: str | None = None  # why tensors have no place in our model
+    # Why checkpoints with such names cannot be used, or None.
+    refusal: Callable[[Collection[str]], str | None] = lambda names: None
+
+    def translate(self, names: Collection[str]) -> Translation:
+        """Find the fate of each tensor by its name."""
+        translation = Translation(table=next((name for name in TABLES if name in names), None))
+        targets: set[str] = set()
+        stacks: dict[str, dict[str, str]] = defaultdict(dict)
+        rules = self.rules(names)
+        for name in names:
+            if name == translation.table:
+                continue
+            target = _renamed(name, rules)
+            if target in (KEY_BIAS, PREDICTOR):
+                translation.idle[name] = target
+            elif target is None or target in targets:  # a second name for one of our tensors
+                translation.unexpected.append(name)
+            else:
+                targets.add(target)
+                ours, _, matrix = target.partition("|")
+                if matrix:
+                    stacks[ours][matrix] = name
+                else:
+                    translation.take[ours] = (name,)
+        for ours, matrices in stacks.items():
+            if len(matrices) == 3 and ours not in translation.take:
+                translation.take[ours] = tuple(matrices[matrix] for matrix in "qkv")
+            else:
+                translation.unexpected.extend(matrices.values())
+        return translation
+
+
+def _renamed(name: str, rules: Rules) -> str | None:
+    """The target of the first rule that matches a name; None if none does."""
+    matches = ((re.fullmatch(pattern, name), target) for pattern, target in rules)
+    return next((match.expand(target) for match, target in matches if match), None)
+
+
+def family_of(names: Collection[str]) -> str | None:
+    """Return the family of a checkpoint with these parameter names; None if there is none."""
+    return next((name for name, family in FAMILIES.items() if family.recognize(names)), None)
+
+
+def _starts(names: Iterable[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
 
 
 # --- EVEREST, VideoMAE, VideoMAE V2, MME's classifiers
 
-_PRETRAINING = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
-_ENCODER = ("patch_embed.", "blocks.", "norm.")
-_KEY_BIASES = (".k_bias", ".key.bias", ".attn.k.bias")
+_IDLE: Rules = [(r"((en|de)coder\.)?blocks\.\d+\.attn\.(k_bias|key\.bias|k\.bias)", KEY_BIAS)]
+_PRETRAINING: Rules = [(r"(encoder|decoder|encoder_to_decoder)\..+|mask_token", r"\g<0>")]
+_ENCODER: Rules = [(r"(patch_embed|blocks|norm)\..+", r"encoder.\g<0>")]  # without a head
+_CLASSIFIER: Rules = [
+    (r"(patch_embed|blocks)\..+", r"encoder.\g<0>"),
+    (r"fc_norm\.(.+)", r"norm.\1"),  # after mean pooling
+    (r"(head|fc)\.(.+)", r"head.\2"),  # MME's loader calls it fc
+]
+_FIRST_TOKEN: Rules = [(r"norm\.(.+)", r"norm.\1")]  # the norm of a classifier without mean pooling
 
 
 def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
-    """Return our name of a parameter in the released programs of EVEREST and VideoMAE.
-
-    Names in pre-training are the same. Their classifier has the encoder at the top level. It calls the norm
-    after mean pooling `fc_norm`; with the first token as feature the norm in the same place is `norm`.
-    """
-    if kind == "pretrain":
-        return official
-    if official.startswith(("patch_embed.", "blocks.")):
-        return f"encoder.{official}"
-    return official.replace("fc_norm.", "norm.", 1)
+    """Return our name of a parameter in the released programs of EVEREST and VideoMAE."""
+    rules = _PRETRAINING if kind == "pretrain" else _CLASSIFIER + _FIRST_TOKEN
+    return _renamed(official, rules) or official
 
 
-def released(names: Collection[str]) -> Translation:
-    """Translate the released programs; the encoder is under `encoder.` or, in classifiers, at the top."""
-    tables = [name for name in names if name in ("pos_embed", "encoder.pos_embed")]
-    translation = Translation(table=tables[-1] if tables else None)
-    pretraining, classifier = starts(names, "encoder."), starts(names, "head.", "fc.")
-    if pretraining:
-        known = _PRETRAINING
-    elif not classifier:
-        known = _ENCODER
-    else:
-        norms = ("fc_norm.",) if "fc_norm.weight" in names else ("norm.", "fc_norm.")
-        known = ("patch_embed.", "blocks.", *norms, "head.", "fc.")
-    for name in names:
-        if name in tables:
-            continue
-        if name.endswith(_KEY_BIASES):
-            translation.idle[name] = KEY_BIAS
-        elif not name.startswith(known):
-            translation.unexpected.append(name)
-        elif pretraining:
-            translation.take[our_name(name, "pretrain")] = (name,)
-        elif classifier:  # MME's loader calls its head fc
-            translation.take[re.sub(r"^fc\.", "head.", our_name(name, "classifier"))] = (name,)
-        else:  # an encoder alone, whose norm is the one after its blocks
-            translation.take[f"encoder.{name}"] = (name,)
-    return translation
-
-
-# --- MME: several decoders with several heads (histograms of gradients, trajectories)
-# --- MVD: the encoder at the top, two decoders of features, stored position tables
-
-
-def encoder_only(names: Collection[str], of_encoder: Callable[[str], bool]) -> Translation:
-    translation = released([name for name in names if of_encoder(name)])
-    translation.unexpected.extend(name for name in names if not of_encoder(name))
-    return translation
-
-
-# --- VideoMAE and V-JEPA 2 of transformers: separate queries, keys and values
-
-_LAYER = re.compile(r"(encoder\.layer|decoder\.decoder_layers)\.(\d+)\.(.+)\.(weight|\w*bias)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The names of a model of transformers."""
-
-    prefix: str  # of the encoder, in front of which there may be none
-    stacks: dict[str, str]
-    top: dict[str, str]  # the modules outside of layers
-    parts: dict[str, str]  # the modules of a layer
-    biases: dict[str, str]  # of its attention
-    matrices: tuple[str, ...]  # query, key and value
-    idle: tuple[str, ...] = ()  # key biases without effect
-    same: tuple[str, ...] = ()  # parameters that have the same name here
-
-    def translate(self, names: Collection[str], top: dict[str, str]) -> Translation:
-        """Translate `names`, with further modules outside of layers."""
-        translation, top = Translation(), {**self.top, **top}
-        for name in names:
-            inner = name.removeprefix(self.prefix)
-            layer = _LAYER.fullmatch(inner)
-            module, _, leaf = inner.rpartition(".")
-            if layer is not None and layer[1] in self.stacks:
-                self._translate_layer(translation, names, name, layer)
-            elif name in self.same:
-                translation.take[name] = (name,)
-            elif module in top:
-                translation.take[f"{top[module]}.{leaf}"] = (name,)
-            else:
-                translation.unexpected.append(name)
-        return translation
-
-    def _translate_layer(
-        self, translation: Translation, names: Collection[str], name: str, layer: re.Match[str]
-    ) -> None:
-        stack, number, module, leaf = layer.groups()
-        block, rest = f"{self.stacks[stack]}.blocks.{number}", f"{module}.{leaf}"
-        matrices = tuple(name.removesuffix(rest) + matrix for matrix in self.matrices)
-        if rest in self.idle:
-            translation.idle[name] = KEY_BIAS
-        elif rest in self.biases:
-            translation.take[f"{block}.{self.biases[rest]}"] = (name,)
-        elif name in matrices and all(matrix in names for matrix in matrices):
-            translation.take[f"{block}.attn.qkv.weight"] = matrices
-        elif module in self.parts:
-            translation.take[f"{block}.{self.parts[module]}.{leaf}"] = (name,)
-        else:
-            translation.unexpected.append(name)
-
-
-VIDEOMAE: Final = Layout(
-    prefix="videomae.",
-    stacks={"encoder.layer": "encoder", "decoder.decoder_layers": "decoder"},
-    top={
-        "embeddings.patch_embeddings.projection": "encoder.patch_embed.proj",
-        "fc_norm": "norm",
-        "classifier": "head",
-        "decoder.norm": "decoder.norm",
-        "decoder.head": "decoder.head",
-        "encoder_to_decoder": "encoder_to_decoder",
-    },
-    parts={
-        "attention.output.dense": "attn.proj",
-        "intermediate.dense": "mlp.fc1",
-        "output.dense": "mlp.fc2",
-        "layernorm_before": "norm1",
-        "layernorm_after": "norm2",
-    },
-    biases={  # older versions keep them outside of the matrices' modules, as q_bias and v_bias
-        "attention.attention.query.bias": "attn.q_bias",
-        "attention.attention.value.bias": "attn.v_bias",
-        "attention.attention.q_bias": "attn.q_bias",
-        "attention.attention.v_bias": "attn.v_bias",
-    },
-    matrices=tuple(f"attention.attention.{matrix}.weight" for matrix in ("query", "key", "value")),
-    idle=("attention.attention.key.bias", "attention.attention.k_bias"),
-    same=("mask_token",),
-)
-V_JEPA_2: Final = Layout(
-    prefix="vjepa2.",
-    stacks={"encoder.layer": "encoder"},
-    top={
-        "encoder.embeddings.patch_embeddings.proj": "encoder.patch_embed.proj",
-        "encoder.layernorm": "encoder.norm",
-    },
-    parts={
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "attention.proj": "attn.proj",
-        "mlp.fc1": "mlp.fc1",
-        "mlp.fc2": "mlp.fc2",
-    },
-    # A key bias has an effect: keys are turned after it is added.
-    biases={f"attention.{matrix}.bias": f"attn.{matrix[0]}_bias" for matrix in ("query", "key", "value")},
-    matrices=tuple(f"attention.{matrix}.weight" for matrix in ("query", "key", "value")),
-)
-
-
-def videomae(names: Collection[str]) -> Translation:
-    """Translate VideoMAE of transformers, whose classifier has one of two norms."""
-    norm = "norm" if starts(names, "classifier.") else "encoder.norm"
-    return VIDEOMAE.translate(names, {} if "fc_norm.weight" in names else {"layernorm": norm})
-
-
-def vjepa2(names: Collection[str]) -> Translation:
-    """Translate the encoder of V-JEPA 2 of transformers."""
-    predictor = [name for name in names if name.removeprefix("vjepa2.").startswith("predictor.")]
-    translation = V_JEPA_2.translate([name for name in names if name not in {*predictor}], {})
-    translation.idle.update(dict.fromkeys(predictor, PREDICTOR))
-    return translation
+def _released(names: Collection[str]) -> Rules:
+    """The encoder is under `encoder.` or, in classifiers, at the top."""
+    if _starts(names, "encoder."):
+        return _IDLE + _PRETRAINING
+    if not _starts(names, "head.", "fc."):
+        return _IDLE + _ENCODER
+    return _IDLE + _CLASSIFIER + ([] if "fc_norm.weight" in names else _FIRST_TOKEN)
 
 
 # --- ST-MAE: separate queries, keys and values, a class token, learned positions of space and time
 
-_ST_MAE_ENCODER = {
-    "cls_token": "encoder.class_token",
-    "pos_embed_class": "encoder.position.class_token",
-    "pos_embed_spatial": f"encoder.{SPATIAL}",
-    "pos_embed_temporal": f"encoder.{TEMPORAL}",
+_ST_MAE: Rules = [
+    ("cls_token", "encoder.class_token"),
+    ("pos_embed_class", "encoder.position.class_token"),
+    ("pos_embed_spatial", f"encoder.{SPATIAL}"),
+    ("pos_embed_temporal", f"encoder.{TEMPORAL}"),
+    (r"(blocks\.\d+\.attn)\.([qv])\.bias", r"encoder.\1.\2_bias"),
+    (r"(blocks\.\d+\.attn)\.([qkv])\.weight", r"encoder.\1.qkv.weight|\2"),
+    (r"head\.projection\.(weight|bias)", r"head.\1"),  # PySlowFast, which trained the released models
+]  # its decoder has parts that ours lacks
+
+
+def _st_mae_refusal(names: Collection[str]) -> str | None:
+    if not {"pos_embed_spatial", "pos_embed_temporal"} & set(names):
+        return (
+            "it has a class token, but not ST-MAE's learned positions of space and time "
+            "(pos_embed_spatial, pos_embed_temporal), without which everest reads no such model"
+        )
+    if "cls_token" not in names and _starts(names, "head."):
+        return (
+            "it classifies without a class token, for which ST-MAE leaves the first token of a clip out of "
+            "the mean; everest has no such mean"
+        )
+    return None
+
+
+# --- VideoMAE and V-JEPA 2 of transformers: separate queries, keys and values
+
+_LAYER: Final = r"(?:videomae\.)?(encoder|decoder)\.(?:decoder_layers|layer)\.(\d+)\."
+_BLOCK: Final = r"\1.blocks.\2."
+_VIDEOMAE: Rules = [
+    # Older versions keep the biases outside of the matrices' modules, as q_bias and v_bias.
+    (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", KEY_BIAS),
+    (rf"{_LAYER}attention\.attention\.([qv])(uery\.|alue\.|_)bias", rf"{_BLOCK}attn.\3_bias"),
+    (rf"{_LAYER}attention\.attention\.([qkv])(uery|ey|alue)\.weight", rf"{_BLOCK}attn.qkv.weight|\3"),
+    (rf"{_LAYER}attention\.output\.dense\.(weight|bias)", rf"{_BLOCK}attn.proj.\3"),
+    (rf"{_LAYER}intermediate\.dense\.(weight|bias)", rf"{_BLOCK}mlp.fc1.\3"),
+    (rf"{_LAYER}output\.dense\.(weight|bias)", rf"{_BLOCK}mlp.fc2.\3"),
+    (rf"{_LAYER}layernorm_before\.(weight|bias)", rf"{_BLOCK}norm1.\3"),
+    (rf"{_LAYER}layernorm_after\.(weight|bias)", rf"{_BLOCK}norm2.\3"),
+    (r"(?:videomae\.)?embeddings\.patch_embeddings\.projection\.(.+)", r"encoder.patch_embed.proj.\1"),
+    (r"fc_norm\.(.+)", r"norm.\1"),
+    (r"classifier\.(.+)", r"head.\1"),
+    (r"(decoder\.norm|decoder\.head|encoder_to_decoder)\.(weight|bias)|mask_token", r"\g<0>"),
+]
+
+
+def _videomae(names: Collection[str]) -> Rules:
+    """The classifier has one of two norms."""
+    norm = "norm" if _starts(names, "classifier.") else "encoder.norm"
+    last: Rules = [(r"(?:videomae\.)?layernorm\.(.+)", rf"{norm}.\1")]
+    return _VIDEOMAE + ([] if "fc_norm.weight" in names else last)
+
+
+_V_JEPA_LAYER: Final = r"(?:vjepa2\.)?encoder\.layer\.(\d+)\."
+_V_JEPA_BLOCK: Final = r"encoder.blocks.\1."
+_V_JEPA: Rules = [
+    (r"(vjepa2\.)?predictor\..+", PREDICTOR),
+    # A key bias has an effect: keys are turned after it is added.
+    (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.bias", rf"{_V_JEPA_BLOCK}attn.\2_bias"),
+    (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.weight", rf"{_V_JEPA_BLOCK}attn.qkv.weight|\2"),
+    (rf"{_V_JEPA_LAYER}attention\.(proj\.(weight|bias))", rf"{_V_JEPA_BLOCK}attn.\2"),
+    (rf"{_V_JEPA_LAYER}((norm1|norm2|mlp\.fc1|mlp\.fc2)\.(weight|bias))", rf"{_V_JEPA_BLOCK}\2"),
+    (r"(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.(proj\..+)", r"encoder.patch_embed.\1"),
+    (r"(?:vjepa2\.)?encoder\.layernorm\.(.+)", r"encoder.norm.\1"),
+]
+
+
+FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
+    "transformers": Family(
+        title="VideoMAE of the transformers library",
+        recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
+        rules=_videomae,
+        has_config=True,
+    ),
+    "vjepa2": Family(
+        title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
+        recognize=lambda names: any(
+            n.endswith("encoder.embeddings.patch_embeddings.proj.weight") for n in names
+        ),
+        rules=lambda names: _V_JEPA,
+        positions="rotary",
+        kind="encoder",
+        has_config=True,
+        left_out="everest has no attentive pooler of several blocks, and so not the head behind it",
+    ),
+    "st-mae": Family(
+        title="ST-MAE (Feichtenhofer et al. 2022)",
+        recognize=lambda names: (
+            "patch_embed.proj.weight" in names
+            and not {"blocks.0.attn.q.weight", "pos_embed_spatial", "cls_token"}.isdisjoint(names)
+        ),
+        rules=lambda names: _ST_MAE + _released(names),
+        positions="learned-separable",
+        refusal=_st_mae_refusal,
+    ),
+    "mvd": Family(  # two decoders of features, stored position tables
+        title="MVD (Wang et al. 2023), pre-training",
+        recognize=lambda names: (
+            "patch_embed.proj.weight" in names
+            and _starts(names, "decoder_img.", "decoder_vid.", "pos_embed_img", "pos_embed_vid")
+        ),
+        rules=lambda names: _IDLE + _ENCODER,
+        positions="separable",
+    ),
+    "mme": Family(  # several decoders with several heads: histograms of gradients, trajectories
+        title="MME (Sun et al. 2023), pre-training",
+        recognize=lambda names: "encoder.patch_embed.proj.weight" in names and _starts(names, "decoder.0."),
+        rules=lambda names: [*_IDLE, (r"encoder\..+", r"\g<0>")],
+    ),
+    "videomae": Family(
+        title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2 and classifiers of MME have the same names",
+        recognize=lambda names: (
+            not {"patch_embed.proj.weight", "encoder.patch_embed.proj.weight"}.isdisjoint(names)
+        ),
+        rules=_released,
+    ),
 }
-_ATTENTION = re.compile(r"(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)")
-
-
-def st_mae(names: Collection[str]) -> Translation:
-    """Translate ST-MAE's encoder or classifier; its decoder has parts that our decoder lacks."""
-    attention = {name: match for name in names if (match := _ATTENTION.fullmatch(name))}
-    translation = released([name for name in names if name not in {*_ST_MAE_ENCODER, *attention}])
-    take = translation.take
-    take |= {our_name: (name,) for name, our_name in _ST_MAE_ENCODER.items() if name in names}
-    for name, match in attention.items():
-        module, matrix, leaf = match.groups()
-        matrices = tuple(f"{module}{letter}.weight" for letter in "qkv")
-        if leaf == "bias" and matrix == "k":
-            translation.idle[name] = KEY_BIAS
-        elif leaf == "bias":
-            take[f"encoder.{module}{matrix}_bias"] = (name,)
-        elif all(matrix in names for matrix in matrices):
-            take[f"encoder.{module}qkv.weight"] = matrices
-        else:
-            translation.unexpected.append(name)
-    for leaf in ("weight", "bias"):  # PySlowFast, which trained the released models
-        if f"head.projection.{leaf}" in take:
-            take[f"head.{leaf}"] = take.pop(f"head.projection.{leaf}")
-    return translation
+# Programs with the names of `videomae`, for users who know where their file is from.
+ALIASES: Final[dict[str, Positions]] = {
+    "everest": "flat",
+    "videomae": "flat",
+    "videomae-v2": "flat",
+    "mme": "flat",
+    "mvd": "separable",  # its classifier builds the same table and does not store it
+}

@@ -17,9 +17,9 @@ from everest.checkpoints.start import differing_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
+from everest.foreign.convert import Identity, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
-from everest.foreign.identify import Identity, identify
 from everest.foreign.timm_tensors import image_weights
 from everest.models.of_recipe import classifier_spec
 from everest.models.spec import ModelSpec

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.convert import Converted, convert
+from everest.foreign.convert import Converted, Identity, Refused, convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign, unwrapped
-from everest.foreign.identify import Identity, Refused, identify
 from everest.foreign.translation import KEY_BIAS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
@@ -189,6 +188,19 @@ def test_a_class_token_without_learned_positions_is_refused_with_the_reason():
     assert isinstance(found, Refused)
     with pytest.raises(CheckpointError, match=r"ST-MAE.*class token.*learned positions"):
         convert(foreign(state), Hints(), partial=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("videomae_finetune_base", "fc.weight"),
+        ("hf_videomae_classification_base", "encoder.layer.1.attention.attention.query.weight"),
+    ],
+)
+def test_a_second_name_for_a_parameter_is_unexpected(name: str, second: str):
+    """Neither of the two replaces the other without a word."""
+    state = tiny(name) | {second: torch.zeros(400, 48) if second == "fc.weight" else torch.zeros(48, 48)}
+    assert f"no place for {second}" in problem_of(convert, foreign(state), NARROW)
 
 
 def test_a_key_bias_has_no_effect_and_is_left_out():

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from everest.checkpoints.load import build_model
 from everest.errors import CheckpointError
-from everest.foreign.convert import Converted, convert
+from everest.foreign.convert import Converted, Refused, convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
-from everest.foreign.identify import Refused, identify
 from everest.inference.model import encode
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier

@@ -8,7 +8,7 @@ import torch
 from small_runs import json_of, run
 
 from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
-from everest.foreign.timm_parts import foreign_parts
+from everest.foreign.timm_tensors import foreign_parts
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "timm_table.py"
 TRIED = [family for family in timm_families() if family.family not in (NOT_VIT, "I-JEPA")]

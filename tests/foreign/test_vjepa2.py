@@ -15,10 +15,9 @@ from torch import Tensor
 import everest
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
-from everest.foreign.convert import convert
+from everest.foreign.convert import Identity, convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign
-from everest.foreign.identify import Identity, identify
 from everest.inference.model import encode
 from everest.models.encoder import VideoEncoder
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
+from everest.engine.health import GRAD_NORM
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
@@ -75,7 +76,6 @@ def _scaled(group: ParamGroup, encoder: nn.Module, scale: float) -> Iterator[Par
 MODEL: Final = "model"  # the name of a run's first network
 EMA: Final = "ema"
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
-GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -183,7 +183,7 @@ class Validations:
                 return "That is hardly better than chance: check the labels, or try more steps"
         if min(row["val_loss"] for row in self.rows) > NEAR_GUESSING * guessing:
             return (
-                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}; more videos "
+                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: more videos "
                 "or a pre-trained encoder help"
             )
         return None

@@ -171,7 +171,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
         chosen = {name: asdict(calibration) for name, calibration in calibrate(predictions).items()}
         settings = {"calibration": chosen} if chosen else {}
-        training.state.save_weights(training.run.best, step, settings=settings)
+        training.state.save_weights(training.run.best, step, settings)
     training.log(row)
     event = {
         "event": "validation",

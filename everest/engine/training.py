@@ -77,14 +77,7 @@ class Training:
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self._signal = StopSignal()
         self.feed = Feed(context, recipe.train, clips, plan, self._signal)
-        self.state = TrainState(
-            self.accelerator,
-            self.run,
-            networks,
-            weights,
-            keep=self.settings.keep_states,
-            background=context.overlaps,
-        )
+        self.state = TrainState(context, networks, weights, keep=self.settings.keep_states)
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
         nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
@@ -104,7 +97,7 @@ class Training:
         """Resume from the run's newest state, if it has one. Every process reads it.
 
         Raises:
-            CheckpointError: the run cannot be resumed.
+            CheckpointError: see `TrainState.restore`.
         """
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
@@ -134,11 +127,7 @@ class Training:
         self._record = StepRecord(self.accelerator.device)
 
     def next_clip(self) -> Clip:
-        """The clips of the next pass, on the device.
-
-        Raises:
-            Stopped: a signal came while the clips were awaited.
-        """
+        """The clips of the next pass, on the device; Stopped if a signal comes while they are awaited."""
         started = time.monotonic()
         try:
             clip = next(self._batches)
@@ -250,11 +239,7 @@ class Training:
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def save(self) -> list[Row]:
-        """Write the newest weights and a state to resume from. All processes must call it.
-
-        Returns:
-            The rows of the steps that were not logged before.
-        """
+        """Write the newest weights and a state; all processes must call it. Returns the rows logged now."""
         rows = self.step_log.read()
         self.step_log.is_save_due = False
         notes = {"videos": self.bad_videos.counts(), "skipped": self.step_log.nonfinite.skipped}

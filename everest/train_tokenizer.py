@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
@@ -84,8 +84,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     key = held_out_key(recipe)
     held_out = key in ("val", "test")
     if not held_out:
-        text = "no list in data.val or data.test: the report is of videos that are trained on"
-        context.notice(text)
+        context.notice("no list in data.val or data.test: the report is of videos that are trained on")
     with torch.random.fork_rng():  # the scorer that training starts with, from the same seed
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
         untrained = spec.build().scorer.to(context.accelerator.device)
@@ -124,16 +123,16 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
-    training, validation = stage.training, stage.validation
+    training, adversary = stage.training, stage.objective.adversary
     validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
     adversary_start = first_step(training.plan.steps)
     training.model.train()
     if _is_due(training) and training.steps_done not in validated:
-        _validate(training, validation)  # the run was stopped between save and validation
+        _validate(stage)  # the run was stopped between save and validation
     with training.running():
         while training.has_steps:
             training.begin_step()
-            adversarial = stage.objective.adversary is not None and training.steps_done >= adversary_start
+            adversarial = adversary is not None and training.steps_done >= adversary_start
             if adversarial and training.steps_done == adversary_start:
                 training.notice(
                     f"the discriminator starts after step {adversary_start}: its term joins the loss"
@@ -149,10 +148,10 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
             training.log_step()
             if _is_due(training):
                 training.save()  # first: a validation may take long, and may fail
-                _validate(training, validation)
+                _validate(stage)
             training.save_if_due()
             training.stop_if_asked()
-    return _finish(training, validation) if training.accelerator.is_main_process else {}
+    return _finish(stage) if training.accelerator.is_main_process else {}
 
 
 def _is_due(training: Training) -> bool:
@@ -161,25 +160,26 @@ def _is_due(training: Training) -> bool:
     return 0 < done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
 
 
-def _validate(training: Training, validation: Validation) -> None:
+def _validate(stage: TokenizerStage) -> None:
     """Log the measures of the current weights, and warn of a collapse."""
+    training = stage.training
     if not training.accelerator.is_main_process:
         return
-    model = training.state.trained_model
-    assert isinstance(model, AdaptiveTokenizer)
-    figures = _report(training, model, validation).figures
+    figures = _report(stage, training.state.trained_model).figures
     training.model.train()
     training.log({"step": training.steps_done, **scalar_figures(figures)})
     psnr = figures["psnr"]
-    training.notice(
-        f"step {training.steps_done}: {psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from "
-        f"random ones, {psnr['all']:.2f} from all"
+    measured = (
+        f"{psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from random ones, "
+        f"{psnr['all']:.2f} from all"
     )
-    for text in scorer_warnings(figures):
+    for text in (measured, *scorer_warnings(figures)):
         training.notice(f"step {training.steps_done}: {text}")
 
 
-def _report(training: Training, model: AdaptiveTokenizer, validation: Validation) -> TokenizerReport:
+def _report(stage: TokenizerStage, model: nn.Module) -> TokenizerReport:
+    training, validation = stage.training, stage.validation
+    assert isinstance(model, AdaptiveTokenizer)
     report = measure_tokenizer(model, validation.clips, validation.untrained, settings=training.settings)
     for path, reason in report.skipped:
         training.notice(f"data.{validation.source} skips {path}: {reason}")
@@ -188,25 +188,24 @@ def _report(training: Training, model: AdaptiveTokenizer, validation: Validation
     return report
 
 
-def _finish(training: Training, validation: Validation) -> dict[str, Any]:
+def _finish(stage: TokenizerStage) -> dict[str, Any]:
     """Add the mean and std of the targets to the weights, then write report.json and its image.
 
     The weights are read from disk: a finished run whose states were removed can be validated again.
     """
-    run = training.run
+    training, validation, run = stage.training, stage.validation, stage.training.run
     opened = open_model(run.weights, kind="tokenizer")
     weights, model = opened.weights, opened.module.to(training.accelerator.device)
     assert isinstance(model, AdaptiveTokenizer)
-    measured = bool((model.target_std != 1).any())
-    if measured and run.report.is_file():
+    if not (model.target_std != 1).any():
+        measure_targets(model, training.clips, settings=training.settings)
+        replace(weights, tensors=model.state_dict()).save(run.weights)
+    elif run.report.is_file():
         try:
             return read_json(run.report)
         except ValueError as error:
             training.notice(f"{run.report} is damaged ({error}): validating again")
-    if not measured:
-        measure_targets(model, training.clips, settings=training.settings)
-        replace(weights, tensors=model.state_dict()).save(run.weights)
-    report = _report(training, model, validation)
+    report = _report(stage, model)
     document = {
         "step": weights.step,
         "videos": validation.source,

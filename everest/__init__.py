@@ -47,7 +47,7 @@ _MODULES = {
     "strategies": "everest.methods.strategies",
     "targets": "everest.methods.targets",
 }
-__all__ = sorted([*_HOMES, *_MODULES])
+__all__ = sorted([*_HOMES, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll] (all imported above)
 
 
 def __getattr__(name: str) -> Any:

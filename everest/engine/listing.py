@@ -82,7 +82,7 @@ def summarize(run: Path) -> RunSummary:
         command = _command(environment["command"][1:])
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
-        values = _values(rows, f"val_{metric}")
+        best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
             state=_state(run, environment, rows, command),
@@ -95,7 +95,7 @@ def summarize(run: Path) -> RunSummary:
             origins=tuple(_ancestors(environment)),
             best_val_top1=max(_values(rows, "val_top1"), default=None),
             best_metric=metric,
-            best_value=max(values) if values and METRICS[metric].higher else min(values, default=None),
+            best_value=best(_values(rows, f"val_{metric}"), default=None),
         )
     except UserError as error:
         problem = str(error)

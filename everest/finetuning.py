@@ -76,17 +76,14 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
-    context.notices(
-        f"data.train has no video of class '{name}'" for name in empty_classes(clips.samples, classes)
-    )
+    empty = empty_classes(clips.samples, classes)
+    context.notices(f"data.train has no video of class '{name}'" for name in empty)
     if validation is not None:
         context.notices([empty_classes_notice("val", validation.samples, classes)])
     else:
-        idle = [f"finetune.{name}" for name in ("best", "patience") if getattr(settings, name) is not None]
-        names = " and ".join(idle)
-        lost = "no data.val: the run cannot keep its best weights, nor notice that it overfits"
-        unused = f"warning: {names}: no effect without a list of videos in data.val" if idle else None
-        context.notices([lost, unused])
+        context.notice("no data.val: the run cannot keep its best weights, nor notice that it overfits")
+        idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
+        context.notices(f"warning: finetune.{name}: no effect without data.val" for name in idle)
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:

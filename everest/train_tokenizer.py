@@ -33,27 +33,20 @@ from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
+HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The clips that a tokenizer is validated on."""
-
-    clips: VideoClips
-    source: str  # the list's key in `data`
-    held_out: bool
-    untrained: TokenScorer  # with the weights that training starts from, for comparison
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """The training of a tokenizer, its loss and its validation."""
+    """The training of a tokenizer, its loss, and the clips that it is validated on."""
 
     training: Training
     settings: TokenizerSettings
     objective: TokenizerObjective
-    validation: Validation
+    validation: VideoClips
+    validation_key: str  # of their list in `data`
+    untrained: TokenScorer  # with the weights that training starts from, for comparison
 
 
 def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
@@ -71,9 +64,8 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     objective = tokenizer_objective(recipe, spec, context.accelerator.device)  # may read weights
     clips = tokenizer_clips(recipe)
-    engine = replace(recipe.train, ema=settings.ema, shard="none")
     training = set_up_training(
-        replace(recipe, train=engine),
+        replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         settings,
         spec,
         clips,
@@ -82,14 +74,19 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
-    held_out = key in ("val", "test")
-    if not held_out:
+    if key not in HELD_OUT:
         context.notice("no list in data.val or data.test: the report is of videos that are trained on")
     with torch.random.fork_rng():  # the scorer that training starts with, from the same seed
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
         untrained = spec.build().scorer.to(context.accelerator.device)
-    validation = Validation(clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=untrained)
-    return TokenizerStage(training=training, settings=settings, objective=objective, validation=validation)
+    return TokenizerStage(
+        training=training,
+        settings=settings,
+        objective=objective,
+        validation=held_out_clips(recipe),
+        validation_key=key,
+        untrained=untrained,
+    )
 
 
 def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) -> TokenizerLosses:
@@ -178,11 +175,11 @@ def _validate(stage: TokenizerStage) -> None:
 
 
 def _report(stage: TokenizerStage, model: nn.Module) -> TokenizerReport:
-    training, validation = stage.training, stage.validation
+    training = stage.training
     assert isinstance(model, AdaptiveTokenizer)
-    report = measure_tokenizer(model, validation.clips, validation.untrained, settings=training.settings)
+    report = measure_tokenizer(model, stage.validation, stage.untrained, settings=training.settings)
     for path, reason in report.skipped:
-        training.notice(f"data.{validation.source} skips {path}: {reason}")
+        training.notice(f"data.{stage.validation_key} skips {path}: {reason}")
     total = len(report.skipped) + report.figures.get("clips", 0)
     refuse_too_many(report.skipped, requested=total, max_bad=training.bad_videos.max_bad)
     return report
@@ -193,7 +190,7 @@ def _finish(stage: TokenizerStage) -> dict[str, Any]:
 
     The weights are read from disk: a finished run whose states were removed can be validated again.
     """
-    training, validation, run = stage.training, stage.validation, stage.training.run
+    training, run = stage.training, stage.training.run
     opened = open_model(run.weights, kind="tokenizer")
     weights, model = opened.weights, opened.module.to(training.accelerator.device)
     assert isinstance(model, AdaptiveTokenizer)
@@ -208,8 +205,8 @@ def _finish(stage: TokenizerStage) -> dict[str, Any]:
     report = _report(stage, model)
     document = {
         "step": weights.step,
-        "videos": validation.source,
-        "held_out": validation.held_out,
+        "videos": stage.validation_key,
+        "held_out": stage.validation_key in HELD_OUT,
         "skipped": len(report.skipped),
         **report.figures,
         "target_mean": model.target_mean.tolist(),

@@ -20,6 +20,7 @@ from everest.config.heads import Head
 from everest.config.settings import Recipe
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.plan import cosine_lr
+from everest.engine.step_log import StepNumbers, StepRecord
 from everest.engine.update import Updater
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -116,8 +117,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
             logits = updater.model(model.pixels.normalize(clip)).float()
             loss = supervised_loss(logits, targets, model.heads, [None])
             updater.backward([loss])
-        updater.clip_gradients()
-        updater.step()
+        updater.step(StepNumbers(accelerator, StepRecord(device), updater.clip_gradients()))
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -9,63 +9,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everest.api import create_model, read_clip, select_tokens
-    from everest.checkpoints.describe import load_model
-    from everest.config.recipe import load_recipe
-    from everest.data import augment, crops
-    from everest.engine.network import parameter_groups
-    from everest.functions import evaluate, extract, predict, predict_timeline
-    from everest.methods import strategies, targets
-    from everest.methods.grid import TokenSelection
-    from everest.stages import finetune, pretrain
-    from everest.video.pixels import normalize
-    from everest.video.reader import read_frames
+    from everest.api import create_model as create_model
+    from everest.api import read_clip as read_clip
+    from everest.api import select_tokens as select_tokens
+    from everest.checkpoints.describe import load_model as load_model
+    from everest.config.recipe import load_recipe as load_recipe
+    from everest.data import augment as augment
+    from everest.data import crops as crops
+    from everest.engine.network import parameter_groups as parameter_groups
+    from everest.functions import evaluate as evaluate
+    from everest.functions import extract as extract
+    from everest.functions import predict as predict
+    from everest.functions import predict_timeline as predict_timeline
+    from everest.methods import strategies as strategies
+    from everest.methods import targets as targets
+    from everest.methods.grid import TokenSelection as TokenSelection
+    from everest.stages import finetune as finetune
+    from everest.stages import pretrain as pretrain
+    from everest.video.pixels import normalize as normalize
+    from everest.video.reader import read_frames as read_frames
 
-__all__ = [
-    "TokenSelection",
-    "augment",
-    "create_model",
-    "crops",
-    "evaluate",
-    "extract",
-    "finetune",
-    "load_model",
-    "load_recipe",
-    "normalize",
-    "parameter_groups",
-    "predict",
-    "predict_timeline",
-    "pretrain",
-    "read_clip",
-    "read_frames",
-    "select_tokens",
-    "strategies",
-    "targets",
-]
-
-_HOMES = {
-    "TokenSelection": "everest.methods.grid",
-    "create_model": "everest.api",
-    "evaluate": "everest.functions",
-    "extract": "everest.functions",
-    "finetune": "everest.stages",
-    "load_model": "everest.checkpoints.describe",
-    "load_recipe": "everest.config.recipe",
-    "normalize": "everest.video.pixels",
-    "parameter_groups": "everest.engine.network",
-    "predict": "everest.functions",
-    "predict_timeline": "everest.functions",
-    "pretrain": "everest.stages",
-    "read_clip": "everest.api",
-    "read_frames": "everest.video.reader",
-    "select_tokens": "everest.api",
+_NAMES = {
+    "everest.api": ("create_model", "read_clip", "select_tokens"),
+    "everest.checkpoints.describe": ("load_model",),
+    "everest.config.recipe": ("load_recipe",),
+    "everest.engine.network": ("parameter_groups",),
+    "everest.functions": ("evaluate", "extract", "predict", "predict_timeline"),
+    "everest.methods.grid": ("TokenSelection",),
+    "everest.stages": ("finetune", "pretrain"),
+    "everest.video.pixels": ("normalize",),
+    "everest.video.reader": ("read_frames",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = {
     "augment": "everest.data.augment",
     "crops": "everest.data.crops",
     "strategies": "everest.methods.strategies",
     "targets": "everest.methods.targets",
 }
+__all__ = sorted([*_HOMES, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll] (all imported above)
 
 
 def __getattr__(name: str) -> Any:
@@ -79,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_MODULES, "__version__"])
+    return sorted([*globals(), *__all__, "__version__"])

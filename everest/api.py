@@ -86,10 +86,8 @@ def create_model(
         "model": {"backbone": backbone, **model},
         **{each: {"stride": stride} for each in _STAGES.values()},
     }
-    if selection is not None:
-        sections[stage]["selection"] = asdict(selection)
-    elif kind == "encoder":
-        sections[stage]["selection"] = asdict(AllTokens())
+    if selection is not None or kind == "encoder":
+        sections[stage]["selection"] = asdict(selection or AllTokens())
     if kind == "classifier":
         sections[stage]["drop_path"] = drop_path
     elif drop_path != 0:

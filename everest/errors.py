@@ -62,15 +62,14 @@ def shown(value: object, *, most: int = MOST_SHOWN) -> str:
 
 def shorten(message: str) -> str:
     """A message without the middle of its longest words and lines, which repeat a value of the user."""
+
+    def short(text: str, most: int) -> str:
+        return shown(text, most=most) if len(text) > most else text
+
     lines = [
-        " ".join(
-            shown(word, most=MOST_SHOWN_OF_PATH) if len(word) > MOST_SHOWN_OF_PATH else word for word in words
-        )
-        for words in (line.split(" ") for line in message.split("\n"))
+        " ".join(short(word, MOST_SHOWN_OF_PATH) for word in ln.split(" ")) for ln in message.split("\n")
     ]
-    return "\n".join(
-        shown(line, most=MOST_OF_A_LINE) if len(line) > MOST_OF_A_LINE else line for line in lines
-    )
+    return "\n".join(short(line, MOST_OF_A_LINE) for line in lines)
 
 
 def one_per_line(problems: Iterable[str]) -> str:
@@ -88,8 +87,7 @@ def first_names(names: Sequence[object], most: int = 5) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
-    close = similar(name, names)
-    if close is not None:
+    if (close := similar(name, names)) is not None:
         return f"; did you mean '{close}'?"
     return f"; known: {first_names(names, 20)}" if names else ""
 

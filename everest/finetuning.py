@@ -19,13 +19,7 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.engine.context import RunContext
-from everest.engine.health import (
-    FEWEST_STEPS,
-    STILL_GUESSING,
-    UNDERFITS,
-    Validations,
-    stays_at_chance,
-)
+from everest.engine.health import FEWEST_STEPS, STILL_GUESSING, UNDERFITS, Validations, stays_at_chance
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
 from everest.errors import DivergedError
@@ -36,11 +30,7 @@ from everest.lists.groups import ListSize
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
-from everest.models.classifier import (
-    VideoClassifier,
-    soft_targets,
-    supervised_loss,
-)
+from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import silent
 from everest.system.text import counted
@@ -85,24 +75,21 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     settings = recipe.finetune
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
-    for name in empty_classes(clips.samples, classes):
-        context.notice(f"data.train has no video of class '{name}'")
     validation = validation_clips(recipe, classes)
-    if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
-        context.notice(text)
-    if validation is None:
+    empty = empty_classes(clips.samples, classes)
+    context.notices(f"data.train has no video of class '{name}'" for name in empty)
+    if validation is not None:
+        context.notices([empty_classes_notice("val", validation.samples, classes)])
+    else:
         context.notice("no data.val: the run cannot keep its best weights, nor notice that it overfits")
-    idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
-    if validation is None and idle:
-        names = " and ".join(f"finetune.{name}" for name in idle)
-        context.notice(f"warning: {names}: no effect without a list of videos in data.val")
+        idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
+        context.notices(f"warning: finetune.{name}: no effect without data.val" for name in idle)
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:
         spec = start.adapted(spec)
     training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
-    device = training.accelerator.device
-    tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
+    tensors = [w if w is None else torch.from_numpy(w).to(training.accelerator.device) for w in weights]
     return Finetuning(
         training=training,
         settings=settings,
@@ -181,9 +168,10 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
         chosen = {name: asdict(calibration) for name, calibration in calibrate(predictions).items()}
         settings = {"calibration": chosen} if chosen else {}
-        training.state.save_weights(training.run.best, step, settings=settings)
+        training.state.save_weights(training.run.best, step, settings)
     training.log(row)
     event = {
+        "event": "validation",
         "epoch": plan.epoch(step - 1),
         "epochs": plan.epochs,
         "steps": plan.steps,
@@ -194,7 +182,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
         "best": validations.best_value,
         "best_step": (validations.best or row)["step"],
     }
-    training.report({"event": "validation", **event, **row})
+    training.report({**event, **row})
     training.warn_once("overfitting", validations.overfits())
 
 
@@ -223,35 +211,36 @@ def _warn_at_chance(stage: Finetuning, step: int) -> None:
         return
     sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
-    lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
-    losses, share = list(training.step_log.losses), UNDERFITS if step == steps else STILL_GUESSING
-    mixes = any(mixing.values())
-    warning = stays_at_chance(losses, sizes, lowest=lowest, share=share, mixes=mixes)
+    warning = stays_at_chance(
+        list(training.step_log.losses),
+        sizes,
+        lowest=fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes),
+        share=UNDERFITS if step == steps else STILL_GUESSING,
+        mixes=any(mixing.values()),
+    )
     training.warn_once("chance", warning)
 
 
 def _summary(stage: Finetuning, validations: Validations) -> str:
     """The best metric, the weights that the next command uses, and what to try next."""
     training, clips, heads = stage.training, stage.validation, stage.model.heads
-    best, steps = validations.best, training.plan.steps
-    if best is None or clips is None:
+    if validations.best is None or clips is None:
         return (
             f"finished after step {training.steps_done}; name a list of videos in data.val to keep the best "
             "weights instead of the last"
         )
-    metric = METRICS[validations.metric]
-    size, labels = ListSize.of(clips.samples), [sample.labels for sample in clips.samples]
-    chance = chance_of(validations.metric, heads, labels)
+    metric, labels = METRICS[validations.metric], [sample.labels for sample in clips.samples]
+    size = ListSize.of(clips.samples)
+    chance, reference = chance_of(validations.metric, heads, labels), "chance"
     majority = majority_top1(heads, labels)
-    shown = "" if chance is None else f"; chance {as_text(metric, chance)}"
     if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
-        chance, shown = majority, f"; most frequent class {as_text(metric, majority)}"
-    value = as_text(metric, validations.best_value)
+        chance, reference = majority, "most frequent class"
+    shown = "" if chance is None else f"; {reference} {as_text(metric, chance)}"
     text = (
-        f"best validation {metric.title} {value} of {counted(size.samples, size.unit)} (one center view of "
-        f"each{shown}) after step {best['step']} of {steps}; eval, predict, extract and export use these "
+        f"best validation {metric.title} {as_text(metric, validations.best_value)} of "
+        f"{counted(size.samples, size.unit)} (one center view of each{shown}) after step "
+        f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )
-    guessing = loss_of_guessing(heads, labels)
-    advice = validations.advice(chance=chance, guessing=guessing)
+    advice = validations.advice(chance=chance, guessing=loss_of_guessing(heads, labels))
     return f"{text}. {advice}" if advice else text

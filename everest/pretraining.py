@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Final
 
@@ -19,7 +19,7 @@ from everest.engine.plan import learning_rate_advice
 from everest.engine.probe_advice import FEWEST_HELD_OUT
 from everest.engine.resume import require_same_frozen
 from everest.engine.setup import set_up_training
-from everest.engine.tracking import Tracker, image_is_due
+from everest.engine.tracking import image_is_due
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.figures.masks import view_model
@@ -85,13 +85,9 @@ class CollapseWatch:
         self._steps = 0  # in a row
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add new rows of metrics.jsonl.
-
-        Raises:
-            DivergedError: the projections have collapsed.
-        """
+        """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
-            spread = row.get("view_spread", 1.0)
+            spread = row.get("view_spread")
             self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
             if self._steps == COLLAPSED_STEPS:
                 raise DivergedError(
@@ -123,8 +119,8 @@ def pretrain(training: Training) -> None:
             training.step(norms)
             collapse.add(training.log_step())
             probe_if_due(training)
-            if training.at_checkpoint and training.tracker is not None:
-                _show_reconstruction(training, training.tracker)
+            if training.at_checkpoint:
+                _show_reconstruction(training)
             training.save_if_due()
             training.stop_if_asked()
     _summarize(training)
@@ -138,14 +134,12 @@ def _summarize(training: Training) -> None:
     model, losses = training.state.trained_model, training.step_log.losses
     if not losses:
         return
-    loss = sum(losses) / len(losses)
+    loss = fmean(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
     if isinstance(model, ViewModel):
-        rows = [row for row in training.run.rows() if row.get("view_spread") is not None]
-        training.notice("; ".join([text, *([_views_text(training, rows[-MEANT:])] if rows else [])]))
-        return
-    targets = model.targets if isinstance(model, MaskedAutoencoder) else None
-    if isinstance(targets, PixelTargets) and targets.normalize and not model.camera_weight:
+        text = "; ".join([text, *_views_texts(training)])
+    targets = model.targets if isinstance(model, MaskedAutoencoder) and not model.camera_weight else None
+    if isinstance(targets, PixelTargets) and targets.normalize:
         text += "; tubelets of one color would give about 1"
         checked = training.prober is not None and training.prober.num_held_out >= FEWEST_HELD_OUT
         if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
@@ -155,39 +149,33 @@ def _summarize(training: Training) -> None:
     training.notice(text)
 
 
-def _views_text(training: Training, rows: Sequence[Row]) -> str:
+def _views_texts(training: Training) -> list[str]:
     """The means of the last metrics of views, next to the values of guessing."""
-    values = {
-        name: [row[name] for row in rows if row.get(name) is not None]
-        for name in ("view_top1", "view_spread", "camera_loss")
+    plan, rows = training.plan, [row for row in training.run.rows() if row.get("view_spread") is not None]
+    videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
+    chance = (plan.views - 1) / max(1, plan.views * videos - 1)
+    texts = {
+        "view_top1": f"{{:.0%}} of the clips find their video in a step (view_top1; chance {chance:.0%})",
+        "view_spread": "the projections have a spread of {:.2f} of 1",
+        "camera_loss": "the motion of a camera is predicted with an error of {:.2f} (guessing: 1)",
     }
-    means = {name: fmean(of_steps) for name, of_steps in values.items() if of_steps}
-    parts = [f"the projections have a spread of {means['view_spread']:.2f} of 1"]
-    if "view_top1" in means:
-        plan = training.plan  # other draws of a video are no candidates
-        videos = min(plan.videos_per_step, len(training.clips))
-        chance = (plan.views - 1) / (plan.views * videos - 1)
-        found = f"{means['view_top1']:.0%} of the clips find their video in a step"
-        parts.insert(0, f"{found} (view_top1; chance {chance:.0%})")
-    if "camera_loss" in means:
-        parts.append(
-            f"the motion of a camera is predicted with an error of {means['camera_loss']:.2f} (guessing: 1)"
-        )
-    return ", ".join(parts)
+    values = {name: [row[name] for row in rows[-MEANT:] if row.get(name) is not None] for name in texts}
+    return [texts[name].format(fmean(of_steps)) for name, of_steps in values.items() if of_steps]
 
 
-def _show_reconstruction(training: Training, tracker: Tracker) -> None:
-    """Show the frames, kept, visible and predicted tokens of the first clip, several times a run.
+def _show_reconstruction(training: Training) -> None:
+    """Show the tracker the frames, kept, visible and predicted tokens of the first clip, several times a run.
 
     Not for a sharded model: the tracker is in one process, and a forward pass needs every process. Not
     with a token cache either: predicted codes become images only through the tokenizer.
     """
-    plan, model = training.plan, training.state.trained_model
-    due = image_is_due(plan, training.steps_done)
-    if not due or training.settings.shard == "full" or training.clips.tokens:
+    tracker, model = training.tracker, training.state.trained_model
+    if tracker is None or not image_is_due(training.plan, training.steps_done):
         return
-    if not isinstance(model, MaskedAutoencoder) or isinstance(model.targets, FeatureTargets):
-        return  # nothing that has pixels is predicted
+    if training.settings.shard == "full" or training.clips.tokens or not isinstance(model, MaskedAutoencoder):
+        return
+    if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
+        return
 
     from everest.figures.pictures import rows_of  # here: matplotlib takes half a second to import
 

@@ -19,7 +19,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
-from everest.system.run_environment import Decoder, Init
+from everest.system.run_environment import Decoder
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 
@@ -63,16 +63,15 @@ def pretrain(
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
-    report = options.get("report", silent)
     settings = _recipe(recipe, options, purpose="pretrain")
     settings, run = with_tokenizer(
         settings,
         _run_options("pretrain", recipe, init, options, decoder=decoder),
-        train=partial(_train_tokenizer, report=report),
+        train=partial(_train_tokenizer, options=options),
         set_up=pretraining.set_up_pretraining,
-        notify=lambda text: report(notice(text)),
+        notify=lambda text: _report(options)(notice(text)),
     )
-    with run_context(run, settings, report) as context:
+    with run_context(run, settings, _report(options)) as context:
         training = pretraining.set_up_pretraining(settings, context)
         with start_or_resume(training, settings):
             pretraining.pretrain(training)
@@ -93,7 +92,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[T
     """
     settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
     run = _run_options("finetune", recipe, init, options)
-    with run_context(run, settings, options.get("report", silent)) as context:
+    with run_context(run, settings, _report(options)) as context:
         stage = finetuning.set_up_finetuning(settings, context)
         with start_or_resume(stage.training, settings):
             finetuning.finetune(stage)
@@ -101,8 +100,9 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[T
     return stage.training.run.path
 
 
-def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
-    with run_context(options, recipe, report) as context:
+def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> None:
+    report = _report(options)
+    with run_context(run, recipe, report) as context:
         stage = set_up_tokenizer(recipe, context)
         with start_or_resume(stage.training, recipe):
             quality = train_tokenizer(stage)
@@ -110,18 +110,21 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> 
         report(notice(f"warning: {warning}"))
 
 
+def _report(options: TrainOptions) -> Report:
+    return options.get("report", silent)
+
+
 def _recipe(recipe: str | Path, options: TrainOptions, *, purpose: Purpose) -> Recipe:
     root, overrides = options.get("data"), options.get("overrides", ())
     root = None if root is None else str(root)
-    report, cpu = options.get("report", silent), options.get("cpu", False)
-    made = recipe == AUTO
+    cpu, made = options.get("cpu", False), recipe == AUTO
     return recipe_for_run(
         auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if made else recipe,
         data=root,
         overrides=overrides,
         precision=options.get("precision"),
         seed=options.get("seed"),
-        notify=lambda text: report(notice(text)),
+        notify=lambda text: _report(options)(notice(text)),
     )
 
 
@@ -135,7 +138,7 @@ def _run_options(
 ) -> RunOptions:
     output, overwrite = options.get("output"), options.get("overwrite", False)
     folder = None if output is None else Path(output)
-    weights: Init | None = None
+    weights = None
     if init is not None and init != "none":
         weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
     return RunOptions(

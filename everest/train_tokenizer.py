@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
@@ -33,27 +33,20 @@ from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
+HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The clips that a tokenizer is validated on."""
-
-    clips: VideoClips
-    source: str  # the list's key in `data`
-    held_out: bool
-    untrained: TokenScorer  # with the weights that training starts from, for comparison
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """The training of a tokenizer, its loss and its validation."""
+    """The training of a tokenizer, its loss, and the clips that it is validated on."""
 
     training: Training
     settings: TokenizerSettings
     objective: TokenizerObjective
-    validation: Validation
+    validation: VideoClips
+    validation_key: str  # of their list in `data`
+    untrained: TokenScorer  # with the weights that training starts from, for comparison
 
 
 def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
@@ -71,9 +64,8 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     objective = tokenizer_objective(recipe, spec, context.accelerator.device)  # may read weights
     clips = tokenizer_clips(recipe)
-    engine = replace(recipe.train, ema=settings.ema, shard="none")
     training = set_up_training(
-        replace(recipe, train=engine),
+        replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         settings,
         spec,
         clips,
@@ -82,15 +74,19 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
-    held_out = key in ("val", "test")
-    if not held_out:
-        text = "no list in data.val or data.test: the report is of videos that are trained on"
-        context.notice(text)
+    if key not in HELD_OUT:
+        context.notice("no list in data.val or data.test: the report is of videos that are trained on")
     with torch.random.fork_rng():  # the scorer that training starts with, from the same seed
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
         untrained = spec.build().scorer.to(context.accelerator.device)
-    validation = Validation(clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=untrained)
-    return TokenizerStage(training=training, settings=settings, objective=objective, validation=validation)
+    return TokenizerStage(
+        training=training,
+        settings=settings,
+        objective=objective,
+        validation=held_out_clips(recipe),
+        validation_key=key,
+        untrained=untrained,
+    )
 
 
 def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) -> TokenizerLosses:
@@ -124,16 +120,16 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
-    training, validation = stage.training, stage.validation
+    training, adversary = stage.training, stage.objective.adversary
     validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
     adversary_start = first_step(training.plan.steps)
     training.model.train()
     if _is_due(training) and training.steps_done not in validated:
-        _validate(training, validation)  # the run was stopped between save and validation
+        _validate(stage)  # the run was stopped between save and validation
     with training.running():
         while training.has_steps:
             training.begin_step()
-            adversarial = stage.objective.adversary is not None and training.steps_done >= adversary_start
+            adversarial = adversary is not None and training.steps_done >= adversary_start
             if adversarial and training.steps_done == adversary_start:
                 training.notice(
                     f"the discriminator starts after step {adversary_start}: its term joins the loss"
@@ -149,10 +145,10 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
             training.log_step()
             if _is_due(training):
                 training.save()  # first: a validation may take long, and may fail
-                _validate(training, validation)
+                _validate(stage)
             training.save_if_due()
             training.stop_if_asked()
-    return _finish(training, validation) if training.accelerator.is_main_process else {}
+    return _finish(stage) if training.accelerator.is_main_process else {}
 
 
 def _is_due(training: Training) -> bool:
@@ -161,56 +157,56 @@ def _is_due(training: Training) -> bool:
     return 0 < done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
 
 
-def _validate(training: Training, validation: Validation) -> None:
+def _validate(stage: TokenizerStage) -> None:
     """Log the measures of the current weights, and warn of a collapse."""
+    training = stage.training
     if not training.accelerator.is_main_process:
         return
-    model = training.state.trained_model
-    assert isinstance(model, AdaptiveTokenizer)
-    figures = _report(training, model, validation).figures
+    figures = _report(stage, training.state.trained_model).figures
     training.model.train()
     training.log({"step": training.steps_done, **scalar_figures(figures)})
     psnr = figures["psnr"]
-    training.notice(
-        f"step {training.steps_done}: {psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from "
-        f"random ones, {psnr['all']:.2f} from all"
+    measured = (
+        f"{psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from random ones, "
+        f"{psnr['all']:.2f} from all"
     )
-    for text in scorer_warnings(figures):
+    for text in (measured, *scorer_warnings(figures)):
         training.notice(f"step {training.steps_done}: {text}")
 
 
-def _report(training: Training, model: AdaptiveTokenizer, validation: Validation) -> TokenizerReport:
-    report = measure_tokenizer(model, validation.clips, validation.untrained, settings=training.settings)
+def _report(stage: TokenizerStage, model: nn.Module) -> TokenizerReport:
+    training = stage.training
+    assert isinstance(model, AdaptiveTokenizer)
+    report = measure_tokenizer(model, stage.validation, stage.untrained, settings=training.settings)
     for path, reason in report.skipped:
-        training.notice(f"data.{validation.source} skips {path}: {reason}")
+        training.notice(f"data.{stage.validation_key} skips {path}: {reason}")
     total = len(report.skipped) + report.figures.get("clips", 0)
     refuse_too_many(report.skipped, requested=total, max_bad=training.bad_videos.max_bad)
     return report
 
 
-def _finish(training: Training, validation: Validation) -> dict[str, Any]:
+def _finish(stage: TokenizerStage) -> dict[str, Any]:
     """Add the mean and std of the targets to the weights, then write report.json and its image.
 
     The weights are read from disk: a finished run whose states were removed can be validated again.
     """
-    run = training.run
+    training, run = stage.training, stage.training.run
     opened = open_model(run.weights, kind="tokenizer")
     weights, model = opened.weights, opened.module.to(training.accelerator.device)
     assert isinstance(model, AdaptiveTokenizer)
-    measured = bool((model.target_std != 1).any())
-    if measured and run.report.is_file():
+    if not (model.target_std != 1).any():
+        measure_targets(model, training.clips, settings=training.settings)
+        replace(weights, tensors=model.state_dict()).save(run.weights)
+    elif run.report.is_file():
         try:
             return read_json(run.report)
         except ValueError as error:
             training.notice(f"{run.report} is damaged ({error}): validating again")
-    if not measured:
-        measure_targets(model, training.clips, settings=training.settings)
-        replace(weights, tensors=model.state_dict()).save(run.weights)
-    report = _report(training, model, validation)
+    report = _report(stage, model)
     document = {
         "step": weights.step,
-        "videos": validation.source,
-        "held_out": validation.held_out,
+        "videos": stage.validation_key,
+        "held_out": stage.validation_key in HELD_OUT,
         "skipped": len(report.skipped),
         **report.figures,
         "target_mean": model.target_mean.tolist(),

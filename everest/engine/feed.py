@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from everest.config.settings import TrainSettings
@@ -76,33 +75,20 @@ class WaitWatch:
     """Adds up how long the first steps wait, without the very first one, which starts the workers."""
 
     def __init__(self) -> None:
-        self._steps = 0
+        self._steps = -1
         self._waited = 0.0
         self._seconds = 0.0
-        self._last: float | None = None
-        self._is_over = False
 
-    def add(self, waited: float, *, now: float | None = None) -> float | None:
-        """Add a step.
-
-        Args:
-            waited: seconds that the step waited for its clips.
-        Returns:
-            Once, when enough steps were watched: the share of their time, if it is large.
-        """
-        if self._is_over:
+    def add(self, waited: float, seconds: float) -> float | None:
+        """Add a step; returns once the share of their time that the first steps waited, if it is large."""
+        is_over = self._steps >= STEPS and self._seconds >= SECONDS
+        self._steps += 1
+        if is_over or self._steps == 0:
             return None
-        now = time.monotonic() if now is None else now
-        if self._last is not None:
-            self._steps += 1
-            self._waited += waited
-            self._seconds += now - self._last
-        self._last = now
-        if self._steps < STEPS or self._seconds < SECONDS:
-            return None
-        self._is_over = True
+        self._waited += waited
+        self._seconds += seconds
         share = self._waited / self._seconds
-        return share if share > LARGE else None
+        return share if self._steps >= STEPS and self._seconds >= SECONDS and share > LARGE else None
 
 
 def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:

@@ -79,11 +79,9 @@ def summarize(run: Path) -> RunSummary:
     try:
         age = int(max(0.0, time.time() - last_written(run)))
         environment, rows = read_run(run)
-        steps = environment[PLAN]["steps"]
         command = _command(environment["command"][1:])
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
-        values = _values(rows, f"val_{metric}")
         best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
@@ -92,12 +90,12 @@ def summarize(run: Path) -> RunSummary:
             command=command,
             recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
             step=_newest(rows, "step"),
-            steps=_optional(int, steps),
+            steps=_optional(int, environment[PLAN]["steps"]),
             loss=None if loss is None else float(loss),
             origins=tuple(_ancestors(environment)),
             best_val_top1=max(_values(rows, "val_top1"), default=None),
             best_metric=metric,
-            best_value=best(values, default=None),
+            best_value=best(_values(rows, f"val_{metric}"), default=None),
         )
     except UserError as error:
         problem = str(error)
@@ -116,13 +114,13 @@ def _command(words: list[str]) -> str | None:
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
-    chosen = find_recipe(run / RECIPE).values().get("finetune", {}).get("best")
-    logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
-    weights = RunFolder(run).weights
-    names = read_header(weights).classes if chosen is None and weights.is_file() else None
-    usual = (OVER_BACKGROUND,) if BACKGROUND in (names or ()) else ("top1", "map", "mae", "loss")
-    candidates = usual if chosen is None else (chosen,)
-    return next((name for name in candidates if name in logged), None)
+    candidates = [find_recipe(run / RECIPE).values().get("finetune", {}).get("best")]
+    if candidates == [None]:
+        weights = RunFolder(run).weights
+        names = read_header(weights).classes if weights.is_file() else None
+        candidates = [OVER_BACKGROUND] if BACKGROUND in (names or ()) else ["top1", "map", "mae", "loss"]
+    logged = {name for row in rows for name in row}
+    return next((name for name in candidates if f"val_{name}" in logged), None)
 
 
 def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
@@ -145,14 +143,12 @@ def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], c
     if is_running(run):
         return "running"
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
-    weights = RunFolder(run).weights
-    last, steps = _newest(rows, "step"), environment[PLAN]["steps"]
-    logged_all = last == steps or _newest(rows, ENDED) is not None
-    if last is not None and logged_all and weights.is_file():
-        header = read_header(weights)
-        if header.step == last:
-            measured = environment.get(ONE_BATCH) or _is_measured(run, rows, header, command)
-            return "finished" if measured else "resumable"
+    weights, last = RunFolder(run).weights, _newest(rows, "step")
+    logged_all = last == environment[PLAN]["steps"] or _newest(rows, ENDED) is not None
+    header = read_header(weights) if last is not None and logged_all and weights.is_file() else None
+    if header is not None and header.step == last:
+        measured = environment.get(ONE_BATCH) or _is_measured(run, rows, header, command)
+        return "finished" if measured else "resumable"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
 
@@ -166,9 +162,8 @@ def _is_measured(run: Path, rows: list[dict[str, Any]], header: WeightsHeader, c
     else:
         probe = recipe.get("pretrain", {}).get("probe", {})
         key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
-    return not expected or any(
-        row.get("step") == header.step and any(name.startswith(key) for name in row) for row in rows
-    )
+    last = [name for row in rows if row.get("step") == header.step for name in row]
+    return not expected or any(name.startswith(key) for name in last)
 
 
 def _values(rows: list[dict[str, Any]], key: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
+from everest.engine.health import GRAD_NORM
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
@@ -54,28 +55,25 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def stage_optimizer(
     model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that a stage trains."""
+    """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
     layer_decay = 1.0 if isinstance(stage, TokenizerSettings) else stage.layer_decay
     groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=layer_decay)
     if isinstance(stage, PretrainSettings) and stage.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
-        groups = [part for group in groups for part in _scaled(group, model.encoder, stage.encoder_lr_scale)]
+        encoder = {id(parameter) for parameter in model.encoder.parameters()}
+        split = [
+            {**group, "params": params, "lr_scale": scale * group["lr_scale"]}
+            for group in groups
+            for is_inside, scale in ((True, stage.encoder_lr_scale), (False, 1.0))
+            if (params := [p for p in group["params"] if (id(p) in encoder) == is_inside])
+        ]
+        return make_optimizer(split, betas=stage.betas)
     return make_optimizer(groups, betas=stage.betas)
-
-
-def _scaled(group: ParamGroup, encoder: nn.Module, scale: float) -> Iterator[ParamGroup]:
-    """Split a group into the parameters of the encoder, with a scaled learning rate, and the others."""
-    of_encoder = {id(parameter) for parameter in encoder.parameters()}
-    for is_inside, factor in ((True, scale), (False, 1.0)):
-        params = [parameter for parameter in group["params"] if (id(parameter) in of_encoder) == is_inside]
-        if params:
-            yield {**group, "params": params, "lr_scale": factor * group["lr_scale"]}
 
 
 MODEL: Final = "model"  # the name of a run's first network
 EMA: Final = "ema"
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
-GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,19 +87,18 @@ class Network:
     grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
 
     @torch.no_grad()
-    def update_average(self, skipped: Tensor | None) -> None:
+    def update_average(self, skipped: Tensor) -> None:
         """Move the average toward the weights, unless their update was left out.
 
         timm's own update cannot be skipped on the device without a wait. Buffers are constants.
 
         Args:
-            skipped: () float32 on the device: 1 if the update was left out, else 0; None: it was not.
+            skipped: () float32 on the device: 1 if the update was left out, else 0.
         """
-        if self.ema is None:
-            return
-        share = torch.tensor(1 - self.ema.decay) if skipped is None else (1 - self.ema.decay) * (1 - skipped)
-        for average, weight in zip(self.ema.module.parameters(), self.module.parameters(), strict=True):
-            average.lerp_(weight, share)
+        if self.ema is not None:
+            share = (1 - self.ema.decay) * (1 - skipped)
+            for average, weight in zip(self.ema.module.parameters(), self.module.parameters(), strict=True):
+                average.lerp_(weight, share)
 
     def gradients(self) -> list[Tensor]:
         """The gradients of the parameters that have one."""
@@ -114,12 +111,10 @@ class Network:
             for name, parameter in self.module.named_parameters()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
-        parts = {self.name: self.module.state_dict(), self._part("optimizer"): moments}
-        if self.ema is not None:
-            parts[self._part(EMA)] = self.ema.module.state_dict()
+        parts = {part: module.state_dict() for part, module in self._modules().items()}
         return {
             f"{part}/{name}": full_tensor(tensor)
-            for part, tensors in parts.items()
+            for part, tensors in {**parts, self._part("optimizer"): moments}.items()
             for name, tensor in tensors.items()
         }
 
@@ -130,26 +125,19 @@ class Network:
             CheckpointError: the tensors belong to another network; nothing is restored.
         """
         self.check(tensors)
-        load_tensors(self.module, part_of(tensors, self.name), source=source)
-        if self.ema is not None:
-            load_tensors(self.ema.module, part_of(tensors, self._part(EMA)), source=source)
+        for part, module in self._modules().items():
+            load_tensors(module, part_of(tensors, part), source=source)
         parameters = dict(self.module.named_parameters())
         for key, value in self.moments(tensors).items():
             name, moment = key.rsplit("/", 1)
             self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check that the tensors belong to this network; restores nothing.
+        """Check that all names, shapes and types are this network's, else CheckpointError.
 
         All parameters have moments, or none has any: a step gives every parameter a gradient.
-
-        Raises:
-            CheckpointError: a name, a shape or a type.
         """
-        modules = {self.name: self.module}
-        if self.ema is not None:
-            modules[self._part(EMA)] = self.ema.module
-        for part, module in modules.items():
+        for part, module in self._modules().items():
             require_fitting(module.state_dict(), part_of(tensors, part), source=part)
         learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         expected = {
@@ -164,6 +152,10 @@ class Network:
     def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
         return part_of(tensors, self._part("optimizer"))
+
+    def _modules(self) -> dict[str, nn.Module]:
+        average = {} if self.ema is None else {self._part(EMA): self.ema.module}
+        return {self.name: self.module, **average}
 
     def _part(self, kind: str) -> str:
         return kind if self.name == MODEL else f"{self.name}_{kind}"

@@ -103,17 +103,15 @@ def plan_stage(
     unit = views * pair
     share, rest = divmod(stage.batch_size, processes * unit)
     if rest:
-        parts = f"{processes} processes" + (f" x {views} clips of a video" if views > 1 else "")
-        parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
         nearest = max(1, round(stage.batch_size / (processes * unit))) * processes * unit
         raise RecipeError(
-            f"batch_size {stage.batch_size} does not divide over {parts}; {nearest} is the nearest that does"
+            f"batch_size {stage.batch_size} does not divide over {processes} processes"
+            f"{f' x {views} clips of a video' if views > 1 else ''}"
+            f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
+            "that does"
         )
     largest = share if compares else min(share, max(1, largest_micro_batch // unit))
-    if isinstance(stage, TokenizerSettings):
-        base_lr, peak_lr = None, stage.lr
-    else:
-        base_lr, peak_lr = stage.base_lr, scaled_lr(stage.base_lr, stage.batch_size)
+    peak_lr = stage.lr if isinstance(stage, TokenizerSettings) else scaled_lr(stage.base_lr, stage.batch_size)
     videos_per_step = stage.batch_size // views
     if stage.steps is not None:
         steps, videos_per_epoch = stage.steps, num_videos
@@ -121,9 +119,9 @@ def plan_stage(
         checkpoint_steps = steps_between_checkpoints(steps, num_videos, videos_per_step)
     else:
         assert stage.epochs is not None
-        steps_per_epoch = max(1, num_videos // videos_per_step)
-        steps, videos_per_epoch = stage.epochs * steps_per_epoch, steps_per_epoch * videos_per_step
-        warmup, checkpoint_steps = stage.warmup_epochs * steps_per_epoch, steps_per_epoch
+        checkpoint_steps = max(1, num_videos // videos_per_step)  # an epoch
+        steps, videos_per_epoch = stage.epochs * checkpoint_steps, checkpoint_steps * videos_per_step
+        warmup = stage.warmup_epochs * checkpoint_steps
     return StagePlan(
         steps=steps,
         warmup_steps=warmup,
@@ -136,7 +134,7 @@ def plan_stage(
         processes=processes,
         peak_lr=peak_lr,
         min_lr=scaled_lr(stage.min_lr, stage.batch_size),
-        base_lr=base_lr,
+        base_lr=None if isinstance(stage, TokenizerSettings) else stage.base_lr,
     )
 
 
@@ -146,7 +144,7 @@ def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int)
 
 
 def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
-    """Yields a warning about a learning rate, and one about a number of steps, with which little is learned.
+    """Yield a warning about a learning rate, and one about a number of steps, with which little is learned.
 
     Args:
         new_weights: the model does not start from trained weights.
@@ -164,17 +162,16 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
 def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
     (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
+    peak = f"the peak learning rate of {plan.peak_lr:.2g}"
     if plan.peak_lr > most:
         return (
-            f"the peak learning rate of {plan.peak_lr:.2g} is {plan.peak_lr / most:.2g} times the highest "
-            f"usual one ({most:g}); if little is learned, lower {key} before you add steps"
+            f"{peak} is {plan.peak_lr / most:.2g} times the highest usual one ({most:g}); if little is "
+            f"learned, lower {key} before you add steps"
         )
     if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
         return (
-            f"the peak learning rate of {plan.peak_lr:.2g} (base_lr {plan.base_lr:g} x batch "
-            f"{plan.batch_size} / 256) is far below the usual {PEAK_LR:g} of new weights, so that little is "
-            f"learned; base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
+            f"{peak} (base_lr {plan.base_lr:g} x batch {plan.batch_size} / 256) is far below the usual "
+            f"{PEAK_LR:g} of new weights, so that little is learned; "
+            f"base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
         )
-    if plan.peak_lr < least:
-        return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"
-    return None
+    return f"{peak} is below the usual {least:g}; raise {key}" if plan.peak_lr < least else None

@@ -86,51 +86,42 @@ def new_warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[
 
 def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The signs of a broken run in the last probe, by their kind; none early in the run."""
-    last = rows[-1]
+    first, last = rows[0], rows[-1]
     if last["step"] < _checked_from(steps):
         return {}
     # A run whose features keep their rank may still begin to learn.
-    keeps_rank = last["rank_me"] >= PATIENT_RANK * rows[0]["rank_me"]
+    keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
     patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
-    found = {"collapse": _collapse(rows[0], last)}
-    if found["collapse"] is None and videos > 1 and not patient:
-        found["same features"] = _same_features(rows[0], last)
+    found = {"collapse": _collapse(first, last)}
+    # A first RankMe below 5 cannot fall to a fifth, which `_collapse` looks for.
+    if found["collapse"] is None and videos > 1 and not patient and last["rank_me"] < SAME_RANK:
+        found["same features"] = (
+            f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}; near 1, "
+            "the features of all videos are nearly the same. Unless the videos are, try another base_lr or "
+            "more steps"
+        )
     if held_out >= FEWEST_HELD_OUT:
-        found["held-out loss"] = _no_fall(rows[0], last, patient=patient)
+        found["held-out loss"] = _no_fall(first, last, patient=patient)
     return {kind: f"step {last['step']}: {text}" for kind, text in found.items() if text is not None}
 
 
 def _collapse(first: Row, last: Row) -> str | None:
-    parts = [
+    measures = (("feature_std", "the feature std", LEAST_STD), ("rank_me", "RankMe", LEAST_RANK))
+    fallen = " and ".join(
         f"{title} fell from {first[key]:.3g} to {last[key]:.3g}"
-        for key, title, least in (
-            ("feature_std", "the feature std", LEAST_STD),
-            ("rank_me", "RankMe", LEAST_RANK),
-        )
+        for key, title, least in measures
         if last[key] < least * first[key]
-    ]
-    if not parts:
-        return None
-    return f"the features have collapsed: {' and '.join(parts)}. Lower base_lr, or use a longer warm-up"
-
-
-def _same_features(first: Row, last: Row) -> str | None:
-    """RankMe is near 1. A first RankMe below 5 cannot fall to a fifth, which `_collapse` looks for."""
-    if last["rank_me"] >= SAME_RANK:
-        return None
-    return (
-        f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}; near 1, the "
-        "features of all videos are nearly the same. Unless the videos are, try another base_lr or more steps"
     )
+    text = f"the features have collapsed: {fallen}. Lower base_lr, or use a longer warm-up"
+    return text if fallen else None
 
 
 def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
     """The held-out loss is no better than without learning; a `patient` check waits for the mean's loss."""
     loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
-    if loss is None:
+    # Weights that had learned before may have been as good as the mean before the first step.
+    if loss is None or (mean is not None and loss <= NEAR_MEAN * mean):
         return None
-    if mean is not None and loss <= NEAR_MEAN * mean:
-        return None  # weights that had learned before may have been as good before the first step
     if mean is not None and not patient:
         return (
             f"the held-out loss is {loss:.3g}, and predicting the mean of the targets gives {mean:.3g}: "

@@ -17,7 +17,7 @@ from everest.errors import CheckpointError, RecipeError, differing, first_names
 from everest.models.spec import ModelSpec
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, refuse_trained
-from everest.system.run_environment import DECODER, INIT, Init
+from everest.system.run_environment import DECODER, INIT
 from everest.system.run_folder import (
     ENVIRONMENT,
     ONE_BATCH,
@@ -35,6 +35,22 @@ from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
 from everest.tokenizer.targets import TeacherUse
 
+# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
+MAY_CHANGE: Final = {
+    "name",
+    "summary",
+    "data.root",
+    "train.workers",
+    "train.data_timeout",
+    "train.save_every",
+    "train.keep_states",
+}
+TOKENIZER_FILE: Final = "tokenizer.checkpoint"
+TEACHER: Final = "pretrain.target.teacher"
+SHOWN: Final = 3  # settings that differ, in a message
+FIX: Final = "choose another folder, or use --overwrite"
+# The command that writes weights of a kind, where it has another name.
+COMMANDS: Final = {"classifier": "finetune", "encoder": "convert", "tokenizer": "train-tokenizer"}
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 
@@ -53,39 +69,13 @@ def has_not_started(folder: Path) -> bool:
 
 
 def remove_leftovers(run: RunFolder) -> None:
-    """Remove the unfinished files of killed processes from a run folder; one may be as large as a state.
-
-    Only the process that has claimed the run may call it.
-    """
+    """Remove the unfinished files of killed processes from a run that this process has claimed."""
     own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
-    for file in run.path.iterdir():
-        if file.name in own:
-            file.unlink()
-    for file in run.state.iterdir() if run.state.is_dir() else ():
-        if _STATE.fullmatch(file.name):
-            file.unlink()
-
-
-# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
-MAY_CHANGE: Final = {
-    "name",
-    "summary",
-    "data.root",
-    "train.workers",
-    "train.data_timeout",
-    "train.save_every",
-    "train.keep_states",
-}
-TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-TEACHER: Final = "pretrain.target.teacher"
-SHOWN: Final = 3  # settings that differ, in a message
-FIX: Final = "choose another folder, or use --overwrite"
-STAGES: Final = {  # the command that writes weights, by their kind
-    "pretrain": "pretrain",
-    "classifier": "finetune",
-    "encoder": "convert",
-    "tokenizer": "train-tokenizer",
-}
+    leftovers = [file for file in run.path.iterdir() if file.name in own]
+    if run.state.is_dir():
+        leftovers += [file for file in run.state.iterdir() if _STATE.fullmatch(file.name)]
+    for file in leftovers:
+        file.unlink()
 
 
 def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
@@ -96,86 +86,81 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
             or `overwrite` would remove files that the run reads or that no run has written, or `path` is not
             UTF-8.
     """
+
+    def refusal(text: str) -> RecipeError:
+        return RecipeError(f"--output {path}: {text}")
+
     if not is_unicode(str(path)):
-        raise RecipeError(
-            f"--output {path}: not UTF-8, so its weights could not be read; choose another name"
-        )
+        raise refusal("not UTF-8, so its weights could not be read; choose another name")
     if not path.exists():
         return False
     if not path.is_dir():
-        raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
+        raise refusal("a file is in the way; choose another folder")
     refuse_trained(path)
     if has_not_started(path):
         return False
+    run = RunFolder(path)
     if options.overwrite:
-        tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
-        init = None if options.init is None else options.init.file
-        teacher = recipe.pretrain.teacher if options.command == "pretrain" else None
         own = own_tokenizer(path).resolve()  # its own stage decides about it
-        named = (options.recipe_file, init, tokenizer, teacher)
-        for source in (Path(name) for name in named if name is not None):
+        for source in _files_read(recipe, options):
             if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
-                raise RecipeError(f"--output {path}: --overwrite would remove {source}, which the run reads")
+                raise refusal(f"--overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
-        if foreign and RunFolder(path).read_env(PLAN) is None:
-            raise RecipeError(
-                f"--output {path}: --overwrite would remove {path / foreign[0]}, which no run has written; "
-                "choose another folder"
+        if foreign and run.read_env(PLAN) is None:
+            raise refusal(
+                f"--overwrite would remove {path / foreign[0]}, which no run has written; choose another "
+                "folder"
             )
         return False
     if not (path / RECIPE).is_file():
-        raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
+        raise refusal("exists and is no run folder; choose another, or use --overwrite")
     if options.resume == "never":
-        raise RecipeError(
-            f"--output {path}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
-        )
-    _check_same(path, recipe, options)
+        raise refusal("holds a run; leave out `--resume never` to resume it, or use --overwrite")
+    differences = _differences(run, recipe, options)
+    if differences:
+        shown = first_names(differences, SHOWN)
+        raise refusal(f"holds a run with other settings: {shown}; give the run's own values, or {FIX}")
     return True
 
 
-def _check_same(path: Path, recipe: Recipe, options: RunOptions) -> None:
-    """Raise RecipeError if the run in `path` is not the requested one."""
-    run = RunFolder(path)
-    if run.weights.is_file():
-        with suppress(CheckpointError):  # damaged weights are written again from a state
-            stage = STAGES[read_header(run.weights).kind]
-            if stage != options.command:
-                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {options.command}; {FIX}")
-    _check_settings(path, recipe, options.command)
-    _check_init(path, options.init)
-    if bool(run.read_env(ONE_BATCH)) != options.one_batch:
-        way = "without" if options.one_batch else "with"
-        raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {FIX}")
+def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
+    """The files of recipes and weights that a run reads."""
+    names = [
+        options.recipe_file,
+        options.init and options.init.file,
+        recipe.tokenizer and recipe.tokenizer.checkpoint,
+        recipe.pretrain.teacher if options.command == "pretrain" else None,
+    ]
+    return [Path(name) for name in names if name]
 
 
-def _check_settings(path: Path, recipe: Recipe, command: str) -> None:
-    """Raise RecipeError if the run in `path` differs in a setting that its stage depends on."""
+def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
+    """The settings and options in which the run in the folder differs, each with both values."""
     try:
-        then = flat(recipe_values(load_recipe(path / RECIPE, imports=False)))
+        then = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    now = flat(recipe_values(recipe))
+    now, init = flat(recipe_values(recipe)), options.init
     may_change = set(MAY_CHANGE)
-    if command == STAGES["tokenizer"]:
+    if options.command == COMMANDS["tokenizer"]:
         may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
-    saved = RunFolder(path).weights.is_file()
+    saved = run.weights.is_file()
     old, new = then.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(path).resolve())):
+    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(run.path).resolve())):
         may_change.add(TOKENIZER_FILE)
     if saved and then.get(TEACHER) and now.get(TEACHER):
         may_change.add(TEACHER)
-    differences = differing(
-        {key: value for key, value in then.items() if key not in may_change},
-        {key: value for key, value in now.items() if key not in may_change},
-    )
-    if differences:
-        raise RecipeError(
-            f"--output {path}: holds a run with other settings: {first_names(differences, SHOWN)}; use --set "
-            f"to give the run's own values, {FIX}"
-        )
+    then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
+    now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
+    if init is not None:
+        then["--decoder"], now["--decoder"] = run.read_env(DECODER), init.decoder
+    with suppress(CheckpointError):  # weights that are damaged, or not there yet, are written from a state
+        kind = read_header(run.weights).kind
+        then["command"], now["command"] = COMMANDS.get(kind, kind), options.command
+    return differing(*({key: of[key] for key in of if key not in may_change} for of in (then, now)))
 
 
 def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
@@ -191,21 +176,6 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
                 f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
                 f"{FIX}"
             )
-
-
-def _check_init(path: Path, init: Init | None) -> None:
-    """Raise RecipeError if the run in `path` started from other weights."""
-    run = RunFolder(path)
-    before, decoder = run.read_env(INIT), run.read_env(DECODER)
-    now = None if init is None else init.file
-    if before != now:
-        raise RecipeError(
-            f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
-            f"{now or 'scratch'}; {FIX}"
-        )
-    if init is not None and decoder != init.decoder:
-        way = f"with --decoder {decoder}" if decoder else "without --decoder"
-        raise RecipeError(f"--output {path}: holds a run {way}; {FIX}")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

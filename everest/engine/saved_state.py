@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from everest.errors import CheckpointError, EnvironmentProblem, UserError
+from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.accelerator import decide_on_main
 from everest.system.json_text import json_text, parse_json
 from everest.system.weights import read_tensors, state_hash, write_tensors
@@ -105,7 +105,16 @@ def newest_state(
     paths = paths_here() if accelerator is None else decide_on_main(accelerator, paths_here)
     first_problem = ""
     for path in reversed(paths):
-        state, problem = _try_state(path, check)
+        state = problem = None
+        try:
+            if not path.exists() and not path.is_symlink():
+                raise EnvironmentProblem(
+                    f"{path}: not there for every process; a run folder is on storage that all of them share"
+                )
+            state = read_state(path)
+            check(state)
+        except (CheckpointError, EnvironmentProblem) as error:
+            problem = error
         problems = [problem] if accelerator is None else gather_object([problem])
         for error in problems:
             if isinstance(error, EnvironmentProblem):
@@ -122,19 +131,6 @@ def newest_state(
             "again with --overwrite"
         )
     return None
-
-
-def _try_state(path: Path, check: Callable[[SavedState], None]) -> tuple[SavedState | None, UserError | None]:
-    """Read and check a state in this process; returns it, or why it cannot be used."""
-    if not path.exists() and not path.is_symlink():
-        problem = f"{path}: not there for every process; a run folder is on storage that all of them share"
-        return None, EnvironmentProblem(problem)
-    try:
-        state = read_state(path)
-        check(state)
-    except (CheckpointError, EnvironmentProblem) as error:
-        return None, error
-    return state, None
 
 
 def set_aside(path: Path) -> Path:

@@ -120,6 +120,7 @@ def _plan(
     A resumed run keeps its micro-batch, because another one would sum in another order.
     """
     accelerator, processes = context.accelerator, context.accelerator.num_processes
+    on_cpu = accelerator.device.type == "cpu"
     earlier = context.run.plan() if context.resumed else None
     if earlier and any(earlier[key] != value for key, value in videos.items()):
         raise RecipeError(
@@ -143,11 +144,11 @@ def _plan(
     else:
         state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
         budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
-        if accelerator.device.type == "cpu":
-            budget = min(budget, CPU_BYTES)
-        clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
+        fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // bytes_of(
+            recipe.train.checkpointing, value_bytes
+        )
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([max(1, budget // clip_bytes)]))
+        largest = min(gather_object([max(1, fitting)]))
     plan = plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
     memory = PassMemory(
         clips=plan.micro_batch,
@@ -158,11 +159,10 @@ def _plan(
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
-    scarce = None
-    if accelerator.device.type == "cpu":
-        kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
-        scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
-    return plan, memory, scarce
+    if not on_cpu:
+        return plan, memory, None
+    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
+    return plan, memory, memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
 
 
 def _network(
@@ -190,11 +190,8 @@ def _network(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
         _shard(model, accelerator)
-    return Network(
-        module=model,
-        optimizer=stage_optimizer(model, stage),
-        ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
-    )
+    ema = ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None
+    return Network(module=model, optimizer=stage_optimizer(model, stage), ema=ema)
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -222,15 +219,15 @@ def _header(
     """The header of the run's weights; its `clip` states how the stage reads clips."""
     clip: dict[str, Any] | None = None
     if isinstance(stage, PretrainSettings | FinetuneSettings):
-        clip = {"stride": stage.stride, "sampling": stage.sampling}
-        if recipe.data.fps is not None:
-            clip["fps"] = recipe.data.fps
+        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
+        clip = {"stride": stage.stride, "sampling": stage.sampling, **rate}
+    origin, settings = start and start.origin, spec.dump()
     return Weights(
         kind=spec.kind,
-        settings=spec.dump(),
+        settings=settings,
         classes=classes,
         recipe=recipe.name,
         step=0,
-        origin=None if start is None else start.origin,
+        origin=origin,
         clip=clip,
     )

@@ -39,10 +39,9 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
     """
 
     def find_folder() -> tuple[RunFolder, bool]:
-        named = options.resumed_folder
         path = options.folder(recipe.name)
         resumed = check_output(path, recipe, options)
-        if named is not None and not resumed:
+        if options.resumed_folder is not None and not resumed:
             raise RecipeError(f"--resume {path}: there is no run to resume")
         return RunFolder(path), resumed
 
@@ -86,11 +85,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
 
 def start_run(training: Training, recipe: Recipe) -> None:
-    """Write the first files of a new run, or resume the run that is there. All processes must call it.
-
-    Raises:
-        CheckpointError: the run cannot be resumed.
-    """
+    """Write the first files of a new run, or resume the run that is there. All processes must call it."""
     context, plan, init = training.context, training.plan, training.context.init
     main = context.accelerator.is_main_process
     if main:
@@ -104,13 +99,9 @@ def start_run(training: Training, recipe: Recipe) -> None:
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
     training.resume()
-    if main:
-        training.tracker = make_tracker(
-            context.tracker,
-            context.run,
-            steps_done=training.steps_done,
-            resumed=context.resumed,
-        )
+    if main and context.tracker != "none":
+        steps_done = training.steps_done if context.resumed else None
+        training.tracker = make_tracker(context.tracker, context.run, steps_done=steps_done)
 
 
 def _summary(training: Training) -> str:
@@ -123,9 +114,8 @@ def _summary(training: Training) -> str:
     )
     if plan.base_lr is not None:
         text += f" (base_lr {plan.base_lr:g} x batch / 256)"
-    parameters = list(training.state.networks[0].module.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in parameters)
+    sizes = [(p.numel(), p.requires_grad) for p in training.state.networks[0].module.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
     text += f"; {precision_text(training.accelerator, training.settings.precision)}"

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 
+from everest.engine.context import RunContext
 from everest.engine.network import EMA, MODEL, Network, part_of
 from everest.engine.saved_state import SavedState, newest_state, set_aside, states_in
 from everest.errors import CheckpointError
 from everest.models.lora import merged
 from everest.system.compute import HostCopy
-from everest.system.run_folder import ENDED, RunFolder
+from everest.system.run_folder import ENDED
 from everest.system.weights import Weights, full_tensor
 from everest.system.weights_header import read_header
 
@@ -36,34 +36,27 @@ class TrainState:
         networks: the run's model first.
         weights: `model.safetensors` without its tensors and step.
         keep: number of states to keep.
-        background: write the files of `save` while the run continues; `finish` waits for them.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        run: RunFolder,
-        networks: Sequence[Network],
-        weights: Weights,
-        *,
-        keep: int,
-        background: bool = False,
+        self, context: RunContext, networks: Sequence[Network], weights: Weights, *, keep: int
     ) -> None:
         self.networks = networks
         self.saved_at = time.monotonic()  # seconds
-        self._accelerator = accelerator
-        self._run = run
+        self._accelerator = context.accelerator
+        self._run = context.run
         self._weights = weights
         self._keep = keep
         self._saved_step = 0
-        self._writer = ThreadPoolExecutor(max_workers=1) if background else None
+        # On a GPU files are written while it computes the next steps; `finish` waits for them.
+        self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
         self._writing: Future[None] | None = None
 
     @property
     def trained_model(self) -> nn.Module:
         """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
-        model = self.networks[0]
-        return model.module if model.ema is None else model.ema.module
+        network = self.networks[0]
+        return network.module if network.ema is None else network.ema.module
 
     def save(self, step: int, notes: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
@@ -80,13 +73,10 @@ class TrainState:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)
             state.save(self._run.state, keep=self._keep)
             # After the state: a run with weights and without any state cannot be resumed.
-            self._write_weights(self._run.weights, part_of(state.tensors, trained), step)
+            self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
 
         if self._accelerator.is_main_process:
-            if self._writer is None:
-                write()
-            else:
-                self._writing = self._writer.submit(write)
+            self._writing = self._writer.submit(write) if self._writer is not None else write()
         self._saved_step, self.saved_at = step, time.monotonic()
 
     def finish(self) -> None:
@@ -99,30 +89,24 @@ class TrainState:
         if writing is not None:
             writing.result()
 
-    def save_weights(self, path: Path, step: int, *, settings: Mapping[str, Any] | None = None) -> None:
-        """Write the tensors of `trained_model`, with all that describes them.
-
-        Args:
-            settings: of these weights only, in addition to the run's.
-        """
+    def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
+        """Write the tensors of `trained_model`; `settings` are of these weights, in addition to the run's."""
         self.finish()  # the weights of a step are never there without its state
         tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
             self._write_weights(path, HostCopy(tensors).read(), step, settings)
 
     def _write_weights(
-        self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any] | None = None
+        self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any]
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
         tensors = merged(self.networks[0].module, tensors)
-        described = {**self._weights.settings, **(settings or {})}
+        described = {**self._weights.settings, **settings}
         replace(self._weights, tensors=tensors, step=step, settings=described).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
-        """Load the newest intact state of the run, if it has one, and drop the rows logged after it.
+        """Load the newest intact state of a run of `steps` steps, if it has one, and drop the rows after it.
 
-        Args:
-            steps: of the whole run.
         Returns:
             The updates done, and the notes as given to `save`: None for a new run, and for a finished one
             whose states were removed to save space.
@@ -155,9 +139,16 @@ class TrainState:
                     notify(f"{path.name} is kept as {set_aside(path).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == last and not _has_weights(run.weights, step):  # killed between the last state and weights
-            self.save_weights(run.weights, step)
-        return step, state.notes if state is not None else None
+        if step == last and not self._has_weights(step):  # killed between the last state and weights
+            self.save_weights(run.weights, step, {})
+        return step, None if state is None else state.notes
+
+    def _has_weights(self, step: int) -> bool:
+        """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
+        try:
+            return read_header(self._run.weights).step == step
+        except CheckpointError:
+            return False
 
     def _check(self, state: SavedState) -> None:
         """Raise CheckpointError for a state of another run."""
@@ -165,11 +156,3 @@ class TrainState:
             network.check(state.tensors)
         if not self.networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
             raise CheckpointError("the tensors of the optimizer are missing")
-
-
-def _has_weights(path: Path, step: int) -> bool:
-    """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
-    try:
-        return read_header(path).step == step
-    except CheckpointError:
-        return False

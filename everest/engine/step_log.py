@@ -15,13 +15,11 @@ from torch import Tensor
 
 from everest.data.bad_videos import BadVideos
 from everest.engine.context import RunContext
-from everest.engine.health import Nonfinite, Row, StepMetrics
-from everest.engine.network import GRAD_NORM
+from everest.engine.health import Nonfinite, Row, in_words
 from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
-from everest.system.events import notice
 from everest.system.run_folder import NONFINITE
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
@@ -48,15 +46,11 @@ class StepRecord:
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
 
-    def close(self) -> None:
-        """Note the duration of the step now; its row may be written later."""
-        self.seconds = time.monotonic() - self.started
-
 
 class StepTotals(NamedTuple):
     """The numbers of one step over all processes."""
 
-    metrics: StepMetrics
+    figures: dict[str, float]  # by their names in metrics.jsonl; losses are means
     any_failed: bool  # whether any process met an unreadable video
     signal: int  # a signal that any process received, else 0
     is_save_due: bool  # by the clock of any process
@@ -71,26 +65,25 @@ class StepNumbers:
     """
 
     def __init__(self, accelerator: Accelerator, record: StepRecord, norms: Mapping[str, Tensor]) -> None:
-        self._parts, self._norms = list(record.parts), list(norms)
+        losses = {"loss": record.loss, **record.parts}
+        self._names = [*losses, *norms]
         flags = (len(record.failed), record.signal, record.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
         filled = (torch.full((), float(flag), device=record.device) for flag in flags)
-        values = torch.stack([record.loss, *record.parts.values(), *norms.values(), *filled])
+        values = torch.stack([*losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
-        losses = 1 + len(self._parts)
-        self.losses_finite = by_process[:, :losses].isfinite().all()
-        self.finite = self.losses_finite & by_process[:, losses : -len(flags)].isfinite().all()
+        self.losses_finite = by_process[:, : len(losses)].isfinite().all()
+        self.finite = by_process[:, : len(self._names)].isfinite().all()
         self._copy = HostCopy({"numbers": by_process})
 
     def read(self) -> StepTotals:
-        """Wait for the numbers; losses are means over the processes."""
+        """Wait for the numbers."""
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        loss, *means = (sum(by_process) / len(by_process) for by_process in figures)
-        by_name = dict(zip((*self._parts, *self._norms), means, strict=True))
-        metrics = StepMetrics(loss, by_name.pop(GRAD_NORM), by_name)
-        return StepTotals(metrics, any(failed), int(max(signals)), any(due))
+        means = (sum(by_process) / len(by_process) for by_process in figures)
+        by_name = dict(zip(self._names, means, strict=True))
+        return StepTotals(by_name, any(failed), int(max(signals)), any(due))
 
 
 class StepLog:
@@ -126,10 +119,8 @@ class StepLog:
         self._unread: deque[tuple[int, StepRecord, StepNumbers]] = deque()
 
     def add(self, step: int, record: StepRecord, numbers: StepNumbers, *, all_now: bool) -> list[Row]:
-        """Add a step, and log the steps whose numbers have arrived.
+        """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps.
 
-        Args:
-            all_now: wait for the numbers of all steps.
         Returns:
             The new rows.
         Raises:
@@ -149,11 +140,11 @@ class StepLog:
         return rows
 
     def _log_step(self, step: int, record: StepRecord, totals: StepTotals) -> Row:
-        metrics, plan, report = totals.metrics, self._plan, self._context.report
+        context, plan, figures = self._context, self._plan, totals.figures
         self.stop_signal = self.stop_signal or totals.signal
         self.is_save_due = self.is_save_due or totals.is_save_due
-        self._check_finite(step, record, metrics)
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.by_name.items()}
+        self._check_finite(step, record, figures)
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         seconds = record.seconds or time.monotonic() - record.started
         row: Row = {
             "step": step,
@@ -166,33 +157,33 @@ class StepLog:
             "memory_bytes": peak_memory(record.device),
         }
         self._log(row)
-        report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
-        if math.isfinite(metrics.loss):
-            self.losses.append(metrics.loss)
+        context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
+        if row["loss"] is not None:
+            self.losses.append(row["loss"])
         failed = list(gather_object(record.failed)) if totals.any_failed else []
         for text in self._bad_videos.add(requested=plan.videos_per_step, failed=failed):
-            report(notice(text))
-        if failed and self._context.accelerator.is_main_process:
-            self._context.run.write_bad_videos(self._bad_videos.reasons)
+            context.notice(text)
+        if failed and context.accelerator.is_main_process:
+            context.run.write_bad_videos(self._bad_videos.reasons)
         self._bad_videos.check(any_failed=totals.any_failed)
         return row
 
-    def _check_finite(self, step: int, record: StepRecord, metrics: StepMetrics) -> None:
+    def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
-        try:
-            skipped = self.nonfinite.should_skip(metrics)
-            if self.nonfinite.skipped == self._plan.steps:
-                raise DivergedError(f"{metrics}; no update of the run was applied")
-        except DivergedError as error:
-            problem = f"step {step}: {error}; {self._write_videos(step, record, metrics)}"
-            raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error
-        if skipped and not self.nonfinite.overflow:
-            videos = self._write_videos(step, record, metrics)
-            self._context.notice(f"step {step} skipped: {metrics}; {videos}")
 
-    def _write_videos(self, step: int, record: StepRecord, metrics: StepMetrics) -> str:
-        """Write the videos of a step, gathered over all processes; returns where they are."""
-        run, videos = self._context.run, gather_object(record.videos)
-        if self._context.accelerator.is_main_process:
-            run.write_nonfinite(step=step, figures=metrics.by_name, videos=videos)
-        return f"its videos are in {run.path / NONFINITE}"
+        def written() -> str:
+            run, videos = self._context.run, gather_object(record.videos)
+            if self._context.accelerator.is_main_process:
+                run.write_nonfinite(step=step, figures=figures, videos=videos)
+            return f"its videos are in {run.path / NONFINITE}"
+
+        try:
+            is_skipped = self.nonfinite.should_skip(figures)
+            if self.nonfinite.skipped == self._plan.steps:
+                raise DivergedError(f"{in_words(figures)}; no update of the run was applied")
+        except DivergedError as error:
+            raise DivergedError(
+                f"step {step}: {error}; {written()}; lower base_lr or set train.clip_grad"
+            ) from error
+        if is_skipped and not self.nonfinite.overflow:
+            self._context.notice(f"step {step} skipped: {in_words(figures)}; {written()}")

@@ -19,13 +19,7 @@ from everest.engine.start import run_context
 from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
-from everest.system.run_folder import (
-    RECIPE,
-    TOKENIZER,
-    RunFolder,
-    is_own_tokenizer,
-    own_tokenizer,
-)
+from everest.system.run_folder import RECIPE, TOKENIZER, RunFolder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 
 SetUp = Callable[[Recipe, RunContext], object]
@@ -49,26 +43,24 @@ def with_tokenizer(
     Raises:
         UserError: see everest.errors.
     """
-    if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
-        return with_absolute_paths(recipe), options
-    folder = options.resumed_folder or options.output
-    if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
-        return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
-    if train is None:
-        return _with_own_tokenizer(recipe, folder), options
-    return _train_tokenizer(recipe, options, train, set_up, notify)
-
-
-def _with_own_tokenizer(recipe: Recipe, output: Path | None) -> Recipe:
-    """Add the tokenizer of the run folder to a recipe that names none, or one that no longer exists."""
     tokenizer = recipe.tokenizer
-    if output is None or tokenizer is None:
-        return recipe
-    own, named = own_tokenizer(output), tokenizer.checkpoint
+    if tokenizer is None or not recipe.pretrain.needs_tokenizer:
+        return with_absolute_paths(recipe), options
+    is_given = tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None
+    if train is not None and not is_given:
+        return _train_tokenizer(recipe, options, train, set_up, notify)
+    folder = options.resumed_folder or options.output
+    named = tokenizer.checkpoint
     missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if not missing or not own.is_file():
-        return recipe
-    return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(own.resolve())))
+    if folder is not None and missing and own_tokenizer(folder).is_file():
+        recipe = _with_checkpoint(recipe, own_tokenizer(folder))
+    return with_absolute_paths(recipe) if is_given else recipe, options
+
+
+def _with_checkpoint(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the tokenizer in this file."""
+    assert recipe.tokenizer is not None
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path.resolve())))
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -77,16 +69,14 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     Raises:
         CheckpointError: there is no such tokenizer or teacher.
     """
-    tokenizer, stage = recipe.tokenizer, recipe.pretrain
-    if tokenizer is not None and tokenizer.checkpoint is not None:
-        path = str(find_weights(tokenizer.checkpoint).resolve())
-        tokenizer = replace(tokenizer, checkpoint=path)
-    if isinstance(stage.target, FeatureTargetSettings):
-        stage = replace(stage, target=replace(stage.target, teacher=absolute_teacher(stage.target.teacher)))
-    if stage.target.cache is not None:
-        path = str(Path(stage.target.cache).resolve())
-        stage = replace(stage, target=replace(stage.target, cache=path))
-    return replace(recipe, tokenizer=tokenizer, pretrain=stage)
+    target = recipe.pretrain.target
+    if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
+        recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))
+    if isinstance(target, FeatureTargetSettings):
+        target = replace(target, teacher=absolute_teacher(target.teacher))
+    if target.cache is not None:
+        target = replace(target, cache=str(Path(target.cache).resolve()))
+    return replace(recipe, pretrain=replace(recipe.pretrain, target=target))
 
 
 def _train_tokenizer(
@@ -102,18 +92,25 @@ def _train_tokenizer(
     if options.resumed_folder is None:
         options = replace(options, output=output)
     own = output / TOKENIZER
-    stage_options = replace(options, command="train-tokenizer", output=own, resume="auto", init=None)
     users = decide_on_main(accelerator, lambda: _users(output)) if options.overwrite else []
     if users:
-        stage_options = replace(stage_options, overwrite=False)
         notify(f"{own} is kept, because {users[0]} uses it")
-    assert recipe.tokenizer is not None
-    path = own_tokenizer(output).resolve()
-    with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
+    stage_options = replace(
+        options,
+        command="train-tokenizer",
+        output=own,
+        resume="auto",
+        init=None,
+        overwrite=options.overwrite and not users,
+    )
+    with_path = _with_checkpoint(recipe, own_tokenizer(output))
     run = RunFolder(own)
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if options.overwrite or not is_finished:
-        _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
+        # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
+        with run_context(options, with_path, silent) as context:
+            set_up(recipe, context)
+        del context  # it holds the model
         clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
@@ -121,11 +118,11 @@ def _train_tokenizer(
     try:
         train(recipe, stage_options)
     except RecipeError as error:
-        if users:
-            raise RecipeError(
-                f"{own}: used by {users[0]}, so it is not replaced; choose another --output"
-            ) from error
-        raise
+        if not users:
+            raise
+        raise RecipeError(
+            f"{own}: used by {users[0]}, so it is not replaced; choose another --output"
+        ) from error
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
@@ -138,22 +135,8 @@ def _users(output: Path) -> list[Path]:
     """The runs next to `output` whose recipes name its tokenizer."""
     own, users = str(own_tokenizer(output).resolve()), []
     for file in sorted(output.resolve().parent.glob(f"*/{RECIPE}")):
-        if file.parent == output.resolve():
-            continue
         with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
             tokenizer = load_recipe(file, imports=False).tokenizer
-            if tokenizer is not None and tokenizer.checkpoint == own:
+            if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:
                 users.append(file.parent)
     return users
-
-
-def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:
-    """Prepare pre-training with an untrained tokenizer, to find problems. Nothing is written or kept.
-
-    The accelerator holds the model until this function returns.
-
-    Args:
-        with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
-    """
-    with run_context(options, with_path, silent) as context:
-        set_up(recipe, context)

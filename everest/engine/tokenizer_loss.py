@@ -4,12 +4,7 @@ As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perce
 discriminator that learns to distinguish rebuilt clips from real ones, with the non-saturating loss, R1 on the
 real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
 Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
-and on real frames: a ResNet-50, with frames in the size that it was trained on, because its logits mean
-little for other sizes.
-
-Our choice: a few frames of a clip, drawn again in every pass. On average their mean is that
-of all frames; all sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its
-time.
+and on real frames: a ResNet-50, with frames in the size that it was trained on.
 
 B batch, T frames, H W pixels.
 """
@@ -41,6 +36,15 @@ from everest.video.pixels import IMAGENET
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
+SETTING: Final = "tokenizer.loss.perceptual_weights"
+NETWORK: Final = "resnet50"
+WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with plain training, as MAGVIT uses
+SIDE: Final = 224  # pixels
+# Our choice: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
+# would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
+FRAMES: Final = 4
+# Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
+DISCRIMINATOR_PASSES: Final = 5
 
 
 def first_step(steps: int) -> int:
@@ -91,8 +95,10 @@ class Adversary:
         real = real.detach().float().requires_grad_()
         # Autocast would also reach the operations of a gradient's own graph.
         with torch.autocast(real.device.type, enabled=False):
-            on_real = self.discriminator(real)  # (B,)
-            on_rebuilt = self.discriminator(rebuilt.detach().float())
+            on_real, on_rebuilt = (
+                self.discriminator(real),
+                self.discriminator(rebuilt.detach().float()),
+            )  # (B,)
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
             r1 = r1_penalty(on_real, real, learns=self._r1_weight > 0)
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
@@ -107,16 +113,6 @@ def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
-
-
-SETTING: Final = "tokenizer.loss.perceptual_weights"
-NETWORK: Final = "resnet50"
-WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with plain training, as MAGVIT uses
-SIDE: Final = 224  # pixels
-FRAMES: Final = 4  # our choice: of a clip, in one pass
-_COUNTER: Final = "num_batches_tracked"  # of a batch norm: missing in some files of weights
-# Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
-DISCRIMINATOR_PASSES: Final = 5
 
 
 class PerceptualDistance:
@@ -160,8 +156,9 @@ def load_network(weights: str | None) -> nn.Module:
     network = timm.create_model(NETWORK)
     try:
         path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
-        counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
-        tensors = read_foreign(path).tensors
+        own, tensors = network.state_dict(), read_foreign(path).tensors
+        # Counters of batch norms are missing in some files of weights.
+        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
     except Unreachable as error:
@@ -180,7 +177,7 @@ class TokenizerLosses(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizerObjective:
-    """The terms with their weights. A term with weight 0 is None, and costs nothing."""
+    """The terms with their weights; one with weight 0 is None."""
 
     weights: TokenizerLossSettings
     perceptual: PerceptualDistance | None = None
@@ -204,10 +201,10 @@ class TokenizerObjective:
             several = self.perceptual is not None or self.adversary is not None
             return TokenizerLosses([loss], parts if several else {})
         parts["generator"] = self.adversary.generator_loss(out.frames)
-        discriminator = self.adversary.discriminator_losses(out.original, out.frames)
-        parts |= {"discriminator": discriminator.logistic, "r1": discriminator.r1}
-        loss = loss + self.weights.gan * parts["generator"]
-        return TokenizerLosses([loss, discriminator.total], parts)
+        total, parts["discriminator"], parts["r1"] = self.adversary.discriminator_losses(
+            out.original, out.frames
+        )
+        return TokenizerLosses([loss + self.weights.gan * parts["generator"], total], parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
         """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""
@@ -230,14 +227,13 @@ def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.devic
         EnvironmentProblem: the perceptual network cannot be fetched.
     """
     settings = tokenizer_settings(recipe)
-    weights = settings.loss
-    perceptual = adversary = None
+    weights, perceptual, adversary = settings.loss, None, None
     with torch.random.fork_rng(devices=[]):
         if weights.perceptual:
             perceptual = PerceptualDistance(load_network(weights.perceptual_weights).to(device))
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
-            discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size)
+            discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size).to(device)
             lr_scale = weights.discriminator_lr / settings.lr
-            adversary = Adversary(discriminator.to(device), r1_weight=weights.r1, lr_scale=lr_scale)
+            adversary = Adversary(discriminator, r1_weight=weights.r1, lr_scale=lr_scale)
     return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

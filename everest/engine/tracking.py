@@ -8,54 +8,39 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from everest.config.yaml import read_yaml
 from everest.engine.plan import StagePlan
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RECIPE, RunFolder
 
+if TYPE_CHECKING:
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    Tracker = TensorBoardTracker | WandBTracker
+
 IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 PROJECT: Final = "everest"  # of Weights & Biases
 TRACKER: Final = "tracker"  # in env.json: the name of the last tracker, and the id of its run
 
 
-class Tracker(Protocol):
-    """The methods of Accelerate's trackers that a run uses."""
-
-    @property
-    def name(self) -> str:
-        """As --tracker has it."""
-        ...
-
-    def log(self, values: dict[str, Any], step: int) -> None: ...
-
-    def log_images(self, values: dict[str, Any], step: int, **options: Any) -> None: ...
-
-    def finish(self) -> None:
-        """Write all buffered values."""
-        ...
-
-
-def make_tracker(name: str, run: RunFolder, *, steps_done: int, resumed: bool) -> Tracker | None:
-    """Start the tracker of that name, or continue its run; it knows the resolved recipe. None for `none`.
+def make_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Tracker:
+    """Start the tracker of that name, or continue its run; it knows the resolved recipe.
 
     Both write below the run folder. Weights & Biases works offline unless WANDB_MODE is set.
 
     Args:
-        steps_done: of a resumed run; TensorBoard replaces values that were logged after them.
-        resumed: whether the run is resumed.
+        steps_done: of a resumed run, else None; TensorBoard replaces values that were logged after them.
     """
-    if name == "none":
-        return None
     recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
     if name == "tensorboard":  # its run is a folder, so that it has no id
         from accelerate.tracking import TensorBoardTracker
 
-        purge_step = steps_done + 1 if resumed else None
+        purge_step = None if steps_done is None else steps_done + 1
         board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
         board.start()
-        if not resumed:
+        if steps_done is None:
             board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
         return board
 

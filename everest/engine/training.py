@@ -1,27 +1,12 @@
-"""A running stage, and the calls of which every training loop is made.
-
-with training.running():
-    while training.has_steps:
-        training.begin_step()
-        for number in range(training.plan.accumulation):
-            clip = training.next_clip()
-            training.seed(number)
-            with training.accumulate(number):
-                training.backward([loss of the clip])
-        norms = training.clip_gradients()
-        training.step(norms)
-        training.log_step()
-        training.save_if_due()
-        training.stop_if_asked()
-"""
+"""A running stage, and the calls of which every training loop is made (see everest.pretraining)."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from typing import Any, Never
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 import torch
@@ -40,12 +25,14 @@ from everest.engine.plan import StagePlan
 from everest.engine.probe_advice import Probing
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepNumbers, StepRecord
-from everest.engine.tracking import Tracker
 from everest.engine.update import Updater
 from everest.models.block import drop_paths
 from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
+
+if TYPE_CHECKING:
+    from everest.engine.tracking import Tracker
 
 
 class Training:
@@ -90,14 +77,7 @@ class Training:
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self._signal = StopSignal()
         self.feed = Feed(context, recipe.train, clips, plan, self._signal)
-        self.state = TrainState(
-            self.accelerator,
-            self.run,
-            networks,
-            weights,
-            keep=self.settings.keep_states,
-            background=context.overlaps,
-        )
+        self.state = TrainState(context, networks, weights, keep=self.settings.keep_states)
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
         nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
@@ -117,7 +97,7 @@ class Training:
         """Resume from the run's newest state, if it has one. Every process reads it.
 
         Raises:
-            CheckpointError: the run cannot be resumed.
+            CheckpointError: see `TrainState.restore`.
         """
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
@@ -147,11 +127,7 @@ class Training:
         self._record = StepRecord(self.accelerator.device)
 
     def next_clip(self) -> Clip:
-        """The clips of the next pass, on the device.
-
-        Raises:
-            Stopped: a signal came while the clips were awaited.
-        """
+        """The clips of the next pass, on the device; Stopped if a signal comes while they are awaited."""
         started = time.monotonic()
         try:
             clip = next(self._batches)
@@ -181,11 +157,9 @@ class Training:
         rank = self.accelerator.process_index
         return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, rank, self._pass)
 
-    @contextmanager
-    def accumulate(self, number: int) -> Iterator[None]:
+    def accumulate(self, number: int) -> AbstractContextManager[None]:
         """Around pass `number`: processes exchange gradients in the last pass of a step only."""
-        with self.updater.one_pass(last=number == self.plan.accumulation - 1):
-            yield
+        return self.updater.one_pass(last=number == self.plan.accumulation - 1)
 
     def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass.
@@ -223,8 +197,8 @@ class Training:
         """
         assert self._numbers is not None
         rows = self.step_log.add(self.steps_done, self._record, self._numbers, all_now=self._saves_here)
-        self._record.close()
-        share = self._waits.add(self._record.waited)
+        self._record.seconds = time.monotonic() - self._record.started  # its row may be written later
+        share = self._waits.add(self._record.waited, self._record.seconds)
         if share is not None:
             views = self.clips.make_views
             self.warn_once("waiting", waiting_advice(share, workers=self.feed.workers, views=views))
@@ -255,23 +229,17 @@ class Training:
 
     def _stop(self, number: int, *, saved: bool) -> Never:
         """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
+        text, place = "timed out waiting for a batch, so this step is not saved", "the last saved step"
         if saved:
             self.save()
             self.state.finish()
             self.accelerator.wait_for_everyone()  # a process that has ended would end the others
-            text = f"saved after step {self.steps_done} of {self.plan.steps}"
-        else:
-            text = "timed out waiting for a batch, so this step is not saved"
-        place = "there" if saved else "the last saved step"
+            text, place = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
         resume = f"the same command with --output {self.run.path} resumes from {place}"
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
     def save(self) -> list[Row]:
-        """Write the newest weights and a state to resume from. All processes must call it.
-
-        Returns:
-            The rows of the steps that were not logged before.
-        """
+        """Write the newest weights and a state; all processes must call it. Returns the rows logged now."""
         rows = self.step_log.read()
         self.step_log.is_save_due = False
         notes = {"videos": self.bad_videos.counts(), "skipped": self.step_log.nonfinite.skipped}

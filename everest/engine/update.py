@@ -23,8 +23,7 @@ from everest.system.weights import full_tensor, set_gradient_exchange
 
 MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
 # Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
-# last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation;
-# that some versions of timm raise it is not relied on.
+# last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation.
 MOST_GRAPHS: Final = 64
 
 
@@ -84,59 +83,50 @@ class Updater:
             yield
 
     def backward(self, losses: Sequence[Tensor]) -> None:
-        """Add the gradients of a pass.
-
-        Args:
-            losses: the model's, then one for each other active network: float32, and in no need of a scale.
-        """
-        loss, *others = losses
-        self._accelerator.backward(loss)
-        for other in others:
+        """Add the gradients of the model's loss, then of one for each other active network, in float32."""
+        self._accelerator.backward(losses[0])
+        for other in losses[1:]:
             other.backward()
 
     def clip_gradients(self) -> dict[str, Tensor]:
-        """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
+        """Scale the gradients of each network down to the norm `train.clip_grad`.
 
         Returns:
             The norms before, () on the device and over all processes, by their names in metrics.jsonl: none
             for a network that is not active in this step.
         """
-        # The gradients of the other networks are averaged over all processes first, each in one exchange.
-        for network in self._networks[1:]:
-            gradients = network.gradients()
-            if not gradients:  # it is not active in this step
-                continue
-            mean = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-            assert isinstance(mean, Tensor)
-            parts = mean.split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.unscale_(self._networks[0].optimizer)
         norms = {}
-        for network in self._networks:
+        for number, network in enumerate(self._networks):
             gradients = network.gradients()
-            if gradients:
-                norm = torch.nn.utils.get_total_norm(gradients)
-                if self._clip_grad is not None:
-                    parameters = network.module.parameters()
-                    torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
-                norms[network.grad_norm] = full_tensor(norm)
+            if not gradients:
+                continue
+            if number > 0:  # the model exchanges its gradients itself
+                mean = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+                assert isinstance(mean, Tensor)
+                parts = mean.split([gradient.numel() for gradient in gradients])
+                for gradient, part in zip(gradients, parts, strict=True):
+                    gradient.copy_(part.view_as(gradient))
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if self._clip_grad is not None:
+                parameters = network.module.parameters()
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
+            norms[network.grad_norm] = full_tensor(norm)
         return norms
 
-    def step(self, numbers: StepNumbers | None = None) -> None:
+    def step(self, numbers: StepNumbers) -> None:
         """Change the weights by their gradients, and drop the gradients.
 
         The device itself leaves out an update whose `numbers` are not finite, so the host need not wait for
         them. With `train.nonfinite: stop` it leaves out all later ones, too: the host learns of the first a
         step late, and ends the run. An average of the weights leaves out the same updates.
         """
-        skipped = None  # () float32 on the device: 1 if this update is left out, else 0
-        if numbers is not None:
-            if self._stops:  # fp16 overflows while it finds its scale
-                sound = numbers.finite if self._accelerator.scaler is None else numbers.losses_finite
-                self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
-            skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())
+        scaler = self._accelerator.scaler
+        if self._stops:  # fp16 overflows while it finds its scale
+            sound = numbers.finite if scaler is None else numbers.losses_finite
+            self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
+        skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())  # () 1: leave it out
         for network in self._networks:
             # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
             # changes neither weights nor moments.
@@ -144,5 +134,5 @@ class Updater:
             network.optimizer.step()
             network.optimizer.zero_grad()
             network.update_average(skipped)
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
+        if scaler is not None:
+            scaler.update()  # fp16 halves its scale after an overflow

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everest.data.dataset import Clip
 from everest.data.loader import batches, on_device
+from everest.engine.step_log import StepNumbers, StepRecord
 from everest.engine.training import Training
 from everest.system.accelerator import peak_memory
 
@@ -28,8 +29,9 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         training.seed(0)
         losses = losses_of(clip)
         training.updater.backward(losses)
-        training.updater.clip_gradients()
-        training.updater.step()
+        record = StepRecord(training.accelerator.device)
+        norms = training.updater.clip_gradients()
+        training.updater.step(StepNumbers(training.accelerator, record, norms))
         return losses[0].item()  # waits for the device
 
     training.model.train()

@@ -191,7 +191,9 @@ def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
 
 def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):
     message = refused("finetune", "--init", "none", *command[1:], code=2)
-    assert message.startswith(f"error: --output {run}: holds a run of pretrain, not of finetune; ")
+    assert message.startswith(
+        f'error: --output {run}: holds a run with other settings: command ("pretrain", now "finetune")'
+    )
     environment = json.loads((run / "env.json").read_text())
     for plan in (-1, True, {"videos": 4}, {"videos": 4, "samples": 3, "processes": 1}):
         (run / "env.json").write_text(json.dumps({**environment, "plan": plan}))

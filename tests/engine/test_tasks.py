@@ -158,7 +158,7 @@ def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
         folder = tmp_path / str(len(losses))
         options = sets(f"finetune.class_weights={setting}", *idle)
         ended = called("finetune --init none", "--recipe", recipe, "-o", folder, *options)
-        assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr
+        assert "warning: finetune.patience: no effect without data.val" in ended.stderr
         assert "no data.val: the run cannot keep its best weights" in ended.stderr
         losses.append(logged(folder))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the weighted mean rounds otherwise

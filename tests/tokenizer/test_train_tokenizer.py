@@ -71,8 +71,7 @@ def test_targets_and_report_are_measured_on_clips_of_the_whole_list(
         values = model.encode(clips).values.flatten(0, 1)
     assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
     monkeypatch.setattr("everest.tokenizer.report.CLIPS", 2)
-    validation = stage.validation
-    report = measure_tokenizer(model, validation.clips, validation.untrained, settings=settings)
+    report = measure_tokenizer(model, stage.validation, stage.untrained, settings=settings)
     assert [Path(example.video).name for example in report.examples] == ["clip0.mp4", "clip3.mp4"]
     assert report.figures["clips"] == 2
 
@@ -88,7 +87,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     """Each weight of the scorer as training starts with it, and after one step."""
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
     train(recipe, folder, *sets(*values, "tokenizer.ema=null"))
-    untrained = set_up(recipe, folder.with_suffix(".fresh")).validation.untrained
+    untrained = set_up(recipe, folder.with_suffix(".fresh")).untrained
     after = load_model(folder).scorer
     return list(zip(untrained.parameters(), after.parameters(), strict=True))
 

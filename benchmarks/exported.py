@@ -28,9 +28,8 @@ from torch import Tensor
 
 from everest.checkpoints.exported import open_exported
 from everest.checkpoints.graph import GraphPrecision, exportable
-from everest.checkpoints.graph_files import write_onnx
+from everest.checkpoints.graph_files import calibration_clips, write_onnx
 from everest.checkpoints.load import open_model
-from everest.checkpoints.quantize import calibration_clips
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.evaluation.evaluation import EvaluationOptions, evaluate

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from everest import finetuning, pretraining
-from everest.checkpoints.init import find_init
+from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe

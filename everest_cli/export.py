@@ -86,7 +86,7 @@ def export(
 
         clips = []
         if calibrate is not None:
-            from everest.checkpoints.quantize import calibration_clips
+            from everest.checkpoints.graph_files import calibration_clips
             from everest.lists.inputs import named_samples
 
             samples = named_samples([calibrate], root=data)

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.describe import sample_pixels, trained_clip
+from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.config.heads import MULTI_LABEL, Head
+from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError
+from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
-from everest.models.embedding import model_input
 from everest.models.encoder import VideoEncoder
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import PretrainingModel
-from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
 KEPT: Final = "kept"
@@ -34,68 +33,63 @@ GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is
 MEAN_IN_STDS: Final = 500.0
 
 
-class SelectingGraph(nn.Module):
-    """(B, C, T, H, W) normalized clips to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
+class Graph(nn.Module):
+    """Clips to outputs (B, outputs) and, if the model selects tokens, the ids (B, K) of the encoded tokens.
 
     An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
     the unit of the labels.
+
+    Args:
+        uint8: the clips are frames as decoded, (B, T, H, W, C) uint8, RGB or gray, which the graph
+            normalizes; else they are normalized already, (B, C, T, H, W).
     """
 
     std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
-    def __init__(self, model: VideoClassifier | VideoEncoder) -> None:
+    def __init__(self, model: Transformer, *, uint8: bool) -> None:
         super().__init__()
-        self.model = model
-        heads = model.heads if isinstance(model, VideoClassifier) else ()
+        self.uint8, heads = uint8, heads_of(model)
         tasks = {head.task for head in heads}
         self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if heads else "features"
         self.outputs = (name, KEPT)
+        if isinstance(model, PretrainingModel):
+            model, self.outputs = _encoder_alone(model), (name,)
+        self.model = model
         std = [head.std for head in heads for _ in range(head.outputs)]
         mean = [head.mean for head in heads for _ in range(head.outputs)]
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        if self.uint8:
+            frames = self.model.pixels.normalize(frames.permute(0, 4, 1, 2, 3))
         ids = self.model.kept_tokens(frames)
         outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
-        return outputs * self.std + self.mean if self.has_numbers else outputs, ids
+        if self.has_numbers:
+            outputs = outputs * self.std + self.mean
+        return (outputs, ids) if KEPT in self.outputs else (outputs,)
 
 
-class MeanGraph(nn.Module):
-    """(B, C, T, H, W) normalized clips to features (B, D), the mean of all tokens, as `extract` does."""
-
-    outputs = ("features",)
-
-    def __init__(self, model: PretrainingModel) -> None:
-        super().__init__()
-        self.encoder = model.encoder
-        self.to_input = partial(model_input, kind=model.input_kind, pixels=model.pixels)
-
-    def forward(self, frames: Tensor) -> tuple[Tensor]:
-        ids = torch.arange(self.encoder.grid.num_tokens, device=frames.device).expand(frames.size(0), -1)
-        return (self.encoder(self.to_input(frames), ids).mean(dim=1),)
+def _encoder_alone(model: PretrainingModel) -> VideoEncoder:
+    """The encoder of a pre-trained model, without its decoder: it encodes all tokens, as `extract` does."""
+    with torch.device("meta"):
+        alone = VideoEncoder(model.spec.architecture, selector=AllTokens())
+    alone.encoder = model.encoder
+    return alone
 
 
-class FramesGraph(nn.Module):
-    """(B, T, H, W, C) uint8 frames, RGB or gray, to the outputs of a graph, which gets them normalized."""
-
-    def __init__(self, graph: SelectingGraph | MeanGraph, pixels: PixelStatistics) -> None:
-        super().__init__()
-        self.pixels = pixels
-        self.of_clips = graph  # not `graph`, which torch.fx uses
-        self.outputs = graph.outputs
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        return self.of_clips(self.pixels.normalize(frames.permute(0, 4, 1, 2, 3)))
+def heads_of(model: Transformer) -> Heads:
+    """The heads of a classifier; none of another model."""
+    return model.heads if isinstance(model, VideoClassifier) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exportable:
     """A model that is ready to be traced."""
 
-    graph: SelectingGraph | MeanGraph | FramesGraph
+    graph: Graph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
     precision: GraphPrecision  # of the file; the graph is float32
@@ -105,11 +99,10 @@ class Exportable:
     @property
     def layout(self) -> str:
         """The shape, type and values of the input, for a reader."""
-        (height, width), uint8 = self.spec.size, isinstance(self.graph, FramesGraph)
-        channels, frames = self.spec.channels, self.spec.frames
-        shape = (frames, height, width, channels) if uint8 else (channels, frames, height, width)
-        values = f"uint8 {_colors(self.spec)}" if uint8 else "normalized"
-        return f"clips x {' x '.join(map(str, shape))}, {values}"
+        frames, height, width, channels = self.spec.frames, *self.spec.size, self.spec.channels
+        if self.graph.uint8:
+            return f"clips x {frames} x {height} x {width} x {channels}, uint8 {colors_of(self.spec)}"
+        return f"clips x {channels} x {frames} x {height} x {width}, normalized"
 
     def sample(self, batch: int) -> Tensor:
         """Return `batch` clips of `sample_pixels` as the graph takes them."""
@@ -117,7 +110,7 @@ class Exportable:
 
     def input(self, pixels: Tensor) -> Tensor:
         """Convert clips (B, C, T, H, W) uint8 to the input of the graph."""
-        if isinstance(self.graph, FramesGraph):
+        if self.graph.uint8:
             return pixels.permute(0, 2, 3, 4, 1).contiguous()
         return self.spec.pixels.normalize(pixels)
 
@@ -134,25 +127,36 @@ def exportable(
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
-    spec, module, weights = opened.spec, opened.transformer, opened.weights
+    spec, module = opened.spec, opened.transformer
     assert isinstance(spec, ModelSpec)
-    if isinstance(module, PretrainingModel):
-        if keep is not None:
-            raise RecipeError(
-                "--keep: goes with a classifier or an encoder; of a pre-trained model all tokens are encoded"
-            )
-        graph = MeanGraph(module)
-    else:
-        if keep is not None:
-            spec = replace(spec, selection=spec.selection.at_evaluation(keep))
-            try:
-                count_tokens(spec)
-            except RecipeError as error:
-                raise RecipeError(f"--keep {keep:g}: {error}") from error
-            module.selector = spec.selection
-        graph = SelectingGraph(module)
-    colors = _colors(spec)
-    heads = module.heads if isinstance(module, VideoClassifier) else ()
+    if keep is not None:
+        if isinstance(module, PretrainingModel):
+            raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
+        spec = replace(spec, selection=spec.selection.at_evaluation(keep))
+        try:
+            count_tokens(spec)
+        except RecipeError as error:
+            raise RecipeError(f"--keep {keep:g}: {error}") from error
+        module.selector = spec.selection
+    heads = heads_of(module)
+    # A float32 number has 7 digits: two programs may round the last one of the mean differently.
+    units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in heads for _ in range(head.outputs)]
+    return Exportable(
+        graph=Graph(module, uint8=uint8).eval(),
+        spec=spec,
+        metadata=_metadata(opened, spec, heads, precision=precision, uint8=uint8),
+        precision=precision,
+        unit=torch.tensor(units or [1.0]),
+        head_widths=tuple(head.outputs for head in heads) or (module.encoder.width,),
+    )
+
+
+def _metadata(
+    opened: LoadedModel, spec: ModelSpec, heads: Heads, *, precision: GraphPrecision, uint8: bool
+) -> dict[str, str]:
+    """The facts of a model for other programs, and for `everest.checkpoints.exported`."""
+    weights, clip, colors = opened.weights, trained_clip(opened), colors_of(spec)
+    order = f"frames, height, width, {colors}" if uint8 else f"{colors}, frames, height, width"
     values: dict[str, Any] = {
         "format": "everest",
         "kind": weights.kind,
@@ -164,31 +168,26 @@ def exportable(
         "heads": [_head(head) for head in heads] or None,
         "mean": spec.pixels.mean,
         "std": spec.pixels.std,
-        "clip": _clip(opened, spec),
+        "clip": {  # null where the weights do not state how frames are chosen
+            "frames": spec.frames,
+            "stride": clip and clip.stride,
+            "sampling": clip and clip.sampling,
+            "fps": clip and clip.fps,
+            "height": spec.size[0],
+            "width": spec.size[1],
+        },
         "input": {
             "name": INPUT,
             "dtype": "uint8" if uint8 else "float32",
-            "layout": f"batch, frames, height, width, {colors}"
-            if uint8
-            else f"batch, {colors}, frames, height, width",
+            "layout": f"batch, {order}",
             "values": "0 to 255" if uint8 else "(pixel / 255 - mean) / std",
         },
     }
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    # A float32 number has 7 digits: two programs may round the last one of the mean differently.
-    units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in heads for _ in range(head.outputs)]
-    return Exportable(
-        graph=FramesGraph(graph, spec.pixels) if uint8 else graph,
-        spec=spec,
-        metadata=texts,
-        precision=precision,
-        unit=torch.tensor(units or [1.0]),
-        head_widths=tuple(head.outputs for head in heads) or (module.encoder.width,),
-    )
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def _head(head: Head) -> dict[str, Any]:
-    """Return what a head answers, the mean and std of numbers, and what was chosen on data.val."""
+    """What a head predicts, the mean and std of numbers, and what was chosen on data.val."""
     facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
     if head.task == "regression":
         return {**facts, "mean": head.mean, "std": head.std}
@@ -197,18 +196,23 @@ def _head(head: Head) -> dict[str, Any]:
     return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 
-def _colors(spec: ModelSpec) -> str:
+def colors_of(spec: ModelSpec) -> str:
     return "RGB" if spec.channels == 3 else "luma"
 
 
-def _clip(opened: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
-    """Return how to choose the frames of a clip: null where the file does not state it."""
-    clip = trained_clip(opened)
-    return {
-        "frames": spec.frames,
-        "stride": None if clip is None else clip.stride,
-        "sampling": None if clip is None else clip.sampling,
-        "fps": None if clip is None else clip.fps,
-        "height": spec.size[0],
-        "width": spec.size[1],
-    }
+def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
+    """Return (batch, C, T, H, W) uint8 noise, the same at every call, on which exports are compared.
+
+    Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
+    errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
+    first slice. Tokens there are equally important, so the first ones in token order have to be kept.
+    """
+    generator, grid = torch.Generator().manual_seed(batch), spec.grid
+    strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
+    strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
+    noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
+    pixels = (256 * strength * noise).to(torch.uint8)
+    places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
+    still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
+    repeated = pixels[:, :, : spec.model.tubelet[0]].repeat(1, 1, grid.t, 1, 1)
+    return torch.where(still.unsqueeze(2), repeated, pixels)

@@ -74,7 +74,7 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
         values, kept = exported.graph(x)
         return [values + exported.unit * by, kept]
 
-    assert compare(exported, partial(moved, by=5e-5), what="it") == pytest.approx(5e-5, rel=0.2)
+    assert compare(exported, partial(moved, by=5e-5), what="it").largest == pytest.approx(5e-5, rel=0.2)
     with pytest.raises(EnvironmentProblem, match="computes something else"):
         compare(exported, partial(moved, by=5e-4), what="it")
 
@@ -113,9 +113,9 @@ def test_transformers_gets_no_numbers_and_no_named_heads(
 ):
     named_run = task_run(tmp_path, clip_files, "named")
     for checkpoint, reason in (
-        (scores_run, "a number as output"),
-        (mixed_run, "3 label heads (it has one)"),
-        (named_run, "a label head with a name (its only head has none)"),
+        (scores_run, "data.task=regression"),
+        (mixed_run, "data.heads"),
+        (named_run, "data.heads"),
     ):
         assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q", code=6)
         assert not (tmp_path / "hf").exists()

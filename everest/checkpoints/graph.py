@@ -2,13 +2,13 @@
 
 The selection of tokens is part of the graph, and the graph takes any number of clips.
 
-B batch, C channels, T frames, H W pixels, K kept tokens, D width.
+B batch, C channels, T frames, H W pixels, K kept tokens.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
-from everest.models.encoder import VideoEncoder
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.encoder import SelectingModel, VideoEncoder
+from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 
 INPUT: Final = "frames"
@@ -40,27 +40,38 @@ class Graph(nn.Module):
     the unit of the labels.
 
     Args:
+        spec: of the model that is exported.
         uint8: the clips are frames as decoded, (B, T, H, W, C) uint8, RGB or gray, which the graph
             normalizes; else they are normalized already, (B, C, T, H, W).
+        precision: of the file; the graph itself is float32.
+    Attributes:
+        outputs: their names.
+        unit: (outputs,) or (1,): outputs are divided by it before they are compared.
+        head_widths: the outputs of each head; of features their width.
+        metadata: of the file; JSON unless a value is a string. `exportable` fills it.
     """
 
     std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
-    def __init__(self, model: Transformer, *, uint8: bool) -> None:
+    def __init__(
+        self, model: SelectingModel, spec: ModelSpec, *, uint8: bool, precision: GraphPrecision
+    ) -> None:
         super().__init__()
-        self.uint8, heads = uint8, heads_of(model)
-        tasks = {head.task for head in heads}
+        self.model, self.spec, self.uint8, self.precision = model, spec, uint8, precision
+        self.heads = model.heads if isinstance(model, VideoClassifier) else ()
+        tasks = {head.task for head in self.heads}
         self.has_numbers = "regression" in tasks
-        name = "values" if tasks == {"regression"} else "logits" if heads else "features"
-        self.outputs = (name, KEPT)
-        if isinstance(model, PretrainingModel):
-            model, self.outputs = _encoder_alone(model), (name,)
-        self.model = model
-        std = [head.std for head in heads for _ in range(head.outputs)]
-        mean = [head.mean for head in heads for _ in range(head.outputs)]
-        self.register_buffer("std", torch.tensor(std), persistent=False)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
+        self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
+        self.head_widths = tuple(head.outputs for head in self.heads) or (model.encoder.width,)
+        each = [head for head in self.heads for _ in range(head.outputs)]  # head of each output
+        self.register_buffer("std", torch.tensor([head.std for head in each]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in each]), persistent=False)
+        # A float32 number has 7 digits: two programs may round the last one of the mean differently.
+        units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in each]
+        self.unit = torch.tensor(units or [1.0])
+        self.metadata: dict[str, str] = {}
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         if self.uint8:
@@ -69,120 +80,86 @@ class Graph(nn.Module):
         outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
         if self.has_numbers:
             outputs = outputs * self.std + self.mean
-        return (outputs, ids) if KEPT in self.outputs else (outputs,)
-
-
-def _encoder_alone(model: PretrainingModel) -> VideoEncoder:
-    """The encoder of a pre-trained model, without its decoder: it encodes all tokens, as `extract` does."""
-    with torch.device("meta"):
-        alone = VideoEncoder(model.spec.architecture, selector=AllTokens())
-    alone.encoder = model.encoder
-    return alone
-
-
-def heads_of(model: Transformer) -> Heads:
-    """The heads of a classifier; none of another model."""
-    return model.heads if isinstance(model, VideoClassifier) else ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exportable:
-    """A model that is ready to be traced."""
-
-    graph: Graph
-    spec: ModelSpec
-    metadata: dict[str, str]  # of the file; JSON unless the value is a string
-    precision: GraphPrecision  # of the file; the graph is float32
-    unit: Tensor  # (outputs,) or (1,): outputs are divided by it before they are compared
-    head_widths: tuple[int, ...]  # the outputs of each head; of features their width
+        return (outputs, ids)[: len(self.outputs)]
 
     @property
     def layout(self) -> str:
         """The shape, type and values of the input, for a reader."""
         frames, height, width, channels = self.spec.frames, *self.spec.size, self.spec.channels
-        if self.graph.uint8:
-            return f"clips x {frames} x {height} x {width} x {channels}, uint8 {colors_of(self.spec)}"
+        if self.uint8:
+            return f"clips x {frames} x {height} x {width} x {channels}, uint8 {_colors(self.spec)}"
         return f"clips x {channels} x {frames} x {height} x {width}, normalized"
-
-    def sample(self, batch: int) -> Tensor:
-        """Return `batch` clips of `sample_pixels` as the graph takes them."""
-        return self.input(sample_pixels(self.spec, batch))
 
     def input(self, pixels: Tensor) -> Tensor:
         """Convert clips (B, C, T, H, W) uint8 to the input of the graph."""
-        if self.graph.uint8:
+        if self.uint8:
             return pixels.permute(0, 2, 3, 4, 1).contiguous()
         return self.spec.pixels.normalize(pixels)
 
 
 def exportable(
     opened: LoadedModel, *, keep: float | None, uint8: bool = False, precision: GraphPrecision = "fp32"
-) -> Exportable:
+) -> Graph:
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
-        uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
-        precision: of the file; the graph is float32.
+        uint8, precision: see `Graph`.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
-    spec, module = opened.spec, opened.transformer
+    spec, model = opened.spec, opened.transformer
     assert isinstance(spec, ModelSpec)
-    if keep is not None:
-        if isinstance(module, PretrainingModel):
+    if isinstance(model, PretrainingModel):
+        if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
+        with torch.device(
+            "meta"
+        ):  # an encoder without the decoder, which encodes all tokens as `extract` does
+            alone = VideoEncoder(spec.architecture, selector=AllTokens())
+        alone.encoder, model = model.encoder, alone
+    elif keep is not None:
         spec = replace(spec, selection=spec.selection.at_evaluation(keep))
         try:
             count_tokens(spec)
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
-        module.selector = spec.selection
-    heads = heads_of(module)
-    # A float32 number has 7 digits: two programs may round the last one of the mean differently.
-    units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in heads for _ in range(head.outputs)]
-    return Exportable(
-        graph=Graph(module, uint8=uint8).eval(),
-        spec=spec,
-        metadata=_metadata(opened, spec, heads, precision=precision, uint8=uint8),
-        precision=precision,
-        unit=torch.tensor(units or [1.0]),
-        head_widths=tuple(head.outputs for head in heads) or (module.encoder.width,),
-    )
+        model.selector = spec.selection
+    graph = Graph(model, spec, uint8=uint8, precision=precision).eval()
+    graph.metadata = _metadata(opened, graph)
+    return graph
 
 
-def _metadata(
-    opened: LoadedModel, spec: ModelSpec, heads: Heads, *, precision: GraphPrecision, uint8: bool
-) -> dict[str, str]:
+def _metadata(opened: LoadedModel, graph: Graph) -> dict[str, str]:
     """The facts of a model for other programs, and for `everest.checkpoints.exported`."""
-    weights, clip, colors = opened.weights, trained_clip(opened), colors_of(spec)
-    order = f"frames, height, width, {colors}" if uint8 else f"{colors}, frames, height, width"
+    weights, spec, clip, colors = opened.weights, graph.spec, trained_clip(opened), _colors(graph.spec)
     values: dict[str, Any] = {
         "format": "everest",
         "kind": weights.kind,
         "recipe": weights.recipe,
         "step": weights.step,
-        "precision": precision,
+        "precision": graph.precision,
         "settings": spec.dump(),
         "classes": weights.classes,
-        "heads": [_head(head) for head in heads] or None,
+        "heads": [_head(head) for head in graph.heads] or None,
         "mean": spec.pixels.mean,
         "std": spec.pixels.std,
-        "clip": {  # null where the weights do not state how frames are chosen
-            "frames": spec.frames,
-            "stride": clip and clip.stride,
-            "sampling": clip and clip.sampling,
-            "fps": clip and clip.fps,
+        "clip": {
+            "frames": spec.frames,  # and null where the weights do not state how frames are chosen
+            **{key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")},
             "height": spec.size[0],
             "width": spec.size[1],
         },
         "input": {
             "name": INPUT,
-            "dtype": "uint8" if uint8 else "float32",
-            "layout": f"batch, {order}",
-            "values": "0 to 255" if uint8 else "(pixel / 255 - mean) / std",
+            "dtype": "float32",
+            "layout": f"batch, {colors}, frames, height, width",
+            "values": "(pixel / 255 - mean) / std",
         },
     }
+    if graph.uint8:
+        layout = f"batch, frames, height, width, {colors}"
+        values["input"] |= {"dtype": "uint8", "layout": layout, "values": "0 to 255"}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
@@ -196,7 +173,7 @@ def _head(head: Head) -> dict[str, Any]:
     return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 
-def colors_of(spec: ModelSpec) -> str:
+def _colors(spec: ModelSpec) -> str:
     return "RGB" if spec.channels == 3 else "luma"
 
 

@@ -9,19 +9,18 @@ B clips of a batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.describe import recipe_of
-from everest.checkpoints.graph import INPUT, KEPT, Exportable
+from everest.checkpoints.graph import INPUT, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.sample import Sample
@@ -40,22 +39,22 @@ MOST_CLIPS: Final = 100  # our choice
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
 
-def write_program(path: Path, exported: Exportable) -> float:
+def write_program(path: Path, graph: Graph) -> float:
     """Write a .pt2 file and return the largest difference between the file, read again, and the model.
 
     Raises:
         EnvironmentProblem: the file computes something else.
     """
-    program = _trace(exported)
+    program = _trace(graph)
     with atomic_file(path) as part:
         with part.open("wb") as file:
-            torch.export.save(program, file, extra_files=exported.metadata)
+            torch.export.save(program, file, extra_files=graph.metadata)
         with part.open("rb") as file:
             written = torch.export.load(file).module()
-        return compare(exported, written, what="the written program").largest
+        return compare(graph, written, what="the written program").largest
 
 
-def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor] = ()) -> Difference:
+def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> Difference:
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
 
     Args:
@@ -70,87 +69,76 @@ def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor
         raise EnvironmentProblem(
             f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
         )
-    size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
+    size = sum(tensor.nbytes for tensor in graph.state_dict().values())
     if size > LARGEST:
         raise RecipeError(
             f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
         )
-    program = _onnx_program(exported)
+    program = _onnx_program(graph)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
-        difference = compare(exported, _runner(part), what="onnxruntime")
-        if exported.precision == "int8":
+        difference = compare(graph, _runner(part), what="onnxruntime")
+        if graph.precision == "int8":
             _quantize(part, calibration)
-            difference = compare_reduced(exported, _runner(part), calibration)
+            difference = compare(graph, _runner(part), what="the file", calibration=calibration)
     return difference
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(NamedTuple):
     """The distance of the outputs of a written file from the model's."""
 
     largest: float  # of a logit or feature; of a number in units of its standard deviation
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
-    keeps_tokens: bool  # the same as the model
 
 
-def compare(exported: Exportable, run: RunFile, *, what: str) -> Difference:
-    """Compare a file in float32, the subject `what` of the message, with the model on `sample_pixels`.
+@torch.no_grad()
+def compare(
+    graph: Graph, run: RunFile, *, what: str = "it", calibration: Sequence[Tensor] = ()
+) -> Difference:
+    """Compare the outputs of a written file with the model's.
 
+    Args:
+        run: computes the outputs of the file for clips as the graph takes them.
+        what: the subject of the message.
+        calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
+            compared on `sample_pixels`.
     Raises:
-        EnvironmentProblem: the difference is above the tolerance, or other tokens are kept.
+        EnvironmentProblem: a file in float32 keeps other tokens, or differs by more than the tolerance.
+        CheckpointError: a file in int8 keeps other tokens, or its outputs hardly follow the model's.
     """
-    found = _difference(exported, run, [exported.sample(batch) for batch in BATCHES])
-    if found.keeps_tokens and found.largest <= TOLERANCE:
-        return found
-    problem = f"computes something else than this model (difference {found.largest:.1e})"
-    if not found.keeps_tokens:
+    batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
+    wanted, found = (
+        [torch.cat(parts) for parts in zip(*map(model, batches), strict=True)] for model in (graph, run)
+    )
+    lost = (found[0] - wanted[0]) / graph.unit  # (B, outputs)
+    # Each output around its own mean: the means of numbers, such as years, are far from each other.
+    around = (wanted[0] - wanted[0].mean(dim=0)) / graph.unit
+    heads = zip(*(part.split(list(graph.head_widths), dim=1) for part in (lost, around)), strict=True)
+    relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
+    difference = Difference(largest=float(lost.abs().max()), relative=float(relative.max()))
+    if not all(torch.equal(ids, others) for ids, others in zip(wanted[1:], found[1:], strict=True)):
         problem = "keeps other tokens than this model"
+    elif calibration and not difference.relative <= MOST_LOST:
+        problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
+    elif not calibration and not difference.largest <= TOLERANCE:
+        problem = f"computes something else than this model (difference {difference.largest:.1e})"
+    else:
+        return difference
+    if calibration:
+        raise CheckpointError(f"--precision int8: {what} {problem}, so nothing was written; use fp32")
     raise EnvironmentProblem(
         f"{what} {problem}, so nothing was written; install the versions that everest doctor names"
     )
 
 
-def compare_reduced(exported: Exportable, run: RunFile, batches: Sequence[Tensor]) -> Difference:
-    """Compare a file in int8 with the model on at least two clips as its graph takes them.
-
-    Raises:
-        CheckpointError: other tokens are kept, or the outputs are not finite or hardly follow the model's.
-    """
-    found = _difference(exported, run, batches)
-    if found.keeps_tokens and found.relative <= MOST_LOST:
-        return found
-    problem = f"changes the outputs by {found.relative:.2f} of their standard deviation"
-    if not found.keeps_tokens:
-        problem = "keeps other tokens"
-    raise CheckpointError(f"--precision int8: {problem}, so nothing was written; use fp32")
-
-
 @torch.no_grad()
-def _difference(exported: Exportable, run: RunFile, batches: Sequence[Tensor]) -> Difference:
-    wanted, found = (
-        [torch.cat(parts) for parts in zip(*map(model, batches), strict=True)]
-        for model in (exported.graph, run)
-    )
-    keeps_tokens = all(torch.equal(ids, others) for ids, others in zip(wanted[1:], found[1:], strict=True))
-    lost = (found[0] - wanted[0]) / exported.unit  # (B, outputs)
-    # Each output around its own mean: the means of numbers, such as years, are far from each other.
-    around = (wanted[0] - wanted[0].mean(dim=0)) / exported.unit
-    heads = zip(*(part.split(list(exported.head_widths), dim=1) for part in (lost, around)), strict=True)
-    relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
-    return Difference(
-        largest=float(lost.abs().max()), relative=float(relative.max()), keeps_tokens=keeps_tokens
-    )
-
-
-@torch.no_grad()
-def _trace(exported: Exportable) -> ExportedProgram:
+def _trace(graph: Graph) -> ExportedProgram:
     """Trace the graph with torch.export, for any number of clips at once."""
-    shapes = {INPUT: {0: Dim("batch", min=1)}}
-    return torch.export.export(exported.graph, (exported.sample(TRACED),), dynamic_shapes=shapes)
+    clips = graph.input(sample_pixels(graph.spec, TRACED))
+    return torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
 
 
-def _onnx_program(exported: Exportable) -> Any:
+def _onnx_program(graph: Graph) -> Any:
     """Trace and translate the graph; the metadata is in the program."""
     import onnxscript
 
@@ -162,17 +150,16 @@ def _onnx_program(exported: Exportable) -> Any:
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
     program = torch.onnx.export(
-        _trace(exported),
-        (exported.sample(TRACED),),
+        _trace(graph),
         dynamo=True,
         input_names=[INPUT],
-        output_names=list(exported.graph.outputs),
+        output_names=list(graph.outputs),
         dynamic_shapes={INPUT: {0: "batch"}},  # its name
         custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(exported.metadata)
+    program.model.metadata_props.update(graph.metadata)
     return program
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import everest
 from everest.checkpoints import graph_files
 from everest.checkpoints.graph import exportable, sample_pixels
-from everest.checkpoints.graph_files import RunFile, compare, compare_reduced
+from everest.checkpoints.graph_files import RunFile, compare
 from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
@@ -336,7 +336,7 @@ def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips
     spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
     expected = everest.load_model(path).kept_tokens(clips, 0.5)
-    kept = exportable(open_model(path), keep=0.5).graph(clips)[1]
+    kept = exportable(open_model(path), keep=0.5)(clips)[1]
     assert torch.equal(kept, expected)
     assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
 
@@ -345,10 +345,10 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
     shown = exportable(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
 
     def changed(change: Callable[[Tensor], Tensor], *, ids: int = 0) -> RunFile:
-        return lambda clips: (change(shown.graph(clips)[0]), shown.graph(clips)[1] + ids)
+        return lambda clips: (change(shown(clips)[0]), shown(clips)[1] + ids)
 
     with torch.no_grad():
-        assert compare(shown, shown.graph, what="it").largest == 0
+        assert compare(shown, shown, what="it").largest == 0
         for run_file, message in (
             (changed(lambda logits: logits + 1e-3), "it computes something else"),
             (changed(lambda logits: logits / 0 * 0), r"it computes something else .*nan"),
@@ -361,11 +361,12 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
 @torch.no_grad()
 def test_integers_may_change_outputs_by_half_of_their_deviation_and_no_tokens(tmp_path: Path, clips: Tensor):
     opened = open_model(saved(tmp_path / "model.safetensors", CLASSIFIER))
-    shown = replace(exportable(opened, keep=None), head_widths=(1, 2))
-    logits, kept = shown.graph(clips)
+    shown = exportable(opened, keep=None)
+    shown.head_widths = (1, 2)
+    logits, kept = shown(clips)
 
     def compared(outputs: Tensor, ids: Tensor = kept) -> float:
-        return compare_reduced(shown, lambda _: (outputs, ids), [clips]).relative
+        return compare(shown, lambda _: (outputs, ids), calibration=[clips]).relative
 
     moved = torch.tensor([0.1, 0.0, 0.0])
     assert compared(logits + moved * logits[:, 0].std(correction=0)) == pytest.approx(0.1)

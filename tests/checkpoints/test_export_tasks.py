@@ -56,9 +56,9 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
 ):
     model, clips = opened(mixed_run, clip_files)
     exported = exportable(open_model(mixed_run / "best.safetensors", kind="transformer"), keep=None)
-    assert exported.graph.outputs == ("logits", "kept")
+    assert exported.outputs == ("logits", "kept")
     with torch.no_grad():
-        found, logits = exported.graph(clips)[0], model(clips)
+        found, logits = exported(clips)[0], model(clips)
         assert torch.equal(found[:, :5], logits[:, :5])
         assert torch.equal(found[:, 5:], model.answers(logits)[:, 5:])
     heads = json.loads(exported.metadata["heads"])
@@ -71,7 +71,7 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
 
     # A difference counts in units of the numbers' std.
     def moved(x: Tensor, by: float) -> list[Tensor]:
-        values, kept = exported.graph(x)
+        values, kept = exported(x)
         return [values + exported.unit * by, kept]
 
     assert compare(exported, partial(moved, by=5e-5), what="it").largest == pytest.approx(5e-5, rel=0.2)

@@ -1,6 +1,4 @@
-"""A classifier in an ONNX file of `everest export`, run by onnxruntime on the CPU.
-
-Its metadata states clips, classes and settings of the model, so that it is evaluated like a checkpoint.
+"""A classifier in an ONNX file of `everest export`, run by onnxruntime and evaluated like a checkpoint.
 
 B batch, C channels, T frames, H W pixels.
 """
@@ -28,7 +26,14 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # Errors of onnxruntime for a file that it cannot read.
-UNREADABLE: Final = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+UNREADABLE: Final = (
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoSuchFile",
+    "NotImplemented",
+)
 
 
 class ExportedClassifier(nn.Module):
@@ -117,16 +122,13 @@ def open_exported(file: Path) -> ExportedClassifier:
 
 
 def _open_session(file: Path) -> InferenceSession:
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file")
     try:
         import onnxruntime
 
         errors: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     except ImportError as error:
-        raise EnvironmentProblem(
-            f"{file}: needs onnxruntime; run `pip install 'everest-video[export]'`"
-        ) from error
+        fix = "run `pip install 'everest-video[export]'`"
+        raise EnvironmentProblem(f"{file}: needs onnxruntime; {fix}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors

@@ -32,7 +32,7 @@ MOST_LOST: Final = 0.5  # our choice: of the std of the outputs; above it, they 
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; the rest is for the graph
+LARGEST: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # our choice
 
@@ -66,14 +66,11 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise EnvironmentProblem(
-            f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
-        )
-    size = sum(tensor.nbytes for tensor in graph.state_dict().values())
+        fix = "run `pip install 'everest-video[export]'`"
+        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {fix}")
+    size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
-        raise RecipeError(
-            f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
-        )
+        raise RecipeError(f"--to onnx: {size:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch")
     program = _onnx_program(graph)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
@@ -191,21 +188,16 @@ def calibration_clips(
         except VideoError as error:
             notify(f"skipped {error}")
     if len(clips) < LEAST_CLIPS:
-        raise DataError(
-            f"{source}: {LEAST_CLIPS} readable videos are needed for calibration, not {len(clips)}"
-        )
+        raise DataError(f"{source}: calibration needs {LEAST_CLIPS} readable videos, not {len(clips)}")
     return clips
 
 
 def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
-    """Quantize a float32 graph in its file, statically: the scales of activations come from `batches`.
+    """Quantize a float32 graph in its file; the scales of activations come from `batches`.
 
     Only the products of encoded tokens with weights change. The nodes of importance, selection and
     embedding stay as they are, so the file keeps the tokens of the float32 graph. The head stays float32, and
     so do the products of attention, which take longer in integers: both factors change with every clip.
-
-    Weights have 8 bits and a scale for each output channel. Processors without VNNI cut sums of two products
-    at 16 bits, which may cost accuracy there.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static

@@ -53,14 +53,13 @@ class LoadedModel:
 def find_weights(
     checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False, notify: Notify = warn_on_main
 ) -> Path:
-    """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
+    """Return the safetensors file of a run folder, a file or hf:OWNER/NAME.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
-        quiet: do not report which weights were chosen.
-        notify: receives which weights were chosen, and the license of a checkpoint of the hub.
+        notify: receives which weights were chosen unless `quiet`, and the license of a checkpoint of the hub.
     Raises:
-        CheckpointError: no such file; the message names what the folder has instead.
+        CheckpointError: no such file, or a pickle.
     """
     path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
@@ -133,10 +132,9 @@ def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
 
     Raises:
         CheckpointError: no such checkpoint, a damaged or foreign one, or a tokenizer.
-        Unreachable: neither the hub nor its cache can provide the weights.
     """
-    is_image_model = is_timm_name(checkpoint)
-    weights = open_image_weights(checkpoint) if is_image_model else open_weights(find_weights(checkpoint))
+    is_timm = is_timm_name(checkpoint)
+    weights = open_image_weights(checkpoint) if is_timm else open_weights(find_weights(checkpoint))
     return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
 
 
@@ -150,7 +148,7 @@ def open_model(
     selection: Strategy | None = None,
     check: Callable[[ModelSpec], None] | None = None,
 ) -> LoadedModel:
-    """Rebuild the module of a checkpoint. Every command that opens a trained model uses it.
+    """Rebuild the module of a checkpoint.
 
     Args:
         kind: the only kind that is accepted; None: any.
@@ -218,11 +216,9 @@ def clip_shape(spec: ModelSpec) -> str:
 def wrong_kind(found: str, kind: Kind, *, source: str | Path) -> CheckpointError:
     """The error for a model of kind `found` where one of `kind` is needed; it names the command to run."""
     if found == "tokenizer":
-        return CheckpointError(
-            f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
-        )
-    article = "an" if found == "encoder" else "a"
-    command = "train-tokenizer --recipe RECIPE" if kind == "tokenizer" else "finetune --init CHECKPOINT"
-    return CheckpointError(
-        f"{source}: {article} {found} checkpoint where a {kind} one is needed; run everest {command}"
-    )
+        text = "a tokenizer, which has no transformer; name a run of pretrain or finetune"
+    else:
+        article = "an" if found == "encoder" else "a"
+        command = "train-tokenizer --recipe RECIPE" if kind == "tokenizer" else "finetune --init CHECKPOINT"
+        text = f"{article} {found} checkpoint where a {kind} one is needed; run everest {command}"
+    return CheckpointError(f"{source}: {text}")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
-from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.foreign.preprocessor import require_same_channels
 from everest.foreign.timm_images import is_timm_name
@@ -26,6 +25,7 @@ from everest.system.run_folder import BEST, ENDED, ENVIRONMENT, PLAN, WEIGHTS, R
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.spec import TokenizerSpec
 
+Tensors = Mapping[str, Tensor]
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
 DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
@@ -68,19 +68,12 @@ def find_init(
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The weights that a run starts from.
+    """The weights that a run starts from."""
 
-    Args:
-        init: names them.
-        origin: describes them, for the header of the run's weights and for env.json.
-        saved: the model that they were saved of.
-        weights: None for a run that has a state: its tensors are all there.
-    """
-
-    init: Init
-    origin: dict[str, Any]
-    saved: ModelSpec
-    weights: Weights | None
+    init: Init  # names them
+    origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
+    saved: ModelSpec  # the model that they were saved of
+    weights: Weights | None  # None for a run that has a state: its tensors are all there
 
     def notices(self) -> Iterator[str]:
         """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
@@ -96,10 +89,8 @@ class Start:
         rows = run.rows()
         last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
         if last < steps and not any(ENDED in row for row in rows):
-            yield (
-                f"warning: {label} has not reached its last step ({last} of {steps}); let that run finish "
-                "first, for a better encoder"
-            )
+            reached = f"has not reached its last step ({last} of {steps})"
+            yield f"warning: {label} {reached}; let that run finish first, for a better encoder"
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""
@@ -177,21 +168,8 @@ def start_model(
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(f"{source}: its encoder is another one than the recipe's; use --set {changes}")
-    tensors, own = fitted(weights.tensors, saved, spec, notify=notify), model.state_dict()
-    in_one = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
-    expected, given = (
-        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in in_one}
-        for part in (own, tensors)
-    )
-    require_fitting(expected, given, source=source)
-    if in_one & own.keys():
-        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
-    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
-    if resized and spec.model.positions in ("flat", "separable"):
-        notify(
-            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
-            f"model.positions=interpolated-{spec.model.positions} keeps them"
-        )
+    own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
+    given = _encoder_tensors(own, tensors, saved, spec, source=source, notify=notify)
     if isinstance(model, VideoClassifier):
         parts = _parts_of_classifier(start, spec, weights.classes, classes)
         if saved.kind != "classifier":
@@ -215,6 +193,27 @@ def start_model(
         if new:
             notify(f"{title} {'is kept, too' if problem is None else f'starts fresh: {problem}'}")
     load_tensors(model, own | given, source=source)
+
+
+def _encoder_tensors(
+    own: Tensors, tensors: Tensors, saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify
+) -> dict[str, Tensor]:
+    """The tensors of an encoder; its last norm may be in the weights alone or in the model alone."""
+    in_one = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
+    expected, given = (
+        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in in_one}
+        for part in (own, tensors)
+    )
+    require_fitting(expected, given, source=source)
+    if in_one & own.keys():
+        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
+    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
+    if resized and spec.model.positions in ("flat", "separable"):
+        notify(
+            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
+            f"model.positions=interpolated-{spec.model.positions} keeps them"
+        )
+    return given
 
 
 # A part of a model beside its encoder: its title, the prefixes of its tensors, and why the one in the weights
@@ -250,30 +249,29 @@ def _parts_of_classifier(
 
 
 def _parts_of_pretraining(start: Start, spec: ModelSpec) -> list[Part]:
+    saved, problem = start.saved, None
     fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
-    problem, wanted = fresh, _decoder_sizes(spec)
-    if start.saved.is_autoencoder and spec.is_autoencoder and fresh is None:
-        sizes = _decoder_sizes(start.saved)
-        changes = [f"--set model.{key}={size}" for key, size in sizes.items() if size != wanted[key]]
+    if saved.is_autoencoder and spec.is_autoencoder:
+        old, new = saved.model.backbone_size, spec.model.backbone_size
+        sizes = (
+            ("decoder_depth", saved.model.decoder_depth, spec.model.decoder_depth),
+            ("decoder_width", old.decoder_width, new.decoder_width),
+            ("decoder_heads", old.decoder_heads, new.decoder_heads),
+        )
+        changes = [f"--set model.{key}={before}" for key, before, now in sizes if before != now]
         if changes:
             problem = f"it needs {' '.join(changes)}"
-        elif _predicted(start.saved) != _predicted(spec):
+        elif _predicted(saved) != _predicted(spec):
             problem = "it predicts other targets"
     return [
         ("the layer that predicts a camera's motion", ("camera_head.",), fresh),
         ("the projector", ("projector.",), fresh),
-        ("the decoder", DECODER, problem),
+        ("the decoder", DECODER, fresh or problem),
     ]
 
 
-def _shapes(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, torch.Size]:
+def _shapes(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items() if name.startswith(prefixes)}
-
-
-def _decoder_sizes(spec: ModelSpec) -> dict[str, int]:
-    size = spec.model.backbone_size
-    depth, width, heads = spec.model.decoder_depth, size.decoder_width, size.decoder_heads
-    return {"decoder_depth": depth, "decoder_width": width, "decoder_heads": heads}
 
 
 def _predicted(spec: ModelSpec) -> tuple[object, ...]:
@@ -288,7 +286,8 @@ def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     before, now = saved.model, spec.model
     keys = [key for key in PARTS if getattr(before, key) != getattr(now, key)]
-    if _encoder_size(before) != _encoder_size(now):
+    old, new = ((s.width, s.depth, s.heads, s.mlp) for s in (before.backbone_size, now.backbone_size))
+    if old != new:
         sizes = ("backbone", "width", "depth", "heads", "mlp_width")
         keys = [*(key for key in sizes if getattr(before, key) != getattr(now, key)), *keys]
     frames, patch = now.tubelet[0], before.tubelet[1:]
@@ -298,11 +297,6 @@ def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
         yield f"model.positions={before.positions}"
     yield from (f"model.{key}={as_yaml(getattr(before, key))}" for key in keys)
-
-
-def _encoder_size(model: ModelSettings) -> tuple[int, int, int, int]:
-    size = model.backbone_size
-    return size.width, size.depth, size.heads, size.mlp
 
 
 def as_yaml(value: object) -> str:

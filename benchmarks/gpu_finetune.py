@@ -18,6 +18,9 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import cosine_lr
+from everest.engine.update import Updater
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec, pretrain_spec
@@ -25,9 +28,6 @@ from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
 from everest.probes.probe_heads import linear, nearest_neighbors
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network, stage_optimizer
-from everest.train.plan import cosine_lr
-from everest.train.update import Updater
 
 IMAGE: Final = "difference image"  # a baseline of the probes, without an encoder
 PEAK: Final = 1e-3  # learning rate of fine-tuning, of every arm

@@ -13,14 +13,14 @@ from gpu_clips import Choice, Crops, Frames, PretrainingViews, to_device
 from gpu_rows import Row
 
 from everest.config.settings import Recipe
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import cosine_lr, scaled_lr
+from everest.engine.step_log import StepNumbers, StepRecord
+from everest.engine.update import Updater
 from everest.methods.camera_task import NUMBERS
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network, stage_optimizer
-from everest.train.plan import cosine_lr, scaled_lr
-from everest.train.step_log import StepNumbers, StepRecord
-from everest.train.update import Updater
 
 LEAST: Final = 1e-6  # learning rate at the end
 WARM_UP: Final = 0.05  # share of the seconds with a rising learning rate

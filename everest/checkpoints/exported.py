@@ -104,16 +104,12 @@ def open_exported(file: Path) -> ExportedClassifier:
     """
     session = _open_session(file)
     metadata = session.get_modelmeta().custom_metadata_map
-    if metadata.get("format") != "everest":
-        raise CheckpointError(
-            f"{file}: an ONNX file of another program; write one with everest export CHECKPOINT --to onnx"
-        )
-    kind = metadata.get("kind")
-    if kind != "classifier":
-        raise CheckpointError(f"{file}: of kind {shown(kind)}, not a classifier; export a run of finetune")
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
-    if inputs != [INPUT] or outputs[1:] != [KEPT]:
-        raise CheckpointError(f"{file}: its graph is not one of everest export; export the checkpoint again")
+    is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
+    if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
+        raise CheckpointError(
+            f"{file}: no classifier that everest wrote; run everest export CHECKPOINT --to onnx on a run of finetune"
+        )
     try:
         return ExportedClassifier(file, session, metadata)
     except (KeyError, TypeError, ValueError) as error:

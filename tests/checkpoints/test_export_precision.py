@@ -1,7 +1,4 @@
-"""ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
-
-from __future__ import annotations
-
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +49,18 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
 
 
+def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
+    session = onnx_session(onnx_file)
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    (logits, kept), expected, ids = of_real_frames(onnx_file, classifier_run, clip_files)
+    assert torch.equal(kept, ids)
+    assert (logits - expected).abs().max() < 1e-5
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = json.loads(metadata["input"])
+    assert (about["dtype"], about["values"], metadata["precision"]) == ("uint8", "0 to 255", "fp32")
+
+
 def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     int8: dict[str, Any], onnx_file: Path, classifier_run: Path, clip_files: Path
 ):
@@ -82,12 +91,7 @@ def test_options_that_contradict_each_other_are_refused(classifier_run: Path, op
     assert message in refused(f"export {options}", classifier_run, code=2)
 
 
-# --- eval, profile --latency, and the example ---------------------------------------------------------------
-
-
-def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
-    onnx_file: Path, classifier_run: Path, tmp_path: Path
-):
+def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):
     recipe = ["--recipe", classifier_run / "recipe.yaml", "-q", "--no-interval"]
     rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]
     of_file = json_of("eval --checkpoint", onnx_file, *recipe, "--predictions", rows[0])
@@ -100,9 +104,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(
-    mixed_run: Path, tmp_path: Path
-):
+def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
     run("export --to onnx -q", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q", "--no-interval"]
@@ -135,8 +137,8 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     model = onnx.load(onnx_file)
     texts = {prop.key: prop.value for prop in model.metadata_props}
     for change, message in (
-        (None, "an ONNX file of another program"),
-        ({"kind": "encoder"}, "of kind encoder, not a classifier"),
+        (None, "no classifier that everest wrote"),
+        ({"kind": "encoder"}, "no classifier that everest wrote"),
         ({"settings": "{"}, "its metadata is damaged"),
         ({"classes": '["run"]'}, "1 names of classes for 2 outputs"),
         ({"clip": texts["clip"].replace("dense", "loose")}, "no sampling 'loose'"),
@@ -153,7 +155,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     model = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, other)
-    assert "its graph is not one of everest export" in refused("eval -c", other, *recipe, code=6)
+    assert "no classifier that everest wrote" in refused("eval -c", other, *recipe, code=6)
 
 
 def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):

@@ -13,10 +13,10 @@ import torch
 from small_runs import called
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewsSettings
+from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
 from everest.models.pass_memory import PassMemory
 from everest.system import posix
-from everest.train.plan import StagePlan, plan_stage
 
 GIB = 2**30
 

@@ -22,9 +22,7 @@ FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, 
 
 
 def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
-    """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
-
-    A classifier or an autoencoder knows its clips, its classes and its recipe (everest.models.video_model).
+    """Return the model of a checkpoint, of any kind, in eval mode on the CPU; it knows its clips and classes.
 
     Raises:
         CheckpointError: no such checkpoint, or a damaged or foreign one.

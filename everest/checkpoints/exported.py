@@ -108,7 +108,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
     if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
         raise CheckpointError(
-            f"{file}: no classifier that everest wrote; run everest export CHECKPOINT --to onnx on a run of finetune"
+            f"{file}: not an ONNX classifier of everest; export a run of finetune --to onnx"
         )
     try:
         return ExportedClassifier(file, session, metadata)

@@ -1,7 +1,4 @@
-"""The graph of a model as a file: ONNX, in float32 or with products in integers, or of torch.export.
-
-A file is written only if it computes the same as the model; in int8, only if it keeps the same
-tokens and its outputs still follow the model's.
+"""The graph of a model as a file, ONNX or a program of torch.export, written only if it computes the same.
 
 B clips of a batch, C channels, T frames, H W pixels.
 """
@@ -122,10 +119,8 @@ def compare(
     else:
         return difference
     if calibration:
-        raise CheckpointError(f"--precision int8: {what} {problem}, so nothing was written; use fp32")
-    raise EnvironmentProblem(
-        f"{what} {problem}, so nothing was written; install the versions that everest doctor names"
-    )
+        raise CheckpointError(f"--precision int8: {what} {problem}; use fp32")
+    raise EnvironmentProblem(f"{what} {problem}; install the versions that everest doctor names")
 
 
 @torch.no_grad()

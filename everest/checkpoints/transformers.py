@@ -62,8 +62,8 @@ class TransformersFolder:
 def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> TransformersFolder:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
-    The weights are converted back before they are written, and all tokens are encoded. A converted model
-    computes as transformers does, so a user of transformers sees the same difference.
+    The weights are converted back before they are written. A converted model computes as transformers does,
+    so a user of transformers sees the same difference.
 
     Args:
         card: the text of its README.md; None: it has none.
@@ -74,9 +74,8 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     assert isinstance(spec, ModelSpec)
     obstacles = ", ".join(_obstacles(spec))
     if obstacles:
-        raise CheckpointError(
-            f"{opened.file}: transformers' VideoMAE does not support {obstacles}; use --to onnx"
-        )
+        lacking = f"transformers' VideoMAE does not support {obstacles}"
+        raise CheckpointError(f"{opened.file}: {lacking}; use --to onnx")
     tensors: dict[str, Tensor] = {}
     for our_name, names in FAMILIES["transformers"].translate(list(_names(spec))).take.items():
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
@@ -191,18 +190,14 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():
         counts = count_tokens(spec)
-        yield (
-            f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}; "
-            "everest eval --keep 1 measures the accuracy with all"
-        )
+        trained = f"this model was trained with {counts.visible}"
+        yield f"transformers encodes all {counts.total} tokens, {trained}; check with everest eval --keep 1"
     if spec.kind == "classifier" and any(head.calibration for head in spec.answered):
         yield "it stores no temperature and no thresholds; --to onnx and --to torch state them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:
-        yield (
-            f"its last norm has another eps ({TORCH_EPS:g}); for the same numbers set "
-            f"model.{norm}.eps = {spec.norms.last_eps:g} after loading"
-        )
+        fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"
+        yield f"its last norm has another eps ({TORCH_EPS:g}); for the same numbers {fix}"
 
 
 def _names(spec: ModelSpec) -> Iterator[str]:

@@ -63,17 +63,17 @@ def find_weights(
     """
     path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
-        best, newest, shards = path / BEST, path / WEIGHTS, path / SHARDS
-        if which is None and best.is_file():
-            if not quiet:
+        best, newest = path / BEST, path / WEIGHTS
+        if which != "newest" and best.is_file():
+            if which is None and not quiet:
                 step = read_header(best).step
                 notify(f"{best}: the best weights on data.val, of step {step}; --which newest uses the last")
             return best
-        if which == "best" and not best.is_file():
+        if which == "best":
             raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
-        file = best if which == "best" else newest if newest.is_file() else shards
-        if file.is_file():
-            return file
+        for file in (newest, path / SHARDS):
+            if file.is_file():
+                return file
         refuse_broken_links(newest)
         if not any((path / name).is_file() for name in PICKLED):
             raise CheckpointError(f"{path}: no {WEIGHTS} in it; wait until the run has saved")
@@ -219,6 +219,8 @@ def wrong_kind(found: str, kind: Kind, *, source: str | Path) -> CheckpointError
         text = "a tokenizer, which has no transformer; name a run of pretrain or finetune"
     else:
         article = "an" if found == "encoder" else "a"
-        command = "train-tokenizer --recipe RECIPE" if kind == "tokenizer" else "finetune --init CHECKPOINT"
-        text = f"{article} {found} checkpoint where a {kind} one is needed; run everest {command}"
+        fix = "fine-tune it first: everest finetune --init CHECKPOINT"
+        if kind == "tokenizer":
+            fix = "train one: everest train-tokenizer --recipe RECIPE"
+        text = f"{article} {found} checkpoint where a {kind} one is needed; {fix}"
     return CheckpointError(f"{source}: {text}")

@@ -186,8 +186,8 @@ def start_model(
         elif problem is None and new != old:
             problem = "it has another size"
         if prefixes == DECODER and start.init.decoder == "keep" and (problem or not new):
-            problem = problem if new else "pretrain.objective=views has none"
-            raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use --decoder fresh")
+            problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
+            raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
         if new and problem is None:
             given |= {name: tensors[name] for name in new}
         if new:
@@ -224,7 +224,7 @@ Part = tuple[str, tuple[str, ...], str | None]
 def _parts_of_classifier(
     start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
 ) -> list[Part]:
-    """Of an encoder, only pooling by the first token takes the last norm, as in the released programs.
+    """Pooling and head. Of an encoder, only pooling by the first token takes the last norm, as released.
 
     Args:
         before, now: names of the classes of the weights and of the data.
@@ -249,6 +249,7 @@ def _parts_of_classifier(
 
 
 def _parts_of_pretraining(start: Start, spec: ModelSpec) -> list[Part]:
+    """The layer of the camera task, the projector and the decoder; a model has some of them."""
     saved, problem = start.saved, None
     fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
     if saved.is_autoencoder and spec.is_autoencoder:

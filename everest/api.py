@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.checkpoints.teacher import spec_of_pretraining
+from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.selectors import recipe_of_sections, refuse_contradictions, selector_for
 from everest.data.clip_format import ClipFormat

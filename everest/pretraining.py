@@ -9,7 +9,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from everest.checkpoints.teacher import attach_teacher, spec_of_pretraining
+from everest.checkpoints.pretraining_spec import spec_of_pretraining
+from everest.checkpoints.teacher import attach_teacher
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key

@@ -17,7 +17,7 @@ from everest_cli.output import print_json, say
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from everest.checkpoints.graph import Exportable
+    from everest.checkpoints.graph import Graph
     from everest.checkpoints.load import LoadedModel
 
 
@@ -86,7 +86,7 @@ def export(
 
         clips = []
         if calibrate is not None:
-            from everest.checkpoints.quantize import calibration_clips
+            from everest.checkpoints.graph_files import calibration_clips
             from everest.lists.inputs import named_samples
 
             samples = named_samples([calibrate], root=data)
@@ -147,7 +147,7 @@ def _write_graph(
     opened: LoadedModel,
     out: Path,
     clips: list[Tensor],
-    exported: Exportable,
+    exported: Graph,
     *,
     to: Format,
     keep: float | None,
@@ -157,7 +157,7 @@ def _write_graph(
     from everest.checkpoints.graph_files import write_onnx, write_program
 
     precision = exported.precision
-    outputs = ", ".join(exported.graph.outputs)
+    outputs = ", ".join(exported.outputs)
     notes = [f"frames ({exported.layout}) to {outputs}"]
     document: dict[str, Any] = {"written": [str(out), str(_card_of(out))]}
     if to == "onnx":

@@ -96,7 +96,7 @@ class TrainOptions:
         """
         found = None
         if init != "none":
-            from everest.checkpoints.init import find_init
+            from everest.checkpoints.start import find_init
 
             output = self.output if self.resume in ("auto", "never") else Path(self.resume)
             found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from everest.checkpoints.load import AnyModel, LoadedModel, Which, open_model
+from everest.checkpoints.load import AnyModel, LoadedModel, Notify, Which, open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.clip_format import ClipFormat
@@ -27,9 +22,7 @@ FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, 
 
 
 def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
-    """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
-
-    A classifier or an autoencoder knows its clips, its classes and its recipe (everest.models.video_model).
+    """Return the model of a checkpoint, of any kind, in eval mode on the CPU; it knows its clips and classes.
 
     Raises:
         CheckpointError: no such checkpoint, or a damaged or foreign one.
@@ -37,8 +30,7 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
     """
     opened = open_model(checkpoint, which=which)
     if not isinstance(opened.module, AdaptiveTokenizer):
-        guessed = opened.weights.clip is None
-        recipe = recipe_of(opened, notify=warn_on_main if guessed else None)
+        recipe = recipe_of(opened, notify=None if opened.weights.clip else warn_on_main)
         opened.module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
     return opened.module
 
@@ -65,7 +57,7 @@ def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
     return f"the frames of a clip are {stride} {counted} apart"
 
 
-def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> Recipe:
+def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """Return the recipe of a transformer's run, with the clip size of the weights.
 
     Without a recipe next to the weights, it has the stride that they were trained with, if their header
@@ -83,29 +75,24 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
         recipe = load_recipe(run, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
-    recipe, clip = load_recipe(FALLBACK), opened.weights.clip
-    if clip is not None:
-        in_stage = {key: value for key, value in clip.items() if key != "fps"}
-        recipe = replace(
-            recipe,
-            pretrain=replace(recipe.pretrain, **in_stage),
-            finetune=replace(recipe.finetune, **in_stage),
-        )
-    if notify is not None:
-        by = "as in training" if clip else "choose another with --recipe"
-        notify(
-            f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
-            f"{recipe.finetune.stride}; {by}"
-        )
+    recipe, clip = load_recipe(FALLBACK), dict(opened.weights.clip or {})
     data = DataSettings(
         frames=spec.frames,
         size=spec.size,
-        fps=None if clip is None else clip.get("fps"),
+        fps=clip.pop("fps", None),
         num_classes=None if spec.heads or spec.task == "regression" else spec.num_classes,
         task=spec.task,
         heads=spec.heads,
     )
-    return replace(recipe, data=data.with_pixels(spec.pixels), model=spec.model)
+    pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
+    if notify is not None:
+        by = "as in training" if clip else "choose another with --recipe"
+        notify(
+            f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+            f"{finetune.stride}; {by}"
+        )
+    data = data.with_pixels(spec.pixels)
+    return replace(recipe, data=data, model=spec.model, pretrain=pretrain, finetune=finetune)
 
 
 def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
@@ -114,30 +101,7 @@ def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
     Raises:
         CheckpointError: the recipe sets others, which are not the defaults.
     """
-    pixels, usual = recipe.data.pixels, USUAL[spec.channels]
-    if pixels not in (spec.pixels, usual, IMAGENET):
+    pixels = recipe.data.pixels
+    if pixels not in (spec.pixels, USUAL[spec.channels], IMAGENET):
         raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
     return replace(recipe, data=recipe.data.with_pixels(spec.pixels))
-
-
-def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
-    """Return (batch, C, T, H, W) float32: normalized `sample_pixels`."""
-    return spec.pixels.normalize(sample_pixels(spec, batch))
-
-
-def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
-    """Return (batch, C, T, H, W) uint8 noise, the same at every call.
-
-    Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
-    errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
-    first slice. Tokens there are equally important, so the first ones in token order have to be kept.
-    """
-    generator, grid = torch.Generator().manual_seed(batch), spec.grid
-    strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
-    strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
-    noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
-    pixels = (256 * strength * noise).to(torch.uint8)
-    places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
-    still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
-    repeated = pixels[:, :, : spec.model.tubelet[0]].repeat(1, 1, grid.t, 1, 1)
-    return torch.where(still.unsqueeze(2), repeated, pixels)

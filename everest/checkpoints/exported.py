@@ -1,6 +1,4 @@
-"""A classifier in an ONNX file of `everest export`, run by onnxruntime on the CPU.
-
-Its metadata states clips, classes and settings of the model, so that it is evaluated like a checkpoint.
+"""A classifier in an ONNX file of `everest export`, run by onnxruntime and evaluated like a checkpoint.
 
 B batch, C channels, T frames, H W pixels.
 """
@@ -10,24 +8,32 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from everest.checkpoints.graph import INPUT, KEPT
 from everest.checkpoints.load import ONNX_SUFFIX
-from everest.config.heads import Heads
 from everest.data.clip_format import ClipFormat
 from everest.data.frames import SAMPLINGS
 from everest.errors import CheckpointError, EnvironmentProblem, shown
-from everest.methods.strategies import Strategy
 from everest.models.classifier import answers
 from everest.models.spec import ModelSpec
 from everest.system.json_text import parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+# Errors of onnxruntime for a file that it cannot read.
+UNREADABLE: Final = (
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoSuchFile",
+    "NotImplemented",
+)
 
 
 class ExportedClassifier(nn.Module):
@@ -42,15 +48,18 @@ class ExportedClassifier(nn.Module):
 
     def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
         super().__init__()
-        values: dict[str, Any] = {name: parse_json(metadata[name]) for name in ("settings", "clip", "input")}
-        classes, clip = parse_json(metadata["classes"]), values["clip"]
-        self.file = file
-        self.spec = ModelSpec.from_settings(values["settings"], source=file)
+        settings, classes, clip, given = (
+            parse_json(metadata[name]) for name in ("settings", "classes", "clip", "input")
+        )
+        self.file, self._session = file, session
+        self.spec = ModelSpec.from_settings(settings, source=file)
+        self.selector, self.heads = self.spec.selection, self.spec.answered
+        self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
         if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
             raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
         self.precision = metadata["precision"]
-        self.takes_bytes = values["input"]["dtype"] == "uint8"
+        self.takes_bytes = given["dtype"] == "uint8"
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(
             frames=self.spec.frames,
@@ -63,20 +72,6 @@ class ExportedClassifier(nn.Module):
         )
         if self.clip.sampling not in SAMPLINGS:
             raise ValueError(f"no sampling '{self.clip.sampling}'")
-        self._session = session
-
-    @property
-    def heads(self) -> Heads:
-        return self.spec.answered
-
-    @property
-    def num_classes(self) -> int:
-        """The outputs of all heads."""
-        return sum(head.outputs for head in self.heads)
-
-    @property
-    def selector(self) -> Strategy:
-        return self.spec.selection
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU.
@@ -107,22 +102,14 @@ def open_exported(file: Path) -> ExportedClassifier:
         CheckpointError: damaged, of another program, or not of a classifier.
         EnvironmentProblem: onnxruntime is not installed.
     """
-    session = open_session(file)
+    session = _open_session(file)
     metadata = session.get_modelmeta().custom_metadata_map
-    if metadata.get("format") != "everest":
+    inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
+    is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
+    if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
         raise CheckpointError(
-            f"{file}: an ONNX file of another program: it does not state its classes and clips; write one "
-            "with everest export CHECKPOINT --to onnx"
+            f"{file}: not an ONNX classifier of everest; export a run of finetune --to onnx"
         )
-    kind = metadata.get("kind")
-    if kind != "classifier":
-        article = "an" if kind == "encoder" else "a"
-        raise CheckpointError(
-            f"{file}: {article} {shown(kind)} model, which answers nothing; export a run of everest finetune"
-        )
-    names = [[each.name for each in part] for part in (session.get_inputs(), session.get_outputs())]
-    if names[0] != [INPUT] or len(names[1]) != 2 or names[1][1] != KEPT:
-        raise CheckpointError(f"{file}: its graph is not one of everest export; export the checkpoint again")
     try:
         return ExportedClassifier(file, session, metadata)
     except (KeyError, TypeError, ValueError) as error:
@@ -130,35 +117,19 @@ def open_exported(file: Path) -> ExportedClassifier:
         raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error
 
 
-def open_session(file: Path) -> InferenceSession:
-    """Open any ONNX file.
-
-    Raises:
-        CheckpointError: no such file, or onnxruntime cannot read it.
-        EnvironmentProblem: onnxruntime is not installed.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file")
+def _open_session(file: Path) -> InferenceSession:
     try:
         import onnxruntime
 
-        states = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+        errors: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     except ImportError as error:
-        raise EnvironmentProblem(
-            f"{file}: needs onnxruntime; run `pip install 'everest-video[export]'`"
-        ) from error
+        fix = "run `pip install 'everest-video[export]'`"
+        raise EnvironmentProblem(f"{file}: needs onnxruntime; {fix}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    unreadable = (
-        states.Fail,
-        states.InvalidArgument,
-        states.InvalidGraph,
-        states.InvalidProtobuf,
-        states.NotImplemented,
-    )
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except unreadable as error:
+    except tuple(getattr(errors, name) for name in UNREADABLE) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{file}: onnxruntime cannot read it ({shown(reason)})") from error

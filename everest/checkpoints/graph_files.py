@@ -1,166 +1,136 @@
-"""The graph of a model as a file: ONNX, or a program of torch.export.
+"""The graph of a model as a file, ONNX or a program of torch.export, written only if it computes the same.
 
-A file is written only if it computes the same as the model; in int8, only if it keeps the same
-tokens and its outputs still follow the model's.
-
-B clips of a batch.
+B clips of a batch, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from everest.checkpoints.graph import INPUT, Exportable
-from everest.checkpoints.quantize import quantize
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
+from everest.checkpoints.describe import recipe_of
+from everest.checkpoints.graph import INPUT, KEPT, Graph, sample_pixels
+from everest.checkpoints.load import LoadedModel, Notify
+from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
+from everest.lists.sample import Sample
 from everest.system.files import atomic_file
+from everest.video.reader import VideoError
 
 TOLERANCE: Final = 1e-4  # our choice: of logits and features in float32; above it no file is written
 MOST_LOST: Final = 0.5  # our choice: of the std of the outputs; above it, they hardly follow the model's
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; the rest is for the graph
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The distance of the outputs of a written file from the model's."""
-
-    largest: float  # of a logit or feature; of a number in units of its standard deviation
-    relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
-
+LARGEST: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
+LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
+MOST_CLIPS: Final = 100  # our choice
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 
 
-@torch.no_grad()
-def trace(exported: Exportable) -> ExportedProgram:
-    """Trace the graph with torch.export, for any number of clips at once."""
-    batch = Dim("batch", min=1)
-    return torch.export.export(
-        exported.graph.eval(), (exported.sample(TRACED),), dynamic_shapes={INPUT: {0: batch}}
-    )
+def write_program(path: Path, graph: Graph) -> float:
+    """Write a .pt2 file and return the largest difference between the file, read again, and the model.
 
-
-@torch.no_grad()
-def compare(exported: Exportable, run: RunFile, *, what: str) -> float:
-    """Return the largest difference between the outputs of a written file and of the model.
-
-    The difference of a number is in units of the standard deviation of the numbers.
-
-    Args:
-        run: computes the outputs of the file for clips as the graph takes them.
-        what: the subject of the error message.
     Raises:
-        EnvironmentProblem: the difference is above the tolerance, or other tokens are kept.
+        EnvironmentProblem: the file computes something else.
     """
-    differences, problem = [], None
-    for batch in BATCHES:
-        clips = exported.sample(batch)
-        for expected, output in zip(exported.graph(clips), run(clips), strict=True):
-            if expected.is_floating_point():
-                differences.append(float(((expected - output) / exported.unit).abs().max()))
-            elif not torch.equal(expected, output):
-                problem = f"{what} keeps other tokens than this model"
-    largest = float(np.max(differences))  # of a difference that is no number, nan
-    if problem is None and not largest <= TOLERANCE:
-        problem = f"{what} computes something else than this model (difference {largest:.1e})"
-    if problem is not None:
-        raise EnvironmentProblem(
-            f"{problem}, so nothing was written; use the tested versions of its packages (see everest doctor)"
-        )
-    return largest
+    program = _trace(graph)
+    with atomic_file(path) as part:
+        with part.open("wb") as file:
+            torch.export.save(program, file, extra_files=graph.metadata)
+        with part.open("rb") as file:
+            written = torch.export.load(file).module()
+        return compare(graph, written, what="the written program").largest
 
 
-@torch.no_grad()
-def compare_reduced(
-    expected: Sequence[tuple[Tensor, Sequence[Tensor]]],
-    run: RunFile,
-    *,
-    heads: Sequence[int],
-    unit: Tensor,
-) -> Difference:
-    """Return the difference between a file in int8 and the model.
-
-    Args:
-        expected: at least two clips as the graph takes them, with the outputs of the model.
-        heads, unit: `head_widths` and `unit` of `Exportable`.
-    Raises:
-        CheckpointError: other tokens are kept, or outputs are not finite or hardly follow the model's.
-    """
-    pairs = [(outputs, run(clips)) for clips, outputs in expected]
-    problem = None
-    for wanted, found in pairs:
-        if not all(torch.equal(a, b) for a, b in zip(wanted[1:], found[1:], strict=True)):
-            problem = "keeps other tokens"
-        elif not found[0].isfinite().all():
-            problem = "has outputs that are not finite, other"
-    wanted = torch.cat([outputs[0] for outputs, _ in pairs]) / unit  # (B, outputs)
-    lost = torch.cat([found[0] for _, found in pairs]) / unit - wanted
-    # Each output around its own mean: the means of numbers, such as years, are far from each other.
-    around = wanted - wanted.mean(dim=0)
-    parts = zip(lost.split(list(heads), dim=1), around.split(list(heads), dim=1), strict=True)
-    relative = max(float(own.norm() / spread.norm().clamp(min=1e-12)) for own, spread in parts)
-    if problem is None and not relative <= MOST_LOST:
-        problem = f"computes something else (difference {relative:.2f} of the outputs' standard deviation)"
-    if problem is not None:
-        raise CheckpointError(
-            f"--precision int8: the file {problem} than the weights in float32; nothing was written"
-        )
-    return Difference(largest=float(lost.abs().max()), relative=relative)
-
-
-def write_onnx(path: Path, exported: Exportable, *, calibration: Sequence[Tensor] = ()) -> Difference:
+def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> Difference:
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
 
     Args:
         calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
     Raises:
         RecipeError: the weights are larger than an ONNX file can be.
-        CheckpointError: see `compare_reduced`.
+        CheckpointError: in int8 other tokens are kept, or the outputs hardly follow the model's.
         EnvironmentProblem: a package is missing, or onnxruntime computes something else.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise EnvironmentProblem(
-            f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
-        )
-    size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
+        fix = "run `pip install 'everest-video[export]'`"
+        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {fix}")
+    size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
-        raise RecipeError(
-            f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
-        )
-    program = _onnx_program(exported)
+        raise RecipeError(f"--to onnx: {size:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch")
+    program = _onnx_program(graph)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
-        largest = compare(exported, _runner(part), what="onnxruntime")
-        if exported.precision == "fp32":
-            return Difference(largest=largest, relative=0.0)
-        with torch.no_grad():
-            expected = [(clips, exported.graph(clips)) for clips in calibration]
-        quantize(part, calibration)
-        return compare_reduced(expected, _runner(part), heads=exported.head_widths, unit=exported.unit)
+        difference = compare(graph, _runner(part), what="onnxruntime")
+        if graph.precision == "int8":
+            _quantize(part, calibration)
+            difference = compare(graph, _runner(part), what="the file", calibration=calibration)
+    return difference
 
 
-def _runner(file: Path) -> RunFile:
-    """Return the function that runs an ONNX file."""
-    import onnxruntime
+class Difference(NamedTuple):
+    """The distance of the outputs of a written file from the model's."""
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
+    largest: float  # of a logit or feature; of a number in units of its standard deviation
+    relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
 
 
-def _onnx_program(exported: Exportable) -> Any:
+@torch.no_grad()
+def compare(
+    graph: Graph, run: RunFile, *, what: str = "it", calibration: Sequence[Tensor] = ()
+) -> Difference:
+    """Compare the outputs of a written file with the model's.
+
+    Args:
+        run: computes the outputs of the file for clips as the graph takes them.
+        what: the subject of the message.
+        calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
+            compared on `sample_pixels`.
+    Raises:
+        EnvironmentProblem: a file in float32 keeps other tokens, or differs by more than the tolerance.
+        CheckpointError: a file in int8 keeps other tokens, or its outputs hardly follow the model's.
+    """
+    batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
+    wanted, found = (
+        [torch.cat(parts) for parts in zip(*map(model, batches), strict=True)] for model in (graph, run)
+    )
+    lost = (found[0] - wanted[0]) / graph.unit  # (B, outputs)
+    # Each output around its own mean: the means of numbers, such as years, are far from each other.
+    around = (wanted[0] - wanted[0].mean(dim=0)) / graph.unit
+    heads = zip(*(part.split(list(graph.head_widths), dim=1) for part in (lost, around)), strict=True)
+    relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
+    difference = Difference(largest=float(lost.abs().max()), relative=float(relative.max()))
+    if not all(torch.equal(ids, others) for ids, others in zip(wanted[1:], found[1:], strict=True)):
+        problem = "keeps other tokens than this model"
+    elif calibration and not difference.relative <= MOST_LOST:
+        problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
+    elif not calibration and not difference.largest <= TOLERANCE:
+        problem = f"computes something else than this model (difference {difference.largest:.1e})"
+    else:
+        return difference
+    if calibration:
+        raise CheckpointError(f"--precision int8: {what} {problem}; use fp32")
+    raise EnvironmentProblem(f"{what} {problem}; install the versions that everest doctor names")
+
+
+@torch.no_grad()
+def _trace(graph: Graph) -> ExportedProgram:
+    """Trace the graph with torch.export, for any number of clips at once."""
+    clips = graph.input(sample_pixels(graph.spec, TRACED))
+    return torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
+
+
+def _onnx_program(graph: Graph) -> Any:
     """Trace and translate the graph; the metadata is in the program."""
     import onnxscript
 
@@ -172,30 +142,89 @@ def _onnx_program(exported: Exportable) -> Any:
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
     program = torch.onnx.export(
-        trace(exported),
-        (exported.sample(TRACED),),
+        _trace(graph),
         dynamo=True,
         input_names=[INPUT],
-        output_names=list(exported.graph.outputs),
+        output_names=list(graph.outputs),
         dynamic_shapes={INPUT: {0: "batch"}},  # its name
         custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(exported.metadata)
+    program.model.metadata_props.update(graph.metadata)
     return program
 
 
-def write_program(path: Path, exported: Exportable) -> float:
-    """Write a .pt2 file and return the largest difference between the file, read again, and the model.
+def _runner(file: Path) -> RunFile:
+    """Return the function that runs an ONNX file."""
+    import onnxruntime
 
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
+
+
+def calibration_clips(
+    opened: LoadedModel, samples: Sequence[Sample], *, source: object, notify: Notify
+) -> list[Tensor]:
+    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over the samples.
+
+    Args:
+        source: the list or folder of the samples, for messages.
+        notify: receives which videos are unreadable.
     Raises:
-        EnvironmentProblem: the file computes something else.
+        DataError: fewer than `LEAST_CLIPS` videos are readable.
     """
-    program = trace(exported)
-    with atomic_file(path) as part:
-        with part.open("wb") as file:
-            torch.export.save(program, file, extra_files=exported.metadata)
-        with part.open("rb") as file:
-            written = torch.export.load(file).module()
-        return compare(exported, lambda clips: written(clips), what="the written program")
+    module, count = opened.transformer, min(len(samples), MOST_CLIPS)
+    module.describe(recipe_of(opened, notify=notify), file=opened.file)
+    clips = []
+    for number in range(count):
+        try:
+            clips.append(module.clip.read(samples[number * len(samples) // count])[None])
+        except VideoError as error:
+            notify(f"skipped {error}")
+    if len(clips) < LEAST_CLIPS:
+        raise DataError(f"{source}: calibration needs {LEAST_CLIPS} readable videos, not {len(clips)}")
+    return clips
+
+
+def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
+    """Quantize a float32 graph in its file; the scales of activations come from `batches`.
+
+    Only the products of encoded tokens with weights change. The nodes of importance, selection and
+    embedding stay as they are, so the file keeps the tokens of the float32 graph. The head stays float32, and
+    so do the products of attention, which take longer in integers: both factors change with every clip.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    model = onnx.load(file)
+    add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
+    stored = {tensor.name for tensor in model.graph.initializer}
+    selecting = {node.name for node in nodes_behind(model, KEPT)}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stored]
+    inputs = ({INPUT: clips.numpy()} for clips in batches)
+    reader: Any = SimpleNamespace(get_next=partial(next, inputs, None))
+    quantize_static(
+        model,
+        file,
+        reader,
+        quant_format=QuantFormat.QDQ,
+        nodes_to_quantize=[node.name for node in products if node.name not in selecting],
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )
+
+
+def nodes_behind(model: Any, output: str) -> Iterator[Any]:
+    """Yield the nodes of an ONNX model that an output depends on; none if it has no such output."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    names, seen = [output], set()
+    while names:
+        node = makers.get(names.pop())
+        if node is not None and node.name not in seen:
+            seen.add(node.name)
+            names += node.input
+            yield node

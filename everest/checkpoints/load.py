@@ -1,7 +1,4 @@
-"""Opens the checkpoints that a user names: run folders, .safetensors files and hf:OWNER/NAME.
-
-`find_weights` returns the file, `open_weights` its content, and `open_model` the module.
-"""
+"""Opens the checkpoints that a user names: run folders, .safetensors files, hf:OWNER/NAME and timm:NAME."""
 
 from __future__ import annotations
 
@@ -17,15 +14,8 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import (
-    CONFIG,
-    PICKLED,
-    SHARDS,
-    locate,
-    own_file,
-    read_foreign,
-    refuse_broken_links,
-)
+from everest.foreign.files import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign, refuse_broken_links
+from everest.foreign.timm_images import is_timm_name, open_image_weights
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
@@ -38,8 +28,9 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
 Which = Literal["newest", "best"]
-Kind = Literal["pretrain", "classifier", "transformer", "tokenizer"]  # transformer: any but the last
+Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer
 AnyModel = Transformer | AdaptiveTokenizer
+Notify = Callable[[str], None]  # receives a line for the user
 ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.exported opens
 
 
@@ -60,48 +51,40 @@ class LoadedModel:
 
 
 def find_weights(
-    checkpoint: str | Path,
-    *,
-    which: Which | None = None,
-    quiet: bool = False,
-    notify: Callable[[str], None] = warn_on_main,
+    checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False, notify: Notify = warn_on_main
 ) -> Path:
-    """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
+    """Return the safetensors file of a run folder, a file or hf:OWNER/NAME.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
-        quiet: do not report which weights were chosen.
-        notify: receives which weights were chosen, and the license of a checkpoint of the hub.
+        notify: receives which weights were chosen unless `quiet`, and the license of a checkpoint of the hub.
     Raises:
-        CheckpointError: no such file; the message names what the folder has instead.
+        CheckpointError: no such file, or a pickle.
     """
     path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
-        if which is None and (path / BEST).is_file():
-            step = read_header(path / BEST).step
-            if not quiet:
-                text = f"the best weights on data.val, of step {step}; --which newest uses the last"
-                notify(f"{path / BEST}: {text}")
-            return path / BEST
-        file = path / (BEST if which == "best" else WEIGHTS)
-        if file.is_file():
-            return file
+        best, newest = path / BEST, path / WEIGHTS
+        if which != "newest" and best.is_file():
+            if which is None and not quiet:
+                step = read_header(best).step
+                notify(f"{best}: the best weights on data.val, of step {step}; --which newest uses the last")
+            return best
         if which == "best":
-            raise CheckpointError(f"{path}: no {file.name} in it (no data.val, so no best)")
-        if (path / SHARDS).is_file():
-            return path / SHARDS
-        refuse_broken_links(file)
+            raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
+        for file in (newest, path / SHARDS):
+            if file.is_file():
+                return file
+        refuse_broken_links(newest)
         if not any((path / name).is_file() for name in PICKLED):
-            raise CheckpointError(
-                f"{path}: no {file.name} in it (the run has not saved yet, or it is no run folder)"
-            )
-    elif not path.exists():
+            raise CheckpointError(f"{path}: no {WEIGHTS} in it; wait until the run has saved")
+    else:
         refuse_broken_links(path)
-        raise CheckpointError(
-            f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
-        )
-    elif path.suffix not in PICKLES:
-        return path
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
+            )
+        if path.suffix not in PICKLES:
+            return path
     raise CheckpointError(
         f"{checkpoint}: a pickle, which only convert reads; first "
         f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
@@ -112,6 +95,18 @@ def all_weights(file: Path) -> list[Path]:
     """Return a weights file and the other weights of its run, which no command may replace."""
     names = (WEIGHTS, BEST) if (file.parent / RECIPE).is_file() else ()
     return [file, *(file.with_name(name) for name in names if name != file.name)]
+
+
+def recipe_of_run(weights: Path) -> Path:
+    """Return the recipe of the run folder that contains `weights`.
+
+    Raises:
+        CheckpointError: no recipe next to the weights.
+    """
+    path = weights.parent / RECIPE
+    if not path.is_file():
+        raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
+    return path
 
 
 def open_weights(path: Path) -> Weights:
@@ -132,15 +127,15 @@ def open_weights(path: Path) -> Weights:
     return read_weights(path)
 
 
-def open_encoder(path: Path) -> Weights:
-    """Read a file that `find_weights` returned and whose encoder a model may start from.
+def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
+    """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec.
 
     Raises:
-        CheckpointError: damaged, of a program that needs `everest convert`, or a tokenizer.
+        CheckpointError: no such checkpoint, a damaged or foreign one, or a tokenizer.
     """
-    weights = open_weights(path)
-    ModelSpec.from_settings(weights.settings, source=path)
-    return weights
+    is_timm = is_timm_name(checkpoint)
+    weights = open_image_weights(checkpoint) if is_timm else open_weights(find_weights(checkpoint))
+    return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
 
 
 def open_model(
@@ -153,7 +148,7 @@ def open_model(
     selection: Strategy | None = None,
     check: Callable[[ModelSpec], None] | None = None,
 ) -> LoadedModel:
-    """Rebuild the module of a checkpoint. Every command that opens a trained model uses it.
+    """Rebuild the module of a checkpoint.
 
     Args:
         kind: the only kind that is accepted; None: any.
@@ -171,9 +166,8 @@ def open_model(
     else:
         spec = ModelSpec.from_settings(weights.settings, source=file)
         if weights.classes and not spec.heads and len(weights.classes) != spec.num_classes:
-            raise CheckpointError(
-                f"{file}: {len(weights.classes)} names of classes, its head has {spec.num_classes}"
-            )
+            found = f"{len(weights.classes)} names of classes, its head has {spec.num_classes}"
+            raise CheckpointError(f"{file}: {found}")
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
@@ -189,11 +183,10 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     Raises:
         CheckpointError: the tensors do not fit the module.
     """
-    tensors = weights.tensors
+    tensors, blank = weights.tensors, spec
     if isinstance(spec, ModelSpec):
         saved = ModelSpec.from_settings(weights.settings, source=source)
-        tensors = fitted(tensors, saved, spec, notify=warn_on_main)
-    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+        tensors, blank = fitted(tensors, saved, spec, notify=warn_on_main), spec.without_files()
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
     module = spec.build()
@@ -202,12 +195,11 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
 
 
 def fitted(
-    tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Callable[[str], None]
+    tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Notify
 ) -> dict[str, Tensor]:
     """The tensors of `saved` for the clips and tubelets of `spec`: learned positions, and the embedding."""
     if saved.model.positions == "learned-separable" and saved.grid != spec.grid:
-        before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
-        notify(f"learned positions are interpolated from clips of {before} to {now}")
+        notify(f"learned positions are interpolated from clips of {clip_shape(saved)} to {clip_shape(spec)}")
         tensors = interpolated(tensors, saved.grid, spec.grid)
     before, now = saved.model.tubelet[0], spec.model.tubelet[0]
     if before != now:
@@ -216,30 +208,19 @@ def fitted(
     return tensors
 
 
-def wrong_kind(found: str, kind: str, *, source: str | Path) -> CheckpointError:
+def clip_shape(spec: ModelSpec) -> str:
+    """Frames, height and width of a model's clips, for messages."""
+    return f"{spec.frames} x {spec.size[0]} x {spec.size[1]}"
+
+
+def wrong_kind(found: str, kind: Kind, *, source: str | Path) -> CheckpointError:
     """The error for a model of kind `found` where one of `kind` is needed; it names the command to run."""
     if found == "tokenizer":
-        return CheckpointError(
-            f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
-        )
-    fixes = {
-        "classifier": "fine-tune it first: everest finetune --init CHECKPOINT",
-        "pretrain": "a checkpoint of `everest pretrain` is needed here",
-        "tokenizer": "train one: everest train-tokenizer --recipe RECIPE",
-    }
-    article = "an" if found == "encoder" else "a"
-    return CheckpointError(
-        f"{source}: {article} {found} checkpoint where a {kind} one is needed; {fixes[kind]}"
-    )
-
-
-def recipe_of_run(weights: Path) -> Path:
-    """Return the recipe of the run folder that contains `weights`.
-
-    Raises:
-        CheckpointError: no recipe next to the weights.
-    """
-    path = weights.parent / RECIPE
-    if not path.is_file():
-        raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
-    return path
+        text = "a tokenizer, which has no transformer; name a run of pretrain or finetune"
+    else:
+        article = "an" if found == "encoder" else "a"
+        fix = "fine-tune it first: everest finetune --init CHECKPOINT"
+        if kind == "tokenizer":
+            fix = "train one: everest train-tokenizer --recipe RECIPE"
+        text = f"{article} {found} checkpoint where a {kind} one is needed; {fix}"
+    return CheckpointError(f"{source}: {text}")

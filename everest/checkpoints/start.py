@@ -1,38 +1,144 @@
-"""Puts the weights that a run starts from (everest.checkpoints.init) into its new model."""
+"""The weights that a run starts from: found, described, and put into its new model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
-from everest.checkpoints.init import Start
-from everest.checkpoints.load import fitted
-from everest.config.settings import ModelSettings
-from everest.config.stage_settings import (
-    FeatureTargetSettings,
-    PixelTargetSettings,
-    TargetSettings,
-    TokenTargetSettings,
-)
-from everest.errors import CheckpointError, shown
+from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
+from everest.errors import CheckpointError, RecipeError, shown
 from everest.foreign.preprocessor import require_same_channels
+from everest.foreign.timm_images import is_timm_name
 from everest.models.classifier import VideoClassifier
+from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
-from everest.models.views import ViewModel
-from everest.system.weights import Weights, load_tensors, require_fitting
+from everest.system.files import absolute
+from everest.system.hub import is_hub_name
+from everest.system.run_environment import INIT, INIT_NAME, ORIGIN, Decoder, Init
+from everest.system.run_folder import BEST, ENDED, ENVIRONMENT, PLAN, WEIGHTS, RunFolder
+from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.spec import TokenizerSpec
 
-ENCODER_NORM: Final = ("encoder.norm.weight", "encoder.norm.bias")
-_POOLING = ("norm.", "pool.")  # between encoder and head
-_HEAD = ("head.weight", "head.bias")
+Tensors = Mapping[str, Tensor]
+NORM: Final = "encoder.norm."  # the last one, which not every encoder has
+DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
-_DECODER = ("decoder.", "encoder_to_decoder.", "mask_token")
+
+
+def find_init(
+    name: str | Path, *, output: Path | None, overwrite: bool, decoder: Decoder | None = None
+) -> Init:
+    """Find the weights of --init.
+
+    Args:
+        output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
+            that it started from, even if these have been moved since.
+    Raises:
+        CheckpointError: no such checkpoint.
+        RecipeError: `output` holds the weights, or its env.json is damaged; or the name is empty.
+    """
+    if name == "":
+        raise RecipeError(
+            "--init: missing; name a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or none to "
+            "train from scratch"
+        )
+    name = str(name) if is_hub_name(name) or is_timm_name(name) else str(absolute(Path(name)))
+    run = None if output is None or overwrite else RunFolder(output)
+    if run is not None and run.read_env(INIT_NAME) == name:
+        file = run.read_env(INIT)
+        if not isinstance(file, str):
+            raise RecipeError(f"{run.path / ENVIRONMENT}: damaged (init)")
+    elif is_timm_name(name):
+        file = name
+    else:
+        path = absolute(find_weights(name))
+        if output is not None and output.resolve() in (path.parent, path.resolve().parent):
+            raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
+        file = str(path)
+    return Init(name=name, file=file, decoder=decoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The weights that a run starts from."""
+
+    init: Init  # names them
+    origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
+    saved: ModelSpec  # the model that they were saved of
+    weights: Weights | None  # None for a run that has a state: its tensors are all there
+
+    def notices(self) -> Iterator[str]:
+        """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
+        file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
+        run = RunFolder(file.parent)
+        plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
+        steps = plan.get("steps") if isinstance(plan, dict) else None
+        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
+        reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
+        yield f"weights: encoder of {label}{reached}"
+        if not (isinstance(step, int) and isinstance(steps, int)) or step == steps:
+            return
+        rows = run.rows()
+        last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
+        if last < steps and not any(ENDED in row for row in rows):
+            reached = f"has not reached its last step ({last} of {steps})"
+            yield f"warning: {label} {reached}; let that run finish first, for a better encoder"
+
+    def other_rate(self, fps: float | None) -> str | None:
+        """A notice if the weights were trained at another frame rate than `fps`, or None."""
+        trained = (self.origin.get("clip") or {"fps": fps}).get("fps")
+        if trained == fps:
+            return None
+        rate = "every frame" if trained is None else f"{trained:g} frames per second"
+        return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained)}"
+
+    def adapted(self, spec: ModelSpec) -> ModelSpec:
+        """The spec of a new model, with the properties that it takes from the weights."""
+        if spec.model.positions in INTERPOLATED:
+            grid = self.saved.trained_grid
+            spec = replace(spec, position_grid=(grid.t, grid.h, grid.w))
+        if spec.kind == "pretrain" and self.saved.kind != "classifier":
+            spec = replace(spec, norms=self.saved.norms)
+        return spec
+
+
+def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
+    """Read the weights of `init`, unless the run that is resumed already has a state.
+
+    Raises:
+        CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
+        RecipeError: env.json of the run is damaged.
+    """
+    if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
+        origin = resumed.read_env(ORIGIN)
+        if not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
+            raise RecipeError(f"{resumed.path / ENVIRONMENT}: damaged (origin)")
+        saved = ModelSpec.from_settings(origin["settings"], source=Path(init.file))
+        return Start(init=init, origin=origin, saved=saved, weights=None)
+    weights, saved = open_encoder(init.file)
+    origin = {
+        "file": init.file,
+        "kind": weights.kind,
+        "recipe": weights.recipe,
+        "step": weights.step,
+        "sha256": state_hash(weights.tensors),
+        "settings": weights.settings,
+        "clip": weights.clip,
+    }
+    before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
+    if before is not None and before.get("file") in (init.file, str(Path(init.file).parent)):
+        origin = {**before, **origin, "step": None, "origin": None}  # of another program
+    else:
+        origin["origin"] = before
+    return Start(init=init, origin=origin, saved=saved, weights=weights)
 
 
 def start_model(
@@ -40,243 +146,160 @@ def start_model(
     spec: ModelSpec | TokenizerSpec,
     start: Start,
     *,
-    classes: tuple[str, ...] | None,
-    notify: Callable[[str], None],
+    classes: tuple[str, ...] | None = None,
+    notify: Notify,
 ) -> None:
-    """Put the weights into the new model of a stage; see `start_classifier` and `start_pretraining`."""
-    assert isinstance(spec, ModelSpec)
-    if isinstance(model, VideoClassifier):
-        start_classifier(model, spec, start, classes=classes, notify=notify)
-    else:
-        assert isinstance(model, PretrainingModel)
-        start_pretraining(model, spec, start, notify=notify)
-
-
-def start_classifier(
-    classifier: VideoClassifier,
-    spec: ModelSpec,
-    start: Start,
-    *,
-    classes: tuple[str, ...] | None,
-    notify: Callable[[str], None],
-) -> None:
-    """Start a classifier from a trained encoder.
-
-    Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of the encoder
-    is left out too, as in the released programs, where the norm after pooling starts fresh. A class-attention
-    layer also starts fresh. A classifier with the same pooling also gives its pooling, and its head if the
-    classes fit.
-
-    Args:
-        classes: names of the classes in the data of the run; None if they have none.
-    Raises:
-        CheckpointError: see `_encoder_tensors`.
-    """
-    weights, saved, source = start.weights, start.saved, start.init.file
-    if weights is None:
-        return
-    own = classifier.state_dict()
-    given = _encoder_tensors(own, weights, start, spec, notify)
-    norm = {name.removeprefix("encoder."): given.pop(name) for name in ENCODER_NORM if name in given}
-    same_pooling = spec.model.pooling == saved.model.pooling
-    if weights.kind == "classifier" and not same_pooling:
-        notify(
-            f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}: "
-            "pooling and head start fresh"
-        )
-    if weights.kind == "classifier" and same_pooling:
-        pooling = [name for name in own if name.startswith(_POOLING)]
-        missing = [name for name in (*pooling, *_HEAD) if name not in weights.tensors]
-        if missing:
-            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
-        given |= {name: weights.tensors[name] for name in pooling}
-        problem = _head_problem(weights, saved, spec, classes)
-        if problem is None:
-            given |= {name: weights.tensors[name] for name in _HEAD}
-        else:
-            notify(problem)
-    elif spec.model.pooling == "first":
-        given |= norm
-    load_tensors(classifier, own | given, source=source)
-
-
-def _head_problem(
-    weights: Weights, saved: ModelSpec, spec: ModelSpec, classes: tuple[str, ...] | None
-) -> str | None:
-    """Why the head of a classifier does not fit a model, and what follows; None if it does."""
-    if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
-        return "the checkpoint has other label heads than the recipe: they start fresh"
-    if spec.task != saved.task:
-        return f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh"
-    before, now = len(weights.tensors["head.bias"]), spec.num_classes
-    if before != now:
-        return f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
-    for label, (old, new) in enumerate(zip(weights.classes or (), classes or (), strict=False)):
-        if old != new:
-            names = f"'{shown(old)}' for the checkpoint's head, '{shown(new)}' for the data"
-            return f"class {label} is {names}: the head starts fresh"
-    return None
-
-
-def start_pretraining(
-    model: PretrainingModel, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
-) -> None:
-    """Start pre-training from a trained encoder, and from its decoder or projector if that fits and is kept.
-
-    Raises:
-        CheckpointError: see `_encoder_tensors`; or `--decoder keep`, and the decoder does not fit.
-    """
-    weights, saved, source = start.weights, start.saved, start.init.file
-    if weights is None:
-        return
-    own = model.state_dict()
-    given = _encoder_tensors(own, weights, start, spec, notify)
-    given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
-    if any(name in own and name not in given for name in ENCODER_NORM):
-        notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
-    others = {} if start.init.decoder == "fresh" else weights.tensors
-    given |= _kept_part("camera_head", "the layer that predicts a camera's motion", own, others, notify)
-    if isinstance(model, ViewModel):
-        if start.init.decoder == "keep":
-            raise CheckpointError(
-                f"{source}: pretrain.objective=views has no decoder to keep; leave out --decoder keep"
-            )
-        given |= _kept_part("projector", "the projector", own, others, notify)
-        load_tensors(model, own | given, source=source)
-        return
-    decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
-    decoder = fitted(decoder, saved, spec, notify=lambda text: None)
-    problem = _decoder_problem(own, decoder, saved, spec)
-    if start.init.decoder == "keep" and problem is not None:
-        before, now = _decoder_sizes(saved) if saved.kind == "pretrain" else {}, _decoder_sizes(spec)
-        settings = " ".join(f"--set model.{key}={size}" for key, size in before.items() if size != now[key])
-        fix = f"{settings}, or --decoder fresh" if settings else "--decoder fresh"
-        raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use {fix}")
-    if start.init.decoder == "fresh" or problem is not None:
-        notify(f"the decoder starts fresh{f': {problem}' if problem else ''}")
-    else:
-        notify("the decoder is kept, too")
-        given |= decoder
-    load_tensors(model, own | given, source=source)
-
-
-def _kept_part(
-    name: str, title: str, own: dict[str, Tensor], others: Mapping[str, Tensor], notify: Callable[[str], None]
-) -> dict[str, Tensor]:
-    """The tensors of a part of a model in `others`, if they fit; none if the model has no such part."""
-    shapes = {key: tensor.shape for key, tensor in own.items() if key.startswith(f"{name}.")}
-    kept = {key: tensor for key, tensor in others.items() if key.startswith(f"{name}.")}
-    fits = {key: tensor.shape for key, tensor in kept.items()} == shapes
-    if shapes:
-        notify(f"{title} {'is kept, too' if fits else 'starts fresh'}")
-    return kept if shapes and fits else {}
-
-
-def _decoder_problem(
-    own: dict[str, Tensor], decoder: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec
-) -> str | None:
-    """Why a decoder does not fit a model; None if it does."""
-    if saved.kind != "pretrain" or not decoder:
-        return f"{saved.kind} weights have none"
-    before, now = _decoder_sizes(saved), _decoder_sizes(spec)
-    shape = "{decoder_width} wide and {decoder_depth} deep".format_map
-    if shape(before) != shape(now):
-        return f"it is {shape(before)}, the recipe's {shape(now)}"
-    if before != now:
-        return "it has another number of attention heads"
-    if _target_of(saved) != _target_of(spec):
-        return "it predicts other targets"
-    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith(_DECODER)}
-    if shapes != {name: tensor.shape for name, tensor in decoder.items()}:
-        return "its target has another size"
-    return None
-
-
-def _target_of(spec: ModelSpec) -> tuple[TargetSettings | None, str | None]:
-    """The target, without the files it is made from, and the hash of its tokenizer or its teacher."""
-    target, tokenizer = spec.target, spec.tokenizer
-    if isinstance(target, FeatureTargetSettings):
-        return replace(target, cache=None, teacher=""), spec.teacher and spec.teacher.sha256
-    if isinstance(target, PixelTargetSettings | TokenTargetSettings):
-        target = replace(target, cache=None)
-    if target is None or tokenizer is None or not target.needs_tokenizer:
-        return target, None
-    return target, tokenizer.sha256
-
-
-def _decoder_sizes(spec: ModelSpec) -> dict[str, int]:
-    size = spec.model.backbone_size
-    return {
-        "decoder_depth": spec.model.decoder_depth,
-        "decoder_width": size.decoder_width,
-        "decoder_heads": size.decoder_heads,
-    }
-
-
-def _encoder_tensors(
-    own: Mapping[str, Tensor], weights: Weights, start: Start, spec: ModelSpec, notify: Callable[[str], None]
-) -> dict[str, Tensor]:
-    """The tensors of a trained encoder for the clips of `spec`, by their names in a model.
-
-    All but its last norm are there. `own` has the tensors of the new model.
+    """Put the weights into the new model of a stage; parts that they lack, or that do not fit, start fresh.
 
     The clip may be longer or larger than in training: positions are computed, or learned ones are
     interpolated. Tubelets of a multiple or a part of the frames are possible.
 
+    Args:
+        classes: names of the classes in the data of the run; None if they have none.
+        notify: receives which parts are kept or start fresh.
     Raises:
-        CheckpointError: another backbone, patch size, input or kind of positions, a class token in one of
-            them, or tensors that are missing.
+        CheckpointError: another encoder or input, tensors that are missing, or a decoder that cannot be kept.
     """
-    saved, source = start.saved, start.init.file
-    given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
+    weights, saved, source = start.weights, start.saved, start.init.file
+    if weights is None:
+        return
+    assert isinstance(spec, ModelSpec)
     require_same_channels(saved, spec, source=source, notify=notify)
-    changes = list(differing_settings(saved, spec))
+    changes = " --set ".join(differing_settings(saved, spec))
     if changes:
-        raise CheckpointError(
-            f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
-        )
-    given = fitted(given, saved, spec, notify=notify)
-    encoder, found = (
-        {key: x for key, x in tensors.items() if key.startswith("encoder.") and key not in ENCODER_NORM}
-        for tensors in (own, given)
+        raise CheckpointError(f"{source}: its encoder is another one than the recipe's; use --set {changes}")
+    own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
+    given = _encoder_tensors(own, tensors, saved, spec, source=source, notify=notify)
+    if isinstance(model, VideoClassifier):
+        parts = _parts_of_classifier(start, spec, weights.classes, classes)
+        if saved.kind != "classifier":
+            tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
+    else:
+        parts = _parts_of_pretraining(start, spec)
+    for title, prefixes, problem in parts:
+        new, old = _shapes(own, prefixes), _shapes(tensors, prefixes)
+        missing = sorted(new.keys() - old.keys())
+        if not old:
+            problem = f"{saved.kind} weights have none"
+        elif problem is None and missing:
+            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
+        elif problem is None and new != old:
+            problem = "it has another size"
+        if prefixes == DECODER and start.init.decoder == "keep" and (problem or not new):
+            problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
+            raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
+        if new and problem is None:
+            given |= {name: tensors[name] for name in new}
+        if new:
+            notify(f"{title} {'is kept, too' if problem is None else f'starts fresh: {problem}'}")
+    load_tensors(model, own | given, source=source)
+
+
+def _encoder_tensors(
+    own: Tensors, tensors: Tensors, saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify
+) -> dict[str, Tensor]:
+    """The tensors of an encoder; its last norm may be in the weights alone or in the model alone."""
+    in_one = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
+    expected, given = (
+        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in in_one}
+        for part in (own, tensors)
     )
-    require_fitting(encoder, found, source=source)
-    before, now = ((s.grid.h, s.grid.w) for s in (saved, spec))
-    if before != now and spec.model.positions in ("flat", "separable"):
-        before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
+    require_fitting(expected, given, source=source)
+    if in_one & own.keys():
+        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
+    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
+    if resized and spec.model.positions in ("flat", "separable"):
         notify(
-            f"positions are computed again for clips of {now} instead of {before}, so places have other "
-            f"ones; model.positions=interpolated-{spec.model.positions} keeps them"
+            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
+            f"model.positions=interpolated-{spec.model.positions} keeps them"
         )
     return given
+
+
+# A part of a model beside its encoder: its title, the prefixes of its tensors, and why the one in the weights
+# does not fit (None: only its size may not).
+Part = tuple[str, tuple[str, ...], str | None]
+
+
+def _parts_of_classifier(
+    start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
+) -> list[Part]:
+    """Pooling and head. Of an encoder, only pooling by the first token takes the last norm, as released.
+
+    Args:
+        before, now: names of the classes of the weights and of the data.
+    """
+    saved, pooling, problem = start.saved, spec.model.pooling, None
+    if saved.kind != "classifier":
+        return [("the last norm", ("norm.",), None)] if pooling == "first" else []
+    heads, wanted = (
+        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
+        for model in (saved, spec)
+    )
+    pairs = enumerate(zip(before or (), now or (), strict=False))
+    renamed = [(label, old, new) for label, (old, new) in pairs if old != new]
+    other_pooling = None
+    if saved.model.pooling != pooling:
+        problem = other_pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {pooling}"
+    elif heads != wanted:
+        problem = f"the checkpoint predicts {heads}, the recipe {wanted}"
+    elif renamed:
+        problem = "class {} is '{}' in the checkpoint, '{}' in the data".format(*map(shown, renamed[0]))
+    return [("the pooling", ("norm.", "pool."), other_pooling), ("the head", ("head.",), problem)]
+
+
+def _parts_of_pretraining(start: Start, spec: ModelSpec) -> list[Part]:
+    """The layer of the camera task, the projector and the decoder; a model has some of them."""
+    saved, problem = start.saved, None
+    fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
+    if saved.is_autoencoder and spec.is_autoencoder:
+        old, new = saved.model.backbone_size, spec.model.backbone_size
+        sizes = (
+            ("decoder_depth", saved.model.decoder_depth, spec.model.decoder_depth),
+            ("decoder_width", old.decoder_width, new.decoder_width),
+            ("decoder_heads", old.decoder_heads, new.decoder_heads),
+        )
+        changes = [f"--set model.{key}={before}" for key, before, now in sizes if before != now]
+        if changes:
+            problem = f"it needs {' '.join(changes)}"
+        elif _predicted(saved) != _predicted(spec):
+            problem = "it predicts other targets"
+    return [
+        ("the layer that predicts a camera's motion", ("camera_head.",), fresh),
+        ("the projector", ("projector.",), fresh),
+        ("the decoder", DECODER, fresh or problem),
+    ]
+
+
+def _shapes(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith(prefixes)}
+
+
+def _predicted(spec: ModelSpec) -> tuple[object, ...]:
+    """The target without the files it is made from, and the hash of its teacher or tokenizer."""
+    target, files = spec.target, ("cache", "teacher")  # which may be moved
+    network = spec.tokenizer if target is not None and target.needs_tokenizer else spec.teacher
+    settings = {key: value for key, value in vars(target).items() if key not in files}
+    return type(target), settings, network and network.sha256
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     before, now = saved.model, spec.model
-    if _size(before) != _size(now):
-        yield from (
-            f"model.{key}={_as_yaml(getattr(before, key))}"
-            for key in ("backbone", "width", "depth", "heads", "mlp_width")
-            if getattr(before, key) != getattr(now, key)
-        )
+    keys = [key for key in PARTS if getattr(before, key) != getattr(now, key)]
+    old, new = ((s.width, s.depth, s.heads, s.mlp) for s in (before.backbone_size, now.backbone_size))
+    if old != new:
+        sizes = ("backbone", "width", "depth", "heads", "mlp_width")
+        keys = [*(key for key in sizes if getattr(before, key) != getattr(now, key)), *keys]
     frames, patch = now.tubelet[0], before.tubelet[1:]
     fits = before.tubelet[0] % frames == 0 or frames % before.tubelet[0] == 0
     if not fits or patch != now.tubelet[1:]:
-        yield f"model.tubelet={_as_yaml((frames if fits else before.tubelet[0], *patch))}"
+        yield f"model.tubelet={as_yaml((frames if fits else before.tubelet[0], *patch))}"
     if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
         yield f"model.positions={before.positions}"
-    for key in PARTS:
-        if getattr(before, key) != getattr(now, key):
-            yield f"model.{key}={_as_yaml(getattr(before, key))}"
+    yield from (f"model.{key}={as_yaml(getattr(before, key))}" for key in keys)
 
 
-def _size(model: ModelSettings) -> tuple[int, int, int, int]:
-    size = model.backbone_size
-    return size.width, size.depth, size.heads, size.mlp
-
-
-def _as_yaml(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+def as_yaml(value: object) -> str:
+    """A setting as --set takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -14,12 +14,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import sample_clips, sampled_frames, trained_clip
+from everest.checkpoints.describe import sampled_frames, trained_clip
+from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
+from everest.checkpoints.start import PARTS, as_yaml
 from everest.config.heads import MULTI_LABEL
 from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO
-from everest.config.stage_settings import FeatureTargetSettings, PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import TORCH_EPS, Hints
@@ -28,7 +30,6 @@ from everest.foreign.preprocessor import PREPROCESSOR, preprocessor, preprocesso
 from everest.foreign.translation import FAMILIES
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
-from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
@@ -38,7 +39,6 @@ from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
 
 CARD: Final = "README.md"
-LEAVES: Final = ("weight", "bias")
 BIASED: Final = (  # modules of a layer with a weight and a bias
     "attention.attention.query",
     "attention.attention.value",
@@ -48,19 +48,6 @@ BIASED: Final = (  # modules of a layer with a weight and a bias
     "layernorm_before",
     "layernorm_after",
 )
-LAYER: Final = (
-    "attention.attention.key.weight",
-    *(f"{module}.{leaf}" for module in BIASED for leaf in LEAVES),
-)
-
-LACKING: Final = {  # settings of an encoder that must have their defaults
-    "class_token": "a class token (it has none)",
-    "registers": "registers (it has none)",
-    "rotary": "rotary positions of places (it has none)",
-    "norm_before": "a norm before the blocks (it has none)",
-    "mlp": "SwiGLU (its MLPs have GELU)",
-    "gelu": "the approximated GELU (it has the exact one)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +62,8 @@ class TransformersFolder:
 def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> TransformersFolder:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
-    The weights are converted back before they are written, and all tokens are encoded. A converted model
-    computes as transformers does, so a user of transformers sees the same difference.
+    The weights are converted back before they are written. A converted model computes as transformers does,
+    so a user of transformers sees the same difference.
 
     Args:
         card: the text of its README.md; None: it has none.
@@ -85,17 +72,15 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
-    obstacles = list(_obstacles(spec))
+    obstacles = ", ".join(_obstacles(spec))
     if obstacles:
-        raise CheckpointError(
-            f"{opened.file}: transformers' VideoMAE cannot be this model: {'; '.join(obstacles)}; "
-            "--to onnx and --to torch can"
-        )
+        lacking = f"transformers' VideoMAE does not support {obstacles}"
+        raise CheckpointError(f"{opened.file}: {lacking}; use --to onnx")
     tensors: dict[str, Tensor] = {}
     for our_name, names in FAMILIES["transformers"].translate(list(_names(spec))).take.items():
         parts = weights.tensors[our_name].chunk(len(names))  # query, key and value are one matrix here
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
-    config, processing = model_config(weights, spec), preprocessor(spec)
+    config, processing = _config(weights, spec), preprocessor(spec)
     foreign = Foreign(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
     back = convert(foreign, Hints())
     assert back.weights.tensors.keys() == weights.tensors.keys()
@@ -109,29 +94,29 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         frames = sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
         notes.append(f"{frames}, which its config.json cannot state")
 
-    texts = {CARD: card, PREPROCESSOR: json.dumps(processing, indent=2) + "\n"}
-    texts[CONFIG] = json.dumps(config, indent=2) + "\n"
-    written = {name: text for name, text in texts.items() if text is not None}
+    texts = {} if card is None else {CARD: card}
+    for name, values in ((PREPROCESSOR, processing), (CONFIG, config)):
+        texts[name] = json.dumps(values, indent=2) + "\n"
     with unfinished_folder(folder, CONFIG):
         write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
-        for name, text in written.items():
+        for name, text in texts.items():
             write_text(folder / name, text)
-    files = [folder / name for name in (WEIGHTS, *written)]
+    files = [folder / name for name in (WEIGHTS, *texts)]
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 
 
 @torch.inference_mode()
 def _outputs(module: AnyModel, spec: ModelSpec) -> Tensor:
     """Logits from all tokens, or predictions of every second token from the others."""
-    clips = sample_clips(spec, 1)
+    clips = spec.pixels.normalize(sample_pixels(spec, 1))
     if isinstance(module, VideoClassifier):
         return module(clips, keep=1)
     ids = torch.arange(spec.grid.num_tokens)[None]
     return module(clips, selection=TokenSelection(ids[:, ::2], ids[:, 1::2])).prediction
 
 
-def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
-    """Return the content of config.json."""
+def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
+    """The content of config.json."""
     size, (height, width) = spec.model.backbone_size, spec.size
     shared = {
         "model_type": "videomae",
@@ -174,38 +159,25 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
-    if spec.kind == "encoder" or spec.views is not None:
-        yield "an encoder alone (its models have a decoder or a head)"
-    if spec.camera:
-        yield "the task of a camera's motion (pretrain.camera_motion)"
-    if spec.channels != 3:
-        yield "clips of 1 channel (its frames have colors)"
-    if spec.model.positions != "flat":
-        yield f"{spec.model.positions} positions (it knows the flat ones only)"
-    if spec.model.input != "frames":
-        yield f"{spec.model.input} as input (it takes the frames)"
-    yield from (
-        text for key, text in LACKING.items() if getattr(spec.model, key) != getattr(ModelSettings, key)
-    )
-    if spec.kind == "classifier" and spec.model.pooling == "class-attention":
-        yield "class-attention pooling (it averages the tokens or takes the first)"
-    if spec.task == "regression" and not spec.heads:
-        yield "a number as output (it has no mean and std to give the number its unit)"
-    if spec.heads:
-        several = f"{len(spec.heads)} label heads (it has one)"
-        yield several if len(spec.heads) > 1 else "a label head with a name (its only head has none)"
-    if spec.model.embedding_layers > 1:
-        yield f"an embedding of {spec.model.embedding_layers} convolutions (it has one)"
-    if spec.model.tubelet[1] != spec.model.tubelet[2]:
-        yield f"tubelets of {spec.model.tubelet} (its patches are square)"
-    if isinstance(spec.target, PixelTargetSettings) and spec.target.frames == "half":
-        yield "a decoder that predicts half of the frames"
-    if isinstance(spec.target, TokenTargetSettings):
-        yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
-    if isinstance(spec.target, FeatureTargetSettings):
-        yield "a decoder that predicts the features of a teacher (it predicts pixels)"
-    if isinstance(spec.target, Target):
-        yield f"a decoder that predicts {spec.target.kind} (it predicts pixels)"
+    model, target = spec.model, spec.target
+    for key in ("positions", *PARTS):
+        value = getattr(model, key)
+        if value != getattr(ModelSettings, key):
+            yield f"model.{key}={as_yaml(value)}"
+    obstacles = {
+        "an encoder alone": spec.kind == "encoder" or spec.views is not None,
+        "pretrain.camera_motion": spec.camera > 0,
+        "data.channels=1": spec.channels == 1,
+        "model.pooling=class-attention": spec.kind == "classifier" and model.pooling == "class-attention",
+        f"model.tubelet={as_yaml(model.tubelet)}": model.tubelet[1] != model.tubelet[2],
+        "data.task=regression": spec.task == "regression" and not spec.heads,
+        "data.heads": bool(spec.heads),
+    }
+    if isinstance(target, PixelTargetSettings):
+        obstacles["pretrain.target.frames=half"] = target.frames == "half"
+    elif target is not None:
+        obstacles[f"pretrain.target.kind={target.kind}"] = True
+    yield from (text for text, is_present in obstacles.items() if is_present)
 
 
 def _notes(spec: ModelSpec) -> Iterator[str]:
@@ -218,34 +190,30 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():
         counts = count_tokens(spec)
-        yield (
-            f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "
-            "its accuracy there is that of `everest eval --keep 1`; --to onnx and --to torch select inside"
-        )
+        trained = f"this model was trained with {counts.visible}"
+        yield f"transformers encodes all {counts.total} tokens, {trained}; check with everest eval --keep 1"
     if spec.kind == "classifier" and any(head.calibration for head in spec.answered):
-        yield "it stores no temperature and no thresholds: --to onnx and --to torch state them in `heads`"
+        yield "it stores no temperature and no thresholds; --to onnx and --to torch state them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
-    averaged = spec.kind == "pretrain" or spec.model.pooling == "mean"
-    if averaged and spec.norms.last_eps != TORCH_EPS:
-        eps = spec.norms.last_eps
-        yield (
-            f"its last norm adds {TORCH_EPS:g} to the variance, this model's {eps:g}; for the same numbers "
-            f"set model.{norm}.eps = {eps:g} after loading"
-        )
+    if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:
+        fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"
+        yield f"its last norm has another eps ({TORCH_EPS:g}); for the same numbers {fix}"
 
 
 def _names(spec: ModelSpec) -> Iterator[str]:
     """Yield the names of a model's parameters in transformers."""
-    classifier, size = spec.kind == "classifier", spec.model.backbone_size
+    size, mean = spec.model.backbone_size, spec.model.pooling == "mean"
     modules = ["videomae.embeddings.patch_embeddings.projection"]
     stacks = {"videomae.encoder.layer": size.depth}
-    if classifier:
-        modules += ["classifier", "fc_norm" if spec.model.pooling == "mean" else "videomae.layernorm"]
+    if spec.kind == "classifier":
+        modules += ["classifier", "fc_norm" if mean else "videomae.layernorm"]
     else:
         modules += ["decoder.norm", "decoder.head"]
         modules += ["videomae.layernorm"] if spec.norms.after_encoder else []
         stacks["decoder.decoder_layers"] = spec.model.decoder_depth
         yield from ("mask_token", "encoder_to_decoder.weight")
-    yield from (f"{module}.{leaf}" for module in modules for leaf in LEAVES)
     for stack, depth in stacks.items():
-        yield from (f"{stack}.{number}.{part}" for number in range(depth) for part in LAYER)
+        for layer in (f"{stack}.{number}" for number in range(depth)):
+            modules += (f"{layer}.{module}" for module in BIASED)
+            yield f"{layer}.attention.attention.key.weight"
+    yield from (f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias"))

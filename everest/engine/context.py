@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from everest.checkpoints.init import Start, read_start
+from everest.checkpoints.start import Start, read_start
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
 from everest.system.run_environment import Init
@@ -75,7 +75,7 @@ class RunContext:
         """Read the weights that the run starts from, if any, and show which they are.
 
         Raises:
-            CheckpointError: see `everest.checkpoints.init.read_start`.
+            CheckpointError: see `everest.checkpoints.start.read_start`.
         """
         run = self.run if self.resumed else None
         start = None if self.init is None else read_start(self.init, resumed=run)

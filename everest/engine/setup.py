@@ -14,8 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from everest.checkpoints.init import Start
-from everest.checkpoints.start import start_model
+from everest.checkpoints.start import Start, start_model
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.dataset import VideoClips

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
-from everest.checkpoints.teacher import spec_of_pretraining
+from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe

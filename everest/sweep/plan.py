@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from everest.checkpoints.init import find_init
+from everest.checkpoints.start import find_init
 from everest.checkpoints.teacher import absolute_teacher
 from everest.config.layers import SET
 from everest.config.recipe import recipe_for_run

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,13 +13,12 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints import graph_files
-from everest.checkpoints.describe import sample_clips
-from everest.checkpoints.graph import exportable
-from everest.checkpoints.graph_files import compare
+from everest.checkpoints.graph import exportable, sample_pixels
+from everest.checkpoints.graph_files import RunFile, compare
 from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
-from everest.errors import EnvironmentProblem
+from everest.errors import CheckpointError, EnvironmentProblem
 from everest.methods.importance import DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
@@ -137,21 +137,21 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (replace(CLASSIFIER, model=replace(SMALL, positions="separable")), "separable positions"),
+        (replace(CLASSIFIER, model=replace(SMALL, positions="rotary")), "model.positions=rotary"),
         (
             replace(CLASSIFIER, model=replace(SMALL, positions="learned-separable")),
-            "learned-separable positions",
+            "model.positions=learned-separable",
         ),
-        (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
-        (replace(CLASSIFIER, model=replace(SMALL, rotary="dinov3")), "rotary positions of places"),
-        (replace(CLASSIFIER, model=replace(SMALL, norm_before=True)), "a norm before the blocks"),
-        (replace(CLASSIFIER, model=replace(SMALL, mlp="swiglu")), "SwiGLU (its MLPs have GELU)"),
-        (OF_DIFFERENCES, "differences as input"),
-        (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "2 label heads"),
-        (ATTENTIVE, "class-attention pooling"),
-        (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
-        (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),
-        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "half of the frames"),
+        (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "model.class_token=true"),
+        (replace(CLASSIFIER, model=replace(SMALL, rotary="dinov3")), "model.rotary=dinov3"),
+        (replace(CLASSIFIER, model=replace(SMALL, norm_before=True)), "model.norm_before=true"),
+        (replace(CLASSIFIER, model=replace(SMALL, mlp="swiglu")), "model.mlp=swiglu"),
+        (OF_DIFFERENCES, "model.input=differences"),
+        (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "data.heads"),
+        (ATTENTIVE, "model.pooling=class-attention"),
+        (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "model.embedding_layers=2"),
+        (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "model.tubelet=[2,8,16]"),
+        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "pretrain.target.frames=half"),
     ],
 )
 def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelSpec, message: str):
@@ -196,7 +196,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
     """So that a graph which ranks equal tokens by rounding errors is not written."""
     torch.manual_seed(0)
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
-    clips, embed = sample_clips(spec, batch), spec.build().encoder.patch_embed
+    clips, embed = spec.pixels.normalize(sample_pixels(spec, batch)), spec.build().encoder.patch_embed
     importance = change_importance(clips, embed, embed.tubelet, distance=distance)
     still = importance == importance.amin()
     assert still.float().mean() == 0.5
@@ -298,21 +298,48 @@ def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips
     spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
     expected = everest.load_model(path).kept_tokens(clips, 0.5)
-    kept = exportable(open_model(path), keep=0.5).graph(clips)[1]
+    kept = exportable(open_model(path), keep=0.5)(clips)[1]
     assert torch.equal(kept, expected)
     assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
     shown = exportable(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
+
+    def changed(change: Callable[[Tensor], Tensor], *, ids: int = 0) -> RunFile:
+        return lambda clips: (change(shown(clips)[0]), shown(clips)[1] + ids)
+
     with torch.no_grad():
-        assert compare(shown, shown.graph, what="it") == 0
-    with pytest.raises(EnvironmentProblem, match="it computes something else"):
-        compare(shown, lambda clips: (shown.graph(clips)[0] + 1e-3, shown.graph(clips)[1]), what="it")
-    with pytest.raises(EnvironmentProblem, match=r"it computes something else .*nan"):
-        compare(shown, lambda clips: (shown.graph(clips)[0] / 0 * 0, shown.graph(clips)[1]), what="it")
-    with pytest.raises(EnvironmentProblem, match="it keeps other tokens"):
-        compare(shown, lambda clips: (shown.graph(clips)[0], shown.graph(clips)[1] + 1), what="it")
+        assert compare(shown, shown, what="it").largest == 0
+        for run_file, message in (
+            (changed(lambda logits: logits + 1e-3), "it computes something else"),
+            (changed(lambda logits: logits / 0 * 0), r"it computes something else .*nan"),
+            (changed(lambda logits: logits, ids=1), "it keeps other tokens"),
+        ):
+            with pytest.raises(EnvironmentProblem, match=message):
+                compare(shown, run_file, what="it")
+
+
+@torch.no_grad()
+def test_integers_may_change_outputs_by_half_of_their_deviation_and_no_tokens(tmp_path: Path, clips: Tensor):
+    opened = open_model(saved(tmp_path / "model.safetensors", CLASSIFIER))
+    shown = exportable(opened, keep=None)
+    shown.head_widths = (1, 2)
+    logits, kept = shown(clips)
+
+    def compared(outputs: Tensor, ids: Tensor = kept) -> float:
+        return compare(shown, lambda _: (outputs, ids), calibration=[clips]).relative
+
+    moved = torch.tensor([0.1, 0.0, 0.0])
+    assert compared(logits + moved * logits[:, 0].std(correction=0)) == pytest.approx(0.1)
+    for outputs, ids, message in (
+        (logits, kept.flip(0), "keeps other tokens"),
+        (logits / 0, kept, "changes the outputs by (nan|inf)"),
+        (logits.flip(0), kept, "changes the outputs by"),
+        (logits.mean(dim=0).expand(3, 3), kept, "changes the outputs by"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            compared(outputs, ids)
 
 
 def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path):

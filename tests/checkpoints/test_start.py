@@ -11,9 +11,8 @@ from small_runs import called, equal, json_of, killed_copy, refused, run, sets, 
 from tiny_models import randomized, save_model
 from torch import Tensor
 
-from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import start_classifier, start_pretraining
+from everest.checkpoints.start import find_init, read_start, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.engine.network import stage_optimizer
@@ -47,7 +46,7 @@ def started(
     torch.manual_seed(1)
     model, notices = spec.build(), []
     assert isinstance(model, MaskedAutoencoder)
-    start_pretraining(model, spec, start, notify=notices.append)
+    start_model(model, spec, start, notify=notices.append)
     return model, notices
 
 
@@ -60,28 +59,20 @@ def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_f
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {name for name in old if name.startswith("encoder.")} <= same
     assert not {"decoder.blocks.0.attn.qkv.weight", "mask_token"} & same
-    assert notices == ["the decoder starts fresh"]
+    assert notices == ["the decoder starts fresh: as --decoder fresh says"]
 
 
 @pytest.mark.parametrize(
-    ("override", "reason", "fix"),
+    ("override", "reason"),
     [
-        (
-            "model.decoder_depth=2",
-            "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep",
-            "--set model.decoder_depth=1, or ",
-        ),
-        (
-            "model.decoder_heads=4",
-            "it has another number of attention heads",
-            "--set model.decoder_heads=2, or ",
-        ),
-        ("model.tubelet=[4,8,8]", "its target has another size", ""),
-        ("pretrain.target.frames=half", "it predicts other targets", ""),
-        ("pretrain.target.normalize=false", "it predicts other targets", ""),
+        ("model.decoder_depth=2", "it needs --set model.decoder_depth=1"),
+        ("model.decoder_heads=4", "it needs --set model.decoder_heads=2"),
+        ("model.tubelet=[4,8,8]", "it has another size"),
+        ("pretrain.target.frames=half", "it predicts other targets"),
+        ("pretrain.target.normalize=false", "it predicts other targets"),
     ],
 )
-def test_a_decoder_that_does_not_fit_starts_fresh(first, recipe, pretrain, tmp_path, override, reason, fix):
+def test_a_decoder_that_does_not_fit_starts_fresh(first, recipe, pretrain, tmp_path, override, reason):
     model, notices = started(first, recipe, override)
     assert notices[-1] == f"the decoder starts fresh: {reason}"
     old, new = weights(first), model.state_dict()
@@ -89,7 +80,7 @@ def test_a_decoder_that_does_not_fit_starts_fresh(first, recipe, pretrain, tmp_p
     assert torch.equal(new[name], old[name])
     command = [*pretrain, "--init", first, "--decoder", "keep", "-o", tmp_path / "x", "--set", override]
     message = refused(*command, code=6)
-    assert f"its decoder cannot be kept: {reason}; use {fix}--decoder fresh\n" in message
+    assert f"its decoder cannot be kept: {reason}; use --decoder fresh\n" in message
     assert not (tmp_path / "x").exists()
 
 
@@ -125,12 +116,16 @@ def test_a_head_is_kept_for_the_same_classes_only(recipe, tmp_path, before, now,
     spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
     model, given = spec.build(), []
     assert isinstance(model, VideoClassifier)
-    start_classifier(model, spec, start, classes=now, notify=given.append)
+    start_model(model, spec, start, classes=now, notify=given.append)
     old, new = load_file(file), model.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed == ({"head.weight", "head.bias"} if other else set())
-    notice = f"class 0 is 'fight' for the checkpoint's head, {other!r} for the data: the head starts fresh"
-    assert given == ([notice] if other else [])
+    head = (
+        f"starts fresh: class 0 is 'fight' in the checkpoint, {other!r} in the data"
+        if other
+        else "is kept, too"
+    )
+    assert given == ["the pooling is kept, too", f"the head {head}"]
 
 
 def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp_path: Path):
@@ -138,7 +133,7 @@ def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp
     (tmp_path / "names.txt").write_text("fall\nnormal\n")
     command = ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run", "--dry-run"]
     result = called(*command, "--set", f"data.classes={tmp_path / 'names.txt'}")
-    assert "'fight' for the checkpoint's head, 'fall' for the data: the head starts fresh" in result.stderr
+    assert "the head starts fresh: class 0 is 'fight' in the checkpoint, 'fall' in the data" in result.stderr
 
 
 def kernels(frames: int) -> Tensor:

@@ -109,7 +109,7 @@ def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
     run("finetune", "--recipe", first, *STILL, "--init", "none", "-o", tmp_path / "one")
     other = ["--set", "train.seed=1", "-o", tmp_path / "several"]  # another fresh head than the first run's
     said = called("finetune", "--recipe", tags, *STILL, "--init", tmp_path / "one", *other).stderr
-    assert "the checkpoint's head is single-label, the recipe's multi-label: the head starts fresh" in said
+    assert "the head starts fresh: the checkpoint predicts single-label" in said
     one, several = weights(tmp_path / "one"), weights(tmp_path / "several")
     assert not torch.allclose(one["head.weight"], several["head.weight"], atol=1e-6)
     torch.testing.assert_close(

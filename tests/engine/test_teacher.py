@@ -11,7 +11,8 @@ from small_runs import RECIPE, called, json_of, logged, refused, run, sets, smal
 
 from everest import load_model
 from everest.checkpoints.load import open_model
-from everest.checkpoints.teacher import open_teacher, spec_of_pretraining
+from everest.checkpoints.pretraining_spec import spec_of_pretraining
+from everest.checkpoints.teacher import open_teacher
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
@@ -145,7 +146,7 @@ def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_
         run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask.png")
         run("extract", video, "-c", student, "-o", tmp_path / "features.safetensors")
         run("finetune", "--recipe", recipe, "--init", student, "-o", tmp_path / "classifier", "-q")
-        assert "a decoder that predicts the features of a teacher" in refused(
+        assert "pretrain.target.kind=features" in refused(
             "export", student, "--to", "hf", "-o", tmp_path / "hf", code=6
         )
         again = ["pretrain", "--recipe", recipe, "--init", student, "-q"]

@@ -143,7 +143,7 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
     assert "distinguishes 400 classes, the recipe has 2" in wrong
     shown = called("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run").stderr
-    assert "is for 400 classes, the recipe has 2: the head starts fresh" in shown
+    assert "the checkpoint predicts single-label (400), the recipe single-label (2)" in shown
 
 
 def test_a_converted_classifier_is_evaluated_with_its_own_selection_unless_another_is_set(

@@ -14,9 +14,8 @@ from image_models import DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, ima
 from safetensors.torch import save_file
 from torch import nn
 
-from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import differing_settings, start_classifier, start_pretraining
+from everest.checkpoints.start import Start, differing_settings, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
@@ -45,13 +44,13 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
         started = spec.build()
         assert isinstance(started, MaskedAutoencoder)
-        start_pretraining(started, spec, start, notify=notices.append)
+        start_model(started, spec, start, notify=notices.append)
         assert "the decoder starts fresh: encoder weights have none" in notices
     else:
         spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
         started = spec.build()
         assert isinstance(started, VideoClassifier)
-        start_classifier(started, spec, start, classes=None, notify=notices.append)
+        start_model(started, spec, start, notify=notices.append)
     clip = images()[:, :, None].expand(-1, -1, 8, -1, -1)  # (B, 3, T, H, W)
     slices, places = 8 // frames, 16
     encoder = started.encoder
@@ -77,7 +76,7 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
     started = spec.build()
     assert isinstance(started, MaskedAutoencoder)
-    start_pretraining(started, spec, start, notify=lambda text: None)
+    start_model(started, spec, start, notify=lambda text: None)
     ids = torch.arange(16).expand(2, -1)
     tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
     expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]

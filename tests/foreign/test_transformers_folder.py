@@ -10,9 +10,9 @@ from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
 from tiny_models import randomized, save_model
 
-from everest.checkpoints.describe import sample_pixels
-from everest.checkpoints.init import find_init, read_start
+from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.load import open_model
+from everest.checkpoints.start import find_init, read_start
 from everest.checkpoints.transformers import write_folder
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError

@@ -10,8 +10,7 @@ from tiny_models import save_model, tiny
 from torch import Tensor
 
 import everest
-from everest.checkpoints.init import find_init, read_start
-from everest.checkpoints.start import start_classifier
+from everest.checkpoints.start import find_init, read_start, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
@@ -92,7 +91,7 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     assert isinstance(classifier, VideoClassifier)
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
     with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
-        start_classifier(classifier, changed, start, classes=None, notify=print)
+        start_model(classifier, changed, start, notify=print)
 
 
 def test_settings_of_weights_name_the_input(tmp_path: Path):

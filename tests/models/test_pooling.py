@@ -122,7 +122,7 @@ def test_another_run_loads_its_layer_only_with_the_same_pooling(recipe: Path, tr
     command = ["finetune", "--recipe", recipe, "--init", trained, *STILL, "-q"]
     called(*command, "-o", tmp_path / "same")
     said = called(*command, "-o", tmp_path / "mean", "--set", "model.pooling=mean").stderr
-    assert "the checkpoint has class-attention pooling, the recipe mean: pooling and head start fresh" in said
+    assert "the head starts fresh: the checkpoint has class-attention pooling, the recipe mean" in said
     before, same, mean = (weights(folder) for folder in (trained, tmp_path / "same", tmp_path / "mean"))
     for name in ("pool.class_token", "pool.block.attn.k.weight", "head.weight"):
         assert (before[name] - same[name]).abs().max() < 1e-6

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from everest.checkpoints.describe import recipe_of
+from everest.checkpoints.describe import describe, recipe_of
 from everest.checkpoints.graph import INPUT, KEPT
 from everest.checkpoints.load import LoadedModel
 from everest.errors import DataError
@@ -35,7 +35,7 @@ def calibration_clips(
         DataError: fewer than `LEAST_CLIPS` videos are readable.
     """
     module, count = opened.transformer, min(len(samples), MOST_CLIPS)
-    module.describe(recipe_of(opened, notify=notify), file=opened.file)
+    describe(module, recipe_of(opened, notify=notify), file=opened.file)
     clips = []
     for number in range(count):
         try:

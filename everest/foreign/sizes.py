@@ -14,8 +14,7 @@ from everest.foreign.facts import ForeignFacts
 from everest.foreign.files import MULTI_LABEL_PROBLEM
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
-from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
-from everest.models.rotary import BASE
+from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
 
 EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)

@@ -20,7 +20,7 @@ from torch import nn
 
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.errors import CheckpointError, shown
-from everest.models.rotary import BASE, LOWER_BASE
+from everest.models.positions import BASE, LOWER_BASE
 
 ImageModel = VisionTransformer | Eva
 AnyAttention = Attention | AttentionRope | EvaAttention

@@ -181,7 +181,7 @@ def _attention(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tup
 
 
 def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
-    """Rows (D, ...) of queries or keys, with the channels of each head as everest.models.rotary turns them.
+    """Rows (D, ...) of queries or keys, with the channels of each head as `RotaryPositions` turns them.
 
     DINOv3 turns channel i and i + E / 2 as a point, here 2i and 2i + 1. PE has the columns before the rows.
     The scores of queries and keys do not change.

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import nn
 
 from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
@@ -194,13 +193,6 @@ class ModelSpec:
                     drop_path=self.drop_path,
                 )
         model.spec = self
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = self.norms.eps
-        if isinstance(model, MaskedAutoencoder):
-            model.decoder.norm.eps = self.norms.last_eps
-        elif isinstance(model, VideoClassifier) and model.pooling == "mean":
-            model.norm.eps = self.norms.last_eps
         return model
 
     def _autoencoder(self) -> MaskedAutoencoder:

@@ -9,7 +9,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D width of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch.nn.functional as F
 from pydantic import ConfigDict
@@ -46,6 +46,8 @@ class FeatureTargets:
     Attributes:
         teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
     """
+
+    of_frames: ClassVar[bool] = True
 
     def __init__(self, *, width: int) -> None:
         self.width = width  # P = D

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,7 @@ class TokenTargets:
             classification. `soft` and `codes` are our choice.
     """
 
+    of_frames: ClassVar[bool] = False
     frozen: FrozenTokenizer
     space: TargetSpace = "values"
 

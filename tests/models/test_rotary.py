@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from saved import saved_bytes_per_clip
+from timm.layers.activations import GELUTanh, QuickGELU
 from tiny_models import PARTS, TINY, randomized, tiny
 from torch import Tensor
 
@@ -19,10 +20,16 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import Block
 from everest.models.cost import count_macs, stacks_of
 from everest.models.memory import training_bytes
-from everest.models.rotary import RotaryPositions, rotary_angles
+from everest.models.positions import RotaryPositions, rotary_angles
 from everest.profiling.profile import stage_spec
 
 GRID = TokenGrid(t=3, h=2, w=4)
+ACTIVATIONS = {
+    "exact": F.gelu,
+    "tanh": GELUTanh(),
+    "quick": QuickGELU(),
+    "swiglu": lambda x: F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+}
 
 
 def test_angles_are_of_slice_row_and_column():
@@ -58,7 +65,8 @@ def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     shares = (turned(q) @ turned(k).mT / q.size(-1) ** 0.5).softmax(dim=-1)
     x = x + attn.proj((shares @ v).transpose(1, 2).flatten(2))
-    return x + block.mlp(block.norm2(x))
+    hidden = ACTIVATIONS[block.mlp.activation](block.mlp.fc1(block.norm2(x)))
+    return x + block.mlp.fc2(hidden if block.mlp.norm is None else block.mlp.norm(hidden))
 
 
 def assert_plain(block: Block, rotation: tuple[Tensor, Tensor], last: int | None) -> None:

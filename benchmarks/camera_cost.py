@@ -84,10 +84,11 @@ def counted() -> dict[str, float]:
     overrides = ("model.backbone=vit-s",)
     cost = stage_cost(load_recipe("k400", overrides=overrides), "pretrain", value_bytes=4)
     step = 2e9 * FORWARD_AND_BACKWARD * cost.gmacs
-    return {
-        align: camera_operations(size=(224, 224), frames=16, channels=3, lag=2, align=align) / step
-        for align in ALIGN
-    }
+    found = {}
+    for align in ALIGN:
+        recipe = load_recipe("k400", overrides=[*overrides, f"pretrain.selection.align={align}"])
+        found[align] = camera_operations(stage_spec(recipe, "pretrain")) / step
+    return found
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 
 from everest.errors import DivergedError
-from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
+from everest.methods.strategies import AllTokens
+from everest.models.cost import count_macs, count_pass
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
 from everest.system.accelerator import decide_on_main
@@ -41,7 +43,8 @@ def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, eve
     plan, probes = training.plan, len(prober.steps)
     videos, held_out = prober.num_videos, prober.num_held_out
     read = (videos + held_out) / plan.videos_per_step
-    forward = count_macs(spec).total / training_macs(spec)
+    cost = count_pass(spec)
+    forward = cost.macs.total / cost.training()
     computed = (videos * feature_cost(spec) + held_out * forward) / plan.batch_size
     share = probes * max(read, computed) / plan.steps  # of the training
     if share > MOST_SHARE:
@@ -59,8 +62,8 @@ def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, eve
 
 def feature_cost(spec: ModelSpec) -> float:
     """The computation for the features of a video, in training clips: all tokens are encoded, once."""
-    whole = stack_macs(stacks_of(spec)[0]._replace(tokens=spec.grid.num_tokens))
-    return whole.total / training_macs(spec)
+    whole = count_macs(replace(spec, kind="encoder", selection=AllTokens()))
+    return whole.total / count_pass(spec).training()
 
 
 def too_little_hidden(spec: ModelSpec) -> str | None:

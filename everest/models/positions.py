@@ -111,31 +111,6 @@ class RotaryPositions(nn.Module):
 TokenPositions = FixedPositions | LearnedPositions | RotaryPositions
 
 
-def make_positions(
-    positions: Positions,
-    grid: TokenGrid,
-    width: int,
-    heads: int,
-    *,
-    class_token: bool = False,
-    trained_grid: TokenGrid | None = None,
-) -> TokenPositions:
-    """The positions of a grid; learned ones also for a class token, if there is one.
-
-    Args:
-        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
-    """
-    if positions == "rotary":
-        return RotaryPositions(grid, width // heads)
-    if positions == "learned-separable":
-        return LearnedPositions(grid, width, class_token=class_token)
-    if positions == "flat" or positions == "separable":
-        return FixedPositions(position_table(positions, grid, width))
-    trained_grid = trained_grid or grid
-    table = position_table(INTERPOLATED[positions], trained_grid, width)
-    return FixedPositions(interpolated_table(table, trained_grid, grid))
-
-
 def add_positions(tokens: Tensor, positions: TokenPositions, ids: Tensor) -> Tensor:
     """Add positions to the tokens `ids` (B, K), given as (B, K, D) or one for all, (1, 1, D): (B, K, D).
 

@@ -19,11 +19,14 @@ from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import EPS, Blocks
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import (
+    INTERPOLATED,
+    FixedPositions,
     LearnedPositions,
     RotaryPositions,
     TokenPositions,
     add_positions,
-    make_positions,
+    interpolated_table,
+    position_table,
 )
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -72,15 +75,17 @@ class Architecture:
     norms: Norms = field(default_factory=Norms)
 
     def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
-        """The positions of the encoder or the decoder, which differ in these."""
-        return make_positions(
-            self.model.positions,
-            self.grid,
-            width,
-            heads,
-            class_token=class_token,
-            trained_grid=self.trained_grid,
-        )
+        """The positions of the encoder or the decoder; learned ones also for a class token."""
+        positions, grid = self.model.positions, self.grid
+        if positions == "rotary":
+            return RotaryPositions(grid, width // heads)
+        if positions == "learned-separable":
+            return LearnedPositions(grid, width, class_token=class_token)
+        if positions == "flat" or positions == "separable":
+            return FixedPositions(position_table(positions, grid, width))
+        trained = self.trained_grid or grid
+        table = position_table(INTERPOLATED[positions], trained, width)
+        return FixedPositions(interpolated_table(table, trained, grid))
 
 
 class Encoder(nn.Module):

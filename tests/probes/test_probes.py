@@ -216,7 +216,7 @@ def test_an_unusual_learning_rate_has_advice_of_its_own(
     assert found is None if advice is None else found is not None and advice in found
 
 
-@pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])
+@pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.3), ("small", 1.73), ("videomae-k400", 1.7)])
 def test_the_features_of_a_video_cost_more_than_a_training_clip(recipe: str, cost: float):
     spec = pretrain_spec(load_recipe(recipe), tokenizer=None)
     assert feature_cost(spec) == pytest.approx(cost, abs=0.06)

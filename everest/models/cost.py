@@ -25,7 +25,7 @@ from everest.methods.camera_task import NUMBERS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
 from everest.methods.targets import mean_squared_error
-from everest.models.block import Block, Blocks
+from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, Transformer
@@ -87,11 +87,12 @@ def counting() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-def macs_by_kind(*modules: Mapping[Any, int]) -> Macs:
-    """The sum of what FlopCounterMode has counted in modules, of which none is the embedding."""
-    total = sum(sum(counts.values()) for counts in modules) // 2
-    norm = sum(counts.get(_NORM, 0) for counts in modules) // 2
-    linear = sum(counts.get(operation, 0) for counts in modules for operation in _LINEAR) // 2
+def macs_by_kind(*modules: Mapping[Any, int], clips: int = 1) -> Macs:
+    """What FlopCounterMode has counted for a clip in modules, of which none is the embedding."""
+    each = 2 * clips
+    total = sum(sum(counts.values()) for counts in modules) // each
+    norm = sum(counts.get(_NORM, 0) for counts in modules) // each
+    linear = sum(counts.get(operation, 0) for counts in modules for operation in _LINEAR) // each
     return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
 
 
@@ -167,30 +168,20 @@ def count_pass(spec: ModelSpec) -> PassCost:
         model(frames, noise=torch.empty(clips, grid.num_tokens + NUMBERS, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
 
-    def of_module(name: str) -> Mapping[Any, int]:
-        return {operation: count // clips for operation, count in counts.get(f"{root}.{name}", {}).items()}
-
-    def of_blocks(stack: str, blocks: Blocks) -> tuple[int, ...]:
-        return tuple(
-            macs_by_kind(of_module(f"{stack}.blocks.{number}")).total for number in range(len(blocks))
-        )
+    def of_modules(*names: str) -> Macs:
+        return macs_by_kind(*(counts.get(f"{root}.{name}", {}) for name in names), clips=clips)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
-    macs = macs_by_kind(*(of_module(name) for name, _ in model.named_children()))
-    offered = spec.offered_frames // spec.model.tubelet[0] * grid.per_slice
+    parts = [name for name, _ in model.named_children() if name != "encoder"]
+    parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
     embed = partial(embedding_macs, model.encoder.patch_embed, channels=spec.channels)
-    embedded = macs_by_kind(of_module("encoder.patch_embed"))  # the visible tokens
+    of_camera = embed(grid.num_tokens) // clips if spec.camera else 0
+    offered = spec.offered_frames // spec.model.tubelet[0] * grid.per_slice
+    depth = len(model.encoder.blocks)
     return PassCost(
-        macs=replace(
-            macs,
-            embedding=embed(offered) + (embed(grid.num_tokens) // clips if spec.camera else 0),
-            linear=macs.linear - embedded.linear,
-            attention=macs.attention - embedded.attention,  # as convolutions are counted
-        ),
-        encoder_blocks=of_blocks("encoder", model.encoder.blocks),
-        decoder_blocks=sum(of_blocks("decoder", model.decoder.blocks))
-        if isinstance(model, MaskedAutoencoder)
-        else 0,
+        macs=replace(of_modules(*parts), embedding=embed(offered) + of_camera),
+        encoder_blocks=tuple(of_modules(f"encoder.blocks.{number}").total for number in range(depth)),
+        decoder_blocks=of_modules("decoder.blocks").total,
         checkpointing=spec.checkpointing,
     )
 

@@ -152,7 +152,7 @@ def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=False)
 
 
-def frozen_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+def frozen_bytes(spec: ModelSpec) -> int:
     """Measure the bytes of the frozen tokenizer or teacher in a training step, for any number of clips.
 
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the

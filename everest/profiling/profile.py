@@ -78,7 +78,7 @@ class StageCost:
         """Bytes for any number of clips."""
         training = self.settings is not None
         state = self._weights.state_bytes(training=training, bytes_per_value=self.value_bytes)
-        frozen = frozen_bytes(self.spec, self.value_bytes)
+        frozen = frozen_bytes(self.spec)
         kind = "tokenizer" if self.spec.teacher is None else "teacher"
         return state | ({kind: frozen} if frozen else {})
 

@@ -94,7 +94,7 @@ def set_up_training(
 
     clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
     weights = count_weights(spec, stage)
-    of_frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
+    of_frozen = frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + of_frozen
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     memory = PassMemory(

@@ -56,11 +56,11 @@ def spec_of(recipe: str, *overrides: str) -> ModelSpec:
     return stage_spec(load_recipe(recipe, overrides=list(overrides)), "pretrain")
 
 
-def coding_bytes_of(spec: ModelSpec, bytes_per_value: int) -> int:
+def coding_bytes_of(spec: ModelSpec) -> int:
     """The estimate without the weights of the tokenizer."""
     assert spec.tokenizer is not None
     weights = WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total
-    return frozen_bytes(spec, bytes_per_value) - weights
+    return frozen_bytes(spec) - weights
 
 
 def test_the_counter_sees_tensors_come_and_go():
@@ -99,7 +99,7 @@ def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...])
 def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
     spec = spec_of("lvmae-128", "train.checkpointing=false", *size)
     peak = peak_of_forward(spec, 2, bytes_per_value=4)
-    assert 2 * training_bytes(spec, 4) + coding_bytes_of(spec, 4) == pytest.approx(peak, rel=0.1)
+    assert 2 * training_bytes(spec, 4) + coding_bytes_of(spec) == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [(), (HALF,), (MAGVIT,), ("tokenizer.size=tiny", "model.tubelet=[2, 4, 4]")])
@@ -114,17 +114,17 @@ def test_coding_takes_the_same_for_any_number_of_clips(size):
             frames = clip.expand(4 * frozen.tokenizer.clips_at_once(clip), -1, -1, -1, -1)
             frozen.scores(frames)
             frozen.latent(frames)
-    assert coding_bytes_of(spec, 4) == pytest.approx(counter.most, rel=0.05)
+    assert coding_bytes_of(spec) == pytest.approx(counter.most, rel=0.05)
 
 
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
     state = stage_cost(recipe, "pretrain", value_bytes=2).model_state
-    assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128"), 2) > 0
+    assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
     assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
     assert isinstance(spec.target, TokenTargetSettings)
-    assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens")), 2) == 0
+    assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -27,17 +27,14 @@ from everest.video.pixels import IMAGENET
 def plain_block(block: Block, x: Tensor) -> Tensor:
     """(B, K, D) to the same, with an explicit softmax over (B, heads, K, K)."""
     attn = block.attn
-    assert attn.q_bias is not None
-    assert attn.k_bias is not None
-    assert attn.v_bias is not None
     bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
     qkv = F.linear(block.norm1(x), attn.qkv.weight, bias)
     q, k, v = qkv.unflatten(2, (3, attn.num_heads, -1)).permute(
         2, 0, 3, 1, 4
     )  # each (B, heads, K, D / heads)
-    weights = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+    weights = ((q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
     x = x + attn.proj((weights @ v).transpose(1, 2).flatten(2))
-    return x + block.mlp(block.norm2(x))
+    return x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
 
 
 def plain_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:

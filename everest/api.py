@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.describe import describe
 from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.selectors import recipe_of_sections, refuse_contradictions, selector_for
@@ -107,7 +108,7 @@ def create_model(
             raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
         spec = classifier_spec(recipe, heads)
     built = spec.build()
-    built.describe(recipe)
+    describe(built, recipe)
     return built
 
 

@@ -13,6 +13,7 @@ from everest.data.clip_format import ClipFormat
 from everest.errors import CheckpointError
 from everest.foreign.preprocessor import other_pixels
 from everest.models.spec import ModelSpec
+from everest.models.video_model import VideoModel
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -31,8 +32,25 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
     opened = open_model(checkpoint, which=which)
     if not isinstance(opened.module, AdaptiveTokenizer):
         recipe = recipe_of(opened, notify=None if opened.weights.clip else warn_on_main)
-        opened.module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
+        describe(opened.module, recipe, file=opened.file, class_names=opened.weights.classes)
     return opened.module
+
+
+def describe(
+    model: VideoModel, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
+) -> None:
+    """Set what a model knows of its clips and classes; the recipe must have its clip size and backbone."""
+    stage = getattr(recipe, model.stage)
+    model.recipe, model.file, model.class_names = recipe, file, class_names
+    model.clip = ClipFormat(
+        frames=recipe.data.frames,
+        stride=stage.stride,
+        size=recipe.data.frame_size,
+        sampling=stage.sampling,
+        fps=recipe.data.fps,
+        mean=model.pixels.mean,
+        std=model.pixels.std,
+    )
 
 
 def trained_clip(opened: LoadedModel) -> ClipFormat | None:
@@ -43,7 +61,7 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     """
     if opened.weights.clip is None and not (opened.file.parent / RECIPE).is_file():
         return None
-    opened.transformer.describe(recipe_of(opened, notify=None), file=opened.file)
+    describe(opened.transformer, recipe_of(opened, notify=None), file=opened.file)
     return opened.transformer.clip
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from everest.checkpoints.describe import recipe_of
+from everest.checkpoints.describe import describe, recipe_of
 from everest.checkpoints.graph import INPUT, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
@@ -175,7 +175,7 @@ def calibration_clips(
         DataError: fewer than `LEAST_CLIPS` videos are readable.
     """
     module, count = opened.transformer, min(len(samples), MOST_CLIPS)
-    module.describe(recipe_of(opened, notify=notify), file=opened.file)
+    describe(module, recipe_of(opened, notify=notify), file=opened.file)
     clips = []
     for number in range(count):
         try:

@@ -161,7 +161,7 @@ Positions = Annotated[
     ],
     BeforeValidator(with_hyphens),
 ]
-# Of the encoder, as image models have them (everest.models.rotary.place_angles).
+# Of the encoder, as image models have them (everest.models.positions.place_angles).
 Rotary = Annotated[str, BeforeValidator(_check_rotary)]
 # plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
 MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], BeforeValidator(with_hyphens)]

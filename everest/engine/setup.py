@@ -135,7 +135,7 @@ def _plan(
         return training_bytes(trained, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
 
     value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
-    frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
+    frozen = frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     if isinstance(recipe.train.micro_batch, int):
         largest = recipe.train.micro_batch
     elif earlier and earlier["processes"] == processes:

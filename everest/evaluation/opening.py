@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from everest.checkpoints.describe import as_trained
+from everest.checkpoints.describe import as_trained, describe
 from everest.checkpoints.exported import is_exported, open_exported
 from everest.checkpoints.load import open_model
 from everest.config.heads import MULTI_LABEL, HeadSetting
@@ -69,7 +69,7 @@ def open_classifier(
     recipe = as_trained(recipe, spec, source=file)
     recipe = replace(recipe, finetune=replace(recipe.finetune, selection=own))
     if isinstance(model, VideoClassifier):
-        model.describe(recipe, file=file, class_names=names)
+        describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe
 
 

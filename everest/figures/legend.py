@@ -18,6 +18,7 @@ from everest.figures.camera import CameraView
 from everest.figures.mask_view import GRAY, RED, TINT, MaskView, draws_evenly
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByChange, ByEmbedding, ByImportance
+from everest.methods.strategies import STRATEGIES
 from everest.system.text import escape_bytes
 
 SMALL: Final = 8  # points, of explanations
@@ -73,19 +74,7 @@ def share_text(count: int, total: int) -> str:
     return f"{round(100 * count / total, 1):g} % = {count} of {total}"
 
 
-# How the strategies choose; a strategy of another package has no entry.
-CHOICES: Final = {
-    "redundancy-robust": "keeps the tokens that changed {most} since the previous time slice",
-    "drawn": "draws tokens, those that changed {most} since the previous slice with a higher probability",
-    "frame-difference": "keeps the tokens whose pixels differ {most} from the previous frame",
-    "tube": "random places are visible, the same in every time slice",
-    "tube-dropout": "random places are kept, the same in every time slice",
-    "random": "random tokens of the whole clip are visible",
-    "frame": "random time slices are visible completely",
-    "running-cell": "of each 2 x 2 tokens, the chosen ones move by one place in every time slice",
-    "learned-importance": "keeps the tokens with the highest scores",
-    "all": "keeps all tokens",
-}
+CHOICES: Final = {name: strategy.words for name, strategy in STRATEGIES.items()}
 SCORES: Final = {
     "learned": "the tokenizer's own scores",
     "random": "random scores",
@@ -97,12 +86,12 @@ SCORES: Final = {
 
 
 def choice_text(view: MaskView) -> str:
-    """How the strategy of a view chooses its tokens; empty for a strategy of another package."""
+    """How the strategy of a view chooses its tokens; a strategy of another package may have no words."""
     selector = view.selector
     if isinstance(selector, LearnedImportance):
         return f"keeps the tokens with the highest scores ({SCORES[selector.score]})"
     ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
-    text = CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
+    text = selector.words.format(most="least" if ascending else "most")
     if draws_evenly(selector):
         return "draws tokens, all with the same probability"
     if not text or not isinstance(selector, ByChange):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from everest.engine.listing import metric_of_run, read_run
 from everest.engine.probe_advice import ACCURACIES, probe_rows
 from everest.errors import RecipeError
-from everest.models.cost import gmacs_of_clip
+from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS
 from everest.system.weights_header import read_header
@@ -173,5 +173,5 @@ def _positions(
     spec = _spec(run)
     if spec is None:
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    gmacs_of_step = batch_size * gmacs_of_clip(spec)
+    gmacs_of_step = batch_size * count_macs(spec).total / 1e9
     return [row["step"] * gmacs_of_step for row in rows]

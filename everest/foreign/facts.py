@@ -19,8 +19,7 @@ from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Translation
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
-from everest.models.rotary import BASE
+from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 

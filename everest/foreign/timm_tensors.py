@@ -26,8 +26,7 @@ from everest.config.sizes import backbone_settings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.errors import CheckpointError, shown
 from everest.methods.strategies import AllTokens
-from everest.models.positions import SPATIAL, TEMPORAL
-from everest.models.rotary import BASE, LOWER_BASE
+from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.weights import Weights
@@ -269,7 +268,7 @@ def _attention(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tup
 
 
 def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
-    """Rows (D, ...) of queries or keys, with the channels of each head as everest turns them.
+    """Rows (D, ...) of queries or keys, with the channels of each head as `RotaryPositions` turns them.
 
     DINOv3 turns channel i and i + E / 2 as a point, here 2i and 2i + 1. PE has the columns before the rows.
     The scores of queries and keys do not change.

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.checkpoints.describe import as_trained, recipe_of
+from everest.checkpoints.describe import as_trained, describe, recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.stages import evaluation_views
@@ -117,7 +117,7 @@ class OpenedModel:
         else:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
-        module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
+        describe(module, recipe, file=opened.file, class_names=opened.weights.classes)
         accelerator = make_accelerator(precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
         return cls(
             module=module.to(accelerator.device),

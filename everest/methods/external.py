@@ -107,29 +107,29 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
     """
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
-        path = value.get(key) if isinstance(value, dict) else None
-        if not is_import_path(path):
-            return (
-                value if isinstance(value, base) and is_import_path(getattr(value, key)) else handler(value)
-            )
+        path = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        if not is_import_path(path) or not isinstance(value, (dict, base)):
+            return handler(value)
+        if not isinstance(value, dict):
+            return value
+        settings = {name: setting for name, setting in value.items() if name != key}
         try:
-            adapter = TypeAdapter(named_class(path, base))
-        except (ValueError, PydanticUserError) as error:
-            problem = PydanticCustomError(NOT_A_CLASS, "{reason}", {"reason": str(error).split("\n")[0]})
-            raise _located([InitErrorDetails(type=problem, loc=(key,), input=path)], path) from error
-        try:
-            settings = {name: setting for name, setting in value.items() if name != key}
-            found = adapter.validate_json(json.dumps(settings), strict=True)
+            found = TypeAdapter(named_class(path, base)).validate_json(json.dumps(settings), strict=True)
         except ValidationError as error:
             details = [
-                InitErrorDetails(
-                    type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {})
-                )
-                for each in error.errors(include_url=False)
+                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+                for one in error.errors(include_url=False)
             ]
-            raise _located(details, path) from error
-        object.__setattr__(found, key, path)
-        return found
+        except (ValueError, PydanticUserError) as error:
+            reason = {"reason": str(error).split("\n")[0]}
+            problem = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)
+            details = [InitErrorDetails(type=problem, loc=(key,), input=path)]
+        else:
+            object.__setattr__(found, key, path)
+            return found
+        # Locations begin with the path, as those of a union begin with the name of the choice.
+        located = [InitErrorDetails({**one, "loc": (path, *one.get("loc", ()))}) for one in details]
+        raise ValidationError.from_exception_data(path, located)
 
     def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
         if is_import_path(getattr(value, key, None)):
@@ -138,10 +138,3 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
         return handler(value)
 
     return WrapValidator(validate), WrapSerializer(dump)
-
-
-def _located(details: list[InitErrorDetails], path: str) -> ValidationError:
-    """An error whose locations begin with the path; of a union they begin with the name of the choice."""
-    return ValidationError.from_exception_data(
-        path, [{**each, "loc": (path, *each.get("loc", ()))} for each in details]
-    )

@@ -208,17 +208,12 @@ def _norms_of_bytes(
     tubelet: tuple[int, int, int],
     norm: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The norms (B, N - h*w) of the embedded changes of bytes."""
-    return norm(embed.of_byte_changes(_byte_changes(frames, before, tubelet=tubelet)))
-
-
-def _byte_changes(frames: Tensor, before: Tensor | None = None, *, tubelet: tuple[int, int, int]) -> Tensor:
-    """The changes (B, N - h*w, C, t, p, q) of bytes, from -255 to 255, in a type that is exact for them."""
+    """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
     exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
     per_slice = patches.size(1) * tubelet[0] // frames.size(2)
     earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
-    return patches[:, per_slice:].to(exact).sub_(earlier)
+    return norm(embed.of_byte_changes(patches[:, per_slice:].to(exact).sub_(earlier)))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Masks that do not look at the clip: tubes, random tokens, whole slices, running cells.
+"""Strategies that do not look at the clip: tubes, random tokens, whole slices, running cells, all tokens.
 
 B batch, N tokens, t h w the grid's slices, rows and columns.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.ranked import RedundancyRobust
 from everest.methods.selector import Selector, ascending, checked_share, split
 
 
@@ -30,6 +31,7 @@ def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tens
 class Tube(Selector):
     """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
 
+    words: ClassVar[str] = "random places are visible, the same in every time slice"
     strategy: Literal["tube"] = "tube"
     mask_ratio: float = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
 
@@ -42,6 +44,7 @@ class Tube(Selector):
 class RandomSpaceTime(Selector):
     """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
 
+    words: ClassVar[str] = "random tokens of the whole clip are visible"
     strategy: Literal["random"] = "random"
     visible_ratio: float = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
 
@@ -57,6 +60,7 @@ class RandomSpaceTime(Selector):
 class FrameWise(Selector):
     """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole slices are masked and predicted."""
 
+    words: ClassVar[str] = "random time slices are visible completely"
     strategy: Literal["frame"] = "frame"
     mask_ratio: float = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
 
@@ -82,6 +86,7 @@ class RunningCell(Selector):
     """
 
     cell: ClassVar[int] = 2
+    words: ClassVar[str] = "of each 2 x 2 tokens, the chosen ones move by one place in every time slice"
     strategy: Literal["running-cell"] = "running-cell"
     encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
     mask_ratio: float = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
@@ -117,3 +122,46 @@ def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) 
     position = (2 * row + column - move * turn - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
     order = position.flatten(1).argsort(dim=1, stable=True)  # (B, N): position 0 of all cells, then 1, …
     return ascending(order[:, : grid.num_tokens // 4 * num])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllTokens(Selector):
+    """Encodes all tokens and predicts none: ordinary fine-tuning."""
+
+    words: ClassVar[str] = "keeps all tokens"
+    strategy: Literal["all"] = "all"
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def keeping(self, share: float) -> AllTokens | RedundancyRobust:
+        """Less than all tokens are chosen by redundancy-robust, because `all` has no ranking."""
+        return self if checked_share(share) == 1 else RedundancyRobust().keeping(share)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
+        return TokenSelection(tokens, tokens[:, :0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TubeDropout(Selector):
+    """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
+
+    words: ClassVar[str] = "random places are kept, the same in every time slice"
+    strategy: Literal["tube-dropout"] = "tube-dropout"
+    keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
+
+    def keeping(self, share: float) -> TubeDropout:
+        return replace(self, keep_ratio=checked_share(share))
+
+    def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
+        """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
+        return AllTokens() if keep is None else AllTokens().keeping(keep)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
+        return TokenSelection(kept, kept[:, :0])
+
+
+Mask = Tube | TubeDropout | RandomSpaceTime | RunningCell | FrameWise | AllTokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from everest.methods.importance import DistanceName, Embedding, change_importanc
 from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
 
 LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
+
+
+def ranks_in_parts(order: Tensor, size: int) -> Tensor:
+    """The rank (B, N) of each token of `order` in its part of the clip, of `size` successive tokens."""
+    by_part = (order // size).argsort(dim=1, stable=True)  # part after part, each in its order
+    counts = torch.arange(order.size(1), device=order.device) % size
+    return torch.empty_like(order).scatter_(1, by_part, counts.expand_as(order))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +137,7 @@ class ByEmbedding(ByChange):
 class RedundancyRobust(ByEmbedding):
     """EVEREST §4.1: keeps the tokens whose embeddings have changed most."""
 
+    words: ClassVar[str] = "keeps the tokens that changed {most} since the previous time slice"
     strategy: Literal["redundancy-robust"] = "redundancy-robust"
 
 
@@ -142,6 +150,9 @@ class Drawn(ByEmbedding):
     With `uniform` 1 the importance does not count, and training does not measure it.
     """
 
+    words: ClassVar[str] = (
+        "draws tokens, those that changed {most} since the previous slice with a higher probability"
+    )
     strategy: Literal["drawn"] = "drawn"
     uniform: float = 0.5  # our choice
 
@@ -187,6 +198,7 @@ class Drawn(ByEmbedding):
 class FrameDifference(ByChange):
     """A baseline: a token is important if its pixels differ from the frame before. It uses no embedding."""
 
+    words: ClassVar[str] = "keeps the tokens whose pixels differ {most} from the previous frame"
     strategy: Literal["frame-difference"] = "frame-difference"
 
     def lag(self, tubelet_frames: int) -> int:
@@ -197,8 +209,4 @@ class FrameDifference(ByChange):
         return pixel_importance(frames, embed.tubelet, embed.pixels, align=self.align, cuts=self.cuts)
 
 
-def ranks_in_parts(order: Tensor, size: int) -> Tensor:
-    """The rank (B, N) of each token of `order` in its part of the clip, of `size` successive tokens."""
-    by_part = (order // size).argsort(dim=1, stable=True)  # part after part, each in its order
-    counts = torch.arange(order.size(1), device=order.device) % size
-    return torch.empty_like(order).scatter_(1, by_part, counts.expand_as(order))
+Ranked = RedundancyRobust | Drawn | FrameDifference

@@ -1,98 +1,34 @@
-"""All strategies by their names, and the two that only fine-tuning uses: all tokens, and tube dropout.
-
-The contract of a strategy is in everest.methods.selector.
-"""
+"""All strategies by their names. The contract of a strategy is in everest.methods.selector."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
-import torch
 from pydantic import Discriminator
-from torch import Tensor
 
 from everest.methods.external import external, is_import_path, named_class
-from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.learned import LearnedImportance
-from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
-from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, RedundancyRobust
-from everest.methods.selector import Selector, checked_share, split
+from everest.methods.grid import TokenGrid as TokenGrid
+from everest.methods.grid import TokenSelection as TokenSelection
+from everest.methods.grid import num_kept as num_kept
+from everest.methods.learned import LearnedImportance as LearnedImportance
+from everest.methods.masks import AllTokens as AllTokens
+from everest.methods.masks import FrameWise as FrameWise
+from everest.methods.masks import Mask
+from everest.methods.masks import RandomSpaceTime as RandomSpaceTime
+from everest.methods.masks import RunningCell as RunningCell
+from everest.methods.masks import Tube as Tube
+from everest.methods.masks import TubeDropout as TubeDropout
+from everest.methods.ranked import ByChange as ByChange
+from everest.methods.ranked import ByImportance as ByImportance
+from everest.methods.ranked import Drawn as Drawn
+from everest.methods.ranked import FrameDifference as FrameDifference
+from everest.methods.ranked import Ranked
+from everest.methods.ranked import RedundancyRobust as RedundancyRobust
+from everest.methods.selector import Selector as Selector
+from everest.methods.selector import split as split
 
-__all__ = [  # of everest.strategies
-    "STRATEGIES",
-    "AllTokens",
-    "ByChange",
-    "ByImportance",
-    "Drawn",
-    "FrameDifference",
-    "FrameWise",
-    "LearnedImportance",
-    "RandomSpaceTime",
-    "RedundancyRobust",
-    "RunningCell",
-    "Selector",
-    "TokenGrid",
-    "TokenSelection",
-    "Tube",
-    "TubeDropout",
-    "num_kept",
-    "split",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllTokens(Selector):
-    """Encodes all tokens and predicts none: ordinary fine-tuning."""
-
-    strategy: Literal["all"] = "all"
-
-    @property
-    def draws(self) -> bool:
-        return False
-
-    def keeping(self, share: float) -> AllTokens | RedundancyRobust:
-        """Less than all tokens are chosen by redundancy-robust, because `all` has no ranking."""
-        return self if checked_share(share) == 1 else RedundancyRobust().keeping(share)
-
-    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
-        return TokenSelection(tokens, tokens[:, :0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class TubeDropout(Selector):
-    """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
-
-    strategy: Literal["tube-dropout"] = "tube-dropout"
-    keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
-
-    def keeping(self, share: float) -> TubeDropout:
-        return replace(self, keep_ratio=checked_share(share))
-
-    def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
-        """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
-        return AllTokens() if keep is None else AllTokens().keeping(keep)
-
-    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
-        return TokenSelection(kept, kept[:, :0])
-
-
-Strategy = (
-    RedundancyRobust
-    | Drawn
-    | FrameDifference
-    | Tube
-    | TubeDropout
-    | RandomSpaceTime
-    | RunningCell
-    | FrameWise
-    | LearnedImportance
-    | AllTokens
-)
+Strategy = Ranked | Mask | LearnedImportance
 STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
-
 
 EXTERNAL = external(Selector, "strategy")  # further annotations: a strategy of another package
 StoredStrategy = Annotated[Strategy, Discriminator("strategy"), *EXTERNAL]

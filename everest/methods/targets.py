@@ -24,6 +24,8 @@ __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # 
 class TargetMaker(Protocol):
     """Makes the targets. It is no nn.Module, so that it is not part of optimizer, DDP and checkpoint."""
 
+    of_frames: ClassVar[bool]  # whether the values are of the clips themselves, whatever the model's input
+
     @property
     def width(self) -> int:
         """P, the number of values predicted for one token."""
@@ -94,6 +96,7 @@ class BoundTarget:
     tubelet: tuple[int, int, int]
     statistics: PixelStatistics = IMAGENET  # `pixels` is a method here
     needs_truth: ClassVar[bool] = False
+    of_frames: ClassVar[bool] = False
 
     @property
     def width(self) -> int:
@@ -130,6 +133,7 @@ class PixelTargets:
         statistics: of the clips; their number of channels, and how normalized ones become pixels again.
     """
 
+    of_frames: ClassVar[bool] = False
     tubelet: tuple[int, int, int]
     normalize: bool | Literal["token"] = True
     frames: Literal["all", "half"] = "all"

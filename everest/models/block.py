@@ -1,37 +1,25 @@
-"""The transformer block. It saves less for the backward pass and can compute outputs of the last tokens only.
+"""The transformer block. It can compute the outputs of the last tokens only.
 
-Both savings are exact: loss and gradients are equal to the plain block's.
-
-B batch, K tokens, L last tokens, D width, P outputs or branches with stochastic depth, F width of the MLP.
+B batch, K tokens, L last tokens, D width, P branches with stochastic depth, F width of the MLP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Final, cast
+from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
-from timm.layers.mlp import GluMlp, Mlp
-from timm.layers.norm import LayerNorm
-from timm.models.beit import Attention
 from torch import Tensor, nn
+from torch.nn import LayerNorm
+from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
-from everest.models.recomputed import (
-    Activation,
-    ActivationLinear,
-    FewTokensAttention,
-    NormLinear,
-    RecomputedSwiglu,
-)
-from everest.models.rotary import Rotation
-from everest.system.compute import is_eager_on_cpu
+from everest.models.positions import Rotation
+from everest.models.recomputed import Activation, activation_linear, attend, norm_linear, swiglu
 
-FEW_TOKENS: Final = 192  # our choice: on an AMD EPYC, fused attention is faster above it
+EPS: Final = 1e-6  # of every LayerNorm, as in the released programs
 
 
 class DropPath(nn.Module):
@@ -78,36 +66,75 @@ def drop_noise(paths: Sequence[DropPath], noise: Tensor) -> Iterator[None]:
             path.noise = None
 
 
-def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
-    return NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
+class Attention(nn.Module):
+    """Multi-head self-attention, with the biases of the released programs: of queries and values.
+
+    A bias of the keys has no effect unless they are turned: then it is learned, else it is zero.
+    """
+
+    k_bias: Tensor  # (D,)
+
+    def __init__(self, width: int, heads: int, *, rotary: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        if rotary:
+            self.k_bias = nn.Parameter(torch.zeros(width))
+        else:
+            self.register_buffer("k_bias", torch.zeros(width), persistent=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, norm: LayerNorm, last: int | None, rotation: Rotation | None) -> Tensor:
+        """Attend from the last L tokens, or all, to all tokens (B, K, D), which `norm` norms: (B, L, D)."""
+        weight, width = self.qkv.weight, x.size(-1)  # (3 * D, D): of queries, keys, values
+        if last is None:
+            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+            parts = norm_linear(x, norm, weight, bias).chunk(3, -1)  # (B, K, D) each
+        else:
+            queries = norm_linear(x[:, x.size(1) - last :], norm, weight[:width], self.q_bias)  # (B, L, D)
+            bias = torch.cat([self.k_bias, self.v_bias])
+            parts = (queries, *norm_linear(x, norm, weight[width:], bias).chunk(2, -1))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        if rotation is not None:
+            # Values are copied: a view would keep what queries and keys were turned from.
+            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention (B, heads, L, D) of queries (B, heads, L, D) to keys and values (B, heads, K, D)."""
-    if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
-        return FewTokensAttention.apply(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+class Mlp(nn.Module):
+    """Two linear layers with GELU; or SwiGLU, whose first layer has 2 F outputs, also with a norm (EVA-02).
 
+    Args:
+        gelu: exact or an approximation; of a plain MLP.
+    """
 
-def _make_mlp(width: int, mlp_width: int, kind: MlpKind) -> Mlp | GluMlp:
-    if kind == "plain":
-        return Mlp(width, mlp_width)
-    gated = partial(GluMlp, width, 2 * mlp_width, act_layer=nn.SiLU, gate_last=False)
-    return gated(norm_layer=LayerNorm) if kind == "normed-swiglu" else gated()
+    def __init__(self, width: int, hidden: int, kind: MlpKind, gelu: Gelu, eps: float) -> None:
+        super().__init__()
+        self.activation: Activation = gelu if kind == "plain" else "swiglu"
+        self.fc1 = nn.Linear(width, hidden if kind == "plain" else 2 * hidden)
+        self.norm = LayerNorm(hidden, eps=eps) if kind == "normed-swiglu" else None
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        """The MLP (B, K, D) of tokens (B, K, D), which `norm` norms."""
+        hidden = norm_linear(x, norm, self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
+        if self.norm is None:
+            return activation_linear(hidden, self.fc2.weight, self.fc2.bias, self.activation)
+        gated = swiglu(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
+        return norm_linear(gated, self.norm, self.fc2.weight, self.fc2.bias)
 
 
 class Block(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
-    The attention weights are timm's BEiT attention, which has the biases of the released programs: a query
-    bias, a value bias, and a key bias fixed at zero.
+    Its parameters have the names of timm's BEiT and of the released programs.
 
     Args:
         mlp_width: F; None: four times the width.
-        rotary: keys are turned, after which a key bias has an effect: it is learned.
-        mlp: two Linear layers with GELU; or SwiGLU, whose first layer has 2 F outputs; or SwiGLU with a norm
-            of its F outputs (EVA-02).
-        gelu: exact or an approximation; of a plain MLP.
+        rotary: queries and keys are turned.
+        eps: of its norms.
     """
 
     def __init__(
@@ -120,17 +147,14 @@ class Block(nn.Module):
         rotary: bool = False,
         mlp: MlpKind = "plain",
         gelu: Gelu = "exact",
+        eps: float = EPS,
     ) -> None:
         super().__init__()
-        self.activation: Activation = gelu if mlp == "plain" else "swiglu"
-        self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
-        if rotary:
-            del self.attn.k_bias  # a buffer of zeros
-            self.attn.register_parameter("k_bias", nn.Parameter(torch.zeros(width)))
+        self.norm1 = LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads, rotary=rotary)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = LayerNorm(width)
-        self.mlp = _make_mlp(width, mlp_width or MLP_RATIO * width, mlp)
+        self.norm2 = LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, mlp_width or MLP_RATIO * width, mlp, gelu, eps)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, *, last: int | None = None, rotation: Rotation | None = None) -> Tensor:
@@ -139,32 +163,40 @@ class Block(nn.Module):
         Args:
             rotation: turns the queries and keys of the K tokens.
         """
-        attn, width = self.attn, x.size(-1)
-        weight = attn.qkv.weight  # (3 * D, D): of queries, keys, values
-        assert attn.q_bias is not None
-        assert attn.k_bias is not None
-        assert attn.v_bias is not None
         residual = x if last is None else x[:, x.size(1) - last :]
-        if last is None:
-            bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = _norm_linear(x, self.norm1, weight, bias).chunk(3, -1)  # (B, K, D) each
-        else:  # queries of the last L tokens, keys and values of all
-            q = _norm_linear(x[:, x.size(1) - last :], self.norm1, weight[:width], attn.q_bias)  # (B, L, D)
-            bias = torch.cat([attn.k_bias, attn.v_bias])
-            parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
-        q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        if rotation is not None:
-            # Values are copied: a view would keep what queries and keys were turned from.
-            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        attended = _attention(q, k, v)  # (B, heads, K or L, D / heads)
-        x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))
-        return x + self.drop_path2(self._mlp(x))
+        x = residual + self.drop_path1(self.attn(x, self.norm1, last, rotation))
+        return x + self.drop_path2(self.mlp(x, self.norm2))
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        """The MLP of normed tokens (B, K, D): (B, K, D)."""
-        fc1, norm, fc2 = cast(nn.Linear, self.mlp.fc1), self.mlp.norm, cast(nn.Linear, self.mlp.fc2)
-        hidden = _norm_linear(x, self.norm2, fc1.weight, fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
-        if isinstance(norm, LayerNorm):
-            gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
-            return _norm_linear(gated, norm, fc2.weight, fc2.bias)
-        return ActivationLinear.apply(hidden, fc2.weight, fc2.bias, self.activation)
+
+class Blocks(nn.ModuleList):
+    """Blocks in sequence.
+
+    Args:
+        checkpointing: recompute each block in the backward pass.
+    """
+
+    def __init__(self, blocks: Iterable[Block], *, checkpointing: bool = False) -> None:
+        super().__init__(blocks)
+        self.checkpointing = checkpointing
+
+    @classmethod
+    def of(
+        cls, width: int, depth: int, heads: int, *, drop_path: float, checkpointing: bool, **options: Any
+    ) -> Blocks:
+        """New blocks; stochastic depth grows linearly to `drop_path` in the last (Huang et al. 2016).
+
+        Args:
+            options: of every `Block`.
+        """
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        return cls((Block(width, heads, rate, **options) for rate in rates), checkpointing=checkpointing)
+
+    def forward(self, x: Tensor, *, last: int | None, rotation: Rotation | None) -> Tensor:
+        """Run the blocks on tokens (B, K, D), for the outputs of all or of the last L tokens: (B, L, D)."""
+        for number, block in enumerate(self, start=1):
+            block_last = last if number == len(self) else None
+            if self.checkpointing and block.training:
+                x = checkpoint(block, x, last=block_last, rotation=rotation, use_reentrant=False)
+            else:
+                x = block(x, last=block_last, rotation=rotation)
+        return x

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers.norm import LayerNorm
 from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.methods.selector import Selector
+from everest.models.block import EPS
 from everest.models.encoder import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -94,12 +95,11 @@ class ClassAttentionPooling(nn.Module):
     stacks of many layers, but in one layer it would hide almost all of the clip from the head.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
         super().__init__()
         self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
-        self.block = LayerScaleBlockClassAttn(
-            width, heads, qkv_bias=True, norm_layer=LayerNorm, init_values=1.0
-        )
+        norm: Any = partial(nn.LayerNorm, eps=eps)
+        self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool tokens (B, K, D) to (B, D)."""
@@ -125,10 +125,10 @@ class VideoClassifier(SelectingModel):
         super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
         self.heads = heads
         self.pooling = architecture.model.pooling
-        width = self.encoder.width
+        width, norms = self.encoder.width, architecture.norms
         if self.pooling == "class-attention":
-            self.pool = ClassAttentionPooling(width, self.encoder.num_heads)
-        self.norm = LayerNorm(width)
+            self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
+        self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
         self.head = nn.Linear(width, sum(head.outputs for head in heads))
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():

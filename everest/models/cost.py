@@ -1,62 +1,38 @@
-"""The cost of a model, computed from its stacks of blocks: multiply-accumulates and tokens.
+"""The cost of a model: tokens and multiply-accumulates of one clip, counted in a pass without numbers.
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
 biases, rotations, softmax, GELU, gates, additions, loss, or selection of tokens. As in the released programs,
 the tubelet embedding counts for all tokens, including those that are left out, and every block counts for all
 its tokens; what this program saves beyond that is not subtracted.
-
-n tokens, D width, F width of the MLP.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
-from operator import mul
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Final
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from everest.config.settings import ModelSettings
-from everest.config.sizes import MLP_RATIO
-from everest.config.values import MlpKind
 from everest.errors import RecipeError
-from everest.models.embedding import embedding_kernels
-from everest.models.spec import ModelSpec
+from everest.methods.camera_task import NUMBERS
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.selector import Selector
+from everest.methods.targets import mean_squared_error
+from everest.models.block import Block
+from everest.models.embedding import TubeletEmbedding
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec, Transformer
 
-NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
-
-
-class Stack(NamedTuple):
-    """Blocks in sequence, and the tokens of one clip that they compute."""
-
-    depth: int
-    tokens: int
-    width: int
-    heads: int
-    mlp_width: int
-    mlp: MlpKind = "plain"
-
-    @property
-    def mlp_channels(self) -> int:
-        """The outputs of an MLP's first layer."""
-        return self.mlp_width * (1 if self.mlp == "plain" else 2)
-
-
-def stacks_of(spec: ModelSpec) -> list[Stack]:
-    """The blocks of the encoder, then of any decoder, with the tokens of one clip and its prefix."""
-    size, noise = spec.model.backbone_size, torch.zeros(1, spec.grid.num_tokens, device="meta")
-    selection = spec.selection(spec.grid, importance=noise, noise=noise)
-    visible, target = selection.visible.size(1), selection.target.size(1)
-    tokens, mlp = visible + spec.model.num_prefix, spec.model.mlp
-    encoder = Stack(size.depth, tokens, size.width, size.heads, size.mlp, mlp)
-    if not spec.is_autoencoder:
-        return [encoder]
-    width, heads = size.decoder_width, size.decoder_heads
-    return [encoder, Stack(spec.model.decoder_depth, visible + target, width, heads, MLP_RATIO * width)]
+NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
+_NORM: Final = torch.ops.aten.native_layer_norm
+_LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products are of attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,110 +48,149 @@ class Macs:
     def total(self) -> int:
         return self.embedding + self.linear + self.attention + self.layer_norm
 
-    def __add__(self, other: Macs) -> Macs:
-        return Macs(
-            embedding=self.embedding + other.embedding,
-            linear=self.linear + other.linear,
-            attention=self.attention + other.attention,
-            layer_norm=self.layer_norm + other.layer_norm,
-        )
 
+@dataclass(frozen=True, kw_only=True)
+class PassCost:
+    """The multiply-accumulates of one clip, and the blocks' part of them.
 
-def embedding_macs(model: ModelSettings, tokens: int, channels: int = 3) -> Macs:
-    """Every convolution of the tubelet embedding, for `tokens` tubelets of `channels` channels."""
-    width, total = model.backbone_size.width, 0
-    kernels = embedding_kernels(model.tubelet, model.embedding_layers)
-    for kernel, positions in zip(kernels, embedded_positions(model), strict=True):
-        total += positions * prod(kernel) * channels * width
-        channels = width
-    return Macs(embedding=tokens * total)
-
-
-def embedded_positions(model: ModelSettings) -> list[int]:
-    """The positions of one tubelet in the output of each convolution of its embedding; of the last: 1."""
-    kernels = embedding_kernels(model.tubelet, model.embedding_layers)
-    return [prod(model.tubelet) // covered for covered in accumulate(map(prod, kernels), mul)]
-
-
-def stack_macs(stack: Stack) -> Macs:
-    """Linear layers 4 n D^2 and 2 n D F, attention 2 n^2 D and two LayerNorms 10 n D, for every block.
-
-    SwiGLU has linear layers of 3 n D F instead, and may have a norm of 5 n F.
+    Attributes:
+        encoder_blocks: of each.
+        decoder_blocks: of all.
+        checkpointing: blocks repeat their forward pass in the backward pass.
     """
-    depth, tokens, width = stack.depth, stack.tokens, stack.width
-    normed = 2 * width + stack.mlp_width * (stack.mlp == "normed-swiglu")
-    return Macs(
-        linear=depth * tokens * width * (4 * width + stack.mlp_channels + stack.mlp_width),
-        attention=depth * 2 * tokens**2 * width,
-        layer_norm=depth * NORM_OPERATIONS * tokens * normed,
+
+    macs: Macs
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: int
+    checkpointing: bool
+
+    def training(self, *, frozen_layers: int = 0) -> int:
+        """The forward pass and the backward pass, twice as many; of a model with adapters it is too much.
+
+        Args:
+            frozen_layers: of the encoder, the embedding first; they have no backward pass.
+        """
+        frozen = sum(self.encoder_blocks[: max(0, frozen_layers - 1)])
+        repeated = sum(self.encoder_blocks) - frozen + self.decoder_blocks if self.checkpointing else 0
+        frozen += self.macs.embedding if frozen_layers else 0
+        return self.macs.total + repeated + 2 * (self.macs.total - frozen)
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count the operations of passes without gradients, two for each multiply-accumulate."""
+
+    def norm_operations(shape: tuple[int, ...], *args: Any, **options: Any) -> int:
+        return 2 * NORM_OPERATIONS * prod(shape)
+
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations}) as counter:
+        yield counter
+
+
+def macs_by_kind(*modules: Mapping[Any, int], clips: int = 1) -> Macs:
+    """What FlopCounterMode has counted for a clip in modules, of which none is the embedding."""
+    each = 2 * clips
+    total = sum(sum(counts.values()) for counts in modules) // each
+    norm = sum(counts.get(_NORM, 0) for counts in modules) // each
+    linear = sum(counts.get(operation, 0) for counts in modules for operation in _LINEAR) // each
+    return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
+
+
+def embedding_macs(embed: TubeletEmbedding, tokens: int, channels: int) -> int:
+    """The multiply-accumulates of embedding tokens of clips of so many channels."""
+    with counting() as counter:
+        embed(torch.empty(1, tokens, channels, *embed.tubelet, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def whole_block(
+    forward: Callable[..., Tensor], x: Tensor, *, last: int | None = None, **options: Any
+) -> Tensor:
+    """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
+    outputs = forward(x, **options)
+    return outputs if last is None else outputs[:, x.size(1) - last :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured(Selector):
+    """Chooses as many tokens as another strategy, without measuring them."""
+
+    of: Selector
+
+    @property
+    def uses_importance(self) -> bool:
+        return False
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
+
+
+class NoTargets:
+    """Targets of a width that nothing computes: the code of other packages may look at numbers."""
+
+    of_frames: ClassVar[bool] = False
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.needs_truth = False
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        return torch.empty(*ids.shape, self.width, device=ids.device)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        return prediction
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        return mean_squared_error(prediction, values, scored)
+
+
+def model_on_meta(spec: ModelSpec) -> Transformer:
+    """The model of a spec, which computes shapes but no numbers, and no targets."""
+    with torch.device("meta"):
+        model = spec.without_files().build()
+    if isinstance(model, MaskedAutoencoder):
+        model.targets = NoTargets(model.targets.width)
+    return model
+
+
+def count_pass(spec: ModelSpec) -> PassCost:
+    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
+    # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
+    model = model_on_meta(replace(spec, checkpointing=False)).train().requires_grad_(False)
+    grid = spec.grid
+    model.selector = Unmeasured(of=spec.selection)
+    clips = 1 if spec.views is None else spec.views.number  # which are compared
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.forward = partial(whole_block, module.forward)
+    frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
+    with counting() as counter:
+        model(frames, noise=torch.empty(clips, grid.num_tokens + NUMBERS, device="meta"))
+    counts, root = counter.get_flop_counts(), type(model).__name__
+
+    def of_modules(*names: str) -> Macs:
+        return macs_by_kind(*(counts.get(f"{root}.{name}", {}) for name in names), clips=clips)
+
+    # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
+    parts = [name for name, _ in model.named_children() if name != "encoder"]
+    parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
+    embed = partial(embedding_macs, model.encoder.patch_embed, channels=spec.channels)
+    of_camera = embed(grid.num_tokens) // clips if spec.camera else 0
+    offered = spec.offered_frames // spec.model.tubelet[0] * grid.per_slice
+    depth = len(model.encoder.blocks)
+    return PassCost(
+        macs=replace(of_modules(*parts), embedding=embed(offered) + of_camera),
+        encoder_blocks=tuple(of_modules(f"encoder.blocks.{number}").total for number in range(depth)),
+        decoder_blocks=of_modules("decoder.blocks").total,
+        checkpointing=spec.checkpointing,
     )
 
 
 def count_macs(spec: ModelSpec) -> Macs:
-    """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
-    stacks = stacks_of(spec)
-    offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
-    embedding = embedding_macs(spec.model, offered, spec.channels)
-    before = NORM_OPERATIONS * stacks[0].tokens * stacks[0].width * spec.model.norm_before
-    macs = sum((stack_macs(stack) for stack in stacks), start=embedding) + Macs(layer_norm=before)
-    tokens, width = stacks[0].tokens - spec.model.num_prefix, stacks[0].width  # the outputs of the encoder
-    if spec.camera:  # one more clip for each, or for each video
-        whole = embedding_macs(spec.model, spec.grid.num_tokens, spec.channels) + stack_macs(stacks[0])
-        share = 1 if spec.views is None else spec.views.number
-        macs += Macs(**{kind: count // share for kind, count in asdict(whole).items()})
-    if spec.views is not None:
-        projector = spec.views.hidden * (width + spec.views.width)
-        return macs + Macs(
-            linear=projector, layer_norm=NORM_OPERATIONS * spec.norms.after_encoder * tokens * width
-        )
-    if spec.kind == "pretrain":
-        decoder_tokens, decoder_width = stacks[1].tokens, stacks[1].width
-        predicted = decoder_tokens - tokens
-        return macs + Macs(
-            linear=decoder_width * (tokens * width + predicted * spec.target_width),
-            layer_norm=NORM_OPERATIONS
-            * (spec.norms.after_encoder * tokens * width + predicted * decoder_width),
-        )
-    if spec.kind == "encoder":
-        return macs + Macs(layer_norm=NORM_OPERATIONS * spec.norms.after_encoder * tokens * width)
-    assert spec.num_classes is not None
-    normed = tokens if spec.model.pooling == "first" else 1
-    macs += Macs(linear=width * spec.num_classes, layer_norm=NORM_OPERATIONS * normed * width)
-    if spec.model.pooling == "class-attention":
-        attended = (
-            tokens + 1
-        )  # keys and values; query, projection, MLP and its norm are of the class token only
-        macs += Macs(
-            linear=2 * attended * width**2 + 10 * width**2,
-            attention=2 * attended * width,
-            layer_norm=NORM_OPERATIONS * (attended + 1) * width,
-        )
-    return macs
+    """Count the multiply-accumulates of one clip's forward pass; see `count_pass`."""
+    return count_pass(spec).macs
 
 
-def training_macs(spec: ModelSpec, *, frozen_layers: int = 0) -> int:
-    """Count the multiply-accumulates of one clip's forward pass and of its backward pass, twice as many.
-
-    Frozen first layers have no backward pass. With checkpointing, each block that has a backward pass repeats
-    its forward pass. Of a model with adapters (everest.models.lora) the count would be too high.
-
-    Args:
-        frozen_layers: of the encoder (everest.models.partial).
-    """
-    macs, (encoder, *decoder) = count_macs(spec), stacks_of(spec)
-    frozen_blocks = max(0, frozen_layers - 1)
-    frozen = stack_macs(encoder._replace(depth=frozen_blocks)).total + bool(frozen_layers) * macs.embedding
-    learning = [encoder._replace(depth=encoder.depth - frozen_blocks), *decoder]
-    repeated = sum(stack_macs(stack).total for stack in learning) if spec.checkpointing else 0
-    return macs.total + repeated + 2 * (macs.total - frozen)
-
-
-def gmacs_of_clip(spec: ModelSpec) -> float:
-    """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
-    return count_macs(spec).total / 1e9
-
-
-@torch.no_grad()
 def count_frozen_macs(spec: ModelSpec) -> int | None:
     """Count the multiply-accumulates of a frozen tokenizer's convolutions, or of a teacher, for one clip.
 
@@ -189,7 +204,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size)
-    with FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tokenizer.encode(clip)
     return counter.get_total_flops() // 2
 
@@ -213,8 +228,11 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     grid = spec.grid
     noise = torch.rand(1, grid.num_tokens, generator=torch.Generator().manual_seed(0))
     selection = spec.selection(grid, importance=noise, noise=noise)
-    visible, target = selection.visible.size(1), selection.target.size(1)
-    scored = int(selection.scored().sum())
+    visible, target, scored = (
+        selection.visible.size(1),
+        selection.target.size(1),
+        int(selection.scored().sum()),
+    )
     if spec.views is not None:  # without a decoder, nothing is predicted
         target = scored = 0
     if visible == 0 or (spec.is_autoencoder and scored == 0):
@@ -234,4 +252,4 @@ def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
     spec = replace(spec, selection=spec.selection.at_evaluation(keep))
     tokens = count_tokens(spec)
     share = round(tokens.visible / tokens.total, 4) if keep is None else keep
-    return {"keep": share, "tokens": tokens.visible, "gmacs": round(gmacs_of_clip(spec), 4)}
+    return {"keep": share, "tokens": tokens.visible, "gmacs": round(count_macs(spec).total / 1e9, 4)}

@@ -6,6 +6,7 @@ B batch, K tokens, C channels, t p q a tubelet's frames, rows and columns, D wid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Final
 
 import torch
@@ -41,24 +42,7 @@ def frame_differences(frames: Tensor) -> Tensor:
 
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
-LATER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
-
-
-def embedding_kernels(tubelet: tuple[int, int, int], layers: int) -> list[tuple[int, int, int]]:
-    """The kernels of the convolutions, equal to their strides. Together they cover one tubelet.
-
-    Raises:
-        RecipeError: the tubelet does not divide into the steps of several convolutions.
-    """
-    t, p, q = tubelet
-    for step in LATER_STEPS[layers]:
-        if p % step or q % step:
-            raise RecipeError(
-                f"model.embedding_layers: {layers} convolutions need rows and columns that "
-                f"divide by 4, not a tubelet of {tubelet[1]} x {tubelet[2]}"
-            )
-        p, q = p // step, q // step
-    return [(t, p, q), *((1, step, step) for step in LATER_STEPS[layers])]
+LATER_STEPS: Final[dict[int, tuple[int, ...]]] = {1: (), 2: (4,), 3: (2, 2)}
 
 
 class TubeletEmbedding(nn.Module):
@@ -71,7 +55,7 @@ class TubeletEmbedding(nn.Module):
     Args:
         pixels: of the clips: their number of channels, and how bytes are normalized.
     Raises:
-        RecipeError: see `embedding_kernels`.
+        RecipeError: the tubelet does not divide into the steps of several convolutions.
     """
 
     def __init__(
@@ -85,9 +69,19 @@ class TubeletEmbedding(nn.Module):
         super().__init__()
         self.tubelet = tubelet
         self.pixels = pixels
+        t, p, q = tubelet
+        steps = LATER_STEPS[layers]
+        if any(side % prod(steps) for side in (p, q)):
+            raise RecipeError(
+                f"model.embedding_layers: {layers} convolutions need rows and columns that "
+                f"divide by 4, not a tubelet of {p} x {q}"
+            )
+        # Kernels equal strides, and together cover one tubelet.
+        kernels = [(t, p // prod(steps), q // prod(steps)), *((1, step, step) for step in steps)]
+        channels = [pixels.channels, *(width for _ in steps)]
         convs = [
-            nn.Conv3d(width if i else pixels.channels, width, kernel_size=kernel, stride=kernel)
-            for i, kernel in enumerate(embedding_kernels(tubelet, layers))
+            nn.Conv3d(inputs, width, kernel_size=kernel, stride=kernel)
+            for inputs, kernel in zip(channels, kernels, strict=True)
         ]
         self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
 

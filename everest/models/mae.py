@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
@@ -17,11 +16,10 @@ from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.positions import TokenPositions, add_positions
-from everest.models.rotary import RotaryPositions
+from everest.models.block import Blocks
+from everest.models.positions import RotaryPositions, add_positions
 from everest.models.video_model import PretrainingModel, PretrainingOutput
-from everest.models.vit import Architecture, init_linear_layers, make_blocks, run_blocks
-from everest.tokenizer.targets import FeatureTargets
+from everest.models.vit import Architecture, init_linear_layers
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -37,22 +35,22 @@ class Reconstruction(PretrainingOutput):
 class Decoder(nn.Module):
     """Predicts target tokens from visible ones (VideoMAE §3.4). Its input: visible, then mask tokens."""
 
-    def __init__(
-        self,
-        width: int,
-        depth: int,
-        heads: int,
-        *,
-        position: TokenPositions,
-        target_width: int,
-        checkpointing: bool,
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, target_width: int) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
-        self.blocks = make_blocks(width, depth, heads, rotary=isinstance(position, RotaryPositions))
-        self.norm = LayerNorm(width)
+        model, norms = architecture.model, architecture.norms
+        width, heads = model.backbone_size.decoder_width, model.backbone_size.decoder_heads
+        self.blocks = Blocks.of(
+            width,
+            model.decoder_depth,
+            heads,
+            drop_path=0.0,
+            checkpointing=architecture.checkpointing,
+            rotary=model.positions == "rotary",
+            eps=norms.eps,
+        )
+        self.norm = nn.LayerNorm(width, eps=norms.last_eps)
         self.head = nn.Linear(width, target_width)
-        self.position = position
+        self.position = architecture.make_positions(width, heads)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
@@ -61,9 +59,7 @@ class Decoder(nn.Module):
         x, rotation = torch.cat([visible, masked], dim=1), None  # (B, K + M, D)
         if isinstance(self.position, RotaryPositions):
             rotation = self.position(torch.cat([selection.visible, selection.target], dim=1))
-        last = masked.size(1)
-        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
-        return self.head(self.norm(x))  # (B, M, P)
+        return self.head(self.norm(self.blocks(x, last=masked.size(1), rotation=rotation)))  # (B, M, P)
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -94,14 +90,7 @@ class MaskedAutoencoder(PretrainingModel):
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
-        self.decoder = Decoder(
-            size.decoder_width,
-            architecture.model.decoder_depth,
-            size.decoder_heads,
-            position=architecture.make_positions(size.decoder_width, size.decoder_heads),
-            target_width=targets.width,
-            checkpointing=architecture.checkpointing,
-        )
+        self.decoder = Decoder(architecture, target_width=targets.width)
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
@@ -174,9 +163,8 @@ class MaskedAutoencoder(PretrainingModel):
         x = self.to_input(frames)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        if values is None:
-            seen = frames if isinstance(self.targets, FeatureTargets) else x  # a teacher has its own input
-            target = self.targets.values(seen, selection.target)  # (B, M, P)
+        if values is None:  # (B, M, P)
+            target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
         else:
             target = gather_tokens(values, selection.target)
         loss, parts = self.targets.loss(prediction, target, selection.scored()), {}

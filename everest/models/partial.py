@@ -13,6 +13,7 @@ from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.lora import add_adapters
 from everest.models.video_model import PretrainingModel
+from everest.models.vit import Encoder
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -50,13 +51,17 @@ def choose_trained(model: nn.Module, stage: Stage) -> None:
         add_adapters(encoder.blocks, stage.lora)
     elif isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
         encoder.requires_grad_(False)
-    elif layers := frozen_layers(stage, len(encoder.blocks)):
-        # The embedding, with all that is added to it, and the first blocks.
+    else:
+        freeze_layers(encoder, frozen_layers(stage, len(encoder.blocks)))
+
+
+def freeze_layers(encoder: Encoder, layers: int) -> None:
+    """Freeze the first layers of an encoder: the embedding, with all that is added to it, then each block."""
+    if layers:
         later = (*encoder.blocks[layers - 1 :], encoder.norm)
         trained = {id(parameter) for module in later for parameter in module.parameters()}
         for parameter in encoder.parameters():
-            if id(parameter) not in trained:
-                parameter.requires_grad_(False)
+            parameter.requires_grad_(id(parameter) in trained)
 
 
 def frozen_layers(stage: Stage | None, depth: int) -> int:

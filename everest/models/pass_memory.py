@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from everest.errors import EnvironmentProblem
@@ -11,7 +12,7 @@ from everest.system.posix import free_host_memory
 from everest.system.text import counted
 
 BF16_BYTES: Final = 2  # of a value
-# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the estimates.
+# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
 SURELY_TOO_MUCH: Final = 1.25
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
@@ -38,12 +39,13 @@ class PassMemory:
     checkpointing: bool
     compares_clips: bool
 
-    @property
+    @cached_property
     def bytes(self) -> int:
+        """The activations of the pass."""
         return self.clips * self.bytes_of(self.checkpointing, self.bytes_per_value)
 
     def advice(self, room: int | None = None) -> str:
-        """Settings to try when the pass does not fit, with estimates.
+        """Settings to try when the pass does not fit.
 
         Args:
             room: bytes for the activations. Then only settings that fit are named. None: unknown.
@@ -53,23 +55,22 @@ class PassMemory:
         most = tried // 2 if room is None else room * tried // self.bytes
         fewer = max(most // unit * unit, fewest)
         name = "pretrain.batch_size" if self.compares_clips else "train.micro_batch"
-        settings: dict[str, int] = {}
+        settings: dict[str, int | None] = {}  # with their bytes, where these are known at no cost
         if fewer < tried:
             value = fewer * self.processes if self.compares_clips else fewer
             settings[f"{name}={value}"] = self.bytes * fewer // tried
         if not self.checkpointing:
-            settings["train.checkpointing=true"] = tried * self.bytes_of(True, self.bytes_per_value)
+            checkpointed = None if room is None else tried * self.bytes_of(True, self.bytes_per_value)
+            settings["train.checkpointing=true"] = checkpointed
         if self.bytes_per_value > BF16_BYTES and room is None:  # slow on most CPUs
-            settings["train.precision=bf16"] = tried * self.bytes_of(self.checkpointing, BF16_BYTES)
-        fitting = [
-            f"{_gib(size)} with {text}" for text, size in settings.items() if room is None or size <= room
+            settings["train.precision=bf16"] = None
+        fixes = [
+            text if size is None else f"{text} (about {_gib(size)})"
+            for text, size in settings.items()
+            if size is None or room is None or size <= room
         ]
-        fix = (
-            f"it would be about {', '.join(fitting)}"
-            if fitting
-            else "use a smaller model, or shorter or smaller clips"
-        )
-        return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; {fix}"
+        fix = " or ".join(fixes) if fixes else "a smaller model, or shorter or smaller clips"
+        return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; try {fix}"
 
     def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
         """A warning if the run may need more memory than is free; the system would kill it without a message.

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import nn
 
 from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
@@ -25,7 +24,7 @@ from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
-from everest.methods.targets import Target, TargetMaker
+from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
@@ -176,43 +175,42 @@ class ModelSpec:
 
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
+        parts, selector = self.architecture, self.selection
         match self.kind:
             case "pretrain" if self.views is not None:
-                model = ViewModel(
-                    self.architecture, selector=self.selection, settings=self.views, camera=self.camera
-                )
+                model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
             case "pretrain":
                 model = self._autoencoder()
             case "encoder":
-                model = VideoEncoder(self.architecture, selector=self.selection)
+                model = VideoEncoder(parts, selector=selector)
             case "classifier":
                 model = VideoClassifier(
-                    self.architecture,
-                    selector=self.selection,
-                    heads=self.answered,
-                    drop_path=self.drop_path,
+                    parts, selector=selector, heads=self.answered, drop_path=self.drop_path
                 )
         model.spec = self
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = self.norms.eps
-        if isinstance(model, MaskedAutoencoder):
-            model.decoder.norm.eps = self.norms.last_eps
-        elif isinstance(model, VideoClassifier) and model.pooling == "mean":
-            model.norm.eps = self.norms.last_eps
         return model
 
     def _autoencoder(self) -> MaskedAutoencoder:
-        frozen = self._frozen_tokenizer()
-        if frozen is not None and self.runs_tokenizer:
-            # Load now, to report a missing file at once.
-            frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
+        assert self.target is not None, "only the model of pre-training has targets"
+        frozen = None
+        if self.tokenizer is not None:  # its weights are loaded when they are first needed
+            levels = self.tokenizer.settings.config.levels
+            frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+            if self.runs_tokenizer:
+                _ = frozen.tokenizer  # now, to report a missing file at once
+        targets = make_targets(
+            self.target,
+            tubelet=self.model.tubelet,
+            pixels=self.pixels,
+            frozen=frozen,
+            width=0 if self.teacher is None else self.teacher.width,
+        )
         candidates, recompute = self.candidate_slices, self.frame_selection.recompute
         draws = candidates > self.grid.t
         return MaskedAutoencoder(
             self.architecture,
             selector=self.selection,
-            targets=self._targets(frozen),
+            targets=targets,
             learned=frozen,
             frame_selection=FrameSelection(candidates=candidates, recompute=recompute) if draws else None,
             camera=self.camera,
@@ -237,27 +235,6 @@ class ModelSpec:
         if self.teacher is None or self.target is None or self.target.cache is not None:
             return None
         return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
-
-    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
-        """The tokenizer, which loads its weights when they are first needed."""
-        if self.tokenizer is None:
-            return None
-        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
-
-    def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
-        assert self.target is not None, "only the model of pre-training has targets"
-        return make_targets(
-            self.target,
-            tubelet=self.model.tubelet,
-            pixels=self.pixels,
-            frozen=frozen,
-            width=0 if self.teacher is None else self.teacher.width,
-        )
-
-    @property
-    def target_width(self) -> int:
-        """P, the number of values that are predicted for a token."""
-        return self._targets(self._frozen_tokenizer()).width
 
     @property
     def candidate_slices(self) -> int:

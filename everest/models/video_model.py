@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.settings import Recipe
 from everest.config.values import Input
-from everest.data.clip_format import ClipFormat
 from everest.methods.camera_task import MOTIONS, NUMBERS, moving_clips
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
@@ -26,12 +24,16 @@ from everest.models.embedding import model_input
 from everest.models.vit import Architecture, Encoder
 from everest.video.pixels import PixelStatistics
 
+if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
+    from everest.config.settings import Recipe
+    from everest.data.clip_format import ClipFormat
+
 
 class VideoModel(nn.Module):
-    """A model on clips of videos. `everest.load_model` and `everest.create_model` set the attributes.
+    """A model on clips of videos.
 
-    Attributes:
-        spec: the ModelSpec that has built the model; its `build` sets it.
+    Attributes, which `everest.load_model` and `everest.create_model` set:
+        spec: the ModelSpec that has built the model.
         input_kind: the input that `to_input` computes: frames or their differences.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
@@ -63,22 +65,6 @@ class VideoModel(nn.Module):
     def measure(self) -> Embedding:
         """The embedding by which the selector measures importance."""
         return self.encoder.patch_embed
-
-    def describe(
-        self, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
-    ) -> None:
-        """Set the attributes. The recipe must have the clip size and the backbone of the model."""
-        stage = getattr(recipe, self.stage)
-        self.recipe, self.file, self.class_names = recipe, file, class_names
-        self.clip = ClipFormat(
-            frames=recipe.data.frames,
-            stride=stage.stride,
-            size=recipe.data.frame_size,
-            sampling=stage.sampling,
-            fps=recipe.data.fps,
-            mean=self.pixels.mean,
-            std=self.pixels.std,
-        )
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""

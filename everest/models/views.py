@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from everest.config.stage_settings import ViewsSettings
+from everest.methods.importance import full_precision
 from everest.methods.selector import Selector
 from everest.methods.view_losses import contrast, deviation, invariance, random_directions, sigreg, spread
 from everest.models.video_model import PretrainingModel, PretrainingOutput
@@ -68,7 +69,7 @@ class ViewModel(PretrainingModel):
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
         features = self.visible_features(frames, noise)  # (B, D)
-        with torch.autocast(frames.device.type, enabled=False):
+        with full_precision(frames.device):
             loss, parts = self._compare(features.float(), videos[::views])
         if self.camera_head is not None and self.training:
             of_first = None if noise is None else noise[::views]

@@ -1,7 +1,7 @@
 """The ViT encoder that all methods share: tubelet embedding, positions, blocks.
 
-B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, L last tokens, D width, t p q a
-tubelet's frames, rows and columns.
+B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, P + R class token and registers,
+D width, t p q a tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -11,60 +11,24 @@ from dataclasses import dataclass, field
 
 import torch
 from pydantic import ConfigDict
-from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from everest.config.settings import ModelSettings
-from everest.config.values import Gelu, MlpKind, Share
+from everest.config.model import ModelSettings
+from everest.config.values import Share
 from everest.methods.grid import TokenGrid, gather_patches
-from everest.models.block import Block
+from everest.models.block import EPS, Blocks
 from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import LearnedPositions, TokenPositions, add_positions, make_positions
-from everest.models.rotary import RotaryPositions, Rotation
+from everest.models.positions import (
+    INTERPOLATED,
+    FixedPositions,
+    LearnedPositions,
+    RotaryPositions,
+    TokenPositions,
+    add_positions,
+    interpolated_table,
+    position_table,
+)
 from everest.video.pixels import IMAGENET, PixelStatistics
-
-
-def make_blocks(
-    width: int,
-    depth: int,
-    heads: int,
-    drop_path: float = 0.0,
-    *,
-    mlp_width: int | None = None,
-    rotary: bool = False,
-    mlp: MlpKind = "plain",
-    gelu: Gelu = "exact",
-) -> nn.ModuleList:
-    """Make `depth` pre-norm blocks; stochastic depth grows linearly to `drop_path` (Huang et al. 2016)."""
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(
-        Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary, mlp=mlp, gelu=gelu) for rate in rates
-    )
-
-
-def run_blocks(
-    blocks: nn.ModuleList,
-    x: Tensor,
-    *,
-    checkpointing: bool,
-    last: int | None = None,
-    rotation: Rotation | None = None,
-) -> Tensor:
-    """Run the blocks on tokens (B, K, D).
-
-    Args:
-        checkpointing: recompute each block in the backward pass.
-        last: L, return the outputs of the last L tokens only, (B, L, D).
-        rotation: of the tokens, if their positions are rotary.
-    """
-    for number, block in enumerate(blocks, start=1):
-        block_last = last if number == len(blocks) else None
-        if checkpointing and block.training:
-            x = checkpoint(block, x, last=block_last, rotation=rotation, use_reentrant=False)
-        else:
-            x = block(x, last=block_last, rotation=rotation)
-    return x
 
 
 def _learned_tokens(number: int, width: int) -> nn.Parameter | None:
@@ -88,8 +52,8 @@ class Norms:
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
-    eps: Share = 1e-6  # added to the variance
-    last_eps: Share = 1e-6  # the same for the decoder's norm and for the norm after averaging
+    eps: Share = EPS  # added to the variance
+    last_eps: Share = EPS  # the same for the decoder's norm and for the norm after averaging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +75,17 @@ class Architecture:
     norms: Norms = field(default_factory=Norms)
 
     def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
-        """The positions of the encoder or the decoder, which differ in these."""
-        return make_positions(
-            self.model.positions,
-            self.grid,
-            width,
-            heads,
-            class_token=class_token,
-            trained_grid=self.trained_grid,
-        )
+        """The positions of the encoder or the decoder; learned ones also for a class token."""
+        positions, grid = self.model.positions, self.grid
+        if positions == "rotary":
+            return RotaryPositions(grid, width // heads)
+        if positions == "learned-separable":
+            return LearnedPositions(grid, width, class_token=class_token)
+        if positions == "flat" or positions == "separable":
+            return FixedPositions(position_table(positions, grid, width))
+        trained = self.trained_grid or grid
+        table = position_table(INTERPOLATED[positions], trained, width)
+        return FixedPositions(interpolated_table(table, trained, grid))
 
 
 class Encoder(nn.Module):
@@ -132,32 +98,36 @@ class Encoder(nn.Module):
 
     def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
-        model, grid = architecture.model, architecture.grid
-        size, is_rotary = model.backbone_size, model.rotary != "none"
+        model, grid, norms = architecture.model, architecture.grid, architecture.norms
+        size, turns_places = model.backbone_size, model.rotary != "none"
         self.grid = grid
         self.num_frames = grid.t * model.tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
-        self.checkpointing = architecture.checkpointing
         self.pixels = architecture.pixels
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
         )
-        self.blocks = make_blocks(
+        self.blocks = Blocks.of(
             size.width,
             size.depth,
             size.heads,
-            drop_path,
+            drop_path=drop_path,
+            checkpointing=architecture.checkpointing,
             mlp_width=size.mlp_width,
-            rotary=is_rotary or model.positions == "rotary",
+            rotary=turns_places or model.positions == "rotary",
             mlp=model.mlp,
             gelu=model.gelu,
+            eps=norms.eps,
         )
-        self.norm_before = LayerNorm(size.width) if model.norm_before else nn.Identity()
-        has_norm = final_norm and architecture.norms.after_encoder
-        self.norm = LayerNorm(size.width) if has_norm else nn.Identity()
+
+        def norm_if(exists: bool) -> nn.Module:
+            return nn.LayerNorm(size.width, eps=norms.eps) if exists else nn.Identity()
+
+        self.norm_before = norm_if(model.norm_before)
+        self.norm = norm_if(final_norm and norms.after_encoder)
         self.position = architecture.make_positions(size.width, size.heads, class_token=model.class_token)
-        self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if is_rotary else None
+        self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if turns_places else None
         # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
         # so that features are computed from a clip's tokens. Registers have no position (Darcet et al. 2024).
         self.class_token = _learned_tokens(int(model.class_token), size.width)
@@ -206,5 +176,4 @@ class Encoder(nn.Module):
             x = torch.cat([*prefix, x], dim=1)  # (B, P + K, D)
             rotation = None if rotation is None else rotation.after_prefix(x.size(1) - last)
         x = self.norm_before(x)
-        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
-        return self.norm(x)
+        return self.norm(self.blocks(x, last=last, rotation=rotation))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.checkpoints.describe import describe
 from everest.data.randomness import Purpose, seed_at
 from everest.inference.model import OpenedModel
 
@@ -35,5 +36,5 @@ def random_encoder(model: OpenedModel) -> OpenedModel:
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
         module = model.module.spec.without_files().build()
-    module.describe(model.recipe, file=model.module.file)
+    describe(module, model.recipe, file=model.module.file)
     return replace(model, module=module.eval().to(model.module.device))

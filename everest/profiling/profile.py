@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final, Literal
 
 from everest.checkpoints.pretraining_spec import spec_of_pretraining
@@ -11,9 +11,8 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.methods.ranked import ByChange
-from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens, training_macs
-from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
+from everest.models.cost import Macs, PassCost, count_frozen_macs, count_pass, count_tokens
+from everest.models.memory import WeightCounts, count_weights, frozen_bytes, inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
@@ -35,50 +34,98 @@ VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """The cost of one stage per clip; of `eval` per video, in which every view is a clip."""
+    """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
 
-    macs: Macs
-    parameters: int
-    trained_parameters: int  # eval: 0
+    Attributes:
+        settings: the section of a stage that trains.
+        value_bytes: bytes of a value that is kept for the backward pass, by precision.
+        views: clips and crops of `eval`.
+        is_released: the method's released program has another model (ST-MAE).
+    """
+
+    spec: ModelSpec
+    settings: PretrainSettings | FinetuneSettings | None
+    value_bytes: int
     tokens: dict[str, int]
-    activation_bytes_per_clip: int
-    model_state: dict[str, int]  # bytes, for any number of clips; frozen ones: `frozen_bytes`
-    training_macs: int | None = None  # forward and backward; not known for eval and for adapters
-    views: dict[str, int] | None = None  # eval: clips, crops
-    camera_operations: int | None = None  # of a selection that estimates the motion of the camera
-    tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
-    teacher_macs: int | None = None  # of the frozen teacher, if the recipe has one
-    released_macs: Macs | None = None  # of the method's released program, where it has another model
+    views: dict[str, int] | None
+    is_released: bool
 
     @property
-    def passes(self) -> int:
-        return self.views["clips"] * self.views["crops"] if self.views else 1
+    def macs(self) -> Macs:
+        return self._pass.macs
+
+    @cached_property
+    def tokenizer_macs(self) -> int | None:
+        """Of the frozen tokenizer, if the recipe has one."""
+        return None if self.spec.teacher is not None else count_frozen_macs(self.spec)
+
+    @cached_property
+    def activation_bytes_per_clip(self) -> int:
+        if self.settings is None:
+            return inference_bytes(self.spec, self.value_bytes)
+        return training_bytes(self.spec, self.value_bytes, frozen_layers=self._frozen_layers)
+
+    @property
+    def parameters(self) -> int:
+        return self._weights.total
+
+    @property
+    def trained_parameters(self) -> int:
+        return 0 if self.settings is None else self._weights.trained
+
+    @cached_property
+    def model_state(self) -> dict[str, int]:
+        """Bytes for any number of clips."""
+        training = self.settings is not None
+        state = self._weights.state_bytes(training=training, bytes_per_value=self.value_bytes)
+        frozen = frozen_bytes(self.spec)
+        kind = "tokenizer" if self.spec.teacher is None else "teacher"
+        return state | ({kind: frozen} if frozen else {})
 
     @property
     def gmacs(self) -> float:
         """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
-        return self.macs.total * self.passes / 1e9
+        return self.macs.total * self._passes / 1e9
+
+    @cached_property
+    def _pass(self) -> PassCost:
+        return count_pass(self.spec)
+
+    @cached_property
+    def _weights(self) -> WeightCounts:
+        return count_weights(self.spec, self.settings)
+
+    @property
+    def _passes(self) -> int:
+        return self.views["clips"] * self.views["crops"] if self.views else 1
+
+    @property
+    def _frozen_layers(self) -> int:
+        return frozen_layers(self.settings, self.spec.model.backbone_size.depth)
+
+    def _forward_and_backward(self) -> float | None:
+        """10^9 operations of a training step; not known with adapters."""
+        if self.settings is None or self.settings.lora.rank:
+            return None
+        return 2 * self._pass.training(frozen_layers=self._frozen_layers) / 1e9
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
-        if not self.views:
-            both = self.training_macs
-            row["training_gflops"] = None if both is None else 2 * both / 1e9
-        if self.tokenizer_macs is not None:
-            row["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
-        if self.teacher_macs is not None:
-            row["teacher_gmacs"] = self.teacher_macs / 1e9
-        if self.camera_operations is not None:
-            row["camera_gflops"] = self.camera_operations * self.passes / 1e9
-        if not self.views:
+        if self.settings is not None:
+            row["training_gflops"] = self._forward_and_backward()
             row["trained_parameters"] = self.trained_parameters
-        if self.released_macs is not None:
-            row["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+        frozen, camera = count_frozen_macs(self.spec), camera_operations(self.spec)
+        if frozen is not None:
+            row["tokenizer_gmacs" if self.spec.teacher is None else "teacher_gmacs"] = frozen / 1e9
+        if camera:
+            row["camera_gflops"] = camera * self._passes / 1e9
+        if self.is_released:
+            row["released_gmacs"] = released_macs(self.spec).total * self._passes / 1e9
         if self.views:
             row |= {"views": self.views, "gmacs_per_view": self.macs.total / 1e9}
         return row | {
-            "gmacs_by_kind": {kind: macs * self.passes / 1e9 for kind, macs in asdict(self.macs).items()},
+            "gmacs_by_kind": {kind: macs * self._passes / 1e9 for kind, macs in asdict(self.macs).items()},
             "parameters": self.parameters,
             "tokens": self.tokens,
             "activation_bytes_per_clip": self.activation_bytes_per_clip,
@@ -108,41 +155,13 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     """
     spec = stage_spec(recipe, stage)
     counts = count_tokens(spec)
-    tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    evaluated = stage == "eval"
-    settings = training_settings(recipe, stage)
-    weights = count_weights(spec, settings)
-    frozen = frozen_layers(settings, spec.model.backbone_size.depth)
-    kind = "tokenizer" if spec.teacher is None else "teacher"
-    frozen_network = frozen_bytes(spec, value_bytes)
-    selection, camera = spec.selection, None
-    if isinstance(selection, ByChange) and selection.sees_camera:
-        camera = camera_operations(
-            size=spec.size,
-            frames=spec.offered_frames,
-            channels=spec.channels,
-            lag=selection.lag(spec.model.tubelet[0]),
-            align=selection.align,
-        )
     return StageCost(
-        macs=count_macs(spec),
-        parameters=weights.total,
-        trained_parameters=0 if evaluated else weights.trained,
-        tokens=tokens,
-        activation_bytes_per_clip=(
-            inference_bytes(spec, value_bytes)
-            if evaluated
-            else training_bytes(spec, value_bytes, frozen_layers=frozen)
-        ),
-        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes)
-        | ({kind: frozen_network} if frozen_network else {}),
-        camera_operations=camera,
-        **{f"{kind}_macs": count_frozen_macs(spec)},
-        released_macs=released_macs(spec) if recipe.name == ST_MAE else None,
-        training_macs=(
-            None if settings is None or settings.lora.rank else training_macs(spec, frozen_layers=frozen)
-        ),
-        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,
+        spec=spec,
+        settings=training_settings(recipe, stage),
+        value_bytes=value_bytes,
+        tokens=asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept},
+        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if stage == "eval" else None,
+        is_released=recipe.name == ST_MAE,
     )
 
 

@@ -7,6 +7,7 @@ pre-training guide, like the paper, has a decoder of 4 blocks, 512 wide: so has 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from everest.methods.alignment import Align, previous_frames
-from everest.models.cost import NORM_OPERATIONS, Macs, embedding_macs, stack_macs, stacks_of
+from everest.methods.alignment import previous_frames
+from everest.methods.ranked import ByChange
+from everest.models.classifier import VideoClassifier
+from everest.models.cost import Macs, count_tokens, counting, embedding_macs, macs_by_kind, model_on_meta
+from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
 
@@ -38,19 +42,19 @@ class _WrittenValues(TorchDispatchMode):
         return out
 
 
-def camera_operations(*, size: tuple[int, int], frames: int, channels: int, lag: int, align: Align) -> int:
-    """Count the operations of `previous_frames` for one clip of bytes, by shapes alone.
+def camera_operations(spec: ModelSpec) -> int:
+    """Count the operations that estimate the motion of the camera in one clip of bytes; 0 without them.
 
     Each value that an operation writes counts once, an interpolated one as 11, a product as two for each
     multiply-accumulate.
-
-    Args:
-        size: height and width of a frame.
-        lag: frames between those that are compared.
     """
-    clip = torch.empty(1, channels, frames, *size, dtype=torch.uint8, device="meta")
+    selection = spec.selection
+    if not (isinstance(selection, ByChange) and selection.sees_camera):
+        return 0
+    shape = (1, spec.channels, spec.offered_frames, *spec.size)
+    clip, lag = torch.empty(shape, dtype=torch.uint8, device="meta"), selection.lag(spec.model.tubelet[0])
     with FlopCounterMode(display=False) as products, _WrittenValues() as written:
-        previous_frames(clip, lag=lag, align=align, pixels=USUAL[channels])
+        previous_frames(clip, lag=lag, align=selection.align, pixels=USUAL[spec.channels])
     return products.get_total_flops() + written.count
 
 
@@ -60,20 +64,18 @@ def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int
     Args:
         encoder_class, decoder_class: the number of class tokens.
     """
-    stacks = stacks_of(spec)
-    visible, total = stacks[0].tokens, spec.grid.num_tokens
-    encoder = stacks[0]._replace(tokens=visible + encoder_class)
-    macs = embedding_macs(spec.model, total, spec.channels) + stack_macs(encoder)
-    macs += Macs(layer_norm=NORM_OPERATIONS * encoder.tokens * encoder.width)
-    if spec.kind == "classifier":
-        assert spec.num_classes is not None
-        return macs + Macs(linear=encoder.width * spec.num_classes)
-    decoder = stacks[1]._replace(tokens=total + decoder_class)
-    return (
-        macs
-        + stack_macs(decoder)
-        + Macs(
-            linear=decoder.width * (visible * encoder.width + decoder.tokens * spec.target_width),
-            layer_norm=NORM_OPERATIONS * decoder.tokens * decoder.width,
-        )
-    )
+    model, visible, total = model_on_meta(spec), count_tokens(spec).visible, spec.grid.num_tokens
+    with counting() as counter:
+        x = torch.empty(1, visible + encoder_class, model.encoder.width, device="meta")
+        for block in model.encoder.blocks:
+            x = block(x)
+        if isinstance(model, VideoClassifier):
+            model.head(model.norm(x)[:, 0])
+        elif isinstance(model, MaskedAutoencoder):
+            x = model.encoder_to_decoder(model.encoder.norm(x)[:, :visible])
+            y = x.new_empty(1, total + decoder_class, x.size(2))
+            for block in model.decoder.blocks:
+                y = block(y)
+            model.decoder.head(model.decoder.norm(y))
+    macs = macs_by_kind(counter.get_flop_counts()["Global"])
+    return replace(macs, embedding=embedding_macs(model.encoder.patch_embed, total, spec.channels))

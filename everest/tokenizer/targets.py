@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,7 @@ class TokenTargets:
             classification. `soft` and `codes` are our choice.
     """
 
+    of_frames: ClassVar[bool] = False
     frozen: FrozenTokenizer
     space: Literal["values", "soft", "codes"] = "values"
 
@@ -182,6 +183,8 @@ class FeatureTargets:
     Attributes:
         teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
     """
+
+    of_frames: ClassVar[bool] = True
 
     def __init__(self, *, width: int) -> None:
         self.width = width  # P = D

@@ -1,4 +1,4 @@
-"""The computation and the memory of a step: estimates are what is counted."""
+"""The computation and the memory of a step: what is counted for one clip is what each clip takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, SAVING, B, S, counts
-from live_bytes import LiveBytes, autocast, model_without_numbers, norms_in_float32, peak_of_forward
+from live_bytes import model_without_numbers, peak_of_forward
 from saved import saved_bytes_per_clip, without_numbers
 from small_runs import json_of, run, sets
 from steps import Case, clips_for, our_pass
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
 from everest.models.mae import MaskedAutoencoder
-from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, LiveBytes, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_cost, stage_spec
@@ -56,11 +56,11 @@ def spec_of(recipe: str, *overrides: str) -> ModelSpec:
     return stage_spec(load_recipe(recipe, overrides=list(overrides)), "pretrain")
 
 
-def coding_bytes_of(spec: ModelSpec, bytes_per_value: int) -> int:
+def coding_bytes_of(spec: ModelSpec) -> int:
     """The estimate without the weights of the tokenizer."""
     assert spec.tokenizer is not None
     weights = WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total
-    return frozen_bytes(spec, bytes_per_value) - weights
+    return frozen_bytes(spec) - weights
 
 
 def test_the_counter_sees_tensors_come_and_go():
@@ -99,40 +99,32 @@ def test_a_clip_takes_what_is_estimated(recipe: str, overrides: tuple[str, ...])
 def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
     spec = spec_of("lvmae-128", "train.checkpointing=false", *size)
     peak = peak_of_forward(spec, 2, bytes_per_value=4)
-    assert 2 * training_bytes(spec, 4) + coding_bytes_of(spec, 4) == pytest.approx(peak, rel=0.1)
+    assert 2 * training_bytes(spec, 4) + coding_bytes_of(spec) == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [(), (HALF,), (MAGVIT,), ("tokenizer.size=tiny", "model.tubelet=[2, 4, 4]")])
-@pytest.mark.parametrize("bytes_per_value", [2, 4])
-def test_coding_takes_what_is_estimated_for_any_number_of_clips(size, bytes_per_value: int, monkeypatch):
-    norms_in_float32(monkeypatch)
+def test_coding_takes_the_same_for_any_number_of_clips(size):
     spec = spec_of("lvmae-128", "data.frames=32", *size)
-    peaks = []
     with model_without_numbers(spec) as model:
         assert isinstance(model, MaskedAutoencoder)
         frozen = model.learned
         assert isinstance(frozen, FrozenTokenizer)
-        clip = torch.zeros(1, 3, spec.frames, *spec.size, dtype=torch.uint8)
-        at_once = frozen.tokenizer.clips_at_once(clip)
-        for clips in (at_once, 4 * at_once):
-            frames = clip.repeat(clips, 1, 1, 1, 1)
-            with LiveBytes() as counter, autocast(bytes_per_value):
-                frozen.scores(frames)
-                frozen.latent(frames)
-            peaks.append(counter.most)
-    few, many = peaks
-    assert coding_bytes_of(spec, bytes_per_value) == pytest.approx(few, rel=0.1)
-    assert many == pytest.approx(few, rel=0.02)  # more results only
+        with LiveBytes() as counter, torch.no_grad():
+            clip = torch.zeros(1, 3, spec.frames, *spec.size, dtype=torch.uint8)
+            frames = clip.expand(4 * frozen.tokenizer.clips_at_once(clip), -1, -1, -1, -1)
+            frozen.scores(frames)
+            frozen.latent(frames)
+    assert coding_bytes_of(spec) == pytest.approx(counter.most, rel=0.05)
 
 
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
     state = stage_cost(recipe, "pretrain", value_bytes=2).model_state
-    assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128"), 2) > 0
+    assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
     assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
     assert isinstance(spec.target, TokenTargetSettings)
-    assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens")), 2) == 0
+    assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -154,7 +146,7 @@ BASE = ("model.backbone=vit-b", f"model.depth={DEPTH}", "finetune.drop_path=0.0"
         (4, ("finetune.lora.rank=8",)),
     ],
 )
-def test_the_estimate_is_what_a_step_saves(bytes_per_value: int, settings: tuple[str, ...]):
+def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[str, ...]):
     recipe = load_recipe("k400", overrides=[*BASE, *settings])
     spec, section = stage_spec(recipe, "finetune"), recipe.finetune
     model = spec.build().train()
@@ -164,7 +156,7 @@ def test_the_estimate_is_what_a_step_saves(bytes_per_value: int, settings: tuple
         found = saved_bytes_per_clip(model, our_pass(model, dtype), clips_for(model, 2))
     clip = 10 * 3 * spec.frames * spec.size[0] * spec.size[1]  # twice as bytes, twice as float32
     estimate = training_bytes(spec, bytes_per_value, frozen_layers=frozen_layers(section, DEPTH))
-    assert estimate == pytest.approx(found + clip, rel=0.1)
+    assert 0.95 <= estimate / (found + clip) <= 1.2  # more: values of a moment
 
 
 def cost(*settings: str, value_bytes: int = 2):
@@ -214,9 +206,9 @@ def test_frozen_blocks_save_nothing_and_have_no_state():
         assert found.model_state["weights"] == 4 * found.parameters
         assert found.model_state["gradients"] == 4 * found.trained_parameters
         assert found.model_state["moments"] == 8 * found.trained_parameters
-    head = cost("finetune.freeze=encoder")  # which computes a block at a time
+    head = cost("finetune.freeze=encoder")
     assert head.trained_parameters == 2 * 768 + 768 * 400 + 400
-    assert head.activation_bytes_per_clip == costs[-1].activation_bytes_per_clip
+    assert head.activation_bytes_per_clip < costs[-1].activation_bytes_per_clip
 
 
 @pytest.mark.parametrize(("value_bytes", "copies"), [(2, 0), (4, DEPTH * 4 * 768**2)])
@@ -247,11 +239,11 @@ def views(share: float, *others: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("settings", "row"),
     [
-        ((), (156, 314, 19.8, 68)),
-        (("pretrain.selection={strategy: tube, mask_ratio: 0.9}",), (160, 1408, 35.5, 136)),
-        (views(0.1), (156, 0, 15.6, 42)),
-        (views(0.1, "pretrain.camera_motion=1"), (156, 0, 23.3, 63)),
-        (views(0.25), (392, 0, 38.0, 99)),
+        ((), (156, 314, 19.8, 65)),
+        (("pretrain.selection={strategy: tube, mask_ratio: 0.9}",), (160, 1408, 35.5, 132)),
+        (views(0.1), (156, 0, 15.6, 41)),
+        (views(0.1, "pretrain.camera_motion=1"), (156, 0, 23.3, 60)),
+        (views(0.25), (392, 0, 38.0, 96)),
     ],
 )
 def test_the_costs_of_views_next_to_pixels(settings: tuple[str, ...], row: tuple[float, ...]):

@@ -16,7 +16,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
-from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs, stacks_of
+from everest.models.cost import NORM_OPERATIONS, count_macs
 from everest.models.encoder import VideoEncoder
 from everest.models.memory import training_bytes
 from everest.models.of_recipe import encoder_spec
@@ -68,11 +68,10 @@ def test_its_selector_chooses_unless_a_call_does():
 
 
 def test_its_cost_is_that_of_its_blocks_and_its_norm(spec: ModelSpec):
-    (stack,) = stacks_of(spec)
-    assert stack.tokens == 32
-    macs = count_macs(spec)
-    assert macs.linear == stack_macs(stack).linear
-    assert macs.layer_norm == stack_macs(stack).layer_norm + NORM_OPERATIONS * 32 * 24
+    macs, depth, tokens, width = count_macs(spec), spec.model.backbone_size.depth, 32, 24
+    assert macs.linear == depth * tokens * 12 * width**2
+    assert macs.attention == depth * 2 * tokens**2 * width
+    assert macs.layer_norm == NORM_OPERATIONS * (2 * depth + 1) * tokens * width
     assert training_bytes(spec, 4) > 0
 
 

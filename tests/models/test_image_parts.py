@@ -6,9 +6,7 @@ import math
 
 import pytest
 import torch
-from test_rotary import assert_plain, saved_and_estimated
-from timm.layers.activations import GELUTanh, QuickGELU
-from timm.layers.mlp import Mlp
+from test_rotary import assert_plain
 from tiny_models import PARTS, TINY, grouped, randomized, tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,15 +17,14 @@ from everest.config.values import Gelu, MlpKind
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
-from everest.models.cost import NORM_OPERATIONS, count_macs, stacks_of
+from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.lora import LowRank, add_adapters, merged
 from everest.models.partial import choose_trained
+from everest.models.positions import RotaryPositions, place_angles
 from everest.models.recomputed import RecomputedSwiglu
-from everest.models.rotary import RotaryPositions, place_angles
 from everest.profiling.profile import stage_spec
 
 GRID = TokenGrid(t=2, h=2, w=4)
-ACTIVATIONS = {"exact": nn.GELU, "tanh": GELUTanh, "quick": QuickGELU}
 MLPS: list[tuple[MlpKind, Gelu]] = [
     *(("plain", "tanh"), ("plain", "quick"), ("swiglu", "exact"), ("normed-swiglu", "exact")),
 ]
@@ -39,8 +36,6 @@ def test_a_block_is_the_plain_formulation(mlp: MlpKind, gelu: Gelu, last: int | 
     torch.manual_seed(0)
     block = randomized(Block(32, 2, mlp_width=40, rotary=True, mlp=mlp, gelu=gelu).double())
     assert isinstance(block, Block)
-    if isinstance(block.mlp, Mlp):
-        block.mlp.act = ACTIVATIONS[gelu]()  # the block computes the activation itself
     assert_plain(block, RotaryPositions(GRID, 16, "dinov3").double()(torch.randint(16, (2, 9))), last)
 
 
@@ -86,20 +81,10 @@ def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, *(spec.frames, *spec.size)))
     assert counter.get_total_flops() == 2 * (macs.embedding + macs.linear + macs.attention)
-    (stack,) = stacks_of(spec)
-    normed = stack.depth * stack.tokens * (2 * 192 + 4 * 192 * (mlp == "normed-swiglu"))
-    normed += stack.tokens * 192 * norm_before + 192
+    tokens = count_tokens(spec).visible
+    normed = 2 * tokens * (2 * 192 + 4 * 192 * (mlp == "normed-swiglu"))
+    normed += tokens * 192 * norm_before + 192
     assert macs.layer_norm == NORM_OPERATIONS * normed
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dtype):
-    saved, estimated = saved_and_estimated(stage, dtype)
-    for change in ("rotary=dinov3", "norm_before=true", "mlp=swiglu", "mlp=normed-swiglu"):
-        found, expected = saved_and_estimated(stage, dtype, f"model.{change}")
-        assert found - saved == pytest.approx(expected - estimated, rel=0.02)
-        assert found > saved
 
 
 def test_adapters_learn_and_are_merged():

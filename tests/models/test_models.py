@@ -107,14 +107,14 @@ def test_checkpointing_changes_neither_loss_nor_gradients(kind: str, options: di
     model = tiny(kind, num_classes=3, **options).train()
     for checkpointing in (False, True):
         for stack in (model.encoder, model.decoder) if kind == "pretrain" else (model.encoder,):
-            stack.checkpointing = checkpointing
+            stack.blocks.checkpointing = checkpointing
         out = model(x, noise=noise)
         loss = out.loss if kind == "pretrain" else out.square().sum()
         found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     saving = replace(AUTOENCODER, checkpointing=True).build()
-    assert saving.encoder.checkpointing
-    assert saving.decoder.checkpointing
+    assert saving.encoder.blocks.checkpointing
+    assert saving.decoder.blocks.checkpointing
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])

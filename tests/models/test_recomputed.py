@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from everest.models.block import FEW_TOKENS, Block
-from everest.models.recomputed import FewTokensAttention
+from everest.models.block import Block
+from everest.models.recomputed import FEW_TOKENS, FewTokensAttention
 
 
 @given(queries=st.integers(1, 9), keys=st.integers(1, 9), seed=st.integers(0, 99))

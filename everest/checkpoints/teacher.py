@@ -42,7 +42,7 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     Raises:
         UserError: the tokenizer, the teacher or the cache of their outputs cannot be read, or does not fit.
     """
-    use = None if recipe.pretrain.teacher is None else _teacher_use(recipe, recipe.pretrain.target.cache)
+    use = None if recipe.pretrain.teacher is None else _teacher_use(recipe, recipe.pretrain.cache)
     return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe), teacher=use)
 
 
@@ -122,7 +122,7 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     teacher = open_teacher(recipe)
     if model.spec.teacher.sha256 != teacher.use.sha256:
         raise CheckpointError(
-            f"{recipe.pretrain.target.cache}: its features are of other weights than {teacher.use.name} has "
+            f"{recipe.pretrain.cache}: its features are of other weights than {teacher.use.name} has "
             "now; restore these, or make the cache again with everest prepare tokens --overwrite"
         )
     model.targets.teacher = teacher

@@ -11,14 +11,13 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
-from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import (
     FeatureTargetSettings,
     FrameSelectionSettings,
     TargetSettings,
-    ViewsSettings,
+    Views,
 )
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
@@ -54,7 +53,7 @@ class ModelSpec:
     model: ModelSettings
     selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain, of an autoencoder
-    views: ViewsSettings | None = None  # pretrain, without a decoder
+    views: Views | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     teacher: TeacherUse | None = None  # pretrain: its features are the targets
@@ -116,7 +115,7 @@ class ModelSpec:
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
-        yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
+        yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
         needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
         learned_colors = self.tokenizer is not None or isinstance(self.target, Target)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from everest.config.layers import SET
+from everest.config.merge import SET
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
@@ -77,6 +77,9 @@ class ProfileOverrides:
                     "give a smaller --visible, too"
                 )
         given = {key: value for key, value in self.overrides(recipe) if value is not None}
+        for stage, settings in recipe.stages:
+            if "keep_ratio" not in vars(settings.selection):  # see `unused`
+                given.pop(f"{stage}.selection.keep_ratio", None)
         if not everything and not measures:
             given.pop("pretrain.selection.keep_ratio", None)
             given.pop("pretrain.frame_selection.alpha", None)

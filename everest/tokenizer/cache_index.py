@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 
-from everest.config.checks import MOST_CODE_BITS
+from everest.config.sizes import MOST_CODE_BITS
 from everest.errors import CheckpointError
 from everest.system.files import write_text
 from everest.system.json_text import json_text, read_json, validated

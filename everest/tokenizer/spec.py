@@ -11,7 +11,6 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from everest.config.checks import tokenizer_problems
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
@@ -50,7 +49,7 @@ class TokenizerSpec:
         own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
         as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
         in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
-        problem = next(tokenizer_problems(in_range), None)
+        problem = next(in_range.problems(), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
         return spec

@@ -52,7 +52,7 @@ def with_tokenizer(
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
         return with_absolute_paths(recipe), options
     folder = options.resumed_folder or options.output
-    if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
+    if recipe.tokenizer.checkpoint is not None or recipe.pretrain.cache is not None:
         return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
     if train is None:
         return _with_own_tokenizer(recipe, folder), options
@@ -81,11 +81,13 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if tokenizer is not None and tokenizer.checkpoint is not None:
         path = str(find_weights(tokenizer.checkpoint).resolve())
         tokenizer = replace(tokenizer, checkpoint=path)
-    if isinstance(stage.target, FeatureTargetSettings):
-        stage = replace(stage, target=replace(stage.target, teacher=absolute_teacher(stage.target.teacher)))
-    if stage.target.cache is not None:
-        path = str(Path(stage.target.cache).resolve())
-        stage = replace(stage, target=replace(stage.target, cache=path))
+    if stage.objective == "pixels":
+        target = stage.target
+        if isinstance(target, FeatureTargetSettings):
+            target = replace(target, teacher=absolute_teacher(target.teacher))
+        if target.cache is not None:
+            target = replace(target, cache=str(Path(target.cache).resolve()))
+        stage = replace(stage, target=target)
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 

@@ -151,7 +151,9 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
         raise _refused(explain_validation(error, place)) from error
     if keep is not None:
         selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
-    if problems := [((*place, key), text) for key, text in selector.problems()]:
+    # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
+    problems = [((*place, key), text) for key, text in selector.problems()] if settings else []
+    if problems:
         raise _refused(problems)
     return selector
 

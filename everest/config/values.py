@@ -67,27 +67,14 @@ def _check_class_weights(value: Any) -> Any:
     raise ValueError("must be none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}")
 
 
-def _text(pattern: str, requirement: str) -> BeforeValidator:
-    """Checks for a text of this pattern; `requirement` is the error."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, str) and re.fullmatch(pattern, value):
-            return value
-        raise ValueError(f"must be {requirement}")
-
-    return BeforeValidator(check)
-
-
-def _count_or(pattern: str, requirement: str, *, least: int = 1, most: int) -> BeforeValidator:
-    """Checks for an integer from `least` to `most` or a text of this pattern; `requirement` is the error."""
+def _text_or_count(pattern: str, requirement: str, *, least: int = 1, most: int = 0) -> BeforeValidator:
+    """Checks for a text of this pattern, or an integer from `least` to `most`; `requirement` is the error."""
 
     def check(value: Any) -> int | str:
-        if type(value) is int and value > most:
+        if type(value) is int and most and value > most:
             raise ValueError(f"must be at most {most}")
-        fits = (
-            value >= least if type(value) is int else isinstance(value, str) and re.fullmatch(pattern, value)
-        )
-        if fits:
+        fits = isinstance(value, str) and re.fullmatch(pattern, value)
+        if fits or (type(value) is int and least <= value <= most):  # True is an instance of int
             return value
         raise ValueError(f"must be {requirement}")
 
@@ -108,10 +95,8 @@ def _check_name(name: str) -> str:
     is_folder = name.isprintable() and "/" not in name and name not in ("", ".", "..")
     if is_folder and len(name.encode()) <= LONGEST_NAME:
         return name
-    raise ValueError(
-        "must be the name of a folder, in printable characters, without '/' and up to "
-        f"{LONGEST_NAME} bytes long"
-    )
+    letters = f"in printable characters, without '/' and up to {LONGEST_NAME} bytes long"
+    raise ValueError(f"must be the name of a folder, {letters}")
 
 
 def _check_head_name(name: str) -> str:
@@ -169,7 +154,7 @@ Positions = Annotated[
 # Of the encoder, as image models have them (everest.models.rotary.place_angles).
 Rotary = Annotated[
     str,
-    _text(
+    _text_or_count(
         r"none|dinov3|rope-vit|(eva02|pe):[1-9]\d{0,3}",
         "none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16",
     ),
@@ -191,7 +176,7 @@ ClassWeights = Annotated[
 # embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
 Freeze = Annotated[
     str,
-    _text(
+    _text_or_count(
         r"none|encoder|embedding|first:[1-9]\d{0,3}", "none, encoder, embedding or first:N, such as first:6"
     ),
 ]
@@ -200,17 +185,17 @@ LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Normalize = Annotated[bool | Literal["token"], _switch_or("token")]
 Compile = Annotated[bool | Literal["auto"], _switch_or("auto")]
 MicroBatch = Annotated[
-    int | Literal["auto"], _count_or("auto", "'auto' or an integer from 1", most=LARGEST_BATCH)
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_BATCH)
 ]
 ClipsPerVideo = Annotated[
-    int | Literal["auto"], _count_or("auto", "'auto' or an integer from 1", most=LARGEST_COUNT)
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_COUNT)
 ]
 NumWorkers = Annotated[
-    int | Literal["auto"], _count_or("auto", "'auto' or an integer from 0", least=0, most=1024)
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 0", least=0, most=1024)
 ]
 SaveEvery = Annotated[
     int | str,
-    _count_or(
+    _text_or_count(
         r"[1-9]\d{0,8}(s|min|h)",
         "a number of steps or a time such as '30s', '10min', '2h'",
         most=LARGEST_COUNT,

@@ -22,7 +22,7 @@ from everest.config.stage_settings import (
     Variants,
     ViewPretrainSettings,
 )
-from everest.config.tokenizer import TokenizerLossSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import with_hyphens
 from everest.config.yaml import MOST_LEVELS, read_yaml
 from everest.errors import RecipeError, did_you_mean, shown
@@ -282,7 +282,7 @@ _USUAL: Final = dict(  # of settings that the default recipe does not have
     _leaves(
         {
             "pretrain": {"views": asdict(SigregSettings()) | asdict(ContrastSettings())},
-            "tokenizer": {"loss": asdict(TokenizerLossSettings())},
+            "tokenizer": asdict(TokenizerSettings()),
         }
     )
 )

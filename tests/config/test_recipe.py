@@ -404,6 +404,12 @@ def test_the_last_layer_decides_between_epochs_and_steps(tmp_path, below, overri
     assert load_recipe(write(tmp_path, dump_recipe(recipe))).pretrain == recipe.pretrain
 
 
+def test_the_recipe_of_a_run_with_steps_reads_back(tmp_path):
+    steps = [f"{stage}.steps=9" for stage in ("tokenizer", "pretrain", "finetune")]
+    recipe = load_recipe("lvmae-demo", overrides=steps)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
 def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     both = "pretrain.steps: a stage has epochs or steps, not both; remove one of them"
     neither = "pretrain.epochs: is null, and so is steps; set one of them"

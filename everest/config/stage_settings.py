@@ -105,6 +105,7 @@ class ProbeSettings:
 class ViewsSettings:
     """Learning between views (everest.models.views), without a decoder; the losses have further keys."""
 
+    loss: Literal["contrast", "sigreg"]
     number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
@@ -136,6 +137,7 @@ Views = Annotated[ContrastSettings | SigregSettings, Discriminator("loss")]
 class Pretraining:
     """The self-supervised stage, EVEREST Table 7; the objectives have further keys."""
 
+    objective: Literal["pixels", "views"]
     stride: v.Count = 4  # Table 7
     sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
@@ -232,10 +234,8 @@ class FinetuneSettings:
     freeze: v.Freeze = "none"
     lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
-    crop_area: tuple[v.Share, v.Share] = (
-        0.08,
-        1.0,
-    )  # released scripts: smallest and largest share of the frame
+    # Smallest and largest share of the frame in a random crop.
+    crop_area: tuple[v.Share, v.Share] = (0.08, 1.0)  # released scripts
     erasing: v.Share = 0.25  # released scripts: probability of random erasing
     mixup: v.NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: v.NotNegative = 0.0  # released scripts; VideoMAE: 1.0

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from small_runs import problems_of
 
 from everest.config import recipe_files
-from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.recipe_files import shipped_names
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
@@ -314,6 +315,19 @@ def test_a_run_that_only_warms_up_is_named():
 def test_whole_numbers_as_keys_are_names():
     overrides = ["finetune.class_weights={0: 1, 1: 5}", "data.num_classes=2"]
     assert load_recipe("small", overrides=overrides).finetune.class_weights == {"0": 1, "1": 5}
+
+
+def test_the_recipe_of_a_run_is_validated_once(monkeypatch: pytest.MonkeyPatch):
+    validated: list[TypeAdapter] = []
+
+    def validate(adapter: TypeAdapter, *given, **options) -> Recipe:
+        validated.append(adapter)
+        return real(adapter, *given, **options)
+
+    real = TypeAdapter.validate_json
+    monkeypatch.setattr(TypeAdapter, "validate_json", validate)
+    assert recipe_for_run("k400", data="videos", seed=3).data.root == str(Path("videos").resolve())
+    assert len(validated) == 1
 
 
 def test_underscores_do_for_hyphens_in_a_selection():

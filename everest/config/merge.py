@@ -133,19 +133,14 @@ def merge(label: str, defaults: dict[str, Any], layers: Sequence[Layer]) -> Merg
     backbone = with_hyphens(named[-1] if named else merged.at(("model", "backbone")))
     for number, layer in enumerate(layers):
         values, origin, below = layer.values, Origin(layer.label, layer=number), merged.at(HEADS[:1])
-        choices = {stage: _by_backbone(values.get(stage), stage, origin, merged) for stage in STAGES}
+        chosen = {stage: _of_backbone(backbone, values.get(stage), stage, origin, merged) for stage in STAGES}
         _write_draw(values.get("pretrain"))
         if isinstance(values.get("data"), dict) and "heads" in values["data"] and isinstance(below, dict):
             below["heads"] = below.get("heads") if layer.changes_a_head else None
         merged.put(values, origin)
-        for stage, sections in choices.items():
-            for name, section in sections.items():
-                written = origin._replace(key=(stage, BY_BACKBONE, name))
-                if name == backbone:
-                    merged.put(section, written, (stage,))
-                for key in () if name == backbone else section.keys() - _STAGE_KEYS[stage]:
-                    text = f"unknown key{did_you_mean(key, _STAGE_KEYS[stage])}"
-                    merged.problems.append(f"{written._replace(key=(*written.key, key))}: {text}")
+        for stage, section in chosen.items():
+            if section:
+                merged.put(section, origin._replace(key=(stage, BY_BACKBONE, backbone)), (stage,))
     for stage in (*STAGES, "tokenizer"):
         _choose_budget(merged, stage)
     for path, variants in VARIANTS.items():
@@ -159,19 +154,25 @@ def merge(label: str, defaults: dict[str, Any], layers: Sequence[Layer]) -> Merg
     return merged
 
 
-def _by_backbone(section: object, stage: str, origin: Origin, merged: Merged) -> dict[str, dict[str, Any]]:
-    """Take `by_backbone` out of a section: values by the backbones that it names."""
+def _of_backbone(
+    backbone: object, section: object, stage: str, origin: Origin, merged: Merged
+) -> dict[str, Any]:
+    """Take `by_backbone` out of a section: the values of a backbone. Of the others the keys are checked."""
     if not isinstance(section, dict) or BY_BACKBONE not in section:
         return {}
     choices, origin = section.pop(BY_BACKBONE), origin._replace(key=(stage, BY_BACKBONE))
     if not isinstance(choices, dict) or not all(isinstance(choice, dict) for choice in choices.values()):
         merged.problems.append(f"{origin}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
         return {}
-    for name in choices:
-        if with_hyphens(name) not in BACKBONES:
+    choices = {with_hyphens(name): choice for name, choice in choices.items()}
+    for name, choice in choices.items():
+        if name not in BACKBONES:
             text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
             merged.problems.append(f"{origin}: {text}")
-    return {with_hyphens(name): choice for name, choice in choices.items()}
+        for key in choice.keys() - _STAGE_KEYS[stage] if name != backbone else ():
+            written = origin._replace(key=(*origin.key, name, key))
+            merged.problems.append(f"{written}: unknown key{did_you_mean(key, _STAGE_KEYS[stage])}")
+    return choices.get(backbone, {}) if isinstance(backbone, str) else {}
 
 
 def _write_draw(pretrain: object) -> None:

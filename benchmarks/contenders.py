@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing import get_context
 from typing import Literal
 
 import torch
@@ -16,9 +16,9 @@ from measuring import Times, in_turns
 from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
 from torch import Tensor, nn
 
+from everest.engine.network import make_optimizer, parameter_groups, set_lr
 from everest.profiling.profile import StageName
 from everest.system.compute import configure_cpu
-from everest.train.network import make_optimizer, parameter_groups, set_lr
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -87,10 +87,35 @@ def step_times(contenders: Mapping[str, Contender], *, rounds: int) -> dict[str,
     Raises:
         SystemExit: everest and the plain implementation have different losses, so a step is wrong.
     """
-    with _processes(contenders) as pipes:
-        losses = {name: pipe.recv() for name, pipe in pipes.items()}
-        _check(contenders, losses)
-        return in_turns({name: partial(_ask, pipe) for name, pipe in pipes.items()}, rounds=rounds)
+    with ExitStack() as stack:
+        pools = {
+            name: stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+            for name in contenders
+        }
+        prepared = {name: pools[name].submit(_prepare, one) for name, one in contenders.items()}
+        _check(contenders, {name: loss.result() for name, loss in prepared.items()})
+        return in_turns({name: partial(_seconds_in, pool) for name, pool in pools.items()}, rounds=rounds)
+
+
+_step: list[Callable[[], None]] = []  # of the contender of this process
+
+
+def _prepare(contender: Contender) -> float:
+    """Make the step of this process. Returns its first loss."""
+    torch.set_num_threads(1)
+    loss, step = contender.prepare()
+    _step.append(step)
+    return loss
+
+
+def _seconds() -> float:
+    began = time.process_time()
+    _step[0]()
+    return time.process_time() - began
+
+
+def _seconds_in(pool: ProcessPoolExecutor, number: int) -> float:
+    return pool.submit(_seconds).result()
 
 
 def _check(contenders: Mapping[str, Contender], losses: Mapping[str, float]) -> None:
@@ -104,40 +129,3 @@ def _check(contenders: Mapping[str, Contender], losses: Mapping[str, float]) -> 
             lower = "bf16" in (contenders[first].dtype, contenders[name].dtype)
             if abs(losses[name] - losses[first]) > (1e-2 if lower else 1e-5) * abs(losses[first]):
                 raise SystemExit(f"the losses differ: {first} {losses[first]}, {name} {losses[name]}")
-
-
-def _ask(pipe: Connection, number: int) -> float:
-    pipe.send(True)
-    return pipe.recv()
-
-
-@contextmanager
-def _processes(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Connection]]:
-    """A process for each; it first sends its loss."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    started = []
-    try:
-        for name, contender in contenders.items():
-            pipes[name], end = context.Pipe()
-            started.append(context.Process(target=_serve, args=(contender, end), daemon=True))
-            started[-1].start()
-            end.close()  # else a process that dies would be waited for
-        yield pipes
-    finally:
-        for pipe in pipes.values():
-            pipe.close()
-        for process in started:
-            process.join()
-
-
-def _serve(contender: Contender, pipe: Connection) -> None:
-    """Run a step for each request and answer with its CPU seconds, until the pipe is closed."""
-    torch.set_num_threads(1)
-    loss, step = contender.prepare()
-    pipe.send(loss)
-    with suppress(EOFError):
-        while pipe.recv():
-            began = time.process_time()
-            step()
-            pipe.send(time.process_time() - began)

@@ -1,6 +1,6 @@
-"""One pre-training step on a device that computes nothing: run by gpu_counted.py.
+"""Launches, copies and memory of one pre-training step on a device that computes nothing (tests/fake_cuda).
 
-Prints a JSON object: launches, copies, memory per clip, and the sums of each phase.
+Prints a JSON object. `--set train.compile=auto` counts the compiled blocks.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ import argparse
 import ctypes
 import json
 import os
-from dataclasses import asdict
 from typing import Any
 
-from fused_kernels import meter_fused_kernels
-from roofline import Meter
-from torch._functorch import config as functorch_config
 from training_step import TrainingStep, peak_bytes
 
 WARM_UP = 2  # steps: the first allocates the optimizer's moments
@@ -49,39 +45,13 @@ def counted(step: TrainingStep, batch: int) -> dict[str, Any]:
     }
 
 
-def phases(step: TrainingStep, batch: int, meter: Meter) -> dict[str, dict[str, float]]:
-    """Traffic and time by phase."""
-    clips = step.clips(batch)
-
-    def enters(phase: str) -> None:
-        meter.phase = phase
-
-    with meter:
-        step.run(clips, enters=enters)
-    meter.add_adamw(step.model)
-    return {name: asdict(phase) for name, phase in meter.phases.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--budget", type=float)
-    parser.add_argument("--no-phases", action="store_true")
     options = parser.parse_args()
-    meter = Meter()
-    if not options.no_phases:
-        meter_fused_kernels(meter)
-    step = TrainingStep(options.recipe, options.overrides)
-    if options.budget is not None:
-        functorch_config.activation_memory_budget = options.budget
-    if "train.compile=true" not in options.overrides:  # a hook would divide the graph of the whole model
-        meter.follow(step.model)
-    found = counted(step, options.batch)
-    if not options.no_phases:
-        found["phases"] = phases(step, options.batch, meter)
-    print(json.dumps(found))
+    print(json.dumps(counted(TrainingStep(options.recipe, options.overrides), options.batch)))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def page_blocks(results: Results) -> dict[str, str]:
     of_labels = json.loads(OF_LABELS.read_text())["results"]
     blocks["labels"], blocks["labels-kept"] = labels_table(of_labels), kept_table(of_labels)
     blocks["letters"] = letters_table(json.loads(OF_LETTERS.read_text())["results"])
-    return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
+    blocks["composites"] = composites_table(json.loads(IMPORTANCE.read_text())["composites"])
+    return blocks
 
 
 def filled(text: str, results: Results) -> str:
@@ -158,28 +159,17 @@ def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     return markdown([columns[place] for place in places], rows)
 
 
-def importance_tables(document: dict[str, Any]) -> dict[str, str]:
-    """The tables of importance.py: correlation with flow, and kept tokens on the object."""
-    correlation = [
-        [
-            row["source"],
-            row["measure"],
-            f"{row['correlation']:.2f}",
-            "{:.2f} to {:.2f}".format(*row["interval"]),
-            f"{row['clips']} of {row['groups']} groups",
-        ]
-        for row in document["correlation"]
-    ]
-    shares = [name for name in document["composites"][0] if name.startswith("0.")]
-    head = ["camera", "measure", *(f"kept {share}" for share in shares), "slice after the middle"]
-    composites = []
-    for row in document["composites"]:
-        precision = [f"{row[share]['precision']:.2f}" for share in shares]
+def composites_table(rows: list[dict[str, Any]]) -> str:
+    """The shares of the kept tokens that are on the object, of importance.py."""
+    shares = [name for name in rows[0] if name.startswith("0.")]
+    cells = []
+    for row in rows:
         of_cut = row[shares[0]].get("of_cut")
-        cut = "" if of_cut is None else f"{of_cut:.2f}"
-        composites.append([row["camera"], row["measure"], *precision, cut])
-    sources = ["source", "importance", "rank correlation", "95 % interval", "clips"]
-    return {"correlation": markdown(sources, correlation), "composites": markdown(head, composites)}
+        precision = [f"{row[share]['precision']:.2f}" for share in shares]
+        cells.append([row["camera"], row["measure"], *precision, "" if of_cut is None else f"{of_cut:.2f}"])
+    return markdown(
+        ["camera", "measure", *(f"kept {share}" for share in shares), "slice after the middle"], cells
+    )
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ needs no memory, the plain implementation about 5 GB. Ends with code 1 if a goal
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from saved import gflop, saved_bytes_per_clip, without_numbers
 from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
 from torch import nn
 
+PassOf = Callable[[Any, torch.dtype], Pass]
 QUARTER = "pretrain.selection.keep_ratio=0.25"
 S, B = "model.backbone=vit-s", "model.backbone=vit-b"
 SAVING = "train.checkpointing=true"
@@ -48,20 +50,19 @@ LONGER_GFLOP, LONGER_MEGABYTES = 14.5, 8.2  # 128 frames against 16, keeping 25 
 OF_TRANSFORMERS = 0.38  # EVEREST ViT-B against transformers' VideoMAE, MB in bf16
 
 
-def counted(model: nn.Module, run: Pass, clips: torch.Tensor) -> float:
-    """MB that the forward pass saves for a clip."""
-    return saved_bytes_per_clip(model, run, clips) / 1e6
+def costs(model: nn.Module, pass_of: PassOf, clips: torch.Tensor) -> dict[str, float]:
+    """GFLOP of a step on one clip, and the MB that its forward pass saves."""
+    found = {"gflop": gflop(pass_of(model, torch.float32), clips)}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found[f"saved_{name}_mb"] = saved_bytes_per_clip(model, pass_of(model, dtype), clips) / 1e6
+    return found
 
 
 def counts(case: Case) -> dict[str, float]:
-    """GFLOP of a step of the everest model on one clip, and the MB that it saves."""
+    """The costs of the everest model."""
     model = case.build()
     with without_numbers(model):
-        clips = clips_for(model, 2)
-        found = {"gflop": gflop(our_pass(model, torch.float32), clips)}
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            found[f"saved_{name}_mb"] = counted(model, our_pass(model, dtype), clips)
-    return found
+        return costs(model, our_pass, clips_for(model, 2))
 
 
 def row_of(case: Case, goal: Goal) -> dict[str, Any]:
@@ -70,10 +71,8 @@ def row_of(case: Case, goal: Goal) -> dict[str, Any]:
     model = case.build()
     # The plain implementation needs tens of GB for 128 frames.
     if SAVING not in case.overrides and model.encoder.grid.t <= 8:
-        clips = clips_for(model, 2)  # boolean masks need numbers
-        row["plain_gflop"] = gflop(plain_pass(model, torch.float32), clips)
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            row[f"plain_saved_{name}_mb"] = counted(model, plain_pass(model, dtype), clips)
+        plain = costs(model, plain_pass, clips_for(model, 2))  # boolean masks need numbers
+        row |= {f"plain_{name}": value for name, value in plain.items()}
     checks = [
         (row["gflop"], goal.gflop),
         (row["saved_bf16_mb"], goal.megabytes),
@@ -85,13 +84,9 @@ def row_of(case: Case, goal: Goal) -> dict[str, Any]:
 
 
 def transformers_row(backbone: str) -> dict[str, Any]:
-    model = transformers_videomae(backbone)
-    clips = torch.randn(2, 3, 16, 224, 224)
-    row: dict[str, Any] = {"case": f"transformers VideoMAE {backbone.upper().replace('VIT', 'ViT')}"}
-    row["gflop"] = gflop(transformers_pass(model, torch.float32), clips)
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        row[f"saved_{name}_mb"] = counted(model, transformers_pass(model, dtype), clips)
-    return row | {"goals": [], "met": True}
+    found = costs(transformers_videomae(backbone), transformers_pass, torch.randn(2, 3, 16, 224, 224))
+    title = f"transformers VideoMAE {backbone.upper().replace('VIT', 'ViT')}"
+    return {"case": title, **found, "goals": [], "met": True}
 
 
 def relations(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, float]]:

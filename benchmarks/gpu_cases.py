@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import plain_step
 import torch
-from gpu_rows import Row, joules, peak_tflops, timed
+from gpu_rows import Row, Rows, joules, peak_tflops, timed
 from steps import transformers_videomae
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -170,3 +171,40 @@ def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
     step.updater.backward([loss])
     found = [p.grad.flatten() for p in nn.Module.parameters(step.model) if p.grad is not None]
     return loss.item(), torch.cat(found)
+
+
+def _case(name: str, recipe: str, size: str, *batches: int, **options: Any) -> StepCase:
+    return StepCase(name=name, recipe=recipe, backbone=f"vit-{size}", batches=batches, **options)
+
+
+EAGER = (
+    _case("everest-b", EVEREST, "b", 64, 128, 256, 512, needs=40),
+    _case("everest-s", EVEREST, "s", 128, 256),
+    _case("everest-l", EVEREST, "l", 64, 128),
+    _case("videomae-b", VIDEOMAE, "b", 64, 128, 256),
+    _case("videomae-s", VIDEOMAE, "s", 128, 256),
+    _case("views-b", VIEWS, "b", 64, 128, 256),
+    _case("videomae-l", VIDEOMAE, "l", 64, 128),
+    _case("everest-b-checkpointing", EVEREST, "b", 128, 256, overrides=("train.checkpointing=true",)),
+    _case("plain-everest-b", EVEREST, "b", 64, 128, code="plain"),
+    _case("plain-videomae-b", VIDEOMAE, "b", 32, 64, code="plain"),
+    _case("plain-videomae-l", VIDEOMAE, "l", 32, 64, code="plain"),
+    _case("transformers-videomae-b", VIDEOMAE, "b", 32, 64, code="transformers"),
+)
+WHOLE = "whole-everest-b"
+COMPILED = (
+    _case("blocks-everest-b", EVEREST, "b", 128, 256, 1024, compiled="blocks", needs=110),
+    _case(WHOLE, EVEREST, "b", 256, compiled="whole", needs=150),
+    _case(f"{WHOLE}-all-activations", EVEREST, "b", 256, compiled="whole", budget=1.0, needs=150),
+    _case("blocks-everest-s", EVEREST, "s", 256, compiled="blocks", needs=50),
+    _case("blocks-views-b", VIEWS, "b", 256, compiled="blocks", needs=60),
+    _case("blocks-videomae-b", VIDEOMAE, "b", 256, compiled="blocks", needs=50),
+    _case("blocks-everest-l", EVEREST, "l", 256, compiled="blocks", needs=60),
+    _case("graph-everest-s", EVEREST, "s", 256, compiled="graph", needs=150),
+)
+
+
+def measure_steps(rows: Rows, cases: tuple[StepCase, ...], seconds: float) -> None:
+    """Write the rows of the cases; an error, such as too little memory, ends the batches of its case."""
+    for case in cases:
+        rows.run(f"step {case.name}", partial(measure, case, seconds=seconds), needs=case.needs)

@@ -1,4 +1,4 @@
-"""Videos on a machine with a GPU: the loader alone, whole training runs, and the GPU's own decoder."""
+"""Videos on a machine with a GPU: the loader alone, and whole training runs."""
 
 from __future__ import annotations
 
@@ -46,20 +46,6 @@ for number in range(first, last):
     top, left = (int(torch.randint(0, size, (1,), generator=generator)) for size in room)
     crop = scene[:, top : top + 240, left : left + 320].contiguous()
     write_video(folder / f"video{number:04d}.mp4", crop, fps=30, crf=20, gop=12)
-"""
-
-# Decodes the files argv[2:], on the GPU if argv[1] is gpu; prints the frames and the seconds.
-DECODE = """
-import av, sys, time
-from av.codec.hwaccel import HWAccel
-on_gpu = HWAccel("cuda", allow_software_fallback=False) if sys.argv[1] == "gpu" else None
-frames, began = 0, time.perf_counter()
-for path in sys.argv[2:]:
-    with av.open(path, hwaccel=on_gpu) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        frames += sum(1 for _ in container.decode(stream))
-print(frames, time.perf_counter() - began)
 """
 
 
@@ -163,19 +149,6 @@ def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[s
     )
 
 
-def decoders(videos: Videos) -> Iterator[Row]:
-    """Frames/s of the GPU's decoder in as many processes as it has engines, and of a core."""
-    paths = videos.paths()[:64]
-    for where, processes in (("gpu", 1), ("gpu", 7), ("gpu", 14), ("cpu", 1)):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started = [_python("-c", DECODE, where, *paths[i::processes][:24], **pipes) for i in range(processes)]
-        ended = [process.communicate() for process in started]
-        counted = [tuple(map(float, out.split())) for out, _ in ended if out.strip()]
-        speed = sum(frames / seconds for frames, seconds in counted)
-        errors = [error[-200:] for _, error in ended if error]
-        yield {"where": where, "processes": processes, "frames_per_second": speed, "errors": errors[:1]}
-
-
 def measure_data(rows: Rows, *, number: int, batch: int | None, seconds: float, run_seconds: float) -> None:
     """Write the rows of all of it.
 
@@ -198,4 +171,3 @@ def measure_data(rows: Rows, *, number: int, batch: int | None, seconds: float, 
         lasts = run_seconds + longer
         work = partial(run, videos, rows, name, lasts, settings)
         rows.run(f"run {name}", work, needs=lasts + 40)
-    rows.run("decoders", partial(decoders, videos), needs=40)

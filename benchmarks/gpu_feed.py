@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Final
 
@@ -66,11 +67,17 @@ def read_h264(file: Path, rng: np.random.Generator) -> None:
     read_frames(file, [start + STRIDE * number for number in range(FRAMES)], decoder="pyav")
 
 
+def _set_barrier(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+
+
 def work(read: Callable[[Path, np.random.Generator], None], file: Path, seconds: float, seed: int) -> float:
-    """Clips per second of one process."""
+    """Clips per second of one process, from the moment when all processes are ready."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     read(file, rng)
+    _barrier.wait(timeout=120)
     began, clips = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         read(file, rng)
@@ -82,8 +89,10 @@ def in_processes(
     read: Callable[[Path, np.random.Generator], None], file: Path, processes: int, seconds: float
 ) -> Iterator[Row]:
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as executor:
-        list(executor.map(partial(work, read, file, 0.0), range(processes)))  # starts all of them
+    barrier = spawn.Barrier(processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=spawn, initializer=_set_barrier, initargs=(barrier,)
+    ) as executor:
         rates = list(executor.map(partial(work, read, file, seconds), range(processes)))
     yield {"processes": processes, "clips_per_second": sum(rates), "of_one": sum(rates) / processes}
 

@@ -1,10 +1,9 @@
-"""The parts of a training step alone on a GPU: ceilings, products, attention, importance, a profile."""
+"""The parts of a training step alone on a GPU: ceilings, attention, importance, a profile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,28 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 
 from everest.methods.importance import change_importance
-from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.models.mae import MaskedAutoencoder
-from everest.video.pixels import IMAGENET, normalize
+from everest.video.pixels import normalize
 
 BATCH = 256
 CLIP = (3, 16, 224, 224)
 KEPT = 470  # of 1568 tokens: rho_pre = 0.3, EVEREST Table 7
 VIT_B = StepCase(name="vit-b", recipe=EVEREST, backbone="vit-b", batches=())
 
-# Rows, outputs and inputs of the products of ViT-B with 256 clips: 156 visible tokens a clip, 470 in the
-# decoder, 314 of them predicted.
-PRODUCTS = {
-    "encoder qkv": (39_936, 2304, 768),
-    "encoder projection": (39_936, 768, 768),
-    "encoder fc1": (39_936, 3072, 768),
-    "encoder fc2": (39_936, 768, 3072),
-    "decoder qkv": (120_320, 1152, 384),
-    "decoder projection": (120_320, 384, 384),
-    "decoder fc1": (120_320, 1536, 384),
-    "decoder fc2": (120_320, 384, 1536),
-    "head": (80_384, 1536, 384),
-}
 # Batch, heads, queries and keys; 64 channels a head.
 ATTENTION = {
     "encoder": (256, 12, 156, 156),
@@ -80,73 +65,50 @@ def ceilings(seconds: float) -> Iterator[Row]:
     yield {"what": "launch of a small kernel", "microseconds": (time.perf_counter() - began) / calls * 1e6}
 
 
-def products(seconds: float) -> Iterator[Row]:
-    """The products of a step, forward and backward."""
-    for name, (rows, outputs, inputs) in PRODUCTS.items():
-        options = {"device": "cuda", "dtype": torch.bfloat16}
-        x, weight = torch.randn(rows, inputs, **options), torch.randn(outputs, inputs, **options)
-        grad, bias = torch.randn(rows, outputs, **options), torch.randn(outputs, **options)
-        works: dict[str, Callable[[], Tensor]] = {
-            "forward": partial(F.linear, x, weight, bias),
-            "gradient of the input": partial(torch.matmul, grad, weight),
-            "gradient of the weight": partial(torch.matmul, grad.T, x),
-        }
-        for direction, work in works.items():
-            times = timed(work, seconds=seconds / 6)
-            rate = 2 * rows * outputs * inputs / times["ms"] / 1e9
-            yield {"what": f"{name}, {direction}", "tflops": rate, **times}
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Attention with the strides that it has in a block: queries, keys and values of one product."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        assert self.name in ATTENTION
-
-    def chosen(self) -> str:
-        """The back-end that torch chooses."""
-        return SDPBackend(torch._fused_sdp_choice(*self._inputs(self._packed()))).name
-
-    def rows(self, backend: SDPBackend, seconds: float) -> Iterator[Row]:
-        packed = self._packed()
-        batch, heads, queries, keys = ATTENTION[self.name]
-        grad = torch.randn(batch, heads, queries, 64, device="cuda", dtype=torch.bfloat16)
-
-        def forward() -> Tensor:
-            with sdpa_kernel(backend):
-                return F.scaled_dot_product_attention(*self._inputs(packed))
-
-        def forward_and_backward() -> None:
-            forward().backward(grad)
-            packed.grad = None
-
-        flop = 4 * queries * keys * 64 * heads * batch
-        for name, work, share in (("forward", forward, 1.0), ("with backward", forward_and_backward, 3.5)):
-            times = timed(work, seconds=seconds / 4)
-            rate = share * flop / times["ms"] / 1e9
-            yield {"what": f"{self.name}, {name}", "backend": backend.name, "tflops": rate, **times}
-
-    def _packed(self) -> Tensor:
-        batch, heads, _, keys = ATTENTION[self.name]
-        shape = (batch, keys, 3 * heads * 64)
-        return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-
-    def _inputs(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _, heads, queries, keys = ATTENTION[self.name]
-        q, k, v = (part.unflatten(-1, (heads, 64)).transpose(1, 2) for part in packed.chunk(3, -1))
-        return q[:, :, keys - queries :], k, v
-
-
 def attention(rows: Rows, seconds: float) -> None:
     """Each shape with each back-end; a back-end that does not have it is a row with its error."""
     for name in ATTENTION:
-        one = Attention(name)
-        rows.run(f"attention {name}", lambda one=one: iter([{"chosen": one.chosen()}]))
+        rows.run(f"attention {name}", partial(_chosen, name))
         for backend in BACKENDS:
-            rows.run(f"attention {name} {backend.name}", partial(one.rows, backend, seconds))
+            rows.run(f"attention {name} {backend.name}", partial(_attention, name, backend, seconds))
+
+
+def _packed(name: str) -> Tensor:
+    """Queries, keys and values of one product, as in a block."""
+    batch, heads, _, keys = ATTENTION[name]
+    shape = (batch, keys, 3 * heads * 64)
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+
+def _inputs(name: str, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _, heads, queries, keys = ATTENTION[name]
+    q, k, v = (part.unflatten(-1, (heads, 64)).transpose(1, 2) for part in packed.chunk(3, -1))
+    return q[:, :, keys - queries :], k, v
+
+
+def _chosen(name: str) -> Iterator[Row]:
+    """The back-end that torch chooses."""
+    yield {"chosen": SDPBackend(torch._fused_sdp_choice(*_inputs(name, _packed(name)))).name}
+
+
+def _attention(name: str, backend: SDPBackend, seconds: float) -> Iterator[Row]:
+    packed = _packed(name)
+    batch, heads, queries, keys = ATTENTION[name]
+    grad = torch.randn(batch, heads, queries, 64, device="cuda", dtype=torch.bfloat16)
+
+    def forward() -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(*_inputs(name, packed))
+
+    def forward_and_backward() -> None:
+        forward().backward(grad)
+        packed.grad = None
+
+    flop = 4 * queries * keys * 64 * heads * batch
+    for what, work, share in (("forward", forward, 1.0), ("with backward", forward_and_backward, 3.5)):
+        times = timed(work, seconds=seconds / 4)
+        rate = share * flop / times["ms"] / 1e9
+        yield {"what": f"{name}, {what}", "backend": backend.name, "tflops": rate, **times}
 
 
 def moving_frames(batch: int) -> Tensor:
@@ -160,30 +122,17 @@ def moving_frames(batch: int) -> Tensor:
     return (clips + torch.randn_like(clips).mul_(3)).clamp_(0, 255).byte()
 
 
-class OnePart(TubeletEmbedding):
-    """The embedding with the weight for differences of bytes rounded to bfloat16 once."""
-
-    def of_byte_changes(self, change: Tensor) -> Tensor:
-        assert isinstance(self.proj, torch.nn.Conv3d)
-        weight, _ = in_two_parts(IMAGENET.byte_changes_weight(self.proj.weight.detach()).flatten(1))
-        rows = change.flatten(2).flatten(0, 1)
-        return torch.mm(rows, weight.T, out_dtype=torch.float32).unflatten(0, change.shape[:2])
-
-
 @torch.no_grad()
 def importance(seconds: float, *, batch: int = BATCH) -> Iterator[Row]:
     """Importance in each formulation, and the share of the kept tokens that float32 keeps, too."""
     model = VIT_B.build().model
     assert isinstance(model, MaskedAutoencoder)
     embed, clips = model.encoder.patch_embed, moving_frames(batch)
-    one_part = OnePart(768, embed.tubelet).cuda()
-    one_part.load_state_dict(embed.state_dict())
     compiled = torch.compile(change_importance, dynamic=False)
     works: dict[str, tuple[str, Callable[[], Tensor]]] = {
         "float32": ("highest", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
         "tf32": ("high", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
         "bytes": ("highest", lambda: change_importance(clips, embed, embed.tubelet)),
-        "bytes, one part": ("highest", lambda: change_importance(clips, one_part, embed.tubelet)),
         "bytes, compiled": ("highest", lambda: compiled(clips, embed, embed.tubelet)),
     }
     kept: dict[str, Tensor] = {}

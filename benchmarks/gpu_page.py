@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py or gpu_step.py has measured.
+"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py has measured.
 
     python benchmarks/gpu_page.py FILE …
 
@@ -127,7 +127,7 @@ def importance(rows: list[Row]) -> str:
 
 
 def videos(rows: list[Row]) -> str:
-    """The loader alone, training runs, and decoding alone."""
+    """The loader alone, and training runs."""
     loaders = [row for row in rows if row["item"].startswith("loader") and "workers" in row]
     keys = ("clips_per_second", "clips_per_second_of_one_process")
     loaded = [
@@ -142,12 +142,9 @@ def videos(rows: list[Row]) -> str:
         ]
         for row in runs
     ]
-    decoders = [row for row in rows if row["item"] == "decoders" and "frames_per_second" in row]
-    decoded = [[row["where"], str(row["processes"]), f"{row['frames_per_second']:.0f}"] for row in decoders]
     tables = [
         (["workers of the loader alone", "views of a video", "clips/s", "clips/s of one process"], loaded),
         (["training run", "steps", "clips/s, median", "p10-p90", "waits for videos"], trained),
-        (["decoding alone", "processes", "frames/s"], decoded),
     ]
     return "\n\n".join(filter(None, (_table(*table) for table in tables)))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ import psutil
 POLL_SECONDS = 0.0003  # a save of a small state takes a few milliseconds
 PATIENCE_SECONDS = 180.0  # for a moment, and for processes to end
 START_SECONDS = 6.0  # imports take about this long
-MOMENTS = {"start": 2, "first files": 2, "recipe": 2, "row": 4, "save": 10}  # and how often each is drawn
+MOMENTS = {"start": 2, "first files": 4, "row": 4, "save": 10}  # and how often each is drawn
 SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGHUP: 1}
 
 
@@ -29,7 +30,6 @@ class End:
     stderr: str
     killed_by: str | None = None  # None: it ended by itself
     phase: str = ""
-    victims: str = ""  # which of its processes
 
 
 class Call:
@@ -67,9 +67,9 @@ class Call:
             members += members[0].children(recursive=True)
         except psutil.NoSuchProcess:
             return self.finish()
-        chosen, victims = self._victims(members, number, rng)
-        for member in chosen:
-            _send(member, number)
+        for member in _victims(members, number, rng):
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
         at_once = phase_of(self.run)
         code = self._process.wait(timeout=PATIENCE_SECONDS)  # before psutil, which would take its code
         psutil.wait_procs(members[1:], timeout=PATIENCE_SECONDS)
@@ -78,21 +78,7 @@ class Call:
         stderr = self._log.read_text(errors="replace")
         if code == 0:
             return End(code=0, stderr=stderr)
-        return End(code=code, stderr=stderr, killed_by=number.name, phase=phase, victims=victims)
-
-    def _victims(
-        self, members: list[psutil.Process], number: signal.Signals, rng: Random
-    ) -> tuple[list[psutil.Process], str]:
-        """The command alone, one of the processes that it started, or all of them."""
-        if number != signal.SIGKILL or len(members) == 1:
-            return members[:1], "the command"
-        match rng.randrange(3):
-            case 0:
-                return members[:1], "the command"
-            case 1:
-                return [rng.choice(members[1:])], "one process"
-            case _:
-                return members, "all processes"
+        return End(code=code, stderr=stderr, killed_by=number.name, phase=phase)
 
     def _wait_for(self, moment: str, rng: Random) -> bool:
         """Wait for a moment of the run; False if the command ended before."""
@@ -102,14 +88,12 @@ class Call:
             case "start":
                 return self._sleep(delay * START_SECONDS)
             case "first files":
-                happened, number = self._changes(lambda: _stamp(self.run / "running.json")), 1
-            case "recipe":  # a resumed run does not write it again
-                happened, number = self._changes(lambda: _stamp(self.run / "running.json")), 1
-                delay *= 10
+                happened, number = _changes(lambda: _stamp(self.run / "running.json")), 1
+                delay *= rng.choice((1, 10))
             case "row":
-                happened = self._changes(lambda: _stamp(self.run / "metrics.jsonl"))
+                happened = _changes(lambda: _stamp(self.run / "metrics.jsonl"))
             case _:
-                happened = self._changes(lambda: _is_saving(self.run))
+                happened = _changes(lambda: _is_saving(self.run))
                 number = 2 * number - 1  # every other change is the end of a save
         while number > 0:
             if self._process.poll() is not None:
@@ -120,18 +104,25 @@ class Call:
             time.sleep(POLL_SECONDS)
         return self._sleep(delay * (0.003 if moment == "save" else 0.05))
 
-    @staticmethod
-    def _changes(look: Callable[[], object]) -> Iterator[bool]:
-        """Whether a look differs from the one before."""
-        before = look()
-        while True:
-            now = look()
-            yield now != before
-            before = now
-
     def _sleep(self, seconds: float) -> bool:
         time.sleep(seconds)
         return self._process.poll() is None
+
+
+def _victims(members: list[psutil.Process], number: signal.Signals, rng: Random) -> list[psutil.Process]:
+    """The command alone, one of the processes that it started, or all of them."""
+    if number != signal.SIGKILL or len(members) == 1:
+        return members[:1]
+    return rng.choice((members[:1], [rng.choice(members[1:])], members))
+
+
+def _changes(look: Callable[[], object]) -> Iterator[bool]:
+    """Whether a look differs from the one before."""
+    before = look()
+    while True:
+        now = look()
+        yield now != before
+        before = now
 
 
 def phase_of(run: Path) -> str:
@@ -176,10 +167,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return

@@ -1,6 +1,6 @@
 """Kills real training runs at random moments, resumes them, and compares the weights with unbroken runs.
 
-    python benchmarks/kills.py --kills 100 --seed 0 --processes 1,2 [--json]
+    python benchmarks/kills.py --kills 100 --seed 0 --processes 1,2
 
 Tiny runs of `pretrain` and `finetune` on rendered clips are killed (SIGKILL, sometimes SIGTERM or SIGHUP)
 while they start, in steps and in saves, and the same command is repeated until the run ends. The final
@@ -11,17 +11,15 @@ or if a run cannot be resumed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,7 +51,7 @@ class Killed:
 
     stage: str
     processes: int
-    kills: list[dict[str, Any]] = field(default_factory=list)
+    kills: list[End] = field(default_factory=list)
     refused: str | None = None  # the message of a call that did not resume the run
     equal: bool | None = None  # to the unbroken run; None: not finished
     leftovers: list[str] = field(default_factory=list)  # files that a finished run should not leave
@@ -82,9 +80,7 @@ class Killer:
             end = call.finish() if last else call.kill(rng)
             if end.killed_by is None:
                 break
-            killed.kills.append({key: value for key, value in asdict(end).items() if key != "stderr"})
-            if "Traceback" in end.stderr and end.killed_by != "SIGKILL":
-                killed.kills[-1]["traceback"] = end.stderr[-1500:]
+            killed.kills.append(end)
         if end.code:
             killed.refused = _last_lines(end)
             return killed
@@ -129,10 +125,11 @@ def _write_clips(folder: Path) -> None:
 def _same(first: Path, second: Path) -> bool:
     """Whether weights, best weights and logged numbers of two runs are equal to the bit."""
     for name in ("model.safetensors", "best.safetensors"):
-        if (first / name).is_file() != (second / name).is_file():
+        files = [run / name for run in (first, second) if (run / name).is_file()]
+        if len(files) == 1:
             return False
-        if (first / name).is_file():
-            one, other = load_file(first / name), load_file(second / name)
+        if files:
+            one, other = map(load_file, files)
             if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
                 return False
     rows = [[{k: row.get(k) for k in COMPARED} for row in RunFolder(run).rows()] for run in (first, second)]
@@ -155,10 +152,10 @@ def _last_lines(end: End) -> str:
 
 def kill_runs(folder: Path, *, kills: int, seed: int, processes: Sequence[int], jobs: int) -> dict[str, Any]:
     """Kill runs of all stages in turns, `kills` times in all, `jobs` runs at a time."""
-    started = time.monotonic()
     killer = Killer(folder, seed)
     kinds = [(stage, number) for number in processes for stage in STAGES]
-    unbroken = {f"{stage}, {n}": leftovers(*[killer.unbroken(stage, n)] * 2) for stage, n in kinds}
+    for kind in kinds:  # before the threads, which share them
+        killer.unbroken(*kind)
     runs: list[Killed] = []
     with ThreadPoolExecutor(jobs) as pool:
         while (left := kills - sum(len(run.kills) for run in runs)) > 0:
@@ -171,24 +168,17 @@ def kill_runs(folder: Path, *, kills: int, seed: int, processes: Sequence[int], 
             for call in as_completed(calls):
                 runs.append(call.result())
                 _progress(runs, kills)
-    phases = Counter(f"{kill['phase']} ({kill['killed_by']})" for run in runs for kill in run.kills)
+    ends = [end for run in runs for end in run.kills]
+    left_over = (re.sub(r"(pymp|listener)-\w+", r"\1-…", name) for run in runs for name in run.leftovers)
     return {
-        "kills": sum(len(run.kills) for run in runs),
+        "kills": len(ends),
         "runs": len(runs),
-        "seconds": round(time.monotonic() - started, 1),
         "unequal": sum(run.equal is False for run in runs),
         "refused": [run.refused for run in runs if run.refused],
-        "leftovers": dict(Counter(name for run in runs for name in shapes(run.leftovers))),
-        "leftovers_unbroken": {key: sorted(shapes(names)) for key, names in unbroken.items()},
-        "tracebacks": sum("traceback" in kill for run in runs for kill in run.kills),
-        "phases": dict(phases.most_common()),
-        "each": [asdict(run) for run in runs],
+        "leftovers": dict(Counter(left_over)),
+        "tracebacks": sum("Traceback" in end.stderr and end.killed_by != "SIGKILL" for end in ends),
+        "phases": dict(Counter(f"{end.phase} ({end.killed_by})" for end in ends).most_common()),
     }
-
-
-def shapes(names: Sequence[str]) -> set[str]:
-    """Names without their random parts."""
-    return {re.sub(r"(pymp|listener)-\w+", r"\1-…", name) for name in names}
 
 
 def _progress(runs: Sequence[Killed], kills: int) -> None:
@@ -199,30 +189,18 @@ def _progress(runs: Sequence[Killed], kills: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", default="1,2", help="numbers of processes, in turns [1,2]")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time [2]")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args()
-    processes = [int(part) for part in options.processes.split(",")]
+    options = vars(parser.parse_args())
+    options["processes"] = [int(part) for part in options["processes"].split(",")]
     with tempfile.TemporaryDirectory(prefix="everest-kills-") as folder:
-        found = kill_runs(
-            Path(folder), kills=options.kills, seed=options.seed, processes=processes, jobs=options.jobs
-        )
-    if options.json:
-        print(json.dumps(found, indent=1))
-    else:
-        print(markdown(["phase and signal", "kills"], [[k, str(v)] for k, v in found["phases"].items()]))
-        print(
-            f"{found['kills']} kills in {found['runs']} runs, {found['seconds']} s: "
-            f"{found['unequal']} unequal, {len(found['refused'])} refused, "
-            f"{found['tracebacks']} tracebacks, leftovers {found['leftovers'] or 'none'}"
-        )
-        print("\n".join(found["refused"]))
+        found = kill_runs(Path(folder), **options)
+    phases = found.pop("phases")
+    print(markdown(["phase and signal", "kills"], [[name, str(count)] for name, count in phases.items()]))
+    print(*(f"{name}: {value}" for name, value in found.items()), sep="\n")
     if found["unequal"] or found["refused"]:
         raise SystemExit(1)
 

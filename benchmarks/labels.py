@@ -15,17 +15,16 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t
+from measuring import everest
 from torchvision.transforms.v2.functional import resize
 
+from everest.sweep.statistics import spread
 from everest.video.reader import probe, read_frames
 from everest.video.writer import write_video
 from everest_demo.rendering import RADIUS, SIZE, Paths, render
@@ -51,11 +50,6 @@ FASTEST = 4.0  # pixels a frame
 CLIP = 12  # frames of a rendered clip
 
 
-def everest(*arguments: object) -> str:
-    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def run(folder: Path, root: Path, lists: dict[str, Path], overrides: Sequence[str], seed: int) -> dict:
     """Fine-tune from scratch and evaluate; returns the document of `everest eval --json`."""
     saved = folder / "eval.json"
@@ -78,22 +72,20 @@ def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> Path:
 
 
 def summary(name: str, values: Sequence[float]) -> None:
-    mean, spread = statistics.mean(values), 0.0
-    if len(values) > 1:
-        spread = statistics.stdev(values) / len(values) ** 0.5 * float(t.ppf(0.975, len(values) - 1))
-    print(f"{name}: {mean:.2f} +- {spread:.2f} of {len(values)} seeds", flush=True)
+    found = spread(values)
+    low, high = found.interval or (found.mean, found.mean)
+    print(f"{name}: {found.mean:.2f} +- {(high - low) / 2:.2f} of {len(values)} seeds", flush=True)
 
 
 def rare(folder: Path, videos: Path, names: Sequence[str], seeds: Sequence[int]) -> None:
     """Macro F1 on a balanced test list after training on a list with rare classes."""
     for name in names:
+        lines = (videos / f"{name}_train.csv").read_text().splitlines()
+        by_class: dict[str, list[str]] = defaultdict(list)
+        for path, label in (line.rsplit(" ", 1) for line in lines):
+            by_class[label].append(path)
         found: dict[str, list[float]] = defaultdict(list)
         for seed in seeds:
-            by_class: dict[str, list[str]] = defaultdict(list)
-            for line in (videos / f"{name}_train.csv").read_text().split("\n"):
-                if line:
-                    path, label = line.rsplit(" ", 1)
-                    by_class[label].append(path)
             rng = np.random.default_rng(seed)
             chosen = rng.permutation(sorted(by_class))[: RARE_SETS[name]]  # others are rare with another seed
             rows = [
@@ -101,19 +93,18 @@ def rare(folder: Path, videos: Path, names: Sequence[str], seeds: Sequence[int])
                 for label, paths in sorted(by_class.items())
                 for path in rng.permutation(paths)[: max(1, len(paths) // RATIO) if label in chosen else None]
             ]
-            train = write_rows(folder / name / f"train-{seed}.csv", rows)
-            lists = {"train": train, "val": videos / f"{name}_val.csv", "test": videos / f"{name}_test.csv"}
+            lists = {part: videos / f"{name}_{part}.csv" for part in ("val", "test")}
+            lists["train"] = write_rows(folder / name / f"train-{seed}.csv", rows)
             for arm, overrides in RARE_ARMS.items():
-                out = folder / name / f"{arm}-{seed}"
                 settings = (*CLIPS[name], "finetune.best=macro_f1", *overrides)
-                result = run(out, videos, lists, settings, seed)
+                result = run(folder / name / f"{arm}-{seed}", videos, lists, settings, seed)
                 found[arm].append(result["macro_f1"])
                 print(name, arm, seed, result["macro_f1"], result["top1"], flush=True)
         for arm, values in found.items():
             summary(f"{name}, {arm}, macro F1", values)
-        for arm in list(RARE_ARMS)[1:]:
-            paired = [one - other for one, other in zip(found[arm], found["none"], strict=True)]
-            summary(f"{name}, {arm} - none", paired)
+            if arm != "none":
+                less = [one - other for one, other in zip(values, found["none"], strict=True)]
+                summary(f"{name}, {arm} - none", less)
 
 
 def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
@@ -121,18 +112,18 @@ def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
     root = folder / "pairs"
     with (videos / "clips.csv").open() as file:
         clips = [row for row in csv.DictReader(file) if row["class"] in SEVERAL]
-    lists = {}
+    lists, labels = {}, {}
     for part, count in PAIRS.items():
         of_part = [row for row in clips if row["split"] == part]
         rng = np.random.default_rng(len(part))
-        rows = []
+        labels[part] = []
         for number in range(count):
             pair = [of_part[i] for i in rng.choice(len(of_part), 2, replace=False)]
             name = f"{part}{number}.mp4"
             if not (root / name).is_file():
                 join(root / name, [videos / row["path"] for row in pair])
-            rows.append((name, "|".join(sorted({row["class"] for row in pair}))))
-        lists[part] = write_rows(root / f"{part}.csv", rows)
+            labels[part].append((name, sorted({row["class"] for row in pair})))
+        lists[part] = write_rows(root / f"{part}.csv", ((name, "|".join(of)) for name, of in labels[part]))
     whole = "finetune.crop_area=[1.0, 1.0]"  # a crop may lose one of the two clips
     settings = (*DIFFERENCES, f"data.size=[{SIDE}, {2 * SIDE}]", whole)
     found: dict[str, list[float]] = defaultdict(list)
@@ -142,11 +133,10 @@ def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
         found["multi-label"].append(result["map"])
         precisions = []
         for name in SEVERAL:
-            binary = {}
-            for part, path in lists.items():
-                with path.open() as file:
-                    rows = [(r["path"], int(name in r["label"].split("|"))) for r in csv.DictReader(file)]
-                binary[part] = write_rows(root / f"{name}-{part}.csv", rows)
+            binary = {
+                part: write_rows(root / f"{name}-{part}.csv", ((path, int(name in of)) for path, of in rows))
+                for part, rows in labels.items()
+            }
             one = run(folder / f"{name}-{seed}", root, binary, settings, seed)
             precisions.append(next(row["ap"] for row in one["per_class"] if row["name"] == "1"))
         found["one classifier for each class"].append(statistics.mean(precisions))

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -174,6 +175,14 @@ def machine() -> dict[str, Any]:
     """Where and with what the rows were measured."""
     versions = {"torch": torch.__version__, "av": av.__version__, "commit": _commit()}
     return {"cpu": _cpu(), "cores": os.cpu_count(), **versions, **_gpu()}
+
+
+def everest(*words: object, show: bool = False) -> str:
+    """The output of a command, which must succeed; `show`: it goes to the terminal instead."""
+    command = [sys.executable, "-m", "everest_cli", *map(str, words)]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    stdout = None if show else subprocess.PIPE
+    return subprocess.run(command, check=True, stdout=stdout, text=True, env=environment).stdout or ""
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

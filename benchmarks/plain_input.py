@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everest.data.crops import Box, covering_size, multi_scale_crop
+from everest.data.crops import Box, multi_scale_crop
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
@@ -33,15 +33,6 @@ def training_item(path: Path, ids: list[int], size: int, rng: np.random.Generato
     if rng.random() < 0.5:
         images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
     return _normalized(images)
-
-
-def test_item(path: Path, window: np.ndarray, box: Box, stride: int, size: int) -> Tensor:
-    """One of clips x crops views: every `stride`-th frame of the video is decoded and resized for it."""
-    reader = decord.VideoReader(str(path), num_threads=1)
-    video = reader.get_batch(list(range(0, len(reader), stride))).asnumpy()
-    height, width = covering_size(video.shape[1:3], (size, size))
-    images = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in video]
-    return _normalized([_cut(images[number // stride], box) for number in window])
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:

@@ -18,17 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from measuring import machine
-from rendered_set import RESTING, write_events, write_set
-from shaken_set import SUFFIX, write_shaken
+from evidence_sets import RESTING, SUFFIX, write_events, write_set, write_shaken
+from measuring import everest, machine
 
 from everest.config.yaml import read_yaml, write_yaml
 from everest.lists.text import read_rows
@@ -87,7 +83,7 @@ def prepare(folder: Path, videos: Path | None, sets: Sequence[str], *, quick: bo
     labeled = [f"{name}_{part}.csv" for name in originals for part in ("train", "val", "test")]
     missing = [videos / name for name in ("pretrain.csv", *labeled) if not (clips / name).is_file()]
     if missing:
-        everest("prepare", "encode", *missing, "-o", clips, "--short-side", SHORT_SIDE, "-q")
+        everest("prepare", "encode", *missing, "-o", clips, "--short-side", SHORT_SIDE, "-q", show=True)
     for name in sets:
         if name in SHAKEN:
             write_shaken(videos, clips, name.removesuffix(SUFFIX))
@@ -99,7 +95,7 @@ def train_tokenizer(folder: Path, recipe: Path, *, quick: bool) -> Path:
     if not (videos / "test.csv").is_file():  # the last file
         write_events(videos, **(QUICK_SIZES if quick else {}))
     settings = [option for setting in QUICK_TOKENIZER if quick for option in ("--set", setting)]
-    everest("train-tokenizer", "--recipe", recipe, "--data", videos, *settings, "-o", run, "-q")
+    everest("train-tokenizer", "--recipe", recipe, "--data", videos, *settings, "-o", run, "-q", show=True)
     return run
 
 
@@ -124,7 +120,7 @@ def run(
     sweep["recipe"] = str(FILES / sweep["recipe"])
     file = folder / f"{part}.yaml"
     file.write_text(write_yaml(sweep))
-    everest("sweep", file, "--data", root, "-o", runs, *options)
+    everest("sweep", file, "--data", root, "-o", runs, *options, show=True)
     prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}
     unlabeled = [RESTING if part == "frame-selection" else "pretrain"]
     if part == OWN_CLIPS:
@@ -172,13 +168,6 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool =
 def shortened(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of an arm with fewer steps, if it has steps of its own."""
     return settings | {name: settings[name] // QUICK_FACTOR for name in STEPS if name in settings}
-
-
-def everest(*arguments: object) -> None:
-    """Run a command, whose progress is shown."""
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment)
 
 
 def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:

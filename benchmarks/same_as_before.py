@@ -44,10 +44,9 @@ PRETRAINING: Final[dict[str, tuple[str, ...]]] = {
     "default": (),
     **{name: (SELECTION(name),) for name in ("random", "tube", "running-cell", "frame-difference", "frame")},
     "drawn": (SELECTION("drawn, keep_ratio: 0.5, visible_ratio: 0.25, uniform: 0.5"),),
-    **{
-        f"distance {name}": (f"pretrain.selection.distance={name}",)
-        for name in ("l1", "neg-cosine", "neg-cka")
-    },
+    "distance l1": ("pretrain.selection.distance=l1",),
+    "distance neg-cosine": ("pretrain.selection.distance=neg-cosine",),
+    "distance neg-cka": ("pretrain.selection.distance=neg-cka",),
     "ascending": ("pretrain.selection.order=ascending",),
     "zero first slice": ("pretrain.selection.first_slice=zero",),
     "aligned": ("pretrain.selection.align=shift", "pretrain.selection.cuts=detect"),
@@ -103,13 +102,12 @@ class Commands:
         self._main, self._folder = main, folder
         self._number = 0
 
-    def __call__(self, *words: object, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    def __call__(self, *words: object) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
         self._number += 1
         files = [self._folder / f"{self._number}.{name}" for name in ("out", "err")]
         pid = os.fork()
         if not pid:
-            os.environ.update(env or {})
             for number, file in enumerate(files, start=1):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.argv = ["everest", *map(str, words)]
@@ -180,10 +178,8 @@ def steps(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "train-tokenizer", trained(run, "train-tokenizer", tokenizer, folder)
     teacher = folder / "runs" / "pretrain default"
     others = {
-        **{
-            f"codes {space}": (f"pretrain.target={{kind: tokens, space: {space}}}",)
-            for space in ("codes", "values")
-        },
+        "codes codes": ("pretrain.target={kind: tokens, space: codes}",),
+        "codes values": ("pretrain.target={kind: tokens, space: values}",),
         "features": (f"pretrain.target={{kind: features, teacher: {teacher}}}",),
     }
     for name, settings in {**PRETRAINING, **others}.items():
@@ -191,21 +187,17 @@ def steps(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
         run_folder = folder / "runs" / f"pretrain {name}"
         yield f"pretrain {name}", trained(run, "pretrain", run_folder, folder, *settings, *extra)
     for name, settings in FINETUNING.items():
-        init = teacher if name not in ("class attention",) else "none"
-        yield (
-            f"finetune {name}",
-            trained(run, "finetune", folder / "runs" / f"finetune {name}", folder, *settings, init=init),
-        )
+        init = "none" if name == "class attention" else teacher
+        run_folder = folder / "runs" / f"finetune {name}"
+        yield f"finetune {name}", trained(run, "finetune", run_folder, folder, *settings, init=init)
 
 
 def trained(
     run: Commands, stage: str, output: Path, folder: Path, *settings: str, init: object = None
 ) -> Any:
     """The exit code and the rows of a run, or its message."""
-    with_tokenizer = stage == "train-tokenizer" or any(
-        setting.startswith("tokenizer") for setting in settings
-    )
-    recipe = folder / ("tokenizer.yaml" if with_tokenizer else "recipe.yaml")
+    tokenizer = stage == "train-tokenizer" or any(each.startswith("tokenizer") for each in settings)
+    recipe = folder / ("tokenizer.yaml" if tokenizer else "recipe.yaml")
     words = [stage, "--recipe", recipe, "-o", output, "--gpus", "cpu", "-q"]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--init", init] if stage == "finetune" else []
@@ -266,13 +258,7 @@ def plain(value: Any, folder: Path) -> Any:
     return value
 
 
-COLLECTORS: Final = {
-    "recipes": recipes,
-    "errors": errors,
-    "steps": steps,
-    "json": as_json,
-    "weights": weights,
-}
+COLLECTORS: Final = dict(zip(PARTS, (recipes, errors, steps, as_json, weights), strict=True))
 
 
 def collect(folder: Path, parts: list[str]) -> None:
@@ -345,23 +331,10 @@ def write_inputs(folder: Path) -> None:
 
 def run_checkout(checkout: Path, folder: Path, parts: list[str]) -> None:
     """Collect the parts of a checkout in its own environment."""
-    python = checkout / ".venv" / "bin" / "python"
-    path = os.pathsep.join([str(checkout)])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "COLUMNS": "100",
-    }
-    command = [
-        str(python),
-        __file__,
-        "--collect",
-        str(folder),
-        *(word for part in parts for word in ("--only", part)),
-    ]
-    subprocess.run(command, env=environment, check=True, cwd=folder)
+    own = {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    command = [str(checkout / ".venv" / "bin" / "python"), __file__, "--collect", str(folder)]
+    command += [word for part in parts for word in ("--only", part)]
+    subprocess.run(command, env={**os.environ, **own}, check=True, cwd=folder)
 
 
 def without(tree: dict[str, Any], keys: list[str]) -> None:
@@ -426,11 +399,9 @@ def weight_differences(before: Path, after: Path, *, tolerance: float) -> Iterat
         if first.keys() != second.keys():
             yield f"{run}: tensors {sorted(first.keys() ^ second.keys())[:4]}"
         for name in first.keys() & second.keys():
-            largest = (
-                (first[name].double() - second[name].double()).abs().max().item()
-                if first[name].numel()
-                else 0
-            )
+            if not first[name].numel():
+                continue
+            largest = (first[name].double() - second[name].double()).abs().max().item()
             if largest > tolerance * max(1.0, first[name].abs().max().item()):
                 yield f"{run}: {name} differs by {largest:.2g}"
 
@@ -468,14 +439,9 @@ def main() -> None:
                 of_part += differences(
                     before["predictions"][0], after["predictions"][1], tolerance=0, place="read"
                 )
-            failed = sum(
-                isinstance(value, list) and isinstance(value[0], int) and value[0] != 0
-                for value in before.values()
-            )
-            print(
-                f"{part}: {len(before)} compared ({failed} end with an error), {len(of_part)} differ",
-                flush=True,
-            )
+            failed = sum(isinstance(v, list) and isinstance(v[0], int) and v[0] != 0 for v in before.values())
+            counts = f"{len(before)} compared ({failed} end with an error), {len(of_part)} differ"
+            print(f"{part}: {counts}", flush=True)
             found += of_part
     print(*found, sep="\n")
     raise SystemExit(bool(found))

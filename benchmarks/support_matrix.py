@@ -53,9 +53,8 @@ class Failed(Exception):
 def everest_command(*words: object) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exit_code:
-        raise Failed(
-            (result.stderr.strip().splitlines() or [repr(result.exception)])[-1].removeprefix("error: ")
-        )
+        lines = result.stderr.strip().splitlines() or [repr(result.exception)]
+        raise Failed(lines[-1].removeprefix("error: "))
     return result.stdout
 
 
@@ -63,9 +62,7 @@ def tried(probe: Callable[[], None]) -> bool | str:
     """True, or the reason why it does not work. A bug is no result, and is raised."""
     try:
         probe()
-    except Failed as problem:
-        return str(problem)
-    except UserError as problem:
+    except (Failed, UserError) as problem:
         return str(problem).splitlines()[0]
     return True
 
@@ -92,11 +89,8 @@ class Probes:
         made = tried(self.make)
         if made is not True:
             return dict.fromkeys(COLUMNS, str(made).replace(f"{self.folder}/", ""))
-        results: dict[str, Any] = {
-            "load": tried(self.load),
-            "select": tried(self.select),
-            "train": tried(self.finetune),
-        }
+        results: dict[str, Any] = {"load": tried(self.load), "select": tried(self.select)}
+        results["train"] = tried(self.finetune)
         if results["train"] is not True:
             results |= dict.fromkeys(COLUMNS[3:], "not trained")
         else:
@@ -116,10 +110,9 @@ class Probes:
         everest_command("finetune", *self.options, *init)
 
     def load(self) -> None:
-        features = everest.extract(
-            everest.load_model(self.encoder), [self.folder / "0.mp4"], clips=1, crops=1
-        ).features
-        assert torch.isfinite(features).all()
+        model = everest.load_model(self.encoder)
+        found = everest.extract(model, [self.folder / "0.mp4"], clips=1, crops=1)
+        assert torch.isfinite(found.features).all()
 
     def select(self) -> None:
         model = everest.load_model(self.encoder)
@@ -129,18 +122,15 @@ class Probes:
 
     def export(self, kind: str) -> None:
         names = {"hf": "hf", "onnx": "model.onnx", "torch": "model.pt2"}
-        everest_command(
-            "export", self.folder / "classifier", "--to", kind, "--output", self.folder / names[kind]
-        )
+        words = ("--to", kind, "--output", self.folder / names[kind])
+        everest_command("export", self.folder / "classifier", *words)
 
     def resume(self) -> None:
         """Without its last state, the run makes the same weights again."""
         run = self.folder / "classifier"
         before = load_file(run / "model.safetensors")
-        newest = max(
-            (run / "state").glob("step-*.safetensors"), key=lambda path: int(path.stem.split("-")[1])
-        )
-        newest.unlink()
+        states = (run / "state").glob("step-*.safetensors")
+        max(states, key=lambda path: int(path.stem.split("-")[1])).unlink()
         (run / "model.safetensors").unlink()
         self.finetune()
         after = load_file(run / "model.safetensors")
@@ -196,11 +186,8 @@ def _transformers_model(weights: PublicWeights) -> Any:
     heads = next((int(s.partition("=")[2]) for s in weights.settings if "heads" in s), size.heads)
     shared = {"hidden_size": size.width, "num_hidden_layers": 1, "num_attention_heads": heads}
     if weights.layout == "VJEPA2Model":
-        own = {
-            "crop_size": weights.size,
-            "frames_per_clip": weights.frames,
-            "mlp_ratio": size.mlp / size.width,
-        }
+        own = {"crop_size": weights.size, "frames_per_clip": weights.frames}
+        own["mlp_ratio"] = size.mlp / size.width
         return transformers.VJEPA2Model(transformers.VJEPA2Config(**shared, **own))
     decoder = {
         "decoder_hidden_size": size.decoder_width,
@@ -233,9 +220,7 @@ def different_weights() -> list[PublicWeights]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the results, write nothing")
     parser.add_argument("--only", help="one backbone")
     arguments = parser.parse_args()

@@ -22,86 +22,58 @@ from typing import Any
 
 import torch
 from contenders import DTYPES, Contender, step_times
-from measuring import Times, by_machine, markdown, publish, ratio, with_earlier
+from measuring import by_machine, markdown, publish, ratio, with_earlier
+
+from everest.profiling.profile import StageName
 
 # For each comparison: (backbone, precision) to the minimum ratio, which is our choice.
+S, B = "vit-s", "vit-b"
 GOALS: dict[str, dict[tuple[str, str], float]] = {
-    "EVEREST v plain": {
-        ("vit-s", "fp32"): 1.25,
-        ("vit-b", "fp32"): 1.2,
-        ("vit-s", "bf16"): 1.25,
-        ("vit-b", "bf16"): 1.2,
-    },
-    "EVEREST v plain, plain in fp32": {("vit-s", "bf16"): 2.5, ("vit-b", "bf16"): 2.7},
-    "VideoMAE v transformers": {
-        ("vit-s", "fp32"): 1.07,
-        ("vit-b", "fp32"): 1.15,
-        ("vit-s", "bf16"): 1.2,
-        ("vit-b", "bf16"): 1.2,
-    },
-    "EVEREST v transformers' VideoMAE": {("vit-b", "fp32"): 2.0, ("vit-b", "bf16"): 2.0},
-    "fine-tuning v plain": {("vit-s", "fp32"): 1.15},
-    "fine-tuning v plain, plain in fp32": {("vit-s", "bf16"): 2.1},
+    "EVEREST v plain": {(S, "fp32"): 1.25, (B, "fp32"): 1.2, (S, "bf16"): 1.25, (B, "bf16"): 1.2},
+    "EVEREST v plain, plain in fp32": {(S, "bf16"): 2.5, (B, "bf16"): 2.7},
+    "VideoMAE v transformers": {(S, "fp32"): 1.07, (B, "fp32"): 1.15, (S, "bf16"): 1.2, (B, "bf16"): 1.2},
+    "EVEREST v transformers' VideoMAE": {(B, "fp32"): 2.0, (B, "bf16"): 2.0},
+    "fine-tuning v plain": {(S, "fp32"): 1.15},
+    "fine-tuning v plain, plain in fp32": {(S, "bf16"): 2.1},
     "EVEREST v plain, on equal terms": {},
     "VideoMAE v transformers, on equal terms": {},
     "EVEREST v transformers' VideoMAE, on equal terms": {},
     "fine-tuning v plain, on equal terms": {},
 }
-Pairs = tuple[tuple[str, str, str], ...]  # what is compared: its name, the slow contender, the fast one
-
-
-def pretraining(backbone: str, dtype: str, rounds: int) -> tuple[dict[str, Times], Pairs]:
-    """EVEREST in everest and plain; VideoMAE in everest and transformers."""
-    of: dict[str, Any] = {"backbone": backbone, "dtype": dtype}
-    contenders = {
-        "EVEREST": Contender(code="ours", tuned=True, **of),
-        "VideoMAE": Contender(code="ours", recipe="videomae-k400", tuned=True, **of),
-        "plain": Contender(code="plain", **of),
-        "plain, tuned": Contender(code="plain", tuned=True, **of),
-        "plain fp32": Contender(code="plain", backbone=backbone, dtype="fp32"),
-        "transformers": Contender(code="transformers", recipe="videomae-k400", **of),
-        "transformers, tuned": Contender(code="transformers", recipe="videomae-k400", tuned=True, **of),
-    }
-    pairs: Pairs = (
-        ("EVEREST v plain", "plain", "EVEREST"),
+# What is compared, by task: its name, the slow contender, the fast one.
+PAIRS = {
+    "pretrain": (
+        ("EVEREST v plain", "plain", "everest"),
         ("VideoMAE v transformers", "transformers", "VideoMAE"),
-        ("EVEREST v transformers' VideoMAE", "transformers", "EVEREST"),
-        ("EVEREST v plain, on equal terms", "plain, tuned", "EVEREST"),
+        ("EVEREST v transformers' VideoMAE", "transformers", "everest"),
+        ("EVEREST v plain, on equal terms", "plain, tuned", "everest"),
         ("VideoMAE v transformers, on equal terms", "transformers, tuned", "VideoMAE"),
-        ("EVEREST v transformers' VideoMAE, on equal terms", "transformers, tuned", "EVEREST"),
-        ("EVEREST v plain, plain in fp32", "plain fp32", "EVEREST"),
+        ("EVEREST v transformers' VideoMAE, on equal terms", "transformers, tuned", "everest"),
+        ("EVEREST v plain, plain in fp32", "plain fp32", "everest"),
+    ),
+    "finetune": (
+        ("fine-tuning v plain", "plain", "everest"),
+        ("fine-tuning v plain, on equal terms", "plain, tuned", "everest"),
+        ("fine-tuning v plain, plain in fp32", "plain fp32", "everest"),
+    ),
+}
+
+
+def contender(name: str, task: StageName, backbone: str, dtype: str) -> Contender:
+    """The implementation that a name of `PAIRS` stands for."""
+    code = name.partition(",")[0].partition(" ")[0]
+    return Contender(
+        code="ours" if code in ("everest", "VideoMAE") else "plain" if code == "plain" else "transformers",
+        recipe="videomae-k400" if code in ("VideoMAE", "transformers") else "k400",
+        tuned=code in ("everest", "VideoMAE") or name.endswith("tuned"),
+        **{"stage": task, "backbone": backbone, "dtype": "fp32" if name.endswith("fp32") else dtype},
     )
-    return compared(contenders, pairs, dtype, rounds)
 
 
-def finetuning(backbone: str, dtype: str, rounds: int) -> tuple[dict[str, Times], Pairs]:
-    """Fine-tuning on 60 % of the tokens, everest and plain."""
-    of: dict[str, Any] = {"backbone": backbone, "stage": "finetune"}
-    contenders = {
-        "ours": Contender(code="ours", dtype=dtype, tuned=True, **of),
-        "plain": Contender(code="plain", dtype=dtype, **of),
-        "plain, tuned": Contender(code="plain", dtype=dtype, tuned=True, **of),
-        "plain fp32": Contender(code="plain", dtype="fp32", **of),
-    }
-    pairs: Pairs = (
-        ("fine-tuning v plain", "plain", "ours"),
-        ("fine-tuning v plain, on equal terms", "plain, tuned", "ours"),
-        ("fine-tuning v plain, plain in fp32", "plain fp32", "ours"),
-    )
-    return compared(contenders, pairs, dtype, rounds)
-
-
-def compared(
-    contenders: dict[str, Contender], pairs: Pairs, dtype: str, rounds: int
-) -> tuple[dict[str, Times], Pairs]:
-    """The times of all contenders; the pair "plain fp32" is used only if `dtype` is not fp32."""
-    pairs = tuple(pair for pair in pairs if pair[1] != "plain fp32" or dtype != "fp32")
-    used = {name for _, slow, fast in pairs for name in (slow, fast)}
-    return step_times({name: one for name, one in contenders.items() if name in used}, rounds=rounds), pairs
-
-
-def rows_of(task: str, backbone: str, dtype: str, rounds: int) -> Iterator[dict[str, Any]]:
-    times, pairs = (pretraining if task == "pretrain" else finetuning)(backbone, dtype, rounds)
+def rows_of(task: StageName, backbone: str, dtype: str, rounds: int) -> Iterator[dict[str, Any]]:
+    pairs = [pair for pair in PAIRS[task] if pair[1] != "plain fp32" or dtype != "fp32"]
+    used = dict.fromkeys(name for _, *both in pairs for name in both)
+    times = step_times({name: contender(name, task, backbone, dtype) for name in used}, rounds=rounds)
     for name, slow, fast in pairs:
         goal = GOALS[name].get((backbone, dtype))
         speedup = ratio(times[slow], times[fast])
@@ -144,7 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tasks = [options.task] if options.task else ["pretrain", "finetune"]
+    tasks: list[StageName] = [options.task] if options.task else ["pretrain", "finetune"]
     dtypes = [options.dtype] if options.dtype else list(DTYPES)
     if not torch.cpu._is_avx512_bf16_supported() and "bf16" in dtypes:
         print("this CPU does not compute bf16: left out", file=sys.stderr)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
+from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine.step_log import StepNumbers, StepRecord
+from everest.engine.update import Updater
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
 from everest.system.accelerator import make_accelerator
-from everest.train.network import Network, set_lr, stage_optimizer
-from everest.train.step_log import StepNumbers, StepRecord
-from everest.train.update import Updater
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
 
@@ -58,20 +58,13 @@ class TrainingStep:
             noise.uniform_()
         return cast(Clip, SimpleNamespace(frames=frames, noise=noise, tokens={}))
 
-    def run(self, clips: Clip, *, enters: Callable[[str], None] = lambda phase: None) -> Tensor:
-        """One step. Returns the loss, on the device.
-
-        Args:
-            enters: called with the name of each phase as it begins.
-        """
+    def run(self, clips: Clip) -> Tensor:
+        """One step. Returns the loss, on the device."""
         record = StepRecord(self.device)
-        enters("forward")
         with self.updater.one_pass(last=True):
             loss = self.loss(clips)
-            enters("backward")
             record.add(loss, {}, passes=1)
             self.updater.backward([loss])
-        enters("update")
         norms = self.updater.clip_gradients()
         self.updater.step(StepNumbers(self.accelerator, record, norms))
         return loss.detach()

@@ -7,22 +7,21 @@ VIDEOS is the folder of actions or, with a folder of runs of its own, that of li
 clips too. A unit is a third of the groups (persons, cameras) that is held out, and a seed; there are three
 units for each of two partitions. An encoder is pre-trained on the clips of all other groups, without
 labels. Then classifiers of its features learn the labels of these clips, and answer about the held-out
-ones. Every unit is a file of its own, so that a call that was stopped is resumed; a file without one of the
-measures is written again. Units from 6 on divide the groups in other ways. Differences are paired by unit.
+ones. Every unit is a file of its own, so that a call that was stopped is resumed. Units from 6 on divide
+the groups in other ways. Differences are paired by unit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+import measuring
 import numpy as np
 import torch
 from held_out_clips import FOLDS, LETTERS, PARTITIONS, Clips
@@ -106,8 +105,8 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
     listed.write_text("".join(lines))
     data = [f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
     settings = [part for each in (*data, *BASE, *ARMS[arm]) for part in ("--set", each)]
-    command = ["pretrain", "--recipe", "small", *settings, "--seed", str(unit), "-o", str(run), "-q"]
-    subprocess.run([sys.executable, "-m", "everest_cli", *command, "--gpus", "cpu"], check=True)
+    command = ("pretrain", "--recipe", "small", *settings, "--seed", unit, "-o", run, "-q", "--gpus", "cpu")
+    measuring.everest(*command, show=True)
     model = everest.load_model(run)
     assert isinstance(model, PretrainingModel)
     return model
@@ -189,14 +188,6 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
     return result
 
 
-def is_measured(path: Path, arm: str) -> bool:
-    """Whether the file of a unit has all measures; an image has no tokens for an attentive probe."""
-    if not path.exists():
-        return False
-    (first, *_) = json.loads(path.read_text()).values()
-    return set(MEASURES) <= {*first, *(("attentive",) if arm == DIFFERENCES else ())}
-
-
 def curves(folder: Path, arm: str) -> dict[str, list[list[float]]]:
     """The lowest and the highest mean over the units of each value between views, near the steps of `AT`."""
     by_unit = []
@@ -241,7 +232,7 @@ def main() -> None:
     arms = (RANDOM, DIFFERENCES, *(options.arm or ARMS))
     for unit, arm in product(options.unit or range(FOLDS * PARTITIONS), arms):
         path = folder / f"{unit} {arm}.json"
-        if not is_measured(path, arm):
+        if not path.exists():
             found = of_unit(arm, unit, clips, folder)
             path.write_text(json.dumps(found))
             linear_top1 = {name: round(values["linear"], 1) for name, values in found.items()}

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
-from measuring import HERE, difference_text, markdown
+from measuring import HERE, difference_text, everest, markdown
 
 from everest.sweep.statistics import paired, spread
 
@@ -31,11 +29,6 @@ FINETUNE: Final = (
 )
 RESULTS: Final = HERE / "results" / "view_letters.json"
 Results = dict[str, dict[str, dict[str, float]]]  # accuracies by list, arm and seed
-
-
-def everest(*words: object) -> str:
-    command = [sys.executable, "-m", "everest_cli", *map(str, words)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def run_seed(seed: int, lips: Path, folder: Path) -> None:

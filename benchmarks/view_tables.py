@@ -42,8 +42,7 @@ def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
 def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
     """A measure of a set by arm and unit.
 
-    A unit that an older version has run, and an image, may be without it. An arm of one or two units is left
-    out.
+    An arm without the measure, such as an image, or of one or two units is left out.
     """
     values = {
         arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}

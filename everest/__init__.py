@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from everest.checkpoints.describe import load_model
     from everest.config.recipe import load_recipe
     from everest.data import augment, crops
+    from everest.engine.network import parameter_groups
     from everest.functions import evaluate, extract, predict, predict_timeline
     from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
     from everest.stages import finetune, pretrain
-    from everest.train.network import parameter_groups
     from everest.video.pixels import normalize
     from everest.video.reader import read_frames
 
@@ -52,7 +52,7 @@ _HOMES = {
     "load_model": "everest.checkpoints.describe",
     "load_recipe": "everest.config.recipe",
     "normalize": "everest.video.pixels",
-    "parameter_groups": "everest.train.network",
+    "parameter_groups": "everest.engine.network",
     "predict": "everest.functions",
     "predict_timeline": "everest.functions",
     "pretrain": "everest.stages",

@@ -18,6 +18,16 @@ from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
+from everest.engine.context import RunContext
+from everest.engine.health import (
+    FEWEST_STEPS,
+    STILL_GUESSING,
+    UNDERFITS,
+    Validations,
+    stays_at_chance,
+)
+from everest.engine.setup import set_up_training
+from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
@@ -34,16 +44,6 @@ from everest.models.classifier import (
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import silent
 from everest.system.text import counted
-from everest.train.context import RunContext
-from everest.train.health import (
-    FEWEST_STEPS,
-    STILL_GUESSING,
-    UNDERFITS,
-    Validations,
-    stays_at_chance,
-)
-from everest.train.setup import set_up_training
-from everest.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,15 +124,21 @@ def finetune(stage: Finetuning) -> None:
     chosen_metric = best_metric(stage.model.heads, stage.settings.best, stage.class_names)
     validations = Validations(training.run.rows(), chosen_metric)
     training.model.train()
-    with training.explain_out_of_memory():
-        validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
-        if clips is not None and training.at_checkpoint and not validated:
-            _validate(stage, clips, validations)  # the run was stopped between save and validation
-        _end_early(stage, validations)
-        for _ in training.steps():
-            for clip in training.micro_batches():
-                training.backward([stage.loss(clip)])
-            rows = training.update()
+    validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
+    if clips is not None and training.at_checkpoint and not validated:
+        _validate(stage, clips, validations)  # the run was stopped between save and validation
+    _end_early(stage, validations)
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    training.backward([stage.loss(clip)])
+            norms = training.clip_gradients()
+            training.step(norms)
+            rows = training.log_step()
             validates = clips is not None and training.at_checkpoint
             if validates:
                 rows += training.save()  # first: a validation may take long, and may fail
@@ -142,6 +148,8 @@ def finetune(stage: Finetuning) -> None:
             if clips is not None and validates:
                 _validate(stage, clips, validations)
                 _end_early(stage, validations)
+            training.save_if_due()
+            training.stop_if_asked()
     training.notice(_summary(stage, validations))
 
 
@@ -216,7 +224,7 @@ def _warn_at_chance(stage: Finetuning, step: int) -> None:
     sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
-    losses, share = list(training.step_log.losses.finite), UNDERFITS if step == steps else STILL_GUESSING
+    losses, share = list(training.step_log.losses), UNDERFITS if step == steps else STILL_GUESSING
     mixes = any(mixing.values())
     warning = stays_at_chance(losses, sizes, lowest=lowest, share=share, mixes=mixes)
     training.warn_once("chance", warning)
@@ -245,5 +253,5 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"weights, {training.run.best}"
     )
     guessing = loss_of_guessing(heads, labels)
-    advice = validations.advice(chance=chance, guessing=guessing, steps=steps)
+    advice = validations.advice(chance=chance, guessing=guessing)
     return f"{text}. {advice}" if advice else text

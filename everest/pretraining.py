@@ -13,6 +13,14 @@ from everest.checkpoints.teacher import attach_teacher, spec_of_pretraining
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
+from everest.engine.context import RunContext
+from everest.engine.health import Row
+from everest.engine.plan import learning_rate_advice
+from everest.engine.probe_advice import FEWEST_HELD_OUT
+from everest.engine.resume import require_same_frozen
+from everest.engine.setup import set_up_training
+from everest.engine.tracking import Tracker, image_is_due
+from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
@@ -22,20 +30,11 @@ from everest.models.views import ViewModel
 from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.feature_targets import FeatureTargets
-from everest.train.context import RunContext
-from everest.train.health import Row
-from everest.train.plan import learning_rate_advice
-from everest.train.probe_advice import FEWEST_HELD_OUT
-from everest.train.resume import require_same_frozen
-from everest.train.setup import set_up_training
-from everest.train.tracking import Tracker, image_is_due
-from everest.train.training import Training
 
 # Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses).
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
-FEWEST_OF_SIGREG: Final = 128  # videos of a step, as LeJEPA advises (arXiv 2511.08544)
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
@@ -62,13 +61,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    videos = training.plan.videos_per_step
-    if spec.views is not None and spec.views.loss == "sigreg" and videos < FEWEST_OF_SIGREG:
-        enough = FEWEST_OF_SIGREG * training.plan.views
-        advice = f" (pretrain.batch_size={enough})" if len(clips) >= FEWEST_OF_SIGREG else ""
-        training.notice(
-            f"sigreg: a step has {videos} videos; its authors advise at least {FEWEST_OF_SIGREG}{advice}"
-        )
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         attach_teacher(training.state.trained_model, recipe)
@@ -116,17 +108,25 @@ def pretrain(training: Training) -> None:
     """
     training.model.train()
     collapse = CollapseWatch()
-    with training.explain_out_of_memory():
-        read_probes(training)
-        probe_if_due(training)  # also one that is missing because the run was killed in it
-        for _ in training.steps():
-            for clip in training.micro_batches():
-                output = pretraining_output(training.model, clip)
-                training.backward([output.loss], output.parts)
-            collapse.add(training.update())
+    read_probes(training)
+    probe_if_due(training)  # also one that is missing because the run was killed in it
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    output = pretraining_output(training.model, clip)
+                    training.backward([output.loss], output.parts)
+            norms = training.clip_gradients()
+            training.step(norms)
+            collapse.add(training.log_step())
             probe_if_due(training)
             if training.at_checkpoint and training.tracker is not None:
                 _show_reconstruction(training, training.tracker)
+            training.save_if_due()
+            training.stop_if_asked()
     _summarize(training)
     probed = probe_summary(training)
     if probed is not None:
@@ -135,7 +135,7 @@ def pretrain(training: Training) -> None:
 
 def _summarize(training: Training) -> None:
     """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
-    model, losses = training.state.trained_model, training.step_log.losses.finite
+    model, losses = training.state.trained_model, training.step_log.losses
     if not losses:
         return
     loss = sum(losses) / len(losses)

@@ -5,21 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from everest import finetuning, pretraining
 from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
+from everest.engine.context import RunOptions
+from everest.engine.start import run_context, start_or_resume
+from everest.engine.tokenizer_first import with_tokenizer
 from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
 from everest.system.run_environment import Decoder, Init
-from everest.train.context import RunOptions
-from everest.train.start import run_context, start_or_resume
-from everest.train.tokenizer_first import with_tokenizer
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+
+
+class TrainOptions(TypedDict, total=False):
+    """The options of `pretrain` and `finetune`, as those of the commands."""
+
+    data: str | Path | None  # the folder of lists and videos (`data.root`); None: the recipe's
+    overrides: Sequence[str]  # `section.key=value` texts, which win over the recipe
+    output: str | Path | None  # the run folder; None: `runs/COMMAND/RECIPE-TIME`
+    resume: bool  # resume the run in `output`, if one is there; False: refuse to. Default: True
+    overwrite: bool  # replace the contents of `output`
+    cpu: bool  # use the CPU even if there is a GPU
+    precision: str | None  # `train.precision`; None: the recipe's
+    seed: int | None  # `train.seed`; None: the recipe's
+    tracker: str  # none, tensorboard or wandb, in addition to metrics.jsonl
+    report: Report  # receives the progress and notices (everest.system.events)
 
 
 def pretrain(
@@ -27,16 +43,7 @@ def pretrain(
     *,
     init: str | Path | None = None,
     decoder: Decoder | None = None,
-    data: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    cpu: bool = False,
-    precision: str | None = None,
-    seed: int | None = None,
-    tracker: str = "none",
-    report: Report = silent,
+    **options: Unpack[TrainOptions],
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
 
@@ -46,40 +53,26 @@ def pretrain(
         recipe: the name of a shipped recipe, a YAML file, or "auto" for one that is made for `data`.
         init: the run folder or weights to start from; None or "none": from scratch.
         decoder: keep that of `init`, or start fresh; None: keep it if it fits.
-        data: the folder of lists and videos (`data.root`).
-        overrides: `section.key=value` texts, which win over the recipe.
-        output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
-        resume: resume the run in `output`, if one is there. False: refuse to.
-        overwrite: replace the contents of `output`.
-        cpu: use the CPU even if there is a GPU.
-        precision, seed: of the section `train`; None: the recipe's.
-        tracker: none, tensorboard or wandb, in addition to metrics.jsonl.
-        report: receives the progress and notices (everest.system.events).
+        options: see `TrainOptions`.
     Returns:
         The run folder, which `everest.load_model` opens.
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose="pretrain")
-    output = None if output is None else Path(output)
-    options = RunOptions(
-        command="pretrain",
-        recipe_file=str(recipe),
-        output=output,
-        resume="auto" if resume else "never",
-        overwrite=overwrite,
-        cpu=cpu,
-        tracker=tracker,
-        init=_find_init(init, output, overwrite, decoder),
-    )
-    settings, options = with_tokenizer(
+    if decoder not in (None, "keep", "fresh"):
+        raise unknown_name("decoder", decoder, ("keep", "fresh"))
+    if init in (None, "none") and decoder is not None:
+        raise RecipeError("decoder: only with init, which may have a decoder")
+    report = options.get("report", silent)
+    settings = _recipe(recipe, options, purpose="pretrain")
+    settings, run = with_tokenizer(
         settings,
-        options,
+        _run_options("pretrain", recipe, init, options, decoder=decoder),
         train=partial(_train_tokenizer, report=report),
         set_up=pretraining.set_up_pretraining,
         notify=lambda text: report(notice(text)),
     )
-    with run_context(options, settings, report) as context:
+    with run_context(run, settings, report) as context:
         training = pretraining.set_up_pretraining(settings, context)
         with start_or_resume(training, settings):
             pretraining.pretrain(training)
@@ -87,21 +80,7 @@ def pretrain(
     return training.run.path
 
 
-def finetune(
-    recipe: str | Path,
-    *,
-    init: str | Path | None,
-    data: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    cpu: bool = False,
-    precision: str | None = None,
-    seed: int | None = None,
-    tracker: str = "none",
-    report: Report = silent,
-) -> Path:
+def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[TrainOptions]) -> Path:
     """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
 
     Args:
@@ -112,20 +91,9 @@ def finetune(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    purpose = "scratch" if init in (None, "none") else "finetune"
-    settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
-    output = None if output is None else Path(output)
-    options = RunOptions(
-        command="finetune",
-        recipe_file=str(recipe),
-        output=output,
-        resume="auto" if resume else "never",
-        overwrite=overwrite,
-        cpu=cpu,
-        tracker=tracker,
-        init=_find_init(init, output, overwrite),
-    )
-    with run_context(options, settings, report) as context:
+    settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
+    run = _run_options("finetune", recipe, init, options)
+    with run_context(run, settings, options.get("report", silent)) as context:
         stage = finetuning.set_up_finetuning(settings, context)
         with start_or_resume(stage.training, settings):
             finetuning.finetune(stage)
@@ -142,36 +110,41 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> 
         report(notice(f"warning: {warning}"))
 
 
-def _find_init(
-    name: str | Path | None, output: Path | None, overwrite: bool, decoder: Decoder | None = None
-) -> Init | None:
-    if decoder not in (None, "keep", "fresh"):
-        raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    if name is None or name == "none":
-        if decoder is not None:
-            raise RecipeError("decoder: only with init, which may have a decoder")
-        return None
-    return find_init(name, output=output, overwrite=overwrite, decoder=decoder)
-
-
-def _recipe(
-    recipe: str | Path,
-    data: str | Path | None,
-    overrides: Sequence[str],
-    precision: str | None,
-    seed: int | None,
-    report: Report,
-    *,
-    cpu: bool,
-    purpose: Purpose,
-) -> Recipe:
-    root = None if data is None else str(data)
+def _recipe(recipe: str | Path, options: TrainOptions, *, purpose: Purpose) -> Recipe:
+    root, overrides = options.get("data"), options.get("overrides", ())
+    root = None if root is None else str(root)
+    report, cpu = options.get("report", silent), options.get("cpu", False)
     made = recipe == AUTO
     return recipe_for_run(
         auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if made else recipe,
         data=root,
         overrides=overrides,
-        precision=precision,
-        seed=seed,
+        precision=options.get("precision"),
+        seed=options.get("seed"),
         notify=lambda text: report(notice(text)),
+    )
+
+
+def _run_options(
+    command: str,
+    recipe: str | Path,
+    init: str | Path | None,
+    options: TrainOptions,
+    *,
+    decoder: Decoder | None = None,
+) -> RunOptions:
+    output, overwrite = options.get("output"), options.get("overwrite", False)
+    folder = None if output is None else Path(output)
+    weights: Init | None = None
+    if init is not None and init != "none":
+        weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
+    return RunOptions(
+        command=command,
+        recipe_file=str(recipe),
+        output=folder,
+        resume="auto" if options.get("resume", True) else "never",
+        overwrite=overwrite,
+        cpu=options.get("cpu", False),
+        tracker=options.get("tracker", "none"),
+        init=weights,
     )

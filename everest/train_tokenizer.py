@@ -15,6 +15,11 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.engine.context import RunContext
+from everest.engine.setup import set_up_training
+from everest.engine.tokenizer_loss import TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
+from everest.engine.tracking import image_is_due
+from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
 from everest.system.files import write_text
@@ -25,11 +30,6 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
-from everest.train.context import RunContext
-from everest.train.setup import set_up_training
-from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
-from everest.train.tracking import image_is_due
-from everest.train.training import Training
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
@@ -128,22 +128,31 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
     validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
     adversary_start = first_step(training.plan.steps)
     training.model.train()
-    with training.explain_out_of_memory():
-        if _is_due(training) and training.steps_done not in validated:
-            _validate(training, validation)  # the run was stopped between save and validation
-        for step in training.steps():
-            adversarial = stage.objective.adversary is not None and step >= adversary_start
-            if adversarial and step == adversary_start:
-                training.step_log.watch_losses_anew()
-                training.notice(f"the discriminator starts after step {step}: its term joins the loss")
-            for clip in training.micro_batches():
-                losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)
-                training.backward(losses, parts)
-            training.update()
+    if _is_due(training) and training.steps_done not in validated:
+        _validate(training, validation)  # the run was stopped between save and validation
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            adversarial = stage.objective.adversary is not None and training.steps_done >= adversary_start
+            if adversarial and training.steps_done == adversary_start:
+                training.notice(
+                    f"the discriminator starts after step {adversary_start}: its term joins the loss"
+                )
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)
+                    training.backward(losses, parts)
+            norms = training.clip_gradients()
+            training.step(norms)
+            training.log_step()
             if _is_due(training):
                 training.save()  # first: a validation may take long, and may fail
                 _validate(training, validation)
-        return _finish(training, validation) if training.accelerator.is_main_process else {}
+            training.save_if_due()
+            training.stop_if_asked()
+    return _finish(training, validation) if training.accelerator.is_main_process else {}
 
 
 def _is_due(training: Training) -> bool:

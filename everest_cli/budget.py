@@ -63,7 +63,7 @@ def budget(
     extents, predicted = read_timelines(timeline)
     of_person, seconds = {}, None
     if checked is not None:
-        bouts, unknown = read_truth(checked, extents)
+        bouts, unknown = read_truth(checked, extents, keep_windows=True)
         if unknown:
             names = f"{first_names(unknown)}; use the names that --draw wrote"
             raise DataError(
@@ -100,10 +100,11 @@ def _draw(
     overwrite: bool,
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
+    from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
     from everest.figures.clips import write_check_page
     from everest.lists.sample import Sample
-    from everest.metrics.budget import DRAWN, draw_windows, windows_left
+    from everest.metrics.budget import draw_windows, windows_left
     from everest.system.files import check_new_file, refuse_inputs, write_table
 
     windows = windows_left(extents, checked, length)

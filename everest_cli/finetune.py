@@ -16,8 +16,8 @@ def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -
     settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
     run = options.launch("finetune", recipe, init=init)
 
+    from everest.engine.start import start_or_resume
     from everest.finetuning import finetune, set_up_finetuning
-    from everest.train.start import start_or_resume
 
     with options.context(settings, run) as context:
         stage = set_up_finetuning(settings, context)

@@ -132,7 +132,7 @@ class PredictionOutput:
         if truth is not None:
             names = classes.of_head(heads[0])
             begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
-            bouts = {"truth": drawn_bouts(truth, names, begin, end), "prediction": bouts[""]}
+            bouts = {"ground truth": drawn_bouts(truth, names, begin, end), "prediction": bouts[""]}
             heads = tuple(replace(heads[0], name=name) for name in bouts)
         if all(head.task == "single-label" for head in heads):
             draw_timeline(self.plot, bouts, title=title, background=background, aligned=truth is not None)

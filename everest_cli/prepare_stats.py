@@ -125,8 +125,6 @@ def _print_stats(document: dict[str, Any]) -> None:
 
 
 def _print_labels(document: dict[str, Any]) -> None:
-    from everest.lists.label_facts import IMBALANCED
-
     if (numbers := document["numbers"]) is not None:
         typer.echo("labels: " + ", ".join(f"{name} {value:g}" for name, value in numbers.items()))
         if document["equal_numbers"]:
@@ -135,11 +133,6 @@ def _print_labels(document: dict[str, Any]) -> None:
     if not document["has_classes"]:
         return
     typer.echo(f"largest class / smallest: {document['imbalance']:g}")
-    if document["imbalance"] > IMBALANCED:
-        typer.echo(
-            "  rare classes: --set finetune.sampler=sqrt draws their videos more often, or "
-            "--set finetune.class_weights=balanced weights their loss"
-        )
     if (of_a_video := document["classes_of_a_video"]) is not None:
         typer.echo(
             f"classes of a video: {of_a_video['mean']:.3g} on average; {of_a_video['without']:.1%} of the "

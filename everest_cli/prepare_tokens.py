@@ -37,8 +37,8 @@ def tokens(
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
     from everest.checkpoints.teacher import open_teacher
+    from everest.engine.tokenizer_first import with_absolute_paths
     from everest.tokenizer.cache_writing import write_tokens
-    from everest.train.tokenizer_first import with_absolute_paths
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
     settings = with_absolute_paths(read_recipe(recipe, data=data, overrides=changes))

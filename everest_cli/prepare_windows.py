@@ -108,7 +108,7 @@ def windows(
         say(f"{numbers}, {result.hours:.2f} hours")
         if result.labeled is not None:
             _show_labels(output, result.labeled)
-    if result.problems.failed:
+    if result.problems.failed or result.problems.damaged:
         raise typer.Exit(4)
 
 

@@ -35,9 +35,9 @@ def pretrain(
         raise RecipeError("--decoder: only with --init, which may have a decoder")
     run = options.launch("pretrain", recipe, init=init, decoder=decoder)
 
+    from everest.engine.start import start_or_resume
+    from everest.engine.tokenizer_first import with_tokenizer
     from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
-    from everest.train.start import start_or_resume
-    from everest.train.tokenizer_first import with_tokenizer
 
     train = None if options.dry_run else partial(run_stage, options=options)
     settings, run = with_tokenizer(settings, run, train=train, set_up=set_up_pretraining, notify=say)

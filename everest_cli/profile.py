@@ -38,15 +38,6 @@ def profile(
     keep: Annotated[
         float | None, typer.Option("--keep", metavar="X", help="Keep ratio in pre-training (rho_pre).")
     ] = None,
-    visible: Annotated[
-        float | None, typer.Option("--visible", metavar="X", help="Share of visible tokens.")
-    ] = None,
-    finetune_keep: Annotated[
-        float | None, typer.Option("--finetune-keep", metavar="X", help="Keep ratio in fine-tuning.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", metavar="X", help="Candidate frames per frame of the clip.")
-    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -101,7 +92,7 @@ def profile(
     if memory is not None and not 0 < memory < MAX_MEMORY:
         raise RecipeError(f"--memory: must be more than 0 and less than {MAX_MEMORY:g} GiB, not {memory}")
     other_options = (
-        *(backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides),
+        *(backbone, method, recipe, frames, size, keep, overrides),
         *(data, comparing, measured, max_batch, memory, videos, epochs, gpu),
     )
     if (checkpoint is None) == latency:
@@ -153,18 +144,16 @@ def profile(
         frames=frames,
         size=None if size is None else read_size(size),
         keep=keep,
-        visible=visible,
-        alpha=alpha,
-        finetune_keep=finetune_keep,
         others=tuple(overrides or ()),
     )
     profiled = changes.applied(recipe or recipe_of_method(method or "everest"))
     if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
-        from everest.train.tokenizer_first import with_absolute_paths
+        from everest.engine.tokenizer_first import with_absolute_paths
 
         profiled = with_absolute_paths(profiled)
-    for notice in changes.unused(profiled):
-        say(notice)
+    unused = changes.unused(profiled)
+    if unused is not None:
+        say(unused)
     clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
     if data is not None:
         from everest.profiling.loading import clips_of_run, readable_stages

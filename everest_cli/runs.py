@@ -13,7 +13,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, print_rich, print_table, say
 
 if TYPE_CHECKING:
-    from everest.train.listing import Ancestor, RunSummary
+    from everest.engine.listing import Ancestor, RunSummary
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
@@ -34,7 +34,7 @@ def runs(
     """
     from dataclasses import asdict
 
-    from everest.train.listing import find_runs, summarize
+    from everest.engine.listing import find_runs, summarize
 
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:

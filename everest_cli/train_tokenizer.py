@@ -11,8 +11,8 @@ from everest_cli.training_command import TrainOptions, finish, print_trial
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.train.context import RunOptions
-    from everest.train.training import Training
+    from everest.engine.context import RunOptions
+    from everest.engine.training import Training
 
 
 @grouped
@@ -36,7 +36,7 @@ def run_stage(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> Trai
     Raises:
         UserError: see everest.errors.
     """
-    from everest.train.start import start_or_resume
+    from everest.engine.start import start_or_resume
     from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_losses
 
     with options.context(recipe, run) as context:

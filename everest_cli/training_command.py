@@ -21,10 +21,10 @@ from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.engine.context import RunContext, RunOptions
+    from everest.engine.training import Training
     from everest.profiling.dry_run import LossesOf
     from everest.suggest.choices import Purpose
-    from everest.train.context import RunContext, RunOptions
-    from everest.train.training import Training
 
 
 InitName = Annotated[
@@ -102,7 +102,7 @@ class TrainOptions:
             found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
         devices = launch(self.gpus, self.processes)
 
-        from everest.train.context import RunOptions
+        from everest.engine.context import RunOptions
 
         return RunOptions(
             command=command,
@@ -119,7 +119,7 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
-        from everest.train.start import run_context
+        from everest.engine.start import run_context
 
         with (
             Display(quiet=self.quiet or not is_main()) as display,

@@ -15,6 +15,8 @@ import torch
 from everest.checkpoints.init import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.engine.context import RunContext
+from everest.engine.start import start_or_resume
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import evaluate
 from everest.finetuning import finetune, set_up_finetuning
@@ -26,8 +28,6 @@ from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.tokenizer.cache_writing import write_tokens
-from everest.train.context import RunContext
-from everest.train.start import start_or_resume
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 

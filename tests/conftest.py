@@ -1,7 +1,5 @@
 """What several test files need: recorded numbers, real videos, and a tiny data set made here."""
 
-from __future__ import annotations
-
 import gc
 import os
 import subprocess

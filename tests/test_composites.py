@@ -1,7 +1,5 @@
 """The composites of benchmarks/importance.py: their mask is where the object is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

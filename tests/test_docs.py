@@ -1,7 +1,5 @@
 """The commands and the code of README and docs, run as they stand on small videos."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

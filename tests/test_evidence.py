@@ -1,7 +1,5 @@
 """docs/evidence.md has the numbers of the committed results, and no others."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

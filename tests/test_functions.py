@@ -1,7 +1,5 @@
 """The functions of `everest` that do what the commands do: their numbers are the commands' to the bit."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import shutil
@@ -71,9 +69,7 @@ def test_an_autoencoder_knows_the_clips_of_pre_training(autoencoder_run: Path, c
     assert model(model.transform(clip_files / "clip0.mp4")).loss > 0
 
 
-def test_weights_without_a_recipe_know_their_stride(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_weights_without_a_recipe_know_their_stride(classifier_run, clip_files, tmp_path, caplog):
     file = alone(classifier_run, tmp_path)
     model = everest.load_model(file)
     assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))

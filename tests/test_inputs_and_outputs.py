@@ -1,7 +1,3 @@
-"""No command replaces what it reads, and a checkpoint is opened before the data."""
-
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -82,7 +78,7 @@ def junk(tmp_path: Path) -> dict[str, Path]:
     return files
 
 
-def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path):
+def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path, autoencoder_run: Path):
     recipe = small_recipe(tmp_path, tmp_path / "no-data")
     gone = tmp_path / "gone.mp4"
     for name, file in junk(tmp_path).items():
@@ -98,6 +94,8 @@ def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path):
             commands.append(["visualize-mask", "-c", file, gone])
         for command in commands:
             assert str(file) in refused(*command, code=6), (name, command[0])
+    message = refused("predict", "-c", autoencoder_run, gone.with_suffix(".csv"), code=6)
+    assert "where a classifier one is needed" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -110,12 +108,6 @@ def test_a_tokenizer_that_is_none_is_reported_before_the_data(tmp_path: Path):
         assert str(file) in refused("pretrain", *command, code=6), name
         assert str(file) in refused("prepare", "tokens", *command, code=6), name
     assert not (tmp_path / "run").exists()
-
-
-def test_predict_needs_a_classifier_before_it_reads_videos(tmp_path: Path, autoencoder_run: Path):
-    assert "where a classifier one is needed" in refused(
-        "predict", "-c", autoencoder_run, tmp_path / "gone.csv", code=6
-    )
 
 
 def test_a_removed_working_directory_is_named(tmp_path: Path):

@@ -1,7 +1,5 @@
 """Commands that are killed at any moment: the same command resumes or starts again, and leaves no rubbish."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -29,9 +27,7 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", commands(Path(), Path(), Path("out")))
-def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(
-    tmp_path: Path, classifier_run: Path, clip_files: Path, name: str
-):
+def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(tmp_path, classifier_run, clip_files, name):
     out = tmp_path / "out"
     command = commands(classifier_run, clip_files, out)[name]
     called(*command)

@@ -3,8 +3,6 @@
 The package is copied, one place of it changed, and the tests are run against the copy.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -54,7 +52,7 @@ tests/test_parity.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
   everest/train/plan.py
     peak once: max(warmup - 1, 1) => warmup
-tests/train/test_plan.py
+tests/engine/test_plan.py
   everest/train/network.py
     decay of the mask token: "mask_token" => "mask"
   everest/models/video_model.py

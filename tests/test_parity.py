@@ -4,8 +4,6 @@ Activations and gradients agree to 1e-5, chosen tokens exactly. One recorded cho
 sort broke a tie; there the official order is injected.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ from torch.optim import Optimizer
 from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.config.values import Pooling
+from everest.engine.network import make_optimizer, parameter_groups, set_lr
+from everest.engine.plan import cosine_lr
 from everest.foreign.translation import our_name
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
@@ -33,8 +33,6 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
 from everest.models.vit import Architecture
-from everest.train.network import make_optimizer, parameter_groups, set_lr
-from everest.train.plan import cosine_lr
 from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)
@@ -49,7 +47,7 @@ class Recorded:
     facts: dict
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> Recorded:
+    def read(cls, folder: Path, name: str) -> "Recorded":
         facts = json.loads((folder / f"{name}.json").read_text())
         return cls(load_file(folder / f"{name}.safetensors"), facts)
 
@@ -320,9 +318,6 @@ def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Pat
         for row, values in told["rows"].items():
             head = values[: values.index("...")]
             np.testing.assert_allclose(table[int(row), : len(head)].numpy(), head, atol=1e-7)
-
-
-# --- ST-MAE -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

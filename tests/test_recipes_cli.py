@@ -1,7 +1,3 @@
-"""`everest recipes`: what it prints, what it refuses, and that listing stays cheap."""
-
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

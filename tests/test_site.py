@@ -1,7 +1,5 @@
 """The documentation as `make docs` builds it: its parts from the code, its examples, its pages."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

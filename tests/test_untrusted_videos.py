@@ -1,7 +1,3 @@
-"""Commands on videos that are fine, but whose titles or names are not UTF-8."""
-
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -73,8 +69,6 @@ def test_neither_a_title_nor_a_name_that_is_not_utf_8_ends_a_command(
     values = {"RECIPE": recipe, "VIDEOS": videos, "RUN": classifier_run, "OUT": tmp_path / "out"}
     called(*words(command, values))
 
-
-# --- names --------------------------------------------------------------------------------------------------
 
 BYTES = [b"caf\xe9%d.mp4" % number for number in range(4)]
 NAMES = [os.fsdecode(name) for name in BYTES]
@@ -148,6 +142,10 @@ def test_features_and_predictions_name_the_file(odd_names: Path, classifier_run:
     for kind in ("csv", "table"):
         result = called("predict", *options, "--format", kind)
         assert all(name in result.stdout_bytes for name in BYTES)
+    called("predict", *options, "-o", tmp_path / "x.CSV")
+    table = (tmp_path / "x.CSV").read_bytes()
+    assert table.startswith(b"video,rank,")
+    assert all(name in table for name in BYTES)
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "mp4", "html"])
@@ -175,9 +173,7 @@ def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):
         assert (again.returncode, rb"/caf\xe9" in again.stderr) == (2, True), again
 
 
-def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(
-    clip_files: Path, odd_names: Path, tmp_path: Path
-):
+def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(clip_files, odd_names, tmp_path):
     odd = tmp_path / os.fsdecode(b"d\xe9pot")
     shutil.copytree(clip_files, odd)
     recipe = small_recipe(tmp_path, clip_files)

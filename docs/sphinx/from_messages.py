@@ -41,7 +41,7 @@ SUBJECTS = {
         "everest/tokenizer",
     ),
     "Training, stopping and resuming": (
-        "everest/train",
+        "everest/engine",
         "everest/pretraining.py",
         "everest/finetuning.py",
         "everest/train_tokenizer.py",

@@ -13,6 +13,8 @@ from everest.errors import DataError, shown
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
+DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
+CHECKED: Final = "checked"  # a person writes it in its place
 LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
 
 

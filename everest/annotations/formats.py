@@ -23,6 +23,7 @@ from everest.annotations.kinds import KINDS, Kind, known_kind
 from everest.annotations.label_studio import label_studio_text, read_label_studio
 from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
+from everest.annotations.scored import outside_unscored
 from everest.annotations.subtitles import bouts_srt_text, bouts_vtt_text, read_subtitles
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, first_names, shown
@@ -98,7 +99,12 @@ BY_SUFFIX: Final[dict[str, Kind]] = {".boris": "boris", ".eaf": "elan", ".vtt": 
 
 
 def read_annotations(
-    path: Path, *, fps: float | None = None, kind: str | None = None, videos: VideoNames | None = None
+    path: Path,
+    *,
+    fps: float | None = None,
+    kind: str | None = None,
+    videos: VideoNames | None = None,
+    keep_windows: bool = False,
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
 
@@ -106,6 +112,8 @@ def read_annotations(
         fps: frames per second of files that count frames; None: as the file states, or as the video has.
         kind: one of KINDS; None recognizes it.
         videos: the user's videos, for files that leave out the times of frames or the lengths of videos.
+        keep_windows: return the windows of `everest budget --draw` as bouts, labeled `checked` or `to check`.
+            Otherwise, the time outside checked windows is unscored.
     Raises:
         DataError: the file cannot be read, its kind is not known, or it is damaged.
         RecipeError: there is no such kind.
@@ -120,7 +128,7 @@ def read_annotations(
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': names are texts")
-            return bouts
+            return bouts if keep_windows else outside_unscored(bouts)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             why = shown(_reason(error, found), most=300)
             raise DataError(f"{path}: cannot be read as {found}: {why}") from error

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout
+from everest.annotations.bout import CHECKED, DRAWN, LONGEST, UNSCORED, Bout, by_video
 from everest.video.reader import TOLERANCE
 
 Span = tuple[float, float]  # seconds
@@ -41,6 +41,15 @@ def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> 
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
 
 
+def outside_unscored(bouts: Sequence[Bout]) -> list[Bout]:
+    """Replace drawn windows (everest.metrics.budget) by unscored time outside those that were checked."""
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    windows = by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN))
+    for video, drawn in windows.items():
+        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+    return kept
+
+
 def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:
     """The bouts of a video from several files. Time is unscored if it is so in each of them."""
     if len(files) == 1:
@@ -63,7 +72,14 @@ def are_scored(
     starts: NDArray[np.float64], ends: NDArray[np.float64], bouts: Iterable[Bout]
 ) -> NDArray[np.bool_]:
     """Whether each window is free of unscored time, (W,), by the starts and ends of windows, (W,) each."""
-    scored = np.ones(len(starts), np.bool_)
-    for start, end in unscored_spans(bouts):
-        scored &= (ends <= start + TOLERANCE) | (starts >= end - TOLERANCE)
-    return scored
+    return are_outside(starts, ends, unscored_spans(bouts))
+
+
+def are_outside(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], spans: Iterable[Span]
+) -> NDArray[np.bool_]:
+    """Whether each window overlaps none of some spans, (W,), by the starts and ends of windows, (W,) each."""
+    outside = np.ones(len(starts), np.bool_)
+    for start, end in spans:
+        outside &= (ends <= start + TOLERANCE) | (starts >= end - TOLERANCE)
+    return outside

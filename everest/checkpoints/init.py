@@ -113,12 +113,12 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
         CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
         RecipeError: env.json of the run is damaged.
     """
-    source, origin, weights = Path(init.file), None, None
+    source, weights = Path(init.file), None
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         origin = resumed.read_env(ORIGIN)
-        if origin is not None and not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
+        if not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
             raise RecipeError(f"{resumed.path / ENVIRONMENT}: damaged (origin)")
-    if origin is None:
+    else:
         weights = open_image_weights(init.file) if is_timm_name(init.file) else open_encoder(source)
         origin = _origin(init.file, weights)
     saved = ModelSpec.from_settings(origin["settings"], source=source)

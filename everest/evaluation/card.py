@@ -46,6 +46,8 @@ class Evaluation(TypedDict):
     """The keys of an evaluation that each card reads."""
 
     videos: int
+    groups: int
+    skipped: int
     views: EvaluatedViews
     checkpoint: str
     recipe: str
@@ -181,10 +183,10 @@ def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield f"| {views_text(document)} | value | 95 % interval | chance |"
     yield "|---|---|---|---|"
     yield from (f"| {' | '.join(cells)} |" for cells in metric_rows(document))
-    groups = f" of {document['groups']} groups" if document.get("groups", 0) < document["videos"] else ""
+    groups = f" of {document['groups']} groups" if document["groups"] < document["videos"] else ""
     yield ""
-    skipped, file = document.get("skipped", 0), Path(document["checkpoint"]).name
-    videos = f"{document['videos']} videos{groups}, {skipped} unreadable"
+    videos = f"{document['videos']} videos{groups}, {document['skipped']} unreadable"
+    file = Path(document["checkpoint"]).name
     yield f"Measured with `{file}` and recipe `{document['recipe']}` on {videos}."
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from everest.annotations.bout import BACKGROUND
 from everest.config.metrics import MEASURED_BY, METRICS, OVER_BACKGROUND, Metric
 from everest.system.text import counted
-from everest.train.probe_advice import knows_group
 
 ALL_HEADS = "action_top1"  # the one metric of several heads together
 
@@ -106,11 +105,8 @@ def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         of_class, of_group = found["by_class"], found["by_group"]
         if of_class is None or of_group is None:
             continue
-        if warning := knows_group(of_class, of_group):
-            yield f"{start}warning: {warning}"
-        else:
-            same = f"the same class in {of_class:.1f} %, of another class the same group in {of_group:.1f} %"
-            yield f"{start}the nearest video of another group has {same}"
+        same = f"the same class in {of_class:.1f} %, of another class the same group in {of_group:.1f} %"
+        yield f"{start}the nearest video of another group has {same}"
 
 
 def useless_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:

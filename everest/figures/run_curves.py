@@ -14,13 +14,13 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.engine.listing import metric_of_run, read_run
+from everest.engine.probe_advice import ACCURACIES, probe_rows
 from everest.errors import RecipeError
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS
 from everest.system.weights_header import read_header
-from everest.train.listing import metric_of_run, read_run
-from everest.train.probe_advice import ACCURACIES, probe_rows
 
 AxisName = Literal["steps", "hours", "gflops"]
 SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00

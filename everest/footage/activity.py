@@ -2,7 +2,7 @@
 
 P packets, N windows. The activity of a packet is its size relative to the running median of its kind, so that
 slow changes, such as light or another scene, do not count. Keyframes are left out: their sizes show the
-image, not the motion. The definition is our choice; `benchmarks/footage.py` compares it with measured motion.
+image, not the motion. The definition is our choice.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from everest.annotations.scored import are_outside
 from everest.errors import RecipeError
 from everest.footage.activity import why_none, window_activity
 from everest.inference.journal import open_journal
@@ -22,6 +24,7 @@ from everest.inference.predictions import check_seconds
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.packet_sizes import PacketSizes, packet_sizes
+from everest.video.reader import damage_text
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError
 
@@ -63,7 +66,8 @@ class Measures:
     end: float  # seconds: no window ends later
     scores: list[float] | None  # of each candidate; None if they are not wanted or not known
     unranked: str | None  # why there are no scores
-    damage: str | None  # why the video was not read to its end
+    damage: str | None  # what is missing
+    missing: list[tuple[float, float]]  # seconds without intact frames, up to `end`
 
 
 @dataclass(slots=True)
@@ -75,11 +79,18 @@ class Problems:
     unranked: list[tuple[str, str]] = field(default_factory=list)
 
 
-def candidate_starts(start: float, end: float, settings: WindowSettings) -> NDArray[np.float64]:
-    """Returns (N,) the starts of all windows from `start` to `end`; one, if they are less than a window."""
+def candidate_starts(
+    start: float, end: float, settings: WindowSettings, missing: Sequence[tuple[float, float]] = ()
+) -> NDArray[np.float64]:
+    """Returns (N,) the starts of all intact windows from `start` to `end`; one of a shorter part.
+
+    Args:
+        missing: seconds without intact frames.
+    """
     number = int((end - start - settings.seconds + TOLERANCE) // settings.step) + 1
     starts = start + settings.step * np.arange(max(number, 1), dtype=np.float64)
-    return starts.round(6)
+    starts = starts.round(6)
+    return starts[are_outside(starts, np.minimum(starts + settings.seconds, end), missing)]
 
 
 def journal_of(out: Path) -> Path:
@@ -116,7 +127,7 @@ def measure_all(
             measured.append((sample, of))
             if of.damage is not None:
                 problems.damaged.append((sample.path, of.damage))
-                report(notice(f"{sample.path}: {of.damage}; no windows after {of.end:.0f} s"))
+                report(notice(f"{sample.path}: {of.damage}; no windows there"))
             if of.unranked is not None:
                 problems.unranked.append((sample.path, of.unranked))
                 report(notice(f"{sample.path}: {of.unranked}; its windows are spread evenly"))
@@ -141,12 +152,19 @@ def _measure(sample: Sample, version: tuple[int, str], key: str, settings: Windo
         end = float(times[min(sample.end_frame, len(times) - 1)])
     if start >= end - TOLERANCE:
         raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
+    is_open = sample.end is None and sample.end_frame is None
+    damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
+    missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
+    starts = candidate_starts(start, end, settings, missing)
+    if not starts.size:
+        raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     unranked = why_none(packets) if settings.by == "activity" else None
     scores = None
     if settings.by == "activity" and unranked is None:
-        starts = candidate_starts(start, end, settings)
         scores = np.round(window_activity(packets, starts, settings.seconds), 4).tolist()
-    return Measures(key=key, start=start, end=end, scores=scores, unranked=unranked, damage=packets.damage)
+    return Measures(
+        key=key, start=start, end=end, scores=scores, unranked=unranked, damage=damage, missing=missing
+    )
 
 
 @lru_cache(maxsize=1)  # a list may have many segments of one video, one after the other

@@ -115,7 +115,7 @@ def write_windows(
         journal_of(out).unlink(missing_ok=True)
         path, reason = result.problems.failed[0]
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    starts = [candidate_starts(of.start, of.end, settings) for _, of in measured]
+    starts = [candidate_starts(of.start, of.end, settings, of.missing) for _, of in measured]
     scores = None
     if settings.by == "activity":
         scores = [None if of.scores is None else np.array(of.scores) for _, of in measured]

@@ -25,11 +25,12 @@ from everest.video.reader import frame_range, frame_times
 Bouts = dict[str, list[Bout]]  # by video
 
 
-def read_truth(path: Path, videos: Iterable[str]) -> tuple[Bouts, list[str]]:
+def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
     """Read the bouts of a person, in a file of any kind that `everest.annotations` reads.
 
     Args:
         videos: paths; a file may name them as `everest.annotations.matching` allows.
+        keep_windows: see `read_annotations`.
     Returns:
         The bouts of each video that has any, and the names that are none of the videos.
     Raises:
@@ -38,7 +39,7 @@ def read_truth(path: Path, videos: Iterable[str]) -> tuple[Bouts, list[str]]:
     """
     paths = {Path(video): video for video in videos}
     names = VideoNames(paths)
-    matched, unknown = match_videos(read_annotations(path, videos=names), names)
+    matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
     if not matched:
         raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")
     return {paths[video]: bouts for video, bouts in matched.items()}, unknown
@@ -48,7 +49,7 @@ def read_drawn_length(path: Path) -> float | None:
     """The length that `everest budget --draw` wrote into a file that `read_truth` has read, in seconds.
 
     Returns:
-        None: the file has none, as of an older version or another program.
+        None: the file has none, as of another program.
     Raises:
         DataError: the file has several lengths, or none that is a number.
     """

@@ -51,7 +51,7 @@ class ShardIndex(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     format: Literal["everest-shards"]
     version: Literal[1]
-    plan: str = ""  # fingerprint of the lines, sizes and limits that the shards were made from
+    plan: str  # fingerprint of the lines, sizes and limits that the shards were made from
     shards: list[ShardFile]
     samples: Annotated[list[ShardSample], Field(min_length=1)]
 

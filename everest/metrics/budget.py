@@ -23,12 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout
 from everest.errors import DataError, RecipeError
 from everest.system.text import counted
 
-DRAWN: Final = "to check"  # label of the windows that are drawn
-CHECKED: Final = "checked"  # a person writes it in its place
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 MOST: Final = 10_000_000  # windows; our choice: 1.1 GB

@@ -17,8 +17,6 @@ from everest.methods.camera import FIT
 from everest.video.pixels import IMAGENET
 
 APART: Final = 8  # frames, as from one slice of two frames to the next at stride 4
-ADVISE: Final = 0.2  # our choice: a camera that moves in a fifth of the pairs
-ADVISE_CUTS: Final = 0.05  # our choice: of the pairs; a cut in 100 frames is in 9 % of those 8 apart
 
 
 class CameraShares(NamedTuple):
@@ -51,7 +49,7 @@ def mean_shares(videos: Sequence[CameraShares]) -> dict[str, float | None]:
 
 
 def camera_sentence(shares: dict[str, float | None]) -> str:
-    """The shares in words, with advice."""
+    """The shares in words."""
     moving, unexplained, moving_apart, unexplained_apart = (shares[name] for name in CameraShares._fields)
     text = f"camera: it moves in {moving:.0%} of some pairs of neighboring frames"
     cause = "a change has another cause (cuts, fast motion, large objects)"
@@ -62,8 +60,4 @@ def camera_sentence(shares: dict[str, float | None]) -> str:
             f", and in {moving_apart:.0%} of pairs that are {APART} frames apart; in {unexplained:.0%} and "
             f"{unexplained_apart:.0%} of them, {cause}"
         )
-    if max(moving or 0, moving_apart or 0) >= ADVISE:
-        text += "; --set pretrain.selection.align=affine ignores this motion"
-    if (unexplained_apart or 0) >= ADVISE_CUTS:
-        text += "; if there are cuts, --set pretrain.selection.cuts=detect finds them"
     return f"{text} (docs/camera-motion.md)"

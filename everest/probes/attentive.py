@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.engine.plan import cosine_lr
 from everest.models.classifier import answers
 from everest.probes.probe_heads import Floats, Output
-from everest.train.plan import cosine_lr
 
 EPOCHS: Final = 20  # V-JEPA
 FEWEST_STEPS: Final = 300  # our choice: a small set gets more epochs

@@ -19,8 +19,6 @@ from everest.config.heads import Head
 from everest.probes.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
 
 FOLDS: Final = 5  # our choice
-NEAREST: Final = 5  # our choice: videos that are compared with each video
-DRAWS: Final = 199  # our choice: of random labels
 RETRIEVED: Final = 10  # our choice: videos that a search shows
 SMALLEST: Final = 1e-7  # RankMe, eq. 1: added to each share
 ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
@@ -118,26 +116,6 @@ def _same_nearest(features: Floats, *, wanted: Sources, excluded: Sources) -> fl
         tested = (same & ~barred).any(axis=1)
         hits += list(same[np.arange(len(same)), nearest][tested])
     return 100 * float(np.mean(hits)) if hits else None
-
-
-def nearest_of_class(features: Floats, labels: Labels) -> tuple[float, list[float]]:
-    """The percentage of the nearest videos that are of the class of a video, and with random labels.
-
-    Args:
-        features: (N, D).
-    Returns:
-        The percentage, and `DRAWS` others with the labels in random orders.
-    """
-    units = unit_rows(features)
-    similarity = units @ units.T  # (N, N)
-    np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEAREST, len(units) - 1)]
-
-    def percentage(labels: Labels) -> float:
-        return 100 * float((labels[nearest] == labels[:, None]).mean()) if nearest.size else 100.0
-
-    rng = np.random.default_rng(0)
-    return percentage(labels), [percentage(rng.permutation(labels)) for _ in range(DRAWS)]
 
 
 def cross_validated(

@@ -34,7 +34,6 @@ from everest.metrics.predicted import Predictions, label_array
 from everest.probes import list_probe
 from everest.probes.attentive import attentive
 from everest.probes.baselines import DIFFERENCES, RANDOM, difference_image, random_encoder
-from everest.probes.leaks import report_missing_groups, report_shared
 from everest.probes.probe_heads import Floats, Labels, linear, nearest_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 
@@ -149,9 +148,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels([sample.labels for sample in train_samples], position, head)
-    report_shared(train_samples, test_samples, report)
-    if any(head.task == "single-label" for head in classes.heads):
-        report_missing_groups({"data.train": train_samples, "data.test": test_samples}, report)
+    _report_shared(train_samples, test_samples, report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(
@@ -181,6 +178,20 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         "checkpoint": str(model.file),
         "recipe": model.recipe.name,
     }
+
+
+def _report_shared(train: Sequence[Sample], test: Sequence[Sample], report: Report) -> None:
+    """Warn of test videos that are training videos, or of the same groups or files."""
+    videos, sources = {sample.video_id for sample in train}, {sample.source for sample in train}
+    shared = [sample.path for sample in test if sample.video_id in videos]
+    if shared:
+        of = f"{len(shared)} of {len(test)} test videos are training videos, too, such as {shared[0]}"
+        report(notice(f"warning: {of}: the accuracies are too high"))
+    same = [sample.source for sample in test if sample.source in sources and sample.video_id not in videos]
+    if same:
+        of = f"{len(same)} of {len(test)} test videos are of groups or files of training videos"
+        fix = "`everest prepare split --group` keeps them apart"
+        report(notice(f"warning: {of}, such as {same[0]}: the accuracies may be too high; {fix}"))
 
 
 def _probe_head(
@@ -243,7 +254,6 @@ def retrieval(
     Raises:
         DataError: too many videos are unreadable.
     """
-    report_missing_groups({"data.test": samples}, report)
     with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
         found = encode_set(
             model,

@@ -6,61 +6,16 @@ from typing import Any, Final
 
 import torch
 
+from everest.engine.probe_advice import Row, new_warnings, probe_rows, sentence
+from everest.engine.training import Training
 from everest.errors import DivergedError
-from everest.models.cost import count_macs, stack_macs, stacks_of, training_macs
 from everest.models.spec import ModelSpec
 from everest.models.views import ViewModel
 from everest.system.accelerator import decide_on_main
-from everest.system.text import counted
-from everest.train.probe_advice import (
-    FEWEST_HELD_OUT,
-    MOST_SHARE,
-    Probing,
-    Row,
-    new_warnings,
-    probe_rows,
-    sentence,
-)
-from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.
 MOST_VISIBLE: Final = 0.5
-
-
-def announce_probes(training: Training, prober: Probing, spec: ModelSpec, *, every: int) -> None:
-    """Warn of a mask that hides little, of probes that cost much, and of too few held-out videos for a check.
-
-    Args:
-        every: epochs from one probe to the next.
-    """
-    if spec.is_autoencoder:
-        training.warn_once("mask", too_little_hidden(spec))
-    if training.context.resumed:
-        return
-    plan, probes = training.plan, len(prober.steps)
-    videos, held_out = prober.num_videos, prober.num_held_out
-    read = (videos + held_out) / plan.videos_per_step
-    forward = count_macs(spec).total / training_macs(spec)
-    computed = (videos * feature_cost(spec) + held_out * forward) / plan.batch_size
-    share = probes * max(read, computed) / plan.steps  # of the training
-    if share > MOST_SHARE:
-        training.notice(
-            f"{probes} probes of {videos + held_out} videos cost about {share / (1 + share):.0%} of the run; "
-            f"a larger pretrain.probe.every (now {every}) or a shorter list saves time"
-        )
-    if held_out < FEWEST_HELD_OUT:
-        having = f"data.val has {counted(held_out, 'video')}" if held_out else "there is no data.val"
-        training.notice(
-            f"{having}: a held-out loss that rises, the surest sign, gives no warning; "
-            f"that needs {FEWEST_HELD_OUT} videos"
-        )
-
-
-def feature_cost(spec: ModelSpec) -> float:
-    """The computation for the features of a video, in training clips: all tokens are encoded, once."""
-    whole = stack_macs(stacks_of(spec)[0]._replace(tokens=spec.grid.num_tokens))
-    return whole.total / training_macs(spec)
 
 
 def too_little_hidden(spec: ModelSpec) -> str | None:

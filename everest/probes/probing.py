@@ -25,6 +25,9 @@ from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
 from everest.data.randomness import Purpose, seed_at
+from everest.engine.health import Row
+from everest.engine.probe_advice import Probing, probed_steps
+from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.models.lora import merged
@@ -34,14 +37,10 @@ from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.probes import list_probe
 from everest.probes.baselines import difference_image
-from everest.probes.probe_loop import announce_probes
+from everest.probes.probe_loop import too_little_hidden
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
-from everest.train.health import Row
-from everest.train.probe_advice import Probing, knows_group, mixed_classes, probed_steps
-from everest.train.training import Training
 
-MOST_COMPARED: Final = 1000  # our choice: videos that are compared with all others for a warning
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 
 LABELED: Final = (  # of labeled videos; the same in every row: of the difference image
@@ -71,9 +70,9 @@ def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
     settings, clips = recipe.pretrain.probe, probe_clips(recipe, training.clips)
     plan = training.plan
     steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-    prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
-    training.prober = prober
-    announce_probes(training, prober, spec, every=settings.every)
+    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
+    if spec.is_autoencoder:
+        training.warn_once("mask", too_little_hidden(spec))
 
 
 class Prober(Probing):
@@ -96,7 +95,7 @@ class Prober(Probing):
         self._metric = metric
         self._spec = spec
 
-    @property  # these three: see everest.train.probe_advice.Probing
+    @property  # these three: see everest.engine.probe_advice.Probing
     def num_videos(self) -> int:
         return len(self.clips.features)
 
@@ -187,17 +186,9 @@ class Prober(Probing):
             return dict.fromkeys(LABELED)
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = list_probe.numbered([samples[place].source for place in places])
-        if not self.rows and len(np.unique(sources)) == len(sources):  # the first probe; no groups are named
-            some = list(spaced(range(len(labels)), MOST_COMPARED))
-            nearest = list_probe.nearest_of_class(features[some], labels[some])
-            self._training.warn_once("probe groups", mixed_classes(*nearest))
-        if self._training.steps_done == max(self.steps):
-            some = list(spaced(range(len(labels)), MOST_COMPARED))
-            shares = list_probe.class_and_group(features[some], labels[some], sources[some])
-            self._training.warn_once("probe leak", shares and knows_group(*shares))
         known, seed = (labels, sources, classes.count), self._training.settings.seed
         linear = self._metric == "linear"
-        of_image = self.rows[0].get("difference_linear") if self.rows else None  # it stays, and takes long
+        of_image = self.rows[0]["difference_linear"] if self.rows else None  # it stays, and takes long
         if linear and not self.rows:
             of_image = list_probe.cross_validated(images, *known, seed=seed)
         return {

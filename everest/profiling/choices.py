@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from everest.config.merge import SET
@@ -20,10 +18,6 @@ OPTIONS = {
     "data.frames": "--frames",
     "data.size": "--size",
     "pretrain.selection.keep_ratio": "--keep",
-    "pretrain.selection.visible_ratio": "--visible",
-    "pretrain.selection.mask_ratio": "--visible",
-    "finetune.selection.keep_ratio": "--finetune-keep",
-    "pretrain.frame_selection.alpha": "--alpha",
 }
 
 
@@ -35,54 +29,36 @@ class ProfileOverrides:
     frames: int | None = None
     size: int | tuple[int, int] | None = None
     keep: float | None = None  # rho_pre of pre-training
-    visible: float | None = None  # share of all tokens that the encoder sees in pre-training
-    alpha: float | None = None
-    finetune_keep: float | None = None
     others: tuple[str, ...] = ()  # section.key=value
-
-    def overrides(self, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-        """Yield keys and values, also keys that the strategies of `recipe` lack: those are reported."""
-        selection = recipe.pretrain.selection
-        yield "model.backbone", self.backbone
-        yield "data.frames", self.frames
-        yield "data.size", list(self.size) if isinstance(self.size, tuple) else self.size
-        yield "pretrain.selection.keep_ratio", self.keep
-        yield "pretrain.frame_selection.alpha", self.alpha
-        yield "finetune.selection.keep_ratio", self.finetune_keep
-        if "visible_ratio" in vars(selection) or self.visible is None:
-            yield "pretrain.selection.visible_ratio", self.visible
-        else:
-            yield "pretrain.selection.mask_ratio", 1 - Decimal(str(self.visible))
 
     def applied(self, name: str, *, everything: bool = True) -> Recipe:
         """Load the recipe `name` with the overrides.
 
         Args:
-            everything: whether to apply overrides that its strategy does not have, which is an error.
+            everything: whether --keep applies to a strategy that keeps tokens for another reason.
         Raises:
             RecipeError: a value is impossible; the message names it by its option.
         """
-        recipe = load_recipe(name)
-        if self.visible is not None and not 0 < self.visible <= 1:
-            raise RecipeError(f"--visible: must be more than 0 and at most 1, not {self.visible}")
-        selection = recipe.pretrain.selection
+        selection = load_recipe(name).pretrain.selection
         measures = isinstance(selection, ByImportance)
         if self.keep is not None and measures:
             if not 0 < self.keep <= 1:
                 raise RecipeError(f"--keep: must be more than 0 and at most 1, not {self.keep}")
             # load_recipe would report the recipe's own share of visible tokens as a second problem.
-            if self.visible is None and self.keep < (selection.visible_ratio or 0):
+            sets_visible = any(text.startswith("pretrain.selection.visible_ratio=") for text in self.others)
+            if not sets_visible and self.keep < (selection.visible_ratio or 0):
                 raise RecipeError(
                     f"--keep: {self.keep} is less than the encoder sees ({selection.visible_ratio}); "
-                    "give a smaller --visible, too"
+                    "lower pretrain.selection.visible_ratio, too"
                 )
-        given = {key: value for key, value in self.overrides(recipe) if value is not None}
-        for stage, settings in recipe.stages:
-            if "keep_ratio" not in vars(settings.selection):  # see `unused`
-                given.pop(f"{stage}.selection.keep_ratio", None)
-        if not everything and not measures:
-            given.pop("pretrain.selection.keep_ratio", None)
-            given.pop("pretrain.frame_selection.alpha", None)
+        has_keep = measures or (everything and "keep_ratio" in vars(selection))
+        values: dict[str, Any] = {
+            "model.backbone": self.backbone,
+            "data.frames": self.frames,
+            "data.size": list(self.size) if isinstance(self.size, tuple) else self.size,
+            "pretrain.selection.keep_ratio": self.keep if has_keep else None,
+        }
+        given = {key: value for key, value in values.items() if value is not None}
         overrides = [*(f"{key}={value}" for key, value in given.items()), *self.others]
         try:
             return load_recipe(name, overrides=overrides)
@@ -92,17 +68,12 @@ class ProfileOverrides:
                 message = message.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
             raise RecipeError("\n".join(dict.fromkeys(message.splitlines()))) from error
 
-    def unused(self, recipe: Recipe) -> list[str]:
-        """Return a notice for each given option that the strategies of `recipe` do not have."""
-        selections = (
-            ("--keep", self.keep, recipe.pretrain.selection),
-            ("--finetune-keep", self.finetune_keep, recipe.finetune.selection),
-        )
-        return [
-            f"{option} has no effect with {selection.strategy}"
-            for option, value, selection in selections
-            if value is not None and not isinstance(selection, ByImportance)
-        ]
+    def unused(self, recipe: Recipe) -> str | None:
+        """A notice if the strategy of `recipe` has no keep ratio, which is given; else None."""
+        selection = recipe.pretrain.selection
+        if self.keep is None or isinstance(selection, ByImportance):
+            return None
+        return f"--keep has no effect with {selection.strategy}"
 
 
 def recipe_of_method(method: str) -> str:

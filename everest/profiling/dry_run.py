@@ -10,8 +10,8 @@ from torch import Tensor
 
 from everest.data.dataset import Clip
 from everest.data.loader import batches, on_device
+from everest.engine.training import Training
 from everest.system.accelerator import peak_memory
-from everest.train.training import Training
 
 # The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
@@ -25,6 +25,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     """
 
     def one_pass() -> float:
+        training.seed(0)
         losses = losses_of(clip)
         training.updater.backward(losses)
         training.updater.clip_gradients()
@@ -33,7 +34,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
 
     training.model.train()
     started = time.monotonic()
-    clip = on_device(next(batches(training.passes.loader())), training.accelerator.device)
+    clip = on_device(next(batches(training.feed.loader())), training.accelerator.device)
     loaded = time.monotonic()
     loss = one_pass()
     warm = time.monotonic()

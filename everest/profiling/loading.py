@@ -12,10 +12,10 @@ from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips, pretrain_key
+from everest.engine.plan import plan_stage
 from everest.errors import DataError, RecipeError
 from everest.lists.stage import find_source
 from everest.system.cores import num_cores
-from everest.train.plan import plan_stage
 from everest.video.file import VideoInfo
 from everest.video.reader import VideoError, probe
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from everest.checkpoints.teacher import attach_teacher
 from everest.config.settings import Recipe
+from everest.engine.network import stage_optimizer
+from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.memory import frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec, training_settings
 from everest.system.accelerator import bytes_per_value, free_memory, make_accelerator, peak_memory
-from everest.train.network import stage_optimizer
-from everest.train.update import compile_model
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from everest.config.settings import Recipe
+from everest.engine.plan import plan_stage
 from everest.errors import RecipeError, unknown_name
 from everest.profiling.measure import largest_batch
 from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost, stage_spec
-from everest.train.plan import plan_stage
 
 GIB: Final = 2**30
 NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
-from everest.train.plan import steps_between_checkpoints
-from everest.train.probe_advice import MOST_SHARE, probed_steps
+from everest.engine.plan import steps_between_checkpoints
+from everest.engine.probe_advice import probed_steps
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
@@ -22,6 +22,7 @@ class Choice(NamedTuple):
 
 
 MOST_PROBES: Final = 20  # our choice
+MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
 COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
 TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several percent
 

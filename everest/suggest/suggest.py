@@ -16,14 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from everest.config.yaml import write_yaml
+from everest.engine.plan import PEAK_LR
 from everest.lists.groups import ListSize
 from everest.lists.label_facts import IMBALANCED
-from everest.suggest.choices import Choice, Purpose, choose_every
+from everest.suggest.choices import MOST_SHARE, Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import DEVICES, Device
 from everest.system.text import counted
-from everest.train.plan import PEAK_LR
-from everest.train.probe_advice import MOST_SHARE
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated
@@ -148,7 +147,7 @@ def _kept(device: Device, purpose: Purpose) -> Choice:
     keep, reason = device.keep, "the tokens that change most"
     if purpose != "scratch" and keep < KEPT_AFTER_VIEWS:
         keep = KEPT_AFTER_VIEWS
-        reason = "half of the tokens: after pre-training between views, fewer were worse on two of six sets"
+        reason = "half of the tokens, after pre-training between views"
     return Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason)
 
 

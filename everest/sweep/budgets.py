@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from everest.config.settings import Recipe
+from everest.engine.tokenizer_first import with_absolute_paths
 from everest.errors import RecipeError
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_spec
 from everest.sweep.choices import StageName
-from everest.train.tokenizer_first import with_absolute_paths
 
 
 class Budget(NamedTuple):

@@ -7,10 +7,11 @@ pre-training.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
-from everest.config.heads import named_heads
-from everest.config.metrics import MEASURED_BY, METRICS, metric_of
+from everest.config.heads import Head, named_heads
+from everest.config.metrics import MEASURED_BY, METRICS, best_metric, metric_of
 from everest.config.settings import Recipe
 from everest.sweep.choices import StageName
 
@@ -20,12 +21,19 @@ PROBE: Final = "probe"
 HEADLINE_PROBE: Final = "linear"
 
 
-def headline(recipe: Recipe, stages: tuple[StageName, ...]) -> str:
-    """The metric that a report shows unless another is chosen: that of the task, of the last stage."""
+def headline(
+    recipe: Recipe, stages: tuple[StageName, ...], class_names: Collection[str] | None = None
+) -> str:
+    """The metric that a report shows unless another is chosen: that of the task, of the last stage.
+
+    Args:
+        class_names: if they are known. With `background`, top-1 gives way to the mean class accuracy.
+    """
     heads = named_heads(recipe.data.heads or {})
     if "eval" in stages and heads and all(head.task == "single-label" for head in heads):
         return "action_top1"
-    name = MEASURED_BY[heads[0].task if heads else recipe.data.task]
+    head = heads[0] if heads else Head(task=recipe.data.task, outputs=1)
+    name = MEASURED_BY[head.task] if len(heads) > 1 else best_metric((head,), None, class_names)
     place = f"{heads[0].name}." if heads else ""
     if "eval" in stages:
         return f"{place}{name}"

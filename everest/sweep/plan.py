@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from everest.checkpoints.init import find_init
@@ -14,7 +15,7 @@ from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage import find_source
+from everest.lists.stage import find_source, read_stage
 from everest.sweep.budgets import Budgets, equalize
 from everest.sweep.choices import AFTER, NO_INIT, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline
@@ -63,11 +64,18 @@ class SweepPlan:
             "equal": self.request.equal,
         }
 
-    @property
+    @cached_property
     def headline(self) -> str:
-        """The metric that a report shows unless another is chosen: that of the arm `against`."""
-        reference = next(arm for arm in self.arms if arm.name == self.request.against)
-        return headline(reference.recipe, reference.stages)
+        """The metric that a report shows unless another is chosen: that of the arm `against`.
+
+        Raises:
+            DataError: the labels of the arm cannot be read.
+        """
+        arm = next(arm for arm in self.arms if arm.name == self.request.against)
+        key = "train" if {"finetune", "probe"} & set(arm.stages) else "test"
+        is_labeled = arm.stages != ("pretrain",)
+        names = read_stage(arm.recipe.data, key, labeled=True).class_names if is_labeled else None
+        return headline(arm.recipe, arm.stages, names)
 
     def works(self) -> dict[str, Work]:
         """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""

@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = read_yaml(path.read_text(encoding="utf-8"), str(path))
         is_plan = isinstance(values["settings"], dict) and all(
-            isinstance(arm["settings"], dict) and isinstance(arm["stages"], list)
+            isinstance(arm["settings"], dict) and isinstance(arm["stages"], list) and "init" in arm
             for arm in values["arms"].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
@@ -83,8 +83,8 @@ def _check_same(folder: Path, name: str, before: dict[str, Any], arm: PlannedArm
         sides = stage_settings(stage, old), stage_settings(stage, new)
         keys = sides[0].keys() | sides[1].keys()
         differences += differing(*({key: side.get(key, DEFAULT) for key in keys} for side in sides))
-    if shared and (arm.stages[0], arm.init) != (written["stages"][0], written.get("init")):
-        differences += differing({"init": written.get("init")}, {"init": arm.init})
+    if shared and (arm.stages[0], arm.init) != (written["stages"][0], written["init"]):
+        differences += differing({"init": written["init"]}, {"init": arm.init})
         differences += differing({"first stage": written["stages"][0]}, {"first stage": arm.stages[0]})
     if differences:
         some = first_names(list(dict.fromkeys(differences)), SHOWN)

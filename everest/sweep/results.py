@@ -10,6 +10,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.config.metrics import CHANCES, METRICS
+from everest.engine.health import Validations
+from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
 from everest.figures.run_curves import chance_of_run
 from everest.models.spec import ModelSpec
@@ -20,8 +22,6 @@ from everest.sweep.works import RUNS, Work
 from everest.system.json_text import nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
-from everest.train.health import Validations
-from everest.train.listing import metric_of_run, read_run, summarize
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 RESULTS: Final = "results.json"

@@ -16,10 +16,10 @@ from typing import Any, Final
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
+from everest.engine.resume import MAY_CHANGE, flat
 from everest.errors import RecipeError
 from everest.sweep.choices import NO_INIT, StageName
 from everest.system.files import write_text
-from everest.train.resume import MAY_CHANGE, flat
 
 Settings = dict[str, Any]  # by section.key, without those at their defaults
 
@@ -116,8 +116,6 @@ def changed_settings(recipe: Recipe) -> Settings:
     """The settings that are not at their defaults, by section.key, without the seed and the exempt ones.
 
     Exempt are those that a resumed run may change, such as `train.workers`, and `data.root`.
-
-    A setting that a later version adds is not among them, so that the work keeps its key.
     """
     return {
         key: value

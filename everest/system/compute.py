@@ -65,7 +65,7 @@ def configure_cpu() -> None:
     """Set up this process to compute on a CPU: faster matrix products, and freed memory is kept.
 
     By default torch computes float32 products with MKL, which reaches less than half of oneDNN's speed on an
-    AMD EPYC, but more than oneDNN's speed on an Intel Xeon (benchmarks/products.py). On AMD processors
+    AMD EPYC, but more than oneDNN's speed on an Intel Xeon (docs/performance.md). On AMD processors
     `torch.set_float32_matmul_precision("medium")` is therefore set, which makes torch choose oneDNN. That
     setting also permits a lower precision, which oneDNN uses on processors with units for it (AMX): if a
     product shows this, the setting is restored. The default also remains on other processors, and if there

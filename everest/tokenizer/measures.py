@@ -85,19 +85,13 @@ def score_entropy(scores: Tensor) -> float:
 def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:
     """Measure how the codes (K,) of kept tokens are distributed. Dropped tokens would count as a code.
 
-    perplexity: the number of equally frequent codes with the same entropy. least_level: the smallest share
-    of a level of any dimension.
+    perplexity: the number of equally frequent codes with the same entropy.
     """
     counts = codes.unique(return_counts=True)[1].double()
     perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
-    digits = quantizer.digits(codes)  # (K, D)
-    least = min(
-        digits[:, dim].bincount(minlength=levels).min().item() for dim, levels in enumerate(quantizer.levels)
-    )
     return {
         "tokens": len(codes),
         "used": len(counts),
         "perplexity": perplexity,
         "perplexity_share": perplexity / min(quantizer.num_codes, len(codes)),
-        "least_level": least / len(codes),
     }

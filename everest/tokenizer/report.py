@@ -41,7 +41,6 @@ EXAMPLES: Final = 2  # clips that are drawn
 MOST_IN_A_SLICE: Final = 2.0  # times an even share
 MOST_OVERLAP: Final = 1.5  # times the overlap of a ranking by frame difference
 LEAST_CHANGE: Final = 0.5  # times the change of a ranking by frame difference
-LEAST_LEVEL: Final = 0.001  # of the kept tokens
 LEAST_PERPLEXITY: Final = 0.25  # of the highest possible perplexity
 
 
@@ -184,8 +183,6 @@ def scorer_warnings(figures: dict[str, Any]) -> Iterator[str]:
 def codebook_warnings(figures: dict[str, Any]) -> Iterator[str]:
     """Warn of unused codes; a tokenizer at the start of training leaves many unused."""
     use = figures["codebook"]
-    if use["least_level"] < LEAST_LEVEL:
-        yield f"a level of the codes has {use['least_level']:.2%} of the kept tokens"
     if use["perplexity_share"] < LEAST_PERPLEXITY:
         yield (
             f"the codes of kept tokens have a perplexity of {use['perplexity']:.0f}, "

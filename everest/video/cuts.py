@@ -15,11 +15,7 @@ MXF_HEAD: Final = bytes.fromhex("060e2b34020501010d0102010102")
 OGG_PAGE: Final = 65_307  # bytes, at most
 MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
 TS_PACKET: Final = 188  # bytes
-TS_SPACINGS: Final = (
-    TS_PACKET,
-    192,
-    204,
-)  # of files: plain, with a clock before each packet, with parity after it
+TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain, with a clock before each packet, with parity after it
 TS_SYNC: Final = 0x47
 
 

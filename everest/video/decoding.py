@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from av import Packet, VideoFrame, VideoStream
@@ -83,7 +83,7 @@ def decode_frames(
         is_timed = container.format.name not in UNTIMED_FORMATS
         waits = entry is None and not from_any  # for a keyframe, at the start and after a damage
         breaks = 0
-        for number, packet, is_damaged, breaks_off in _judged_packets(path, container, stream, entry):
+        for number, packet, is_damaged, breaks_off in judged_packets(path, container, stream, entry):
             is_key = packet.is_keyframe and packet.size > 0
             if stamps is not None and packet.size:
                 stamps.append(packet.pts)
@@ -134,38 +134,29 @@ def decode_frames(
         yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
 
 
-def _judged_packets(
-    path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None
+def judged_packets(
+    path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[tuple[int, Packet, bool, bool]]:
-    """Number each packet; is it damaged, and does the stream break off after it?"""
+    """Number each packet from an entry on; is it damaged, and does the stream break off after it?"""
     read = packets(path, container, stream)
-    number = 0
-    if entry is not None:
-        by_byte = entry.mark is not None and container.format.name == "mpegts"
-        with decoder_errors(path):
-            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
-        number = entry.packet
-        if entry.mark is not None:
-            passed = zip(range(REACHED_WITHIN), read, strict=False)
-            reached = (p for _, p in passed if p.is_keyframe and _entry(container, p, 0).mark == entry.mark)
-            held = next(reached, None)
-            if held is None:
-                return
-        else:
-            held = next(read, None)
-    else:
-        held = next(read, None)
     is_ts = container.format.name == "mpegts"
+    begin = entry or Entry(0)
+    if entry is not None:
+        with decoder_errors(path):
+            by_byte = is_ts and entry.mark is not None
+            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
+    first: Iterator[Packet] = read
+    if begin.mark is not None:
+        passed = islice(read, REACHED_WITHIN)
+        first = (p for p in passed if p.is_keyframe and _entry(container, p, 0).mark == begin.mark)
+    number, held = begin.packet, next(first, None)
     was_corrupt = False
     while held is not None:
         following = next(read, None)
         is_damaged, breaks_off = held.is_corrupt, False
         # A parser passes the mark of a damaged packet on to the frame before it.
-        if (
-            is_ts
-            and held.size
-            and (held.is_corrupt or was_corrupt or following is None or not following.size)
-        ):
+        is_last = following is None or not following.size
+        if is_ts and held.size and (held.is_corrupt or was_corrupt or is_last):
             state = pes_state(path, held.pos)
             is_damaged, breaks_off = not state.is_whole, not state.goes_on
         was_corrupt = held.is_corrupt

@@ -43,7 +43,7 @@ from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-RULES: Final = 5  # to be raised with every change of the facts or of how they are found
+RULES: Final = 6  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
 # Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
@@ -70,9 +70,7 @@ class VideoFile:
     orientation: Orientation
     second: float  # in units of the time stamps
     decord_is_exact: bool
-    missing: tuple[
-        tuple[float, float], ...
-    ]  # seconds that cannot be shown, as far as known; inf: no end known
+    missing: tuple[tuple[float, float], ...]  # seconds that cannot be shown; inf: no end known
     notices: tuple[str, ...]  # what was repaired
 
 
@@ -254,8 +252,15 @@ def _promised_seconds(container: InputContainer, stream: VideoStream, packets: i
         if stream.frames < packets:  # in fragments: the duration is that of those that were found
             return 0.0
         return float((stream.duration or 0) * (stream.time_base or 0))
-    if name in ("flv", "asf"):
-        return (container.duration or 0) / av.time_base
+    if name in ("flv", "asf"):  # the end of the sound, if that lasts longer
+        promised = (container.duration or 0) / av.time_base
+        others = [other for other in container.streams if other is not stream]
+        is_reached = any(
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > promised - CUT_SECONDS
+            for packet in (container.demux(others) if others else ())
+            if packet.pts is not None
+        )
+        return 0.0 if is_reached else promised
     if not name.startswith("matroska"):  # transport streams and others state none
         return 0.0
     stamp = DURATION.match(stream.metadata.get("DURATION", ""))

@@ -11,9 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from av import VideoFrame
 
-MATRIX: Final = (
-    "DISPLAYMATRIX"  # PyAV's name of the side data: nine 32-bit numbers, of which a to d are 16.16
-)
+MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
 
 

@@ -190,8 +190,15 @@ def known_damage(
     """
     path = as_video(path)
     known = () if image_folder(path) else inspect_video(path).missing
+    return damage_text([*known, *skipped], within=within)
+
+
+def damage_text(
+    missing: Iterable[tuple[float, float]], *, within: tuple[float, float] = (-inf, inf)
+) -> str | None:
+    """A sentence about the seconds that are missing, see `known_damage`."""
     parts: list[tuple[float, float]] = []
-    for begin, end in sorted([*known, *skipped]):
+    for begin, end in sorted(missing):
         if end <= within[0] or begin >= within[1]:
             continue
         if parts and begin <= parts[-1][1] + TOLERANCE:

@@ -1,7 +1,3 @@
-"""Labels of windows from bouts: cases computed by hand, and the rule checked by counting tenths."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,13 +1,9 @@
-"""Names of videos in annotation files, and the user's videos that they mean."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from everest.annotations.bout import Bout, merge_overlaps
-from everest.annotations.matching import VideoNames, match_videos, stem
+from everest.annotations.matching import VideoNames, match_videos
 from everest.errors import DataError
 
 VIDEOS = VideoNames(
@@ -66,14 +62,6 @@ def test_names_without_a_video_are_reported_once():
     assert matched == {Path("/data/monday/cage1.mp4"): bouts[:1], Path("/data/clip.01.mkv"): bouts[3:]}
     assert unmatched == ["cage9.mp4"]
     assert match_videos([], VIDEOS) == ({}, [])
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("a/b.mp4", "b"), ("C:\\x\\b.AVI", "b"), ("b.01", "b.01"), ("b", "b"), (".mp4", ".mp4")],
-)
-def test_a_stem_is_without_folder_and_ending(name: str, expected: str):
-    assert stem(name) == expected
 
 
 def test_overlapping_bouts_of_one_kind_are_merged_and_touching_ones_are_not():

@@ -1,7 +1,3 @@
-"""`everest prepare annotations`: summaries, conversion, and wrong input."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -77,22 +73,10 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (["--to", "csv", "-o", "bouts.csv"], 2, "is an input of this command"),
         (["--kind", "boris"], 4, "cannot be read as boris"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
-        (
-            ["--videos", "OTHER"],
-            4,
-            "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9",
-        ),
+        (["--videos", "OTHER"], 4, "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9"),
     ],
 )
-def test_wrong_input_is_named(
-    bouts: Path,
-    clip_files: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: list,
-    code: int,
-    message: str,
-):
+def test_wrong_input_is_named(bouts, clip_files, tmp_path, monkeypatch, options, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "VIDEOS").symlink_to(clip_files)
     (tmp_path / "OTHER").mkdir()

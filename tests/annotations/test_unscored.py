@@ -1,7 +1,3 @@
-"""Time that no one has labeled: read, left out of windows and scores, and kept in conversions."""
-
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -99,10 +95,21 @@ def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path
         ({"a": [0, 1], "b": [0, 0]}, []),
     ],
 )
-def test_time_outside_the_intervals_of_observations_is_unscored(
-    tmp_path: Path, intervals: dict[str, list], expected: list
-):
+def test_time_outside_the_intervals_of_observations_is_unscored(tmp_path, intervals, expected):
     assert unscored(read_annotations(project(tmp_path, **intervals))) == expected
+
+
+def test_time_outside_the_checked_windows_of_a_budget_is_unscored(tmp_path: Path, clip_files: Path):
+    file, output = tmp_path / "checked.csv", tmp_path / "windows.csv"
+    file.write_text(
+        "video,start,end,label,window\nclip0.mp4,0,0.5,checked,0.5\nclip0.mp4,0.25,0.5,run\n"
+        "clip0.mp4,1,1.5,checked,0.5\nclip1.mp4,0,0.5,to check,0.5\n"
+    )
+    shown = called("prepare windows", clip_files, "--seconds", 0.25, "--labels", file, "-o", output)
+    assert "left out, touch unscored time: 12 of 16 windows" in shown.stderr
+    rows = [(float(row["start"]), row["label"]) for row in csv.DictReader(output.read_text().splitlines())]
+    assert rows == [(0, "background"), (0.25, "run"), (1, "background"), (1.25, "background")]
+    assert {bout.label for bout in read_annotations(file)} == {"run", UNSCORED}
 
 
 def test_an_interval_runs_on_over_queued_media(tmp_path: Path):

@@ -1,7 +1,3 @@
-"""Weights with values that are no finite numbers, refused by every command that reads them."""
-
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path
@@ -13,10 +9,10 @@ from foreign import tiny
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
+from everest.engine.tokenizer_loss import load_network
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, read_weights
 from everest.system.weights_header import read_metadata
-from everest.train.tokenizer_loss import load_network
 
 BIAS = "encoder.blocks.1.mlp.fc2.bias"
 
@@ -47,9 +43,7 @@ def test_a_value_that_is_no_number_is_named_with_its_tensor_and_file(classifier_
     "command",
     [["eval"], ["predict", "CLIP", "--json"], ["extract", "CLIP", "-o", "OUT"], ["export", "--to", "torch"]],
 )
-def test_no_command_runs_a_model_with_damaged_weights(
-    command: list[str], classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_no_command_runs_a_model_with_damaged_weights(command, classifier_run, clip_files, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(classifier_run, run)
     (run / "best.safetensors").unlink()
@@ -62,9 +56,7 @@ def test_no_command_runs_a_model_with_damaged_weights(
     assert f"{run / 'model.safetensors'}: {BIAS} has 1 value" in message
 
 
-def test_training_does_not_start_from_damaged_weights(
-    autoencoder_run: Path, classifier_run: Path, recipe: Path, tmp_path: Path
-):
+def test_training_does_not_start_from_damaged_weights(autoencoder_run, classifier_run, recipe, tmp_path):
     file = spoiled(autoencoder_run / "model.safetensors", tmp_path / "x.safetensors", math.inf)
     command = ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run", "-q"]
     assert f"{file}: {BIAS}" in refused(*command, code=6)
@@ -108,9 +100,7 @@ def test_a_damaged_perceptual_network_is_refused(tmp_path: Path):
         load_network(str(tmp_path / "resnet50.safetensors"))
 
 
-def test_weights_too_large_to_compute_with_are_refused(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_weights_too_large_to_compute_with_are_refused(classifier_run, clip_files, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(classifier_run, run)
     (run / "best.safetensors").unlink()

@@ -1,7 +1,3 @@
-"""Exported models: the same numbers in transformers, onnxruntime and torch.export, on real clips."""
-
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -67,13 +63,8 @@ def clips(shared: Path) -> Tensor:
     return torch.stack([everest.normalize(everest.read_clip(v, frames=8, stride=2, size=64)) for v in videos])
 
 
-# --- transformers -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(
-    clips: Tensor, tmp_path: Path, pooling: str
-):
+def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(clips, tmp_path, pooling):
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
@@ -169,9 +160,6 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     assert not (tmp_path / "hf").exists()
 
 
-# --- ONNX and torch.export ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("spec", "keep"),
     [
@@ -184,9 +172,7 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     ],
     ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae", "image models"],
 )
-def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
-    clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
-):
+def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path, spec, keep):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
@@ -220,9 +206,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distance", ["neg-cosine", pytest.param("neg-cka", marks=pytest.mark.slow)])
-def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
-    clips: Tensor, tmp_path: Path, distance: DistanceName
-):
+def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path, distance):
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
@@ -238,9 +222,7 @@ def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
-def test_a_program_of_torch_computes_the_same_without_our_code(
-    clips: Tensor, tmp_path: Path, spec: ModelSpec
-):
+def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, spec):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
     about = {"classes": ""}
@@ -271,24 +253,6 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     assert (features - expected).abs().max() < 1e-4
 
 
-def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
-    session = onnx_session(onnx_file)
-    (given,) = session.get_inputs()
-    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
-    model = everest.load_model(classifier_run)
-    frames = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
-    with torch.no_grad():
-        x = everest.normalize(frames)
-        expected, ids = model(x), model.kept_tokens(x)
-    logits, kept = session.run(None, {"frames": frames.permute(0, 2, 3, 4, 1).contiguous().numpy()})
-    assert (kept == ids.numpy()).all()
-    assert abs(logits - expected.numpy()).max() < 1e-5
-    metadata = session.get_modelmeta().custom_metadata_map
-    about = json.loads(metadata["input"])
-    assert (about["dtype"], about["values"]) == ("uint8", "0 to 255")
-    assert metadata["precision"] == "fp32"
-
-
 def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     run("export --to torch -q --uint8", checkpoint, "--out", tmp_path / "m.pt2")
@@ -300,9 +264,7 @@ def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder", "alone", "unknown"])
-def test_exports_state_the_stride_of_their_clips(
-    classifier_run: Path, autoencoder_run: Path, tmp_path: Path, kind: str
-):
+def test_exports_state_the_stride_of_their_clips(classifier_run, autoencoder_run, tmp_path, kind):
     checkpoint = autoencoder_run if kind == "autoencoder" else classifier_run
     if kind in ("alone", "unknown"):
         checkpoint = tmp_path / "alone.safetensors"
@@ -351,9 +313,6 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
         compare(shown, lambda clips: (shown.graph(clips)[0] / 0 * 0, shown.graph(clips)[1]), what="it")
     with pytest.raises(EnvironmentProblem, match="it keeps other tokens"):
         compare(shown, lambda clips: (shown.graph(clips)[0], shown.graph(clips)[1] + 1), what="it")
-
-
-# --- errors -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path):
@@ -407,9 +366,7 @@ def test_invalid_options_are_refused(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_packages_are_named_with_the_line_that_installs_them(tmp_path, monkeypatch):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     monkeypatch.setattr(graph_files, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)

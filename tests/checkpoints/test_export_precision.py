@@ -1,7 +1,4 @@
-"""ONNX files: the tokens and outputs of lower precision; evaluated, timed, and run without everest."""
-
-from __future__ import annotations
-
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +49,18 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
     found = onnx_session(file).run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
     with torch.no_grad():
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
+
+
+def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
+    session = onnx_session(onnx_file)
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    (logits, kept), expected, ids = of_real_frames(onnx_file, classifier_run, clip_files)
+    assert torch.equal(kept, ids)
+    assert (logits - expected).abs().max() < 1e-5
+    metadata = session.get_modelmeta().custom_metadata_map
+    about = json.loads(metadata["input"])
+    assert (about["dtype"], about["values"], metadata["precision"]) == ("uint8", "0 to 255", "fp32")
 
 
 def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
@@ -106,12 +115,7 @@ def test_options_that_contradict_each_other_are_refused(classifier_run: Path, op
     assert message in refused(f"export {options}", classifier_run, code=2)
 
 
-# --- eval, profile --latency, and the example ---------------------------------------------------------------
-
-
-def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
-    onnx_file: Path, classifier_run: Path, tmp_path: Path
-):
+def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):
     recipe = ["--recipe", classifier_run / "recipe.yaml", "-q", "--no-interval"]
     rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]
     of_file = json_of("eval --checkpoint", onnx_file, *recipe, "--predictions", rows[0])
@@ -124,9 +128,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(
-    mixed_run: Path, tmp_path: Path
-):
+def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
     run("export --to onnx -q", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q", "--no-interval"]

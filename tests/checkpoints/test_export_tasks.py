@@ -1,7 +1,3 @@
-"""Exported models of several classes, and of numbers in the unit of the labels."""
-
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path
@@ -30,9 +26,7 @@ def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]
 
 
 @pytest.mark.parametrize("to", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_a_graph_of_numbers_computes_them_in_their_unit(
-    scores_run: Path, clip_files: Path, tmp_path: Path, to: str
-):
+def test_a_graph_of_numbers_computes_them_in_their_unit(scores_run, clip_files, tmp_path, to):
     model, clips = opened(scores_run, clip_files)
     out, about = tmp_path / {"torch": "m.pt2", "onnx": "m.onnx"}[to], {"heads": ""}
     run("export", scores_run, "--to", to, "--out", out, "-q")
@@ -79,9 +73,7 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
         compare(exported, partial(moved, by=5e-4), what="it")
 
 
-def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(
-    tags_run: Path, tmp_path: Path
-):
+def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(tags_run, tmp_path):
     run("export", tags_run, "--to", "hf", "--out", tmp_path / "hf", "-q")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
@@ -108,9 +100,7 @@ def test_a_number_of_transformers_is_a_number_here(tags_run: Path, tmp_path: Pat
     assert (head.task, head.mean, head.std) == ("regression", 0, 1)
 
 
-def test_transformers_gets_no_numbers_and_no_named_heads(
-    scores_run: Path, mixed_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_transformers_gets_no_numbers_and_no_named_heads(scores_run, mixed_run, clip_files, tmp_path):
     named_run = task_run(tmp_path, clip_files, "named")
     for checkpoint, reason in (
         (scores_run, "a number as output"),

@@ -1,7 +1,5 @@
 """The table of public weights: its layouts load, its settings fit, its commands exist."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import replace

@@ -1,7 +1,3 @@
-"""Runs that start from weights: what is kept, what starts fresh, where they come from, how they resume."""
-
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -20,13 +16,13 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.start import start_classifier, start_pretraining
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
+from everest.engine.network import stage_optimizer
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
-from everest.train.network import stage_optimizer
 
 LARGER = ("--set", "data.size=48")
 
@@ -55,9 +51,7 @@ def started(
     return model, notices
 
 
-def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_fresh(
-    first: Path, recipe: Path
-):
+def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_fresh(first, recipe):
     model, notices = started(first, recipe)
     assert equal(model.state_dict(), weights(first))
     assert notices == ["the decoder is kept, too"]
@@ -87,9 +81,7 @@ def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_f
         ("pretrain.target.normalize=false", "it predicts other targets", ""),
     ],
 )
-def test_a_decoder_that_does_not_fit_starts_fresh(
-    first: Path, recipe: Path, pretrain: list[str], tmp_path: Path, override: str, reason: str, fix: str
-):
+def test_a_decoder_that_does_not_fit_starts_fresh(first, recipe, pretrain, tmp_path, override, reason, fix):
     model, notices = started(first, recipe, override)
     assert notices[-1] == f"the decoder starts fresh: {reason}"
     old, new = weights(first), model.state_dict()
@@ -127,9 +119,7 @@ def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) 
         (("fight", "normal"), ("normal", "fight"), "normal"),
     ],
 )
-def test_a_head_is_kept_for_the_same_classes_only(
-    recipe: Path, tmp_path: Path, before: tuple | None, now: tuple | None, other: str | None
-):
+def test_a_head_is_kept_for_the_same_classes_only(recipe, tmp_path, before, now, other):
     saved_classifier(recipe, file := tmp_path / "before.safetensors", before)
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
     spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
@@ -184,9 +174,7 @@ def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tm
     ],
 )
 @pytest.mark.parametrize("stage", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
-def test_another_encoder_is_refused_with_the_settings_that_fit(
-    first: Path, recipe: Path, tmp_path: Path, stage: str, setting: str, fix: str
-):
+def test_another_encoder_is_refused_with_the_settings_that_fit(first, recipe, tmp_path, stage, setting, fix):
     command = [stage, "--recipe", recipe, "--init", first, "-o", tmp_path / "x", "-q"]
     command += sets("data.size=64", setting)
     assert f"another one than the recipe's; use --set {fix}\n" in refused(*command, code=6)
@@ -222,9 +210,7 @@ def chain(pretrain: list[str], recipe: Path, first: Path, folder: Path) -> None:
     run(*tune, "-o", folder / "third")
 
 
-def test_a_chain_of_runs_tells_its_descent(
-    first: Path, pretrain: list[str], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path, monkeypatch):
     chain(pretrain, recipe, first, tmp_path)
     files = [str(tmp_path / name / "model.safetensors") for name in ("second", "first")]
     origin = read_header(tmp_path / "third" / "model.safetensors").origin
@@ -244,9 +230,7 @@ def test_a_chain_of_runs_tells_its_descent(
     assert [line.split(":")[0] for line in tree] == ["first", f"└── {files[0]}", "    └── third"]
 
 
-def test_a_run_resumes_without_the_weights_that_it_started_from(
-    first: Path, pretrain: list[str], tmp_path: Path
-):
+def test_a_run_resumes_without_the_weights_that_it_started_from(first, pretrain, tmp_path):
     command = [*pretrain, "--init", first, *sets("model.positions=interpolated-flat"), *LARGER]
     run(*command, "-o", tmp_path / "whole")
     killed = killed_copy(tmp_path / "whole", tmp_path / "killed")
@@ -280,9 +264,7 @@ def test_weights_of_an_unknown_origin_start_a_run(autoencoder_run: Path, tmp_pat
         assert (start.origin["file"], start.origin["origin"]) == (str(file), origin)
 
 
-def test_a_run_that_replaced_the_start_of_its_own_start(
-    first: Path, pretrain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_that_replaced_the_start_of_its_own_start(first, pretrain, tmp_path, monkeypatch):
     run(*pretrain, "--init", first, "-o", tmp_path / "second")
     run(*pretrain, "--init", tmp_path / "second", "-o", first, "--overwrite")
     monkeypatch.chdir(tmp_path)
@@ -354,9 +336,7 @@ def test_interpolated_positions_keep_the_meaning_of_places(first: Path, recipe: 
     assert difference(flat) > 0.8
 
 
-def test_weights_with_interpolated_positions_open_at_other_sizes(
-    first: Path, pretrain: list[str], tmp_path: Path
-):
+def test_weights_with_interpolated_positions_open_at_other_sizes(first, pretrain, tmp_path):
     positions = ["--set", "model.positions=interpolated-flat"]
     run(*pretrain, "--init", first, "-o", tmp_path / "second", *LARGER, *positions)
     tables = []
@@ -367,9 +347,7 @@ def test_weights_with_interpolated_positions_open_at_other_sizes(
     assert tables[1].shape == (72, 24)
 
 
-def test_a_run_names_the_weights_that_it_starts_from(
-    first: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_names_the_weights_that_it_starts_from(first, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def notices(stage: str, init: str) -> list[str]:

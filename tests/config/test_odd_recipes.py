@@ -15,9 +15,9 @@ from small_runs import problems_of, refused
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import MOST_BASES
 from everest.config.yaml import MOST_BYTES, MOST_LEVELS, MOST_VALUES, read_yaml, write_yaml
+from everest.engine.listing import summarize
 from everest.errors import RecipeError
 from everest.system.run_folder import ENVIRONMENT, RECIPE
-from everest.train.listing import summarize
 
 LINE = 600  # letters of a message, with the path of a temporary folder
 BILLION = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

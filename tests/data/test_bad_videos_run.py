@@ -1,7 +1,3 @@
-"""Unreadable files in a training run, and files opened repeatedly."""
-
-from __future__ import annotations
-
 import csv
 import os
 import shutil
@@ -11,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from small_runs import refused, run, small_recipe
+from small_runs import refused, small_recipe
 
 from everest.data.footage import segment
 from everest.lists.sample import Sample
@@ -46,15 +42,6 @@ def data_set(folder: Path, video: Path, *, videos: int, broken: int) -> Path:
 PASSES = ["--set", "pretrain.batch_size=20", "--set", "pretrain.epochs=2"]
 
 
-@pytest.mark.slow
-def test_a_run_over_half_a_percent_of_broken_files_finishes_with_them_listed(video: Path, tmp_path: Path):
-    recipe = data_set(tmp_path, video, videos=1000, broken=5)
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *PASSES)
-    rows = list(csv.DictReader((tmp_path / "run" / "bad_videos.csv").read_text().splitlines()))
-    assert sorted(Path(row["path"]).name for row in rows) == [f"{n:04d}.mp4" for n in range(199, 1000, 200)]
-    assert {row["reason"] for row in rows} == {"not a video file"}
-
-
 def test_a_run_over_five_percent_of_broken_files_ends_with_code_4_and_the_list(video: Path, tmp_path: Path):
     recipe = data_set(tmp_path, video, videos=200, broken=10)
     message = refused("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *PASSES, code=4)
@@ -80,9 +67,6 @@ def test_memory_stops_growing_over_thousands_of_opens(video: Path, shared: Path)
                 assert error.reason  # noqa: PT017
         grown.append(process.memory_info().rss - before)
     assert grown[-1] <= 2 * 2**20, grown
-
-
-# --- lines of a list that name no video, or no part of one --------------------------------------------------
 
 
 UNREADABLE = {

@@ -1,7 +1,3 @@
-"""Frames kept between epochs: the same clips, less decoding, no more room than there is."""
-
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import subprocess

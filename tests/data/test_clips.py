@@ -1,7 +1,3 @@
-"""From a recipe's data section to classes and samples."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

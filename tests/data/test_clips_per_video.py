@@ -1,8 +1,3 @@
-"""Several clips of a video in an epoch: how many, where, and who counts them."""
-
-from __future__ import annotations
-
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +10,6 @@ from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
 from everest.data.clips_per_video import num_clips, repeat_samples
-from everest.data.dataset import StepSampler
 from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
 from everest.lists.sample import Sample
 
@@ -69,18 +63,6 @@ def test_only_training_repeats_videos(recording: Path):
     assert (len(clips), len(validation), classes.heads[0].outputs) == (8, 2, 2)
     assert clips.sample_weights is not None
     assert np.allclose(clips.sample_weights, 1 / 4)
-
-
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_an_epoch_has_each_clip_once_on_any_number_of_processes(recording: Path, world: int):
-    clips = pretrain_clips(small(recording, "data.clips_per_video=4"))
-    keys = []
-    for rank in range(world):
-        options = {"batch_size": 4, "steps": 2, "samples_per_epoch": 8, "seed": 0}
-        order = StepSampler(num_samples=len(clips), rank=rank, world=world, **options)
-        keys += [key for batch in order for key in batch]
-    assert sorted(keys) == [(0, index) for index in range(8)]
-    assert Counter(clips.samples[index].video_id for _, index in keys).most_common()[0][1] == 4
 
 
 def test_views_are_not_compared_with_the_same_video(recording: Path, tmp_path: Path):

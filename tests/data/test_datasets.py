@@ -50,9 +50,6 @@ def same(one, other):
     )
 
 
-# --- views and clips ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("maker", ALL)
 def test_every_field_of_a_clip_has_its_shape_and_type(samples, maker):
     clip = clips_of(samples, maker)[0, 1]
@@ -144,9 +141,6 @@ def test_without_flip_left_stays_left(tmp_path):
         assert {bool(clip[..., 0].mean() > clip[..., -1].mean()) for clip in clips} == expected
 
 
-# --- segments -----------------------------------------------------------------------------------------------
-
-
 def test_segment_limits_the_frames(samples):
     path = samples[0].path
     whole = read_frames(path, range(32))
@@ -164,9 +158,6 @@ def test_segment_in_seconds_is_that_of_the_time_stamps_and_cut_at_the_end(sample
     assert segment(dataclasses.replace(samples[0], start_frame=30, end_frame=99)) == (30, 2)
     with pytest.raises(VideoError, match="there are 32"):
         segment(dataclasses.replace(samples[0], start_frame=32))
-
-
-# --- videos that cannot be read -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -200,9 +191,6 @@ def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
     assert not clip.frames.any()
     assert json.loads(clip.failed) == [[broken.path, "not a video file"]]
     assert (clip.video_id, clip.label.tolist()) == (broken.path, [1])
-
-
-# --- loader -------------------------------------------------------------------------------------------------
 
 
 def sampler(steps: int, **options: int) -> StepSampler:

@@ -1,7 +1,3 @@
-"""data.fps: clips of frames at another rate than that of the files."""
-
-from __future__ import annotations
-
 import itertools
 import shutil
 from fractions import Fraction
@@ -54,16 +50,6 @@ def test_a_timeline_has_the_frame_nearest_to_each_time(files, name: str, fps: fl
     numbers = footage_of(Sample(path=str(path)), fps).shown
     assert numbers.tolist() == [nearest(seconds, j / Fraction(fps)) for j in range(len(numbers))]
     assert abs(len(numbers) / fps - Timeline.of(path).end) <= 0.5 / fps + 1e-6
-
-
-@pytest.mark.parametrize("name", [*map(str, RATES), "avi"])
-def test_at_its_own_rate_a_file_has_the_timeline_of_its_frames(files, name: str):
-    path, _ = files[name]
-    footage = footage_of(Sample(path=str(path)), round(probe(path).fps))
-    assert footage.shown.tolist() == list(range(probe(path).frames))
-    if name == "60":  # 2.5 frames apart at 24: of two at the same distance the earlier is shown
-        shown = footage_of(Sample(path=str(path)), 24).shown
-        assert shown[:6].tolist() == [0, 2, 5, 7, 10, 12]
 
 
 def views_of(fps: float | None, way: str) -> list:
@@ -161,9 +147,6 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
             everest.read_clip(files["24"][0], fps=fps)
 
 
-# --- data.fps in commands: stored with the weights, and the same frames everywhere --------------------------
-
-
 FPS, RATE = 15, 40  # of the recipe, and of most files
 # The frames that are nearest to the times of the recipe.
 TIMELINE = [nearest([Fraction(i, RATE) for i in range(RATE)], Fraction(j, FPS)) for j in range(FPS)]
@@ -214,9 +197,7 @@ def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Pat
     assert with_recipe != json_of(*command, "-c", run, "--recipe", data / "tiny.yaml")
 
 
-def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(
-    run: Path, data: Path, tmp_path: Path
-):
+def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(run, data, tmp_path):
     (row,) = json_of("predict --timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)

@@ -33,8 +33,7 @@ def recorded_segments(golden):
 
 
 @pytest.mark.parametrize(
-    ("key", "window"),
-    [("pretrain_sampling", pretrain_window), ("finetune_sampling_dense", finetune_window)],
+    ("key", "window"), [("pretrain_sampling", pretrain_window), ("finetune_sampling_dense", finetune_window)]
 )
 def test_training_windows_are_those_of_the_released_program(recorded, key, window):
     cases = recorded[key]

@@ -1,7 +1,3 @@
-"""Several labels a video, as verb and noun: lists, training, checkpoint, evaluation, prediction."""
-
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path
@@ -29,17 +25,14 @@ from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
 
-def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: Path):
+def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: Path, classifier_run: Path):
     model = everest.load_model(heads_run / "model.safetensors")
     assert (model.heads, model.num_classes) == (named_heads({"verb": 2, "noun": 3}), 5)
     assert read_header(heads_run / "model.safetensors").settings["heads"] == {"verb": 2, "noun": 3}
     validated = [row for row in RunFolder(heads_run).rows() if "val_top1" in row]
     assert {"val_verb_top1", "val_noun_top1"} <= set(validated[-1])
     assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
-
-
-def test_a_checkpoint_of_one_head_names_no_heads(classifier_run: Path):
-    assert read_header(classifier_run / "model.safetensors").settings["heads"] is None
+    assert read_header(classifier_run / "model.safetensors").settings["heads"] is None  # of one head
     assert everest.load_model(classifier_run / "model.safetensors").heads == (Head(outputs=2),)
 
 

@@ -1,7 +1,5 @@
 """Every batch of the loader equals its clips read one by one, and stays so while it is in use."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,9 +96,7 @@ def loaded_equal(loader: ClipLoader, pause: float = 0.0) -> list[bool]:
     st.sampled_from([1, 2, 5, 20]),
     st.booleans(),
 )
-def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(
-    lengths: list[int], workers: int, views: int, replace: bool
-):
+def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(lengths, workers, views, replace):
     clips = clips_of(Drawn(num_views=views), replace_bad=replace)
     loader = make_loader(clips, keys_of(lengths), workers=workers, timeout=60)
     assert loaded_equal(loader) == [True] * len(lengths)

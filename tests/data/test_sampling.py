@@ -1,7 +1,3 @@
-"""Samplers: which samples a step has, and how often the samples of each class are drawn."""
-
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -38,9 +34,6 @@ def shares(labels, weights) -> dict[object, float]:
     return {name: sum(chances[[label == name for label in labels]]) for name in set(labels)}
 
 
-# --- weights ------------------------------------------------------------------------------------------------
-
-
 @given(CLASSES, st.sampled_from(KINDS))
 def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels, kind):
     power = {"balanced": 0, "sqrt": 0.5}[kind]
@@ -58,16 +51,8 @@ def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
     assert sample_weights([], "balanced").shape == (0,)
 
 
-SHUFFLED = [
-    [(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)],
-    [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)],
-]
-DRAWN = [
-    [(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)],
-    [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)],
-]
-
-# --- order --------------------------------------------------------------------------------------------------
+SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
+DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([2, 8]), st.integers(0, 20), st.integers(0, 9))
@@ -84,7 +69,7 @@ def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch(number
 
 
 def test_the_orders_of_a_seed_stay_the_same():
-    """Recorded numbers: with other ones, runs of an earlier version could not be resumed exactly."""
+    """Recorded numbers: with other ones, a seed would not repeat its results."""
     options = {"batch_size": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
     assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
@@ -127,9 +112,6 @@ def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind
             assert list(chain(*parts)) == batch
 
 
-# --- from a recipe ------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def unequal(tmp_path) -> Recipe:
     """Four videos, three of one class."""
@@ -161,11 +143,9 @@ def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
+    assert FinetuneSettings().sampler == "shuffle"
     with pytest.raises(RecipeError, match=r"finetune\.sampler: .*'equal'; known: balanced, shuffle, sqrt"):
         load_recipe("custom", overrides=["finetune.sampler=equal"])
-
-
-# --- classes without a video --------------------------------------------------------------------------------
 
 
 def test_classes_without_a_video_are_counted_and_the_first_five_named():

@@ -1,7 +1,3 @@
-"""Videos that are shorter than a clip: how many, and the stride that fits."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +15,7 @@ from everest.lists.reading import read_samples
 from everest.video.writer import write_video
 
 
-@given(
-    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60),
-    frames=st.sampled_from([1, 4, 8, 16]),
-)
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60), frames=st.sampled_from([1, 4, 8, 16]))
 def test_the_suggested_stride_is_the_largest_that_fits_nearly_all_videos(lengths: list[int], frames: int):
     stride = largest_stride(lengths, frames)
 
@@ -59,9 +52,7 @@ def test_videos_of_one_frame_are_named_as_images(tmp_path: Path, recipe: Path):
     assert "frames are repeated; most are single images, which show no motion" in shown
 
 
-def test_one_video_that_is_slow_to_fail_ends_no_run(
-    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_one_video_that_is_slow_to_fail_ends_no_run(tmp_path, clip_files, monkeypatch):
     monkeypatch.setattr("everest.data.short_videos.SECONDS", 0.0)
     (tmp_path / "broken.mp4").write_text("no video")
     samples = read_samples(clip_files / "train.csv", root=clip_files, labeled=True).samples

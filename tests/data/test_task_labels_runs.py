@@ -1,7 +1,3 @@
-"""Labels of the wrong kind end fine-tuning and evaluation with a line that names their row."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -54,17 +50,13 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("regression", ["2", "2.0"], "all 2 numbers of the column label are 2"),
     ],
 )
-def test_fine_tuning_refuses_labels_of_another_kind(
-    tmp_path: Path, clip_files: Path, task: str, labels: list[str], message: str
-):
+def test_fine_tuning_refuses_labels_of_another_kind(tmp_path, clip_files, task, labels, message):
     write(tmp_path, "train.csv", labels, clip_files)
     assert message in error_of(*finetune(recipe(tmp_path, task=task)))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_with_a_bar_and_a_class_that_all_training_videos_have_are_noticed(
-    tmp_path: Path, clip_files: Path
-):
+def test_a_label_with_a_bar_and_a_class_that_all_training_videos_have_are_noticed(tmp_path, clip_files):
     def noticed(task: str, *labels: str) -> str:
         write(tmp_path, "train.csv", list(labels), clip_files)
         return called(*finetune(recipe(tmp_path, task=task), "--dry-run")).stderr
@@ -135,9 +127,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
         ("regression", ["1", "a"], "test.csv:3: label 'a' is no number; the model predicts numbers (regres"),
     ],
 )
-def test_evaluation_refuses_labels_of_another_kind(
-    runs: dict[str, Path], clip_files: Path, task: str, labels: list[str], message: str
-):
+def test_evaluation_refuses_labels_of_another_kind(runs, clip_files, task, labels, message):
     write(runs[task].parent, "test.csv", labels, clip_files)
     assert message in error_of("eval", "-c", runs[task], "-q")
 

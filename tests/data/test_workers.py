@@ -1,7 +1,5 @@
 """Worker processes that are killed, stopped or full of work; their results keep their numbers."""
 
-from __future__ import annotations
-
 import faulthandler
 import multiprocessing
 import os

@@ -1,7 +1,3 @@
-"""The stages of a demo on a few rendered clips, and the files of an earlier demo that may be removed."""
-
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

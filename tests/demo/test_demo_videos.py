@@ -1,7 +1,3 @@
-"""The demo's videos: one set per seed, balanced labels, no single frame that reveals the class."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,3 @@
-"""Model cards: what a checkpoint states about itself, and the metrics of an evaluation that is given."""
-
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The report of an evaluation: confused classes, sweeps over keep ratios, files that are not replaced."""
-
-from __future__ import annotations
-
 import csv
 import re
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The figures of evaluations are PNGs on which nothing is cut, for few and many videos and classes."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

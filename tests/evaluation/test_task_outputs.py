@@ -1,12 +1,7 @@
-"""Several classes per video, and numbers: evaluation, its page, and predictions in every format."""
-
-from __future__ import annotations
-
 import csv
 import io
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from small_runs import called, json_of, refused, run
 from task_runs import COLUMNS, NAMES, SCORES, TAGS, write_list
 
@@ -28,7 +22,6 @@ from everest.figures.timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.top_classes import answers_of_head
 from everest.lists.classes import Classes
-from everest.metrics.metrics import multi_label, per_class
 from everest.metrics.predicted import HeadPredictions
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
@@ -36,39 +29,6 @@ FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
 SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
 TAGGED = Head(task="multi-label", outputs=3)
 SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
-
-
-# --- metrics ------------------------------------------------------------------------------------------------
-
-
-def test_metrics_of_each_class_are_those_of_scikit_learn():
-    rows = per_class(SEVERAL, NAMES)
-    expected = precision_recall_fscore_support(FLAGS, SHARES >= 0.5, average=None, zero_division=0)
-    for i, name in enumerate(NAMES):
-        found = [rows[i][key] for key in ("precision", "recall", "f1", "videos")]
-        assert found == pytest.approx([*(100 * expected[k][i] for k in range(3)), expected[3][i]], abs=1e-4)
-        assert rows[i]["name"] == name
-    assert rows[0]["ap"] == pytest.approx(100 * average_precision_score(FLAGS[:, 0], SHARES[:, 0]), abs=1e-4)
-    assert rows[2]["ap"] is None  # no video has it
-
-
-def test_a_single_class_is_measured_like_the_same_class_among_others_and_none_has_no_mean_precision():
-    one = Head(task="multi-label", outputs=1)
-    alone = HeadPredictions(head=one, labels=FLAGS[:, :1], outputs=SHARES[:, None, :1])
-    assert per_class(alone, NAMES[:1]) == per_class(SEVERAL, NAMES)[:1]
-    assert multi_label(alone, None)["macro_f1"] == multi_label(alone, None)["micro_f1"] == 80
-    found = multi_label(replace(SEVERAL, labels=np.zeros_like(FLAGS)), None)
-    assert (found["map"], found["macro_f1"], found["micro_f1"]) == (None, None, 0)
-
-
-def test_classes_of_single_label_videos_are_measured_one_against_the_rest():
-    outputs = np.array([[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0, 0.9, 0.1], [0.5, 0.3, 0.2]], np.float32)
-    head = HeadPredictions(head=Head(outputs=3), labels=np.array([0, 0, 1, 2]), outputs=outputs[:, None])
-    rows = [(row["precision"], row["recall"], row["videos"]) for row in per_class(head, NAMES)]
-    assert rows == [(50, 50, 2), (50, 100, 1), (0, 0, 1)]
-
-
-# --- worst videos -------------------------------------------------------------------------------------------
 
 
 def test_the_worst_videos_have_missing_and_wrong_classes():
@@ -87,9 +47,6 @@ def test_the_largest_errors_come_first():
     head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
     found = largest_errors(head, list("abc"), [], most=2)
     assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
-
-
-# --- evaluation and its page --------------------------------------------------------------------------------
 
 
 def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Path, tmp_path: Path):
@@ -125,9 +82,7 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     assert "average precision" in table
 
 
-def test_groups_of_videos_are_counted_and_few_are_a_notice(
-    scores_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_files, tmp_path):
     listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
     ended = called("eval", "-c", scores_run, *options)
@@ -145,9 +100,7 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
 
 
 @pytest.mark.slow
-def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
-    mixed_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(mixed_run, clip_files, tmp_path):
     listed = write_list(tmp_path / "test.csv", clip_files, **COLUMNS["mixed"])
     listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
     found = []
@@ -157,9 +110,6 @@ def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
         found.append({**result, "seconds": None})
     assert found[0]["videos"] == 5
     assert found[0] == found[1]
-
-
-# --- predictions --------------------------------------------------------------------------------------------
 
 
 def test_predictions_of_several_classes_say_which_are_present(tags_run: Path, clip_files: Path):
@@ -214,18 +164,13 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     assert "--background: is for models with one class per window" in text
 
 
-def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(
-    mixed_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
     options = ["--timeline", "--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
     (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", mixed_run, *options))
     assert list(row["bouts"]) == ["verb", "tags", "score"]
     assert row["bouts"]["verb"]
     assert row["bouts"]["score"] == []
     assert (tmp_path / "t.png").is_file()
-
-
-# --- timelines of several classes ---------------------------------------------------------------------------
 
 
 @given(present=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=9), step=st.integers(1, 12))
@@ -280,9 +225,7 @@ def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
         assert header.split("┃")[1].strip() == f"views of a video: {views}"
 
 
-def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(
-    mixed_run: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(mixed_run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
     assert max(map(len, lines)) <= 80

@@ -44,12 +44,11 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
             "A",
             [
                 "--only",
-                "machine,ceilings,same,importance,products,attention encoder,step everest-s,step plain-e",
+                "machine,ceilings,same,importance,attention encoder,step everest-s,step plain-e",
             ],
             {
                 "ceilings",
                 "importance",
-                "products",
                 "attention encoder",
                 "step everest-s",
                 "step plain-everest-b",
@@ -68,9 +67,7 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
         ),
     ],
 )
-def test_a_part_of_the_first_minutes_ends_well(
-    device: Device, tmp_path: Path, part: str, options: list[str], items: set[str]
-):
+def test_a_part_of_the_first_minutes_ends_well(device, tmp_path, part, options, items):
     rows = rows_of(device, tmp_path, "gpu_first.py", part, *options)
     assert items <= {row["item"] for row in rows}
     for row in rows:
@@ -87,12 +84,12 @@ def test_a_part_of_the_first_minutes_ends_well(
 
 @pytest.mark.slow
 def test_a_step_is_published_on_a_page(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows = rows_of(device, tmp_path, "gpu_step.py", "--only", "everest-s,videomae-s")
+    rows = rows_of(device, tmp_path, "gpu_first.py", "A", "--only", "machine,step everest-s,step videomae-s")
     names = [row["case"] for row in rows if "case" in row]
     assert "everest-s" in names
     page = Path(shutil.copy(measuring.PAGE, tmp_path))
     monkeypatch.setattr(measuring, "HERE", tmp_path)
-    options = [str(tmp_path / "gpu_step.jsonl"), "--page", str(page)]
+    options = [str(tmp_path / "A.jsonl"), "--page", str(page)]
     monkeypatch.setattr(sys, "argv", ["gpu_page.py", *options])
     gpu_page.main()
     text = page.read_text()

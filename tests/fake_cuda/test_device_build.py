@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import device_build
 import pytest
@@ -21,17 +20,13 @@ from device_build import Device, NoDeviceError, built_device
         ("built without CUDA", torch.version, "cuda", None),
     ],
 )
-def test_a_machine_that_cannot_have_the_device_is_told_why(
-    monkeypatch: pytest.MonkeyPatch, reason: str, owner: object, name: str, value: object
-):
+def test_a_machine_that_cannot_have_the_device_is_told_why(monkeypatch, reason, owner, name, value):
     monkeypatch.setattr(owner, name, value)
     with pytest.raises(NoDeviceError, match=reason):
         built_device()
 
 
-def test_an_unknown_version_of_cuda_is_no_error_of_the_compiler(
-    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_an_unknown_version_of_cuda_is_no_error_of_the_compiler(device, monkeypatch, tmp_path):
     monkeypatch.setattr(device_build, "SOURCES", tmp_path)
     for name in (*device_build.RUNTIME, "driver.c"):
         (tmp_path / name).write_text("#error unknown layout\n")

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from device_build import Device
 from device_runs import Ended, Process, run_everest
 
+from everest.engine.saved_state import read_state
 from everest.system.run_folder import RunFolder
-from everest.train.saved_state import read_state
 
 Train = Callable[..., Ended]
 
@@ -37,9 +36,7 @@ def assert_all_waits_are_named(process: Process) -> None:
         ),
     ],
 )
-def test_training_ends_well_and_waits_in_known_places(
-    train: Train, tmp_path: Path, command: str, options: list[str]
-):
+def test_training_ends_well_and_waits_in_known_places(train, tmp_path, command, options):
     ended = train(command, *options)
     (process,) = ended.processes
     assert "; bf16" in ended.stderr
@@ -53,9 +50,7 @@ def test_training_ends_well_and_waits_in_known_places(
 
 
 @pytest.mark.slow
-def test_adapters_are_trained_compiled_or_not_without_further_waits(
-    train: Train, autoencoder_run: Path, tmp_path: Path
-):
+def test_adapters_are_trained_compiled_or_not_without_further_waits(train, autoencoder_run, tmp_path):
     options = ["--init", autoencoder_run, "--overwrite", "--set", "data.val=null"]
     plain, blocks, whole = (
         train("finetune", *options, "--set", "finetune.lora.rank=4", "--set", f"train.compile={how}").step
@@ -70,9 +65,7 @@ def test_adapters_are_trained_compiled_or_not_without_further_waits(
 
 
 @pytest.mark.slow
-def test_evaluation_and_probes_end_well(
-    device: Device, classifier_run: Path, autoencoder_run: Path, tmp_path: Path
-):
+def test_evaluation_and_probes_end_well(device, classifier_run, autoencoder_run, tmp_path):
     shown = run_everest(device, "eval", "-c", classifier_run, "--json")
     assert shown.code == 0, shown.stderr
     assert json.loads(shown.stdout)["videos"] == 4

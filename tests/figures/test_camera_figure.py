@@ -1,7 +1,3 @@
-"""Figures and commands about the motion of the camera, on rendered videos."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

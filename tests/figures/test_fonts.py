@@ -1,9 +1,4 @@
-"""Letters in figures that matplotlib's font does not have."""
-
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +71,7 @@ def draw_animation(path: Path) -> None:
     ],
     ids=["masks", "curves", "selection", "animation"],
 )
-def test_every_figure_with_names_of_files_and_runs_draws_any_letter(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, draw: Callable[[Path], None]
-):
+def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(tmp_path / "figure.png")

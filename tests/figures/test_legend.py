@@ -1,7 +1,3 @@
-"""The words of figures: frame numbers of the video, counts of tokens, colors and strategies."""
-
-from __future__ import annotations
-
 import tempfile
 from itertools import combinations
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The interactive page: its structure, its data, and its script in node."""
-
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
@@ -163,9 +159,7 @@ def test_the_page_opens_with_the_first_frame_and_the_share(made: tuple[Path, Pat
     assert opened["count"] == f"{12 - len(dropped)} of 12"
 
 
-def test_keys_change_the_frame_and_the_share_and_those_of_the_controls_keep_their_meaning(
-    states: dict[str, Any],
-):
+def test_keys_change_the_frame_and_the_share_and_those_of_the_controls_keep_their_meaning(states):
     assert states["right"]["number"] == "frame 15 of the video"
     assert states["left of the first"]["number"] == "frame 33 of the video"
     assert states["left of the first"]["frameText"] == "image 8 of 8, time slice 4 of 4"

@@ -1,7 +1,5 @@
 """The pages that everest writes, in a real browser: they work, log no error and request nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -135,9 +133,7 @@ def test_the_clips_of_a_search_play(quiet_browser: WebDriver, written: dict[str,
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
 @pytest.mark.parametrize("pages", ["report", "tags", "scores", "mixed", "mask", "search"])
-def test_a_page_fits_its_window_and_the_color_scheme(
-    quiet_browser: WebDriver, written: dict[str, Path], pages: str, width: int, scheme: str
-):
+def test_a_page_fits_its_window_and_the_color_scheme(quiet_browser, written, pages, width, scheme):
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     quiet_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

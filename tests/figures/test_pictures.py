@@ -1,19 +1,14 @@
-"""The rows of figures, and the demo that draws one."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from small_runs import refused, run
 
 import everest
 from everest.config.recipe import load_recipe
 from everest.figures.mask_view import GRAY
 from everest.figures.masks import view_masks, view_model
-from everest.figures.pictures import FigureRow, draw_views, rows_of, scale_of
+from everest.figures.pictures import FigureRow, rows_of, scale_of
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.masks import Tube
@@ -60,15 +55,6 @@ def test_heat_is_the_importance_of_each_pixels_token(rows):
     assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
     blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
     assert all((block == block[0, 0]).all() for block in blocks)
-
-
-def test_json_holds_the_ids(rows):
-    _, chosen, shown = rows
-    values = shown.to_dict()
-    assert values["grid"] == [4, 4, 4]
-    assert values["visible"] == chosen.visible[0].tolist()
-    assert values["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])
-    assert sum(values["kept_per_slice"]) == len(values["kept"]) == int(0.3 * 64)
 
 
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
@@ -120,13 +106,6 @@ def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceNam
     assert moving.note == "change since the previous time slice"
     assert still.note.endswith("(there is none)")
     assert scale_of(still)(NO_CHANGE[distance]) == 0
-
-
-def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
-    draw_views(tmp_path / "rows.png", [rows[2]], title="title")
-    with Image.open(tmp_path / "rows.png") as picture:
-        width, height = picture.size
-    assert min(width, height) > 400
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):

@@ -1,7 +1,3 @@
-"""`everest plot`: values on the axes, one figure of several runs, no file overwritten by mistake."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

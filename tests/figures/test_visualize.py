@@ -1,7 +1,3 @@
-"""The output and the files of `visualize-mask` and `select-frames` on rendered videos."""
-
-from __future__ import annotations
-
 import errno
 import itertools
 import shutil
@@ -47,9 +43,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frames[number, 8:24, left : left + 16] = 230
     write_video(path, frames, 24)
     return path
-
-
-# --- visualize-mask -----------------------------------------------------------------------------------------
 
 
 def test_kept_tokens_are_where_something_moves(video: Path, tmp_path: Path):
@@ -200,9 +193,6 @@ def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
     assert row["strategy"] == "tube"
 
 
-# --- select-frames ------------------------------------------------------------------------------------------
-
-
 def test_frames_are_drawn_where_something_moves(video: Path):
     options = ["--size", "32", "--frames", "8", "--stride", "5", "--draws", "400", "--keep", "0.1"]
     row = json_of("select-frames", video, *options)
@@ -239,9 +229,7 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
 
 
 @pytest.mark.parametrize(("frames", "numbers"), [(1, [3, 5, 7]), (4, [2, 6, 10])])
-def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(
-    video: Path, tmp_path: Path, frames: int, numbers: list[int]
-):
+def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, frames, numbers):
     file, model = tmp_path / "model.safetensors", tiny("pretrain", tubelet=(frames, 8, 8))
     save_model(file, model.spec, model, clip={"stride": 2, "sampling": "dense"})
     for number in numbers:
@@ -291,9 +279,6 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
     assert "dots: share of repeated draws" in words
 
 
-# --- errors -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -320,9 +305,7 @@ def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: P
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
 )
-def test_impossible_options_are_reported_in_one_line(
-    video: Path, tmp_path: Path, arguments: list[str], code: int, message: str
-):
+def test_impossible_options_are_reported_in_one_line(video, tmp_path, arguments, code, message):
     command, *options = [str(video) if part == "VIDEO" else part for part in arguments]
     out, name = (["--out", tmp_path], "visualize-mask") if command == "mask" else ([], "select-frames")
     assert message in refused(name, *options, *out, code=code)
@@ -375,9 +358,7 @@ def test_an_unreadable_video_does_not_stop_the_others(video: Path, tmp_path: Pat
     assert row["video"] == str(tmp_path / "videos" / "b.mp4")  # a list, as if both were readable
 
 
-def test_a_full_disk_leaves_no_part_of_an_animation(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_full_disk_leaves_no_part_of_an_animation(video, tmp_path, monkeypatch):
     def fill(path: Path, *frames: object) -> None:
         path.write_bytes(b"part")
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,7 +1,3 @@
-"""`prepare windows --labels`: lists of windows with the classes of annotated bouts."""
-
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path
@@ -52,16 +48,6 @@ def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: P
     assert groups in ([{"clip0"}, {"clip1"}], [{"clip1"}, {"clip0"}])
 
 
-@pytest.mark.slow
-def test_finetune_takes_the_list(windows: list, recipe: Path, tmp_path: Path):
-    output = tmp_path / "windows.csv"
-    called(*windows, "-o", output)
-    changes = [f"data.{name}={output}" for name in ("train", "val", "test")] + ["data.num_classes=null"]
-    settings = [f"--set={change}" for change in changes]
-    dry = called("finetune", "--recipe", recipe, "--init", "none", "--gpus", "cpu", "--dry-run", *settings)
-    assert "loss" in dry.stdout
-
-
 def test_classes_that_are_numbers_get_a_file_of_names(windows: list, bouts: Path, tmp_path: Path):
     bouts.write_text(BOUTS.replace("walk", "10").replace("run", "2"))
     output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
@@ -89,9 +75,7 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
         ("clip0,0,x,walk", [], 4, "cannot be read as csv"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named(
-    windows: list, bouts: Path, tmp_path: Path, lines: str, options: list, code: int, message: str
-):
+def test_labels_that_cannot_be_used_are_named(windows, bouts, tmp_path, lines, options, code, message):
     bouts.write_text(f"video,start,end,label\n{lines}\n")
     assert message in refused(*windows, "-o", tmp_path / "w.csv", *options, code=code)
     assert not (tmp_path / "w.csv").exists()

@@ -1,7 +1,3 @@
-"""Which packets count as active, and which windows are chosen: cases by hand and properties."""
-
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +16,7 @@ def packets_of(sizes, kinds) -> PacketSizes:
         sizes=np.array(sizes),
         kinds=np.array(kinds, dtype=np.int8),
         end=float(len(sizes)),
-        damage=None,
+        missing=(),
     )
 
 

@@ -1,7 +1,3 @@
-"""Checkpoints of other programs: recognized by name, mapped to the last tensor, equal in their outputs."""
-
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -126,9 +122,7 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
 
 @pytest.mark.parametrize(("arguments", "keep"), [({}, None), ({"mcm": True, "mcm_ratio": 0.4}, 0.6)])
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_released_classifier_keeps_every_tensor(
-    tmp_path: Path, arguments: dict, keep: float | None, pooling: str
-):
+def test_a_released_classifier_keeps_every_tensor(tmp_path, arguments, keep, pooling):
     state = tiny("videomae_finetune_base")
     if pooling == "first":
         state = {name.replace("fc_norm.", "norm."): t.half() for name, t in state.items()}
@@ -225,10 +219,7 @@ def spoiled(name: str, *shape: int, **options: Any) -> Callable[[dict[str, Tenso
 
 FC1, EMBED = "blocks.1.mlp.fc1", "patch_embed.proj.weight"
 WRONG = {
-    "a value is no number": (
-        lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan),
-        "48 values that are no",
-    ),
+    "a value is no number": (lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan), "48 values that are no"),
     "a tensor is missing": (spoiled(f"{FC1}.bias"), f"it lacks encoder.{FC1}.bias;"),
     "a tensor too many": (spoiled("blocks.0.gamma_1", 48), "no place for blocks.0.gamma_1;"),
     "quantized": (spoiled("head.weight", 400, 48, dtype=torch.int8), "torch.int8"),
@@ -351,9 +342,7 @@ def test_no_two_foreign_tensors_become_one():
 @pytest.mark.parametrize("mean_pooling", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("stage", ["ForPreTraining", "ForVideoClassification"])
-def test_a_checkpoint_of_transformers_gives_the_same_numbers(
-    stage: str, mean_pooling: bool, biased: bool, tmp_path: Path
-):
+def test_a_checkpoint_of_transformers_gives_the_same_numbers(stage, mean_pooling, biased, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.VideoMAEConfig(

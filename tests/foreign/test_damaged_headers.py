@@ -1,7 +1,3 @@
-"""Headers, indexes and configurations that no program writes: one line, and no model of their sizes."""
-
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable
@@ -38,6 +34,7 @@ HEADERS = {
     "step longer": ({"step": "1" * 5000}, "its header is damaged"),
     "step text": ({"step": "x" * 5000}, "its header is damaged"),
     "version": ({"version": "-1"}, "damaged (version)"),
+    "newer version": ({"version": "2"}, "written by a newer everest"),
     "kind": ({"kind": "x" * 5000}, "damaged (kind, settings)"),
     "kind of another": ({"kind": "tokenizer"}, "damaged (settings)"),
     "origin": ({"origin": "3"}, "damaged (origin)"),
@@ -91,10 +88,7 @@ SETTINGS = {
     "other classes": (_set("num_classes", value=10**6), "do not fit the model"),
     "no classes": (_set("num_classes", value=None), "num_classes: missing"),
     "heads of labels": (_set("heads", value={"a": 2, "b": 3}), "heads: other classes than num_classes"),
-    "negative head": (
-        _set("heads", value={"a": -3, "b": 5}),
-        "heads.a: Value error, must be a number",
-    ),
+    "negative head": (_set("heads", value={"a": -3, "b": 5}), "heads.a: Value error, must be a number"),
     "drop path": (_set("drop_path", value=1e308), "drop_path: Input"),
     "kind": (_set("kind", value="pretrain"), "damaged (settings)"),
     "keep nothing": (_set("selection", "keep_ratio", value=1e-320), "keeps none of"),
@@ -166,8 +160,6 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
         assert message.count("\n") == 1
         assert len(message) < LINE
 
-
-# --- checkpoints of other programs
 
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 CONFIGS = {

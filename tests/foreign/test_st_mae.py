@@ -4,8 +4,6 @@ The reference is written from these facts (the class token in front, positions o
 blocks with biases on queries, keys and values, one norm), not from the program.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -243,9 +241,6 @@ def test_other_positions_and_other_means_are_refused_with_the_reason():
         convert(Foreign(path=Path("x.pth"), tensors=without), HINTS)
 
 
-# --- from the command line ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     """A recipe for weights that are 48 wide and 2 deep."""
@@ -253,9 +248,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 
 @pytest.mark.parametrize("container", ["model", "model_state"])
-def test_an_imported_encoder_is_used_by_every_command(
-    container: str, recipe: Path, tmp_path: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
-):
+def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_path, clip_files, caplog):
     given, out = tmp_path / "mae_st.pth", tmp_path / "st-mae.safetensors"
     state = st_mae(grid=TokenGrid(t=2, h=6, w=6))  # clips of 4 x 96 x 96
     torch.save({container: state, "epoch": 1, "cfg": "TRAIN: …"}, given)

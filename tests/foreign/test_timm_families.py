@@ -1,7 +1,3 @@
-"""The table of timm's image models: it is what timm's models give, and it is printed."""
-
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

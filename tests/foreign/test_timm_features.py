@@ -1,7 +1,3 @@
-"""The encoder computes as the image models of timm that it is read from, in each family."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "registers with positions": {"reg_tokens": 4},
     "registers alone": {"reg_tokens": 4, "class_token": False, "global_pool": "avg"},
     "tanh GELU and attention pooling (SigLIP)": {
-        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"},
+        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"}
     },
     "distillation token (DeiT)": {"kind": VisionTransformerDistilled},
     "SwiGLU (DINOv2 giant)": {"mlp_layer": SwiGLUPacked, "mlp_ratio": 5.0, "act_layer": nn.SiLU},

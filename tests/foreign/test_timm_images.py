@@ -1,7 +1,5 @@
 """Image models of timm as encoders: equal to timm on single frames, and inflated to tubelets."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -69,9 +67,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
 
 @pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
 @torch.inference_mode()
-def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_of_timm(
-    options: dict[str, Any],
-):
+def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_of_timm(options):
     model = image_model(**options)
     weights = weights_of(model)
     saved = ModelSpec.from_settings(weights.settings, source=Path("small"))

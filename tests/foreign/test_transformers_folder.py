@@ -1,7 +1,3 @@
-"""Folders of transformers as checkpoints: their links, and the files next to the weights."""
-
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -76,9 +72,6 @@ def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_pat
     (tmp_path / "link.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         find_init(tmp_path / "link.safetensors", output=folder, overwrite=True)
-
-
-# --- the preprocessor ---------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -193,9 +186,7 @@ def test_a_stride_must_be_a_number_and_the_preprocessor_of_videos_comes_first(fo
         (2, "dense", 10.0, "the frames of a clip are 2 frames at 10 per second apart"),
     ],
 )
-def test_frames_that_a_config_cannot_state_are_noted(
-    tmp_path: Path, stride: int, sampling: str, fps: float | None, text: str
-):
+def test_frames_that_a_config_cannot_state_are_noted(tmp_path, stride, sampling, fps, text):
     clip = {"stride": stride, "sampling": sampling} | ({"fps": fps} if fps else {})
     opened = open_model(save_model(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48)), clip=clip))
     notes = write_folder(tmp_path / "hf", opened).notes

@@ -1,9 +1,3 @@
-"""VideoMAE of transformers in its released sizes, random: converted, pre-trained on, fine-tuned, used."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
 import psutil
 import pytest
 import torch
@@ -22,9 +16,7 @@ TUNE = ("finetune.steps=2", "finetune.batch_size=2", "eval.clips=1", "eval.crops
 
 
 @pytest.mark.parametrize("backbone", ["vit-s", "vit-b", "vit-l", "vit-h"])
-def test_weights_of_transformers_are_continued_tuned_and_used(
-    backbone: str, tmp_path: Path, clip_files: Path
-):
+def test_weights_of_transformers_are_continued_tuned_and_used(backbone, tmp_path, clip_files):
     transformers = pytest.importorskip("transformers")
     size = BACKBONES[backbone]
     needed = 32 * 12 * size.width**2 * size.depth  # bytes: measured, 32 for each weight of a block

@@ -1,7 +1,5 @@
 """Good input, from which the cases make damaged input: clips, lists, tiny trained models, shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -119,8 +117,7 @@ class Bases:
         from .worker import call
 
         ended, _, stderr = call(command.split(), self.root)
-        if ended != code:
-            raise RuntimeError(f"everest {command} ended with {ended}: {stderr}")
+        assert ended == code, f"everest {command} ended with {ended}: {stderr}"
 
 
 def _frames(*, shift: int):

@@ -1,7 +1,5 @@
 """A case: a command, the files that it reads, and what may come of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -65,6 +63,9 @@ class CaseId:
 
     def rng(self) -> Random:
         return Random(f"{self.kind} {self.seed} {self.index}")
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.seed}-{self.index}"
 
     @property
     def command(self) -> str:

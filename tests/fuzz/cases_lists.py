@@ -1,7 +1,5 @@
 """Lists of videos (csv, tsv, txt) and indexes of shards."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """Recipes as files and `--set` overrides: YAML with wrong structure, wrong values and damaged bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random

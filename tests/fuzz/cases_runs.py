@@ -1,7 +1,5 @@
 """States of a stopped run, which is then resumed, and the files of run folders."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -10,14 +8,7 @@ from random import Random
 
 from .bases import Bases
 from .case import Case, Kind, case_of
-from .mutations import (
-    damage_content,
-    damage_text,
-    damage_tree,
-    nasty,
-    remove_file,
-    replace_by_folder,
-)
+from .mutations import damage_content, damage_text, damage_tree, nasty, remove_file, replace_by_folder
 from .safetensors_file import METADATA, damage_file, damage_metadata, join_file, split_file
 
 STATE_CODES = frozenset({6})
@@ -88,9 +79,6 @@ def _same_weights(whole: Path) -> Callable[[Path, int], str | None]:
         return None if same else "resumed to other weights without an error"
 
     return check
-
-
-# Of states ----------------------------------------------------------------------------------------------
 
 
 def _anything(rng: Random, state: Path) -> None:

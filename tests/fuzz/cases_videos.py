@@ -1,7 +1,5 @@
 """Video files and folders of images."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from random import Random
@@ -53,9 +51,6 @@ def _watch(rng: Random, folder: Path, bases: Bases, video: str) -> Case:
     return case_of(commands[command], CODES)
 
 
-# Boxes of mp4 -------------------------------------------------------------------------------------------
-
-
 def split_boxes(data: bytes) -> list[Box]:
     """The boxes of a file, or of the content of a box."""
     boxes = []
@@ -99,9 +94,6 @@ def damage_boxes(rng: Random, boxes: list[Box]) -> list[Box]:
         case _:
             boxes[place] = (name, damage_bytes(rng, content, most=2))
     return boxes
-
-
-# Of images ----------------------------------------------------------------------------------------------
 
 
 def _empty(rng: Random, file: Path) -> None:

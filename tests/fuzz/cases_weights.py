@@ -1,7 +1,5 @@
 """Weights files of everest, and pickles of other programs."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from random import Random

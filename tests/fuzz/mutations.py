@@ -1,7 +1,5 @@
 """Small damages to bytes, text and trees of JSON or YAML values. All take their choices from a `Random`."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -86,9 +84,6 @@ def _places(node: Any) -> Sequence[tuple[Any, Any]]:
     return found
 
 
-# Of bytes -----------------------------------------------------------------------------------------------
-
-
 def _span(rng: Random, data: bytes, *, longest: int = 64) -> tuple[int, int]:
     start = rng.randint(0, max(len(data) - 1, 0))
     return start, min(len(data), start + rng.choice((1, 2, 4, 8, rng.randint(1, longest), len(data))))
@@ -142,9 +137,6 @@ def _exchange(rng: Random, data: bytes) -> bytes:
 _BYTE_DAMAGES = (_flip, _flip, _flip, _set, _random_span, _delete, _insert, _repeat, _truncate, _exchange)
 
 
-# Of text ------------------------------------------------------------------------------------------------
-
-
 def _on_lines(change: Callable[[Random, list[str]], list[str]]) -> Callable[[Random, str], str]:
     def on_text(rng: Random, text: str) -> str:
         return "".join(change(rng, text.splitlines(keepends=True) or [""]))
@@ -192,9 +184,6 @@ _TEXT_DAMAGES = (
     *(_on_lines(change) for change in (_drop_line, _repeat_line, _add_line, _shuffle_lines)),
     *(_replace_word, _replace_word, _add_text, _add_text, _exchange_letters),
 )
-
-
-# Of trees -----------------------------------------------------------------------------------------------
 
 
 def _replace_node(rng: Random, root: dict[str, Any], parent: Any, key: Any) -> None:

@@ -1,7 +1,5 @@
 """What a command may do: end with a documented code and a short message, and leave other files alone."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -20,7 +18,7 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 @dataclass(kw_only=True)
 class Outcome:
-    """How a case ended. `code` is None if the process was ended by a signal or by the watchdog."""
+    """How a case ended. `code` is None if it hung or ended its process."""
 
     id: CaseId
     argv: list[str]
@@ -37,6 +35,11 @@ class Outcome:
         """Equal for failures of one cause: the innermost own line of a traceback, else the problem."""
         note = f" ({self.note})" if self.note else ""
         return traceback_end(self.stderr) or (self.problems[0] + note if self.problems else "")
+
+    def __str__(self) -> str:
+        problems = [f"PROBLEM: {problem}" for problem in self.problems] or ["no problem"]
+        command = f"everest {' '.join(self.argv)}\nexit code {self.code}, {self.seconds:.2f} s"
+        return "\n".join([self.id.command, command, self.stdout[:2000], self.stderr[-6000:], *problems])
 
 
 def traceback_end(stderr: str) -> str:
@@ -79,10 +82,13 @@ def problems_of(case: Case, outcome: Outcome, folder: Path, before: Snapshot) ->
     warning = re.search(r"^\S+:\d+: \w*Warning: .*", stderr, flags=re.MULTILINE)
     if warning:
         problems.append(f"Python's warning on stderr: {_shape(warning[0])}")
-    if code != 0 and code not in case.codes:
-        problems.append(f"exit code {code}: {_first_line(stderr)}")
-    if code != 0:
-        problems += _problems_of_message(stderr)
+    if code:
+        if code not in case.codes:
+            problems.append(f"exit code {code}: {_first_line(stderr)}")
+        if not stderr.strip():
+            problems.append("fails without a message")
+        if len(stderr) > LONGEST_MESSAGE or len(stderr.splitlines()) > MOST_LINES:
+            problems.append(f"long message: {_first_line(stderr)}")
     if "--json" in case.argv and outcome.stdout.strip():
         try:
             json.loads(outcome.stdout, parse_constant=_no_constant)
@@ -97,17 +103,6 @@ def problems_of(case: Case, outcome: Outcome, folder: Path, before: Snapshot) ->
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
-
-
-def _problems_of_message(stderr: str) -> list[str]:
-    problems = []
-    if not stderr.strip():
-        problems.append("fails without a message")
-    if len(stderr) > LONGEST_MESSAGE:
-        problems.append(f"message of more than {LONGEST_MESSAGE} characters: {_first_line(stderr)}")
-    elif len(stderr.splitlines()) > MOST_LINES:
-        problems.append(f"message of more than {MOST_LINES} lines: {_first_line(stderr)}")
-    return problems
 
 
 def _problems_of_files(case: Case, code: int | None, before: Snapshot, after: Snapshot) -> list[str]:

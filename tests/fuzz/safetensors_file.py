@@ -1,7 +1,5 @@
 """Takes safetensors files apart and puts them together with damages: header, texts in it, tensors."""
 
-from __future__ import annotations
-
 import json
 import struct
 from random import Random

@@ -1,8 +1,6 @@
 """No damaged input ends a command with a traceback, a crash, a hang, or with other files changed."""
 
-from __future__ import annotations
-
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,26 +17,23 @@ from .safetensors_file import join_file, split_file
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def fuzz(*arguments: object, keep: Path) -> dict:
-    """The report of `python -m tests.fuzz`: no case may fail."""
-    command = [sys.executable, "-m", "tests.fuzz", "--json", "--keep", keep, *arguments]
+def fuzz(*arguments: object, keep: Path) -> str:
+    """The summary of `python -m tests.fuzz`: no case may fail."""
+    command = [sys.executable, "-m", "tests.fuzz", "--keep", keep, *arguments]
     ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert ended.stdout, ended.stderr
-    report = json.loads(ended.stdout)
-    causes = [f"{row['count']} x {row['cause']}\n  {row['reproduce'][0]}" for row in report["failures"]]
-    assert not causes, "\n".join([f"{report['failed']} of {report['cases']} cases fail:", *causes])
-    assert ended.returncode == 0, ended.stderr
-    return report
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def test_damaged_input_of_every_kind_is_refused(tmp_path: Path):
-    report = fuzz("--seed", 0, "--cases", 250, "--workers", 1, keep=tmp_path)
-    assert all(row["codes"].keys() - {"0"} for row in report["kinds"].values())
+    *kinds, _ = fuzz("--cases", 250, "--workers", 1, keep=tmp_path).splitlines()
+    assert len(kinds) == 9
+    assert all(re.search(r"[2456]: \d", line.partition("exit codes")[2]) for line in kinds)
 
 
 @pytest.mark.slow
 def test_damaged_input_of_every_kind_is_refused_in_full(tmp_path: Path):
-    assert fuzz("--seed", 1, "--workers", 2, keep=tmp_path)["cases"] >= 10_000
+    assert re.search(r"0 of 1\d{4} cases fail", fuzz("--seed", 1, keep=tmp_path))
 
 
 def test_a_case_depends_on_kind_seed_and_index_alone():

@@ -1,14 +1,9 @@
-"""`everest predict --timeline --to`: the bouts of a timeline as files of annotation programs."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 from small_runs import json_of, refused, run
 
 from everest.annotations.formats import read_annotations, recognize
-from everest.annotations.kinds import KINDS
 from everest.annotations.times import VideoTimes
 from everest.inference.bouts import automated_bouts
 
@@ -21,10 +16,8 @@ def timeline(classifier_run: Path, clip_files: Path) -> list[dict]:
     return json_of("predict", *videos, "-c", classifier_run, *OPTIONS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_the_bouts_of_the_timeline(
-    timeline: list[dict], classifier_run: Path, clip_files: Path, tmp_path: Path, kind: str
-):
+@pytest.mark.parametrize("kind", ["csv", "elan", "frames", "srt", "boris"])
+def test_every_kind_has_the_bouts_of_the_timeline(timeline, classifier_run, clip_files, tmp_path, kind):
     videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
     output = tmp_path / "out"
     files = run("predict", *videos, "-c", classifier_run, *OPTIONS, "--to", kind, "-o", output).splitlines()
@@ -45,12 +38,6 @@ def test_every_kind_has_the_bouts_of_the_timeline(
         assert {each.origin for each in found} == {"automated"}
 
 
-def test_a_video_without_any_class_has_a_file(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    options = ["--timeline", "--background", 1, "-q", "--to", "elan", "-o", tmp_path / "a.eaf"]
-    run("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
-    assert read_annotations(tmp_path / "a.eaf") == []
-
-
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
@@ -60,9 +47,7 @@ def test_a_video_without_any_class_has_a_file(classifier_run: Path, clip_files: 
         ("activitynet", '"nodeName": "CLASS"'),
     ],
 )
-def test_classes_without_a_bout_are_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, kind: str, named: str
-):
+def test_classes_without_a_bout_are_named(classifier_run, clip_files, tmp_path, kind, named):
     options = ["--timeline", "--background", 1, "-q", "--to", kind, "-o", tmp_path / "file"]
     run("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
     text = (tmp_path / "file").read_text()

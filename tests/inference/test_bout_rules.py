@@ -1,7 +1,3 @@
-"""Rules of bouts: smoothing, shortest bouts, hysteresis; on windows made by hand."""
-
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 

@@ -1,7 +1,3 @@
-"""Bouts: neighboring windows of one class, compared with a loop over times; their figure and formats."""
-
-from __future__ import annotations
-
 import csv
 import io
 import warnings
@@ -40,9 +36,7 @@ def timelines(draw: st.DrawFn) -> tuple[list[Window], list[dict[str, Any]]]:
 
 
 @given(timeline=timelines(), background=st.none() | st.integers(0, 10).map(lambda tenths: tenths / 10))
-def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(
-    timeline: tuple[list[Window], list[dict[str, Any]]], background: float | None
-):
+def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(timeline, background):
     windows, best = timeline
     times = np.arange(int(windows[-1].end * FPS)) / FPS
     bouts = merge_windows(windows, best, times, background=background)
@@ -106,9 +100,7 @@ def test_improbable_windows_are_background(classifier_run: Path, clip_files: Pat
     assert (line["label"], line["index"], line["end_frame"]) == ("", "", "32")
 
 
-def test_options_of_bouts_that_do_not_go_together_are_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_options_of_bouts_that_do_not_go_together_are_named(classifier_run, clip_files, tmp_path):
     timeline, plot = ["--timeline", "--bouts"], ["--plot", tmp_path / "t.png"]
     for options, message in (
         (["--bouts"], "belongs to --timeline"),

@@ -1,7 +1,3 @@
-"""Videos with a damage are read to their end; what is missing is named, and the exit code is 4."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,9 +17,7 @@ def written(folder: Path, container: str, codec: str, accident: str) -> Path:
     ("container", "accident", "until"),
     [("ts", "lost packet at 0.45", COUNT / RATE), ("mp4", "cut at 0.77", None), ("mkv", "cut at 0.77", None)],
 )
-def test_a_timeline_goes_on_after_a_damage(
-    classifier_run: Path, tmp_path: Path, container: str, accident: str, until: float | None
-):
+def test_a_timeline_goes_on_after_a_damage(classifier_run, tmp_path, container, accident, until):
     file = written(tmp_path, container, "h264-b", accident)
     command = ["predict", file, "-c", classifier_run, "--timeline", "--window", 0.2]
     (row,) = json_of(*command, code=4)

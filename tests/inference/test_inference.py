@@ -1,7 +1,3 @@
-"""`predict` and `extract` against the models themselves, transformers included."""
-
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -65,16 +61,7 @@ def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip
     assert rows[1] == whole != rows[0]
 
 
-def test_missing_files_of_a_list_are_skipped(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
-    here, gone = json_of("predict", tmp_path / "list.txt", "-c", classifier_run, code=4)
-    assert here["predictions"]
-    assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
-
-
-def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(clip_files, monkeypatch):
     make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
     sample = Sample(path=str(clip_files / "clip1.mp4"))
     expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
@@ -82,9 +69,7 @@ def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes
     assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
 
 
-def test_images_of_different_sizes_stop_no_other_video(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_images_of_different_sizes_stop_no_other_video(classifier_run, clip_files, tmp_path, monkeypatch):
     monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
     (tmp_path / "images").mkdir()
     for number in range(8):
@@ -102,15 +87,17 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
     good, bad, other = json_of("predict", tmp_path, "-c", classifier_run, "--top", 1, code=4)
     assert len(good["predictions"]) == len(other["predictions"]) == 1
     assert bad["error"] == "not a video file"
+    (tmp_path / "list.txt").write_text("a.mp4\ngone.mp4\n")
+    here, gone = json_of("predict", tmp_path / "list.txt", "-c", classifier_run, "--top", 1, code=4)
+    assert here == good
+    assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
     out = tmp_path / "features.safetensors"
     called("extract", tmp_path, "-c", classifier_run, "--out", out, code=4)
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
-def test_weights_without_a_recipe_name_the_recipe_that_is_used(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_weights_without_a_recipe_name_the_recipe_that_is_used(classifier_run, clip_files, tmp_path):
     weights = tmp_path / "alone.safetensors"
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--gpus", "cpu"]
@@ -123,9 +110,7 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 
-def test_the_device_is_named_in_one_way(
-    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_device_is_named_in_one_way(classifier_run, clip_files, tmp_path, monkeypatch):
     video, options = clip_files / "clip0.mp4", ["-c", classifier_run, "-q"]
     called("predict", video, *options, "--gpus", "cpu")
     called("extract", video, *options, "--gpus", "cpu", "-o", tmp_path / "f.npz")
@@ -142,9 +127,7 @@ def test_the_device_is_named_in_one_way(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
 
 
-def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
-    classifier_run: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
-):
+def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier_run, clip_files, caplog):
     arguments = ["predict", clip_files / "clip0.mp4", "-c", classifier_run, "--gpus", "cpu"]
     called(*arguments)
     (message,) = caplog.messages
@@ -156,19 +139,8 @@ def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
     assert caplog.messages == []
 
 
-def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    name = b"caf\xe9.mp4"
-    shutil.copy(clip_files / "clip0.mp4", bytes(tmp_path / "videos") + b"/" + name)
-    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.CSV", "--gpus", "cpu")
-    assert name in (tmp_path / "x.CSV").read_bytes()
-    assert (tmp_path / "x.CSV").read_bytes().startswith(b"video,rank,")
-
-
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
-def test_features_equal_those_of_the_model(
-    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
-):
+def test_features_equal_those_of_the_model(classifier_run, autoencoder_run, clip_files, tmp_path, kind):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"
@@ -182,28 +154,6 @@ def test_features_equal_those_of_the_model(
             expected = model.encoder(x, torch.arange(32).expand(2, -1)).mean(dim=1)
     torch.testing.assert_close(load_file(out)["features"], expected[None], atol=1e-6, rtol=1e-6)
     called("extract", video, "-c", checkpoint, "--out", out, code=2)  # exists
-
-
-def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: Path, clip_files: Path):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    clip, sizes = {"image_size": 32, "patch_size": 8, "num_frames": 8}, {"hidden_size": 24}
-    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
-    names = {0: "run", 1: "walk", 2: "swim"}
-    config = transformers.VideoMAEConfig(**clip, **sizes, num_labels=3, id2label=names)
-    reference = transformers.VideoMAEForVideoClassification(config).eval()
-    for parameter in reference.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    reference.save_pretrained(tmp_path / "hf")
-    called("convert", tmp_path / "hf", "--out", tmp_path / "converted.safetensors")
-    video = clip_files / "clip3.mp4"
-    options = ["-c", tmp_path / "converted.safetensors", "--clips", 1, "--crops", 1]
-    (row,) = json_of("predict", video, *options)
-    x = views(video, frames=8, size=32, stride=4, clips=1)  # of a checkpoint alone as in ucf101
-    with torch.no_grad():
-        expected = reference(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
-    found = {p["label"]: p["probability"] for p in row["predictions"]}
-    assert [found[name] for name in ("run", "walk", "swim")] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run, clip_files, tmp_path):

@@ -1,7 +1,3 @@
-"""Windows over long footage: their times, their views, and the formats of their predictions."""
-
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -28,9 +24,7 @@ VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling=
 
 @given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
 @settings(max_examples=60)
-def test_windows_follow_each_other_and_the_last_ends_with_the_video(
-    clip_files: Path, window: float, step: float
-):
+def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, window, step):
     found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=window, step=step)
     assert found[0].start == 0
     assert found[-1].end == pytest.approx(SECONDS)
@@ -78,9 +72,7 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
         assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
 
 
-def test_the_classes_of_a_window_are_those_of_the_segment(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_the_classes_of_a_window_are_those_of_the_segment(classifier_run, clip_files, tmp_path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25]
     (row,) = json_of("predict", video, *options)

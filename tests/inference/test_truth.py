@@ -1,7 +1,3 @@
-"""A timeline next to the bouts of a person: files, names of videos, scores and figures of commands."""
-
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -58,9 +54,7 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
 
 
-def test_a_truth_that_cannot_be_used_is_named(
-    classifier_run: Path, scores_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):
     command = ["predict", clip_files / "clip1.mp4", "--timeline", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
         ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
@@ -81,9 +75,7 @@ def test_a_truth_that_cannot_be_used_is_named(
     assert "--tolerance: must be a number of seconds from 0 on, not inf" in message
 
 
-def test_the_truth_is_drawn_above_the_prediction(
-    classifier_run: Path, tags_run: Path, clip_files: Path, truth: Path, tmp_path: Path
-):
+def test_the_truth_is_drawn_above_the_prediction(classifier_run, tags_run, clip_files, truth, tmp_path):
     (tmp_path / "tags.csv").write_text("video,start,end,label\nclip1.mp4,0,1,walk\nclip1.mp4,0.5,1.5,run\n")
     for name, model, of_person in (("one", classifier_run, truth), ("tags", tags_run, tmp_path / "tags.csv")):
         options = ["--timeline", "--window", 0.5, "-q", "--truth", of_person]

@@ -1,7 +1,3 @@
-"""Features of windows: their rows, a call killed inside a video, and arrays for other programs."""
-
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -69,27 +65,12 @@ def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     assert 0 < before_damage < 6
 
 
-@pytest.mark.slow
-def test_a_video_that_changed_during_a_break_is_refused(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
-    video = tmp_path / "a.mp4"
-    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
-    command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
-    kill_after_23(*command)
-    video.write_text("no video")
-    message = refused(*command, "-q", code=2)
-    assert "has changed since the interrupted call; start again with --overwrite" in message
-
-
 def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
     items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
     return [result if isinstance(result, str) else sample.path for sample, result in items]
 
 
-def test_the_video_that_changed_during_a_break_is_named(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_the_video_that_changed_during_a_break_is_named(classifier_run, clip_files, tmp_path):
     views = OpenedModel.of(everest.load_model(classifier_run), clips=1, crops=1).views  # type: ignore[arg-type]
     (tmp_path / "text.mp4").write_text("no video")
     first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))

@@ -1,7 +1,3 @@
-"""Damaged indexes of shards: an error that names the index, and nothing outside of its folder is read."""
-
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -91,9 +87,7 @@ def test_a_shard_outside_of_the_folder_is_not_opened(made: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "text", ["[" * 10**5, "{", '{"format": "everest-shards", "version": 1, "samples": [{}]}']
 )
-def test_commands_end_with_one_line_for_a_damaged_index(
-    text: str, recipe: Path, clip_files: Path, tmp_path: Path
-):
+def test_commands_end_with_one_line_for_a_damaged_index(text, recipe, clip_files, tmp_path):
     index = tmp_path / "train.index.json"
     index.write_text(text)
     message = refused("pretrain", "--recipe", recipe, f"--set=data.train={index}", code=4)

@@ -1,7 +1,3 @@
-"""The column `group` of a list: the recording, animal or person that a video comes from."""
-
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -97,9 +93,6 @@ def test_a_group_that_would_not_be_read_back_is_refused_before_anything_is_writt
         with pytest.raises(DataError, match="no list can hold its group"):
             write_list(tmp_path / "list.csv", [Sample(path=f"{tmp_path}/a.mp4", group=group)], root=tmp_path)
         assert not list(tmp_path.iterdir())
-
-
-# --- the column `group` in the lists that `everest prepare split` reads and writes --------------------------
 
 
 @pytest.fixture

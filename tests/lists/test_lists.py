@@ -249,9 +249,6 @@ def test_a_list_in_another_encoding_than_its_files_is_named(root):
         read_samples(root / "list.csv", root=root)
 
 
-# --- folders ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def folder(tmp_path):
     hidden = (".hidden/d.mp4", "jump/.e.mp4")
@@ -345,16 +342,6 @@ def test_unreadable_folder_is_named(folder, labeled, monkeypatch):
     with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
         read_folder(folder, labeled=labeled)
 
-
-def test_real_lists_are_read(shared):
-    folder = shared / "videos" / "actions"
-    names = (folder / "classes.txt").read_text().split()
-    found = read_samples(folder / "test.csv", root=folder, classes=names, num_classes=17)
-    assert len(found.samples) > 100
-    assert {sample.labels[0] for sample in found.samples} == set(range(17))
-
-
-# --- sheets of other programs -----------------------------------------------------------------------------
 
 SHEET = (
     "clip_id,filename,behavior,animal,date\n7,a.mp4,walk,m3,2024-05-01\n8,b.mp4,run,m4,\n9,c.mp4,walk,m3,\n"

@@ -1,7 +1,3 @@
-"""`everest prepare shard`, and training over shards: the videos to the byte, the run to the bit."""
-
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -184,9 +180,7 @@ def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory,
             assert len(part) == max_count or filled + after[0].size > max_bytes
 
 
-def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(
-    videos: Path, index: Path, tmp_path: Path
-):
+def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(videos, index, tmp_path):
     everest(videos / "train.csv", "-o", tmp_path / "again", "--count", 2)
     assert contents(tmp_path / "again") == contents(index.parent)
     stamps = {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")}
@@ -336,9 +330,7 @@ def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, inde
 
 
 @pytest.mark.slow
-def test_a_killed_run_over_shards_resumes_to_the_same_bits(
-    recipe: Path, videos: Path, index: Path, tmp_path: Path
-):
+def test_a_killed_run_over_shards_resumes_to_the_same_bits(recipe, videos, index, tmp_path):
     options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu"]
     options += ["--set", "pretrain.epochs=20", "--set", "train.save_every=4"]
     run("pretrain", *options, "-q", "-o", tmp_path / "whole")
@@ -350,9 +342,7 @@ def test_a_killed_run_over_shards_resumes_to_the_same_bits(
     assert same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_cache_of_frames_serves_shards(
-    recipe: Path, videos: Path, index: Path, tmp_path: Path, monkeypatch
-):
+def test_a_cache_of_frames_serves_shards(recipe, videos, index, tmp_path, monkeypatch):
     monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
     options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu", "-q"]
     run("pretrain", *options, "-o", tmp_path / "none")

@@ -1,7 +1,3 @@
-"""`everest prepare` for labels of several classes and of numbers."""
-
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -42,9 +38,6 @@ def samples_of(folder: Path, **options: Any) -> list[Sample]:
     """Those of all parts of a split."""
     files = [folder / f"{part}.csv" for part in PARTS]
     return [sample for file in files for sample in read_samples(file, root=folder, **options).samples]
-
-
-# --- the parts of a split ----------------------------------------------------------------------------------
 
 
 @given(
@@ -119,9 +112,6 @@ def test_numbers_are_divided_by_their_quantiles():
     assert all({label < 10 for label in part} == {True, False} for part in few.values())
 
 
-# --- index -------------------------------------------------------------------------------------------------
-
-
 def test_a_video_in_several_class_folders_has_several_classes(tmp_path: Path):
     for name, content in (("run/1", "a"), ("jump/1", "a"), ("run/2", "b"), ("walk/2", "c"), ("walk/3", "c")):
         file = tmp_path / "set" / f"{name}.mp4"
@@ -136,9 +126,6 @@ def test_a_video_in_several_class_folders_has_several_classes(tmp_path: Path):
     assert document["task"] == "multi-label"
     shown = everest("prepare index", tmp_path / "set", "--task", "regression", code=2).stderr
     assert "--task regression: the folders of" in shown
-
-
-# --- split -------------------------------------------------------------------------------------------------
 
 
 def test_labels_with_several_classes_are_found_and_kept(tmp_path: Path):
@@ -242,9 +229,6 @@ def test_the_task_of_folders_and_of_columns_of_heads_is_known(tmp_path: Path):
     assert "the class 'b|c' has a '|' in its name, which joins classes; rename it" in shown
 
 
-# --- check -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def videos(tmp_path: Path, clip_files: Path) -> Path:
     """Four clips, in a folder of their own."""
@@ -340,9 +324,6 @@ def test_check_takes_the_task_of_a_recipe(videos: Path):
     assert json.loads(everest(*arguments).stdout)["task"] == "regression"
     shown = everest("prepare check", *options, "--task", "regression", code=2).stderr
     assert "has data.task; set it by --set data.task=regression" in shown
-
-
-# --- stats -------------------------------------------------------------------------------------------------
 
 
 def stats(videos: Path, labels: list[str], *options: object) -> str:

@@ -1,7 +1,3 @@
-"""Bootstrap intervals of any statistic, compared with scikit-learn and with simulated groups of videos."""
-
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any
@@ -12,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score
 
-from everest.metrics.intervals import FEW_GROUPS, bootstrap, bootstrap_intervals
+from everest.metrics.intervals import bootstrap, bootstrap_intervals
 
 VIDEOS = 60
 
@@ -161,12 +157,3 @@ def test_intervals_of_groups_contain_the_mean_and_those_of_single_videos_do_not(
     assert low <= grouped <= high
     assert single < 0.75
     assert wide == pytest.approx(narrow * np.sqrt(5.5), rel=0.05)
-
-
-def test_fewer_groups_than_few_have_intervals_that_are_too_narrow():
-    few, width = contained([number // 10 for number in range(30)], size=10, sets=200)
-    assert FEW_GROUPS > 3
-    assert few < 0.9
-    assert width > 0
-    one = bootstrap(lambda weights: np.array([weights[0] / weights.sum()]), ["a", "a"])
-    assert (one[0][0], one[1][0]) == (0.5, 0.5)

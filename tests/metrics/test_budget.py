@@ -1,17 +1,11 @@
-"""Time budgets: a case by hand, and the coverage of the intervals in simulated footage."""
-
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
 
-from everest.annotations.bout import Bout, by_video
+from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
 from everest.errors import DataError, RecipeError
 from everest.metrics.budget import (
-    CHECKED,
-    DRAWN,
     counted_bouts,
     draw_windows,
     footage_windows,

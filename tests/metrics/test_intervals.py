@@ -1,7 +1,3 @@
-"""95 % intervals of accuracies, compared with the exact distribution of resampled videos."""
-
-from __future__ import annotations
-
 import random
 from statistics import quantiles
 
@@ -48,9 +44,7 @@ def test_the_interval_of_the_mean_over_classes_is_that_of_a_plain_loop():
     rights=st.lists(st.booleans(), min_size=1, max_size=30), classes=st.integers(1, 4), seed=st.integers(0, 9)
 )
 @settings(max_examples=10, deadline=None)
-def test_an_interval_has_the_accuracy_inside_and_is_the_same_each_time(
-    rights: list[bool], classes: int, seed: int
-):
+def test_an_interval_has_the_accuracy_inside_and_is_the_same_each_time(rights, classes, seed):
     correct = np.array(rights)
     labels = np.random.default_rng(seed).integers(classes, size=len(rights))
     found = bootstrap_intervals({"top1": correct}, correct, labels)

@@ -1,7 +1,3 @@
-"""The metrics of each task equal scikit-learn's, also of drawn videos; what guesses reach."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import permutations
 
@@ -192,9 +188,6 @@ def test_mixed_heads_are_measured_each_on_its_own():
     assert found["heads"]["verb"] == measure(one)
     assert found["heads"]["tags"] == measure(several)
     assert set(found["heads"]["speed"]) == set(measure(value))
-
-
-# --- metrics of weighted videos, compared with scikit-learn and scipy on repeated videos --------------------
 
 
 @given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))

@@ -1,7 +1,3 @@
-"""Metrics of timelines: cases computed by hand, the program of another project, and slow definitions."""
-
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

@@ -19,10 +19,10 @@ from everest.config.stage_settings import (
     PretrainSettings,
     ViewPretrainSettings,
 )
+from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
 from everest.models.pass_memory import PassMemory
 from everest.system import posix
-from everest.train.plan import StagePlan, plan_stage
 
 GIB = 2**30
 

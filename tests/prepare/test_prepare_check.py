@@ -56,32 +56,11 @@ def put(clip_files: Path, *folders: Path) -> None:
         shutil.copy(clip_files / f"clip{number}.mp4", folder)
 
 
-# --- what is found -----------------------------------------------------------------------------------------
-
-
 def test_exactly_the_bad_files_of_a_real_collection_are_found(shared: Path, tmp_path: Path):
     result = check(shared / "videos" / "odd", output=tmp_path, code=4)
     assert bad(result).keys() == BAD_IN_ODD.keys()
     assert all(re.match(BAD_IN_ODD[name], reason) for name, reason in bad(result).items())
     assert (result["checked"], result["ok"]) == (35, 27)
-
-
-@pytest.mark.slow
-def test_real_lists_have_no_bad_video_and_no_copy(shared: Path, tmp_path: Path):
-    actions = shared / "videos" / "actions"
-    lists = [actions / f"{name}.csv" for name in ("train", "val", "test")]
-    result = check(*lists, "--classes", actions / "classes.txt", output=tmp_path)
-    assert (result["checked"], result["ok"], result["bad"], result["duplicates"]) == (712, 712, [], [])
-    assert result["frames"]["min"] == 20
-    assert result["frames"]["max"] == 183
-
-
-def test_a_good_list_passes(videos: Path, tmp_path: Path):
-    result = check(videos / "train.csv", output=tmp_path / "out")
-    assert result["checked"] == result["ok"] == 4
-    assert result["frames"] == {"min": 32, "median": 32, "max": 32}
-    assert result["seconds"]["max"] == 2.0
-    assert (tmp_path / "out" / "bad_videos.csv").read_text() == "path,reason\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", None])
@@ -174,14 +153,6 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
     }
 
 
-def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
-    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
-    result = check(*options, output=tmp_path / "out")
-    assert result["short"] == []
-    result = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
-    assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
-
-
 def test_a_folder_of_images_is_a_video(tmp_path: Path):
     (tmp_path / "data" / "run").mkdir(parents=True)
     for number in range(3):
@@ -191,7 +162,15 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
 
 
-# --- labels ------------------------------------------------------------------------------------------------
+def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
+    result = check(*options, output=tmp_path / "out")
+    assert (result["short"], result["checked"], result["ok"]) == ([], 4, 4)
+    assert result["frames"] == {"min": 32, "median": 32, "max": 32}
+    assert result["seconds"]["max"] == 2.0
+    assert (tmp_path / "out" / "bad_videos.csv").read_text() == "path,reason\n"
+    result = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
+    assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
 @pytest.mark.parametrize(
@@ -209,9 +188,7 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
         ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
     ],
 )  # fmt: skip
-def test_labels_are_verified(
-    videos: Path, tmp_path: Path, text: str, classes: str | None, problems: list[str]
-):
+def test_labels_are_verified(videos, tmp_path, text, classes, problems):
     (videos / "train.csv").write_text(text, newline="")
     options = []
     if classes:
@@ -221,12 +198,6 @@ def test_labels_are_verified(
     assert len(result["labels"]) == len(problems)
     assert all(problem in line for problem, line in zip(problems, result["labels"], strict=True))
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
-
-
-def test_class_folders_of_composed_and_decomposed_letters_are_reported(clip_files: Path, tmp_path: Path):
-    put(clip_files, *(tmp_path / "seasons" / name for name in ("\u00e9t\u00e9", "e\u0301te\u0301", "hiver")))
-    (problem,) = check(tmp_path / "seasons", output=tmp_path / "out", code=4)["labels"]
-    assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
 def test_a_video_of_two_labels_and_a_class_without_a_video_are_reported(videos: Path, tmp_path: Path):
@@ -279,10 +250,14 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
     assert (result["unused_classes"], result["duplicates"]) == ([], [])
 
 
-def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):
-    put(clip_files, *(tmp_path / place for place in ("train/run", "train/walk", "test/walk")))
+def test_class_folders_of_several_sources_share_their_classes_and_have_to_differ(tmp_path, clip_files):
+    places = ("train/run", "train/walk", "test/walk", "same/\u00e9t\u00e9", "same/e\u0301te\u0301")
+    put(clip_files, *(tmp_path / place for place in places[:4]))
+    put(clip_files, tmp_path / places[4])
     result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
     assert (result["labels"], result["checked"]) == ([], 3)
+    (problem,) = check(tmp_path / "same", output=tmp_path / "out", code=4)["labels"]
+    assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
 def test_class_names_have_to_differ(videos: Path, tmp_path: Path):
@@ -294,9 +269,6 @@ def test_class_names_have_to_differ(videos: Path, tmp_path: Path):
     ):
         (videos / "classes.txt").write_text(names)
         assert message in checked(*arguments, code=4).stderr
-
-
-# --- cleaned lists -----------------------------------------------------------------------------------------
 
 
 def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, tmp_path: Path):
@@ -328,25 +300,14 @@ def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: 
     assert not (videos / "test.clean.csv").exists()
 
 
-def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_files: Path):
-    put(clip_files, *(tmp_path / "set" / name for name in ("run", "walk", "run")))
-    (tmp_path / "set" / "run" / "clip0.mp4").write_bytes(b"")
+@pytest.mark.parametrize(("first", "second"), [("run", "walk"), ("0.5", "1.5")])  # names, not numbers
+def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path, clip_files, first, second):
+    put(clip_files, *(tmp_path / "set" / name for name in (first, second, first)))
+    (tmp_path / "set" / first / "clip0.mp4").write_bytes(b"")
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
-    cleaned = tmp_path / "set.clean.csv"
-    assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
-    assert len(read_samples(cleaned, root=tmp_path / "set").samples) == 2
-
-
-def test_a_cleaned_list_of_class_folders_called_by_decimals_is_not_of_numbers(
-    tmp_path: Path, clip_files: Path
-):
-    put(clip_files, *(tmp_path / "set" / name for name in ("0.5", "1.5", "0.5")))
-    (tmp_path / "set" / "0.5" / "clip0.mp4").write_bytes(b"")
-    check(tmp_path / "set", "--fix", output=tmp_path, code=4)
-    assert (tmp_path / "set.clean.csv").read_text() == "path,label\n0.5/clip2.mp4,0\n1.5/clip1.mp4,1\n"
-
-
-# --- crashes, hangs, kills ---------------------------------------------------------------------------------
+    labels = [first, second] if first == "run" else [0, 1]
+    rows = f"path,label\n{first}/clip2.mp4,{labels[0]}\n{second}/clip1.mp4,{labels[1]}\n"
+    assert (tmp_path / "set.clean.csv").read_text() == rows
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -417,17 +378,12 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
-def test_without_output_the_files_are_in_the_folder_of_the_first_list(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     checked(videos / "train.csv", "-q")
     assert list(Path().iterdir()) == []
     assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
-
-
-# --- what is refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -467,9 +423,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],
 )
-def test_what_cannot_be_meant(
-    videos: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
-):
+def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     monkeypatch.chdir(videos)
     Path("empty").mkdir()
     Path("train.index.json").write_text("{}")
@@ -479,9 +433,7 @@ def test_what_cannot_be_meant(
     assert message in checked(*arguments, code=code).stderr
 
 
-def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, monkeypatch):
     allowed = Path.open
 
     def refusing(path: Path, *args, **options):

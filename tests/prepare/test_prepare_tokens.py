@@ -1,7 +1,3 @@
-"""`everest prepare tokens`, and pre-training with what it wrote: the run that a tokenizer would give."""
-
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -115,8 +111,6 @@ def parts(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
-# --- the run that the tokenizer would give ------------------------------------------------------------------
-
 KINDS = {
     "values": [],
     "codes": ["pretrain.target.space=codes"],
@@ -184,9 +178,6 @@ def test_two_processes_with_a_cache_train_what_one_does(recipe, cache, tmp_path)
     assert two == pytest.approx(one, abs=1e-5)
 
 
-# --- ranks --------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.floats(0, 8, width=32).map(lambda x: round(x, 1)), min_size=2, max_size=300))
 def test_ranks_keep_order_and_ties(scores):
     row = np.array(scores, dtype=np.float32)
@@ -210,9 +201,6 @@ def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
     assert not torch.equal(exact, rounded)
 
 
-# --- the folder ---------------------------------------------------------------------------------------------
-
-
 def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     result = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", "--json").stdout)
     size = sum(path.stat().st_size for path in cache.glob("*.safetensors"))
@@ -224,12 +212,6 @@ def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     assert (index["videos"], index["variants"], index["grid"]) == (4, 3, [4, 4, 4])
     assert (index["clips"]["train.seed"], index["clips"]["pretrain.views_per_decode"]) == (0, 1)
     assert parts(tmp_path / "tokens") == parts(cache)
-
-
-def test_more_variants_than_an_index_can_have_are_refused_at_once(recipe, tokenizer, tmp_path):
-    said = prepare(recipe, tokenizer, tmp_path / "tokens", "--variants", 10_001, code=2).stderr
-    assert said == "error: --variants 10001: at most 10000 are possible; use fewer\n"
-    assert not (tmp_path / "tokens").exists()
 
 
 @pytest.mark.slow
@@ -251,9 +233,6 @@ def test_variants_can_be_added_and_none_is_lost(recipe, tokenizer, cache, tmp_pa
     assert (more["variants"], more["kept"]) == (5, 3)
     fewer = json.loads(prepare(recipe, tokenizer, folder, "--variants", 1, "--json").stdout)
     assert (fewer["variants"], fewer["kept"]) == (5, 5)
-
-
-# --- what does not fit --------------------------------------------------------------------------------------
 
 
 OTHER = {
@@ -303,6 +282,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     assert f"{INDEX}: damaged" in pretrain(recipe, tmp_path / "c", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder, "--overwrite")
     assert parts(folder) == whole
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "holds other files (notes.txt)" in prepare(recipe, tokenizer, tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -351,14 +332,10 @@ def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp
         assert tokens["values"].isfinite().all()
 
 
-def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    assert "holds other files (notes.txt)" in prepare(recipe, tokenizer, tmp_path, code=2).stderr
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (None, "--variants 10001: at most 10000 are possible; use fewer"),
         ("pretrain.target.space=soft", "pretrain.target.cache: has codes, not the vectors before rounding"),
         (
             "pretrain={target: {kind: pixels}, selection: {score: random}}",
@@ -372,11 +349,9 @@ def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
     ],
 )
 def test_recipes_that_a_cache_cannot_serve_are_reported(override, message, recipe, tokenizer, tmp_path):
-    assert message in prepare(recipe, tokenizer, tmp_path / "x", "--set", override, code=2).stderr
+    options = ["--set", override] if override else ["--variants", 10_001]
+    assert message in prepare(recipe, tokenizer, tmp_path / "x", *options, code=2).stderr
     assert not (tmp_path / "x").exists()
-
-
-# --- bad videos ---------------------------------------------------------------------------------------------
 
 
 def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:

@@ -1,7 +1,3 @@
-"""What features have to be better than, and what the nearest videos have in common."""
-
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +6,12 @@ import torch
 from small_runs import called, json_of
 
 import everest
+from everest.engine.probe_advice import probe_rows
 from everest.evaluation.metric_text import nearest_texts, useless_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
 from everest.probes.list_probe import class_and_group, cross_validated, leave_one_out, precision_of_nearest
 from everest.system.run_folder import RunFolder
-from everest.train.probe_advice import probe_rows
 
 
 def features(*angles: float) -> np.ndarray:
@@ -115,21 +111,12 @@ def test_features_that_no_probe_prefers_are_named(knn: float, linear: float, met
     assert [line.split(" than on the ")[1].split(":")[0] for line in shown] == useless
 
 
-@pytest.mark.parametrize(
-    ("of_class", "of_group", "expected"),
-    [
-        (52.0, 35.0, "the nearest video of another group has the same class in 52.0 %, of another class"),
-        (40.0, 50.0, "warning: the features know the group better than the class"),
-        (40.0, None, None),  # each group has one class
-    ],
-)
-def test_the_shares_of_class_and_group_are_always_shown(
-    of_class: float, of_group: float | None, expected: str | None
-):
-    found = {"precision@10": None, "baselines": {}, "by_class": of_class, "by_group": of_group}
-    nothing, *shown = nearest_texts({"": {"retrieval": found}})
+def test_the_shares_of_class_and_group_are_shown_if_groups_have_several_classes():
+    found = {"precision@10": None, "baselines": {}, "by_class": 52.0, "by_group": 35.0}
+    nothing, shown = nearest_texts({"": {"retrieval": found}})
     assert nothing.endswith("of other groups: no video has one of its class in another group")
-    assert [line.startswith(expected or "") for line in shown] == ([True] if expected else [])
+    assert shown.startswith("the nearest video of another group has the same class in 52.0 %, of another")
+    assert list(nearest_texts({"": {"retrieval": {**found, "by_group": None}}})) == [nothing]
 
 
 def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_path: Path, clip_files: Path):
@@ -159,25 +146,17 @@ def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, c
     assert "clip0.mp4: the accuracies are too high" in same
 
 
-def test_groups_that_both_lists_have_and_lists_without_groups_are_named(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_groups_that_both_lists_have_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
     lists = {}
     for name, numbers, groups in (("train", (0, 1), "ab"), ("test", (2, 3), "bc")):
         rows = [f"{clip_files}/clip{n}.mp4,{n % 2},{group}" for n, group in zip(numbers, groups, strict=True)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
         lists[name] = f"--set=data.{name}={tmp_path}/{name}.csv"
-    probe = ("probe --probes knn", "-c", autoencoder_run)
-    shown = called(*probe, *lists.values()).stderr
+    probe = ("-c", autoencoder_run)
+    shown = called("probe --probes knn", *probe, *lists.values()).stderr
     assert "warning: 1 of 2 test videos are of groups or files of training videos, such as b: the" in shown
-    assert "without a column group" not in shown
-    assert "data.train and data.test: without a column group, each file counts" in called(*probe).stderr
-    mixed = called(*probe, lists["train"], "--set=data.test=train.csv")
-    assert "data.test: without a column group, each file counts as a group of its own" in mixed.stderr
-    assert (
-        json_of("probe -q --probes knn", "-c", autoencoder_run, lists["train"])["retrieval"]["by_group"]
-        is None
-    )
+    without_groups = json_of("probe -q --probes knn", *probe, lists["train"])
+    assert without_groups["retrieval"]["by_group"] is None
 
 
 def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):

@@ -1,7 +1,3 @@
-"""Probes of frozen encoders: each by itself on made features, and the command on real files."""
-
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +111,7 @@ def test_an_attentive_probe_finds_the_token_that_counts_and_repeats_itself():
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
-    runs: dict[str, Path], clip_files: Path, tmp_path: Path, kind: str
-):
+def test_an_encoder_of_either_kind_is_probed_the_same_each_time(runs, clip_files, tmp_path, kind):
     (tmp_path / "test.csv").write_text("".join(f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in (1, 2, 3)))
     command = ["-c", runs[kind], "--set", f"data.test={tmp_path}/test.csv"]
     result = probed(*command)
@@ -197,9 +191,7 @@ def test_errors_are_one_line(autoencoder_run: Path, clip_files: Path, tmp_path: 
         assert message in refused("probe", "-c", autoencoder_run, *options, code=code)
 
 
-def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(
-    heads_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(heads_run, clip_files, tmp_path):
     write_list(tmp_path / "train.csv", clip_files, label_noun=(0, 0, 0, 0), label_verb=(0, 1, 0, 1))
     message = refused("probe", "-c", heads_run, f"--set=data.train={tmp_path}/train.csv", code=4)
     assert "data.train: head noun: its videos are of one class" in message

@@ -1,7 +1,3 @@
-"""The warnings of probes on measured runs, broken and healthy, and the sentence at the end."""
-
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -9,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
+from everest.engine.plan import learning_rate_advice, plan_stage
+from everest.engine.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest.models.of_recipe import pretrain_spec
-from everest.probes.probe_loop import feature_cost, too_little_hidden
-from everest.train.plan import learning_rate_advice, plan_stage
-from everest.train.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
+from everest.probes.probe_loop import too_little_hidden
+from everest.probes.probing import LABELED
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240
@@ -63,7 +60,8 @@ BROKEN = {
 def row(step: int, values: list[float | None]) -> dict[str, Any]:
     names = ("probe_knn", "rank_me", "feature_std", "heldout_loss", "heldout_mean_loss")
     measured = dict(zip(names, values, strict=True))
-    return {"step": step, "probe_linear": None, "probe_chance": 10.0, "probe_seconds": 1.0, **measured}
+    missing = dict.fromkeys(LABELED)
+    return {"step": step, **missing, "probe_chance": 10.0, "probe_seconds": 1.0, **measured}
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -116,21 +114,12 @@ def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     assert warnings(at_end, **{**RUN, "steps": 50})  # the end of a short run
 
 
-def test_an_accuracy_clearly_below_the_start_is_named_and_a_small_fall_is_not():
-    good = [8.0, 0.4, 0.02, 0.03]
-    for after, expected in ((45.0, set()), (20.0, {"accuracy"})):
-        rows = [row(0, [50.0, *good]), row(304, [after, 8.0, 0.4, 0.01, 0.03])]
-        assert set(warnings(rows, **RUN)) == expected
-    rows[1]["probe_linear"], rows[0]["probe_linear"] = 60.0, 50.0  # the better probe has not fallen
-    assert warnings(rows, **RUN) == {}
-
-
 def test_the_sentence_at_the_end_is_of_the_numbers():
     options = {"steps": STEPS, "videos": VIDEOS, "rank_most": 128}
     rows = [row(step, [value, 60.0, 0.4, 1.0, 1.0]) for step, value in ((0, 21.0), (300, 30.0), (1500, 47.0))]
     rows[-1] |= {"heldout_loss": 0.5, "rank_me": 61.0}
     loss = "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
-    accuracy = "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising"
+    accuracy = "k-NN rose from 21 % to 47 % (chance 10 %)"
     assert sentence(rows, **options) == f"{accuracy}; {loss} rose from 60 to 61 of 128"
     rows[-1] |= {"rank_me": 3.0, "probe_knn": 21.0}
     fell = f"{loss} fell from 60 to 3 of 128: the features collapsed"
@@ -143,11 +132,6 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
         "fell from 1 to 0.5 (predicting the mean gives 1), and was as low as 0.45 at step 300;"
         in sentence(rows, **options)
     )
-
-
-def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
-    for every, expected in ((3, [0, 24, 48, 72, 96, 100]), (12, [0, 96, 100]), (1000, [0, 100])):
-        assert probed_steps(100, every=every, checkpoint_steps=8) == expected
 
 
 @given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
@@ -183,7 +167,7 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
     first = probe_rows(rows)[0]
     now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0, "difference_knn": 40.0}
     event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
-    assert probe_line(event) == (  # the first row is of a version without retrieval
+    assert probe_line(event) == (
         "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %, difference image 40.0 %), chance "
         "10.0 %, class of the 10 nearest 25.0 %, RankMe 61.0 of 64, feature std 0.500"
     )
@@ -206,17 +190,9 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
         (1e-6, False, "is below the usual 1e-05; raise base_lr"),
     ],
 )
-def test_an_unusual_learning_rate_has_advice_of_its_own(
-    base_lr: float, new_weights: bool, advice: str | None
-):
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr, new_weights, advice):
     overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
     stage = load_recipe("small", overrides=overrides).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
     found = learning_rate_advice(plan, new_weights=new_weights)
     assert found is None if advice is None else found is not None and advice in found
-
-
-@pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])
-def test_the_features_of_a_video_cost_more_than_a_training_clip(recipe: str, cost: float):
-    spec = pretrain_spec(load_recipe(recipe), tokenizer=None)
-    assert feature_cost(spec) == pytest.approx(cost, abs=0.06)

@@ -1,9 +1,4 @@
-"""Probes while pre-training runs: they change nothing, and are the same however the run is divided."""
-
-from __future__ import annotations
-
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +7,17 @@ from processes import TWO, everest
 from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
-from everest.data.probe_clips import spaced
 from everest.inference.model import OpenedModel
 from everest.probes.list_probe import (
     chance,
     cross_validated,
     feature_std,
     leave_one_out,
-    nearest_of_class,
     num_folds,
     numbered,
     rank_me,
 )
 from everest.system.run_folder import RunFolder
-from everest.train.probe_advice import mixed_classes
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")
@@ -100,8 +92,6 @@ def test_without_labels_and_held_out_videos_the_measures_are_of_the_training_vid
     assert all(row[key] is None for row in rows for key in ("probe_knn", "probe_linear", "heldout_loss"))
     assert all(1 <= row["rank_me"] <= 4 for row in rows)
     assert "3 probes took" in shown
-    assert "3 probes of 4 videos cost about 50% of the run" in shown
-    assert "there is no data.val: a held-out loss that rises, the surest sign, gives no warning" in shown
 
 
 def test_the_held_out_loss_is_of_the_same_clips_and_masks_at_every_probe(recipe, tmp_path):
@@ -130,42 +120,6 @@ def test_neighbors_of_the_same_source_do_not_vote():
     assert leave_one_out(features, labels, np.array([0, 0, 0, 1]), 2) == 50  # the first three: the last
 
 
-@pytest.mark.parametrize("sizes", [(10, 10), (5,) * 5, (100, *(50,) * 8), (300, 200)])
-@pytest.mark.parametrize("offset", [0.0, 3.0])
-def test_features_without_a_structure_ask_for_no_groups(sizes, offset):
-    labels = np.repeat(np.arange(len(sizes)), sizes)
-    for seed in range(5):
-        features = np.random.default_rng(seed).normal(offset, size=(len(labels), 8)).astype(np.float32)
-        assert mixed_classes(*nearest_of_class(features, labels)) is None
-
-
-def test_features_of_persons_who_show_every_class_ask_for_groups():
-    rng = np.random.default_rng(0)
-    labels, persons = np.divmod(np.arange(50), 5)
-    features = (3 * rng.normal(size=(5, 8))[persons] + rng.normal(size=(50, 8))).astype(np.float32)
-    assert mixed_classes(*nearest_of_class(features, labels)) is not None
-    by_class = (3 * rng.normal(size=(10, 8))[labels] + rng.normal(size=(50, 8))).astype(np.float32)
-    assert mixed_classes(*nearest_of_class(by_class, labels)) is None
-
-
-def test_a_list_whose_classes_look_alike_asks_for_groups_once(recipe, tmp_path, clip_files):
-    rows = [
-        (shutil.copy(clip_files / f"clip{i}.mp4", tmp_path / f"{i}-{label}.mp4"), label, f"clip{i}")
-        for i in range(4)
-        for label in range(10)
-    ]
-    plain, grouped = tmp_path / "plain.csv", tmp_path / "grouped.csv"
-    plain.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label, _ in rows))
-    grouped.write_text("path,label,group\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
-    shown = {}
-    for source in (plain, grouped):
-        probed = (f"pretrain.probe.list={source}", "pretrain.probe.every=1", "data.num_classes=10")
-        shown[source] = pretrain(recipe, tmp_path / source.stem, *probed)
-    text = "of the videos nearest to each other, 0.0 % have the same class, and "
-    assert shown[plain].count(text) == 1
-    assert text not in shown[grouped]
-
-
 def test_folds_divide_no_source_and_every_video_is_tested_once():
     rng = np.random.default_rng(0)
     labels, sources = np.repeat([0, 1], 30), numbered([f"{i // 3}" for i in range(60)])
@@ -187,8 +141,3 @@ def test_rank_and_std_have_their_known_values():
     drawn = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
     assert feature_std(drawn) == pytest.approx(1, rel=0.01)
     assert rank_me(drawn) == pytest.approx(16, rel=0.01)
-
-
-def test_spaced_items_include_both_ends():
-    assert spaced(range(5), 10) == (0, 1, 2, 3, 4)
-    assert spaced(range(101), 3) == (0, 50, 100)

@@ -1,7 +1,3 @@
-"""The results of `everest doctor` on a healthy machine, and with broken, old or missing parts."""
-
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,3 @@
-"""The energy of a step from a GPU's counter, and the message if there is none."""
-
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The speed of the loader compared with the step: real videos, real workers."""
-
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +8,6 @@ from small_runs import called, json_of, refused
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.errors import DataError
 from everest.profiling import loading
 from everest.profiling.loading import measure_loading
 
@@ -45,13 +40,6 @@ def test_settings_in_use_are_not_advised(clip_files: Path):
     assert [text.partition("=")[0] for text in found["helps"]] == ["train.workers"]
 
 
-def test_videos_larger_than_the_clip_are_reported(clip_files: Path):
-    recipe = recipe_on(clip_files)
-    smaller = replace(recipe, data=replace(recipe.data, size=24))
-    found = measure_loading(smaller, "finetune", batch=2, step_clips_per_second=1e6)
-    assert any("64x48 pixels, a clip 24" in text for text in found["helps"])
-
-
 def test_a_loader_faster_than_the_step_needs_no_help(clip_files: Path):
     recipe = recipe_on(clip_files, "train.workers=1")
     found = measure_loading(recipe, "finetune", batch=2, step_clips_per_second=0.01)
@@ -78,12 +66,6 @@ def test_unlabeled_videos_are_measured_for_pre_training_alone(clip_files: Path, 
     stages = json.loads(result.stdout)["stages"]
     assert [stage for stage in stages if "loading" in stages[stage]] == ["pretrain"]
     assert "data.train: not set" in refused(*arguments, "--set=data.pretrain=null", code=2)
-
-
-def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):
-    with pytest.raises(DataError, match=r"train\.csv"):
-        measure_loading(recipe_on(tmp_path), "pretrain", batch=2, step_clips_per_second=1)
-    assert "no such folder" in refused("profile", "--recipe", "custom", "--data", tmp_path / "none", code=4)
 
 
 def test_a_damaged_first_video_hides_no_measurement(clip_files: Path, tmp_path: Path):

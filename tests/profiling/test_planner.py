@@ -1,7 +1,3 @@
-"""The hours and the memory of a run on a GPU that is not in this machine."""
-
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +27,8 @@ def test_hours_follow_from_flops_peak_and_share():
 
 def test_frame_selection_decodes_more_frames():
     options = ("--videos", 1000, "--epochs", 80, "--gpu", "h200")
-    one, other = (plan("--alpha", alpha, *options)["loader_hours"] for alpha in (1, 1.5))
+    alphas = (f"pretrain.frame_selection.alpha={alpha}" for alpha in (1, 1.5))
+    one, other = (plan("--set", alpha, *options)["loader_hours"] for alpha in alphas)
     assert other / one == pytest.approx(1.5)
 
 

@@ -1,8 +1,5 @@
-"""Searches: exact neighbors, what a query may be, and what a user sees."""
-
-from __future__ import annotations
-
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +11,7 @@ from hypothesis import strategies as st
 from made_features import write_features
 from PIL import Image
 from small_runs import called, json_of, refused, run
+from video_kinds import Case, write_case
 
 from everest.errors import DataError, UserError
 from everest.figures.thumbnails import draw_thumbnails
@@ -30,9 +28,7 @@ WINDOWS = [(0, 0.0, 2.0), (0, 1.0, 3.0), (1, 0.0, 2.0), (1, 1.0, 3.0), (1, 4.0, 
 
 @given(seed=st.integers(0, 99), width=st.integers(1, 40), top=st.integers(1, 30))
 @settings(max_examples=30)
-def test_neighbors_are_those_of_a_sort_of_all_similarities(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, width: int, top: int
-):
+def test_neighbors_are_those_of_a_sort_of_all_similarities(tmp_path_factory, seed, width, top):
     features = np.random.default_rng(seed).normal(size=(20, width))
     path = tmp_path_factory.mktemp("features") / "f.safetensors"
     file = read_feature_file(write_features(path, features, [f"{row}.mp4" for row in range(20)]))
@@ -188,21 +184,10 @@ def extracted(
     return files
 
 
-def test_a_copy_finds_its_original(
-    extracted: dict[str, Path], autoencoder_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_a_copy_finds_its_original(extracted, autoencoder_run, clip_files, tmp_path):
     copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
     for kind, moment in (("videos", ""), ("windows", ""), ("windows", "@1.125")):
-        command = [
-            "search",
-            f"{copy}{moment}",
-            "--features",
-            extracted[kind],
-            "-c",
-            autoencoder_run,
-            "--top",
-            2,
-        ]
+        command = ("search --top 2", f"{copy}{moment}", "--features", extracted[kind], "-c", autoencoder_run)
         (row,) = json_of(*command)
         first = row["neighbors"][0]
         assert first["video"] == str(clip_files / "clip2.mp4"), kind
@@ -213,6 +198,18 @@ def test_a_copy_finds_its_original(
         assert table[0] == f"{copy}{moment}"
         shown, name = table[1].split()
         assert (float(shown), name) == (pytest.approx(first["similarity"], abs=5e-4), first["name"])
+
+
+@pytest.mark.parametrize("kind", ["videos", "windows"])
+def test_a_damaged_query_is_named_with_its_seconds_and_ends_with_4(
+    extracted: dict[str, Path], autoencoder_run: Path, tmp_path: Path, kind: str
+):
+    case = Case(container="ts", codec="h264-b", accident="lost packet at 0.45")
+    query = write_case(case, tmp_path / "lost.ts").path
+    result = called("search", query, "--features", extracted[kind], "-c", autoencoder_run, "--json", code=4)
+    assert re.search(r"lost\.ts: damaged: no intact frames from 0\.\d\d to \d\.\d\d s", result.stderr)
+    (row,) = json.loads(result.stdout)
+    assert row["neighbors"]
 
 
 def test_a_model_must_be_the_one_that_wrote_the_file(
@@ -233,9 +230,7 @@ def test_a_model_must_be_the_one_that_wrote_the_file(
     assert "the video ends at 2.00 s" in message
 
 
-def test_a_page_and_a_contact_sheet_show_the_results(
-    extracted: dict[str, Path], clip_files: Path, tmp_path: Path
-):
+def test_a_page_and_a_contact_sheet_show_the_results(extracted, clip_files, tmp_path):
     gone = tmp_path / "gone.mp4"
     shutil.copy(extracted["videos"], tmp_path / "f.npz")
     with np.load(tmp_path / "f.npz") as file:

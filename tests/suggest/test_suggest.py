@@ -1,7 +1,3 @@
-"""Suggested recipes fit the data set and the device, and train without further options."""
-
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -18,6 +14,8 @@ from small_runs import called, json_of, refused, run
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PixelPretrainSettings
+from everest.engine.plan import plan_stage
+from everest.engine.probe_advice import probed_steps
 from everest.lists.groups import ListSize
 from everest.lists.reading import read_samples
 from everest.methods.ranked import Drawn
@@ -26,16 +24,11 @@ from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section
 from everest.suggest.devices import DEVICES, this_device
 from everest.suggest.suggest import choose_values, recipe_text, side_words
-from everest.train.plan import plan_stage
-from everest.train.probe_advice import probed_steps
 from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"
 DRY_RUN = "finetune --init none --dry-run --gpus cpu --set train.workers=0"
 AUTO = "finetune --recipe auto --init none --gpus cpu --print-config"
-LISTS_OF_CLASSES = {
-    **{"train.csv": "classes.txt", "a_train.csv": "a_classes.txt", "b_train.csv": None, "all.csv": None}
-}
 
 
 def videos_of(number: int) -> ListSize:
@@ -129,8 +122,7 @@ def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files:
     assert "exists; choose another name, or use --overwrite" in message
 
 
-def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, clip_files: Path, class_folders: Path):
-    mine = tmp_path / "mine.yaml"
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folders, mine):
     (tmp_path / "empty").mkdir()
     (tmp_path / "sheet.csv").write_text("path,class\n")
     before = sorted(tmp_path.iterdir())
@@ -224,21 +216,14 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
     assert recipe.data.train == names[0]
 
 
-def test_a_class_may_have_the_name_of_a_split(class_folders: Path, mine: Path):
-    for name in ("train", "test"):
-        shutil.copytree(class_folders / "run", class_folders / name)
-    called(SUGGEST, class_folders, "-o", mine, "-q")
-    assert ", 4 classes." in mine.read_text()
-
-
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
+    names = {"train.csv": "classes.txt", "a_train.csv": "a_classes.txt", "b_train.csv": None, "all.csv": None}
     for prefix, label in (("", "walk"), ("a_", "run")):
         (tmp_path / f"{prefix}train.csv").write_text(f"0.mp4,{label}\n")
         (tmp_path / f"{prefix}classes.txt").write_text(f"{label}\n")
     for name in ("b_train.csv", "all.csv"):
         (tmp_path / name).write_text("0.mp4,swim\n")
-    found = {name: data_section(str(tmp_path), train=name).get("classes") for name in LISTS_OF_CLASSES}
-    assert found == LISTS_OF_CLASSES
+    assert {name: data_section(str(tmp_path), train=name).get("classes") for name in names} == names
 
 
 def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):
@@ -296,11 +281,6 @@ def test_views_that_show_the_same_are_evaluated_once():
     assert views(frames=24) == views(frames=300) == views(frames=5) == (1, 1)
     assert views(frames=500) == (None, 1)  # clips cover 38 %: as many as the base has
     assert views(frames=24, height=16, width=400) == (1, None)  # a crop shows a part of a band
-    for device in DEVICES:
-        choices = choose_values(facts_of(300, frames=24), device)
-        reasons = {choice.key: choice.reason for choice in choices if choice.key.startswith("eval.")}
-        assert reasons["eval.clips"] == "a clip covers 67% of the median video: one is enough"
-        assert reasons["eval.crops"].endswith(" of the median frame: one is enough")
 
 
 def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path, mine: Path):
@@ -366,24 +346,15 @@ def test_after_pre_training_at_least_half_of_the_tokens_are_kept():
 
 
 @pytest.mark.parametrize("device", sorted(DEVICES))
-def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_few_videos(
-    class_folders: Path, mine: Path, device: str
-):
-    stage = suggested(mine, class_folders, "--device", device, "-q").finetune
-    assert (stage.layer_decay, stage.rand_augment, stage.erasing) == (1.0, None, 0.0)
-    reason = "layer_decay: 1.0 # all layers start from new weights"
-    for text in (reason, "rand_augment: null # with the crops", "erasing: 0.0 # with the crops"):
-        assert text in mine.read_text()
+def test_few_videos_without_an_encoder_have_one_rate_and_mild_augmentation(device: str):
+    def values(purpose: Purpose, videos: int) -> dict[str, Any]:
+        choices = choose_values(facts_of(videos), device, purpose=purpose)
+        keys = {"finetune.layer_decay", "finetune.rand_augment", "finetune.erasing"}
+        return {choice.key.split(".")[1]: choice.value for choice in choices if choice.key in keys}
 
-
-def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentation_of_the_base():
-    def keys(purpose: Purpose, videos: int) -> set[str]:
-        choices = choose_values(facts_of(videos), "24GB", purpose=purpose)
-        return {choice.key.split(".")[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
-
-    assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
-    assert keys("scratch", 101) == {"layer_decay"}
-    assert keys("finetune", 100) == keys("pretrain", 100) == set()
+    assert values("scratch", 100) == {"layer_decay": 1.0, "rand_augment": None, "erasing": 0.0}
+    assert values("scratch", 101) == {"layer_decay": 1.0}
+    assert values("finetune", 100) == values("pretrain", 100) == {}
 
 
 def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path, mine: Path):
@@ -394,9 +365,7 @@ def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_fo
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_a_recipe_for_both_stages_counts_the_videos_of_each(
-    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, as_list: bool
-):
+def test_a_recipe_for_both_stages_counts_the_videos_of_each(tmp_path, class_folders, monkeypatch, as_list):
     monkeypatch.chdir(tmp_path)
     for number in range(40):
         folder = tmp_path / "unlabeled" / str(number % 3)
@@ -423,9 +392,7 @@ def test_a_recipe_for_both_stages_counts_the_videos_of_each(
 
 
 @pytest.mark.parametrize("name", ["run", "videos/run", "videos", "linked"])
-def test_a_class_folder_is_not_for_pre_training(
-    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_a_class_folder_is_not_for_pre_training(tmp_path, class_folders, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linked").symlink_to(class_folders / "run")
     message = refused(SUGGEST, class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
@@ -486,6 +453,7 @@ def test_auto_is_the_suggested_recipe(clip_files: Path, mine: Path):
     options = ["--data", clip_files, "--set", "train.workers=0"]
     written = run(AUTO.replace("auto", str(mine)), *options)
     assert yaml.safe_load(run(AUTO, *options)) == yaml.safe_load(written) | {"name": "auto"}
+    assert yaml.safe_load(run(AUTO, *options, "--set", "data.size=72"))["data"]["size"] == 72
     unlabeled = run("pretrain --recipe auto --gpus cpu --print-config", *options)
     assert yaml.safe_load(unlabeled)["model"]["input"] == "differences"
 
@@ -515,11 +483,6 @@ def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
     (tmp_path / "train.csv").write_text("path,label,start_frame,end_frame\n" + "".join(rows))
     facts = examine_data(DataSettings(root=str(tmp_path)))
     assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, 8)
-
-
-def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
-    made = run(AUTO, "--data", clip_files, "--set", "data.size=72")
-    assert yaml.safe_load(made)["data"]["size"] == 72
 
 
 def test_the_stride_counts_frames_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
@@ -557,13 +520,11 @@ def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path
     assert (recipe.data.task, recipe.finetune.sampler) == ("multi-label", "sqrt")
     assert "sampler: sqrt # the most frequent class has 12 times the videos" in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
-    balanced = tmp_path / "balanced"
-    balanced.mkdir()
-    labels = ["a"] * 10 + ["b"]
-    copies = [shutil.copy(clip_files / "clip0.mp4", balanced / f"{number}.mp4") for number in range(11)]
-    text = "".join(f"{copy},{label}\n" for copy, label in zip(copies, labels, strict=True))
-    for name in ("train.csv", "test.csv"):
-        (balanced / name).write_text(f"path,label\n{text}")
+    (balanced := tmp_path / "balanced").mkdir()
+    for number in range(11):
+        shutil.copy(clip_files / "clip0.mp4", balanced / f"{number}.mp4")
+    text = "".join(f"{number}.mp4,{'b' if number == 10 else 'a'}\n" for number in range(11))
+    (balanced / "train.csv").write_text(f"path,label\n{text}")
     recipe = suggested(tmp_path / "b.yaml", balanced, "--device", "cpu")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
 
@@ -622,11 +583,6 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
     assert share < 0.05
 
 
-def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
-    facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=200_000, held_out=64))
-    assert "list" not in value_of(choose_values(facts, "80GB"), "pretrain.probe")
-
-
 def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
     probed = ProbeList(name="train.csv", videos=50, held_out=10)
     facts = facts_of(50, classes=10, height=144, width=180, probed=probed)
@@ -635,6 +591,8 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
         (probe,) = (choice for choice in choices if choice.key == "pretrain.probe")
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
+    facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=200_000, held_out=64))
+    assert "list" not in value_of(choose_values(facts, "80GB"), "pretrain.probe")  # too long to probe
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():

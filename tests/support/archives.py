@@ -3,8 +3,6 @@
 Each has a file too many and one too few, and names as odd as the real ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

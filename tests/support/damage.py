@@ -1,7 +1,5 @@
 """Damaged files, every kind of change to a JSON document and to the bytes of a file; full disks."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The random numbers of the released programs: Python's and numpy's old generators under the new names."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

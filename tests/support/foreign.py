@@ -1,7 +1,5 @@
 """Checkpoints of other programs, made from the names and shapes that the released ones have."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A small transformers folder, and a cache in the format of huggingface_hub, whose files are links."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small image models of timm with random weights, of each family that everest reads."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

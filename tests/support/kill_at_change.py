@@ -1,7 +1,5 @@
 """Commands that are killed at a chosen moment: before one of their changes to a folder."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """The memory of a computation, counted: the storages that are alive, with shapes and no numbers."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

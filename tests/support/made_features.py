@@ -1,7 +1,5 @@
 """Feature files without an encoder, for tests of searches."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

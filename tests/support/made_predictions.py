@@ -1,7 +1,5 @@
 """Predictions that were made up, for tests of their metrics and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

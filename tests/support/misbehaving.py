@@ -1,7 +1,5 @@
 """Work that ends or holds up the process that does it, as decoders do. Each process imports this file."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

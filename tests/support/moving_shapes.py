@@ -3,8 +3,6 @@
 n clips, F frames, H W pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`everest prepare` commands as a user calls them, and the rows of lists."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +23,6 @@ def rows_of(file: Path, root: Path, heads=None):
         path = sample.path.removeprefix(f"{root}/").removeprefix("./")
         rows.append((path, sample.labels, part) if part else (path, sample.labels))
     return rows
-
-
-# --- folders ----------------------------------------------------------------------------------------------
 
 
 def touch(root, *names):

@@ -1,7 +1,5 @@
 """The stages on real files, run as a user runs them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

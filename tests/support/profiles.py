@@ -1,7 +1,5 @@
 """A tiny recipe for `everest profile`, and calls of the command."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from small_runs import called, json_of

@@ -1,14 +1,12 @@
 """`everest runs`: states are told from files as a run, a killed run and a finished one leave them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import torch
 
+from everest.engine.saved_state import SavedState
 from everest.system.weights import Weights
-from everest.train.saved_state import SavedState
 
 STEPS = 10
 PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}

@@ -1,7 +1,5 @@
 """The folder of real videos and recorded numbers, where a machine has one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs of a tiny model for tests that use one, and commands as a user calls them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

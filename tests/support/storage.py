@@ -1,7 +1,5 @@
 """A storage on this machine that speaks S3, for tests."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Classifiers of several heads, of several classes and of numbers: their lists, recipes and tiny runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from small_runs import called, small_recipe

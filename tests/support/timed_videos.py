@@ -1,7 +1,5 @@
 """Videos in any container: of numbered frames with any presentation times, of given frames, repacked."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path

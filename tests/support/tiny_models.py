@@ -1,7 +1,5 @@
 """Tiny models of every kind, and the optimizer settings of their parameters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +7,8 @@ import torch
 from torch import nn
 
 import everest
+from everest.engine.network import parameter_groups
 from everest.system.weights import Weights
-from everest.train.network import parameter_groups
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 

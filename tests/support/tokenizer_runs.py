@@ -1,17 +1,15 @@
 """`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
+from everest.engine.context import RunContext
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.train.context import RunContext
 from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
 
 RECIPE = """

@@ -1,7 +1,3 @@
-"""Arms, seeds and stages as a user writes them."""
-
-from __future__ import annotations
-
 import pytest
 
 from everest.errors import RecipeError

@@ -1,7 +1,3 @@
-"""Jobs as processes: their order, failures and signals."""
-
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,3 @@
-"""`everest sweep` as a user runs it, on tiny videos."""
-
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -174,9 +170,7 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_jobs_and_another_sweep_is_refused(
-    recipe: Path, tmp_path: Path, number: signal.Signals
-):
+def test_a_signal_saves_the_jobs_and_another_sweep_is_refused(recipe, tmp_path, number):
     out = tmp_path / "out"
     options = ["--stages", "pretrain", "--set", "pretrain.epochs=3000", "--gpus", "cpu"]
     command = [sys.executable, "-m", "everest_cli", "sweep", str(recipe), "-o", str(out), *options]

@@ -1,8 +1,5 @@
-"""The plan of a sweep: which arms share which work, and which folders it may use."""
-
-from __future__ import annotations
-
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +77,14 @@ def test_a_seed_changes_every_work(recipe: Path):
 
 
 def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
-    own = tmp_path / "影片 \U0001f600"
-    own.mkdir()
-    (own / "train.csv").write_text((clip_files / "train.csv").read_text())
+    own = shutil.copytree(clip_files, tmp_path / "影片 \U0001f600")
     plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
     assert [arm.recipe.data.root for arm in plan.arms] == [str(clip_files), str(own)]
     assert planned(recipe, data=str(own)).arms[0].recipe.data.root == str(own)
 
 
-def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
-    recipe: Path, tmp_path: Path, clip_files: Path
-):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "train.csv").write_text((clip_files / "train.csv").read_text())
+def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
+    other = shutil.copytree(clip_files, tmp_path / "other")
     assert planned(recipe, data=str(other)).works().keys() == planned(recipe).works().keys()
     both = planned(recipe, over=[f"data.root={clip_files},{other}"])
     assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
@@ -164,6 +155,22 @@ def test_the_headline_is_that_of_the_stages_of_the_arm_compared_with(recipe: Pat
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(f"recipe: {recipe}\nstages: [pretrain]\narms:\n  a: {{stages: [finetune, eval]}}\n")
     assert planned(sweep).headline == "top1"
+
+
+def test_the_headline_of_windows_with_background_is_the_mean_class_accuracy(
+    recipe: Path, clip_files: Path, tmp_path: Path
+):
+    lines = [f"{clip_files / f'clip{at}.mp4'},{name}" for at, name in enumerate(["background", "run"] * 2)]
+    windows = tmp_path / "windows.csv"
+    windows.write_text("\n".join(["path,label", *lines, ""]))
+    lists = [f"data.{key}={windows}" for key in ("train", "val", "test")]
+    for stages, metric in {
+        "finetune,eval": "mean_class_accuracy",
+        "finetune": "val_mean_class_accuracy",
+        "pretrain,probe": "probe.linear.mean_class_accuracy",
+        "pretrain": "pretrain_loss",
+    }.items():
+        assert planned(recipe, overrides=lists, stages=stages).headline == metric
 
 
 def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
@@ -293,9 +300,10 @@ def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
 
 
 def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    for name in ("train", "test", "pretrain"):
-        (tmp_path / f"{name}.csv").write_text((clip_files / "train.csv").read_text())
+    shutil.copytree(clip_files, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "classes.txt").write_text("\n".join("abcdef"))
+    for name in ("test", "pretrain"):
+        shutil.copy(clip_files / "train.csv", tmp_path / f"{name}.csv")
     file = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence" / "lvmae.yaml"
     plan = planned(file, data=str(tmp_path))
     # Each of ten arms but one has a pre-training of its own.

@@ -1,7 +1,3 @@
-"""The numbers that a sweep reads from its runs, and their means, intervals and paired differences."""
-
-from __future__ import annotations
-
 import copy
 import json
 import warnings
@@ -75,9 +71,6 @@ def test_damaged_results_are_refused_in_a_line(tmp_path: Path, place: str, value
     with pytest.raises(RecipeError, match=rf"results.json: damaged \({place}") as refusal:
         read_results(tmp_path)
     assert "\n" not in str(refusal.value)
-
-
-# --- means, intervals and paired differences: equal to scipy's on any numbers -------------------------------
 
 
 values = st.floats(-1000, 1000, allow_nan=False).map(lambda value: round(value, 4))

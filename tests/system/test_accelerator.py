@@ -1,7 +1,3 @@
-"""Processes that wait for each other: for how long, and what they do when one fails."""
-
-from __future__ import annotations
-
 import sys
 
 from everest.system.accelerator import COLLECTIVE_TIMEOUT

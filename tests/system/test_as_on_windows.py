@@ -1,7 +1,5 @@
 """everest where the system has no POSIX modules, no fork and only the signals of Windows."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -52,9 +50,6 @@ def test_doctor_trains_for_a_step_on_a_device_that_is_unusual():
             "warning",
             "set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --gpus cpu",
         )
-
-
-# --- commands under the imitation ---------------------------------------------------------------------------
 
 
 def environment() -> dict[str, str]:

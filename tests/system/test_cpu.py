@@ -1,7 +1,3 @@
-"""Settings of a process: products, memory and its limits, and how many processes read videos."""
-
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -91,9 +87,6 @@ def test_a_step_reuses_the_memory_of_the_step_before():
     assert int(printed_by(FAULTS)) < 1000  # of the 97,656 pages that it requests
 
 
-# ------------------------------------------------------------------------------------------------------------
-
-
 ONE_CORE = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -151,9 +144,7 @@ FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
         ("", ".", FILES, "1073741824", None),
     ],
 )
-def test_the_memory_of_a_container_or_job_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, folder: str, names, limit: str, found
-):
+def test_the_memory_of_a_container_or_job_counts(tmp_path, monkeypatch, groups, folder, names, limit, found):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
     monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
@@ -163,10 +154,7 @@ def test_the_memory_of_a_container_or_job_counts(
     (group / names[0]).write_text(f"{limit}\n")
     (group / names[1]).write_text(f"{3 * GIB // 4}\n")
     (group / "memory.stat").write_text(f"anon 7\n\nodd\n{names[2][0]} {GIB // 8}\n{names[2][1]} {GIB // 8}\n")
-    assert (posix.host_memory(), posix.free_host_memory()) == (
-        64 * GIB,
-        32 * GIB,
-    )  # no groups
+    assert (posix.host_memory(), posix.free_host_memory()) == (64 * GIB, 32 * GIB)  # no groups
     assert posix.free_host_memory(with_swap=True) == 40 * GIB
     (tmp_path / "own").write_text(groups)
     total, free = (64, 32) if found is None else found
@@ -174,9 +162,7 @@ def test_the_memory_of_a_container_or_job_counts(
     assert posix.free_host_memory(with_swap=True) == (free + 8) * GIB
 
 
-def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
@@ -221,9 +207,6 @@ def test_a_recipe_leaves_the_number_open_or_sets_it():
     for value in ("many", "-1", "true", "1.5"):
         with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
             load_recipe("ucf101", overrides=[f"train.workers={value}"])
-
-
-# --- functions that a run on a GPU compiles -----------------------------------------------------------------
 
 
 def moving_clips(device: str) -> Tensor:

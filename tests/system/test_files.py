@@ -1,7 +1,3 @@
-"""Files: written whole or not at all, none left behind, damaged ones named, JSON that any program reads."""
-
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -47,9 +43,7 @@ from everest_cli.prediction_text import as_json
         (OSError(errno.ENOSPC, "No space left on device"), EnvironmentProblem, "the disk is full"),
     ],
 )
-def test_an_error_while_writing_keeps_the_earlier_file(
-    tmp_path: Path, error: BaseException, raised: type[BaseException], message: str
-):
+def test_an_error_while_writing_keeps_the_earlier_file(tmp_path, error, raised, message):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -121,9 +115,6 @@ def test_a_folder_is_that_of_an_interrupted_call_only_if_the_call_marked_it(tmp_
         check()
 
 
-# --- worker processes leave nothing among the temporary files, wherever they are ----------------------------
-
-
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder for temporary files whose name leaves room for those of sockets."""
@@ -160,9 +151,6 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
     of_libraries = ("wandb-artifacts", "wandb-media")  # made when timm imports wandb, if it is installed
     left = [path.name for path in short_folder.iterdir() if not path.name.endswith(of_libraries)]
     assert [name for name in left if not name.startswith("torchinductor_")] == []
-
-
-# ------------------------------------------------------------------------------------------------------------
 
 
 EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -232,9 +220,7 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     assert running_here(tmp_path) is None or running_here(tmp_path) > 0
 
 
-def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(
-    recipe: Path, autoencoder_run: Path, tmp_path: Path
-):
+def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):
     shutil.copytree(autoencoder_run, tmp_path / "run")
     command = ["pretrain -q", "--recipe", recipe, "-o", tmp_path / "run"]
     damaged = tmp_path / "run" / "bad_videos.csv"
@@ -250,9 +236,6 @@ def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
     reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
     RunFolder(tmp_path).write_bad_videos(reasons)
     assert RunFolder(tmp_path).bad_videos() == reasons
-
-
-# --- jSON that any program reads: written without NaN, and refused with it ----------------------------------
 
 
 VALUES = st.recursive(

@@ -1,7 +1,3 @@
-"""hf:OWNER/NAME without a network: the local cache is used, and the license is shown."""
-
-from __future__ import annotations
-
 import json
 import os
 import subprocess

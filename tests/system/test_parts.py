@@ -1,7 +1,3 @@
-"""Functions that a CPU computes a part at a time."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

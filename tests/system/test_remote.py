@@ -1,7 +1,3 @@
-"""Lists, folders, videos and shards of a storage: as on this machine, or a line that says what is wrong."""
-
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -213,9 +209,7 @@ def test_a_missing_package_is_an_error_of_the_environment(monkeypatch: pytest.Mo
         read_frames("s3://bucket/a.mp4", [0])
 
 
-def test_a_run_over_a_storage_is_the_run_over_the_files(
-    stored: str, recipe: Path, autoencoder_run: Path, tmp_path: Path
-):
+def test_a_run_over_a_storage_is_the_run_over_the_files(stored, recipe, autoencoder_run, tmp_path):
     options = ["--recipe", recipe, "--data", stored, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
     run("pretrain", *options, "-o", tmp_path / "there")
     assert same_run(autoencoder_run, tmp_path / "there")

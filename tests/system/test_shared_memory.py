@@ -1,7 +1,5 @@
 """Runs where shared memory is as small as in a container, in a mount namespace with a /dev/shm of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -34,9 +32,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 @pytest.mark.parametrize(
     "command", [["pretrain"], ["pretrain", "--dry-run"], ["finetune", "--init", "none"]], ids=" ".join
 )
-def test_a_run_that_does_not_fit_is_refused_before_it_starts(
-    command: list[str], recipe: Path, tmp_path: Path
-):
+def test_a_run_that_does_not_fit_is_refused_before_it_starts(command, recipe, tmp_path):
     arguments = ["-m", "everest_cli", *command, "--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu"]
     ended = with_shared(5, *arguments, "-q")
     assert ended.returncode == 5

@@ -1,18 +1,11 @@
-"""The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
-
-from __future__ import annotations
-
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
+from everest.engine.tokenizer_loss import Adversary, first_step, r1_penalty
 from everest.tokenizer.discriminator import BlurredHalving, Discriminator
-from everest.train.network import set_lr
-from everest.train.tokenizer_loss import Adversary, first_step, r1_penalty
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 
@@ -36,9 +29,6 @@ def clips(number: int = 2, seed: int = 0) -> Tensor:
 def adversary() -> Adversary:
     torch.manual_seed(0)
     return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1_weight=10.0)
-
-
-# --- the network --------------------------------------------------------------------------------------------
 
 
 def test_a_halving_is_the_binomial_filter_at_every_second_place():
@@ -85,9 +75,6 @@ def test_sides_are_halved_while_four_places_are_left():
         Discriminator(TINY, frames=8, size=(16, 16))
 
 
-# --- the losses ---------------------------------------------------------------------------------------------
-
-
 def test_losses_of_a_linear_discriminator_are_those_by_hand():
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
     real, rebuilt = torch.rand(2, 3, 2, 3, 1, 2).unbind()
@@ -100,13 +87,6 @@ def test_losses_of_a_linear_discriminator_are_those_by_hand():
     assert found.total.item() == pytest.approx((logistic + 10 * weight.square().sum()).item(), rel=1e-5)
     generator = -torch.sigmoid(on_rebuilt).log().mean()
     assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
-
-
-def test_the_penalty_of_a_linear_discriminator_pulls_its_weights_to_zero():
-    network = Linear(torch.arange(6.0))
-    real = torch.rand(3, 6).requires_grad_()
-    r1_penalty(network(real), real).backward()
-    assert torch.equal(network.weight.grad, 2 * network.weight.detach())
 
 
 def test_the_penalty_has_the_gradient_that_differences_show():
@@ -156,18 +136,6 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
         cast = adversary.discriminator_losses(real, rebuilt)
         assert torch.equal(adversary.generator_loss(rebuilt), generator)
     assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))
-
-
-def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
-    adversary = Adversary(adversary.discriminator, r1_weight=0.1)
-    set_lr(adversary.network.optimizer, 1e-3)
-    real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
-    for _ in range(60):
-        losses = adversary.discriminator_losses(real, rebuilt)
-        adversary.network.optimizer.zero_grad()
-        losses.total.backward()
-        adversary.network.optimizer.step()
-    assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
 
 
 def test_the_adversary_begins_after_a_fifth_of_the_steps():

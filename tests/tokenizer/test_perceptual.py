@@ -1,7 +1,3 @@
-"""The perceptual loss of the tokenizer: its network, its weights, and missing or wrong files."""
-
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -15,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from everest.engine import tokenizer_loss
+from everest.engine.tokenizer_loss import FRAMES, PerceptualDistance, load_network
 from everest.errors import CheckpointError
-from everest.train import tokenizer_loss
-from everest.train.tokenizer_loss import FRAMES, PerceptualDistance, load_network
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -75,9 +71,6 @@ def test_only_what_was_rebuilt_gets_a_gradient(network: nn.Module):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-# --- its weights --------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
@@ -119,7 +112,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("weights", [None, tokenizer_loss.WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.train.tokenizer_loss import load_network; load_network({weights!r})"
+    code = f"from everest.engine.tokenizer_loss import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})

@@ -1,7 +1,3 @@
-"""The scorer responds to change only; the selection by its scores is exact and has a gradient."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given
@@ -37,9 +33,6 @@ def test_one_score_a_token(stride):
     assert scores.shape == (2, 4, 3, 2)
 
 
-# --- what the score may not know ----------------------------------------------------------------------------
-
-
 def test_a_score_depends_on_the_frames_of_two_slices_only(scorer: TokenScorer):
     frames = clip(1, 3, 32, 16, 16)
     whole = scorer(frames)
@@ -70,9 +63,6 @@ def test_the_first_slice_copies_the_second_in_float32_under_autocast(scorer: Tok
     assert scores.dtype == torch.float32
     assert torch.equal(scores, scorer(frames))
     assert torch.equal(scores[:, 0], scores[:, 1])
-
-
-# --- still clips --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,9 +96,6 @@ def test_ties_are_broken_by_the_generator_and_not_by_place():
     assert not torch.equal(first, other)
     assert first.unique().numel() == 45
     assert first.max() > 200  # the first 45 places are what a plain top-k gives
-
-
-# --- the choice ---------------------------------------------------------------------------------------------
 
 
 @given(

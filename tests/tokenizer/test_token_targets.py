@@ -1,7 +1,3 @@
-"""The frozen tokenizer of an autoencoder: its targets and its scores; training does not change it."""
-
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The tokenizer as a module: shapes, windows, kept tokens, rebuilt clips, sizes."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -26,9 +22,6 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 def model() -> AdaptiveTokenizer:
     torch.manual_seed(0)
     return AdaptiveTokenizer(TINY, window=8, keep=0.25).eval()
-
-
-# --- shapes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["magvit-b", "magvit-b-half", "lite"])
@@ -61,9 +54,6 @@ def test_any_stem_and_halvings_give_back_the_clip_s_shape(config):
     assert smaller.tubelet == (2, 8, 8)
     assert smaller.encode(clip(1, 3, 8, 32, 32)).scores.shape == (1, 4, 4, 4)  # the same tokens
     assert smaller.reconstruct(clip(1, 3, 8, 32, 32)).shape == (1, 3, 8, 16, 16)
-
-
-# --- windows ------------------------------------------------------------------------------------------------
 
 
 def test_a_clip_of_128_frames_is_its_windows_joined():
@@ -110,9 +100,6 @@ def test_a_chunk_is_a_divisor_of_the_windows_or_several_clips(monkeypatch):
     assert [at_once(windows) for windows in (1, 2, 5, 6, 7, 8, 10)] == [5, 4, 5, 3, 1, 4, 5]
     monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", 1)
     assert at_once(8) == 1
-
-
-# --- what is kept -------------------------------------------------------------------------------------------
 
 
 def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
@@ -169,9 +156,6 @@ def test_precision_below_float32_changes_no_choice(model: AdaptiveTokenizer):
     assert lower.loss.dtype == torch.float32
 
 
-# --- weights ------------------------------------------------------------------------------------------------
-
-
 def test_a_hash_tells_weights_apart_by_every_bit(model: AdaptiveTokenizer):
     before = state_hash(model.state_dict())
     assert state_hash(dict(reversed(model.state_dict().items()))) == before
@@ -191,9 +175,6 @@ def test_standardised_values_have_the_measured_mean_and_deviation(model: Adaptiv
     targets = TokenTargets(frozen=FrozenTokenizer.wrap(model)).values(frames, ids)
     assert targets.mean(dim=(0, 1)).abs().max() < 1e-5
     assert (targets.std(dim=(0, 1)) - 1).abs().max() < 1e-5
-
-
-# --- what does not fit --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,7 @@
-"""The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
-
-from __future__ import annotations
-
 import json
 import math
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +15,12 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
+from everest.engine import tokenizer_loss
+from everest.engine.network import part_of
+from everest.engine.tokenizer_loss import BETAS, Adversary, first_step
 from everest.profiling.dry_run import try_one_pass
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
-from everest.train import tokenizer_loss
-from everest.train.network import part_of
-from everest.train.tokenizer_loss import BETAS, Adversary, first_step
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -76,9 +71,6 @@ def newest(folder: Path) -> dict[str, Tensor]:
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
 
 
-# --- what is logged and saved -------------------------------------------------------------------------------
-
-
 def test_terms_are_logged_without_their_weights_and_the_loss_with_them(recipe: Path, trained: Path):
     said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
     assert "tokenizer.loss.gan (0.1, now 0.0)" in said  # another run
@@ -93,9 +85,7 @@ def test_terms_are_logged_without_their_weights_and_the_loss_with_them(recipe: P
 
 
 @pytest.mark.slow
-def test_until_the_discriminator_starts_the_run_equals_one_without_it(
-    recipe: Path, trained: Path, tmp_path: Path
-):
+def test_until_the_discriminator_starts_the_run_equals_one_without_it(recipe, trained, tmp_path):
     train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
     adversarial, plain = step_rows(trained), step_rows(tmp_path / "run")
     assert [row["loss"] for row in adversarial[:FIRST]] == [row["loss"] for row in plain[:FIRST]]
@@ -103,9 +93,7 @@ def test_until_the_discriminator_starts_the_run_equals_one_without_it(
     assert not any("reconstruction" in row for row in plain)
 
 
-def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
-    recipe: Path, trained: Path, tmp_path: Path
-):
+def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, trained, tmp_path):
     state = newest(trained)
     stage, adversary = with_adversary(recipe, tmp_path / "run")
     fresh = adversary.discriminator.state_dict()
@@ -121,9 +109,7 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     assert average.keys() == saved.keys() == weights(trained).keys() == names
 
 
-def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
-    recipe: Path, tmp_path: Path
-):
+def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(recipe, tmp_path):
     own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
     stage, adversary = with_adversary(recipe, tmp_path / "run", *own)
     stage.training.updater.set_lr(0.25)
@@ -136,7 +122,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = trial_losses(stage, next(batches(stage.training.passes.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.feed.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -167,14 +153,9 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
     assert with_perceptual > 0
 
 
-# --- stopped and resumed ------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, 3 * FIRST])
-def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
-    recipe: Path, trained: Path, tmp_path: Path, rows: int
-):
+def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(recipe, trained, tmp_path, rows):
     """Killed before the discriminator begins, and after."""
     parts = tmp_path / "parts"
     assert stop_after(recipe, ["train-tokenizer", *LONG], parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
@@ -191,7 +172,8 @@ def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
     for clips in (2, 4):
         overrides = [f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
         stage, adversary = with_adversary(recipe, tmp_path / "run", *overrides)
-        passes_of(stage)
+        with stage.training.running():
+            passes_of(stage)
         gradients.append([p.grad for p in adversary.discriminator.parameters()])
     assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
 
@@ -226,9 +208,6 @@ def test_bf16_trains_both(recipe: Path, tmp_path: Path):
     assert all(tensor.dtype == torch.float32 for tensor in newest(tmp_path / "run").values() if tensor.dim())
 
 
-# --- not finite ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("broken", ["discriminator", "tokenizer"])
 def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_path: Path, broken: str):
     stage, adversary = with_adversary(recipe, tmp_path / "run", "train.nonfinite=skip")
@@ -251,16 +230,21 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
 
 def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
-    steps = stage.training.steps()  # its workers end with it
-    next(steps)
-    for clip in stage.training.micro_batches():
-        stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
+    training = stage.training
+    training.begin_step()
+    for number in range(training.plan.accumulation):
+        clip = training.next_clip()
+        training.seed(number)
+        with training.accumulate(number):
+            training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 
 def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
-    passes_of(stage)
-    stage.training.update()
+    with stage.training.running():
+        passes_of(stage)
+        stage.training.step(stage.training.clip_gradients())
+        stage.training.log_step()
 
 
 def trial(stage: TokenizerStage) -> None:
@@ -269,9 +253,7 @@ def trial(stage: TokenizerStage) -> None:
 
 
 @pytest.mark.parametrize("change", [whole_step, trial])
-def test_a_step_and_a_trial_change_both(
-    recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
-):
+def test_a_step_and_a_trial_change_both(recipe, tmp_path, change):
     stage, adversary = with_adversary(recipe, tmp_path / "run")
     (tmp_path / "run").mkdir()
     modules = (adversary.discriminator, stage.training.model.decoder)
@@ -281,12 +263,7 @@ def test_a_step_and_a_trial_change_both(
         assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
 
 
-# --- perceptual ---------------------------------------------------------------------------------------------
-
-
-def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
-    recipe: Path, tmp_path: Path, small_network: Path
-):
+def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small_network):
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
     for name in ("one", "two"):
         train(recipe, tmp_path / name, *sets(*options))
@@ -299,9 +276,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
     assert {name.split("/")[0] for name in newest(tmp_path / "one")} == {"model", "optimizer", "ema"}
 
 
-def test_weights_of_another_network_and_clips_too_small_for_a_discriminator_are_refused(
-    recipe: Path, tmp_path: Path
-):
+def test_weights_of_another_network_and_clips_too_small_for_a_discriminator_are_refused(recipe, tmp_path):
     other = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, other)
     options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={other}"]

@@ -1,0 +1,113 @@
+"""Pre-training by the clock on one device, from the same initial weights and views each time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor, Future
+from itertools import count
+from typing import Final, cast
+
+import numpy as np
+import torch
+from gpu_clips import Choice, Crops, Frames, PretrainingViews, to_device
+from gpu_rows import Row
+
+from everest.config.settings import Recipe
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import cosine_lr, scaled_lr
+from everest.engine.step_log import StepNumbers, StepRecord
+from everest.engine.update import Updater
+from everest.methods.camera_task import NUMBERS
+from everest.models.of_recipe import pretrain_spec
+from everest.models.video_model import PretrainingModel
+from everest.system.accelerator import make_accelerator
+
+LEAST: Final = 1e-6  # learning rate at the end
+WARM_UP: Final = 0.05  # share of the seconds with a rising learning rate
+TICKS: Final = 10_000  # of the schedule, which follows the clock
+UNTIMED: Final = 8  # steps: compilation, choice of kernels
+AHEAD: Final = 12  # steps whose views are chosen before they are needed
+PARTS: Final = 10  # of a run: the mean loss of each is kept
+
+
+class Pretraining:
+    """A model with its optimizer.
+
+    Args:
+        frames: of all clips that views are drawn from.
+        executor: its processes choose the views.
+    """
+
+    def __init__(self, recipe: Recipe, frames: Frames, executor: Executor) -> None:
+        self._recipe, self._frames, self._executor = recipe, frames, executor
+        self._accelerator = make_accelerator(
+            recipe.train.precision, tf32=False, cpu=not torch.cuda.is_available()
+        )
+        self._device = self._accelerator.device
+        torch.manual_seed(recipe.train.seed)
+        self.model = cast(PretrainingModel, pretrain_spec(recipe, tokenizer=None).build().to(self._device))
+        self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self._optimizer = stage_optimizer(self.model, recipe.pretrain)
+        network = Network(module=self.model, optimizer=self._optimizer)
+        self._updater = Updater(self._accelerator, [network], recipe.train)
+        self._crops = Crops(frames, recipe.data.frame_size, compiled=True)
+
+    def train(self, batch: int, base_lr: float, seconds: float) -> Row:
+        """Train from the initial weights for `seconds`, after steps that are not timed.
+
+        Returns:
+            Its row: `losses` are means over tenths of the steps, `first_loss` is that of the first step.
+        """
+        recipe, device = self._recipe, self._device
+        self.model.load_state_dict(self._initial)
+        self.model.train()
+        choose = PretrainingViews(recipe=recipe, sizes=self._frames.sizes, batch=batch)
+        numbers = count()  # of steps, whose views are the same in each run
+        waiting = [self._executor.submit(choose, next(numbers)) for _ in range(AHEAD)]
+        generator = torch.Generator(device).manual_seed(recipe.train.seed)
+        began = time.perf_counter()
+        for _ in range(UNTIMED):
+            waiting.append(self._executor.submit(choose, next(numbers)))
+            self._step(waiting.pop(0), 0.0, generator).read()
+        self._optimizer.state.clear()
+        untimed = time.perf_counter() - began
+        losses: list[float] = []
+        pending: StepNumbers | None = None
+        began = time.perf_counter()
+        while pending is None or time.perf_counter() - began < seconds:
+            waiting.append(self._executor.submit(choose, next(numbers)))
+            tick = int(TICKS * (time.perf_counter() - began) / seconds)
+            peak, warm_up = scaled_lr(base_lr, batch), int(WARM_UP * TICKS)
+            lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
+            computed = self._step(waiting.pop(0), lr, generator)
+            if pending is not None:  # a step late, so that the device does not wait
+                losses.append(pending.read().metrics.loss)
+            pending = computed
+        last = pending.read().metrics
+        losses.append(last.loss)
+        seconds = time.perf_counter() - began
+        for future in waiting:
+            future.cancel()
+        self.model.eval()
+        return {
+            **{"batch": batch, "base_lr": base_lr, "steps": len(losses), "clips": batch * len(losses)},
+            **{"seconds": seconds, "untimed_seconds": untimed, "first_loss": losses[0]},
+            "losses": [float(np.mean(part)) for part in np.array_split(losses, min(PARTS, len(losses)))],
+            "last_step": last.by_name,
+        }
+
+    def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepNumbers:
+        views, device = choice.result(), self._device
+        stage, updater = self._recipe.pretrain, self._updater
+        width = self.model.encoder.grid.num_tokens + (NUMBERS if stage.camera_motion else 0)
+        noise = torch.rand(len(views.clips), width, device=device, generator=generator)
+        videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
+        updater.set_lr(lr)
+        record = StepRecord(device)
+        with updater.one_pass(last=True):
+            output = updater.model(self._crops(views), noise=noise, **videos)
+            record.add(output.loss, output.parts, passes=1)
+            updater.backward([output.loss])
+        computed = StepNumbers(self._accelerator, record, updater.clip_gradients())
+        updater.step(computed)
+        return computed

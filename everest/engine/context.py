@@ -1,0 +1,84 @@
+"""The parts of a run that no recipe has: the choices of its user, and what all of its stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from everest.checkpoints.init import Start, read_start
+from everest.errors import RecipeError
+from everest.system.events import Report, notice
+from everest.system.run_environment import Init
+from everest.system.run_folder import RunFolder, default_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The choices of a run that are not in its recipe."""
+
+    command: str  # names the default run folder
+    recipe_file: str  # or the name of a recipe
+    output: Path | None = None
+    resume: str = "auto"  # auto, never, or the folder of the run to resume
+    overwrite: bool = False
+    cpu: bool = False
+    tracker: str = "none"  # see everest.engine.tracking
+    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
+    init: Init | None = None  # the weights that the run starts from
+
+    @property
+    def resumed_folder(self) -> Path | None:
+        """The run folder that `resume` names.
+
+        Raises:
+            RecipeError: another option names a folder as well.
+        """
+        if self.resume in ("auto", "never"):
+            return None
+        if self.output or self.overwrite:
+            raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
+        return Path(self.resume)
+
+    def folder(self, recipe: str) -> Path:
+        """The run folder: the named one, or a new one for the recipe of this name."""
+        return self.resumed_folder or self.output or default_folder(self.command, recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The processes, the folder and the display of a run."""
+
+    accelerator: Accelerator
+    run: RunFolder
+    resumed: bool  # the folder already holds the run
+    report: Report
+    # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
+    overlaps: bool = False
+    tracker: str = "none"  # this and the next two: see `RunOptions`
+    init: Init | None = None
+    one_batch: bool = False
+
+    def notice(self, text: str) -> None:
+        """Show a line of text to the user."""
+        self.report(notice(text))
+
+    def notices(self, texts: Iterable[str | None]) -> None:
+        """Show each line that is not None, in the main process only."""
+        for text in texts:
+            if text is not None and self.accelerator.is_main_process:
+                self.notice(text)
+
+    def read_start(self) -> Start | None:
+        """Read the weights that the run starts from, if any, and show which they are.
+
+        Raises:
+            CheckpointError: see `everest.checkpoints.init.read_start`.
+        """
+        run = self.run if self.resumed else None
+        start = None if self.init is None else read_start(self.init, resumed=run)
+        if start is not None and start.weights is not None:
+            self.notices(start.notices())
+        return start

@@ -1,0 +1,195 @@
+"""Find run folders and summarize them: state, progress, loss, accuracy. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from everest.annotations.bout import BACKGROUND
+from everest.config.metrics import METRICS, OVER_BACKGROUND
+from everest.config.recipe_files import find_recipe
+from everest.errors import RecipeError, UserError
+from everest.system.locks import is_running, last_written
+from everest.system.run_environment import ORIGIN
+from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
+from everest.system.weights_header import WeightsHeader, read_header
+
+Value = TypeVar("Value")
+State = Literal["running", "finished", "resumable", "started", "damaged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """Weights that a run descends from. `recipe` and `step` are None for files of another program."""
+
+    file: str  # or the name, such as timm:NAME
+    recipe: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run in a line. Values that are not known (yet) are None.
+
+    running: a process trains it. finished: the last step is logged and saved, and validated or probed if the
+    run does that; the report of a tokenizer is written. resumable: stopped, with a state to resume from.
+    started: stopped before anything was saved. damaged: see `problem`.
+    """
+
+    path: str
+    state: State
+    age_seconds: int  # since the run last wrote
+    command: str | None = None
+    recipe: str | None = None
+    step: int | None = None  # the last one logged
+    steps: int | None = None  # in all
+    loss: float | None = None  # of the last step
+    best_val_top1: float | None = None  # percent, on data.val
+    best_metric: str | None = None  # that chooses the best weights (everest.config.metrics.METRICS)
+    best_value: float | None = None  # in percent, or in the unit of the labels
+    problem: str | None = None
+    # The weights that it started from, then the ones that these started from, and so on.
+    origins: tuple[Ancestor, ...] = ()
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run folders at and below `folder`, in the order of their paths.
+
+    Raises:
+        RecipeError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
+    found = []
+    for here, folders, files in os.walk(folder):
+        is_run = {RECIPE, ENVIRONMENT} <= {*folders, *files}  # of any kind: `summarize` shows the damage
+        if is_run:
+            found.append(Path(here))
+        folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE)]
+    return sorted(found)
+
+
+def summarize(run: Path) -> RunSummary:
+    """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
+    age = 0
+    try:
+        age = int(max(0.0, time.time() - last_written(run)))
+        environment, rows = read_run(run)
+        steps = environment[PLAN]["steps"]
+        command = _command(environment["command"][1:])
+        loss = _newest(rows, "loss")
+        metric = metric_of_run(run, rows)
+        values = _values(rows, f"val_{metric}")
+        best = max if metric is not None and METRICS[metric].higher else min
+        return RunSummary(
+            path=str(run),
+            state=_state(run, environment, rows, command),
+            age_seconds=age,
+            command=command,
+            recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
+            step=_newest(rows, "step"),
+            steps=_optional(int, steps),
+            loss=None if loss is None else float(loss),
+            origins=tuple(_ancestors(environment)),
+            best_val_top1=max(_values(rows, "val_top1"), default=None),
+            best_metric=metric,
+            best_value=best(values, default=None),
+        )
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename or run}: cannot be read: {error.strerror}"
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        problem = f"{run}: values that no run writes ({error})"
+    return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+
+
+def _command(words: list[str]) -> str | None:
+    """`pretrain` of `--debug --import MODULE pretrain --recipe …`: the first word that is of no option."""
+    modules = {place + 1 for place, word in enumerate(words) if word == "--import"}
+    return next((w for place, w in enumerate(words) if place not in modules and not w.startswith("-")), None)
+
+
+def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
+    chosen = find_recipe(run / RECIPE).values().get("finetune", {}).get("best")
+    logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
+    weights = RunFolder(run).weights
+    names = read_header(weights).classes if chosen is None and weights.is_file() else None
+    usual = (OVER_BACKGROUND,) if BACKGROUND in (names or ()) else ("top1", "map", "mae", "loss")
+    candidates = usual if chosen is None else (chosen,)
+    return next((name for name in candidates if name in logged), None)
+
+
+def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
+    """Yield the weights that a run started from, then those that these started from, and so on."""
+    origin = environment.get(ORIGIN)  # only with --init
+    while origin:
+        recipe, step = _optional(str, origin.get("recipe")), _optional(int, origin.get("step"))
+        yield Ancestor(file=str(origin["file"]), recipe=origin.get("family") or recipe, step=step)
+        origin = origin.get("origin")
+
+
+def _optional(kind: type[Value], value: Any) -> Value | None:
+    """The value; raises TypeError for one of another type."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{value!r:.50} is no {kind.__name__}")
+    return value
+
+
+def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], command: str | None) -> State:
+    if is_running(run):
+        return "running"
+    # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
+    weights = RunFolder(run).weights
+    last, steps = _newest(rows, "step"), environment[PLAN]["steps"]
+    logged_all = last == steps or _newest(rows, ENDED) is not None
+    if last is not None and logged_all and weights.is_file():
+        header = read_header(weights)
+        if header.step == last:
+            measured = environment.get(ONE_BATCH) or _is_measured(run, rows, header, command)
+            return "finished" if measured else "resumable"
+    return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
+
+
+def _is_measured(run: Path, rows: list[dict[str, Any]], header: WeightsHeader, command: str | None) -> bool:
+    """Whether the validation, the probe or the report after the last step is there, if the run has one."""
+    if header.kind == "tokenizer":
+        return RunFolder(run).report.is_file()
+    recipe = find_recipe(run / RECIPE).values()
+    if command == "finetune":
+        key, expected = "val_", recipe.get("data", {}).get("val") is not None
+    else:
+        probe = recipe.get("pretrain", {}).get("probe", {})
+        key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
+    return not expected or any(
+        row.get("step") == header.step and any(name.startswith(key) for name in row) for row in rows
+    )
+
+
+def _values(rows: list[dict[str, Any]], key: str) -> list[float]:
+    return [float(row[key]) for row in rows if key in row]
+
+
+def _newest(rows: list[dict[str, Any]], key: str) -> Any:
+    return next((row[key] for row in reversed(rows) if key in row), None)
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values of a run's env.json and the rows of its metrics.jsonl.
+
+    Raises:
+        RecipeError: `path` is not a run folder, or one of the files is damaged.
+    """
+    run = RunFolder(path)
+    if not run.is_run():
+        raise RecipeError(f"{path}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
+    environment = run.environment()
+    rows, problems = run.read_metrics()
+    if problems:
+        raise RecipeError(problems[0])
+    return environment, rows

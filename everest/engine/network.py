@@ -1,0 +1,175 @@
+"""A network that learns: its weights, AdamW's parameter groups, learning rates, tensors in a state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from timm.optim import (
+    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+)
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.tokenizer import TokenizerSettings
+from everest.models.positions import SPATIAL, TEMPORAL
+from everest.models.video_model import VideoModel
+from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
+
+ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
+# VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
+NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[ParamGroup]:
+    """timm's parameter groups, each with an `lr_scale`. Parameters that need no gradient are in none.
+
+    Args:
+        layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
+            `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
+    """
+    # Full names: older releases of timm know no patterns.
+    no_decay = [name for name, _ in model.named_parameters() if name.endswith(NO_DECAY)]
+    if layer_decay != 1.0:
+        return param_groups_layer_decay(model, weight_decay, no_decay, layer_decay=layer_decay)
+    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=no_decay)
+    return [{**group, "lr_scale": 1.0} for group in groups]
+
+
+def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW in its fused form: one kernel a group. The learning rate is set before each step by `set_lr`."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def stage_optimizer(
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that a stage trains."""
+    layer_decay = 1.0 if isinstance(stage, TokenizerSettings) else stage.layer_decay
+    groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=layer_decay)
+    if isinstance(stage, PretrainSettings) and stage.encoder_lr_scale != 1.0:
+        assert isinstance(model, VideoModel)
+        groups = [part for group in groups for part in _scaled(group, model.encoder, stage.encoder_lr_scale)]
+    return make_optimizer(groups, betas=stage.betas)
+
+
+def _scaled(group: ParamGroup, encoder: nn.Module, scale: float) -> Iterator[ParamGroup]:
+    """Split a group into the parameters of the encoder, with a scaled learning rate, and the others."""
+    of_encoder = {id(parameter) for parameter in encoder.parameters()}
+    for is_inside, factor in ((True, scale), (False, 1.0)):
+        params = [parameter for parameter in group["params"] if (id(parameter) in of_encoder) == is_inside]
+        if params:
+            yield {**group, "params": params, "lr_scale": factor * group["lr_scale"]}
+
+
+MODEL: Final = "model"  # the name of a run's first network
+EMA: Final = "ema"
+MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
+GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network that learns, and its optimizer: both as built, before anything wraps them."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    name: str = MODEL  # of its tensors in a state
+    ema: ModelEmaV3 | None = None  # an average of its weights
+    grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
+
+    @torch.no_grad()
+    def update_average(self, skipped: Tensor | None) -> None:
+        """Move the average toward the weights, unless their update was left out.
+
+        timm's own update cannot be skipped on the device without a wait. Buffers are constants.
+
+        Args:
+            skipped: () float32 on the device: 1 if the update was left out, else 0; None: it was not.
+        """
+        if self.ema is None:
+            return
+        share = torch.tensor(1 - self.ema.decay) if skipped is None else (1 - self.ema.decay) * (1 - skipped)
+        for average, weight in zip(self.ema.module.parameters(), self.module.parameters(), strict=True):
+            average.lerp_(weight, share)
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the parameters that have one."""
+        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+
+    def capture(self) -> dict[str, Tensor]:
+        """Returns full tensors by part and name. All processes must call it."""
+        moments = {
+            f"{name}/{moment}": value
+            for name, parameter in self.module.named_parameters()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        parts = {self.name: self.module.state_dict(), self._part("optimizer"): moments}
+        if self.ema is not None:
+            parts[self._part(EMA)] = self.ema.module.state_dict()
+        return {
+            f"{part}/{name}": full_tensor(tensor)
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """The inverse of `capture`; parts of other networks are ignored.
+
+        Raises:
+            CheckpointError: the tensors belong to another network; nothing is restored.
+        """
+        self.check(tensors)
+        load_tensors(self.module, part_of(tensors, self.name), source=source)
+        if self.ema is not None:
+            load_tensors(self.ema.module, part_of(tensors, self._part(EMA)), source=source)
+        parameters = dict(self.module.named_parameters())
+        for key, value in self.moments(tensors).items():
+            name, moment = key.rsplit("/", 1)
+            self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check that the tensors belong to this network; restores nothing.
+
+        All parameters have moments, or none has any: a step gives every parameter a gradient.
+
+        Raises:
+            CheckpointError: a name, a shape or a type.
+        """
+        modules = {self.name: self.module}
+        if self.ema is not None:
+            modules[self._part(EMA)] = self.ema.module
+        for part, module in modules.items():
+            require_fitting(module.state_dict(), part_of(tensors, part), source=part)
+        learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        expected = {
+            f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
+            for name, parameter in self.module.named_parameters()
+            if id(parameter) in learning
+            for moment in MOMENTS
+        }
+        moments = self.moments(tensors)
+        require_fitting(expected if moments else {}, moments, source=self._part("optimizer"))
+
+    def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
+        return part_of(tensors, self._part("optimizer"))
+
+    def _part(self, kind: str) -> str:
+        return kind if self.name == MODEL else f"{self.name}_{kind}"
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a state's part `name`, by their names in it."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}

@@ -1,0 +1,180 @@
+"""The arithmetic of a stage: steps, batches and the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.tokenizer import TokenizerSettings
+from everest.engine.health import FEWEST_STEPS
+from everest.errors import RecipeError
+
+WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
+MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
+USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
+PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
+LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are above it
+
+
+def cosine_lr(
+    step: int, *, steps: int, warmup: int, peak: float, minimum: float, start: float = 0.0
+) -> float:
+    """The learning rate of `step` (from 0): linear to `peak`, then half a cosine to `minimum`.
+
+    As in the released programs, the ramp includes both its ends: the first step has `start`, two steps in a
+    row have the peak, and the last step is slightly above the minimum.
+    """
+    if step < warmup:
+        return start + (peak - start) * step / max(warmup - 1, 1)
+    progress = (step - warmup) / (steps - warmup)
+    return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * progress))
+
+
+def scaled_lr(base_lr: float, batch_size: int) -> float:
+    """The linear rule of EVEREST appendix A: lr = base lr * batch / 256, the batch over all processes."""
+    return base_lr * batch_size / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """The steps and batches of one stage. A step is one update of the weights."""
+
+    steps: int
+    warmup_steps: int  # of a rising learning rate
+    videos_per_epoch: int
+    checkpoint_steps: int  # between two validations
+    batch_size: int  # clips a step, over all processes and passes
+    views: int  # clips that one decoded video gives
+    unit: int  # clips that stay together in a pass
+    micro_batch: int  # clips a pass of one process
+    processes: int
+    peak_lr: float
+    min_lr: float
+    base_lr: float | None  # the value that `peak_lr` was scaled from; None if the recipe gives `peak_lr`
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs, the last of which may be incomplete."""
+        return self.epoch(self.steps - 1) + 1
+
+    def epoch(self, step: int) -> int:
+        """The epoch of the first video of `step`; both are counted from 0."""
+        return step * self.videos_per_step // self.videos_per_epoch
+
+    @property
+    def accumulation(self) -> int:
+        """Number of passes a step."""
+        return self.batch_size // (self.micro_batch * self.processes)
+
+    @property
+    def videos_per_step(self) -> int:
+        return self.batch_size // self.views
+
+    def lr(self, step: int) -> float:
+        """The learning rate of `step`, counted from 0."""
+        return cosine_lr(
+            step, steps=self.steps, warmup=self.warmup_steps, peak=self.peak_lr, minimum=self.min_lr
+        )
+
+
+def plan_stage(
+    stage: PretrainSettings | FinetuneSettings | TokenizerSettings,
+    *,
+    num_videos: int,
+    processes: int,
+    largest_micro_batch: int,
+) -> StagePlan:
+    """Plan a stage on `num_videos` videos, each decoded into one or more clips.
+
+    A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
+    than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
+    in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
+
+    Raises:
+        RecipeError: the batch does not divide over processes and views.
+    """
+    views, compares = 1, False
+    if isinstance(stage, PretrainSettings):
+        views, compares = stage.clips_per_video, stage.objective == "views"
+    pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
+    unit = views * pair
+    share, rest = divmod(stage.batch_size, processes * unit)
+    if rest:
+        parts = f"{processes} processes" + (f" x {views} clips of a video" if views > 1 else "")
+        parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
+        nearest = max(1, round(stage.batch_size / (processes * unit))) * processes * unit
+        raise RecipeError(
+            f"batch_size {stage.batch_size} does not divide over {parts}; {nearest} is the nearest that does"
+        )
+    largest = share if compares else min(share, max(1, largest_micro_batch // unit))
+    if isinstance(stage, TokenizerSettings):
+        base_lr, peak_lr = None, stage.lr
+    else:
+        base_lr, peak_lr = stage.base_lr, scaled_lr(stage.base_lr, stage.batch_size)
+    videos_per_step = stage.batch_size // views
+    if stage.steps is not None:
+        steps, videos_per_epoch = stage.steps, num_videos
+        warmup = steps // WARMUP_PART if stage.warmup_steps is None else stage.warmup_steps
+        checkpoint_steps = steps_between_checkpoints(steps, num_videos, videos_per_step)
+    else:
+        assert stage.epochs is not None
+        steps_per_epoch = max(1, num_videos // videos_per_step)
+        steps, videos_per_epoch = stage.epochs * steps_per_epoch, steps_per_epoch * videos_per_step
+        warmup, checkpoint_steps = stage.warmup_epochs * steps_per_epoch, steps_per_epoch
+    return StagePlan(
+        steps=steps,
+        warmup_steps=warmup,
+        videos_per_epoch=videos_per_epoch,
+        checkpoint_steps=checkpoint_steps,
+        batch_size=stage.batch_size,
+        views=views,
+        unit=unit,
+        micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
+        processes=processes,
+        peak_lr=peak_lr,
+        min_lr=scaled_lr(stage.min_lr, stage.batch_size),
+        base_lr=base_lr,
+    )
+
+
+def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int) -> int:
+    """The steps between two validations of a budget in steps: an epoch, or more of a long budget."""
+    return max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
+
+
+def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
+    """Yields a warning about a learning rate, and one about a number of steps, with which little is learned.
+
+    Args:
+        new_weights: the model does not start from trained weights.
+    """
+    advice = learning_rate_advice(plan, new_weights=new_weights)
+    if advice is not None:
+        yield advice
+    if plan.steps < FEWEST_STEPS:
+        yield (
+            f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns; raise its "
+            "epochs or its steps (`everest recipes suggest VIDEOS` fits a recipe to your videos)"
+        )
+
+
+def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
+    """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
+    (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
+    if plan.peak_lr > most:
+        return (
+            f"the peak learning rate of {plan.peak_lr:.2g} is {plan.peak_lr / most:.2g} times the highest "
+            f"usual one ({most:g}); if little is learned, lower {key} before you add steps"
+        )
+    if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
+        return (
+            f"the peak learning rate of {plan.peak_lr:.2g} (base_lr {plan.base_lr:g} x batch "
+            f"{plan.batch_size} / 256) is far below the usual {PEAK_LR:g} of new weights, so that little is "
+            f"learned; base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
+        )
+    if plan.peak_lr < least:
+        return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"
+    return None

@@ -1,0 +1,236 @@
+"""From a recipe's stage to a `Training` that is ready for its first step: plan, model, loader, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from everest.checkpoints.init import Start
+from everest.checkpoints.start import start_model
+from everest.config.settings import Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.data.dataset import VideoClips
+from everest.data.loader import shared_bytes
+from everest.data.randomness import Purpose, seed_at
+from everest.data.ring import few_workers_notice, require_shared_memory
+from everest.data.short_videos import padding_notice
+from everest.data.stages import fingerprint
+from everest.engine.context import RunContext
+from everest.engine.network import Network, stage_optimizer
+from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.training import Training
+from everest.errors import RecipeError
+from everest.models.block import Block
+from everest.models.memory import count_weights, frozen_bytes, training_bytes
+from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
+from everest.models.pass_memory import PassMemory
+from everest.models.spec import ModelSpec
+from everest.system.accelerator import bytes_per_value, free_memory
+from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
+from everest.system.processes import local_processes
+from everest.system.storage import parse_location
+from everest.system.weights import Weights
+from everest.tokenizer.spec import TokenizerSpec
+
+MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
+WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
+TRAINED_BYTES = 12  # more of a trained one: its gradient and two moments
+CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
+
+
+def set_up_training(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    clips: VideoClips,
+    context: RunContext,
+    *,
+    classes: tuple[str, ...] | None = None,
+    start: Start | None = None,
+    other_networks: Sequence[Network] = (),
+    other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
+) -> Training:
+    """Build the model and all else that a stage trains with.
+
+    Args:
+        classes: names for the header of `model.safetensors`; a head of `start` for others is not kept.
+        start: weights that the model starts from; None: the stage starts from scratch.
+        other_networks: learn in the same steps as the model.
+        other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
+    Raises:
+        RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
+            adapters or frozen blocks and no weights to start from.
+        DataError: none of the videos examined can be read.
+        EnvironmentProblem: too little memory for a pass on a CPU, or shared memory for the batches of the
+            workers.
+    """
+    busy = BusyCores()
+    if start is None:
+        require_start(stage)
+    if not context.resumed:
+        section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
+        context.notices((*clips.notices, padding_notice(clips, section)))
+    root = parse_location(recipe.data.root)
+    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
+    plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes=other_bytes)
+    model = _network(recipe, stage, spec, start, context, classes=classes)
+    training = Training(
+        context,
+        recipe,
+        [model, *other_networks],
+        clips,
+        plan=plan,
+        weights=_header(recipe, stage, spec, start, classes),
+        videos=videos,
+        memory_advice=memory.advice(),
+    )
+    workers = training.feed.workers
+    shared = shared_bytes(clips, training.feed.order(), workers=workers)
+    require_shared_memory(shared * local_processes())  # before anything is written
+    if recipe.train.workers == "auto" and workers < num_readers():
+        context.notices([few_workers_notice(workers, possible=num_readers())])
+    if not context.one_batch:
+        shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
+        crowded = None if shares_cores else crowded_cores(*busy.measure())
+        advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
+        context.notices(text and f"warning: {text}" for text in (*advice, crowded, scarce))
+    return training
+
+
+def _plan(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    context: RunContext,
+    videos: dict[str, Any],
+    *,
+    other_bytes: Callable[[int], int],
+) -> tuple[StagePlan, PassMemory, str | None]:
+    """The plan, the memory of its passes, and a warning if a CPU has too little of it.
+
+    A resumed run keeps its micro-batch, because another one would sum in another order.
+    """
+    accelerator, processes = context.accelerator, context.accelerator.num_processes
+    earlier = context.run.plan() if context.resumed else None
+    if earlier and any(earlier[key] != value for key, value in videos.items()):
+        raise RecipeError(
+            f"--output {context.run.path}: its run had another list of {earlier['videos']} videos (or other "
+            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
+        )
+
+    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
+        trained = replace(spec, checkpointing=checkpointing)
+        if isinstance(trained, TokenizerSpec):
+            return trained.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
+        frozen = frozen_layers(stage, trained.model.backbone_size.depth)
+        return training_bytes(trained, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
+
+    value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
+    frozen = frozen_bytes(spec, value_bytes) if isinstance(spec, ModelSpec) else 0
+    if isinstance(recipe.train.micro_batch, int):
+        largest = recipe.train.micro_batch
+    elif earlier and earlier["processes"] == processes:
+        largest = earlier["micro_batch"]
+    else:
+        state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
+        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
+        if accelerator.device.type == "cpu":
+            budget = min(budget, CPU_BYTES)
+        clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([max(1, budget // clip_bytes)]))
+    plan = plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
+    memory = PassMemory(
+        clips=plan.micro_batch,
+        unit=plan.unit,
+        processes=processes,
+        bytes_of=bytes_of,
+        bytes_per_value=value_bytes,
+        checkpointing=recipe.train.checkpointing,
+        compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
+    )
+    scarce = None
+    if accelerator.device.type == "cpu":
+        kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
+        scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
+    return plan, memory, scarce
+
+
+def _network(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    start: Start | None,
+    context: RunContext,
+    *,
+    classes: tuple[str, ...] | None,
+) -> Network:
+    """The model on its device, new or with the weights of `start`, and its optimizer."""
+    accelerator = context.accelerator
+    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+    model = spec.build()
+    if start is not None:
+        start_model(model, spec, start, classes=classes, notify=context.notice)
+        if not context.resumed:
+            context.notices([start.other_rate(recipe.data.fps)])
+    choose_trained(model, stage)
+    model.to(accelerator.device)
+    if recipe.train.shard != "none" and accelerator.num_processes > 1:
+        if recipe.train.ema is not None:
+            raise RecipeError(
+                "train.ema keeps a full copy of the weights: not available with train.shard=full"
+            )
+        _shard(model, accelerator)
+    return Network(
+        module=model,
+        optimizer=stage_optimizer(model, stage),
+        ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
+    )
+
+
+def _shard(model: nn.Module, accelerator: Accelerator) -> None:
+    """Distribute every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+
+    With `train.precision: bf16` the blocks gather their weights as bfloat16, half the bytes. The embedding
+    stays float32: it measures importance.
+    """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+
+
+def _header(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    start: Start | None,
+    classes: tuple[str, ...] | None,
+) -> Weights:
+    """The header of the run's weights; its `clip` states how the stage reads clips."""
+    clip: dict[str, Any] | None = None
+    if isinstance(stage, PretrainSettings | FinetuneSettings):
+        clip = {"stride": stage.stride, "sampling": stage.sampling}
+        if recipe.data.fps is not None:
+            clip["fps"] = recipe.data.fps
+    return Weights(
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=None if start is None else start.origin,
+        clip=clip,
+    )

@@ -1,0 +1,243 @@
+"""The loss of a tokenizer: rebuilt pixels and, where their weights are not 0, two terms of MAGVIT's.
+
+As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perceptual term. The adversary is a
+discriminator that learns to distinguish rebuilt clips from real ones, with the non-saturating loss, R1 on the
+real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
+Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
+and on real frames: a ResNet-50, with frames in the size that it was trained on, because its logits mean
+little for other sizes.
+
+Our choice: a few frames of a clip, drawn again in every pass. On average their mean is that
+of all frames; all sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its
+time.
+
+B batch, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.config.settings import Recipe
+from everest.config.tokenizer import TokenizerLossSettings
+from everest.data.randomness import Purpose, seed_at
+from everest.engine.network import Network, make_optimizer
+from everest.errors import CheckpointError, EnvironmentProblem
+from everest.foreign.files import locate, read_foreign
+from everest.system.hub import Unreachable, warn_on_main
+from everest.system.weights import load_tensors, require_finite
+from everest.tokenizer.discriminator import Discriminator
+from everest.tokenizer.network import TokenizerReconstruction
+from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
+from everest.video.pixels import IMAGENET
+
+START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
+BETAS: Final = (0.0, 0.99)  # MAGVIT
+
+
+def first_step(steps: int) -> int:
+    """Returns the step, from 0, at which the adversary starts in a run of `steps` steps."""
+    return int(START * steps)
+
+
+class DiscriminatorLosses(NamedTuple):
+    """The scalars of one pass."""
+
+    total: Tensor  # the loss of the discriminator
+    logistic: Tensor  # low if it distinguishes real and rebuilt clips
+    r1: Tensor  # without its weight
+
+
+class Adversary:
+    """A discriminator, (B, 3, T, H, W) to (B,), and its optimizer.
+
+    Everything is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
+
+    Args:
+        r1_weight: of the penalty.
+        lr_scale: its learning rate over the tokenizer's, in every step.
+    """
+
+    def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
+        self.discriminator = discriminator
+        self._r1_weight = r1_weight
+        group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
+        self.network = Network(
+            module=discriminator,
+            optimizer=make_optimizer([group], betas=BETAS),
+            name="adversary",
+            grad_norm="discriminator_grad_norm",
+        )
+
+    def generator_loss(self, rebuilt: Tensor) -> Tensor:
+        """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
+        self.discriminator.requires_grad_(False)
+        try:
+            with torch.autocast(rebuilt.device.type, enabled=False):
+                return F.softplus(-self.discriminator(rebuilt.float())).mean()
+        finally:
+            self.discriminator.requires_grad_(True)
+
+    def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
+        """The losses of the discriminator; neither real nor rebuilt clips get a gradient."""
+        real = real.detach().float().requires_grad_()
+        # Autocast would also reach the operations of a gradient's own graph.
+        with torch.autocast(real.device.type, enabled=False):
+            on_real = self.discriminator(real)  # (B,)
+            on_rebuilt = self.discriminator(rebuilt.detach().float())
+            logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
+            r1 = r1_penalty(on_real, real, learns=self._r1_weight > 0)
+            return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
+
+
+def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
+    """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
+
+    Args:
+        logits: (B,) of the clips `real`, which need a gradient.
+        learns: whether the penalty itself needs a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+SETTING: Final = "tokenizer.loss.perceptual_weights"
+NETWORK: Final = "resnet50"
+WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with plain training, as MAGVIT uses
+SIDE: Final = 224  # pixels
+FRAMES: Final = 4  # our choice: of a clip, in one pass
+_COUNTER: Final = "num_batches_tracked"  # of a batch norm: missing in some files of weights
+# Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).
+DISCRIMINATOR_PASSES: Final = 5
+
+
+class PerceptualDistance:
+    """A frozen network. Not an nn.Module, so that no network that is trained or saved contains it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network.eval().requires_grad_(False)
+
+    def __call__(self, rebuilt: Tensor, real: Tensor, rng: np.random.Generator) -> Tensor:
+        """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws."""
+        number = min(FRAMES, real.size(2))
+        ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
+        drawn = torch.from_numpy(ids).to(real.device)
+        with torch.no_grad():
+            target = self._logits(real[:, :, drawn])
+        return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
+
+    def kept_values(self) -> int:
+        """The number of values that a pass keeps of one clip for its gradient."""
+        network = deepcopy(self._network).to("meta")
+        frames = torch.empty(FRAMES, 3, SIDE, SIDE, device="meta", requires_grad=True)
+        return kept_values(lambda: network(frames), network.parameters())
+
+    def _logits(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B * T, classes) float32."""
+        frames = IMAGENET.normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        if frames.shape[2:] != (SIDE, SIDE):
+            frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        return self._network(frames).float()
+
+
+def load_network(weights: str | None) -> nn.Module:
+    """Load the ImageNet network.
+
+    Args:
+        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
+    Raises:
+        CheckpointError: the weights do not exist, are unreadable, not finite or belong to another network.
+        EnvironmentProblem: neither the hub nor its cache has them now.
+    """
+    network = timm.create_model(NETWORK)
+    try:
+        path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
+        counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
+        tensors = read_foreign(path).tensors
+        load_tensors(network, counters | dict(tensors), source=str(path))
+        require_finite(tensors, source=path)
+    except Unreachable as error:
+        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{SETTING}: {error}") from error
+    return network
+
+
+class TokenizerLosses(NamedTuple):
+    """The scalars of one pass."""
+
+    losses: list[Tensor]  # the tokenizer's, then the discriminator's if it is active
+    parts: dict[str, Tensor]  # the terms without their weights; empty if there is one term only
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenizerObjective:
+    """The terms with their weights. A term with weight 0 is None, and costs nothing."""
+
+    weights: TokenizerLossSettings
+    perceptual: PerceptualDistance | None = None
+    adversary: Adversary | None = None
+
+    def __call__(
+        self, out: TokenizerReconstruction, *, adversarial: bool, rng: np.random.Generator
+    ) -> TokenizerLosses:
+        """The losses of a pass.
+
+        Args:
+            adversarial: whether the adversary is active in this step.
+            rng: draws the frames for the perceptual term.
+        """
+        parts = {"reconstruction": out.loss}
+        loss = self.weights.reconstruction * out.loss
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual(out.frames, out.original, rng)
+            loss = loss + self.weights.perceptual * parts["perceptual"]
+        if self.adversary is None or not adversarial:
+            several = self.perceptual is not None or self.adversary is not None
+            return TokenizerLosses([loss], parts if several else {})
+        parts["generator"] = self.adversary.generator_loss(out.frames)
+        discriminator = self.adversary.discriminator_losses(out.original, out.frames)
+        parts |= {"discriminator": discriminator.logistic, "r1": discriminator.r1}
+        loss = loss + self.weights.gan * parts["generator"]
+        return TokenizerLosses([loss, discriminator.total], parts)
+
+    def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
+        """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""
+        total = 0
+        if self.adversary is not None:
+            clip = torch.empty(1, 3, spec.window, *spec.config.scaled(spec.size), device="meta")
+            discriminator = deepcopy(self.adversary.discriminator).to("meta")
+            kept = kept_values(lambda: discriminator(clip), discriminator.parameters())
+            total += kept * 4 * DISCRIMINATOR_PASSES
+        if self.perceptual is not None:
+            total += self.perceptual.kept_values() * bytes_per_value
+        return total
+
+
+def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.device) -> TokenizerObjective:
+    """Build the terms of a recipe, on the device.
+
+    Raises:
+        CheckpointError: `perceptual_weights` cannot be used.
+        EnvironmentProblem: the perceptual network cannot be fetched.
+    """
+    settings = tokenizer_settings(recipe)
+    weights = settings.loss
+    perceptual = adversary = None
+    with torch.random.fork_rng(devices=[]):
+        if weights.perceptual:
+            perceptual = PerceptualDistance(load_network(weights.perceptual_weights).to(device))
+        if weights.gan:
+            torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
+            discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size)
+            lr_scale = weights.discriminator_lr / settings.lr
+            adversary = Adversary(discriminator.to(device), r1_weight=weights.r1, lr_scale=lr_scale)
+    return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

@@ -1,0 +1,301 @@
+"""A running stage, and the calls of which every training loop is made.
+
+with training.running():
+    while training.has_steps:
+        training.begin_step()
+        for number in range(training.plan.accumulation):
+            clip = training.next_clip()
+            training.seed(number)
+            with training.accumulate(number):
+                training.backward([loss of the clip])
+        norms = training.clip_gradients()
+        training.step(norms)
+        training.log_step()
+        training.save_if_due()
+        training.stop_if_asked()
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, Never
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.config.settings import Recipe
+from everest.data.bad_videos import BadVideos
+from everest.data.dataset import Clip, VideoClips, failures
+from everest.data.loader import DeviceCopy, StoppedWaiting, batches
+from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.engine.context import RunContext
+from everest.engine.feed import Feed, WaitWatch, waiting_advice
+from everest.engine.health import Nonfinite, Row
+from everest.engine.network import Network
+from everest.engine.plan import StagePlan
+from everest.engine.probe_advice import Probing
+from everest.engine.state import TrainState
+from everest.engine.step_log import StepLog, StepNumbers, StepRecord
+from everest.engine.tracking import Tracker
+from everest.engine.update import Updater
+from everest.models.block import drop_paths
+from everest.system.run_folder import ENDED
+from everest.system.signals import Stopped, StopSignal
+from everest.system.weights import Weights
+
+
+class Training:
+    """A running stage: its networks, clips, plan and number of steps done.
+
+    Random choices follow from the seed, the step, the process and the pass, so that a resumed run is
+    identical, and no generator is saved.
+
+    Args:
+        networks: the model of the stage, then all other networks that learn in the same steps.
+        weights: the header of `model.safetensors`; tensors and step are added when it is saved.
+        videos: the number and a fingerprint of the videos, for env.json.
+        memory_advice: settings to try when a pass does not fit.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        recipe: Recipe,
+        networks: Sequence[Network],
+        clips: VideoClips,
+        *,
+        plan: StagePlan,
+        weights: Weights,
+        videos: dict[str, Any],
+        memory_advice: str,
+    ) -> None:
+        self.context = context
+        self.accelerator = context.accelerator
+        self.run = context.run
+        self.report = context.report
+        self.notice = context.notice
+        self.settings = recipe.train
+        self.clips = clips
+        self.videos = videos
+        self.origin = weights.origin
+        self.plan = plan
+        self.bad_videos = BadVideos(recipe.data.max_bad)
+        self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
+        self.prober: Probing | None = None  # of pre-training, see everest.probes.probe_loop
+        self.steps_done = 0  # updates done, over all resumes
+        self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
+        self._signal = StopSignal()
+        self.feed = Feed(context, recipe.train, clips, plan, self._signal)
+        self.state = TrainState(
+            self.accelerator,
+            self.run,
+            networks,
+            weights,
+            keep=self.settings.keep_states,
+            background=context.overlaps,
+        )
+        self.updater = Updater(self.accelerator, networks, recipe.train)
+        self.model = self.updater.model
+        nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
+        self.step_log = StepLog(context, plan, nonfinite=nonfinite, bad_videos=self.bad_videos, log=self.log)
+        self.memory_advice = memory_advice
+        self._drop_paths = drop_paths(networks[0].module)
+        self._batches: Iterator[Clip] = iter(())
+        self._to_device = DeviceCopy(self.accelerator.device)
+        self._waits = WaitWatch()
+        self._has_ended = False
+        self._warned: set[str] = set()
+        self._pass = 0  # of the current step
+        self._record = StepRecord(self.accelerator.device)
+        self._numbers: StepNumbers | None = None  # of the step that was just done
+
+    def resume(self) -> None:
+        """Resume from the run's newest state, if it has one. Every process reads it.
+
+        Raises:
+            CheckpointError: the run cannot be resumed.
+        """
+        self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
+        self.is_loaded = notes is not None or self.steps_done == 0
+        self._has_ended = any(ENDED in row for row in self.run.rows())
+        if notes is not None:
+            self.step_log.nonfinite.skipped = notes["skipped"]
+            self.bad_videos.restore(notes["videos"], self.run.bad_videos())
+
+    # --- the calls of a loop, in their order
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a loop: catches stop signals, and ends the reading of clips and the writing of states."""
+        with self._signal, ExitStack() as ending:
+            ending.callback(self.state.finish)  # also after an error
+            self._batches = ending.enter_context(closing(batches(self.feed.loader(self.steps_done))))
+            yield
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the run has steps left."""
+        return self.steps_done < self.plan.steps and not self._has_ended
+
+    def begin_step(self) -> None:
+        """Set the learning rate of the next step, and start its record."""
+        self.updater.set_lr(self.plan.lr(self.steps_done))
+        self._record = StepRecord(self.accelerator.device)
+
+    def next_clip(self) -> Clip:
+        """The clips of the next pass, on the device.
+
+        Raises:
+            Stopped: a signal came while the clips were awaited.
+        """
+        started = time.monotonic()
+        try:
+            clip = next(self._batches)
+        except StoppedWaiting:
+            self._stop(self._signal.number, saved=self.plan.processes == 1)
+        self._record.waited += time.monotonic() - started
+        self._record.failed += failures(clip)
+        self._record.videos += clip.video_id
+        return self._to_device(clip)
+
+    def seed(self, number: int) -> None:
+        """Seed pass `number` of the step: dropout, the paths that are dropped, and `rng`."""
+        self._pass = number
+        seed, plan, rank = self.settings.seed, self.plan, self.accelerator.process_index
+        # Dropout uses torch's global generator.
+        torch.manual_seed(seed_at(seed, Purpose.STEP, self.steps_done, rank, number))
+        device = self.accelerator.device
+        generator = torch.Generator(device).manual_seed(seed_at(seed, Purpose.DROP_PATH, self.steps_done))
+        # Of the whole step, (P, batch): the same on any number of processes.
+        noise = torch.rand(len(self._drop_paths), plan.batch_size, device=device, generator=generator)
+        first = (rank * plan.accumulation + number) * plan.micro_batch
+        for path, of_clips in zip(self._drop_paths, noise, strict=True):
+            path.noise = of_clips[first : first + plan.micro_batch]
+
+    def rng(self) -> np.random.Generator:
+        """A generator to pair or perturb the clips of the current pass."""
+        rank = self.accelerator.process_index
+        return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, rank, self._pass)
+
+    @contextmanager
+    def accumulate(self, number: int) -> Iterator[None]:
+        """Around pass `number`: processes exchange gradients in the last pass of a step only."""
+        with self.updater.one_pass(last=number == self.plan.accumulation - 1):
+            yield
+
+    def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
+        """Add the gradients of one pass.
+
+        Args:
+            losses: the model's, then one for each other network that is active in the step.
+            parts: further scalars of the pass to log, by name.
+        """
+        passes = self.plan.accumulation
+        self._record.add(losses[0], parts or {}, passes=passes)
+        self.updater.backward([loss / passes for loss in losses])
+
+    def clip_gradients(self) -> dict[str, Tensor]:
+        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
+        return self.updater.clip_gradients()
+
+    def step(self, norms: Mapping[str, Tensor]) -> None:
+        """Update the weights. The device itself skips an update whose loss or `norms` are not finite."""
+        record, every = self._record, self.settings.save_seconds
+        record.signal = self._signal.number
+        record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
+        self._numbers = StepNumbers(self.accelerator, record, norms)
+        self.updater.step(self._numbers)
+        self.steps_done += 1
+
+    def log_step(self) -> list[Row]:
+        """Log all steps whose numbers have arrived; returns the new rows of metrics.jsonl.
+
+        On a GPU the numbers of a step are read while the next one is computed, so that it never waits for
+        the host. Where the run is saved all are read.
+
+        Raises:
+            DivergedError: a loss or a gradient is not finite; all weights stay as they were.
+            DataError: too many videos are unreadable.
+        """
+        assert self._numbers is not None
+        rows = self.step_log.add(self.steps_done, self._record, self._numbers, all_now=self._saves_here)
+        self._record.close()
+        share = self._waits.add(self._record.waited)
+        if share is not None:
+            views = self.clips.make_views
+            self.warn_once("waiting", waiting_advice(share, workers=self.feed.workers, views=views))
+        return rows
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """Whether the run is validated after the update just done: each epoch, if epochs are counted."""
+        return self.steps_done % self.plan.checkpoint_steps == 0 or self.steps_done == self.plan.steps
+
+    @property
+    def _saves_here(self) -> bool:
+        """Whether the run is saved after the last update, even if `train.save_every` is a time."""
+        every = self.settings.save_steps
+        return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
+
+    def save_if_due(self) -> None:
+        """Save after `train.save_every`, after the last step, and before a stop."""
+        if self.step_log.stop_signal or self.step_log.is_save_due or self._saves_here:
+            self.save()
+
+    def stop_if_asked(self) -> None:
+        """Raise Stopped after a signal to any process, unless the run is done."""
+        if self.step_log.stop_signal and self.steps_done < self.plan.steps:
+            self._stop(self.step_log.stop_signal, saved=True)
+
+    # --- what the calls above use, and loops now and then
+
+    def _stop(self, number: int, *, saved: bool) -> Never:
+        """Raise Stopped, after saving the steps so far; one of several processes in a step cannot do that."""
+        if saved:
+            self.save()
+            self.state.finish()
+            self.accelerator.wait_for_everyone()  # a process that has ended would end the others
+            text = f"saved after step {self.steps_done} of {self.plan.steps}"
+        else:
+            text = "timed out waiting for a batch, so this step is not saved"
+        place = "there" if saved else "the last saved step"
+        resume = f"the same command with --output {self.run.path} resumes from {place}"
+        raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
+
+    def save(self) -> list[Row]:
+        """Write the newest weights and a state to resume from. All processes must call it.
+
+        Returns:
+            The rows of the steps that were not logged before.
+        """
+        rows = self.step_log.read()
+        self.step_log.is_save_due = False
+        notes = {"videos": self.bad_videos.counts(), "skipped": self.step_log.nonfinite.skipped}
+        self.state.save(self.steps_done, notes)
+        return rows
+
+    def end(self, reason: str) -> None:
+        """End the run before the last step of its plan; it is finished, and cannot be resumed."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.save()  # if the process was killed before the last weights were written
+            self.log({"step": self.steps_done, ENDED: reason})
+            self.notice(reason)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
+        if self.accelerator.is_main_process:
+            self.run.log(row)
+        if self.tracker is not None:
+            numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+            self.tracker.log(numbers, step=row["step"])
+
+    def warn_once(self, kind: str, warning: str | None) -> None:
+        """Show a warning, if there is one and none of its kind has been shown."""
+        if warning is not None and kind not in self._warned:
+            self._warned.add(kind)
+            self.notice(f"warning: {warning}")

@@ -1,0 +1,246 @@
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from small_runs import RECIPE, called, contents, equal, sets, weights
+
+from everest import pretrain
+from everest.errors import DataError, RecipeError
+from everest.system.locks import claim, running_here, sole_writer
+from everest.system.run_folder import RunFolder, default_folder
+
+EPOCHS = 3  # of RECIPE, each of one step
+
+
+@pytest.fixture
+def data(tmp_path: Path, clip_files: Path) -> Path:
+    return shutil.copytree(clip_files, tmp_path / "data")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def command(recipe: Path, data: Path, tmp_path: Path) -> list[str]:
+    return ["pretrain", "--recipe", str(recipe), "--data", str(data), "-o", str(tmp_path / "run"), "-q"]
+
+
+@pytest.fixture
+def finished(command: list[str], tmp_path: Path) -> Path:
+    everest(command)
+    return tmp_path / "run"
+
+
+def everest(command: list[str], *options: object, code: int = 0) -> str:
+    return called(*command, *options, code=code).stderr
+
+
+def states(run: Path) -> list[Path]:
+    return sorted((run / "state").glob("step-*.safetensors"))
+
+
+def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_are_not(command, finished):
+    before, other = weights(finished), finished / "state" / "step-8-backup.safetensors"
+    other.write_bytes(b"precious")  # no state
+    (finished / "model.safetensors").unlink()
+    everest(command)
+    assert equal(weights(finished), before)
+    assert other.read_bytes() == b"precious"
+    shutil.rmtree(finished / "state")
+    files = contents(finished)
+    everest(command)
+    assert contents(finished) == files
+
+
+@pytest.mark.parametrize(
+    ("stage", "measure"), [(["pretrain"], "rank_me"), (["finetune", "--init", "none"], "val_top1")]
+)
+def test_the_last_measures_of_a_finished_run_without_states_stay_missing(command, tmp_path, stage, measure):
+    options = [*stage, *command[1:], *sets("pretrain.probe.every=1", "finetune.patience=1")]
+    everest(options)
+    run = tmp_path / "run"
+    shutil.rmtree(run / "state")
+    rows = [row for row in RunFolder(run).rows() if not (row["step"] == EPOCHS and measure in row)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    before = contents(run)  # as of a run that was killed while it measured
+    everest(options)
+    assert contents(run) == before
+
+
+def test_weights_without_a_state_are_not_replaced(command, finished):
+    longer = [*command, "--set", f"pretrain.epochs={EPOCHS + 1}", "--overwrite"]
+    everest(longer)
+    for state in states(finished):
+        state.unlink()
+    unfinished = finished / "model.safetensors"
+    everest([*command, "--overwrite"])  # fewer steps: the weights of a stopped run
+    short = unfinished.read_bytes()
+    everest(longer)
+    shutil.rmtree(finished / "state")
+    unfinished.write_bytes(short)
+    shown = everest(longer[:-1], code=6)
+    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to resume from" in shown
+    assert unfinished.read_bytes() == short
+
+
+def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path, data: Path, tmp_path: Path):
+    """In a notebook, the process lives on."""
+    broken = [f"broken{number}.mp4" for number in range(4)]
+    for name in broken:
+        (data / name).write_bytes(b"no video")
+    (data / "probed.csv").write_text("".join(f"{name} {number % 2}\n" for number, name in enumerate(broken)))
+    probe = ["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"]
+    with pytest.raises(DataError, match="broken"):
+        pretrain(recipe, data=data, overrides=probe, output=tmp_path / "run")
+    assert running_here(tmp_path / "run") is None
+
+
+def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
+    text = (finished / "recipe.yaml").read_text()
+    assert "    recompute: false\n" in text
+    text = text.replace("    recompute: false\n", "").replace("summary: ", "summary: as it was before, ")
+    assert "as it was before" in text
+    (finished / "recipe.yaml").write_text(text)
+    everest(command)
+    changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")  # how it reads and saves
+    everest(command, *sets(*changed))
+    assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
+    shown = everest(command, "--set", "train.seed=5", code=2)
+    assert "train.seed (0, now 5); use --set to give the run's own values" in shown
+
+
+def test_videos_may_move_as_a_whole(command, finished, data: Path):
+    moved = data.rename(data.with_name("elsewhere"))
+    everest([moved.as_posix() if part == str(data) else part for part in command])
+    data.symlink_to(moved)
+    everest(command)
+
+
+def test_a_run_of_one_batch_is_another_run(command, finished):
+    assert "without --overfit-one-batch" in everest(command, "--overfit-one-batch", code=2)
+    everest(command, "--overfit-one-batch", "--overwrite")
+    assert "with --overfit-one-batch" in everest(command, code=2)
+
+
+def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, data, tmp_path):
+    rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
+    (data / "train.csv").write_text("\n".join(rows))
+    options = ["--recipe", recipe, "--data", data, "-o", tmp_path / "run"]
+    everest(["finetune --init none -q", *options])
+    shutil.copy(data / "clip0.mp4", data / "new.mp4")
+    (data / "train.csv").write_text("\n".join(["new.mp4,run", *rows[1:]]))
+    assert "another list of 4 videos" in everest(["finetune --init none -q", *options], code=2)
+    (data / "train.csv").write_text("\n".join(rows).replace("walk", "amble"))  # sorts before run
+    assert "or other labels" in everest(["finetune --init none -q", *options], code=2)
+
+
+def test_resume_of_a_folder_leaves_no_room_for_another(command, finished):
+    shown = everest(command, "--resume", str(finished), code=2)  # command has an --output
+    assert "leave out --output and --overwrite" in shown
+
+
+def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command, recipe, tmp_path: Path):
+    project = tmp_path / "project"
+    project.mkdir()
+    own = project / "recipe.yaml"
+    own.write_text(f"# by hand\n{RECIPE}")
+    there = [str(own) if part == str(recipe) else part for part in command]
+    there[there.index(str(tmp_path / "run"))] = str(project)
+    assert f"would remove {own}, which the run reads" in everest(there, "--overwrite", code=2)
+    assert own.read_text().startswith("# by hand")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "env.json").write_text('{"of": "something else"}')
+    assert "which no run has written" in everest(command, "--overwrite", code=2)
+
+
+def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("everest.engine.tracking.importlib.util.find_spec", lambda name: None)
+    before = contents(finished)
+    shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
+    assert "pip install wandb" in shown
+    assert contents(finished) == before
+
+
+def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
+    monkeypatch.setattr(
+        "everest.system.locks.running_here", lambda run: -1 if (run / "running.json").exists() else None
+    )
+    refused: list[RecipeError] = []
+    begin = threading.Barrier(8)
+
+    def start() -> None:
+        begin.wait()
+        try:
+            claim(tmp_path / "run")
+        except RecipeError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 7
+
+
+def test_a_claim_that_another_process_makes_at_this_moment_is_left_alone(tmp_path: Path):
+    marker = tmp_path / "running.json"
+    with sole_writer(marker):
+        marker.write_text("being written")
+        with pytest.raises(RecipeError, match="another process trains it now"):
+            claim(tmp_path)
+    assert marker.read_text() == "being written"
+    claim(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
+def test_a_killed_process_loses_the_lock(tmp_path: Path):
+    """And what it leaves of the lock does not keep others out."""
+    code = f"from pathlib import Path; from everest.system.locks import sole_writer\n\
+with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with (
+            pytest.raises(RecipeError, match="another process writes there now"),
+            sole_writer(tmp_path / "file"),
+        ):
+            pass
+        process.kill()
+    assert (tmp_path / ".file.lock").exists()
+    with sole_writer(tmp_path / "file"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
+    first = default_folder("pretrain", "ucf101")
+    first.mkdir(parents=True)
+    assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
+
+
+def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    command = ["finetune --init none -q", "--recipe", recipe, "--data", data, "-o", folder]
+    (data / "val.csv").write_text("\n".join(f"broken{i}.mp4 {i % 2}" for i in range(8)))
+    for i in range(8):
+        (data / f"broken{i}.mp4").write_text("no video")
+    everest(command, "--set", "data.val=val.csv", code=4)
+    assert len(states(folder)) == 1
+    for i in range(8):
+        shutil.copy(data / f"clip{i % 4}.mp4", data / f"broken{i}.mp4")
+    everest(command, "--set", "data.val=val.csv")
+    rows = RunFolder(folder).rows()
+    assert [row["step"] for row in rows if "val_top1" in row] == [1, 2, 3]
+    assert (folder / "best.safetensors").is_file()

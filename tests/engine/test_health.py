@@ -1,0 +1,198 @@
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from processes import wait_for_rows
+from small_runs import called, run, same_run, sets, weights
+from torch import Tensor
+
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.views import PretrainViews, ValidationViews, Views
+from everest.engine.feed import WaitWatch, waiting_advice
+from everest.engine.health import (
+    SCALER_LIMIT,
+    SKIP_LIMIT,
+    Nonfinite,
+    StepMetrics,
+    is_near_chance,
+    stays_at_chance,
+)
+from everest.errors import DataError, DivergedError
+from everest.lists.sample import Sample
+from everest.system.run_folder import RunFolder
+
+
+def test_stop_ends_at_the_first_and_skip_after_a_limit():
+    with pytest.raises(DivergedError):
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(math.nan, 1.0, {}))
+    skip = Nonfinite("skip", scaled=False)
+    for _ in range(3):  # a good update starts the count again
+        assert not skip.should_skip(StepMetrics(1.0, 1.0, {}))
+        assert all(skip.should_skip(StepMetrics(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+    with pytest.raises(DivergedError):
+        skip.should_skip(StepMetrics(1.0, math.inf, {}))
+
+
+def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
+    scaled = Nonfinite("stop", scaled=True)
+    assert all(scaled.should_skip(StepMetrics(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
+    with pytest.raises(DivergedError):
+        scaled.should_skip(StepMetrics(1.0, math.inf, {}))
+    with pytest.raises(DivergedError):
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(math.nan, math.inf, {}))
+
+
+def test_the_other_losses_of_an_update_must_be_finite_too():
+    sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
+    assert not Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, sound))
+    with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, broken))
+    with pytest.raises(DivergedError):  # a discriminator has no scale to look for
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(1.0, math.inf, broken))
+
+
+def test_a_loss_near_that_of_guessing_is_recognized():
+    def warning(losses: list[float], classes: list[int], **others: Any) -> str | None:
+        return stays_at_chance(losses, classes, **{"lowest": 1.0, "share": 0.2, **others})
+
+    assert "2.97, is still near that of guessing, ln(26) = 3.26" in str(warning([2.97] * 5, [26]))
+    assert warning([2.97] * 5, [26], share=0.03) is None
+    assert warning([2.97] * 5, [26], lowest=2.0) is None  # a quarter of the way
+    assert warning([], [26]) is None
+    assert "the mean of ln(97) and ln(300) = 5.14" in str(warning([5.14] * 5, [97, 300]))
+    mixing = "lower finetune.mixup and finetune.cutmix, more steps or a higher base_lr"
+    assert mixing in str(warning([3.2], [26], mixes=True))
+    assert "finetune.mixup" not in str(warning([3.2], [26]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_run_that_mixes_clips_and_learns_nothing_warns_unless_classes_are_weighted(
+    recipe: Path, tmp_path: Path, weighted: bool
+):
+    still = ["finetune.base_lr=1e-12", "finetune.min_lr=0", "finetune.mixup=0.8"]
+    still += ["finetune.class_weights={0: 1.0, 1: 2.0}"] if weighted else []
+    command = ["finetune", "--init", "none", "--recipe", recipe, "-o", tmp_path / "run"]
+    shown = called(*command, *sets(*still)).stderr
+    assert ("still near that of guessing, ln(2) = 0.69" in shown) == (not weighted)
+    assert ("try lower finetune.mixup" in shown) == (not weighted)
+
+
+def test_an_accuracy_near_chance_is_recognized():
+    near = {(50.0, 2), (54.0, 2), (10.0, 10)}
+    for top1, num_classes in (*near, (60.0, 2), (20.0, 10), (12.0, 400)):
+        assert is_near_chance(top1, 100 / num_classes) == ((top1, num_classes) in near), (top1, num_classes)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(recipe, tmp_path, policy):
+    folder = tmp_path / "run"
+    wild = ("pretrain.base_lr=1e30", "pretrain.epochs=30", "pretrain.betas=[0.0, 0.0]")
+    options = sets(*wild, f"train.nonfinite={policy}")
+    result = called("pretrain", "--recipe", recipe, "-o", folder, *options, code=3)
+    assert "lower base_lr" in result.stderr
+    document = json.loads((folder / "nonfinite.json").read_text())
+    assert {Path(video).name for video in document["videos"]} == {f"clip{i}.mp4" for i in range(4)}
+    assert (" skipped: " in result.stderr) == (policy == "skip")
+    rows = RunFolder(folder).rows()
+    assert len(rows) == document["step"] - 1
+    assert all(math.isfinite(value) for tensor in weights(folder).values() for value in tensor.sum()[None])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_reported_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
+    error = kill_a_worker(recipe, tmp_path / "run")
+    assert error.returncode == 5, error.stderr
+    assert "lower train.workers" in error.stderr
+    for name in ("run", "whole"):
+        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, *LONG)
+    assert same_run(tmp_path / "run", tmp_path / "whole")
+
+
+class Blank:
+    """Views of a video that is there at once."""
+
+    num_views, channels, frames, size = 1, 3, 4, (32, 32)
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
+
+
+class Asleep(Blank):
+    """Views of a video that never comes."""
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+        time.sleep(3600)
+        raise AssertionError
+
+
+def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) -> Iterator[Any]:
+    """The batches of 40 videos in an order of epochs and numbers."""
+    samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
+    clips = VideoClips(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    return batches(make_loader(clips, order, **options))
+
+
+def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_the_run():
+    others = set(multiprocessing.active_children())
+    with pytest.raises(DataError, match=r"no clip within 1 s .* from one of: /videos/2.mp4, /videos/3.mp4"):
+        next(loader_of(Asleep(), [[(0, 2), (0, 3)], [(0, 0), (0, 1)]], workers=1, timeout=1))
+    assert set(multiprocessing.active_children()) <= others
+    with pytest.raises(DataError) as caught:  # of the group that does not come
+        next(loader_of(Asleep(), [[(0, i) for i in range(40)]], workers=2, timeout=1))
+    assert "/videos/13.mp4" in str(caught.value)
+    assert "/videos/14.mp4" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_stopped_is_reported_though_its_batches_are_announced(workers: int):
+    others = set(multiprocessing.active_children())
+    order = [[(epoch, i) for i in range(4)] for epoch in range(20)]
+    loaded = loader_of(Blank(), order, workers=workers, timeout=2)
+    next(loaded)
+    time.sleep(0.5)  # what is read ahead is announced, and its memory not yet passed on
+    for worker in set(multiprocessing.active_children()) - others:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/0.mp4"):
+        list(loaded)
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_waiting_for_videos_is_reported_once_after_a_minute_with_advice_that_fits():
+    for waited, reported in ((0.5, [0.75]), (1.5, [])):
+        watch = WaitWatch()
+        shares = [watch.add(2 - waited, now=2.0 * step) for step in range(100)]
+        assert [share for share in shares if share is not None] == reported
+        assert shares[:30] == [None] * 30
+    views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
+    advice = waiting_advice(0.456, workers=0, views=views)
+    assert advice.startswith("the first steps waited for videos for 46% of their time: raise train.workers")
+    assert "raise pretrain.views_per_decode (now 1)" in advice
+    views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
+    advice = waiting_advice(0.4, workers=1000, views=views)
+    assert advice.endswith(": read smaller files (`everest prepare encode`)")
+
+
+LONG = sets("pretrain.epochs=60", "train.workers=1", "train.data_timeout=30")
+
+
+def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Kill the process that reads videos for a run, and wait for the run to end."""
+    command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "-o", folder, *LONG]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    wait_for_rows(folder, 5, process)
+    psutil.Process(process.pid).children()[-1].kill()
+    _, stderr = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)

@@ -1,0 +1,101 @@
+"""A run that is killed at any moment is started or resumed by the same command, and leaves no rubbish."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from kill_at_change import ran_until
+from kills import kill_runs
+from small_runs import called, equal, refused, weights
+
+from everest.system.files import is_unfinished
+from everest.system.run_folder import RunFolder
+
+
+def rubbish(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if is_unfinished(path.name) or path.name.startswith(".tmp")]
+
+
+@pytest.fixture
+def command(tmp_path: Path, recipe: Path, autoencoder_run: Path) -> list[object]:
+    return ["pretrain", "--recipe", recipe, "-q", "-o", tmp_path / "run"]
+
+
+@pytest.mark.parametrize("files", [0, 1, 2, 3, 4])
+def test_the_beginnings_of_a_run_are_no_run(command, tmp_path: Path, autoencoder_run: Path, files: int):
+    run = tmp_path / "run"
+    (run / "state").mkdir(parents=True)
+    (run / "state" / ".step-000000001.safetensors.part").write_text("begun")
+    left = [".running.json.lock", "running.json", ".env.json.part", "env.json"]
+    for name in left[:files]:
+        (run / name).write_text((autoencoder_run / "env.json").read_text())
+    called(*command)
+    assert len(RunFolder(run).rows()) == 3
+    assert rubbish(run) == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_recipe_is_written_is_started_again(command, tmp_path: Path):
+    run = RunFolder(tmp_path / "run")
+    change = 0
+    while not run.is_run():  # each call finds what the one before has left
+        change += 1
+        assert not ran_until(change, command, run.path)
+    assert change > 5
+    called(*command)
+    assert len(run.rows()) == 3
+    assert rubbish(run.path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights(command, tmp_path, autoencoder_run, options):
+    run, change, ended = tmp_path / "run", 0, False
+    while not ended:
+        change += 1
+        if options:
+            called(*command, "--overwrite")
+        ended = ran_until(change, [*command, *options], run)
+        called(*command, *options)
+        assert equal(weights(run), weights(autoencoder_run))
+        assert rubbish(run) == []
+        if not options:
+            for path in sorted(run.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+    assert change > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("notes.txt", "precious"), ("env.json", '{"of": "something else"}'), ("state/mine.txt", "precious")],
+)
+def test_a_folder_with_other_files_is_still_refused(command, tmp_path: Path, name: str, text: str):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    (tmp_path / "run" / ".env.json.part").write_text("begun")
+    assert "exists and is no run folder" in refused(*command, code=2)
+    assert file.read_text() == text
+
+
+def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, tmp_path: Path):
+    called(*command)
+    run = tmp_path / "run"
+    ours = (run / "model.safetensors").read_bytes()
+    kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
+    left = [run / ".model.safetensors.part", run / "state" / ".step-000000002.safetensors.part"]
+    for path in (*kept, *left):
+        path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
+    (run / "running.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    os.utime(run / "running.json", (0, 0))  # it has not given a sign of life since
+    called(*command)
+    assert [path for path in left if path.exists()] == []
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.slow
+def test_killed_runs_are_resumed_to_the_same_bits(tmp_path: Path):
+    found = kill_runs(tmp_path, kills=30, seed=0, processes=[1, 2], jobs=1)
+    assert found["kills"] >= 30
+    assert (found["unequal"], found["refused"], found["tracebacks"]) == (0, [], 0)

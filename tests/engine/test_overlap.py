@@ -1,0 +1,148 @@
+"""A run whose host works beside the device, as on a GPU, equals one that waits for every step."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_runs import equal, same_run, weights
+from torch import Tensor
+
+from everest.config.recipe import load_recipe
+from everest.engine.context import RunContext
+from everest.engine.start import start_run
+from everest.engine.training import Training
+from everest.errors import DivergedError, EnvironmentProblem
+from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
+from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
+from everest.system.locks import claim
+from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
+
+SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
+
+
+def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed: bool = False) -> Training:
+    settings = load_recipe(recipe, overrides=[*SETTINGS, *overrides])
+    context = RunContext(
+        accelerator=make_accelerator("fp32", tf32=False, cpu=True),
+        run=RunFolder(folder),
+        resumed=resumed,
+        report=silent,
+        overlaps=overlaps,
+    )
+    training = set_up_pretraining(settings, context)
+    claim(folder)
+    start_run(training, settings)
+    return training
+
+
+def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
+    """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
+    training.model.train()
+    with training.running():
+        while training.has_steps:
+            training.begin_step()
+            for number in range(training.plan.accumulation):
+                clip = training.next_clip()
+                training.seed(number)
+                with training.accumulate(number):
+                    loss = pretraining_output(training.model, clip).loss
+                    training.backward([loss * math.nan if training.steps_done in broken else loss])
+            training.step(training.clip_gradients())
+            yield training.log_step()
+            training.save_if_due()
+            training.stop_if_asked()
+
+
+def learned(training: Training) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in training.state.networks[0].module.state_dict().items()}
+
+
+def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
+    for overlaps in (False, True):
+        pretrain(started(recipe, tmp_path / str(overlaps), overlaps=overlaps))
+    assert same_run(tmp_path / "True", tmp_path / "False")
+
+
+def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", overlaps=True)
+    logged = [[row["step"] for row in rows] for rows in loop(training, set())]
+    assert logged == [[], [1], [2], [3], [4, 5], [6]]  # saved after 5 and 6
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recipe, tmp_path, overlaps):
+    training = started(recipe, tmp_path / "run", overlaps=overlaps)
+    steps = loop(training, {2})
+    for _ in range(2):
+        next(steps)
+    before = learned(training)
+    with pytest.raises(DivergedError, match="step 3: loss nan"):
+        list(steps)
+    assert training.steps_done == (4 if overlaps else 3)  # the fourth was computed, and left out, too
+    assert equal(learned(training), before)
+    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 3
+    assert [row["step"] for row in RunFolder(tmp_path / "run").rows()] == [1, 2]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
+    network = training.state.networks[0]
+    assert network.ema is not None
+    average = network.ema.module
+    expected = {name: weight.clone() for name, weight in average.named_parameters()}
+    after, updates = [], []
+    for step, _ in enumerate(loop(training, {2, 3})):
+        after.append(learned(training))
+        updates.append(next(iter(network.optimizer.state.values()))["step"].item())  # AdamW's count
+        if step not in {2, 3}:
+            for name, weight in network.module.named_parameters():
+                expected[name].lerp_(weight.detach(), 0.5)
+        assert equal(dict(average.named_parameters()), expected)
+    assert [equal(after[i], after[i + 1]) for i in range(5)] == [False, True, True, False, False]
+    assert updates[:6] == [1, 2, 2, 2, 3, 4]
+
+
+def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False)
+    with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
+        list(loop(training, set(range(6))))
+
+
+def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
+    folder, kept = tmp_path / "run", {}
+    training = started(recipe, folder, overlaps=True)
+    for _ in loop(training, set()):
+        if training.steps_done == 5:
+            training.save()
+            kept = {name: t.clone() for name, t in training.state.trained_model.state_dict().items()}
+        if training.steps_done == 6:
+            break
+    training.state.finish()
+    assert equal(weights(folder), kept)
+
+
+def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
+    pretrain(started(recipe, tmp_path / "whole", overlaps=False))
+    training = started(recipe, tmp_path / "parts", overlaps=True)
+    steps = loop(training, set())
+    for _ in range(2):
+        next(steps)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped, match="saved after step 4 of 6"):  # the signal was read in the fourth step
+        list(steps)
+    pretrain(started(recipe, tmp_path / "parts", overlaps=True, resumed=True))
+    assert same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_disk_error_in_the_background_ends_the_run(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", overlaps=True)
+    (tmp_path / "run" / "state").write_text("no folder")
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*state"):
+        list(loop(training, set()))

@@ -1,0 +1,143 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import grouped
+
+import everest
+from everest.config.stage_settings import FinetuneSettings, PixelPretrainSettings
+from everest.data.bad_videos import BadVideos
+from everest.engine.plan import plan_stage
+from everest.errors import DataError, RecipeError
+from everest.foreign.translation import our_name
+
+STAGE = PixelPretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
+
+
+def test_batch_is_split_over_processes_and_passes():
+    plan = plan_stage(STAGE, num_videos=9537, processes=8, largest_micro_batch=10)
+    assert (plan.micro_batch, plan.accumulation) == (8, 3)
+    assert (plan.checkpoint_steps, plan.steps) == (49, 196)
+    assert plan.peak_lr == pytest.approx(1e-3 * 192 / 256)
+
+
+@given(
+    processes=st.sampled_from([1, 2, 3, 4, 6, 8]),
+    largest=st.integers(1, 300),
+    views=st.sampled_from([1, 2, 4]),
+)
+def test_passes_of_all_processes_add_up_to_the_batch(processes, largest, views):
+    stage = replace(STAGE, views_per_decode=views)
+    plan = plan_stage(stage, num_videos=1000, processes=processes, largest_micro_batch=largest)
+    assert plan.micro_batch * plan.accumulation * plan.processes == 192
+    assert plan.micro_batch % views == 0
+    assert plan.micro_batch <= max(largest, views)
+
+
+def test_batches_of_several_views_of_small_sets_and_of_odd_processes():
+    several = replace(STAGE, views_per_decode=4)
+    plan = plan_stage(several, num_videos=480, processes=1, largest_micro_batch=192)
+    assert (plan.videos_per_step, plan.checkpoint_steps) == (48, 10)
+    assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps == 4  # one an epoch
+    with pytest.raises(
+        RecipeError, match="192 does not divide over 5 processes; 190 is the nearest that does"
+    ):
+        plan_stage(STAGE, num_videos=1000, processes=5, largest_micro_batch=8)
+
+
+@given(videos=st.integers(1, 500), steps=st.integers(1, 3000), batch=st.sampled_from([1, 10, 32, 192]))
+def test_a_budget_in_steps_counts_every_video_equally_often(videos: int, steps: int, batch: int):
+    stage = replace(STAGE, epochs=None, steps=steps, batch_size=batch)
+    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=batch)
+    assert plan.steps == steps
+    assert plan.warmup_steps == steps // 20
+    assert plan.epochs == (steps - 1) * batch // videos + 1
+    assert plan.checkpoint_steps * batch >= videos  # a checkpoint follows a pass over all videos at least
+    assert steps / plan.checkpoint_steps <= 40
+    assert plan.videos_per_epoch == videos
+
+
+def test_the_warm_up_of_a_budget_in_steps_can_be_set():
+    stage = replace(STAGE, epochs=None, steps=100, warmup_steps=7)
+    plan = plan_stage(stage, num_videos=10, processes=1, largest_micro_batch=192)
+    assert [plan.lr(6), plan.lr(7)] == pytest.approx([plan.peak_lr, plan.peak_lr])
+
+
+def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
+    plan = plan_stage(STAGE, num_videos=1920, processes=1, largest_micro_batch=192)
+    rates = [plan.lr(step) for step in range(plan.steps)]
+    assert rates[0] == 0
+    assert rates[19] == rates[20] == plan.peak_lr == max(rates)
+    assert rates == [*sorted(rates[:20]), *sorted(rates[20:], reverse=True)]
+    assert 1e-5 * 192 / 256 < rates[-1] < 1e-4
+
+
+def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
+    bad = BadVideos(max_bad=0.1)
+    tries = [("a", "empty file")]
+    assert bad.add(requested=20, failed=[tries]) == [
+        "cannot read a: empty file; another video takes its place"
+    ]
+    assert bad.add(requested=20, failed=[tries] * 3) == []
+    bad.check(any_failed=True)  # four are not too many, whatever the share
+    bad.add(requested=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
+    with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
+        bad.check(any_failed=True)
+    bad.check(any_failed=False)  # nothing new: a repaired run can resume
+
+
+def test_counts_of_bad_videos_survive_a_resume():
+    bad = BadVideos(max_bad=1.0)
+    bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
+    assert bad.counts() == {"asked": 5, "bad": 5}  # a sample counts once, however many tries it took
+    bad.check(any_failed=True)
+    again = BadVideos(max_bad=0.5)
+    again.restore(bad.counts(), bad.reasons)
+    assert again.add(requested=8, failed=[[("a", "x")]]) == []
+    assert again.counts() == {"asked": 13, "bad": 6}
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])
+def test_mixup_gets_pairs_in_every_pass(largest):
+    stage = FinetuneSettings(batch_size=12, mixup=0.8)
+    assert plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=largest).micro_batch % 2 == 0
+    with pytest.raises(RecipeError, match="in pairs"):
+        plan_stage(stage, num_videos=100, processes=4, largest_micro_batch=largest)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "layer_decay"),
+    [
+        ("finetune_vit_base_layer_decay_0.75_wd_0.05", "vit-b", 0.75),
+        ("finetune_vit_small_layer_decay_0.7_wd_0.05_scales_only", "vit-s", 0.7),
+        ("pretrain_small_wd_0.05", "vit-s", 1.0),
+    ],
+)
+def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
+    official_groups = json.loads(golden("optim.json").read_text())[name]
+    kind = "pretrain" if name.startswith("pretrain") else "classifier"
+    with torch.device("meta"):
+        model = everest.create_model(backbone, kind=kind, num_classes=400)
+    groups = grouped(model, layer_decay=layer_decay)
+    assert len(groups) == len(official_groups) == len(dict(model.named_parameters()))
+    for official, value in official_groups.items():
+        decay, scale = groups[our_name(official, kind)]
+        expected = value["lr_scale"] if isinstance(value, dict) else value
+        assert scale == pytest.approx(expected, abs=1e-9), official
+        if isinstance(value, dict):
+            assert decay == value["weight_decay"], official
+
+
+def test_learned_positions_and_class_token_belong_to_the_embedding_and_do_not_decay():
+    options = {"positions": "learned-separable", "class_token": True, "depth": 2}
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, **options)
+    groups = grouped(model, layer_decay=0.5)
+    of_embedding = groups["encoder.patch_embed.proj.bias"]
+    assert of_embedding == (0, 0.125)
+    names = ("class_token", "position.class_token", "position.spatial", "position.temporal")
+    assert {groups[f"encoder.{name}"] for name in names} == {of_embedding}
+    autoencoder = grouped(everest.create_model("vit-tiny", kind="pretrain", **options))
+    assert all(autoencoder[f"{part}.position.spatial"] == (0, 1) for part in ("encoder", "decoder"))

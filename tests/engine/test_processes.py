@@ -1,0 +1,276 @@
+"""Several processes, started as a user starts them: the same numbers as one, one error shown once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from processes import TWO, UNMIXED, everest, killed_run_of_two, start, wait_for_rows
+from small_runs import logged, metrics, run, same_run, sets, weights
+
+from everest.errors import EnvironmentProblem, RecipeError
+from everest.system.launch import Devices, _wait, read_devices
+from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.run_folder import RunFolder
+from everest.system.signals import PARENT, StopSignal
+
+
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
+    shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
+    assert shown.stdout.splitlines() == [str(tmp_path / "two")]
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
+    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert two.keys() == one.keys()
+    assert all(two[name].shape == one[name].shape for name in one)
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
+
+
+@pytest.mark.slow
+def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_path: Path):
+    plain = sets(*UNMIXED[:3], "finetune.epochs=20")  # with drop path
+    command = ["finetune", "--recipe", recipe, "--init", "none", *plain]
+    for name, clips in (("one", 4), ("four", 1)):
+        run(*command, "-o", tmp_path / name, "--gpus", "cpu", "--set", f"train.micro_batch={clips}")
+    everest(*command, "-o", tmp_path / "two", *TWO)
+    run(*command, "-o", tmp_path / "none", "--set", "finetune.drop_path=0", "--gpus", "cpu")
+    for name in ("four", "two"):
+        assert logged(tmp_path / name) == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
+    assert logged(tmp_path / "none") != pytest.approx(logged(tmp_path / "one"), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [2, 3])
+def test_evaluation_does_not_depend_on_the_number_of_processes(recipe, clip_files, tmp_path, several):
+    run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
+    (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
+    files, sweeps = [], []
+    for processes in (1, several):
+        files.append(tmp_path / f"{processes}.csv")
+        page = ["--report", tmp_path / f"page{processes}", "--keep", "0.25,1"]
+        options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
+        shown = everest(
+            "eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options, *page
+        )
+        assert json.loads(shown.stdout)["videos"] == 5
+        sweeps.append(json.loads(shown.stdout)["sweep"])
+    assert files[0].read_text() == files[1].read_text()
+    assert sweeps[0] == sweeps[1]
+    assert len({(tmp_path / f"page{n}" / "confusion.png").read_bytes() for n in (1, several)}) == 1
+
+
+@pytest.mark.slow
+def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "train.precision=bf16", *TWO]
+    for shard in ("none", "full"):
+        everest("pretrain", *options, "-o", tmp_path / shard, "--set", f"train.shard={shard}")
+    for whole, sharded in zip(metrics(tmp_path / "none"), metrics(tmp_path / "full"), strict=True):
+        assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-2)
+        assert sharded["grad_norm"] == pytest.approx(whole["grad_norm"], rel=0.05)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "full").values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
+    options = sets("pretrain.epochs=30", f"train.shard={shard}")
+    whole, parts = killed_run_of_two(["pretrain", "--recipe", recipe, *options], tmp_path, rows=5)
+    assert same_run(parts, whole)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, *sets("pretrain.epochs=30", "train.shard=full")]
+    run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
+    parts = tmp_path / "parts"
+    process = start("pretrain", *options, "-o", parts, *TWO)
+    wait_for_rows(parts, 5, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert logged(parts)[-1] != logged(tmp_path / "whole")[-1]
+    run("pretrain", *options, "-o", parts, "--gpus", "cpu")
+    assert logged(parts) == pytest.approx(logged(tmp_path / "whole"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=40", "-o", tmp_path / "run"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "run", 5, process)
+    main = json.loads((tmp_path / "run" / "running.json").read_text())["pid"]
+    other = next(child for child in psutil.Process(process.pid).children() if child.pid != main)
+    other.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stderr
+    assert stderr.count("was killed by SIGKILL") == 1
+    assert "Traceback" not in stderr
+    everest("pretrain", *options, *TWO)
+    assert len(logged(tmp_path / "run")) == 40
+
+
+@pytest.mark.slow
+def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--gpus", "cpu"]
+    run("pretrain", *options, "-o", tmp_path / "one")
+    everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
+    assert logged(tmp_path / "four") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
+
+
+def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
+    def started(*codes: str) -> list[subprocess.Popen[str]]:
+        return [subprocess.Popen([sys.executable, "-c", code], text=True) for code in codes]
+
+    codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
+    assert _wait(started(*codes)) == 0  # of equal failures the main process has shown the error
+    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
+    began = time.monotonic()
+    main, other = started("import time; time.sleep(60)", "raise SystemExit(4)")
+    assert _wait([main, other]) == 1
+    assert time.monotonic() - began < 30
+    assert (main.returncode, other.returncode) == (-signal.SIGKILL, 4)
+
+
+def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(PARENT, "1")
+    ended = everest("recipes", "show", tmp_path / "connections" / "nope.yaml", code=2)
+    assert "connections/nope.yaml: cannot be read" in ended.stderr
+
+
+ALONE = """
+import os, sys, torch, torch.distributed as distributed
+from everest.system.processes import is_lost_peer
+file, rank = sys.argv[1:]
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
+distributed.all_reduce(torch.ones(1))
+if rank == "1":
+    os._exit(9)
+try:
+    distributed.all_reduce(torch.ones(1))
+    distributed.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    print(is_lost_peer(error))
+"""
+
+
+def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "meeting")]
+    with (
+        subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
+        subprocess.Popen([*command, "1"]),
+    ):
+        assert left.communicate(timeout=60)[0] == "True\n"
+    refused = ConnectionResetError("Connection reset by peer")
+    for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
+        assert not is_lost_peer(error)
+
+
+@pytest.mark.slow
+def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    for name, option, code, message in (
+        ("run", "--set=data.train=gone.csv", 4, "gone.csv"),
+        ("run", "--set=pretrain.batch_size=3", 2, "does not divide over 2 processes"),
+        ("mine", "-q", 2, "is no run folder"),
+    ):
+        ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / name, option, *TWO, code=code)
+        assert ended.stderr.count(message) == 1
+        assert "Traceback" not in ended.stderr
+        assert ended.stdout == ""
+
+
+@pytest.mark.slow
+def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu"]
+    command = [*torchrun, "-m", "everest_cli", "pretrain", *map(str, options)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").read_env("plan")["processes"] == 2
+
+
+def test_devices_are_read_from_the_options():
+    assert read_devices("cpu", None) == Devices(kind="cpu")
+    assert read_devices("cpu", 4) == Devices(kind="cpu", processes=4)
+    for gpus in ("", "two", "0,2", "2,", "-1", "0"):
+        with pytest.raises(RecipeError):
+            read_devices(gpus, None)
+    with pytest.raises(EnvironmentProblem, match="--gpus 99: this machine has"):
+        read_devices("99", None)
+    with pytest.raises(RecipeError, match="--processes goes with --gpus cpu"):
+        read_devices("auto", 2)
+
+
+def test_a_task_of_slurm_becomes_a_process_of_torch():
+    steps = {"NUM_TASKS": "16", "TASKS_PER_NODE": "8(x2)", "NODELIST": "gpu[07-08]"}
+    environment = {f"SLURM_STEP_{name}": value for name, value in steps.items()}
+    environment |= {"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456"}
+    adopt_slurm(environment)
+    expected = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}
+    assert (expected | {"MASTER_ADDR": "gpu07"}).items() <= environment.items()
+    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+    names = {"node3": "node3", "a,b": "a", "gpu[07-09,11]": "gpu07", "gpu[1,3]": "gpu1", "x1,y[2-3]": "x1"}
+    assert {nodes: first_host(nodes) for nodes in names} == names
+
+
+@pytest.mark.slow
+def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Path):
+    steps = {"NUM_TASKS": "2", "TASKS_PER_NODE": "2", "NODELIST": "localhost"}
+    shared = {f"SLURM_STEP_{name}": value for name, value in steps.items()} | {
+        "SLURM_JOB_ID": str(os.getpid())
+    }
+    command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "--gpus", "cpu"]
+    command += ["--set", "pretrain.epochs=1", "-o", tmp_path / "run"]
+    tasks = [
+        subprocess.Popen(  # as srun starts them
+            list(map(str, command)),
+            env=os.environ | shared | {"SLURM_PROCID": task, "SLURM_LOCALID": task},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in "01"
+    ]
+    shown = [task.communicate(timeout=120) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], shown
+    assert shown[0][0].splitlines()[0] == str(tmp_path / "run")
+    assert "2 processes" in shown[0][1]
+    assert "Warning" not in shown[0][1]
+    assert shown[1] == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ("WORLD_SIZE=2", "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
+        ("RANK=7 LOCAL_RANK=7 WORLD_SIZE=1", "but not MASTER_PORT, MASTER_ADDR: a "),
+        (
+            "RANK=x LOCAL_RANK=0 WORLD_SIZE=1 MASTER_PORT=1 MASTER_ADDR=here",
+            "RANK=x in the environment is no number; unset it",
+        ),
+    ],
+)
+def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
+    monkeypatch.setenv("LOCAL_RANK", "-1")
+    assert not is_launched()
+    monkeypatch.delenv("LOCAL_RANK")
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
+    with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
+        is_launched()
+
+
+def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
+    assert StopSignal().number == 0

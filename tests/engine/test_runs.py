@@ -1,0 +1,241 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import STEPS, append, make_run
+from small_runs import called, refused
+from typer.testing import Result
+
+from everest.errors import RecipeError
+from everest.system import locks as run_lock
+from everest.system.run_folder import WEIGHTS, RunFolder
+from everest.system.weights import Weights
+
+
+def mark_running(run: Path, pid: int, host: str | None = None) -> None:
+    (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+
+
+def listed(*arguments: object, code: int = 0) -> Result:
+    return called("runs", *arguments, code=code)
+
+
+def summary(run: Path) -> dict[str, Any]:
+    (only,) = json.loads(listed(run, "--json").stdout)
+    return only
+
+
+def test_state_follows_from_what_is_logged_and_saved(tmp_path: Path):
+    for logged, saved, state in (
+        (0, None, "started"),
+        (3, None, "started"),
+        (5, 4, "resumable"),
+        (10, 10, "finished"),
+        (10, 8, "resumable"),  # killed between the last row and the last save
+    ):
+        run = make_run(tmp_path / f"{logged}-{saved}", logged=logged, saved=saved)
+        assert summary(run)["state"] == state
+    for command, recipe, row in (  # killed before its last measurement
+        ("finetune", "data: {val: val.csv}", {"val_top1": 50.0, "val_loss": 1.0}),
+        ("pretrain", "pretrain: {probe: {every: 1, list: null}}", {"rank_me": 5.0}),
+    ):
+        run = make_run(tmp_path / command, logged=STEPS, saved=STEPS, command=(command,))
+        (run / "recipe.yaml").write_text(f"name: my-recipe\n{recipe}\n")
+        for step, state in ((STEPS - 2, "resumable"), (STEPS, "finished")):
+            append(run, json.dumps({"step": step, **row}) + "\n")
+            assert summary(run)["state"] == state
+
+
+def test_a_tokenizer_is_finished_by_its_report_and_has_no_probe(tmp_path: Path):
+    run = make_run(tmp_path / "run" / "tokenizer", logged=STEPS, saved=STEPS, command=("pretrain",))
+    (run / "recipe.yaml").write_text("name: my-recipe\npretrain: {probe: {every: 1}}\n")
+    Weights(kind="tokenizer", settings={}, classes=None, recipe="r", step=STEPS).save(run / WEIGHTS)
+    assert summary(run)["state"] == "resumable"
+    (run / "report.json").write_text("{}")
+    assert summary(run)["state"] == "finished"
+
+
+def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=4, saved=4, command=("--debug", "finetune"))
+    for step, top1 in ((2, 50.0), (4, 40.0)):
+        append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
+    append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
+    assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
+    best = {"best_val_top1": 50.0, "best_metric": "top1", "best_value": 50.0}
+    progress = {"state": "resumable", "step": 4, "steps": STEPS, "loss": 0.25, "problem": None}
+    names = {"path": str(run), "command": "finetune", "recipe": "my-recipe", "origins": []}
+    assert listed_run == names | progress | best
+
+
+@pytest.mark.parametrize(
+    ("best", "logged", "shown"),
+    [
+        ("macro_f1", ({"top1": 88.9, "macro_f1": 47.1}, {"top1": 66.7, "macro_f1": 58.5}), "macro F1 58.5"),
+        ("null", ({"map": 40.0, "macro_f1": 80.0}, {"map": 38.0, "macro_f1": 90.0}), "mAP 40.0"),
+        ("null", ({"mae": 3.5, "r2": 0.1}, {"mae": 4.5, "r2": 0.5}), "mean absolute error 3.5"),
+        ("loss", ({"top1": 90.0, "loss": 2.0}, {"top1": 80.0, "loss": 1.5}), "loss 1.5"),
+    ],
+)
+def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best, logged, shown, tmp_path):
+    run = make_run(tmp_path / "run", logged=4, saved=4, command=("finetune",))
+    (run / "recipe.yaml").write_text(f"name: mine\nfinetune: {{best: {best}}}\n")
+    for step, values in enumerate(logged, start=1):
+        append(run, json.dumps({"step": step, **{f"val_{name}": v for name, v in values.items()}}) + "\n")
+    assert shown in listed(run).stdout
+
+
+def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    mark_running(run, process.pid)
+    assert summary(run)["state"] == "running"
+    process.kill()
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
+        pass
+    assert summary(run)["state"] == "resumable"  # dead, and not yet buried by its parent
+    process.communicate()
+    assert summary(run)["state"] == "resumable"
+    mark_running(run, os.getpid())
+    os.utime(run / "running.json", (1e9, 1e9))  # older than this process
+    assert summary(run)["state"] == "resumable"
+
+
+def test_on_another_host_a_run_must_have_given_a_sign_of_life(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    mark_running(run, os.getpid(), host="elsewhere")  # a process of that number runs here
+    assert summary(run)["state"] == "running"
+    with pytest.raises(RecipeError, match=f"process {os.getpid()} of host elsewhere trains it now"):
+        run_lock.claim(run)
+    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
+    for path in run.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    assert summary(run)["state"] == "resumable"
+    assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
+    run_lock.claim(run)
+    assert run_lock.trainer_of(run) == (os.getpid(), socket.gethostname())
+
+
+def test_a_run_gives_signs_of_life_while_it_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    marker = tmp_path / "running.json"
+    with run_lock.claimed(tmp_path):
+        os.utime(marker, (0, 0))
+        while marker.stat().st_mtime == 0:  # until the sign
+            time.sleep(0.01)
+    assert not marker.exists()
+
+
+def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
+    for name in ("b/deep/run", "a", "a/inside", ".hidden", "state/first"):
+        make_run(tmp_path / name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text("name: alone\n")
+    paths = listed(tmp_path, "-q").stdout.splitlines()
+    assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run", "state/first")]
+
+
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path):
+    texts = {"env.json": "[]", "metrics.jsonl": "no row\n", "recipe.yaml": "a: [\n", "model.safetensors": "x"}
+    for name, text in texts.items():
+        make_run(tmp_path / name / "good", logged=3)
+        (make_run(tmp_path / name / "bad", logged=STEPS, saved=STEPS) / name).write_text(text)
+        shown = listed(tmp_path / name, "--json")
+        assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
+        assert name in shown.stderr
+
+
+def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    append(run, '{"step": "x"}\n{"step": 3, "loss": 0.5}\n{"step": 4')
+    rows, problems = RunFolder(run).read_metrics()
+    assert [row["step"] for row in rows] == [row["step"] for row in RunFolder(run).rows()] == [1, 2, 3]
+    assert problems == [f"{run / 'metrics.jsonl'}:3: not a row of metrics (step is not a number of updates)"]
+
+
+def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):
+    deep = tmp_path / ("long-" * 20) / "[red]" / "[/x]"
+    make_run(deep, logged=5, saved=4)
+    make_run(tmp_path / "two")
+    lines = listed(tmp_path).stdout.splitlines()
+    assert len(lines) == 3
+    assert str(deep) in lines[1]
+    assert "resumable" in lines[1]
+    assert "5/10" in lines[1]
+    assert "0.2000" in lines[1]
+
+
+def test_an_empty_folder_is_no_error_and_a_missing_one_is(tmp_path: Path):
+    shown = listed(tmp_path)
+    assert shown.stdout == ""
+    assert "no run folder" in shown.stderr
+    assert listed(tmp_path, "--json").stdout == "[]\n"
+    assert "no folder" in refused("runs", tmp_path / "missing", code=2)
+
+
+def test_reading_runs_needs_no_torch():
+    code = "import everest.engine.listing, everest_cli.runs, sys; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
+
+
+DEEP = "[" * 3_000
+JUNK = {
+    "nothing": b"",
+    "binary": bytes(range(256)),
+    "not UTF-8": b'{"a": "\xff"}',
+    "deep": DEEP.encode(),
+    "deep object": b'{"a":' * 3_000,
+    "list": b"[]",
+    "number": b"1e999",
+    "huge": b'{"pid": 1e999, "host": "HOST", "step": ' + b"9" * 4000 + b"}",
+    "huge pid": b'{"pid": 99999999999999999999, "host": "HOST"}',
+    "negative pid": b'{"pid": -1, "host": "HOST"}',
+    "pid of text": b'{"pid": "1", "host": "HOST"}',
+    "values of other types": b'{"plan": 3, "command": 5, "name": {"a": 1}, "step": [], "pid": {}, "host": 1}',
+    "other plan": b'{"plan": {"steps": {}}, "command": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
+    "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
+}
+
+
+def test_the_command_of_a_run_is_not_a_module_that_it_imports(tmp_path: Path):
+    for words in (("--import", "my_code", "finetune"), ("--debug", "--import=my_code", "finetune")):
+        run = make_run(tmp_path / words[0], logged=STEPS, saved=STEPS, command=words)
+        (run / "recipe.yaml").write_text("name: my-recipe\ndata: {val: val.csv}\n")
+        found = summary(run)
+        assert (found["command"], found["state"]) == ("finetune", "resumable")  # not yet validated
+
+
+@pytest.mark.parametrize("name", ["running.json", "env.json", "metrics.jsonl", "recipe.yaml"])
+def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
+    make_run(tmp_path / "good", logged=3)
+    for content in (*JUNK, "named pipe", "folder", "dangling link"):
+        file = make_run(tmp_path / content, logged=3, saved=2) / name
+        file.unlink(missing_ok=True)
+        if content == "named pipe":
+            os.mkfifo(file)
+        elif content == "folder":
+            file.mkdir()
+        elif content == "dangling link":
+            file.symlink_to(tmp_path / "nowhere")
+        else:
+            file.write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()) + b"\n")
+    assert len(listed(tmp_path).stdout.splitlines()) == len(JUNK) + 5
+    runs = {Path(run["path"]).name: run for run in json.loads(listed(tmp_path, "--json").stdout)}
+    assert len(runs) == len(JUNK) + 4
+    assert runs["good"]["state"] == "started"
+    for content in ("named pipe", "folder", "binary", "not UTF-8", "deep"):
+        assert runs[content]["state"] == "damaged", content
+        assert name in runs[content]["problem"]
+
+
+@pytest.mark.parametrize("content", ["nothing", "deep", "list", "huge", "huge pid", "negative pid"])
+def test_a_run_with_a_damaged_claim_can_be_claimed(tmp_path: Path, content: str):
+    (tmp_path / "running.json").write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()))
+    run_lock.claim(tmp_path)
+    assert run_lock.is_running(tmp_path)

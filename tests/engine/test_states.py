@@ -1,0 +1,201 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import TWO, everest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_runs import called, contents, equal, refused, same_run, weights
+from torch import Tensor
+
+from everest.engine.saved_state import SavedState, _checksum, read_state
+from everest.errors import CheckpointError
+
+Tensors = dict[str, Tensor]
+Header = dict[str, str]
+Fault = Callable[[Tensors, Header], object]
+LAST = "step-000000003"
+WEIGHT = "encoder.blocks.0.attn.qkv.weight"
+
+
+@pytest.fixture
+def run(tmp_path: Path, autoencoder_run: Path) -> Path:
+    """A finished run of 3 steps with its states of steps 2 and 3."""
+    return Path(shutil.copytree(autoencoder_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def command(run: Path, recipe: Path) -> list[object]:
+    return ["pretrain", "--recipe", recipe, "-q", "-o", run]
+
+
+def rewrite(path: Path, change: Fault, *, checksum: bool = False) -> None:
+    """Change a state as a fault would; `checksum`: after its checksum was computed, else before."""
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    change(tensors, header)
+    if not checksum:
+        texts = {name: text for name, text in header.items() if name != "sha256"}
+        header["sha256"] = _checksum(texts, tensors) if texts.keys() == {"format", "step", "notes"} else ""
+    save_file(tensors, path, metadata=header)
+
+
+def nothing(tensors: Tensors, header: Header) -> None:
+    pass
+
+
+def moments(tensors: Tensors, of: str = "") -> list[str]:
+    return [name for name in tensors if name.startswith(f"optimizer/{of}")]
+
+
+def set_first(name: str, value: float) -> Fault:
+    return lambda tensors, header: tensors[name].__setitem__((0, 0), value)
+
+
+def without(of: str) -> Fault:
+    return lambda tensors, header: [tensors.pop(name) for name in moments(tensors, of)]
+
+
+def renamed(old: str, new: str) -> Fault:
+    return lambda tensors, header: tensors.update({new: tensors.pop(old)})
+
+
+def with_header(**values: str) -> Fault:
+    return lambda tensors, header: header.update(values)
+
+
+NAN_MOMENT = set_first(f"optimizer/{WEIGHT}/exp_avg", torch.nan)
+FAULTS: dict[str, Fault] = {
+    "nan moment": NAN_MOMENT,
+    "infinite weight": set_first(f"model/{WEIGHT}", torch.inf),
+    "moment of another shape": lambda tensors, _: tensors.update(
+        {f"optimizer/{WEIGHT}/exp_avg": torch.zeros(3)}
+    ),
+    "no moments of one": without(f"{WEIGHT}/"),
+    "no moments": without(""),
+    "another name": renamed(f"optimizer/{WEIGHT}/step", "optimizer/\u00fc"),
+    "weight of another name": renamed(f"model/{WEIGHT}", "model/x"),
+    "another step": with_header(step="2"),
+}
+
+
+def test_a_rewritten_state_is_resumed(command, run: Path, autoencoder_run: Path):
+    (run / "state" / f"{LAST}.safetensors").unlink()
+    rewrite(run / "state" / "step-000000002.safetensors", nothing)
+    assert "damaged" not in called(*command).stderr
+    assert equal(weights(run), weights(autoencoder_run))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_state_that_was_damaged_before_its_checksum_is_set_aside(command, run, autoencoder_run, fault):
+    state = run / "state" / f"{LAST}.safetensors"
+    rewrite(state, FAULTS[fault])
+    damaged = state.read_bytes()
+    shown = called(*command).stderr
+    assert f"{state}: damaged, skipped (" in shown
+    assert f"{LAST}.safetensors is kept as {LAST}.damaged" in shown
+    assert state.with_suffix(".damaged").read_bytes() == damaged
+    assert same_run(run, autoencoder_run)
+
+
+def test_one_changed_bit_of_a_weight_or_moment_is_noticed(command, run: Path, autoencoder_run: Path):
+    state = run / "state" / f"{LAST}.safetensors"
+
+    def flip(tensors: Tensors, header: Header) -> None:
+        tensors[f"model/{WEIGHT}"].view(torch.int32)[0, 0] ^= 1
+
+    rewrite(state, flip, checksum=True)
+    assert "do not have the checksum" in called(*command).stderr
+    assert equal(weights(run), weights(autoencoder_run))
+
+
+def test_states_that_are_damaged_again_are_all_kept(command, run: Path):
+    for _ in range(3):
+        (run / "state" / f"{LAST}.safetensors").write_bytes(b"")
+        called(*command)
+    names = sorted(path.name for path in (run / "state").iterdir())
+    kept = [f"{LAST}.damaged", f"{LAST}.damaged-2", f"{LAST}.damaged-3"]
+    assert names == ["step-000000002.safetensors", *kept, f"{LAST}.safetensors"]
+
+
+def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path):
+    for state in (run / "state").iterdir():
+        rewrite(state, NAN_MOMENT)
+    before = contents(run)
+    shown = refused(*command, code=6)
+    assert "all its states are damaged" in shown
+    assert "no finite number" in shown
+    assert "put back a copy of one, or start the run again with --overwrite" in shown
+    assert contents(run) == before
+
+
+@given(bit=st.integers(min_value=0))
+def test_no_bit_of_a_state_changes_unnoticed(tmp_path_factory: pytest.TempPathFactory, bit: int):
+    folder = tmp_path_factory.mktemp("state")
+    tensors = {"model/w": torch.rand(3), "optimizer/w/step": torch.tensor(2.0), "b": torch.ones(1).bfloat16()}
+    notes = {"videos": {"asked": 8, "bad": 0}, "skipped": 0, "scaler": None}
+    SavedState(step=7, tensors=tensors, notes=notes).save(folder, keep=1)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[bit // 8 % len(content)] ^= 1 << bit % 8
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_state(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: str):
+    command = ["pretrain", "--recipe", recipe, *TWO, "--set", f"train.shard={shard}"]
+    everest(*command, "-o", tmp_path / "whole")
+    parts = Path(shutil.copytree(tmp_path / "whole", tmp_path / "parts"))
+    state = parts / "state" / f"{LAST}.safetensors"
+    rewrite(state, NAN_MOMENT)
+    shown = everest(*command, "-o", parts).stderr
+    assert shown.count("damaged, skipped") == 1
+    assert "resuming after step 2 of 3" in shown
+    assert state.with_suffix(".damaged").is_file()
+    assert equal(weights(parts), weights(tmp_path / "whole"))
+    for path in (parts / "state").glob("step-*.safetensors"):
+        path.write_bytes(b"")
+    shown = everest(*command, "-o", parts, code=6).stderr
+    assert shown.count("all its states are damaged") == 1
+
+
+def test_only_the_names_that_a_run_writes_are_states(run: Path, command: list[object]):
+    state = run / "state" / f"{LAST}.safetensors"
+    shutil.copy(state, run / "state" / "step-3.safetensors")
+    shutil.copy(state, run / "state" / "step-\u0663.safetensors")
+    before = weights(run)
+    (run / "model.safetensors").unlink()
+    called(*command)
+    assert equal(weights(run), before)
+    assert state.is_file()
+
+
+def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
+    before = weights(run)
+    (run / "state" / f"{LAST}.safetensors").unlink()
+    (run / "state" / f"{LAST}.safetensors").symlink_to(run / "nothing")
+    ended = called(*[part for part in command if part != "-q"])
+    assert "resuming after step 2 of 3" in ended.stderr
+    assert (run / "state" / f"{LAST}.damaged").is_symlink()
+    assert equal(weights(run), before)
+
+
+def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):
+    message = refused("finetune", "--init", "none", *command[1:], code=2)
+    assert message.startswith(f"error: --output {run}: holds a run of pretrain, not of finetune; ")
+    environment = json.loads((run / "env.json").read_text())
+    for plan in (-1, True, {"videos": 4}, {"videos": 4, "samples": 3, "processes": 1}):
+        (run / "env.json").write_text(json.dumps({**environment, "plan": plan}))
+        assert refused(*command, code=2).startswith(f"error: {run}/env.json: damaged (plan: ")
+    (run / "env.json").write_text(json.dumps(environment))
+    (run / "recipe.yaml").write_text("summary: [")
+    assert "the run's copy of its settings is damaged: restore it, or " in refused(*command, code=2)

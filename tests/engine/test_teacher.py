@@ -1,0 +1,265 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from image_models import as_timm, image_model, images, weights_of
+from processes import TWO, assert_resumes_after_a_kill, everest
+from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
+
+from everest import load_model
+from everest.checkpoints.load import open_model
+from everest.checkpoints.teacher import open_teacher, spec_of_pretraining
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.data.stages import pretrain_clips
+from everest.methods.grid import TokenSelection
+from everest.models.cost import count_macs
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
+from everest.tokenizer.cache import open_token_cache
+from everest.tokenizer.feature_targets import FeatureTargets
+from everest.video.pixels import normalize
+
+
+def taught_by(teacher: object, *others: str) -> list[str]:
+    return sets(f"pretrain.target={{kind: features, teacher: {teacher}}}", *others)
+
+
+@pytest.fixture(scope="module")
+def teacher(autoencoder_run: Path) -> Path:
+    return autoencoder_run
+
+
+@pytest.fixture(scope="module")
+def student(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "run"
+    run("pretrain", "--recipe", recipe, *taught_by(teacher), "-o", folder, "-q")
+    return folder
+
+
+@pytest.fixture
+def own(teacher: Path, tmp_path: Path) -> Path:
+    """A copy of the teacher's weights."""
+    return Path(shutil.copy(teacher / "model.safetensors", tmp_path / "teacher.safetensors"))
+
+
+def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
+    """The settings of a student."""
+    target = f"pretrain.target={{kind: features, teacher: {teacher}}}"
+    return load_recipe(recipe, overrides=[target, *overrides])
+
+
+def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teacher: Path):
+    frames = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    ids = torch.tensor([[0, 5, 31], [7, 8, 9]])
+    targets = FeatureTargets(width=24)
+    targets.teacher = open_teacher(taught(recipe, teacher))
+    model = open_model(teacher).transformer
+    every = torch.arange(32).expand(2, -1)
+    with torch.no_grad():
+        expected = F.layer_norm(model.encode(frames, every), (24,))
+    found = targets.values(frames, ids)
+    torch.testing.assert_close(found, torch.stack([expected[b, ids[b]] for b in range(2)]))
+    torch.testing.assert_close(targets.values(normalize(frames), ids), found, rtol=1e-4, atol=1e-4)
+    assert found.mean(-1).abs().max() < 1e-6
+
+
+def test_the_loss_is_the_mean_absolute_error_of_the_scored_tokens():
+    targets = FeatureTargets(width=3)
+    prediction, values = torch.zeros(1, 2, 3), torch.tensor([[[1.0, -2.0, 3.0], [5.0, 5.0, 5.0]]])
+    assert targets.loss(prediction, values.half(), torch.tensor([[True, False]])) == 2
+    assert targets.loss(prediction, values, torch.tensor([[True, True]])) == 3.5
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp_path: Path, channels: int):
+    """A teacher of 16 pixels a patch sees 64 x 64 pixels where the student sees 32 x 32 in patches of 8, and
+    each slice by itself."""
+    image = image_model(img_size=64, patch_size=16)
+    weights_of(image).save(tmp_path / "image.safetensors")
+    settings = taught(recipe, tmp_path / "image.safetensors", f"data.channels={channels}")
+    teacher = open_teacher(settings)
+    still = images()[:, :channels]
+    clips = still.unsqueeze(2).expand(-1, -1, 4, -1, -1)  # (B, C, T, H, W)
+    large = F.interpolate(still.expand(-1, 3, -1, -1) / 255, (64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = image.forward_features(as_timm(255 * large))[:, image.num_prefix_tokens :]  # (B, 16, D)
+    found = teacher(clips)  # (B, 2 * 16, D)
+    torch.testing.assert_close(found, expected.repeat(1, 2, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_differences_of_frames_learn_from_a_teacher_of_frames(recipe: Path, teacher: Path):
+    settings = taught(recipe, teacher, "model.input=differences", "model.depth=1")
+    model = create_student(settings)
+    assert isinstance(model.targets, FeatureTargets)
+    model.targets.teacher = open_teacher(settings)
+    frames = torch.randint(256, (1, 3, 4, 32, 32), dtype=torch.uint8)
+    chosen = TokenSelection(torch.tensor([[0, 1]]), torch.tensor([[17, 30]]))
+    found = model(frames, selection=chosen).target
+    torch.testing.assert_close(found, model.targets.values(frames, chosen.target))
+
+
+def create_student(settings: Recipe) -> MaskedAutoencoder:
+    model = spec_of_pretraining(settings).build()
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path):
+    settings = taught(recipe, teacher)
+    torch.manual_seed(0)
+    first = create_student(settings).state_dict()
+    torch.manual_seed(0)
+    open_teacher(settings)
+    second = create_student(settings).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any("teacher" in name for name in first)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
+    command = ["pretrain", *taught_by(teacher, "pretrain.epochs=40"), "--gpus", "cpu"]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher: Path, tmp_path: Path):
+    options = ["--recipe", recipe, *taught_by(teacher, "pretrain.epochs=5")]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
+    everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
+    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
+
+
+def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_files):
+    moved = tmp_path / "moved"
+    teacher.rename(moved)
+    try:
+        model = load_model(student)
+        assert isinstance(model, MaskedAutoencoder)
+        with pytest.raises(ValueError, match="opened without its teacher"):
+            model(torch.zeros(1, 3, 4, 32, 32))
+        video = clip_files / "clip0.mp4"
+        run("visualize-mask", video, "-c", student, "-o", tmp_path / "mask.png")
+        run("extract", video, "-c", student, "-o", tmp_path / "features.safetensors")
+        run("finetune", "--recipe", recipe, "--init", student, "-o", tmp_path / "classifier", "-q")
+        assert "a decoder that predicts the features of a teacher" in refused(
+            "export", student, "--to", "hf", "-o", tmp_path / "hf", code=6
+        )
+        again = ["pretrain", "--recipe", recipe, "--init", student, "-q"]
+        pixels = called(*again, "-o", tmp_path / "pixels")
+        assert "the decoder starts fresh: it predicts other targets" in pixels.stderr
+        kept = called(*again, *taught_by(moved), "-o", tmp_path / "kept")
+        assert "the decoder is kept, too" in kept.stderr
+    finally:
+        moved.rename(teacher)
+
+
+def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, own: Path, tmp_path: Path):
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
+    run(*command, *taught_by(own))
+    own = own.rename(tmp_path / "moved.safetensors")
+    run(*command, *taught_by(own))
+    stored = open_model(own).weights
+    replace(stored, tensors={name: value + 1 for name, value in stored.tensors.items()}).save(own)
+    message = refused(*command, *taught_by(own), code=2)
+    assert f"holds a run with another teacher than {own} is now" in message
+
+
+def test_differences_need_two_frames_in_a_window(recipe: Path, tmp_path: Path):
+    one = sets("data.frames=2", "model.input=differences", "pretrain.stride=1")
+    run("pretrain", "--recipe", recipe, *one, "-o", tmp_path / "pair", "-q")
+    student = taught_by(tmp_path / "pair", "model.tubelet=[1,8,8]")
+    run("pretrain", "--recipe", recipe, *student, "-o", tmp_path / "student", "-q")
+
+
+def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
+    stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
+    use = open_teacher(taught(recipe, teacher)).use
+    spec = ModelSpec.from_settings(use.settings, source=teacher)
+    assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
+    assert stage["model_state"]["teacher"] == 4 * sum(
+        tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")
+    )
+    measured = json_of("profile", "--recipe", recipe, *taught_by(teacher), "--measure", "--batch", 2)
+    assert measured["stages"]["pretrain"]["measured"]["clips_per_second"] > 0
+    assert "GMACs of the frozen teacher" in run("profile", "--recipe", recipe, *taught_by(teacher))
+
+
+@pytest.fixture(scope="module")
+def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache") / "features"
+    run("prepare", "tokens", "--recipe", recipe, *taught_by(teacher), "--variants", 3, "-o", folder, "-q")
+    return folder
+
+
+def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teacher: Path, cache: Path):
+    settings = taught(recipe, teacher, f"pretrain.target.cache={cache}")
+    clips = pretrain_clips(settings)
+    clips.tokens = open_token_cache(settings, clips)
+    targets = FeatureTargets(width=24)
+    targets.teacher = open_teacher(settings)
+    every = torch.arange(32)[None]
+    for epoch in range(3):
+        for index in range(len(clips)):
+            clip = clips.read((epoch, index))
+            values = targets.values(clip.frames, every)
+            assert clip.tokens["values"].dtype == torch.float16
+            torch.testing.assert_close(clip.tokens["values"].float(), values, rtol=1e-3, atol=1e-4)
+    stored = sum(path.stat().st_size for path in cache.glob("variant*.safetensors"))
+    assert 0 <= stored - 3 * len(clips) * 32 * 24 * 2 <= 3 * 1000  # two bytes a value
+
+
+def test_probes_notice_that_a_cache_is_of_other_weights(recipe, own, student, tmp_path):
+    folder = tmp_path / "features"
+    run("prepare", "tokens", "--recipe", recipe, *taught_by(own), "--variants", 1, "-o", folder, "-q")
+    shutil.copy(student / "model.safetensors", own)
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
+    target = taught_by(own, f"pretrain.target.cache={folder}")
+    shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
+    assert f"{folder}: its features are of other weights than {own} has now" in shown
+
+
+def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):
+    probe = "pretrain.probe={every: 1, list: train.csv}"  # of held-out videos
+    target = taught_by(teacher, f"pretrain.target.cache={cache}", probe)
+    run("pretrain", "--recipe", recipe, *target, "-o", tmp_path / "cached", "-q")
+    cached, direct = logged(tmp_path / "cached"), logged(student)
+    assert cached == pytest.approx(direct, abs=1e-3)
+    assert cached != direct
+    losses = logged(tmp_path / "cached", "heldout_loss")
+    assert len(losses) == 4
+    assert all(0 < loss < 2 for loss in losses)
+
+
+def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    changed = ["--set", "train.seed=5"]
+    run("pretrain", "--recipe", recipe, *changed, "-o", other, "-q")
+    cached = f"pretrain.target.cache={cache}"
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
+    message = refused(*command, *taught_by(other, cached), code=6)
+    assert f"its features are not of {other / 'model.safetensors'} but of {teacher}" in message
+    clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
+    assert "has the tokens of other clips: train.seed" in clips
+    luma = refused(*command, *taught_by(teacher, cached), "--set", "data.channels=1", code=6)
+    assert "the teacher" in luma or "data.channels" in luma
+    pixels = refused(*command, "--set", cached, code=2)
+    assert "a tokenizer or a teacher" in pixels
+
+
+def test_teachers_that_do_not_fit_are_refused(recipe: Path, teacher: Path, tmp_path: Path, clip_files: Path):
+    def message(named: object, *others: str, code: int = 6) -> str:
+        return refused(
+            "pretrain", "--recipe", recipe, *taught_by(named, *others), "-o", tmp_path / "run", code=code
+        )
+
+    assert "no such checkpoint" in message(tmp_path / "nothing")
+    assert "set model.tubelet=[2,8,8]" in message(teacher, "model.tubelet=[3,8,8]", "data.frames=6")
+    luma = small_recipe(tmp_path, clip_files, text=RECIPE.replace("frames: 4", "frames: 4, channels: 1"))
+    run("pretrain", "--recipe", luma, "-o", tmp_path / "luma", "-q")
+    assert "the teacher sees luma only; set data.channels=1" in message(tmp_path / "luma")
+    without = ["--recipe", recipe, "--set=pretrain.target.kind=features", "-o", tmp_path / "run"]
+    assert "pretrain.target.teacher" in refused("pretrain", *without, code=2)

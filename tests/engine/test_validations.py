@@ -1,0 +1,141 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import assert_resumes_after_a_kill
+from small_runs import called, equal, sets, weights
+
+from everest.config.heads import Head, named_heads
+from everest.engine.health import Validations
+from everest.engine.listing import summarize
+from everest.metrics.metrics import chance_top1, mean_loss
+from everest.metrics.predicted import Predictions
+from everest.system.run_folder import RunFolder
+from everest.system.weights_header import read_header
+
+STEPS = sets("finetune.steps=30", "finetune.patience=2", "finetune.mixup=0")
+
+
+def by_top1(rows: list[dict[str, Any]]) -> Validations:
+    return Validations(rows, "top1")
+
+
+def validation(step: int, top1: float, loss: float) -> dict[str, float]:
+    return {"step": step, "val_top1": top1, "val_loss": loss}
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 50.0, 100.0]), st.sampled_from([0.5, 1.0, 2.0])), min_size=1))
+def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(results):
+    rows = [validation(step, top1, loss) for step, (top1, loss) in enumerate(results, start=1)]
+    validations = by_top1([])
+    better = [validations.add(row) for row in rows]
+    best = max(rows, key=lambda row: (row["val_top1"], -row["val_loss"], -row["step"]))
+    assert validations.best == best
+    assert max(row["step"] for row, is_new in zip(rows, better, strict=True) if is_new) == best["step"]
+    assert validations.since_best == len(rows) - best["step"]
+    assert by_top1(rows).best == best
+
+
+@pytest.mark.parametrize(
+    ("losses", "warns"),
+    [
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.9)] * 5], True),  # training falls, validation rises by a quarter
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.7)] * 5], False),  # rises by less than a fifth
+        ([(2.0, 2.0), (0.5, 1.5), *[(1.0, 1.9)] * 5], False),  # both rise: no overfitting
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.97, 1.9)] * 5], False),  # training hardly falls
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.9)] * 4], False),  # not yet five validations
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.6)] * 4, (0.5, 2.2)], False),  # a single high one
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.4)] * 5], False),
+    ],
+)
+def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(losses, warns):
+    rows = []
+    for step, (train, val) in enumerate(losses, start=1):
+        rows += [{"step": step, "loss": train}, validation(step, 50.0, val)]
+    warning = by_top1(rows).overfits()
+    assert (warning is not None) == warns
+    if warning:
+        assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")
+
+
+@pytest.mark.parametrize(
+    ("best", "advice"),
+    [
+        ((20, 27.0, 1.30), "That is hardly better than chance"),  # chance 25 %, guessing ln(4) = 1.39
+        ((20, 50.0, 1.33), "The validation loss never fell clearly below that of guessing, 1.39: "),
+        ((20, 50.0, 1.00), None),
+    ],
+)
+def test_advice_at_the_end_of_a_run(best, advice):
+    rows = [validation(10, 10.0, 1.38), validation(*best)]
+    text = by_top1(rows).advice(chance=25.0, guessing=np.log(4))
+    assert text is None if advice is None else text is not None and text.startswith(advice)
+
+
+def test_loss_and_chance_of_one_and_of_two_heads():
+    probabilities = np.array([[[0.5, 0.5, 0.25, 0.75]]], dtype=np.float32)  # (1 video, 1 view, 2 + 2 classes)
+    heads = named_heads({"verb": 2, "noun": 2})
+    two = Predictions(videos=["a"], labels=[(0, 1)], outputs=probabilities, skipped=[], heads=heads)
+    assert mean_loss(two) == pytest.approx((np.log(2) - np.log(0.75)) / 2)
+    assert chance_top1(two.heads) == 25.0
+    assert chance_top1((Head(outputs=8),)) == 12.5
+
+
+def test_with_a_background_class_the_mean_class_accuracy_chooses(tmp_path, recipe, clip_files):
+    labels = ("background", "background", "background", "run")
+    lines = [f"{clip_files}/clip{number}.mp4,{label}" for number, label in enumerate(labels)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))
+    folder, data = tmp_path / "run", [f"data.{key}={tmp_path}/list.csv" for key in ("train", "val", "test")]
+    changes = sets(*data, "data.num_classes=null", "finetune.steps=4", "finetune.mixup=0")
+    ended = called("finetune", "--init", "none", "--recipe", recipe, "-o", folder, *changes)
+    shown = ended.stderr.replace("\N{NO-BREAK SPACE}", " ")
+    assert "validation mean class accuracy " in shown
+    assert " % (most frequent class 75.0 %), " in shown
+    assert "best validation mean class accuracy " in shown
+    assert summarize(folder).best_metric == "mean_class_accuracy"
+    table = called("eval", "-c", folder).stdout
+    assert -1 < table.index("mean class accuracy") < table.index("top-1")
+    assert "always the most frequent class" in table
+
+
+def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path):
+    folder = tmp_path / "run"
+    still = sets("finetune.base_lr=1e-12", "finetune.min_lr=0")  # so that nothing gets better
+    command = ["finetune", "--init", "none", "--recipe", recipe, "-o", folder, *STEPS, *still]
+    ended = called(*command)
+    rows = RunFolder(folder).rows()
+    validated = [row["step"] for row in rows if "val_top1" in row]
+    best = by_top1(rows).best
+    assert best is not None
+    assert validated.index(best["step"]) == len(validated) - 3
+    ended_by = f"step {validated[-1]}: the last 2 validations brought nothing better"
+    assert rows[-1] == {"step": validated[-1], "ended": ended_by}
+    assert validated[-1] < 30
+    assert read_header(folder / "best.safetensors").step == best["step"]
+    summary = f"of 4 videos (one center view of each; chance 50.0 %) after step {best['step']} of 30"
+    assert summary in ended.stderr.replace("\N{NO-BREAK SPACE}", " ")
+    assert "(chance 50.0 %, best " in ended.stderr
+    assert summarize(folder).state == "finished"
+    called(*command)
+    assert RunFolder(folder).rows() == rows
+    last = weights(folder)
+    (folder / "model.safetensors").unlink()
+    called(*command)  # written again from the state
+    assert equal(weights(folder), last)
+    assert summarize(folder).state == "finished"
+    shutil.rmtree(folder / "state")
+    called(*command)
+    assert equal(weights(folder), last)
+    assert RunFolder(folder).rows() == rows
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, recipe: Path):
+    # 3 of 4 videos a step, so that batches begin in one epoch and end in the next
+    batches = ("finetune.cutmix=0", "finetune.batch_size=3", "train.micro_batch=3")
+    command = ["finetune", "--init", "none", *STEPS, *sets("finetune.patience=30", *batches)]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=9)

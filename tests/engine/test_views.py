@@ -1,0 +1,251 @@
+from pathlib import Path
+
+import pytest
+import torch
+from processes import TWO, assert_resumes_after_a_kill, everest
+from small_runs import called, json_of, logged, refused, run, sets, weights
+from torch import Tensor
+
+from everest import load_model
+from everest.config.recipe import load_recipe
+from everest.data.dataset import Clip
+from everest.data.stages import pretrain_clips
+from everest.engine import probe_advice
+from everest.errors import DivergedError
+from everest.models.of_recipe import pretrain_spec
+from everest.models.views import ViewModel
+from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
+from everest.system.run_folder import RunFolder
+
+VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
+CAMERA = sets("pretrain.camera_motion=0.5")
+SIGREG = sets("pretrain.views.loss=sigreg")
+
+
+@pytest.mark.parametrize(
+    "loss", [CAMERA, pytest.param(SIGREG, marks=pytest.mark.slow)], ids=["contrast", "sigreg"]
+)
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, loss: list[str]):
+    options = ["--recipe", recipe, *VIEWS, *loss, *sets("pretrain.epochs=10", "pretrain.batch_size=8")]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
+    everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
+    parts = ["camera_loss"] if loss is CAMERA else ["invariance", "sigreg"]
+    for name in ("loss", "grad_norm", "view_spread", *parts):
+        one, two = (logged(tmp_path / folder, name) for folder in ("one", "two"))
+        assert len(one) == 10
+        assert two == pytest.approx(one, abs=1e-3 if name == "grad_norm" else 1e-4)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-2  # Adam enlarges small differences
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
+    command = ["pretrain", *VIEWS, *CAMERA, *SIGREG, *sets("pretrain.epochs=40"), "--gpus", "cpu"]
+    assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
+
+
+@pytest.fixture(scope="module")
+def views_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("views") / "run"
+    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
+    called("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *probe, "-o", folder)
+    return folder
+
+
+def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path: Path, clip_files: Path):
+    video = clip_files / "clip0.mp4"
+    model = load_model(views_run)
+    assert isinstance(model, ViewModel)
+    run("finetune", "--recipe", recipe, "--init", views_run, "-o", tmp_path / "classifier")
+    autoencoder = called("pretrain", "--recipe", recipe, "--init", views_run, "-o", tmp_path / "pixels")
+    assert "the decoder starts fresh" in autoencoder.stderr
+    again = called("pretrain", "--recipe", recipe, *VIEWS, "--init", views_run, "-o", tmp_path / "again")
+    assert "the projector is kept, too" in again.stderr
+    fresh = called(
+        "pretrain", "--recipe", recipe, *VIEWS, "--init", tmp_path / "pixels", "-o", tmp_path / "fresh"
+    )
+    assert "the projector starts fresh" in fresh.stderr
+    run("extract", video, "-c", views_run, "-o", tmp_path / "features.safetensors")
+    adapted = ["--set", "pretrain.lora.rank=2"]
+    run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
+
+
+def test_figures_show_the_tokens_of_each_view(views_run: Path, tmp_path: Path, clip_files: Path):
+    command = ["visualize-mask", clip_files / "clip0.mp4", "-c", views_run, "-o", tmp_path / "figures"]
+    first, second = json_of(*command)
+    assert len(first["visible"]) == len(second["visible"]) == 8
+    assert first["visible"] != second["visible"]
+
+
+@pytest.mark.slow
+def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_path: Path):
+    run("export", views_run, "--to", "torch", "--out", tmp_path / "views.pt2", "-q")
+    model = load_model(views_run)
+    clips = torch.randn(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        expected = model.encoder(clips, torch.arange(32).expand(3, -1)).mean(dim=1)
+        (features,) = torch.export.load(tmp_path / "views.pt2").module()(clips)
+    assert (features - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])
+def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp_path, options):
+    still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
+    command = ("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *still, "--init", views_run, *options)
+    shown = called(*command, "-o", tmp_path / "run").stderr
+    kept = "starts fresh" if options else "is kept, too"
+    before, after = (weights(folder) for folder in (views_run, tmp_path / "run"))
+    for title, name in (
+        ("projector", "projector.hidden"),
+        ("layer that predicts a camera's motion", "camera_head"),
+    ):
+        assert f"the {title} {kept}" in shown
+        same = torch.allclose(before[f"{name}.weight"], after[f"{name}.weight"], atol=1e-6)
+        assert same == (not options)
+
+
+def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(recipe, tmp_path, clip_files):
+    (one := tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'} 0\n")
+    probe = ("--set", "pretrain.probe={every: 1, list: train.csv}", "--set", f"data.val={one}")
+    called("pretrain", "--recipe", recipe, *VIEWS, *probe, "-o", tmp_path / "run")
+    rows = [row for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
+    assert {row["heldout_loss"] for row in rows} == {None}
+
+
+def test_profile_counts_encoder_projector_and_camera(recipe: Path):
+    def gmacs(*options: str) -> float:
+        stage = json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]
+        assert (stage["tokens"]["target"] == 0) == (options[:2] == tuple(VIEWS[:2]))
+        return stage["gmacs"]
+
+    encoder, width, kernel = 2 * 24, 24, 3 * 2 * 8 * 8  # channels of two blocks, and values of a tubelet
+    visible, tokens = 3, 32
+    blocks = visible * encoder * (12 * width + 2 * visible) + 2 * 5 * visible * encoder + 5 * visible * width
+    embedding, projector = tokens * kernel * width, 512 * (24 + 128)
+    expected = embedding + blocks + projector
+    few = sets("pretrain.selection.keep_ratio=0.1")  # as without views
+    views = gmacs(*VIEWS, *few)
+    assert views == pytest.approx(expected / 1e9, rel=1e-9)
+    camera = embedding + blocks - 5 * visible * width
+    assert gmacs(*VIEWS, *few, *CAMERA) == pytest.approx((expected + camera / 2) / 1e9, rel=1e-6)
+    assert gmacs(*CAMERA) == pytest.approx(gmacs() + camera / 1e9, rel=1e-6)
+
+
+def test_probes_measure_a_run_while_it_trains(views_run: Path):
+    rows = [row for row in RunFolder(views_run).rows() if "rank_me" in row]
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    for row in rows:
+        assert row["heldout_mean_loss"] is None
+        assert row["heldout_loss"] > 0
+
+
+def clip_of(recipe: Path, *settings: str, index: int = 0) -> Clip:
+    loaded = load_recipe(str(recipe), overrides=["pretrain.objective=views", *settings])
+    return pretrain_clips(loaded).read((0, index))
+
+
+def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recipe: Path):
+    settings = ("pretrain.views.number=4", "pretrain.batch_size=8", "pretrain.flip=false")
+    clip = clip_of(recipe, *settings, index=2)
+    assert clip.frames.shape == (4, 3, 4, 32, 32)
+    assert len({view.numpy().tobytes() for view in clip.frames}) == 4
+    assert clip.tokens["videos"].tolist() == [2] * 4
+
+
+def small_views(loss: str = "contrast") -> ViewModel:
+    settings = ["pretrain.objective=views", f"pretrain.views.loss={loss}", "data.size=32", "model.width=32"]
+    model = pretrain_spec(load_recipe("small", overrides=settings), tokenizer=None).build()
+    assert isinstance(model, ViewModel)
+    return model
+
+
+def test_other_draws_of_a_video_are_no_negatives():
+    model = small_views()
+    frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
+    noise = torch.rand(8, model.encoder.grid.num_tokens)
+
+    def loss(videos: list[int]) -> Tensor:
+        return model(frames, noise=noise, videos=torch.tensor(videos).repeat_interleave(2)).loss
+
+    same = loss([7, 7, 7, 7])  # no video is wrong, so every other view of the own video is found
+    assert same.item() == pytest.approx(0, abs=1e-6)
+    assert loss([0, 1, 2, 3]) > loss([0, 1, 0, 1]) > same
+
+
+def test_projections_that_are_all_the_same_end_the_run():
+    watch = CollapseWatch()
+    low, high = {"step": 1, "view_spread": 0.001}, {"step": 2, "view_spread": 0.5}
+    watch.add([low] * (COLLAPSED_STEPS - 1) + [high] + [low] * (COLLAPSED_STEPS - 1))
+    with pytest.raises(DivergedError, match="collapsed"):
+        watch.add([low])
+    of_an_autoencoder = [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
+    CollapseWatch().add(of_an_autoencoder)
+
+
+def test_the_length_of_projections_counts_only_for_sigreg():
+    frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
+    for loss, counts in (("contrast", False), ("sigreg", True)):
+        model = small_views(loss)
+        with torch.no_grad():
+            model.projector.last.weight *= 1e-3
+        assert (model(frames).parts["view_spread"] < LEAST_SPREAD) == counts
+
+
+def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_advice, "LEAST_STD", 10.0)  # what the features of every run fall below
+    monkeypatch.setattr(probe_advice, "FEWEST_STEPS", 2)
+    options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
+    between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
+    shown = refused("pretrain", *between_views, code=3)
+    assert "step 2: the features have collapsed: the feature std fell from" in shown
+    assert "the same command resumes the run" in shown
+    called("pretrain", *between_views)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ("pretrain.batch_size=3", "3 clips are fewer than two videos of 2 views"),
+        ("pretrain.selection.strategy=learned-importance", "pretrain.selection: needs a tokenizer"),
+        (
+            "pretrain.frame_selection.alpha=2",
+            "pretrain.frame_selection.alpha: has no effect with pretrain.objective=views",
+        ),
+        ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
+        ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
+        ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
+        ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
+        (
+            "pretrain.target={kind: features, teacher: runs/x, cache: stored}",
+            "pretrain.target.cache: has no effect with pretrain.objective=views",
+        ),
+        ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
+    ],
+)
+def test_settings_that_do_not_go_with_views_are_refused(recipe, tmp_path, settings, text):
+    set_views = sets("pretrain.objective=views", settings)
+    assert text in refused("pretrain", "--recipe", recipe, *set_views, "-o", tmp_path / "run", code=2)
+
+
+def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4\n")
+    options = [*VIEWS, "--set", f"data.pretrain={tmp_path}/one.csv", "-o", tmp_path / "run"]
+    shown = refused("pretrain", "--recipe", recipe, *options, code=4)
+    assert "data.pretrain: one video; pretrain.objective=views compares several" in shown
+
+
+def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_run: Path, tmp_path: Path):
+    shown = refused("export", views_run, "--to", "hf", "-o", tmp_path / "hf", code=6)
+    assert "an encoder alone" in shown
+    options = [*VIEWS, "--init", views_run, "--decoder", "keep", "-o", tmp_path / "run"]
+    assert "no decoder to keep" in refused("pretrain", "--recipe", recipe, *options, code=6)
+
+
+def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):
+    given = [*VIEWS, *CAMERA, "--set", "pretrain.batch_size=8"]
+    shown = called("pretrain", "--recipe", recipe, *given, "-o", tmp_path / "run-pretrain").stderr
+    assert "find their video in a step (view_top1; chance 14%)" in shown  # one of seven other clips
+    assert "(guessing: 1)" in shown
+    assert f"--init {tmp_path / 'run-pretrain'} --output {tmp_path / 'run'}\n" in shown
+    missing = refused("probe", "-c", tmp_path / "run-pretrain", "--set", "data.test=null", code=2)
+    assert "data.test: not set; name a list or a folder of videos (--set data.test=train.csv takes" in missing

@@ -17,7 +17,7 @@ from torch import Tensor
 from everest.checkpoints.describe import describe
 from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
-from everest.config.selectors import recipe_of_sections, refuse_contradictions, selector_for
+from everest.config.recipe import make_selector, recipe_of_sections
 from everest.data.clip_format import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
@@ -93,8 +93,7 @@ def create_model(
         sections[stage]["drop_path"] = drop_path
     elif drop_path != 0:
         raise ValueError(f"drop_path={drop_path}: only a classifier has stochastic depth")
-    recipe = recipe_of_sections(sections)
-    refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
+    recipe = recipe_of_sections(sections, checked=("data", "model", stage))
     if kind == "pretrain":
         spec = spec_of_pretraining(recipe)
     elif kind == "encoder":
@@ -158,7 +157,7 @@ def select_tokens(
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `x` is no batch of clips, or `keep` leaves no token visible.
     """
-    selector = selector_for(strategy, keep, settings)
+    selector = make_selector(strategy, settings, keep=keep)
     if x.dim() != 5:
         raise ValueError(
             f"expected clips (B, C, T, H, W), got {tuple(x.shape)}; clip[None] is a batch of one"

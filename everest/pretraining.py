@@ -57,7 +57,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
             f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "
             "more videos with data.pretrain"
         )
-    if recipe.pretrain.target.cache is not None:
+    if recipe.pretrain.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
         tokens = clips.tokens
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")

@@ -45,7 +45,7 @@ def evaluate(
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
     from everest.checkpoints.load import ONNX_SUFFIX
-    from everest.config.layers import read_overrides
+    from everest.config.merge import read_overrides
     from everest.system.run_folder import RECIPE
 
     keeps = read_shares(keep) if keep is not None else ()

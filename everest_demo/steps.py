@@ -116,8 +116,8 @@ class DemoSteps:
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
         """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
-        assert recipe.pretrain.target.cache is not None
-        folder = Path(recipe.pretrain.target.cache)
+        assert recipe.pretrain.cache is not None
+        folder = Path(recipe.pretrain.cache)
         with self._timed(f"preparing tokens ({folder.name})"):
             write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
 

@@ -90,13 +90,12 @@ def test_show_checks_the_arms_of_a_sweep_file(tmp_path):
     assert problems[1].startswith(f"{path}: many: data.sise: unknown key; did you mean")
 
 
-def test_show_tells_idle_keys_on_stderr(tmp_path):
+def test_show_refuses_keys_without_effect(tmp_path):
     path = tmp_path / "mine.yaml"
     text = "base: ucf101\npretrain: {selection: {strategy: tube, order: ascending}}\n"
     path.write_text(text, encoding="utf-8")
-    result = recipes("show", path)
-    assert result.stdout == text
-    assert result.stderr == "pretrain.selection.order has no effect with tube\n"
+    text = "pretrain.selection.order: has no effect with pretrain.selection.strategy=tube; leave it out"
+    assert wrong("show", path, code=2) == f"error: {path}: {text}\n"
 
 
 def test_the_template_names_every_key():

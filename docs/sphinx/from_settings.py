@@ -54,7 +54,9 @@ def sections() -> list[Section]:
         for key, hint in get_type_hints(settings, include_extras=True).items():
             for inner in _dataclasses(hint):
                 where = f"{place}.{key}" if place else key
-                places.setdefault(inner, []).append(where)
+                places.setdefault(inner, [])
+                if where not in places[inner]:
+                    places[inner].append(where)
                 visit(inner, where)
 
     visit(Recipe, "")
@@ -71,8 +73,8 @@ def _dataclasses(hint: Any) -> Iterator[type]:
 
 
 def _kind(settings: type) -> str | None:
-    """The name of a strategy or of a kind of targets."""
-    names = (getattr(settings, key, None) for key in ("strategy", "kind"))
+    """The name of a strategy, a kind of targets, an objective or a loss."""
+    names = (getattr(settings, key, None) for key in ("strategy", "kind", "objective", "loss"))
     return next((name for name in names if isinstance(name, str)), None)
 
 

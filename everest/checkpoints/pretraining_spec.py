@@ -20,7 +20,7 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     Raises:
         UserError: the tokenizer, the teacher or the cache of their outputs cannot be read, or does not fit.
     """
-    name, cache, teacher = recipe.pretrain.teacher, recipe.pretrain.target.cache, None
+    name, cache, teacher = recipe.pretrain.teacher, recipe.pretrain.cache, None
     if name is not None and cache is None:
         teacher = open_teacher(recipe).use
     elif name is not None and cache is not None:

@@ -79,7 +79,7 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     teacher = open_teacher(recipe)
     if model.spec.teacher.sha256 != teacher.use.sha256:
         raise CheckpointError(
-            f"{recipe.pretrain.target.cache}: its features are of other weights than {teacher.use.name} has "
+            f"{recipe.pretrain.cache}: its features are of other weights than {teacher.use.name} has "
             "now; run everest prepare tokens --overwrite"
         )
     model.targets.teacher = teacher

@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from everest.config.checks import contradictions
-from everest.config.layers import (
-    BY_BACKBONE,
-    SET,
-    STAGES,
-    KeyPath,
-    LayerStack,
-    Merged,
-    drop_foreign_keys,
-    inner_keys,
-    make_layer,
-    read_overrides,
-)
+from everest.config.contradictions import contradictions
+from everest.config.merge import STAGES, KeyPath, Layer, Merged, merge, read_overrides
 from everest.config.messages import explain_validation
-from everest.config.notices import notices
 from everest.config.recipe_files import RecipeFile, find_recipe, with_bases
 from everest.config.settings import Recipe
-from everest.config.stage_settings import TARGETS
-from everest.config.values import with_hyphens
+from everest.config.stage_settings import PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
 from everest.methods.external import import_named, is_import_path
+from everest.methods.selector import Selector
 from everest.system.storage import parse_location
 from everest.system.text import is_unicode
 
-
-def choose_budgets(merged: Merged) -> Iterator[tuple[KeyPath, str]]:
-    """Drop the epochs below a layer with steps, and the steps below a layer with epochs.
-
-    Yields:
-        The key and the problem of each stage for which one layer gives both.
-    """
-    for stage in ("pretrain", "finetune", "tokenizer"):
-        section = merged.values.get(stage)
-        if not isinstance(section, dict) or section.get("steps") is None:
-            continue
-        steps, epochs = (merged.origins.get((stage, unit)) for unit in ("steps", "epochs"))
-        if steps and epochs and section.get("epochs") is not None and epochs.layer >= steps.layer:
-            if epochs.layer == steps.layer:
-                yield (stage, "steps"), "a stage has epochs or steps, not both; remove one of them"
-            section["steps"] = None
-        else:
-            section["epochs"] = None
-
-
 _ADAPTER = TypeAdapter(Recipe)
+_SELECTION = TypeAdapter(PretrainSelection)
 _CLASSES = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
@@ -75,8 +43,7 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        notify: called with one line for each key without effect that an override gives, or that the file
-            changes in its base.
+        notify: called with one line for each stage whose learning rate only rises.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
     Raises:
@@ -86,36 +53,21 @@ def load_recipe(
     *bases, (file, values) = with_bases(find_recipe(name_or_path))
     for _, base in bases:
         base.pop("name", None)  # a recipe does not inherit the name of its base
-    layers = [make_layer(source.label, written, problems) for source, written in [*bases, (file, values)]]
+    layers = [Layer(source.label, written) for source, written in [*bases, (file, values)]]
     layers += read_overrides(overrides, problems)
-    stack = LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
-
-    named = with_hyphens(stack.merged(None).at(("model", "backbone")))
-    backbone = named if isinstance(named, str) else None  # a known one or not
-    merged = stack.merged(backbone)
-    failed_imports = list(_import_classes(merged)) if imports else []
-    if failed_imports:
-        raise RecipeError(one_per_line([*problems, *failed_imports]))
-    dropped = drop_foreign_keys(merged)
-    budgets = list(choose_budgets(merged))
-    recipe, errors = _validate(merged)
-    errors = budgets + errors
-    if recipe and not budgets:
+    merged = merge(file.label, recipe_values(Recipe(name=file.name)), layers)
+    if imports and (failed := list(_import_classes(merged))):
+        raise RecipeError(one_per_line([*problems, *failed]))
+    recipe, errors = _validate(merged.values)
+    if recipe is not None:
         errors = list(contradictions(recipe))
-    problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
-    problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack, imports=imports)
+    wrong = {key[:length] for key, _ in errors for length in range(len(key) + 1)}
+    errors += [(key, text) for key, text in merged.idle.items() if key not in wrong]
+    problems += [*merged.problems, *(f"{merged.origin(key)}: {text}" for key, text in errors)]
     if problems or recipe is None:
         raise RecipeError(one_per_line(problems))
     if notify:
-        origins = {key: merged.origin(key) for key in inner_keys(merged.values)}
-        given = {key for key, origin in origins.items() if origin.label == SET}
-        if bases:  # a file without a base may list all keys, as a run writes it
-            below = replace(stack, layers=layers[: len(bases)]).merged(backbone)
-            own = {key for key, origin in origins.items() if origin.layer == len(bases)}
-            # A run writes the keys of all kinds of targets.
-            own = {key for key in own if key[:2] != ("pretrain", "target")}
-            given |= {key for key in own if merged.at(key) not in (None, below.at(key))}
-        for notice in [*dropped, *notices(recipe, given)]:
+        for notice in _rising(recipe):
             notify(notice)
     return recipe
 
@@ -140,19 +92,17 @@ def recipe_for_run(
     Raises:
         RecipeError: see `load_recipe`, or the name of the folder is not UTF-8.
     """
+    if data is not None and not is_unicode(data):
+        raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
     changes = list(overrides)
-    if data is not None:
-        if not is_unicode(data):
-            raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
-        changes.append(f"data.root={json.dumps(data, ensure_ascii=False)}")
-    if precision is not None:
-        changes.append(f"train.precision={precision}")
-    if seed is not None:
-        changes.append(f"train.seed={seed}")
+    for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
+        if value is not None:
+            changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
-    folder = str(parse_location(recipe.data.root).resolve())
-    root = json.dumps(folder, ensure_ascii=False)  # quoted: overrides are YAML, which has no surrogate pairs
-    return load_recipe(name_or_path, overrides=[*changes, f"data.root={root}"], imports=imports)
+    root = str(parse_location(recipe.data.root).resolve())
+    if not is_unicode(root):
+        raise RecipeError(f"data.root: {root}: has a name that is not UTF-8; rename it")
+    return replace(recipe, data=replace(recipe.data, root=root))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -165,46 +115,62 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return _ADAPTER.dump_python(recipe, mode="json")
 
 
-def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:
+def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) -> Recipe:
+    """A recipe with these sections, and defaults for the others.
+
+    Args:
+        checked: the sections whose settings must not contradict each other.
+    Raises:
+        RecipeError: one line for each problem.
+    """
+    try:
+        pretrain = {"objective": "pixels", **sections.get("pretrain", {})}
+        recipe = _ADAPTER.validate_python({"name": "notebook", **sections, "pretrain": pretrain})
+    except ValidationError as error:
+        raise _refused(explain_validation(error)) from error
+    if problems := [(key, text) for key, text in contradictions(recipe) if key[0] in checked]:
+        raise _refused(problems)
+    return recipe
+
+
+def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Selector:
+    """A strategy with these settings.
+
+    Args:
+        keep: the share of the tokens that it encodes, unless `settings` set it; None: as in a recipe.
+    Raises:
+        RecipeError: an unknown strategy or setting, or invalid values.
+        ValueError: `keep` is not in (0, 1].
+    """
+    if is_import_path(strategy):
+        import_named(strategy)
+    place = ("pretrain", "selection")
+    try:
+        selector = _SELECTION.validate_python({"strategy": strategy, **settings})
+    except ValidationError as error:
+        raise _refused(explain_validation(error, place)) from error
+    if keep is not None:
+        selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
+    # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
+    problems = [((*place, key), text) for key, text in selector.problems()] if settings else []
+    if problems:
+        raise _refused(problems)
+    return selector
+
+
+def _refused(problems: Sequence[tuple[KeyPath, str]]) -> RecipeError:
+    return RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))
+
+
+def _validate(values: dict[str, Any]) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:
     """The recipe, or None and its problems.
 
     Validates JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     """
-    problems = [(key, "has a name that is not UTF-8; rename it") for key in _not_unicode(merged.values)]
-    if problems:
-        return None, problems
     try:
-        return _ADAPTER.validate_json(json.dumps(merged.values), strict=True), []
+        return _ADAPTER.validate_json(json.dumps(values), strict=True), []
     except ValidationError as error:
         return None, explain_validation(error)
-
-
-def _not_unicode(value: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
-    """The keys of the texts that no JSON can hold."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _not_unicode(name, key)
-            yield from _not_unicode(inner, (*key, name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _not_unicode(inner, key)
-    elif isinstance(value, str) and not is_unicode(value):
-        yield key
-
-
-def _problems_of_other_targets(merged: Merged) -> list[str]:
-    """The invalid values of keys that only another kind of target has: the recipe's own kind drops them."""
-    target = merged.at(("pretrain", "target"))
-    if not isinstance(target, dict):
-        return []
-    problems = []
-    for kind, settings in TARGETS.items():
-        with_kind = replace(merged, values=deepcopy(merged.values))
-        with_kind.values["pretrain"]["target"]["kind"] = kind
-        known = {("pretrain", "target", field.name) for field in fields(settings) if field.name in target}
-        errors = [(key, text) for key, text in _validate(with_kind)[1] if key[:3] in known]
-        problems += [f"{merged.origin(key)}: {text}" for key, text in errors if key[2] != "kind"]
-    return problems
 
 
 def _import_classes(merged: Merged) -> Iterator[str]:
@@ -218,15 +184,12 @@ def _import_classes(merged: Merged) -> Iterator[str]:
                 yield f"{merged.origin(key)}: {error}"
 
 
-def _problems_by_backbone(stack: LayerStack, *, imports: bool) -> list[str]:
-    """The problems inside `by_backbone`, for every backbone in it, chosen or not."""
-    problems = []
-    choices = [names for layer in stack.layers for names in layer.by_backbone.values()]
-    for backbone in sorted({name for names in choices for name in names}):
-        merged = stack.merged(backbone)
-        if imports:
-            problems += _import_classes(merged)
-        drop_foreign_keys(merged)
-        origins = [(merged.origin(key), text) for key, text in _validate(merged)[1]]
-        problems += [f"{origin}: {text}" for origin, text in origins if BY_BACKBONE in origin.key]
-    return problems
+def _rising(recipe: Recipe) -> Iterator[str]:
+    """Yields a line for each stage whose warm-up leaves no steps."""
+    for stage, settings in recipe.trained_stages:
+        unit = "epochs" if settings.steps is None else "steps"
+        budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
+        if warmup is not None and warmup >= budget:
+            key, fewer = f"{stage}.warmup_{unit}", min(max(1, budget // 10), budget - 1)
+            text = f"leaves none of {budget} {unit}: the learning rate only rises; set {key}={fewer}"
+            yield f"{key} ({warmup}) {text}"

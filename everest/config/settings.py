@@ -1,79 +1,63 @@
 """The settings of a recipe: frozen dataclasses whose attributes are the keys of the YAML.
 
 pydantic validates into these classes (everest.config.recipe), so types, ranges and defaults are stated here
-and nowhere else. everest.config.checks has the checks that need two settings at once. A default that names a
-table of the EVEREST paper is the value for UCF101, the data set of most of its ablations.
+and nowhere else. A default that names a table of the EVEREST paper is the value for UCF101, the data set of
+most of its ablations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, cast
 
-from pydantic import ConfigDict
-
+from everest.config import values as v
 from everest.config.heads import HeadSettings, Task
 from everest.config.model import ModelSettings
-from everest.config.stage_settings import EvalSettings, FinetuneSettings, PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
-from everest.config.values import (
-    Channels,
-    ClipsPerVideo,
-    Compile,
-    Count,
-    Decay,
-    Fps,
-    Frames,
-    MicroBatch,
-    NumClasses,
-    NumWorkers,
-    PixelStd,
-    Positive,
-    RunName,
-    SaveEvery,
-    Seed,
-    Share,
-    Size,
-    Timeout,
+from everest.config.stage_settings import (
+    EvalSettings,
+    FinetuneSettings,
+    PixelPretrainSettings,
+    PretrainSection,
+    PretrainSettings,
 )
+from everest.config.tokenizer import TokenizerSettings
+from everest.config.values import settings
 from everest.system.cores import num_readers
 from everest.video.pixels import USUAL, PixelStatistics
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DataSettings:
     """The videos, and the size of a clip. Lists, shards and folders are relative to `root`, or URLs."""
 
-    __pydantic_config__ = _STRICT
     root: str = "."
     train: str | None = "train.csv"
     val: str | None = None
     test: str | None = "test.csv"
     pretrain: str | None = None  # None: `train`; labels are not read
     classes: str | None = None  # file with one class name per line; None: names of folders or labels
-    num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
+    num_classes: v.NumClasses | None = None  # None: counted from `classes`, class folders or labels
     task: Task = "single-label"  # what a label is: one class, any number of classes, a number
     # Several label columns, instead of `num_classes` and `task`: each has a number of classes,
     # {multi-label: N} or regression.
     heads: HeadSettings | None = None
-    frames: Frames = 16  # EVEREST §5
-    size: Size = 224  # EVEREST §5
+    frames: v.Frames = 16  # EVEREST §5
+    size: v.Size = 224  # EVEREST §5
     # Frames per second that strides count; None: each frame of a file, as in all released programs.
-    fps: Fps | None = None
+    fps: v.Fps | None = None
     channels: Literal[1, 3] = 3  # 1: luma; all released programs use 3
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.
-    mean: Channels[Share] | None = None
-    std: Channels[PixelStd] | None = None
+    mean: v.Channels[v.Share] | None = None
+    std: v.Channels[v.PixelStd] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
     # seconds, the length of Kinetics' videos; at least one.
-    clips_per_video: ClipsPerVideo = 1
-    max_bad: Share = 0.01  # our choice: the share of unreadable videos that ends a run
+    clips_per_video: v.ClipsPerVideo = 1
+    max_bad: v.Share = 0.01  # our choice: the share of unreadable videos that ends a run
     cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; our choice
 
     @property
@@ -93,25 +77,24 @@ class DataSettings:
         return replace(self, channels=cast("Any", pixels.channels), **{"mean": None, "std": None, **own})
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainSettings:
     """The training loop, the same in every stage. All defaults are our choice."""
 
-    __pydantic_config__ = _STRICT
-    seed: Seed = 0  # of all random numbers of a run
-    workers: NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
+    seed: v.Seed = 0  # of all random numbers of a run
+    workers: v.NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
-    save_every: SaveEvery = "10min"
-    keep_states: Count = 2
-    micro_batch: MicroBatch = "auto"
+    save_every: v.SaveEvery = "10min"
+    keep_states: v.Count = 2
+    micro_batch: v.MicroBatch = "auto"
     nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
-    data_timeout: Timeout = 300  # seconds to wait for a process that reads videos
+    data_timeout: v.Timeout = 300  # seconds to wait for a process that reads videos
     shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
-    compile: Compile = "auto"  # auto: each block on a GPU; true: the whole model
-    clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
-    ema: Decay | None = None  # decay; released scripts: none
+    compile: v.Compile = "auto"  # auto: each block on a GPU; true: the whole model
+    clip_grad: v.Positive | None = None  # largest gradient norm; released scripts: none
+    ema: v.Decay | None = None  # decay; released scripts: none
 
     @property
     def num_workers(self) -> int:
@@ -132,18 +115,17 @@ class TrainSettings:
         return int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Recipe:
     """All settings of one data set and method; `pretrain`, `finetune` and `eval` read the same recipe."""
 
-    __pydantic_config__ = _STRICT
-    name: RunName  # by default that of the file; a part of the run folder's name
+    name: v.RunName  # by default that of the file; a part of the run folder's name
     summary: str = ""  # a line about the recipe, for `everest recipes list`
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     tokenizer: TokenizerSettings | None = None  # None: the method has no tokenizer
-    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    pretrain: PretrainSection = field(default_factory=PixelPretrainSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
 
@@ -151,3 +133,10 @@ class Recipe:
     def stages(self) -> tuple[tuple[str, PretrainSettings], tuple[str, FinetuneSettings]]:
         """The names and sections of the stages that train a transformer."""
         return ("pretrain", self.pretrain), ("finetune", self.finetune)
+
+    @property
+    def trained_stages(
+        self,
+    ) -> tuple[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings], ...]:
+        """The names and sections of all stages that train."""
+        return self.stages if self.tokenizer is None else (*self.stages, ("tokenizer", self.tokenizer))

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 # The width of an MLP over that of its block: in decoders, and in encoders that set no other one.
 MLP_RATIO: Final = 4
+MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +74,11 @@ class TokenizerConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
     stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
-    channels: int  # of the first level
+    channels: int = 64  # of the first level
     multipliers: tuple[int, ...]  # of `channels`, one per level
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
-    blocks: int  # residual blocks per level of the encoder, and in its middle
-    decoder_blocks: int  # the same for the decoder
+    blocks: int = 2  # residual blocks per level of the encoder, and in its middle
+    decoder_blocks: int = 2  # the same for the decoder
     levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
     input_scale: float = 1.0  # of height and width; a clip is scaled first
     scorer_channels: tuple[int, int] = (32, 64)  # of its two convolutions
@@ -124,31 +125,11 @@ def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> in
 # its tokens match a ViT with tubelet 2x16x16; all other values are our choice.
 TOKENIZERS = {
     "magvit-b": TokenizerConfig(
-        stem=(1, 1),
-        channels=64,
-        multipliers=(1, 2, 2, 4, 4),
-        time_down=(False, False, False, True),
-        blocks=2,
-        decoder_blocks=2,
+        stem=(1, 1), multipliers=(1, 2, 2, 4, 4), time_down=(False, False, False, True)
     ),
     "magvit-b-half": TokenizerConfig(
-        stem=(1, 1),
-        channels=64,
-        multipliers=(1, 2, 2, 4),
-        time_down=(False, False, True),
-        blocks=2,
-        decoder_blocks=2,
-        input_scale=0.5,
+        stem=(1, 1), multipliers=(1, 2, 2, 4), time_down=(False, False, True), input_scale=0.5
     ),
-    "lite": TokenizerConfig(
-        stem=(1, 4),
-        channels=64,
-        multipliers=(1, 2, 4),
-        time_down=(False, True),
-        blocks=2,
-        decoder_blocks=2,
-    ),
-    "tiny": TokenizerConfig(
-        stem=(2, 4), channels=32, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=2
-    ),
+    "lite": TokenizerConfig(stem=(1, 4), multipliers=(1, 2, 4), time_down=(False, True)),
+    "tiny": TokenizerConfig(stem=(2, 4), channels=32, multipliers=(1,), time_down=(), blocks=1),
 }

@@ -6,76 +6,63 @@ tables with the paper's own values were not available; every value without a mar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator
+from dataclasses import field, fields, replace
+from math import log2
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from everest.config.sizes import TOKENIZERS, TokenizerConfig, TopKKind
-from everest.config.values import (
-    BatchSize,
-    Count,
-    CountOrZero,
-    Decay,
-    Depth,
-    Frames,
-    NotNegative,
-    Positive,
-    Share,
-    ShareBelowOne,
-    Side,
-    TokenizerSize,
-    Width,
-)
+from everest.config import values as v
+from everest.config.sizes import MOST_CODE_BITS, TOKENIZERS, TokenizerConfig, TopKKind
+from everest.config.values import settings
+from everest.errors import shown
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 Levels = Annotated[tuple[Annotated[int, Field(ge=2, le=2**16)], ...], Field(min_length=1, max_length=32)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenizerLossSettings:
     """Weights of the terms, and the settings that the perceptual and the adversarial term need."""
 
-    __pydantic_config__ = _STRICT
-    reconstruction: NotNegative = 1.0  # weight of the squared error of the pixels [M]
-    perceptual: NotNegative = 0.0  # [M]: 0.1
-    gan: NotNegative = 0.0  # [M]: 0.1
-    r1: NotNegative = 10.0  # weight of the penalty in the discriminator's loss [M]
-    discriminator_lr: Positive = 1e-4  # the peak; the schedule is the tokenizer's [M]
+    reconstruction: v.NotNegative = 1.0  # weight of the squared error of the pixels [M]
+    perceptual: v.NotNegative = 0.0  # [M]: 0.1
+    gan: v.NotNegative = 0.0  # [M]: 0.1
+    r1: v.NotNegative = 10.0  # weight of the penalty in the discriminator's loss [M]
+    discriminator_lr: v.Positive = 1e-4  # the peak; the schedule is the tokenizer's [M]
     perceptual_weights: str | None = None  # a file, or hf:OWNER/NAME; None: timm's
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenizerSettings:
     """A tokenizer and its training. Settings of the network that are None follow from `size`."""
 
-    __pydantic_config__ = _STRICT
     checkpoint: str | None = None  # a trained tokenizer
-    size: TokenizerSize = "lite"  # of the network; sets the keys of its parts that are None
+    size: v.TokenizerSize = "lite"  # of the network; sets the keys of its parts that are None
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
-    stem: tuple[Frames, Side] | None = None
-    channels: Width | None = None
+    stem: tuple[v.Frames, v.Side] | None = None
+    channels: v.Width | None = None
     multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=10)] | None = None
     time_down: tuple[bool, ...] | None = None
-    blocks: Depth | None = None
-    decoder_blocks: Depth | None = None
-    scorer_channels: tuple[Width, Width] | None = None
+    blocks: v.Depth | None = None
+    decoder_blocks: v.Depth | None = None
+    scorer_channels: tuple[v.Width, v.Width] | None = None
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
-    frames: Frames = 16  # of a window, which is encoded at once [P]
+    frames: v.Frames = 16  # of a window, which is encoded at once [P]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5  # of the scores in `select`
-    warmup: ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
-    full_batches: Share = 0.25  # share of the other steps that keep all tokens
-    epochs: Count | None = 30  # of the training of the tokenizer
-    steps: Count | None = None  # updates, instead of epochs
-    warmup_epochs: CountOrZero = 1  # of the learning rate [M]
-    warmup_steps: CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
-    batch_size: BatchSize = 128  # of all processes, accumulation included [M]
-    lr: Positive = 1e-4  # not scaled by the batch size [M]
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.99)  # [M]
-    ema: Decay | None = 0.999  # the averaged weights are the result [M]
+    warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
+    full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
+    epochs: v.Count | None = 30  # of the training of the tokenizer
+    steps: v.Count | None = None  # updates, instead of epochs
+    warmup_epochs: v.CountOrZero = 1  # of the learning rate [M]
+    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
+    batch_size: v.BatchSize = 128  # of all processes, accumulation included [M]
+    lr: v.Positive = 1e-4  # not scaled by the batch size [M]
+    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
+    ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
 
     @property
@@ -94,3 +81,20 @@ class TokenizerSettings:
     def weight_decay(self) -> float:
         """Zero: the optimizer is Adam [M]."""
         return 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the key of each setting of the network that does not go with another one, and the reason."""
+        config = self.config
+        halvings, (time, pixels) = len(config.multipliers) - 1, config.stride
+        if len(config.time_down) != halvings:
+            text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
+            yield "time_down", text
+        if (pixels / config.input_scale) % 1:
+            text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
+            yield "input_scale", f"{config.input_scale} {text}"
+        if log2(config.num_codes) > MOST_CODE_BITS:
+            yield "levels", f"{shown(config.num_codes)} codes; at most 2^{MOST_CODE_BITS}"
+        # The first slice of a window is kept completely; the tokenizer selects from the others.
+        if self.frames % time or self.frames < 2 * time:
+            text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
+            yield "frames", text

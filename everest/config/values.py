@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Final, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
@@ -17,19 +18,25 @@ from everest.video.pixels import LEAST_STD, MOST_STD
 
 Value = TypeVar("Value")
 
+# Limits are our choice: far beyond what anyone uses, and far below what breaks a library.
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
-LARGEST_FACTOR: Final = 1e30  # our choice: products of a few such numbers are finite
-LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
-LONGEST_CLIP: Final = 2**16  # frames; our choice: 36 minutes
-MOST_FPS: Final = 10_000  # our choice: of high-speed cameras
-WIDEST: Final = 2**16  # channels of a layer; our choice: far beyond any transformer
-LARGEST_BATCH: Final = 2**20  # our choice: a hundred times the largest in the papers
-MOST_CLASSES: Final = 10**6  # our choice
-MOST_WORKERS: Final = 1024  # our choice: processes of one GPU that read videos
-LONGEST_TIMEOUT: Final = 10**6  # seconds; our choice: 12 days, which the operating system can still count
+LARGEST_FACTOR: Final = 1e30  # products of a few such numbers are finite
+LONGEST_SIDE: Final = 2**14  # pixels of a clip: twice that of 8K video
+LONGEST_CLIP: Final = 2**16  # frames: 36 minutes
+MOST_FPS: Final = 10_000  # of high-speed cameras
+WIDEST: Final = 2**16  # channels of a layer
+LARGEST_BATCH: Final = 2**20  # a hundred times the largest in the papers
+MOST_CLASSES: Final = 10**6
 LONGEST_NAME: Final = 200  # bytes; a file name has up to 255, and a run appends its time
 LONGEST_HEAD_NAME: Final = 80  # bytes; a report quotes each as three letters
-MOST_BLOCKS: Final = 1000  # our choice: far beyond any transformer, and the cost still takes a second
+MOST_BLOCKS: Final = 1000  # the cost of so many still takes a second
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[Value]) -> type[Value]:
+    """A section of a recipe: a frozen dataclass that refuses unknown keys and infinite numbers."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)
 
 
 def with_hyphens(value: Any) -> Any:
@@ -39,20 +46,6 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def check_class_weights(value: Any) -> Any:
-    """none, balanced, or weights by the names of classes."""
-    numbers = list(value.values()) if isinstance(value, dict) else []
-    if numbers and all(type(number) in (int, float) and 0 < number <= LARGEST_FACTOR for number in numbers):
-        return value
-    if value in ("none", "balanced"):
-        return value
-    raise ValueError("must be none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}")
-
-
-def _is_count(value: Any, most: int = LARGEST_COUNT) -> bool:
-    return type(value) is int and 0 < value <= most  # not isinstance: True is an int
-
-
 def check_size(value: Any) -> int | tuple[int, int]:
     """The side of a square frame in pixels, or (height, width).
 
@@ -60,19 +53,30 @@ def check_size(value: Any) -> int | tuple[int, int]:
         ValueError: it is neither.
     """
     sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
-    if all(_is_count(side, LONGEST_SIDE) for side in sides):
+    if all(type(side) is int and 0 < side <= LONGEST_SIDE for side in sides):  # True is an instance of int
         return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
     raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 
-def _count_or(pattern: str, requirement: str, *, least: int = 1, most: int) -> BeforeValidator:
-    """Checks for an integer from `least` to `most` or a text of this pattern; `requirement` is the error."""
+def _check_class_weights(value: Any) -> Any:
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    if value in ("none", "balanced") or (
+        numbers and all(type(number) in (int, float) and 0 < number <= LARGEST_FACTOR for number in numbers)
+    ):
+        return value
+    raise ValueError("must be none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}")
+
+
+def _text_or_count(pattern: str, requirement: str, *, least: int = 1, most: int = 0) -> BeforeValidator:
+    """Checks for a text of this pattern, or an integer from `least` to `most`; `requirement` is the error."""
 
     def check(value: Any) -> int | str:
-        is_least = type(value) is int and value == least
-        if is_least or _is_count(value, most) or (isinstance(value, str) and re.fullmatch(pattern, value)):
+        if type(value) is int and most and value > most:
+            raise ValueError(f"must be at most {most}")
+        fits = isinstance(value, str) and re.fullmatch(pattern, value)
+        if fits or (type(value) is int and least <= value <= most):  # True is an instance of int
             return value
-        raise ValueError(f"must be at most {most}" if type(value) is int and value > most else requirement)
+        raise ValueError(f"must be {requirement}")
 
     return BeforeValidator(check)
 
@@ -91,23 +95,8 @@ def _check_name(name: str) -> str:
     is_folder = name.isprintable() and "/" not in name and name not in ("", ".", "..")
     if is_folder and len(name.encode()) <= LONGEST_NAME:
         return name
-    raise ValueError(
-        "must be the name of a folder, in printable characters, without '/' and up to "
-        f"{LONGEST_NAME} bytes long"
-    )
-
-
-def _check_freeze(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"none|encoder|embedding|first:[1-9]\d{0,3}", value):
-        return value
-    raise ValueError("must be none, encoder, embedding or first:N, such as first:6")
-
-
-def _check_rotary(value: Any) -> str:
-    name = with_hyphens(value)
-    if isinstance(name, str) and re.fullmatch(r"none|dinov3|rope-vit|(eva02|pe):[1-9]\d{0,3}", name):
-        return name
-    raise ValueError("must be none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16")
+    letters = f"in printable characters, without '/' and up to {LONGEST_NAME} bytes long"
+    raise ValueError(f"must be the name of a folder, {letters}")
 
 
 def _check_head_name(name: str) -> str:
@@ -137,7 +126,7 @@ Width = Annotated[int, Field(ge=1, le=WIDEST)]
 WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
 NumViews = Annotated[int, Field(ge=1, le=1000)]
-Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
+Timeout = Annotated[int, Field(ge=1, le=10**6)]  # 12 days, which the operating system can still count
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
 PixelStd = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
@@ -147,6 +136,7 @@ NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 RunName = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(_check_head_name)]
@@ -162,7 +152,14 @@ Positions = Annotated[
     BeforeValidator(with_hyphens),
 ]
 # Of the encoder, as image models have them (everest.models.positions.place_angles).
-Rotary = Annotated[str, BeforeValidator(_check_rotary)]
+Rotary = Annotated[
+    str,
+    _text_or_count(
+        r"none|dinov3|rope-vit|(eva02|pe):[1-9]\d{0,3}",
+        "none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16",
+    ),
+    BeforeValidator(with_hyphens),
+]
 # plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
 MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], BeforeValidator(with_hyphens)]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
@@ -173,27 +170,34 @@ TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
 Sampler = Literal["shuffle", "balanced", "sqrt"]
+ClassWeights = Annotated[
+    Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(_check_class_weights)
+]
 # embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
-Freeze = Annotated[str, BeforeValidator(_check_freeze)]
+Freeze = Annotated[
+    str,
+    _text_or_count(
+        r"none|encoder|embedding|first:[1-9]\d{0,3}", "none, encoder, embedding or first:N, such as first:6"
+    ),
+]
 # The matrices of a block that may have adapters: two of attention, two of the MLP.
 LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Normalize = Annotated[bool | Literal["token"], _switch_or("token")]
 Compile = Annotated[bool | Literal["auto"], _switch_or("auto")]
 MicroBatch = Annotated[
-    int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH)
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_BATCH)
 ]
 ClipsPerVideo = Annotated[
-    int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_COUNT)
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_COUNT)
 ]
 NumWorkers = Annotated[
-    int | Literal["auto"],
-    _count_or("auto", "must be 'auto' or an integer from 0", least=0, most=MOST_WORKERS),
+    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 0", least=0, most=1024)
 ]
 SaveEvery = Annotated[
     int | str,
-    _count_or(
+    _text_or_count(
         r"[1-9]\d{0,8}(s|min|h)",
-        "must be a number of steps or a time such as '30s', '10min', '2h'",
+        "a number of steps or a time such as '30s', '10min', '2h'",
         most=LARGEST_COUNT,
     ),
 ]

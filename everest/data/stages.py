@@ -58,7 +58,8 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     """Returns unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, stage = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
-    offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
+    alpha = stage.frame_selection.alpha if stage.objective == "pixels" else 1.0
+    offered = replace(grid, t=num_candidates(grid.t, alpha))
     views = PretrainViews(
         **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if stage.flip is None else stage.flip,

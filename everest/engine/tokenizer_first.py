@@ -46,7 +46,7 @@ def with_tokenizer(
     tokenizer = recipe.tokenizer
     if tokenizer is None or not recipe.pretrain.needs_tokenizer:
         return with_absolute_paths(recipe), options
-    is_given = tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None
+    is_given = tokenizer.checkpoint is not None or recipe.pretrain.cache is not None
     if train is not None and not is_given:
         return _train_tokenizer(recipe, options, train, set_up, notify)
     folder = options.resumed_folder or options.output
@@ -69,14 +69,17 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     Raises:
         CheckpointError: there is no such tokenizer or teacher.
     """
-    target = recipe.pretrain.target
+    stage = recipe.pretrain
     if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
         recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))
+    if stage.objective == "views":
+        return recipe
+    target = stage.target
     if isinstance(target, FeatureTargetSettings):
         target = replace(target, teacher=absolute_teacher(target.teacher))
     if target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
-    return replace(recipe, pretrain=replace(recipe.pretrain, target=target))
+    return replace(recipe, pretrain=replace(stage, target=target))
 
 
 def _train_tokenizer(

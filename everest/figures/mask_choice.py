@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.config.selectors import make_selector
+from everest.config.recipe import make_selector
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.methods.learned import LearnedImportance, ScoreName
@@ -50,8 +50,9 @@ def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) ->
     clip = {"frames": data.frames, "size": data.frame_size, "sampling": settings.sampling}
     clip |= {"stride": settings.stride, "fps": data.fps}
     clip |= {"tubelet": model.tubelet, "pixels": data.pixels, "input_kind": model.input}
-    compares = stage == "pretrain" and recipe.pretrain.objective == "views"
-    views = recipe.pretrain.views.number if compares else 1
+    views = 1
+    if stage == "pretrain" and recipe.pretrain.objective == "views":
+        views = recipe.pretrain.views.number
     return OwnChoices(selectors=_by_view(settings.selection, views), clip=clip)
 
 
@@ -110,7 +111,7 @@ def requested_selectors(
     if not compared:
         chosen: list[tuple[str, Selector]] = []
         for ratio in ratios or [None]:
-            selector, title = make_selector(name, kept=ratio, settings=settings), name
+            selector, title = _showing(name, ratio, settings), name
             if isinstance(selector, ByChange) and selector.sees_camera:  # next to one that does not
                 camera = {"align": selector.align, "cuts": selector.cuts}
                 given = [f"{key} {value}" for key, value in camera.items() if value != getattr(ByChange, key)]
@@ -121,4 +122,10 @@ def requested_selectors(
     if strategy is not None or len(ratios) > 1:
         raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
     kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
-    return [(each, make_selector(each, kept=ratio, settings={})) for each, ratio in kept.items()]
+    return [(each, _showing(each, ratio, {})) for each, ratio in kept.items()]
+
+
+def _showing(strategy: str, kept: float | None, settings: Mapping[str, Any]) -> Selector:
+    """A strategy that shows a share `kept` of the tokens; None: as in a recipe."""
+    selector = make_selector(strategy, settings)
+    return selector if kept is None else selector.showing(kept)

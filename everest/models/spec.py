@@ -10,14 +10,13 @@ from typing import Any, Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from everest.config.checks import model_problems
 from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import (
     FeatureTargetSettings,
     FrameSelectionSettings,
     TargetSettings,
-    ViewsSettings,
+    Views,
 )
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
@@ -52,7 +51,7 @@ class ModelSpec:
     model: ModelSettings
     selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain, of an autoencoder
-    views: ViewsSettings | None = None  # pretrain, without a decoder
+    views: Views | None = None  # pretrain, without a decoder
     camera: NotNegative = 0.0  # pretrain: weight of the camera task
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     teacher: TeacherUse | None = None  # pretrain: its features are the targets
@@ -114,7 +113,7 @@ class ModelSpec:
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
-        yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
+        yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
         needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
         learned_colors = self.tokenizer is not None or isinstance(self.target, Target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
-from everest.config.stage_settings import ViewsSettings
+from everest.config.stage_settings import ContrastSettings, SigregSettings, Views, ViewsSettings
 from everest.methods.importance import full_precision
 from everest.methods.selector import Selector
 from everest.methods.view_losses import contrast, deviation, invariance, random_directions, sigreg, spread
@@ -43,7 +43,7 @@ class ViewModel(PretrainingModel):
     """
 
     def __init__(
-        self, architecture: Architecture, *, selector: Selector, settings: ViewsSettings, camera: float = 0.0
+        self, architecture: Architecture, *, selector: Selector, settings: Views, camera: float = 0.0
     ) -> None:
         super().__init__(architecture, selector=selector, camera=camera)
         self.settings = settings
@@ -85,10 +85,10 @@ class ViewModel(PretrainingModel):
         projected = self.projector(features)  # (B, P)
         by_video = projected.unflatten(0, (-1, settings.number))  # (M, V, P)
         parts = {"view_spread": spread(projected.detach())}
-        match settings.loss:
-            case "contrast":
-                loss, parts["view_top1"] = contrast(by_video, videos, temperature=settings.temperature)
-            case "sigreg":
+        match settings:
+            case ContrastSettings(temperature=temperature):
+                loss, parts["view_top1"] = contrast(by_video, videos, temperature=temperature)
+            case SigregSettings(sigreg_weight=weight):
                 directions = random_directions(settings.width, device=features.device)  # (P, S)
                 if self.training and distributed.is_initialized():
                     distributed.broadcast(directions, src=0)
@@ -97,7 +97,6 @@ class ViewModel(PretrainingModel):
                 parts["view_spread"] = torch.minimum(parts["view_spread"], deviation(projected.detach()))
                 parts["invariance"] = invariance(by_video)
                 parts["sigreg"] = torch.stack(of_views).mean()
-                weight = settings.sigreg_weight
                 loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
         return loss, parts
 

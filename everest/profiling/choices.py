@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from everest.config.layers import SET
+from everest.config.merge import SET
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
@@ -35,7 +35,7 @@ class ProfileOverrides:
         """Load the recipe `name` with the overrides.
 
         Args:
-            everything: whether to apply overrides that its strategy does not have, which is an error.
+            everything: whether --keep applies to a strategy that keeps tokens for another reason.
         Raises:
             RecipeError: a value is impossible; the message names it by its option.
         """
@@ -51,11 +51,12 @@ class ProfileOverrides:
                     f"--keep: {self.keep} is less than the encoder sees ({selection.visible_ratio}); "
                     "lower pretrain.selection.visible_ratio, too"
                 )
+        has_keep = measures or (everything and "keep_ratio" in vars(selection))
         values: dict[str, Any] = {
             "model.backbone": self.backbone,
             "data.frames": self.frames,
             "data.size": list(self.size) if isinstance(self.size, tuple) else self.size,
-            "pretrain.selection.keep_ratio": self.keep if everything or measures else None,
+            "pretrain.selection.keep_ratio": self.keep if has_keep else None,
         }
         given = {key: value for key, value in values.items() if value is not None}
         overrides = [*(f"{key}={value}" for key, value in given.items()), *self.others]

@@ -125,9 +125,9 @@ def _speed(work: Callable[[int], object], seconds: float) -> float:
 
 def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
     """Yield remedies for a slow loader, measured gains first."""
-    pixels = recipe.pretrain.objective == "pixels"
-    if stage == "pretrain" and pixels and recipe.pretrain.views_per_decode < VIEWS:
-        many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
+    settings = recipe.pretrain
+    if stage == "pretrain" and settings.objective == "pixels" and settings.views_per_decode < VIEWS:
+        many = pretrain_clips(replace(recipe, pretrain=replace(settings, views_per_decode=VIEWS)))
         gain = reading_speed(many) / alone
         yield f"pretrain.views_per_decode={VIEWS}: {gain:.1f} times as many clips (measured)"
     cores = num_cores()

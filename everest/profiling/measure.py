@@ -64,7 +64,7 @@ def measure(
     bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator), frozen_layers=frozen)
     state = frozen_bytes(spec)
     fitting = largest_batch(memory=free_memory(device), state=state, bytes_per_clip=bytes_per_clip)
-    whole = 2 * recipe.pretrain.views.number if stage == "pretrain" and spec.views else 1  # to compare
+    whole = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # to compare
     clips = whole * -(-(batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))) // whole)
     torch.manual_seed(recipe.train.seed)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from everest.checkpoints.start import find_init
 from everest.checkpoints.teacher import absolute_teacher
-from everest.config.layers import SET
+from everest.config.merge import SET
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_key

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.config.stage_settings import ViewPretrainSettings
 from everest.engine.resume import MAY_CHANGE, flat
 from everest.errors import RecipeError
 from everest.sweep.choices import NO_INIT, StageName
@@ -40,7 +41,10 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
     "probe": ("data.pretrain", "data.val"),
 }
 _PROBES: Final = "pretrain.probe"  # settings by which a pre-training reads labels as well
-_DEFAULTS: Final = flat(recipe_values(Recipe(name="defaults")))
+_DEFAULTS: Final = {  # of both objectives
+    **flat(recipe_values(Recipe(name="views", pretrain=ViewPretrainSettings()))),
+    **flat(recipe_values(Recipe(name="defaults"))),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,9 +158,9 @@ def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
     """
     if not recipe.pretrain.needs_tokenizer:
         return None
-    if recipe.pretrain.target.cache is None:
+    if recipe.pretrain.cache is None:
         return tokenizer_use(recipe)
-    folder = Path(recipe.pretrain.target.cache)
+    folder = Path(recipe.pretrain.cache)
     cached = TokenIndex.read(folder, of="tokenizer").tokenizer
     assert cached is not None
     if tokenizer_settings(recipe).checkpoint is None:
@@ -278,8 +278,9 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     Raises:
         CheckpointError: the cache is incomplete, or has the tokens of other clips.
     """
-    target = recipe.pretrain.target
-    folder = Path(target.cache or "")
+    stage = recipe.pretrain
+    assert stage.objective == "pixels", "only targets are stored"
+    target, folder = stage.target, Path(stage.target.cache or "")
     index = TokenIndex.read(folder, of="teacher" if recipe.pretrain.teacher else "tokenizer")
     grid = clip_grid(recipe)
     now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}

@@ -11,7 +11,6 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from everest.config.checks import tokenizer_problems
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
@@ -47,10 +46,12 @@ class TokenizerSpec:
             CheckpointError: the settings do not describe a valid tokenizer.
         """
         spec = read_spec(_SPEC, settings, source=source)
-        shared = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **shared}
-        for key, problem in tokenizer_problems(read_spec(_SETTINGS, as_in_recipe, source=source)):
-            raise CheckpointError(f"{source}: its settings are not of a valid tokenizer: {key}: {problem}")
+        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
+        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
+        problem = next(in_range.problems(), None)
+        if problem is not None:
+            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
         return spec
 
     def build(self) -> AdaptiveTokenizer:

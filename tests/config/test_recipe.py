@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from small_runs import problems_of
 
 from everest.config import recipe_files
-from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
 from everest.config.recipe_files import shipped_names
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import (
+    ContrastSettings,
+    LoraSettings,
+    PixelPretrainSettings,
+    PixelTargetSettings,
+    SigregSettings,
+    ViewPretrainSettings,
+)
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
@@ -191,104 +199,101 @@ def test_recipe_wins_over_by_backbone_of_its_base(tmp_path):
     assert (stage.base_lr, stage.batch_size) == (2e-4, 512)
 
 
-def test_by_backbone_is_checked_for_backbones_that_are_not_chosen(tmp_path):
-    text = "pretrain: {by_backbone: {vit-s: {base_lrr: 1}, vit-x: {}, vit-l: {epochs: many}}}\n"
+def test_keys_in_by_backbone_are_checked_for_backbones_that_are_not_chosen(tmp_path):
+    text = "pretrain: {by_backbone: {vit-s: {base_lrr: 1}, vit-x: {}, vit-l: {epochs: 2}}}\n"
     path = write(tmp_path, text)
     assert set(problems_of(path)) == {
         f"{path}: pretrain.by_backbone: unknown backbone 'vit-x'; did you mean 'vit-s'?",
         f"{path}: pretrain.by_backbone.vit-s.base_lrr: unknown key; did you mean 'base_lr'?",
-        f"{path}: pretrain.by_backbone.vit-l.epochs: must be an integer, not 'many'",
     }
+    path.write_text("model: {backbone: vit-l}\npretrain: {by_backbone: {vit-l: {epochs: many}}}\n")
+    (problem,) = problems_of(path)
+    assert problem == f"{path}: pretrain.by_backbone.vit-l.epochs: must be an integer, not 'many'"
 
 
-def test_switching_the_strategy_names_the_keys_it_leaves_behind():
-    recipe, notices = read("ucf101", "pretrain.selection.strategy=random")
-    assert recipe.pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
-    assert notices == ["pretrain.selection.keep_ratio has no effect with random"]
+# --- settings that exclude each other -----------------------------------------------------------------------
 
 
-def test_keys_that_a_strategy_leaves_behind_are_one_notice():
-    (notice,) = notices_of("custom", "pretrain.selection.strategy=random")
-    assert notice.startswith("pretrain.selection: align, cuts, distance, ")
-    assert notice.endswith("have no effect with random")
-    notices = notices_of("videomae-ucf101", "pretrain.selection.keep_ratio=0.2")
-    assert notices == ["pretrain.selection.keep_ratio has no effect with tube"]
+def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
+    def read(text: str, *overrides: str) -> Recipe:
+        return load_recipe(write(tmp_path, text), overrides=overrides, notify=pytest.fail)
+
+    strategy = "pretrain.selection.strategy=random"
+    assert read("base: ucf101\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
+    assert read("base: custom\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
+    pixels = read("base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n").pretrain
+    assert pixels == replace(pixels, target=PixelTargetSettings(frames="half"))
+    codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
+    assert isinstance(read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, PixelPretrainSettings)
+    views = read("base: demo\n", "pretrain.objective=views").pretrain
+    assert (type(views), views.views) == (ViewPretrainSettings, ContrastSettings())
+    sigreg = read("base: small-views\npretrain: {views: {temperature: 0.2}}\n", "pretrain.views.loss=sigreg")
+    assert sigreg.pretrain == replace(sigreg.pretrain, views=SigregSettings())
+    numbers = read("base: ucf101\ndata: {classes: a.txt}\n", "data.task=regression").data
+    assert (numbers.classes, numbers.num_classes) == (None, None)
+    lora = write(tmp_path, "base: ucf101\nfinetune: {lora: {rank: 8, alpha: 32}}\n", "lora.yaml")
+    assert read(f"base: {lora}\n", "finetune.lora.rank=0").finetune.lora == LoraSettings()
 
 
-def test_cuts_need_three_slices():
-    text = "pretrain.selection.cuts has no effect on clips of 2 slices (data.frames, model.tubelet)"
-    cuts = "pretrain.selection.cuts=detect"
-    assert notices_of("small", "data.frames=8", cuts) == [text]
-    assert notices_of("small", "data.frames=12", cuts) == []
-    # They may be between the candidates of frame selection.
-    assert notices_of("small", "data.frames=8", cuts, "pretrain.frame_selection.alpha=2") == []
+HEADS = "data.heads={verb: 97, noun: 300}"
+WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the second override
+    ("custom", ("pretrain.selection.keep_ratio=0.2", "pretrain.selection.strategy=random")),
+    ("videomae-ucf101", ("pretrain.selection.keep_ratio=0.2",), "pretrain.selection.strategy=tube"),
+    ("ucf101", ("pretrain.target.space=codes",), "pretrain.target.kind=pixels"),
+    ("ucf101", ("pretrain.target.space=frequency",), "pretrain.target.kind=pixels"),
+    ("ucf101", ("pretrain.target.space=[1, 2]",), "pretrain.target.kind=pixels"),
+    ("lvmae-128", ("pretrain.target.frames=banana",), "pretrain.target.kind=tokens"),
+    ("ucf101", ("pretrain.views.number=2",), "pretrain.objective=pixels"),
+    ("small-views", ("pretrain.target.normalize=false",), "pretrain.objective=views"),
+    ("small-views", ("pretrain.views_per_decode=2",), "pretrain.objective=views"),
+    ("small-views", ("pretrain.frame_selection.alpha=2",), "pretrain.objective=views"),
+    ("small-views", ("pretrain.views.temperature=0.2", "pretrain.views.loss=sigreg")),
+    ("ssv2", ("data.num_classes=3", HEADS), "data.heads"),
+    ("ssv2", ("data.task=multi-label", HEADS), "data.heads"),
+    ("small", ("data.classes=a.txt", "data.task=regression")),
+    ("ucf101", ("pretrain.lora.dropout=0.1",), "pretrain.lora.rank=0"),
+    ("ucf101", ("pretrain.probe.metric=linear",), "pretrain.probe.every=0"),
+    ("lvmae-demo", ("tokenizer.loss.r1=1",), "tokenizer.loss.gan=0.0"),
+    ("lvmae-demo", ("tokenizer.loss.discriminator_lr=1e-3",), "tokenizer.loss.gan=0.0"),
+    ("lvmae-demo", ("tokenizer.loss.perceptual_weights=a.pth",), "tokenizer.loss.perceptual=0.0"),
+    ("ucf101", ("pretrain.warmup_epochs=3", "pretrain.steps=100")),
+    ("ucf101", ("finetune.warmup_steps=5",), "finetune.epochs=100"),
+]
 
 
-def test_a_target_drops_the_keys_of_the_other_kind():
-    recipe, notices = read("ucf101", "pretrain.target.space=codes")
-    assert recipe == load_recipe("ucf101")
-    assert notices == ["pretrain.target.space has no effect with pixels"]
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_keys_of_another_variant_that_are_written_are_errors(case: tuple):
+    recipe, overrides, *named = case
+    (problem,) = problems_of(recipe, *overrides)
+    key, choice = overrides[0].partition("=")[0], named[0] if named else overrides[1]
+    assert problem == f"--set: {key}: has no effect with {choice}; leave it out"
 
 
-@pytest.mark.parametrize(
-    ("recipe", "override", "problem"),
-    [
-        ("ucf101", "pretrain.target.space=frequency", "pretrain.target.space: unknown value 'frequency'"),
-        ("ucf101", "pretrain.target.space=[1, 2]", "pretrain.target.space: unknown value [1, 2]"),
-        ("lvmae-128", "pretrain.target.frames=banana", "pretrain.target.frames: unknown value 'banana'"),
-        ("lvmae-128", "pretrain.target.normalize=b", "target.normalize: must be true, false or 'token'"),
-    ],
-)
-def test_keys_of_the_other_kind_of_target_are_checked(recipe: str, override: str, problem: str):
-    (line,) = problems_of(recipe, override)
-    assert problem in line
-    assert "{" not in line  # no dump of the section
-
-
-def test_keys_of_the_other_kind_of_target_are_dropped(tmp_path):
-    keys = "space: soft, cache: null, normalize: token, frames: half"
-    pixels = PixelTargetSettings(normalize="token", frames="half")
-    for kind, target in (("pixels", pixels), ("tokens", TokenTargetSettings(space="soft"))):
-        path = write(tmp_path, f"base: lvmae-128\npretrain: {{target: {{kind: {kind}, {keys}}}}}\n")
-        assert load_recipe(path, notify=pytest.fail).pretrain.target == target
-
-
-def test_set_keys_that_another_setting_makes_idle_are_named():
-    heads = "data.heads={verb: 97, noun: 300}"
-    assert notices_of("ssv2", "finetune.stride=2", "data.num_classes=3", heads) == [
-        "data.num_classes has no effect with data.heads",
-        "finetune.stride has no effect with segment sampling",
+def test_keys_of_another_variant_are_errors_in_the_file_of_the_choice_unless_at_their_defaults(tmp_path):
+    target = "target: {kind: pixels, space: codes, cache: null, normalize: token}"
+    path = write(tmp_path, f"base: custom\npretrain: {{{target}}}\nfinetune: {{lora: {{alpha: 32}}}}\n")
+    assert problems_of(path) == [
+        f"{path}: pretrain.target.space: has no effect with pretrain.target.kind=pixels; leave it out",
+        f"{path}: finetune.lora.alpha: has no effect with finetune.lora.rank=0; leave it out",
     ]
-    views = ("pretrain.views.loss=sigreg", "pretrain.views.temperature=0.2")
-    assert notices_of("small-views", *views) == [
-        "pretrain.views.temperature has no effect with pretrain.views.loss=sigreg"
-    ]
-    adapters = ("finetune.lora.alpha=8", "finetune.lora.rank=8", "pretrain.lora.dropout=0.1")
-    assert notices_of("ucf101", *adapters) == [
-        "pretrain.lora.dropout has no effect if pretrain.lora.rank is 0"
+    path.write_text(
+        "pretrain: {objective: views, views: {loss: sigreg, temperature: 0.1}, target: {frames: all}}\n"
+    )
+    assert isinstance(load_recipe(path).pretrain, ViewPretrainSettings)
+
+
+def test_a_value_of_a_key_without_effect_is_checked_first():
+    assert problems_of("ucf101", "finetune.lora.dropout=2") == [
+        "--set: finetune.lora.dropout: must be less than 1.0, not 2"
     ]
 
 
-def test_keys_of_a_file_without_effect_are_named(tmp_path):
-    text = "base: custom\nfinetune: {sampling: spread, stride: 8, warmup_steps: 50, lora: {alpha: 32}}\n"
-    recipe, notices = read(write(tmp_path, text))
-    assert notices == [
-        "finetune.stride has no effect with spread sampling",
-        "finetune.lora.alpha has no effect if finetune.lora.rank is 0",
-        "finetune.warmup_steps has no effect with epochs; set finetune.warmup_epochs",
-    ]
-    load_recipe(write(tmp_path, dump_recipe(recipe)), notify=pytest.fail)  # as a run writes it
-
-
-def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
-    keys = ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth")
-    options = ["lvmae-demo", *(f"tokenizer.loss.{key}" for key in keys)]
-    assert notices_of(*options) == [
-        "tokenizer.loss.r1 has no effect if gan is 0",
-        "tokenizer.loss.discriminator_lr has no effect if gan is 0",
-        "tokenizer.loss.perceptual_weights has no effect if perceptual is 0",
-    ]
-    assert notices_of(*options, "tokenizer.loss.gan=0.1", "tokenizer.loss.perceptual=0.1") == []
+def test_keys_that_a_switch_turns_on_have_an_effect():
+    keys = ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth", "gan=0.1", "perceptual=0.1")
+    loss = load_recipe("lvmae-demo", overrides=[f"tokenizer.loss.{key}" for key in keys]).tokenizer.loss
+    assert (loss.r1, loss.perceptual_weights) == (1.0, "a.pth")
+    probe = ["pretrain.probe.every=2", "pretrain.probe.metric=linear"]
+    assert load_recipe("ucf101", overrides=probe).pretrain.probe.metric == "linear"
 
 
 def test_random_tokens_take_no_null_from_the_short_form_of_views():
@@ -298,19 +303,31 @@ def test_random_tokens_take_no_null_from_the_short_form_of_views():
     assert selection == RandomSpaceTime()
 
 
-def test_a_run_that_only_or_mostly_warms_up_is_named():
+def test_a_run_that_only_warms_up_is_named():
     text = "pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"
     assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=1"]
-    for steps, found in ((166, []), (165, ["more than half of 165"]), (83, ["none of 83"])):
+    for steps, named in ((84, False), (83, True)):
         overrides = ["finetune.epochs=null", "finetune.warmup_steps=83", f"finetune.steps={steps}"]
-        notices = notices_of("small", *overrides)
-        assert [any(text in line for line in notices) for text in found] == [True] * len(found)
-        assert len([line for line in notices if line.startswith("finetune.warmup_steps")]) == len(found)
+        notices = [line for line in notices_of("small", *overrides) if line.startswith("finetune")]
+        assert ["leaves none of 83 steps" in line for line in notices] == [True] * named
 
 
 def test_whole_numbers_as_keys_are_names():
     overrides = ["finetune.class_weights={0: 1, 1: 5}", "data.num_classes=2"]
     assert load_recipe("small", overrides=overrides).finetune.class_weights == {"0": 1, "1": 5}
+
+
+def test_the_recipe_of_a_run_is_validated_once(monkeypatch: pytest.MonkeyPatch):
+    validated: list[TypeAdapter] = []
+
+    def validate(adapter: TypeAdapter, *given, **options) -> Recipe:
+        validated.append(adapter)
+        return real(adapter, *given, **options)
+
+    real = TypeAdapter.validate_json
+    monkeypatch.setattr(TypeAdapter, "validate_json", validate)
+    assert recipe_for_run("k400", data="videos", seed=3).data.root == str(Path("videos").resolve())
+    assert len(validated) == 1
 
 
 def test_underscores_do_for_hyphens_in_a_selection():
@@ -401,20 +418,18 @@ def test_the_last_layer_decides_between_epochs_and_steps(tmp_path, below, overri
     assert load_recipe(write(tmp_path, dump_recipe(recipe))).pretrain == recipe.pretrain
 
 
+def test_the_recipe_of_a_run_with_steps_reads_back(tmp_path):
+    steps = [f"{stage}.steps=9" for stage in ("tokenizer", "pretrain", "finetune")]
+    recipe = load_recipe("lvmae-demo", overrides=steps)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
 def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     both = "pretrain.steps: a stage has epochs or steps, not both; remove one of them"
     neither = "pretrain.epochs: is null, and so is steps; set one of them"
     for section, problem in (("{steps: 5, epochs: 7}", both), ("{epochs: null}", neither)):
         path = write(tmp_path, f"base: ucf101\npretrain: {section}\n")
         assert problem in "".join(problems_of(path))
-
-
-def test_a_warm_up_in_the_other_unit_has_no_effect():
-    overrides = ["pretrain.steps=100", "pretrain.warmup_epochs=3", "finetune.warmup_steps=5"]
-    assert notices_of("ucf101", *overrides) == [
-        "pretrain.warmup_epochs has no effect with steps; set pretrain.warmup_steps",
-        "finetune.warmup_steps has no effect with epochs; set finetune.warmup_epochs",
-    ]
 
 
 def test_the_draw_of_views_is_short_for_a_selection():
@@ -435,13 +450,11 @@ def test_the_draw_of_views_is_short_for_a_selection():
         selection("pretrain.views.keep_ratio=0")
 
 
-def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced_with_a_notice(tmp_path: Path):
-    named: list[str] = []
+def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced(tmp_path: Path):
 
     def selection(text: str) -> object:
         (mine := tmp_path / "mine.yaml").write_text(f"base: small\n{text}")
-        recipe = load_recipe(str(mine), overrides=["pretrain.objective=views"], notify=named.append)
-        return recipe.pretrain.selection
+        return load_recipe(mine, overrides=["pretrain.objective=views"]).pretrain.selection
 
     drawn = "pretrain: {selection: {strategy: drawn, keep_ratio: 0.4, visible_ratio: null}}"
     assert selection(drawn) == Drawn(keep_ratio=0.4, visible_ratio=None)
@@ -450,6 +463,5 @@ def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced_with
     kept = "pretrain: {objective: views, selection: {strategy: redundancy-robust, keep_ratio: 0.4}}"
     assert isinstance(selection(kept), RedundancyRobust)
     assert isinstance(selection("pretrain: {selection: {strategy: tube}}"), Drawn)
-    assert "mine.yaml: its pretrain.selection is for predicting pixels; views draw tokens" in named[-1]
     twice = load_recipe("small-views", overrides=["pretrain.objective=views"])
     assert twice == load_recipe("small-views")

@@ -5,7 +5,7 @@ import pytest
 
 from everest.config.heads import Head
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import FrameSelectionSettings, PretrainSettings
+from everest.config.stage_settings import FrameSelectionSettings, PixelPretrainSettings
 from everest.data import stages
 from everest.errors import DataError
 from everest.lists.classes import Classes, empty_classes
@@ -122,8 +122,8 @@ def test_classes_without_a_clip_are_listed(root):
 def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_drawn(root):
     given, chosen = recipe(root, train=NAMES), FrameSelectionSettings(alpha=1.3)
     for settings, numbers, frames in (
-        (PretrainSettings(), 1568, 16),
-        (PretrainSettings(frame_selection=chosen), 10 * 196 + 10, 20),
+        (PixelPretrainSettings(), 1568, 16),
+        (PixelPretrainSettings(frame_selection=chosen), 10 * 196 + 10, 20),
     ):
         found = stages.pretrain_clips(replace(given, pretrain=settings))
         assert (found.num_noise, found.make_views.frames) == (numbers, frames)
@@ -131,5 +131,5 @@ def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_dr
 
 @pytest.mark.parametrize(("own", "flips"), [(None, True), (False, False)])
 def test_pretraining_flips_as_the_data_unless_set_otherwise(root, own, flips):
-    given = replace(recipe(root, train=NAMES), pretrain=PretrainSettings(flip=own))
+    given = replace(recipe(root, train=NAMES), pretrain=PixelPretrainSettings(flip=own))
     assert stages.pretrain_clips(given).make_views.flip is flips

@@ -209,7 +209,7 @@ def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkey
         ("pretrain.selection.strategy=learned-importance", "pretrain.selection: needs a tokenizer"),
         (
             "pretrain.frame_selection.alpha=2",
-            "pretrain.frame_selection.alpha: draws frames for an autoencoder",
+            "pretrain.frame_selection.alpha: has no effect with pretrain.objective=views",
         ),
         ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
         ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
@@ -217,7 +217,7 @@ def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkey
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
         (
             "pretrain.target={kind: features, teacher: runs/x, cache: stored}",
-            "pretrain.target.cache: holds targets, and pretrain.objective=views has none",
+            "pretrain.target.cache: has no effect with pretrain.objective=views",
         ),
         ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
     ],
@@ -239,14 +239,6 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
     assert "an encoder alone" in shown
     options = [*VIEWS, "--init", views_run, "--decoder", "keep", "-o", tmp_path / "run"]
     assert "no decoder to keep" in refused("pretrain", "--recipe", recipe, *options, code=6)
-
-
-def test_settings_without_effect_are_named(recipe: Path, tmp_path: Path):
-    given = sets("pretrain.target.normalize=false", "pretrain.views_per_decode=2", "model.decoder_depth=2")
-    shown = called("pretrain", "--recipe", recipe, *VIEWS, *SIGREG, *given, "-o", tmp_path / "run").stderr
-    for key in ("pretrain.target.normalize", "pretrain.views_per_decode"):
-        assert f"{key} has no effect with pretrain.objective=views" in shown
-    assert "model.decoder_depth has no effect in pre-training with pretrain.objective=views" in shown
 
 
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import everest
-from everest.config.selectors import make_selector
+from everest.config.recipe import make_selector
 from everest.data.crops import resize
 from everest.figures.animation import STYLE, animation_figure, draw_frames
 from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, view_title
@@ -46,7 +46,8 @@ def views_of(
 ) -> list[MaskView]:
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
-    selectors = [(name, make_selector(name, kept=keep, settings={})) for name in strategies]
+    plain = [(name, make_selector(name, {})) for name in strategies]
+    selectors = plain if keep is None else [(name, selector.showing(keep)) for name, selector in plain]
     return view_masks(clip, selectors, model=None, tubelet=(2, 8, 8), seed=0)
 
 
@@ -143,7 +144,7 @@ def test_the_counts_are_the_numbers_of_tokens():
 
 
 def test_views_of_uniform_draws_have_no_importance_and_hide_nothing():
-    selector = make_selector("drawn", kept=None, settings={"uniform": 1.0, "visible_ratio": None})
+    selector = make_selector("drawn", {"uniform": 1.0, "visible_ratio": None})
     clip = torch.randint(0, 256, (3, 8, 48, 64), generator=torch.Generator().manual_seed(0)).byte()
     pair = [("drawn, view 1", selector), ("drawn, view 2", selector)]
     views = view_masks(clip, pair, model=None, tubelet=(2, 8, 8), seed=0)

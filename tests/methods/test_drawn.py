@@ -73,16 +73,6 @@ def test_uniform_draws_need_no_importance():
         choose(NeverMeasured(**kept, uniform=0.9), frames, GRID, RawPixels((2, 16, 16)), noise)
 
 
-def test_a_recipe_of_uniform_draws_names_settings_of_the_change():
-    shown: list[str] = []
-    changes = ("pretrain.selection.align=affine", "model.input=frames")
-    load_recipe("small-views", overrides=changes, notify=shown.append)
-    assert any("pretrain.selection.align has no effect with uniform=1" in line for line in shown)
-    shown.clear()
-    load_recipe("small-views", overrides=[*changes, "pretrain.selection.uniform=0.5"], notify=shown.append)
-    assert not any("align" in line for line in shown)
-
-
 def test_evaluation_takes_the_most_changed_tokens():
     chosen = Drawn(keep_ratio=0.5, visible_ratio=None, align="shift").at_evaluation()
     assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, align="shift")

@@ -9,7 +9,7 @@ import torch
 from tiny_models import grouped, tiny
 from torch import Tensor, nn
 
-from everest.config.stage_settings import FinetuneSettings, LoraSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings, LoraSettings, PixelPretrainSettings
 from everest.models.block import Block
 from everest.models.lora import LowRank, merged
 from everest.models.partial import choose_trained
@@ -84,7 +84,7 @@ def test_layer_decay_holds_for_the_adapters_of_a_block():
 def test_only_adapters_of_the_encoder_are_trained_in_pretraining():
     model = tiny("pretrain")
     names = {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
-    choose_trained(model, PretrainSettings(lora=LoraSettings(rank=2, layers=("fc1",))))
+    choose_trained(model, PixelPretrainSettings(lora=LoraSettings(rank=2, layers=("fc1",))))
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     fc1 = [f"encoder.blocks.{i}.mlp.fc1.parametrizations.weight.0.{part}" for i in (0, 1) for part in "ab"]
     assert learned == names | set(fc1)

@@ -12,7 +12,13 @@ import pytest
 import torch
 from small_runs import called
 
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings, ViewsSettings
+from everest.config.stage_settings import (
+    ContrastSettings,
+    FinetuneSettings,
+    PixelPretrainSettings,
+    PretrainSettings,
+    ViewPretrainSettings,
+)
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
 from everest.models.pass_memory import PassMemory
@@ -39,7 +45,7 @@ def memory_of(plan: StagePlan, *, checkpointing: bool = False, compares_clips: b
 
 
 def of_32_clips(stage: PretrainSettings | None = None) -> StagePlan:
-    stage = stage or PretrainSettings()
+    stage = stage or PixelPretrainSettings()
     return plan_stage(stage, num_videos=1000, processes=1, largest_micro_batch=32)
 
 
@@ -63,7 +69,7 @@ def test_advice_has_numbers_that_shrink():
     ],
 )
 def test_advice_between_views_names_a_possible_batch(batch, views, processes, fewer):
-    stage = PretrainSettings(objective="views", batch_size=batch, views=ViewsSettings(number=views))
+    stage = ViewPretrainSettings(batch_size=batch, views=ContrastSettings(number=views))
     plan = plan_stage(stage, num_videos=100, processes=processes, largest_micro_batch=1)
     named = re.search(r"pretrain\.batch_size=(\d+)", memory_of(plan, compares_clips=True).advice())
     assert (None if named is None else int(named[1])) == fewer

@@ -13,7 +13,7 @@ from small_runs import called, json_of, refused, run
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import PretrainSettings
+from everest.config.stage_settings import PixelPretrainSettings
 from everest.engine.plan import plan_stage
 from everest.engine.probe_advice import probed_steps
 from everest.lists.groups import ListSize
@@ -575,7 +575,7 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
         assert 3 * 3.2 * (videos + held_out) >= 0.05 * steps * batch
         return
     every, share = found
-    stage = PretrainSettings(steps=steps, batch_size=batch)
+    stage = PixelPretrainSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
     probes = probed_steps(plan.steps, every=every, checkpoint_steps=plan.checkpoint_steps)
     assert len(probes) <= 20

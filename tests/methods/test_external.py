@@ -297,7 +297,7 @@ def test_transformers_does_not_know_its_target(package: str, recipe: Path, tmp_p
     options = target(f"{package}.methods:MeanColor")
     called("pretrain", "-r", recipe, *options, "-o", tmp_path / "run", "-q")
     shown = refused("export", tmp_path / "run", "--to", "hf", "-o", tmp_path / "hf", code=6)
-    assert f"a decoder that predicts {package}.methods:MeanColor (it predicts pixels)" in shown
+    assert f"pretrain.target.kind={package}.methods:MeanColor" in shown
 
 
 def test_a_module_to_import_must_exist():

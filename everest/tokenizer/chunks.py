@@ -48,11 +48,10 @@ def _encoder_bytes(config: TokenizerConfig, frames: int, size: tuple[int, int], 
 def _scorer_bytes(config: TokenizerConfig, frames: int, size: tuple[int, int]) -> int:
     """The bytes of the scorer, always in float32.
 
-    First the padded pixels and the output of the first convolution, then this output, its GELU and a padded
-    copy.
+    First the padded pixels and the output of the first convolution, then this output and its GELU.
     """
     height, width = config.scaled(size)
     pixels = frames * height * width
     time, space = config.stride
     output = config.scorer_channels[0] * pixels // (time * first_stride(space) ** 2)
-    return FLOAT_BYTES * max(3 * pixels + output, 3 * output)
+    return FLOAT_BYTES * max(3 * pixels + output, 2 * output)

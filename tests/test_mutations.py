@@ -46,14 +46,14 @@ tests/test_parity.py
   everest/models/positions.py
     positions from one: torch.arange(num_tokens, => 1 + torch.arange(num_tokens,
   everest/models/mae.py
-    norm after the head: self.head(self.norm(x)) => self.head(x)
+    norm after the head: self.head(self.norm(self.blocks => self.head((self.blocks
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
-  everest/train/plan.py
+  everest/engine/plan.py
     peak once: max(warmup - 1, 1) => warmup
 tests/engine/test_plan.py
-  everest/train/network.py
+  everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"
   everest/models/video_model.py
     embedding in the last layer: "stem": r"encoder => "stem": r"decoder

@@ -86,16 +86,14 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
             or `overwrite` would remove files that the run reads or that no run has written, or `path` is not
             UTF-8.
     """
-
-    def refusal(text: str) -> RecipeError:
-        return RecipeError(f"--output {path}: {text}")
-
     if not is_unicode(str(path)):
-        raise refusal("not UTF-8, so its weights could not be read; choose another name")
+        raise RecipeError(
+            f"--output {path}: not UTF-8, so its weights could not be read; choose another name"
+        )
     if not path.exists():
         return False
     if not path.is_dir():
-        raise refusal("a file is in the way; choose another folder")
+        raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
     refuse_trained(path)
     if has_not_started(path):
         return False
@@ -104,22 +102,26 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
         own = own_tokenizer(path).resolve()  # its own stage decides about it
         for source in _files_read(recipe, options):
             if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
-                raise refusal(f"--overwrite would remove {source}, which the run reads")
+                raise RecipeError(f"--output {path}: --overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
         if foreign and run.read_env(PLAN) is None:
-            raise refusal(
-                f"--overwrite would remove {path / foreign[0]}, which no run has written; choose another "
-                "folder"
+            raise RecipeError(
+                f"--output {path}: --overwrite would remove {path / foreign[0]}, which no run has written; "
+                "choose another folder"
             )
         return False
     if not (path / RECIPE).is_file():
-        raise refusal("exists and is no run folder; choose another, or use --overwrite")
+        raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
     if options.resume == "never":
-        raise refusal("holds a run; leave out `--resume never` to resume it, or use --overwrite")
+        raise RecipeError(
+            f"--output {path}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
+        )
     differences = _differences(run, recipe, options)
     if differences:
         shown = first_names(differences, SHOWN)
-        raise refusal(f"holds a run with other settings: {shown}; give the run's own values, or {FIX}")
+        raise RecipeError(
+            f"--output {path}: holds a run with other settings: {shown}; give the run's own values, or {FIX}"
+        )
     return True
 
 

@@ -27,6 +27,12 @@ from everest.methods.ranked import RedundancyRobust as RedundancyRobust
 from everest.methods.selector import Selector as Selector
 from everest.methods.selector import split as split
 
+__all__ = [  # of everest.strategies
+    *("STRATEGIES", "Selector", "TokenGrid", "TokenSelection", "num_kept", "split"),
+    *("ByChange", "ByImportance", "Drawn", "FrameDifference", "LearnedImportance", "RedundancyRobust"),
+    *("AllTokens", "FrameWise", "RandomSpaceTime", "RunningCell", "Tube", "TubeDropout"),
+]
+
 Strategy = Ranked | Mask | LearnedImportance
 STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import problems_of, refused
 
-from everest.config import settings, stage_settings
+from everest.config import model, settings, stage_settings
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import DataSettings, ModelSettings, TrainSettings
 from everest.config.sizes import BACKBONES
@@ -82,7 +82,9 @@ def test_impossible_value_is_an_error_that_names_key_and_value(override, message
 
 
 def test_every_settings_class_is_frozen_and_forbids_unknown_keys():
-    things = [(thing, module) for module in (settings, stage_settings) for thing in vars(module).values()]
+    things = [
+        (thing, module) for module in (model, settings, stage_settings) for thing in vars(module).values()
+    ]
     own = [thing for thing, module in things if getattr(thing, "__module__", "") == module.__name__]
     classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
     assert len(classes) == 19

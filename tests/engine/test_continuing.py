@@ -113,7 +113,7 @@ def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command,
     everest(command, *sets(*changed))
     assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
     shown = everest(command, "--set", "train.seed=5", code=2)
-    assert "train.seed (0, now 5); use --set to give the run's own values" in shown
+    assert "train.seed (0, now 5); give the run's own values" in shown
 
 
 def test_videos_may_move_as_a_whole(command, finished, data: Path):
@@ -124,9 +124,9 @@ def test_videos_may_move_as_a_whole(command, finished, data: Path):
 
 
 def test_a_run_of_one_batch_is_another_run(command, finished):
-    assert "without --overfit-one-batch" in everest(command, "--overfit-one-batch", code=2)
+    assert "--overfit-one-batch (false, now true)" in everest(command, "--overfit-one-batch", code=2)
     everest(command, "--overfit-one-batch", "--overwrite")
-    assert "with --overfit-one-batch" in everest(command, code=2)
+    assert "--overfit-one-batch (true, now false)" in everest(command, code=2)
 
 
 def test_a_list_with_other_videos_or_classes_in_other_places_is_another_run(recipe, data, tmp_path):

@@ -143,11 +143,8 @@ def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_
 
 def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_network: Path):
     spec = tokenizer_spec(load_recipe(recipe))
-    weights = f"tokenizer.loss.perceptual_weights={small_network}"
-    taken = [
-        set_up(recipe, tmp_path / "run", weights, f"tokenizer.loss.perceptual={weight}").objective
-        for weight in (0, 0.1)
-    ]
+    weights = ("tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}")
+    taken = [set_up(recipe, tmp_path / "run", *given).objective for given in ((), weights)]
     without, with_perceptual = (objective.bytes_per_clip(spec, 4) for objective in taken)
     assert without == 0
     assert with_perceptual > 0

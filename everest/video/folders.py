@@ -19,10 +19,10 @@ VIDEO_SUFFIXES: Final = frozenset(
     | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
-# How the formats of videos begin; no text begins so.
+# How files of MP4, Matroska, AVI, FLV, ASF and Ogg, and MPEG streams begin; no text does.
 _VIDEO_HEAD: Final = re.compile(
-    rb"\0...(ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI |FLV\1|0&\xb2u"  # mp4, mkv, avi, flv, asf
-    rb"|G@[\0\x11]|\0\0\0?\1|OggS\0",  # ts, program and elementary streams, ogv
+    rb"\0...(?:ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|0&\xb2u|G@[\0\x11]"
+    rb"|\0\0\0?\x01|OggS\0",
     re.DOTALL,
 )
 # Usual names of folders that are lists and not classes, with the lists.

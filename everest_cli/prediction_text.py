@@ -54,7 +54,7 @@ def as_table(rows: Rows) -> str:
         if "windows" not in row:
             lines += [f"  {_line(name, part)}" for name, part in _predictions(row)]
         if "error" in row:
-            lines.append(f"  cannot be read: {row['error']}")
+            lines.append(f"  {row['error']}")
     return "".join(f"{line}\n" for line in lines)
 
 

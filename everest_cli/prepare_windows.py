@@ -62,7 +62,7 @@ def windows(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write a list of windows of long videos, which every stage reads; nothing is decoded.
+    """Write a list of windows of long videos, which every stage reads; intact files are not decoded.
 
     A killed call resumes when the same command is repeated.
 

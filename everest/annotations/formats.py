@@ -29,7 +29,7 @@ from everest.annotations.times import VideoTimes
 from everest.errors import DataError, first_names, shown
 from everest.system.files import write_text
 from everest.system.json_text import read_json
-from everest.video.folders import as_data_error
+from everest.video.folders import as_data_error, refuse_video
 
 NOT_UTF8: Final = "it is no text in UTF-8; save it in this encoding"
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
@@ -122,6 +122,7 @@ def read_annotations(
     with as_data_error(path):
         if path.exists() and not path.is_file():  # reading a named pipe would wait
             raise DataError(f"{path}: not a regular file")
+        refuse_video(path, fix="name a file of annotations")
         found = recognize(path) if kind is None else known_kind(kind)
         try:
             bouts = FORMATS[found].read(path, fps, videos or VideoNames())

@@ -19,7 +19,7 @@ from everest.errors import DataError
 from everest.lists.header import COLUMNS, Header, find_header, is_header, looks_like_header
 from everest.system.storage import Location
 from everest.system.text import is_unicode
-from everest.video.folders import VIDEO_SUFFIXES, as_data_error
+from everest.video.folders import VIDEO_SUFFIXES, as_data_error, refuse_video
 from everest.video.source import Member
 
 _NUL: Final = re.compile("\0")  # in no name of a file
@@ -111,8 +111,7 @@ def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, st
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
         raise DataError(f"{file}: not a regular file")
-    if file.suffix.lower() in VIDEO_SUFFIXES:
-        raise DataError(f"{file}: a video, where a text file is expected; name a list or a folder of videos")
+    refuse_video(file)
     with as_data_error(file):
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     wrong = (_NUL if any_names else _NO_TEXT).search(text)

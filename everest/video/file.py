@@ -11,13 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import lru_cache
-from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -28,27 +26,16 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
-from everest.video.cuts import is_cut
 from everest.video.decoding import Loss, decode_frames
-from everest.video.index import (
-    MOST_HELD,
-    CountedIndex,
-    FrameIndex,
-    StampedIndex,
-    count_frames,
-    stamped_packets,
-)
+from everest.video.endings import end_before, missing_end, promised_seconds
+from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.orientation import Orientation, orientation_of
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-RULES: Final = 6  # to be raised with every change of the facts or of how they are found
+RULES: Final = 7  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
-DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
-# Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
-CUT_SECONDS: Final = 1.0
-CUT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +175,8 @@ def _read_facts(path: Video) -> VideoFile:
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
         with decoder_errors(path):
-            format_name, promised = container.format.name, _promised_seconds(container, stream, len(packets))
+            format_name = container.format.name
+            promised = promised_seconds(path, container, stream, len(packets))
             fps = float(stream.average_rate or stream.guessed_rate or 25)
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             size_is_known = stream.codec_context.width > 0
@@ -243,34 +231,6 @@ def _has_plain_order(index: FrameIndex) -> bool:
     return closed and np.unique(np.diff(index.times)).size <= 1
 
 
-def _promised_seconds(container: InputContainer, stream: VideoStream, packets: int) -> float:
-    """The end of the video after time 0, in seconds, that a file states; 0 if it states none."""
-    name = container.format.name
-    if name == "avi":
-        return float(stream.frames / (stream.average_rate or 25))
-    if name.startswith("mov"):
-        if stream.frames < packets:  # in fragments: the duration is that of those that were found
-            return 0.0
-        return float((stream.duration or 0) * (stream.time_base or 0))
-    if name in ("flv", "asf"):  # the end of the sound, if that lasts longer
-        promised = (container.duration or 0) / av.time_base
-        others = [other for other in container.streams if other is not stream]
-        is_reached = any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > promised - CUT_SECONDS
-            for packet in (container.demux(others) if others else ())
-            if packet.pts is not None
-        )
-        return 0.0 if is_reached else promised
-    if not name.startswith("matroska"):  # transport streams and others state none
-        return 0.0
-    stamp = DURATION.match(stream.metadata.get("DURATION", ""))
-    if stamp is not None:
-        hours, minutes, seconds = map(float, stamp.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    alone = len(container.streams) == 1  # else the sound may be what lasts longer
-    return (container.duration or 0) / av.time_base if alone else 0.0
-
-
 def _missing(
     path: Video,
     format_name: str,
@@ -279,33 +239,12 @@ def _missing(
     seconds: NDArray[np.float64],
     step: float,
 ) -> Iterator[tuple[float, float]]:
-    """The parts of a video that cannot be shown, in seconds from the first frame.
-
-    Args:
-        promised: the end that the file states.
-        seconds: when its frames are shown, (F,).
-        step: seconds that a frame is shown.
-    """
-
-    def end_before(frames: int) -> float:
-        """When the last of a number of frames ends after which none is missing."""
-        # Frames that the decoder still held may be shown after missing ones.
-        held = range(max(frames - MOST_HELD, 0), frames - 1)
-        last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), frames - 1)
-        return float(seconds[last]) + step
-
+    """The parts of a video that cannot be shown, in seconds from the first frame; see `missing_end`."""
     for loss in losses:
-        begin = end_before(loss.frames) if loss.frames else -loss.packets * step
+        begin = end_before(seconds[: loss.frames], step) if loss.frames else -loss.packets * step
         if loss.frames < seconds.size:
             end = float(seconds[loss.frames])
             if loss.packets or end - begin > step / 2:
                 yield begin, max(end, begin + step)
     breaks_off = bool(losses) and losses[-1].frames == seconds.size
-    cut = is_cut(path)
-    is_strict = breaks_off or cut
-    end = end_before(seconds.size) if is_strict else float(seconds[-1]) + step
-    states_end = is_strict or not format_name.startswith(("mov", "avi"))
-    if states_end and promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)):
-        yield end, promised
-    elif breaks_off or (cut and (promised <= 0 or format_name.startswith("mov"))):
-        yield end, inf
+    yield from missing_end(path, format_name, promised, seconds, step, breaks_off=breaks_off)

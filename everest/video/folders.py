@@ -19,6 +19,12 @@ VIDEO_SUFFIXES: Final = frozenset(
     | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
+# How files of MP4, Matroska, AVI, FLV, ASF and Ogg, and MPEG streams begin; no text does.
+_VIDEO_HEAD: Final = re.compile(
+    rb"\0...(?:ftyp|moov|mdat|wide|free|skip)|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|0&\xb2u|G@[\0\x11]"
+    rb"|\0\0\0?\x01|OggS\0",
+    re.DOTALL,
+)
 # Usual names of folders that are lists and not classes, with the lists.
 SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
     "test": "test",
@@ -38,6 +44,16 @@ def as_data_error(path: Location) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def refuse_video(file: Location, *, fix: str = "name a list or a folder of videos") -> None:
+    """Raise DataError if a file that will be read as a text is a video, by its suffix or its first bytes."""
+    is_video = file.suffix.lower() in VIDEO_SUFFIXES
+    if isinstance(file, Path) and file.is_file() and not is_video:
+        with as_data_error(file), file.open("rb") as content:
+            is_video = _VIDEO_HEAD.match(content.read(16)) is not None
+    if is_video:
+        raise DataError(f"{file}: a video, where a text file is expected; {fix}")
 
 
 def no_list(location: Location) -> str:

@@ -30,6 +30,7 @@ from av import VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
 from everest.video.decoding import Decoded, Entry, Loss, decode_frames
+from everest.video.endings import MOST_HELD
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, packets
 from everest.video.times import Repaired, places_with, repaired
@@ -44,7 +45,6 @@ UNITS: Final = {
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
 EVEN: Final = 1.6  # our choice: how much longer or shorter than usual a step may be; 3:2 pull-down has 1.5
 COMPARED: Final = 4  # frames from each entry on
-MOST_HELD: Final = 16  # frames that a decoder holds back
 LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
 TRIED: Final = 3  # entries; if none of them is reached, a format cannot seek
 

@@ -1,5 +1,7 @@
 """The sizes of a video's packets, read without decoding.
 
+Only cut ASF files, and cut AVI files with B-frames, are decoded, to find their last intact frame.
+
 P packets. Where nothing moves, an encoder with a constant quality writes small packets: their sizes show when
 something happens in a file of many hours, in the time that reading it takes.
 """
@@ -7,15 +9,18 @@ something happens in a file of many hours, in the time that reading it takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.video.cuts import is_cut
 from everest.video.decoding import judged_packets
+from everest.video.endings import missing_end, promised_seconds
+from everest.video.file import inspect_video
 from everest.video.reader import image_folder
 from everest.video.source import Video
-from everest.video.stream import VideoError, open_stream
+from everest.video.stream import VideoError, decoder_errors, open_stream
+from everest.video.times import frame_rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +44,7 @@ def packet_sizes(video: Video) -> PacketSizes:
     if image_folder(video) is not None:
         raise VideoError(video, "a folder of images has no seconds; make a video of it with prepare encode")
     times, sizes, kinds, durations = [], [], [], []
-    losses: list[tuple[int, int | None]] = []  # by time stamps; None: no packet follows
+    losses: list[tuple[int, int]] = []  # by time stamps
     latest, reason = -(2**62), "no packet has a time"
     dropped: list[int] | None = None  # the times of packets since a damage
     with open_stream(video) as (container, stream):
@@ -65,17 +70,27 @@ def packet_sizes(video: Video) -> PacketSizes:
             dropped, reason = dropped or [], error.reason
     if not times:
         raise VideoError(video, reason)
-    if dropped is not None:
-        losses.append((min([latest + durations[-1], *dropped]), None))
     stamps = np.array(times, dtype=np.int64)
     order = np.argsort(stamps, kind="stable")
-    first = stamps[order[0]]
+    first = int(stamps[order[0]])
     seconds = np.asarray((stamps[order] - first) * unit, dtype=np.float64)
-    spans = [((begin - first) * unit, inf if end is None else (end - first) * unit) for begin, end in losses]
+    with open_stream(video) as (container, stream), decoder_errors(video):
+        name, is_reordered = container.format.name, stream.codec_context.has_b_frames
+        promised = promised_seconds(video, container, stream, len(times)) - first * unit
+    # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
+    if (name == "asf" or (name == "avi" and is_reordered)) and is_cut(video):
+        missing = inspect_video(video).missing
+    else:
+        spans = [((begin - first) * unit, (end - first) * unit) for begin, end in losses]
+        step, breaks_off = 1 / frame_rate(rate, seconds), dropped is not None
+        missing = (
+            *((begin, end) for begin, end in spans if end - begin > 0.5 / rate),
+            *missing_end(video, name, promised, seconds, step, breaks_off=breaks_off),
+        )
     return PacketSizes(
         seconds=seconds,
         sizes=np.array(sizes, dtype=np.int64)[order],
         kinds=np.array(kinds, dtype=np.int8)[order],
         end=float(seconds[-1]) + durations[order[-1]] * unit,
-        missing=tuple((float(begin), float(end)) for begin, end in spans if end - begin > 0.5 / rate),
+        missing=missing,
     )

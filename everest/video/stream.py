@@ -15,7 +15,7 @@ import av
 from av import Packet, VideoStream
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError, InvalidDataError
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from everest.errors import DataError, UserError
 from everest.video.source import Video, decoder_input
@@ -143,16 +143,19 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, streams[0]
 
 
-def packets(path: Video, container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of a stream, in the order of the file.
+def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:
+    """The packets of streams, in the order of the file.
 
     Raises:
         VideoError: on reaching a part that cannot be read.
     """
-    demuxed = container.demux(stream)
+    demuxed = container.demux(*streams)
     while True:
         with decoder_errors(path):
-            packet = next(demuxed, None)
+            try:
+                packet = next(demuxed, None)
+            except IndexError:  # of PyAV 18 after the last packet, if a damaged end seems to begin a stream
+                packet = None
         if packet is None:
             return
         yield packet

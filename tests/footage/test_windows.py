@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from processes import start
 from small_runs import called, json_of, refused, run
-from video_kinds import COUNT, RATE, Case, write_case
+from video_kinds import COUNT, RATE, Case, flv_part, write_case, write_with_sound
 
 from everest.lists.reading import read_samples
 from everest.video.packet_sizes import packet_sizes
@@ -136,6 +136,35 @@ def test_windows_go_on_after_a_damage(tmp_path: Path):
     damage = known_damage(video)
     assert damage is not None
     assert [float(damage.split()[at]) for at in (5, 7)] == pytest.approx([begin, end], abs=2 / RATE)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        *(("mkv", "h264-b"), ("mkv", "vp9"), ("mp4", "h264-b"), ("flv", "h264-b"), ("ts", "h264-b")),
+        *(("asf", "mpeg4"), ("asf", "wmv2"), ("asf", "h264-b"), ("avi", "mpeg4"), ("avi", "h264-b")),
+    ],
+)
+def test_no_window_touches_what_a_cut_removed(tmp_path: Path, container: str, codec: str):
+    case = Case(container=container, codec=codec, accident="cut at 0.62")
+    video = write_case(case, tmp_path / f"cut.{container}").path
+    damage = known_damage(video)
+    assert damage is not None
+    shown = called("prepare windows", video, "--seconds", 0.04, "-o", tmp_path / "w.csv", code=4)
+    assert f"{video}: {damage}; no windows there" in shown.stderr
+    last = max(end or 0 for *_, end in spans(tmp_path / "w.csv"))
+    assert last == pytest.approx(float(damage.split()[5]), abs=0.041)
+    assert last <= float(damage.split()[5]) + 1e-6
+
+
+def test_windows_end_with_a_cut_picture_whose_sound_lasts_longer(tmp_path: Path):
+    for name, encoder in (("cut.flv", "h264"), ("cut.asf", "mpeg4")):
+        video = write_with_sound(tmp_path / name, encoder)
+        content = video.read_bytes()
+        end = flv_part(content, 0.1) + 10 if name == "cut.flv" else int(0.15 * len(content))
+        video.write_bytes(content[:end])
+        shown = called("prepare windows", video, "--seconds", 0.2, "-o", tmp_path / f"{name}.csv", code=4)
+        assert f"{video}: {known_damage(video)}; no windows there" in shown.stderr
 
 
 def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path: Path, scene: Path):

@@ -25,7 +25,9 @@ def test_a_timeline_goes_on_after_a_damage(classifier_run, tmp_path, container, 
     assert len(row["windows"]) >= 2
     if until is not None:
         assert row["windows"][-1]["end"] == pytest.approx(until, abs=0.01)
-    assert f"{file}: damaged: no intact frames from" in called(*command, code=4).stderr
+    shown = called(*command, code=4)
+    assert f"{file}: damaged: no intact frames from" in shown.stderr
+    assert shown.stdout.splitlines()[-1] == f"  {row['error']}"
 
 
 def test_joined_streams_have_a_whole_timeline(classifier_run: Path, tmp_path: Path):

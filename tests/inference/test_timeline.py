@@ -146,7 +146,7 @@ def test_several_heads_and_errors_have_their_columns():
         ["c.mp4", *[""] * 5, "empty file"],
     ]
     assert as_table(predictions) == (
-        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  cannot be read: empty file\n"
+        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
     )
 
 

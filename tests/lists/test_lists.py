@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from video_kinds import CONTAINERS, Case, write_case
 
 from everest.config.heads import named_heads
 from everest.errors import DataError, RecipeError
@@ -13,6 +14,7 @@ from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
+from everest.lists.text import read_lines
 
 NAMES = ("jump", "run", "walk")
 
@@ -449,3 +451,11 @@ def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
     for name in ("video", "file", "clip"):  # folders of images named like a column are no header
         (root / name).mkdir()
         assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "avi", "ts", "mpg", "asf", "flv", "h264"])
+def test_a_video_with_the_name_of_a_list_is_named(tmp_path: Path, container: str):
+    case = Case(container=container, codec=CONTAINERS[container][2][0], accident="none")
+    video = write_case(case, tmp_path / f"video.{container}").path
+    with pytest.raises(DataError, match=r"list\.csv: a video, where a text file is expected"):
+        read_lines(video.rename(tmp_path / "list.csv"))

@@ -230,8 +230,13 @@ def test_a_missing_video_is_named_with_its_cause(videos: Path, tmp_path: Path):
 
 
 def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):
-    message = refused("prepare stats", clip_files / "clip0.mp4", code=4)
-    assert "clip0.mp4: a video, where a text file is expected" in message
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "list.csv")
+    for file in (clip_files / "clip0.mp4", tmp_path / "list.csv"):
+        for command in (["check"], ["stats"], ["split", "-o", tmp_path / "lists"]):
+            message = refused(f"prepare {command[0]}", file, *command[1:], code=4)
+            assert f"{file}: a video, where a text file is expected; name a list or a folder" in message
+        message = refused("prepare annotations", file, code=4)
+        assert f"{file}: a video, where a text file is expected; name a file of annotations" in message
     put(clip_files, tmp_path / "all" / "run", tmp_path / "all" / "walk")
     shutil.copy(clip_files / "clip3.mp4", tmp_path / "all" / "loose.mp4")
     shown = checked(tmp_path / "all", "-o", tmp_path / "out")

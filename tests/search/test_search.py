@@ -230,7 +230,7 @@ def test_a_page_shows_the_results(extracted, clip_files, tmp_path):
     called(*command, "--page", page)
     text = page.read_text()
     assert text.count('<video src="data:video/mp4;base64,') == 3  # the query and two neighbors
-    assert text.count("cannot be read: ") == 1
+    assert text.count("No such file or directory") == 1
     assert "exists; choose another name" in refused(*command, "--page", page, code=2)
     features = ["--page", tmp_path / "f.npz", "--overwrite"]
     assert "is an input of this command" in refused(*command, *features, code=2)

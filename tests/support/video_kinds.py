@@ -361,3 +361,33 @@ def _with_edit_list(path: Path, even: dict[int, float]) -> Written:
     edit = struct.pack(">Ii", duration - skipped * film // RATE, begin + skipped * unit // RATE)
     _patched(path, b"elst", 12, edit)
     return Written(path=path, seconds={n: time for n, time in even.items() if n >= skipped})
+
+
+def write_with_sound(path: Path, encoder: str) -> Path:
+    """A file of FLV or ASF with all frames, and with sound of 6 seconds."""
+    per_second = 8
+    with av.open(str(path), "w", format=path.suffix[1:]) as container:
+        video = container.add_stream(CODECS[encoder][0], rate=RATE)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=44100, layout="mono")
+        packets = []
+        for number in range(COUNT):
+            packets += video.encode(av.VideoFrame.from_ndarray(painted(number), format="rgb24"))
+        packets += video.encode(None)
+        for number in range(6 * per_second):
+            noise = np.random.default_rng(number).integers(-9000, 9000, (1, 44100 // per_second), np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 44100, Fraction(1, 44100)
+            frame.pts = noise.size * number
+            packets += audio.encode(frame)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
+
+
+def flv_part(content: bytes, share: float) -> int:
+    """Where the last part of an FLV file begins that is not complete after a share of its bytes."""
+    at = 13
+    while (after := at + 15 + int.from_bytes(content[at + 1 : at + 4])) < share * len(content):
+        at = after
+    return at

@@ -10,7 +10,20 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_kinds import COUNT, GOP, HEIGHT, MATRICES, RATE, WIDTH, Case, number_of, painted, write_case
+from video_kinds import (
+    COUNT,
+    GOP,
+    HEIGHT,
+    MATRICES,
+    RATE,
+    WIDTH,
+    Case,
+    flv_part,
+    number_of,
+    painted,
+    write_case,
+    write_with_sound,
+)
 
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import encode_video
@@ -285,34 +298,31 @@ def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: 
 
 @pytest.mark.parametrize(("muxer", "encoder"), [("flv", "flv1"), ("flv", "h264"), ("asf", "wmv2")])
 def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, muxer: str, encoder: str):
-    file, per_second = tmp_path / f"video.{muxer}", 8
-    with av.open(str(file), "w", format=muxer) as container:
-        video = container.add_stream("flv" if encoder == "flv1" else encoder, rate=RATE)
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        audio = container.add_stream("pcm_s16le", rate=44100, layout="mono")
-        packets = []
-        for number in range(COUNT):
-            packets += video.encode(av.VideoFrame.from_ndarray(painted(number), format="rgb24"))
-        packets += video.encode(None)
-        for number in range(6 * per_second):
-            noise = np.random.default_rng(number).integers(-9000, 9000, (1, 44100 // per_second), np.int16)
-            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
-            frame.sample_rate, frame.time_base = 44100, Fraction(1, 44100)
-            frame.pts = noise.size * number
-            packets += audio.encode(frame)
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-            container.mux(packet)
+    file = write_with_sound(tmp_path / f"video.{muxer}", encoder)
     assert shown(file) == list(range(COUNT))
     assert known_damage(file) is None
     content = file.read_bytes()
-    end = int(0.6 * len(content))
-    if muxer == "flv":  # between two parts, so that only the stated duration shows it
-        at = 13
-        while (after := at + 15 + int.from_bytes(content[at + 1 : at + 4])) < end:
-            at = after
-        end = at
-    file.write_bytes(content[:end])
+    # FLV between two parts, so that only the stated duration shows it.
+    file.write_bytes(content[: flv_part(content, 0.6) if muxer == "flv" else int(0.6 * len(content))])
     clear_video_cache()
     damage = known_damage(file)
     assert damage is not None
     assert f" {COUNT / RATE:.2f} " in damage
+
+
+@pytest.mark.parametrize(("encoder", "share"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7)])
+def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, share: float):
+    file = write_with_sound(tmp_path / "video.asf", encoder)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    assert known_damage(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
+
+
+def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path: Path):
+    file = write_with_sound(tmp_path / "video.flv", "h264")
+    content = file.read_bytes()
+    file.write_bytes(content[: flv_part(content, 0.1) + 10])  # after the kind and the size of a part
+    numbers = shown(file)
+    first = next(number for number in range(COUNT) if number not in numbers)
+    assert 0 < first <= len(numbers) < COUNT
+    assert known_damage(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"

@@ -184,10 +184,19 @@ class AdaptiveTokenizer(nn.Module):
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]
 
-    def reconstruct(self, clip: Tensor, *, mask: Tensor) -> Tensor:
-        """Rebuild clips from the tokens of a mask (B, t, h, w) of 0 and 1: (B, 3, T, H, W), scaled."""
+    def reconstruct(self, clip: Tensor, keep: float | None = None, mask: Tensor | None = None) -> Tensor:
+        """Rebuild clips from some of their tokens: (B, 3, T, H, W) in the scaled size.
+
+        Args:
+            keep: ratio of the ranked tokens (all slices of a window but the first) that are kept, highest
+                scores first. None: as in training; 1 keeps all.
+            mask: (B, t, h, w) of 0 and 1, replaces the tokenizer's selection.
+        """
         self.grid(clip)
-        return self._rebuild(self.scaled(clip), mask)
+        frames = self.scaled(clip)
+        if mask is None:
+            mask = self.select_tokens(self.scorer(frames), keep=self.keep if keep is None else keep)
+        return self._rebuild(frames, mask)
 
     def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
         """Decode values of tokens (B, N, D) to frames (B, 3, T, H, W) in the scaled size."""

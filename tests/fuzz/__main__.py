@@ -62,8 +62,6 @@ def main() -> int:
             with context.Pool(options.workers) as pool:
                 run = partial(run_batch, KINDS, bases, cases, SECONDS)
                 outcomes = [outcome for batch in pool.imap(run, batches) for outcome in batch]
-                # A busy machine also ends or delays a process: a case has to fail twice.
-                outcomes = [pool.apply(run, ([end.id],))[0] if end.code is None else end for end in outcomes]
             gc.unfreeze()
             print(_summary(outcomes))
         failures = [outcome for outcome in outcomes if outcome.problems]

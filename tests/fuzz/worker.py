@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 import everest_cli.main
 
 from .bases import Bases
@@ -41,15 +43,18 @@ def run_batch(
         if not pid:
             _serve(theirs, kinds, bases, root / str(os.getpid()), ids[len(outcomes) :])
         theirs.close()
+        problem = None
         try:
             while ours.poll(seconds):
                 outcomes.append(ours.recv())
             problem = f"hangs: not done after {seconds:g} s"
+            os.kill(pid, signal.SIGKILL)
         except EOFError:
-            problem = "ended its process"
+            pass
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # with the processes that it started
-        os.waitpid(pid, 0)
+            os.killpg(pid, signal.SIGKILL)  # the processes that it started
+        problem = problem or f"ended its process, with exit code {code}"
         if len(outcomes) < len(ids):
             outcomes.append(Outcome(id=ids[len(outcomes)], argv=[], code=None, problems=[problem]))
     return outcomes
@@ -60,6 +65,7 @@ def _serve(
 ) -> NoReturn:
     """Send the outcomes of cases from a process just forked, which ends here."""
     os.setsid()  # a group of its own, to be killed with all processes that it starts
+    torch.set_num_threads(1)  # renews torch's thread pool: two threads of a backward pass may not at once
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # A huge allocation fails at once.
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -68,10 +74,10 @@ def _serve(
     try:
         for case_id in ids:
             parent.send(run_case(kinds[case_id.kind], case_id, bases, root))
-    except Exception:
+    except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(0)
+        os._exit(1)
+    os._exit(0)
 
 
 def run_case(kind: Kind, case_id: CaseId, bases: Bases, folder: Path) -> Outcome:

@@ -66,7 +66,7 @@ class Measures:
     end: float  # seconds: no window ends later
     scores: list[float] | None  # of each candidate; None if they are not wanted or not known
     unranked: str | None  # why there are no scores
-    damage: str | None  # what is missing
+    damage: str | None  # what is missing, as a sentence; None: nothing
     missing: list[tuple[float, float]]  # seconds without intact frames, up to `end`
 
 
@@ -82,7 +82,7 @@ class Problems:
 def candidate_starts(
     start: float, end: float, settings: WindowSettings, missing: Sequence[tuple[float, float]] = ()
 ) -> NDArray[np.float64]:
-    """Returns (N,) the starts of all intact windows from `start` to `end`; one of a shorter part.
+    """Return the starts (N,) of all intact windows from `start` to `end`; a shorter part gives one window.
 
     Args:
         missing: seconds without intact frames.

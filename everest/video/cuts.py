@@ -101,7 +101,8 @@ def _ts_spacing(begin: bytes) -> tuple[int, int] | None:
     """Where the first whole packet of a transport stream begins, and the bytes from one to the next."""
     for step in TS_SPACINGS:
         for first in range(step):
-            if set(begin[first::step]) == {TS_SYNC}:
+            syncs = begin[first::step]
+            if len(syncs) > 1 and set(syncs) == {TS_SYNC}:  # one byte may be any file's
                 return first, step
     return None
 

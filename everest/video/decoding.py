@@ -137,7 +137,10 @@ def decode_frames(
 def judged_packets(
     path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[tuple[int, Packet, bool, bool]]:
-    """Number each packet from an entry on; is it damaged, and does the stream break off after it?"""
+    """Yield each packet from an entry on, with its number.
+
+    Also whether it is damaged, and whether the stream breaks off after it.
+    """
     read = packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
     begin = entry or Entry(0)

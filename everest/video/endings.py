@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everest.video.cuts import is_cut
 from everest.video.source import Video
-from everest.video.stream import packets
+from everest.video.stream import open_stream, packets
 
 MOST_HELD: Final = 16  # frames that a decoder holds back
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
@@ -25,44 +25,51 @@ CUT_SHARE: Final = 0.1
 
 
 def promised_seconds(path: Video, container: InputContainer, stream: VideoStream, count: int) -> float:
-    """The end of the video after time 0, in seconds, that a file states; 0 if it states none.
+    """The end of the video after time 0, in seconds, that a file states; -inf if it states none.
+
+    Of FLV and ASF, it may be the end of the sound.
 
     Args:
-        container: of FLV and ASF, no packet has been read from it yet.
         count: packets of the stream that were found.
-    Raises:
-        VideoError: a part of the sound cannot be read.
     """
     name = container.format.name
+    whole = (container.duration or 0) / av.time_base or -inf
     if name == "avi":
-        return float(stream.frames / (stream.average_rate or 25))
+        return float(stream.frames / (stream.average_rate or 25)) or -inf
     if name.startswith("mov"):
         if stream.frames < count:  # in fragments: the duration is that of those that were found
-            return 0.0
-        return float((stream.duration or 0) * (stream.time_base or 0))
-    if name == "asf" and is_cut(path):  # FFmpeg replaces the stated end by an estimate
-        return 0.0
-    if name in ("flv", "asf"):  # the end of the sound, if that lasts longer
-        promised = (container.duration or 0) / av.time_base
-        others = [other for other in container.streams if other is not stream]
-        is_reached = any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > promised - CUT_SECONDS
-            for packet in (packets(path, container, *others) if others else ())
-            if packet.pts is not None
-        )
-        return 0.0 if is_reached else promised
+            return -inf
+        return float((stream.duration or 0) * (stream.time_base or 0)) or -inf
+    if name in ("flv", "asf"):
+        # FFmpeg replaces the end that an ASF file states by an estimate if the file is cut.
+        return -inf if name == "asf" and is_cut(path) else whole
     if not name.startswith("matroska"):  # transport streams and others state none
-        return 0.0
+        return -inf
     stamp = DURATION.match(stream.metadata.get("DURATION", ""))
     if stamp is not None:
         hours, minutes, seconds = map(float, stamp.groups())
         return hours * 3600 + minutes * 60 + seconds
-    alone = len(container.streams) == 1  # else the sound may be what lasts longer
-    return (container.duration or 0) / av.time_base if alone else 0.0
+    return whole if len(container.streams) == 1 else -inf  # else the sound may be what lasts longer
+
+
+def _sound_lasts(path: Video) -> bool:
+    """Whether another stream than the video reaches the end that a file states.
+
+    Raises:
+        VideoError: a part of the sound cannot be read.
+    """
+    with open_stream(path) as (container, stream):
+        promised = (container.duration or 0) / av.time_base
+        others = [other for other in container.streams if other is not stream]
+        return any(
+            float((packet.pts + (packet.duration or 0)) * packet.time_base) > promised - CUT_SECONDS
+            for packet in (packets(path, container, *others) if others else ())
+            if packet.pts is not None
+        )
 
 
 def end_before(seconds: NDArray[np.float64], step: float) -> float:
-    """When the last frame ends after which none is missing, of those shown at `seconds` (F,)."""
+    """Return the end of the last frame before a gap near the end of frames shown at `seconds` (F,)."""
     # Frames that the decoder still held may be shown after missing ones.
     held = range(max(seconds.size - MOST_HELD, 0), seconds.size - 1)
     last = next((i for i in held if seconds[i + 1] - seconds[i] > 1.5 * step), seconds.size - 1)
@@ -81,16 +88,21 @@ def missing_end(
     """Yield what is missing at the end, in seconds from the first frame, if anything is; inf: no end known.
 
     Args:
-        promised: the end that the file states, from the first frame; not positive if it states none.
+        promised: the end that the file states, from the first frame; -inf if it states none.
         seconds: when its frames are shown, (F,).
         step: seconds that a frame is shown.
         breaks_off: the last packets cannot be decoded.
+    Raises:
+        VideoError: a part of the sound cannot be read (FLV, ASF).
     """
     cut = is_cut(path)
     is_strict = breaks_off or cut
     end = end_before(seconds, step) if is_strict else float(seconds[-1]) + step
-    states_end = is_strict or not format_name.startswith(("mov", "avi"))
-    if states_end and promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)):
+    least = step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)
+    is_short = promised - end > least
+    if format_name in ("flv", "asf") and (is_strict or is_short) and promised > -inf and _sound_lasts(path):
+        promised, is_short = -inf, False  # that of the sound
+    if is_short and (is_strict or not format_name.startswith(("mov", "avi"))):
         yield end, promised
-    elif breaks_off or (cut and (promised <= 0 or format_name.startswith("mov"))):
+    elif breaks_off or (cut and (promised == -inf or format_name.startswith("mov"))):
         yield end, inf

@@ -54,7 +54,9 @@ def packet_sizes(video: Video) -> PacketSizes:
             for _, packet, is_damaged, breaks_off in judged_packets(video, container, stream):
                 time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
                 if is_damaged or (dropped is not None and not packet.is_keyframe):
-                    dropped = [*(dropped or ()), *([] if time is None else [time])]
+                    dropped = dropped or []
+                    if time is not None:
+                        dropped.append(time)
                     continue
                 if not packet.size or packet.is_discard or time is None:
                     continue
@@ -68,15 +70,15 @@ def packet_sizes(video: Video) -> PacketSizes:
                 latest = max(latest, time)
         except VideoError as error:
             dropped, reason = dropped or [], error.reason
+        name, is_reordered = container.format.name, stream.codec_context.has_b_frames
+        with decoder_errors(video):
+            promised = promised_seconds(video, container, stream, len(times))
     if not times:
         raise VideoError(video, reason)
     stamps = np.array(times, dtype=np.int64)
     order = np.argsort(stamps, kind="stable")
     first = int(stamps[order[0]])
     seconds = np.asarray((stamps[order] - first) * unit, dtype=np.float64)
-    with open_stream(video) as (container, stream), decoder_errors(video):
-        name, is_reordered = container.format.name, stream.codec_context.has_b_frames
-        promised = promised_seconds(video, container, stream, len(times)) - first * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
     if (name == "asf" or (name == "avi" and is_reordered)) and is_cut(video):
         missing = inspect_video(video).missing
@@ -84,8 +86,8 @@ def packet_sizes(video: Video) -> PacketSizes:
         spans = [((begin - first) * unit, (end - first) * unit) for begin, end in losses]
         step, breaks_off = 1 / frame_rate(rate, seconds), dropped is not None
         missing = (
-            *((begin, end) for begin, end in spans if end - begin > 0.5 / rate),
-            *missing_end(video, name, promised, seconds, step, breaks_off=breaks_off),
+            *((begin, end) for begin, end in spans if end - begin > step / 2),
+            *missing_end(video, name, promised - first * unit, seconds, step, breaks_off=breaks_off),
         )
     return PacketSizes(
         seconds=seconds,

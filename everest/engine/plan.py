@@ -171,7 +171,7 @@ def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
     if new_weights and plan.base_lr is not None and plan.peak_lr < LOW_LR:
         return (
             f"{peak} (base_lr {plan.base_lr:g} x batch {plan.batch_size} / 256) is far below the usual "
-            f"{PEAK_LR:g} of new weights, so that little is learned; "
-            f"base_lr={PEAK_LR * 256 / plan.batch_size:g} sets the usual one"
+            f"{PEAK_LR:g} for training from scratch, so little is learned; "
+            f"set base_lr={PEAK_LR * 256 / plan.batch_size:g}"
         )
     return f"{peak} is below the usual {least:g}; raise {key}" if plan.peak_lr < least else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import count_weights, frozen_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.pass_memory import PassMemory
 from everest.models.spec import ModelSpec
@@ -41,8 +42,9 @@ from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
-TRAINED_BYTES = 12  # more of a trained one: its gradient and two moments
+# Of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added.
+COPIED_BYTES = 2 * WEIGHT_BYTES
+TRAINED_BYTES = 3 * WEIGHT_BYTES  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 
@@ -90,7 +92,7 @@ def set_up_training(
         plan=plan,
         weights=_header(recipe, stage, spec, start, classes),
         videos=videos,
-        memory_advice=memory.advice(),
+        memory_advice=memory.advice,
     )
     workers = training.feed.workers
     shared = shared_bytes(clips, training.feed.order(), workers=workers)
@@ -127,6 +129,7 @@ def _plan(
             f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
         )
 
+    @cache
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
         trained = replace(spec, checkpointing=checkpointing)
         if isinstance(trained, TokenizerSpec):
@@ -141,7 +144,7 @@ def _plan(
     elif earlier and earlier["processes"] == processes:
         largest = earlier["micro_batch"]
     else:
-        state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
+        state_bytes = COPIED_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
         budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
         fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // bytes_of(
             recipe.train.checkpointing, value_bytes

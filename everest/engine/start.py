@@ -78,7 +78,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             start_run(training, recipe)
             yield
         except torch.OutOfMemoryError as error:
-            raise EnvironmentProblem(f"out of memory: {training.memory_advice}") from error
+            raise EnvironmentProblem(f"out of memory: {training.memory_advice()}") from error
         finally:
             if training.tracker is not None:
                 training.tracker.finish()

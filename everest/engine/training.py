@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Never
 
@@ -45,7 +45,7 @@ class Training:
         networks: the model of the stage, then all other networks that learn in the same steps.
         weights: the header of `model.safetensors`; tensors and step are added when it is saved.
         videos: the number and a fingerprint of the videos, for env.json.
-        memory_advice: settings to try when a pass does not fit.
+        memory_advice: gives settings to try when a pass does not fit.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Training:
         plan: StagePlan,
         weights: Weights,
         videos: dict[str, Any],
-        memory_advice: str,
+        memory_advice: Callable[[], str],
     ) -> None:
         self.context = context
         self.accelerator = context.accelerator

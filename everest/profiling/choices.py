@@ -71,7 +71,7 @@ class ProfileOverrides:
     def unused(self, recipe: Recipe) -> str | None:
         """A notice if the strategy of `recipe` has no keep ratio, which is given; else None."""
         selection = recipe.pretrain.selection
-        if self.keep is None or isinstance(selection, ByImportance):
+        if self.keep is None or "keep_ratio" in vars(selection):
             return None
         return f"--keep has no effect with {selection.strategy}"
 

@@ -17,10 +17,9 @@ from everest.config.settings import Recipe
 from everest.engine.network import stage_optimizer
 from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
-from everest.models.memory import frozen_bytes, training_bytes
-from everest.models.partial import choose_trained, frozen_layers
+from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import StageName, stage_spec, training_settings
+from everest.profiling.profile import StageName, stage_cost, training_settings
 from everest.system.accelerator import bytes_per_value, free_memory, make_accelerator, peak_memory
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
@@ -59,13 +58,15 @@ def measure(
         EnvironmentProblem: the device has too little memory.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    spec, device = stage_spec(recipe, stage), accelerator.device
-    frozen = frozen_layers(training_settings(recipe, stage), spec.model.backbone_size.depth)
-    bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator), frozen_layers=frozen)
-    state = frozen_bytes(spec)
-    fitting = largest_batch(memory=free_memory(device), state=state, bytes_per_clip=bytes_per_clip)
+    cost = stage_cost(recipe, stage, value_bytes=bytes_per_value(accelerator))
+    spec, device = cost.spec, accelerator.device
+    most = LARGEST_BATCH.get(device.type, 1)
+    if batch is None and most > 1:
+        state, clip = sum(cost.model_state.values()), cost.activation_bytes_per_clip
+        fitting = largest_batch(memory=free_memory(device), state=state, bytes_per_clip=clip)
+        most = max(1, min(fitting, most))
     whole = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # to compare
-    clips = whole * -(-(batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))) // whole)
+    clips = whole * -(-(batch or most) // whole)
     torch.manual_seed(recipe.train.seed)
     try:
         begin = _step(recipe, spec, stage, clips, accelerator)

@@ -14,7 +14,7 @@ from everest.config.settings import Recipe
 from everest.engine.plan import plan_stage
 from everest.errors import RecipeError, unknown_name
 from everest.profiling.measure import largest_batch
-from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost, stage_spec
+from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost
 
 GIB: Final = 2**30
 NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
@@ -99,12 +99,12 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     clips = plan.steps * plan.batch_size
     share, peak = _share_of_peak(recipe, gpu)
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
-    flops = 2 * (passes * cost.macs.total + (cost.tokenizer_macs or 0))
+    flops = 2 * (passes * cost.macs.total + (cost.frozen_macs or 0))
     seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     gpu_hours = seconds / 3600
     workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
     ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
-    ms *= stage_spec(recipe, "pretrain").offered_frames / MS_FRAMES
+    ms *= cost.spec.offered_frames / MS_FRAMES
     loader_hours = clips * ms / 1000 / workers / 3600
     memory = state + (plan.micro_batch * cost.activation_bytes_per_clip)
     document: dict[str, Any] = {

@@ -55,9 +55,9 @@ class StageCost:
         return self._pass.macs
 
     @cached_property
-    def tokenizer_macs(self) -> int | None:
-        """Of the frozen tokenizer, if the recipe has one."""
-        return None if self.spec.teacher is not None else count_frozen_macs(self.spec)
+    def frozen_macs(self) -> int | None:
+        """Of the tokenizer or the teacher that a training step runs, if it runs one."""
+        return count_frozen_macs(self.spec)
 
     @cached_property
     def activation_bytes_per_clip(self) -> int:
@@ -115,7 +115,7 @@ class StageCost:
         if self.settings is not None:
             row["training_gflops"] = self._forward_and_backward()
             row["trained_parameters"] = self.trained_parameters
-        frozen, camera = count_frozen_macs(self.spec), camera_operations(self.spec)
+        frozen, camera = self.frozen_macs, camera_operations(self.spec)
         if frozen is not None:
             row["tokenizer_gmacs" if self.spec.teacher is None else "teacher_gmacs"] = frozen / 1e9
         if camera:

@@ -51,8 +51,10 @@ def camera_operations(spec: ModelSpec) -> int:
     selection = spec.selection
     if not (isinstance(selection, ByChange) and selection.sees_camera):
         return 0
-    shape = (1, spec.channels, spec.offered_frames, *spec.size)
-    clip, lag = torch.empty(shape, dtype=torch.uint8, device="meta"), selection.lag(spec.model.tubelet[0])
+    lag = selection.lag(spec.model.tubelet[0])
+    if lag >= spec.offered_frames:  # one slice: nothing is compared
+        return 0
+    clip = torch.empty(1, spec.channels, spec.offered_frames, *spec.size, dtype=torch.uint8, device="meta")
     with FlopCounterMode(display=False) as products, _WrittenValues() as written:
         previous_frames(clip, lag=lag, align=selection.align, pixels=USUAL[spec.channels])
     return products.get_total_flops() + written.count

@@ -153,7 +153,7 @@ def test_what_follows_needs_no_teacher(recipe, teacher, student, tmp_path, clip_
         pixels = called(*again, "-o", tmp_path / "pixels")
         assert "the decoder starts fresh: it predicts other targets" in pixels.stderr
         kept = called(*again, *taught_by(moved), "-o", tmp_path / "kept")
-        assert "the decoder is kept, too" in kept.stderr
+        assert "the decoder is also kept" in kept.stderr
     finally:
         moved.rename(teacher)
 
@@ -220,7 +220,7 @@ def test_probes_notice_that_a_cache_is_of_other_weights(recipe, own, student, tm
     probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
     target = taught_by(own, f"pretrain.target.cache={folder}")
     shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
-    assert f"{folder}: its features are of other weights than {own} has now" in shown
+    assert f"{folder}: its features come from other weights than those of {own}" in shown
 
 
 def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):

@@ -60,7 +60,7 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     autoencoder = called("pretrain", "--recipe", recipe, "--init", views_run, "-o", tmp_path / "pixels")
     assert "the decoder starts fresh" in autoencoder.stderr
     again = called("pretrain", "--recipe", recipe, *VIEWS, "--init", views_run, "-o", tmp_path / "again")
-    assert "the projector is kept, too" in again.stderr
+    assert "the projector is also kept" in again.stderr
     fresh = called(
         "pretrain", "--recipe", recipe, *VIEWS, "--init", tmp_path / "pixels", "-o", tmp_path / "fresh"
     )
@@ -93,7 +93,7 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp
     still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
     command = ("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *still, "--init", views_run, *options)
     shown = called(*command, "-o", tmp_path / "run").stderr
-    kept = "starts fresh" if options else "is kept, too"
+    kept = "starts fresh" if options else "is also kept"
     before, after = (weights(folder) for folder in (views_run, tmp_path / "run"))
     for title, name in (
         ("projector", "projector.hidden"),
@@ -244,7 +244,8 @@ def test_what_needs_a_decoder_refuses_a_model_without_one(recipe: Path, views_ru
 def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_path: Path):
     given = [*VIEWS, *CAMERA, "--set", "pretrain.batch_size=8"]
     shown = called("pretrain", "--recipe", recipe, *given, "-o", tmp_path / "run-pretrain").stderr
-    assert "find their video in a step (view_top1; chance 14%)" in shown  # one of seven other clips
+    # One of seven other clips.
+    assert "retrieve their own video within the batch (view_top1; chance 14%)" in shown
     assert "(guessing: 1)" in shown
     assert f"--init {tmp_path / 'run-pretrain'} --output {tmp_path / 'run'}\n" in shown
     missing = refused("probe", "-c", tmp_path / "run-pretrain", "--set", "data.test=null", code=2)

@@ -317,3 +317,13 @@ def test_a_frozen_tokenizer_is_counted_separately():
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
     assert "tokenizer_gmacs" not in profile(load_recipe("k400"))["stages"]["pretrain"]
+
+
+def test_the_keep_ratio_of_learned_importance_has_an_effect():
+    assert "no effect" not in called("profile --recipe lvmae-128 --keep 0.2").stderr
+
+
+def test_a_clip_of_one_slice_has_no_camera_to_compensate():
+    changes = ["data.frames=2", "model.tubelet=[2,8,8]", "data.size=32", "pretrain.selection.align=shift"]
+    recipe = load_recipe("small", overrides=["model.input=frames", *changes])
+    assert "camera_gflops" not in profile(recipe)["stages"]["pretrain"]

@@ -156,9 +156,10 @@ def _views_texts(training: Training) -> list[str]:
     videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
     chance = (plan.views - 1) / max(1, plan.views * videos - 1)
     texts = {
-        "view_top1": f"{{:.0%}} of the clips find their video in a step (view_top1; chance {chance:.0%})",
-        "view_spread": "the projections have a spread of {:.2f} of 1",
-        "camera_loss": "the motion of a camera is predicted with an error of {:.2f} (guessing: 1)",
+        "view_top1": "{:.0%} of clips retrieve their own video within the batch "
+        f"(view_top1; chance {chance:.0%})",
+        "view_spread": "projection spread {:.2f} (maximum 1)",
+        "camera_loss": "error of the predicted camera motion {:.2f} (guessing: 1)",
     }
     values = {name: [row[name] for row in rows[-MEANT:] if row.get(name) is not None] for name in texts}
     return [texts[name].format(fmean(of_steps)) for name, of_steps in values.items() if of_steps]

@@ -23,7 +23,7 @@ from everest.system.run_environment import Decoder
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 
-class TrainOptions(TypedDict, total=False):
+class StageOptions(TypedDict, total=False):
     """The options of `pretrain` and `finetune`, as those of the commands."""
 
     data: str | Path | None  # the folder of lists and videos (`data.root`); None: the recipe's
@@ -43,7 +43,7 @@ def pretrain(
     *,
     init: str | Path | None = None,
     decoder: Decoder | None = None,
-    **options: Unpack[TrainOptions],
+    **options: Unpack[StageOptions],
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
 
@@ -53,7 +53,7 @@ def pretrain(
         recipe: the name of a shipped recipe, a YAML file, or "auto" for one that is made for `data`.
         init: the run folder or weights to start from; None or "none": from scratch.
         decoder: keep that of `init`, or start fresh; None: keep it if it fits.
-        options: see `TrainOptions`.
+        options: see `StageOptions`.
     Returns:
         The run folder, which `everest.load_model` opens.
     Raises:
@@ -79,7 +79,7 @@ def pretrain(
     return training.run.path
 
 
-def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[TrainOptions]) -> Path:
+def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
     """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
 
     Args:
@@ -100,7 +100,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[T
     return stage.training.run.path
 
 
-def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> None:
+def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: StageOptions) -> None:
     report = _report(options)
     with run_context(run, recipe, report) as context:
         stage = set_up_tokenizer(recipe, context)
@@ -110,11 +110,11 @@ def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: TrainOptions) 
         report(notice(f"warning: {warning}"))
 
 
-def _report(options: TrainOptions) -> Report:
+def _report(options: StageOptions) -> Report:
     return options.get("report", silent)
 
 
-def _recipe(recipe: str | Path, options: TrainOptions, *, purpose: Purpose) -> Recipe:
+def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:
     root, overrides = options.get("data"), options.get("overrides", ())
     root = None if root is None else str(root)
     cpu, made = options.get("cpu", False), recipe == AUTO
@@ -132,7 +132,7 @@ def _run_options(
     command: str,
     recipe: str | Path,
     init: str | Path | None,
-    options: TrainOptions,
+    options: StageOptions,
     *,
     decoder: Decoder | None = None,
 ) -> RunOptions:

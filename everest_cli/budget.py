@@ -66,9 +66,7 @@ def budget(
         bouts, unknown = read_truth(checked, extents, keep_windows=True)
         if unknown:
             names = f"{first_names(unknown)}; use the names that --draw wrote"
-            raise DataError(
-                f"{checked}: no video of the timeline, or one that has another name there: {names}"
-            )
+            raise DataError(f"{checked}: not in the timeline: {names}")
         named = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
         of_person, notices = counted_bouts(extents, named)
         for text in notices:

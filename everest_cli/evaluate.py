@@ -11,14 +11,14 @@ from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
-from everest_cli.option_groups import RunOptions, grouped
+from everest_cli.option_groups import LabeledListOptions, grouped
 from everest_cli.option_values import read_shares
 from everest_cli.output import Display, print_json
 
 
 @grouped
 def evaluate(
-    run: RunOptions,
+    run: LabeledListOptions,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,

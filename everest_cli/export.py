@@ -133,7 +133,7 @@ def _card_of(out: Path) -> Path:
 
 def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
     if precision == "int8" and to != "onnx":
-        raise RecipeError("--precision int8: of ONNX files only; add --to onnx")
+        raise RecipeError("--precision int8: needs ONNX; add --to onnx")
     if precision == "int8" and calibrate is None:
         raise RecipeError(
             "--precision int8: needs the range of each value; name typical videos with --calibrate LIST, "

@@ -136,7 +136,7 @@ class WriterOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class LabeledListOptions:
     """The options of a command that measures a model on the lists of its run, or of another recipe."""
 
     checkpoint: o.Checkpoint

@@ -49,11 +49,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the conten
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Gpus = Annotated[
     str,
-    typer.Option("--gpus", metavar="auto|N|cpu|mps", help="All visible GPUs, a number of them, or none."),
+    typer.Option("--gpus", metavar="auto|N|cpu|mps", help="All visible GPUs (auto), N GPUs, the CPU or MPS."),
 ]
 OneGpu = Annotated[
     str,
-    typer.Option("--gpus", metavar="auto|1|cpu|mps", help="A GPU if there is one, a GPU, or the CPU."),
+    typer.Option("--gpus", metavar="auto|1|cpu|mps", help="A GPU if there is one (auto), or the CPU."),
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")

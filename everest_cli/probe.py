@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_groups import RunOptions, grouped, is_on_cpu
+from everest_cli.option_groups import LabeledListOptions, grouped, is_on_cpu
 from everest_cli.output import Display, print_json
 
 
 @grouped
 def probe(
-    run: RunOptions,
+    run: LabeledListOptions,
     probes: Annotated[
         str, typer.Option("--probes", metavar="NAME,…", help="Probes to train.")
     ] = "knn,linear,attentive",

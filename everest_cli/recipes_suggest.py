@@ -51,7 +51,7 @@ def suggest(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="The longest time of a stage."),
+        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Maximum hours per stage."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file and its lists.")] = False,
     as_json: o.AsJson = False,

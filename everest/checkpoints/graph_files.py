@@ -67,7 +67,9 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
         raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {fix}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
-        raise RecipeError(f"--to onnx: {size:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch")
+        raise RecipeError(
+            f"--to onnx: {size:.1f} GB of weights exceed the 2 GB limit of an ONNX file; use --to torch"
+        )
     program = _onnx_program(graph)
     with atomic_file(path) as part:
         program.save(part, external_data=False)

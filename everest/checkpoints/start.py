@@ -167,7 +167,7 @@ def start_model(
     require_same_channels(saved, spec, source=source, notify=notify)
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
-        raise CheckpointError(f"{source}: its encoder is another one than the recipe's; use --set {changes}")
+        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
     own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     given = _encoder_tensors(own, tensors, saved, spec, source=source, notify=notify)
     if isinstance(model, VideoClassifier):
@@ -191,7 +191,7 @@ def start_model(
         if new and problem is None:
             given |= {name: tensors[name] for name in new}
         if new:
-            notify(f"{title} {'is kept, too' if problem is None else f'starts fresh: {problem}'}")
+            notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
     load_tensors(model, own | given, source=source)
 
 
@@ -224,7 +224,7 @@ Part = tuple[str, tuple[str, ...], str | None]
 def _parts_of_classifier(
     start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
 ) -> list[Part]:
-    """Pooling and head. Of an encoder, only pooling by the first token takes the last norm, as released.
+    """The pooling and the head; encoder weights fill the last norm only if pooling takes the first token.
 
     Args:
         before, now: names of the classes of the weights and of the data.

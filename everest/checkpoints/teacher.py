@@ -79,8 +79,8 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     teacher = open_teacher(recipe)
     if model.spec.teacher.sha256 != teacher.use.sha256:
         raise CheckpointError(
-            f"{recipe.pretrain.cache}: its features are of other weights than {teacher.use.name} has "
-            "now; run everest prepare tokens --overwrite"
+            f"{recipe.pretrain.cache}: its features come from other weights than those of "
+            f"{teacher.use.name}; run everest prepare tokens --overwrite"
         )
     model.targets.teacher = teacher
 
@@ -121,7 +121,7 @@ def _spec_for_tokens(recipe: Recipe, saved: ModelSpec, name: str) -> ModelSpec:
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
     if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: a teacher of differences of colors; set data.channels=3")
+        raise CheckpointError(f"{name}: the teacher sees color differences; set data.channels=3")
     if saved.channels < data.channels:
         raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
     if t % tubelet[0] and tubelet[0] % t:

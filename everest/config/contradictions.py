@@ -161,9 +161,9 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     elif isinstance(stage.target, TokenTargetSettings) and stage.target.space == "soft":
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if draws:
-        yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
+        yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"
     if stage.camera_motion and ranked.needs_tokenizer:
-        text = "needs scores of its own clips, and pretrain.target.cache has others; leave one out"
+        text = "needs scores of moved clips, which pretrain.target.cache does not store; leave one out"
         yield ("pretrain", "camera_motion"), text
 
 

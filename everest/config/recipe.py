@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import STAGES, KeyPath, Layer, Merged, merge, read_overrides
+from everest.config.merge import KeyPath, Layer, Merged, merge, read_overrides
 from everest.config.messages import explain_validation
 from everest.config.recipe_files import RecipeFile, find_recipe, with_bases
 from everest.config.settings import Recipe
-from everest.config.stage_settings import PretrainSelection
+from everest.config.stage_settings import STAGES, PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
 from everest.methods.external import import_named, is_import_path

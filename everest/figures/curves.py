@@ -123,7 +123,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
             panel = panels[-2 - ranked]
             for run, style in zip(runs, styles, strict=True):
                 panel.plot(run.view_top1.x, smooth(run.view_top1.y), **TRAINING, **style)
-            panel.set_title("clips that find their video in a step (view_top1)", **TITLE)
+            panel.set_title("clips that retrieve their own video (view_top1)", **TITLE)
             panel.set_ylabel("found (%)")
             panel.set_ylim(0, 100)
         if ranked:

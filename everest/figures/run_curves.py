@@ -50,7 +50,7 @@ class RunCurves:
     mean_loss: Curve  # (P,) of predicting the mean of the same targets
     loss_ratio: Curve  # (P,) the former loss over the latter
     rank_me: Curve  # (P,) the effective dimensions of the features
-    view_top1: Curve  # (R,) percent of the clips that find their video in a step; empty without views
+    view_top1: Curve  # (R,) percent of clips that retrieve their own video; empty without views
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:

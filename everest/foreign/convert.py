@@ -70,7 +70,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     if name is None:
         examples = ", ".join(shown(name) for name in sorted(names)[:3])
         raise CheckpointError(
-            f"{foreign.path}: no checkpoint of a family that everest knows ({', '.join(FAMILIES)}): "
+            f"{foreign.path}: not a checkpoint of a known family ({', '.join(FAMILIES)}): "
             f"{len(names)} tensors, such as {examples}"
         )
     family = FAMILIES[name]

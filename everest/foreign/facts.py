@@ -126,7 +126,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
     )
     for problem in spec.problems():
-        raise facts.error(f"no model of everest: {problem}")
+        raise facts.error(f"not a valid everest model: {problem}")
     return spec
 
 

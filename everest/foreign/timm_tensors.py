@@ -41,14 +41,16 @@ SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma",
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:
-    """The model as one that an encoder of everest can be.
+    """Return the model if everest's encoder supports all of its parts.
 
     Raises:
         CheckpointError: it has other parts; they are named.
     """
     parts = list(foreign_parts(model))
     if parts:
-        raise CheckpointError(f"{source}: has {', '.join(map(shown, parts))}; everest's encoder has not")
+        raise CheckpointError(
+            f"{source}: has {', '.join(map(shown, parts))}, which everest's encoder does not support"
+        )
     assert isinstance(model, ImageModel)
     return model
 

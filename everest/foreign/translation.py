@@ -14,7 +14,7 @@ from typing import Final, Literal
 from everest.config.values import Positions
 from everest.models.positions import SPATIAL, TEMPORAL
 
-KEY_BIAS: Final = "a key bias adds the same to every score of a query, which the softmax takes out again"
+KEY_BIAS: Final = "a key bias shifts all scores of a query equally, which softmax cancels"
 PREDICTOR = "it predicts the features of hidden tokens in pre-training, from the outputs of the encoder"
 TABLES: Final = ("pos_embed", "encoder.pos_embed")  # positions that the programs store and everest computes
 
@@ -135,13 +135,13 @@ _ST_MAE: Rules = [
 def _st_mae_refusal(names: Collection[str]) -> str | None:
     if not {"pos_embed_spatial", "pos_embed_temporal"} & set(names):
         return (
-            "it has a class token, but not ST-MAE's learned positions of space and time "
-            "(pos_embed_spatial, pos_embed_temporal), without which everest reads no such model"
+            "it has a class token, but lacks ST-MAE's learned positions, which everest needs "
+            "(pos_embed_spatial, pos_embed_temporal)"
         )
     if "cls_token" not in names and _starts(names, "head."):
         return (
-            "it classifies without a class token, for which ST-MAE leaves the first token of a clip out of "
-            "the mean; everest has no such mean"
+            "it classifies without a class token; everest does not support a mean that leaves out the first "
+            "token"
         )
     return None
 
@@ -204,7 +204,7 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         positions="rotary",
         kind="encoder",
         has_config=True,
-        left_out="everest has no attentive pooler of several blocks, and so not the head behind it",
+        left_out="everest has no attentive pooler of several blocks, so it cannot use the head behind it",
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",

@@ -30,8 +30,6 @@ CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, 
 CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
 CUT_SHARE: Final = 0.6  # of the pixels that have changed, at least: an object changes fewer
 
-FEWEST_SLICES: Final = 3  # of a clip in which a cut can be found: of two, all comparisons are across it
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviousFrames:

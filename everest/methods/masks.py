@@ -136,7 +136,7 @@ class AllTokens(Selector):
         return False
 
     def keeping(self, share: float) -> AllTokens | RedundancyRobust:
-        """Less than all tokens are chosen by redundancy-robust, because `all` has no ranking."""
+        """Keep a share of the tokens by redundancy-robust, because `all` has no ranking."""
         return self if checked_share(share) == 1 else RedundancyRobust().keeping(share)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:

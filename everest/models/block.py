@@ -5,8 +5,7 @@ B batch, K tokens, L last tokens, D width, P branches with stochastic depth, F w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -38,7 +37,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.drop_prob = rate
         self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
-        self.noise: Tensor | None = None  # (B,) in [0, 1), see `drop_noise`; None: drawn by torch
+        self.noise: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
@@ -52,18 +51,6 @@ class DropPath(nn.Module):
 def drop_paths(model: nn.Module) -> list[DropPath]:
     """The branches of a model with stochastic depth."""
     return [module for module in model.modules() if isinstance(module, DropPath)]
-
-
-@contextmanager
-def drop_noise(paths: Sequence[DropPath], noise: Tensor) -> Iterator[None]:
-    """Let `noise` (P, B) decide in the passes of the context which clips a branch is left out of."""
-    for path, row in zip(paths, noise, strict=True):
-        path.noise = row
-    try:
-        yield
-    finally:
-        for path in paths:
-            path.noise = None
 
 
 class Attention(nn.Module):

@@ -18,6 +18,7 @@ from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.methods.selector import Selector
 from everest.models.block import EPS
 from everest.models.encoder import SelectingModel
+from everest.models.positions import learned_rows
 from everest.models.vit import Architecture, init_linear_layers
 
 
@@ -97,7 +98,7 @@ class ClassAttentionPooling(nn.Module):
 
     def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
         super().__init__()
-        self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
+        self.class_token = learned_rows(1, width)
         norm: Any = partial(nn.LayerNorm, eps=eps)
         self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
 

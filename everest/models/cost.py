@@ -65,7 +65,7 @@ class PassCost:
     checkpointing: bool
 
     def training(self, *, frozen_layers: int = 0) -> int:
-        """The forward pass and the backward pass, twice as many; of a model with adapters it is too much.
+        """Forward and backward pass, the backward counted twice; too high for models with adapters.
 
         Args:
             frozen_layers: of the encoder, the embedding first; they have no backward pass.

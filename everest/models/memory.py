@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
+from everest.methods.selector import Selector
 from everest.models.cost import Unmeasured, model_on_meta
 from everest.models.lora import LowRank
 from everest.models.mae import MaskedAutoencoder
@@ -106,8 +107,7 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
 def _measured_training(spec: ModelSpec, bytes_per_value: int, frozen_layers: int) -> int:
     model, grid = model_on_meta(spec).train(), spec.grid
     clips = 1 if spec.views is None else spec.views.number  # which are compared
-    # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
-    measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
+    measures = _measures(spec.selection)
     if not measures:
         model.selector = Unmeasured(of=spec.selection)
     freeze_layers(model.encoder, frozen_layers)
@@ -129,19 +129,24 @@ def _measured_training(spec: ModelSpec, bytes_per_value: int, frozen_layers: int
         normalized = spec.pixels.normalize(frames)
         return model(normalized.clone(), noise=noise), frames, following, normalized
 
-    taken, teacher = (
-        peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True) // clips,
-        spec.run_teacher,
-    )
-    if teacher is not None:  # it takes a clip in windows
+    taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True) // clips
+    if teacher := spec.run_teacher:  # it takes a clip in windows
         taken += grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
     return taken
+
+
+def _measures(selector: Selector) -> bool:
+    """Whether importance can be measured without numbers.
+
+    The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
+    """
+    return not (selector.needs_tokenizer or is_import_path(selector.strategy))
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Measure the bytes of one clip without a backward pass."""
     model: Transformer = model_on_meta(spec).eval()
-    if is_import_path(spec.selection.strategy) or spec.selection.needs_tokenizer:
+    if not _measures(spec.selection):
         model.selector = Unmeasured(of=spec.selection)
 
     def run() -> object:

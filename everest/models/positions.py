@@ -44,9 +44,9 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, width: int, *, class_token: bool = False) -> None:
         super().__init__()
-        self.spatial = _learned(grid.per_slice, width)  # (1, h*w, D)
-        self.temporal = _learned(grid.t, width)  # (1, t, D)
-        self.class_token = _learned(1, width) if class_token else None  # (1, 1, D)
+        self.spatial = learned_rows(grid.per_slice, width)  # (1, h*w, D)
+        self.temporal = learned_rows(grid.t, width)  # (1, t, D)
+        self.class_token = learned_rows(1, width) if class_token else None  # (1, 1, D)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The positions (B, K, D) of the tokens `ids` (B, K)."""
@@ -54,7 +54,7 @@ class LearnedPositions(nn.Module):
         return self.spatial[0, ids % per_slice] + self.temporal[0, ids // per_slice]
 
 
-def _learned(rows: int, width: int) -> nn.Parameter:
+def learned_rows(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, width), std=0.02))
 
 

@@ -26,14 +26,10 @@ from everest.models.positions import (
     TokenPositions,
     add_positions,
     interpolated_table,
+    learned_rows,
     position_table,
 )
 from everest.video.pixels import IMAGENET, PixelStatistics
-
-
-def _learned_tokens(number: int, width: int) -> nn.Parameter | None:
-    """New tokens (1, number, width), as a class token starts; None for 0."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, number, width), std=0.02)) if number else None
 
 
 def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) -> None:
@@ -130,8 +126,8 @@ class Encoder(nn.Module):
         self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if turns_places else None
         # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
         # so that features are computed from a clip's tokens. Registers have no position (Darcet et al. 2024).
-        self.class_token = _learned_tokens(int(model.class_token), size.width)
-        self.registers = _learned_tokens(model.registers, size.width)
+        self.class_token = learned_rows(1, size.width) if model.class_token else None
+        self.registers = learned_rows(model.registers, size.width) if model.registers else None
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""

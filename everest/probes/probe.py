@@ -185,7 +185,7 @@ def _report_shared(train: Sequence[Sample], test: Sequence[Sample], report: Repo
     videos, sources = {sample.video_id for sample in train}, {sample.source for sample in train}
     shared = [sample.path for sample in test if sample.video_id in videos]
     if shared:
-        of = f"{len(shared)} of {len(test)} test videos are training videos, too, such as {shared[0]}"
+        of = f"{len(shared)} of {len(test)} test videos are also training videos, such as {shared[0]}"
         report(notice(f"warning: {of}: the accuracies are too high"))
     same = [sample.source for sample in test if sample.source in sources and sample.video_id not in videos]
     if same:

@@ -53,7 +53,7 @@ def started(
 def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_fresh(first, recipe):
     model, notices = started(first, recipe)
     assert equal(model.state_dict(), weights(first))
-    assert notices == ["the decoder is kept, too"]
+    assert notices == ["the decoder is also kept"]
     model, notices = started(first, recipe, decoder="fresh")
     old, new = weights(first), model.state_dict()
     same = {name for name in old if torch.equal(old[name], new[name])}
@@ -123,9 +123,9 @@ def test_a_head_is_kept_for_the_same_classes_only(recipe, tmp_path, before, now,
     head = (
         f"starts fresh: class 0 is 'fight' in the checkpoint, {other!r} in the data"
         if other
-        else "is kept, too"
+        else "is also kept"
     )
-    assert given == ["the pooling is kept, too", f"the head {head}"]
+    assert given == ["the pooling is also kept", f"the head {head}"]
 
 
 def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp_path: Path):
@@ -172,7 +172,7 @@ def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tm
 def test_another_encoder_is_refused_with_the_settings_that_fit(first, recipe, tmp_path, stage, setting, fix):
     command = [stage, "--recipe", recipe, "--init", first, "-o", tmp_path / "x", "-q"]
     command += sets("data.size=64", setting)
-    assert f"another one than the recipe's; use --set {fix}\n" in refused(*command, code=6)
+    assert f"its encoder differs from the recipe's; use --set {fix}\n" in refused(*command, code=6)
     assert not (tmp_path / "x").exists()
     assert "loss: " in called(*command, "--set", fix, "--dry-run").stdout
 

@@ -241,7 +241,7 @@ WRONG = {
     ),
     "gray videos": (spoiled(EMBED, 48, 1, 2, 16, 16), "RGB"),
     "images": (spoiled(EMBED, 48, 3, 16, 16), "tubelets"),
-    "no embedding": (spoiled(EMBED), "no checkpoint of a family"),
+    "no embedding": (spoiled(EMBED), "not a checkpoint of a known family"),
 }
 
 

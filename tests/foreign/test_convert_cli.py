@@ -241,7 +241,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: (save_file(TENSORS, p), cut(p, 9000)),
         "not a whole safetensors file",
     ),
-    "other model": ("x.safetensors", save({"w": torch.ones(2)}), "no checkpoint of a family"),
+    "other model": ("x.safetensors", save({"w": torch.ones(2)}), "not a checkpoint of a known family"),
     "other suffix": ("x.onnx", write("x"), "what can be read: .safetensors, .pth"),
     "folder without config": ("d/a.pth", lambda p: p.touch(), "no config.json in it; name the file"),
     "empty folder": ("d/", lambda p: None, "no other weights"),

@@ -101,7 +101,9 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
 def test_what_an_encoder_lacks_is_named(name: str, part: str):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    with pytest.raises(CheckpointError, match=f"^timm:{name}: has {part}.*; everest's encoder has not"):
+    with pytest.raises(
+        CheckpointError, match=f"^timm:{name}: has {part}.*, which everest's encoder does not"
+    ):
         require_plain(model, source=f"timm:{name}")
 
 

@@ -342,7 +342,7 @@ def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp
         ),
         (
             "pretrain={frame_selection: {alpha: 1.5}, selection: {strategy: redundancy-robust}}",
-            "pretrain.target.cache: has the tokens of whole clips",
+            "pretrain.target.cache: stores tokens of whole clips",
         ),
         ("tokenizer.checkpoint=null", "tokenizer.checkpoint: names no tokenizer"),
     ],

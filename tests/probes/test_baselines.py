@@ -142,7 +142,7 @@ def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_pa
 def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, clip_files: Path):
     probe = ("probe --probes knn", "-c", autoencoder_run, "--data", clip_files)
     same = called(*probe, "--set", "data.test=train.csv").stderr
-    assert "warning: 4 of 4 test videos are training videos, too" in same
+    assert "warning: 4 of 4 test videos are also training videos" in same
     assert "clip0.mp4: the accuracies are too high" in same
 
 

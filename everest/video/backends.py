@@ -6,6 +6,7 @@ known to return wrong frames (everest.video.file); `auto` is PyAV.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Final
@@ -35,7 +36,9 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
         for start, skipping in ((entry, True), (None, False)):
             for number, pixels in _decode(path, video, start, run[done:], skipping=skipping):
-                place = run.index(number, done)
+                place = bisect_left(run, number)
+                if place < done:  # a damaged file's late frame: already given as missing
+                    continue
                 if place > done and skipping:  # perhaps not missing
                     break
                 yield from ((missing, None) for missing in run[done:place])

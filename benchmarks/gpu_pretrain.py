@@ -81,10 +81,10 @@ class Pretraining:
             lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
             computed = self._step(waiting.pop(0), lr, generator)
             if pending is not None:  # a step late, so that the device does not wait
-                losses.append(pending.read().metrics.loss)
+                losses.append(pending.read().figures["loss"])
             pending = computed
-        last = pending.read().metrics
-        losses.append(last.loss)
+        last = pending.read().figures
+        losses.append(last["loss"])
         seconds = time.perf_counter() - began
         for future in waiting:
             future.cancel()
@@ -93,7 +93,7 @@ class Pretraining:
             **{"batch": batch, "base_lr": base_lr, "steps": len(losses), "clips": batch * len(losses)},
             **{"seconds": seconds, "untimed_seconds": untimed, "first_loss": losses[0]},
             "losses": [float(np.mean(part)) for part in np.array_split(losses, min(PARTS, len(losses)))],
-            "last_step": last.by_name,
+            "last_step": last,
         }
 
     def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepNumbers:

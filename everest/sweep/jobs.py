@@ -18,8 +18,16 @@ from typing import Any, Final, Literal
 from everest.system.cores import JOBS, num_cores
 from everest.system.files import write_error
 from everest.system.launch import GRACE_SECONDS, Devices, visible_gpus
-from everest.system.posix import HANGUP, forward_signal, group_options
-from everest.system.signals import PARENT, Stopped, catch_stop_signals, leave_closed_terminal
+from everest.system.signals import (
+    HANGUP,
+    PARENT,
+    Stopped,
+    catch_stop_signals,
+    forward_signal,
+    group_options,
+    leave_closed_terminal,
+    restore_signals,
+)
 
 POLL_SECONDS: Final = 0.05
 THREADS: Final = "OMP_NUM_THREADS"
@@ -187,8 +195,7 @@ class _Signals:
             except subprocess.TimeoutExpired:
                 entry.process.kill()
                 entry.process.wait()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        restore_signals(self._before)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from everest.errors import UserError
-from everest.system.posix import HANGUP, STOP_SIGNALS, is_closed_terminal, is_orphan, stop_this_process
+from everest.system.posix import IS_POSIX
 from everest.system.processes import is_main
 
-PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
-PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; of Windows: Ctrl-Break.
+STOP_SIGNALS: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+)
+HANGUP: Final = getattr(signal, "SIGHUP", None)  # a closed terminal
+PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
+PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
 
 
 class Stopped(UserError):
@@ -36,9 +44,11 @@ class StopSignal:
         self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
 
     def __enter__(self) -> StopSignal:
-        self._received, self._at = 0, 0.0
         self._before = catch_stop_signals(self._record)
         return self
+
+    def __exit__(self, *exception: object) -> None:
+        restore_signals(self._before)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received, self._at = number, time.monotonic()
@@ -50,14 +60,10 @@ class StopSignal:
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     @property
     def number(self) -> int:
         """The signal that requests the stop, 0 for none. The end of the parent process counts as SIGTERM."""
-        if not self._received and PARENT in os.environ and is_orphan(int(os.environ[PARENT])):
+        if not self._received and PARENT in os.environ and _is_orphan(int(os.environ[PARENT])):
             return signal.SIGTERM
         return self._received
 
@@ -68,7 +74,7 @@ class StopSignal:
 
 
 def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Install a handler for STOP_SIGNALS; returns those before, by signal.
+    """Install a handler for STOP_SIGNALS; returns those before, by signal, for `restore_signals`.
 
     Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
     SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
@@ -79,6 +85,32 @@ def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict
     return {number: signal.signal(number, handler) for number in caught}
 
 
+def restore_signals(handlers: dict[int, Any]) -> None:
+    """Install the handlers from before `catch_stop_signals` again."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def group_options() -> dict[str, Any]:
+    """Options of subprocess.Popen: Ctrl-C reaches this process only, which forwards it once."""
+    if IS_POSIX:
+        return {"start_new_session": True}
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+
+
+def forward_signal(process: subprocess.Popen[Any], number: int) -> None:
+    """Send a stop signal to a process that was started with `group_options`.
+
+    Windows has only one that another process can receive: Ctrl-Break.
+    """
+    process.send_signal(number if IS_POSIX else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
+
+def signal_name(code: int | None) -> str | None:
+    """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
+    return signal.Signals(-code).name if code is not None and code < 0 else None
+
+
 def end_with_parent() -> None:
     """Send this process a SIGTERM when the process named by PARENT is gone; a training then saves its state.
 
@@ -86,20 +118,36 @@ def end_with_parent() -> None:
     """
 
     def watch(parent: int) -> None:
-        while not is_orphan(parent):
+        while not _is_orphan(parent):
             time.sleep(PARENT_SECONDS)
-        stop_this_process()
+        if IS_POSIX:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:  # os.kill would end it at once
+            signal.raise_signal(signal.SIGTERM)
 
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
 
 
+def _is_orphan(parent: int) -> bool:
+    """Whether the process `parent`, which has started this one, is gone."""
+    if IS_POSIX:
+        return os.getppid() != parent
+    # Windows gives an orphan no other parent. A launcher of a virtual environment may be between the two.
+    from psutil import pid_exists
+
+    return not pid_exists(parent)
+
+
 def leave_closed_terminal() -> None:
     """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
     for descriptor in (0, 1, 2):
-        if is_closed_terminal(descriptor):
-            _lead_nowhere(descriptor)
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:  # ENOTTY of anything but a terminal; Windows ends the processes of one
+            if error.errno == errno.EIO:
+                _lead_nowhere(descriptor)
 
 
 def _lead_nowhere(descriptor: int) -> None:

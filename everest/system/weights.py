@@ -173,19 +173,19 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     The error names up to three tensors of each kind.
     """
     both = expected.keys() & tensors.keys()
+    are_floats = {name: expected[name].is_floating_point() for name in both}
     mismatches = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape": sorted(name for name in both if expected[name].shape != tensors[name].shape),
-        "of another type": sorted(
+        "missing": expected.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - expected.keys(),
+        "of another shape": {name for name in both if expected[name].shape != tensors[name].shape},
+        "of another type": {
             name
             for name in both
-            if expected[name].is_floating_point() != tensors[name].is_floating_point()
-            or tensors[name].is_complex()
-        ),
+            if tensors[name].is_floating_point() != are_floats[name] or tensors[name].is_complex()
+        },
     }
     problems = [
-        f"{len(names)} {kind} ({', '.join(map(shown, names[:3]))})"
+        f"{len(names)} {kind} ({', '.join(map(shown, sorted(names)[:3]))})"
         for kind, names in mismatches.items()
         if names
     ]

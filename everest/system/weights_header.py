@@ -7,25 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,  # pydantic does not take typing's on Python 3.11
+)
 
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from everest.errors import CheckpointError, EnvironmentProblem, shown
-from everest.system.json_text import json_text, parse_json
+from everest.system.json_text import json_text, parse_json, validated
 
-FORMAT = "everest"
-VERSION = 1  # of the header
-KINDS = ("pretrain", "classifier", "encoder", "tokenizer")
-SAMPLINGS = ("dense", "segment", "spread")
-MOST_FPS = 10_000  # as in a recipe
+FORMAT: Final = "everest"
+VERSION: Final = 1  # of the header
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
-    kind: str  # of KINDS
+    kind: str  # pretrain, classifier, encoder or tokenizer
     settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
@@ -37,17 +42,35 @@ class WeightsHeader:
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores."""
-        texts = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "kind": self.kind,
-            "settings": json_text(self.settings),
-            "classes": json_text(self.classes),
-            "recipe": self.recipe,
-            "step": str(self.step),
-        }
-        known = {"origin": self.origin, "clip": self.clip}
-        return texts | {key: json_text(value) for key, value in known.items() if value is not None}
+        values = {"version": VERSION, "settings": self.settings, "classes": self.classes, "step": self.step}
+        values |= {"origin": self.origin} if self.origin is not None else {}
+        values |= {"clip": self.clip} if self.clip is not None else {}
+        texts = {"format": FORMAT, "kind": self.kind, "recipe": self.recipe}
+        return texts | {key: json_text(value) for key, value in values.items()}
+
+
+class _Clip(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    stride: Annotated[int, Field(ge=1, lt=2**31)]
+    sampling: Literal["dense", "segment", "spread"]
+    fps: NotRequired[Annotated[int | float, Field(gt=0, le=10_000)]]  # as in a recipe
+
+
+class _Header(TypedDict):
+    """The texts of a file, parsed."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+    version: PositiveInt
+    kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
+    settings: dict[str, Any]
+    classes: list[str] | None
+    recipe: str
+    step: Annotated[int, Field(ge=0, lt=2**63)]
+    origin: NotRequired[dict[str, Any] | None]
+    clip: NotRequired[_Clip | None]
+
+
+_HEADER: Final = TypeAdapter(_Header)
 
 
 def read_header(path: Path) -> WeightsHeader:
@@ -63,44 +86,18 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
-        version, step = int(texts["version"]), int(texts["step"])
-        if version > VERSION:
+        if int(texts["version"]) > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        kind, settings, classes = texts["kind"], parse_json(texts["settings"]), parse_json(texts["classes"])
-        origin, clip = (parse_json(texts[key]) if key in texts else None for key in ("origin", "clip"))
-        recipe = texts["recipe"]
+        known = texts.keys() & _Header.__annotations__
+        parsed = {key: texts[key] if key in ("kind", "recipe") else parse_json(texts[key]) for key in known}
+        header: dict[str, Any] = dict(validated(_HEADER, parsed))
+        kind, classes = header["kind"], header["classes"]
+        if header["settings"].get("kind", kind) != kind:
+            raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
-    sound = {
-        "version": version >= 1,
-        "step": 0 <= step < 2**63,
-        "kind": kind in KINDS,
-        "settings": isinstance(settings, dict) and settings.get("kind", kind) == kind,
-        "classes": classes is None
-        or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)),
-        "origin": origin is None or isinstance(origin, dict),
-        "clip": clip is None or _is_clip(clip),
-    }
-    damaged = [name for name, is_sound in sound.items() if not is_sound]
-    if damaged:
-        raise CheckpointError(f"{path}: its header is damaged ({', '.join(damaged)})")
-    return WeightsHeader(
-        kind=kind,
-        settings=settings,
-        classes=None if classes is None else tuple(classes),
-        recipe=recipe,
-        step=step,
-        origin=origin,
-        clip=clip,
-    )
-
-
-def _is_clip(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() - {"fps"} != {"stride", "sampling"}:
-        return False
-    stride, fps = value["stride"], value.get("fps", 1)
-    rate_is_sound = type(fps) in (int, float) and 0 < fps <= MOST_FPS
-    return type(stride) is int and 1 <= stride < 2**31 and value["sampling"] in SAMPLINGS and rate_is_sound
+    del header["version"]
+    return WeightsHeader(**header | {"classes": None if classes is None else tuple(classes)})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -12,23 +12,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.posix import IS_POSIX
-from everest.system.signals import (
-    HANGUP,
-    PARENT,
-    catch_stop_signals,
-    forward_signal,
-    group_options,
-    leave_closed_terminal,
-    restore_signals,
-    signal_name,
-)
+from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
 
-GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
 LOST = 69  # exit code of a process that exits because another one has
 
 
@@ -112,46 +101,33 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
         "LOCAL_WORLD_SIZE": str(devices.processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        PARENT: str(os.getpid()),
         **devices.environment,
     }
     if devices.kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back,
+        SignalForwarder() as signals,
+    ):
         workers = [
-            subprocess.Popen(
+            signals.start(
                 command,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL if rank else None,
                 stderr=held_back if rank else None,
-                **group_options(),
             )
             for rank in range(devices.processes)
         ]
-        forwarded: set[int] = set()
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            forwarded.add(number)
-            if number == HANGUP:
-                leave_closed_terminal()
-            for worker in workers:
-                if worker.poll() is None:
-                    forward_signal(worker, number)
-
-        handlers = catch_stop_signals(forward)
-        try:
-            failed = _wait(workers)
-        finally:
-            restore_signals(handlers)
+        failed = _wait(workers)
         held_back.seek(0)
-        errors = held_back.read()
+        errors = held_back.read() if failed else ""
     if failed is None:
         return RunEnd(0, "")
     code = workers[failed].returncode
     if code >= 0:
-        return RunEnd(code, errors if failed else "")
-    if -code in forwarded:
+        return RunEnd(code, errors)
+    if -code in signals.received:
         return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""

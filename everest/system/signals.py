@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -26,6 +26,8 @@ STOP_SIGNALS: Final = tuple(
 HANGUP: Final = getattr(signal, "SIGHUP", None)  # a closed terminal
 PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
+GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
+_NEW_GROUP: Final = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
 
 
 class Stopped(UserError):
@@ -44,11 +46,11 @@ class StopSignal:
         self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
 
     def __enter__(self) -> StopSignal:
-        self._before = catch_stop_signals(self._record)
+        self._before = _catch_stop_signals(self._record)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        restore_signals(self._before)
+        _restore(self._before)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received, self._at = number, time.monotonic()
@@ -73,8 +75,61 @@ class StopSignal:
         return time.monotonic() - self._at
 
 
-def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Install a handler for STOP_SIGNALS; returns those before, by signal, for `restore_signals`.
+class SignalForwarder:
+    """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
+
+    Ctrl-C reaches this process only, and by it the others, once.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._signaled: set[int] = set()  # ids of processes that have received a signal
+
+    def __enter__(self) -> SignalForwarder:
+        self._before = _catch_stop_signals(self._forward)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:  # those that still run after an error of this process
+            _send(process, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        _restore(self._before)
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a process that ends with this one. It also gets a signal that arrives during its start.
+
+        Args:
+            options: those of subprocess.Popen.
+        """
+        options |= {"start_new_session": True} if IS_POSIX else {"creationflags": _NEW_GROUP}
+        process = subprocess.Popen(command, env={**env, PARENT: str(os.getpid())}, **options)
+        self._processes.append(process)
+        if self.received and process.pid not in self._signaled:
+            _send(process, self.received[-1])
+        return process
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if number == HANGUP:
+            leave_closed_terminal()
+        for process in self._processes:
+            self._signaled.add(process.pid)
+            _send(process, number)
+
+
+def _send(process: subprocess.Popen[Any], number: int) -> None:
+    """Windows has only one stop signal that another process can receive: Ctrl-Break."""
+    process.send_signal(number if IS_POSIX else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
+
+def _catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Install a handler for STOP_SIGNALS; returns those before, by signal.
 
     Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
     SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
@@ -85,25 +140,9 @@ def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict
     return {number: signal.signal(number, handler) for number in caught}
 
 
-def restore_signals(handlers: dict[int, Any]) -> None:
-    """Install the handlers from before `catch_stop_signals` again."""
+def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def group_options() -> dict[str, Any]:
-    """Options of subprocess.Popen: Ctrl-C reaches this process only, which forwards it once."""
-    if IS_POSIX:
-        return {"start_new_session": True}
-    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-
-
-def forward_signal(process: subprocess.Popen[Any], number: int) -> None:
-    """Send a stop signal to a process that was started with `group_options`.
-
-    Windows has only one that another process can receive: Ctrl-Break.
-    """
-    process.send_signal(number if IS_POSIX else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 def signal_name(code: int | None) -> str | None:

@@ -28,20 +28,12 @@ from everest.system.weights_header import WeightsHeader, open_safetensors, read_
 
 TYPES: Final = {
     torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
+    torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
+    **{getattr(torch, f"float{bits}"): f"F{bits}" for bits in (16, 32, 64)},
+    **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
 ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
 

@@ -65,7 +65,7 @@ def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
     assert (tmp_path / "there.txt").read_text() == "before"
     with pytest.raises(EnvironmentProblem, match="it is a folder"):
         files.check_writable(tmp_path)
-    with pytest.raises(EnvironmentProblem, match="File exists"):
+    with pytest.raises(EnvironmentProblem, match="Not a directory"):
         files.check_writable(tmp_path / "there.txt" / "file.txt")
 
 

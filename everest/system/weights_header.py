@@ -7,70 +7,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NotRequired,  # pydantic does not take typing's on Python 3.11
-)
+from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, shown
 from everest.system.json_text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
 VERSION: Final = 1  # of the header
+PARSED: Final = {"settings", "classes", "step", "origin", "clip"}  # its JSON texts
+
+
+@with_config(extra="forbid", strict=True)
+class _Clip(TypedDict):
+    stride: Annotated[int, Field(ge=1, lt=2**31)]
+    sampling: Literal["dense", "segment", "spread"]
+    fps: NotRequired[Annotated[int | float, Field(gt=0, le=10_000)]]  # as in a recipe
+
+
+_CLIP: Final = TypeAdapter(_Clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
-    kind: str  # pretrain, classifier, encoder or tokenizer
+    kind: Annotated[str, Field(pattern="^(pretrain|classifier|encoder|tokenizer)$")]
     settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
-    step: int
+    step: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     # The weights that these started from. Converted ones: family, file, license, names fresh and left out.
     origin: dict[str, Any] | None = None
     # `stride`, `sampling` and, if it was set, `fps` of the training; None: not known
-    clip: dict[str, Any] | None = None
+    clip: Annotated[dict[str, Any], AfterValidator(lambda clip: validated(_CLIP, clip))] | None = None
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores."""
-        values = {"version": VERSION, "settings": self.settings, "classes": self.classes, "step": self.step}
-        values |= {"origin": self.origin} if self.origin is not None else {}
-        values |= {"clip": self.clip} if self.clip is not None else {}
-        texts = {"format": FORMAT, "kind": self.kind, "recipe": self.recipe}
-        return texts | {key: json_text(value) for key, value in values.items()}
+        texts = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "recipe": self.recipe}
+        values = {key: getattr(self, key) for key in PARSED}
+        parsed = {key: json_text(v) for key, v in values.items() if v is not None or key == "classes"}
+        return texts | parsed
 
 
-class _Clip(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
-    stride: Annotated[int, Field(ge=1, lt=2**31)]
-    sampling: Literal["dense", "segment", "spread"]
-    fps: NotRequired[Annotated[int | float, Field(gt=0, le=10_000)]]  # as in a recipe
-
-
-class _Header(TypedDict):
-    """The texts of a file, parsed."""
-
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-    version: PositiveInt
-    kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
-    settings: dict[str, Any]
-    classes: list[str] | None
-    recipe: str
-    step: Annotated[int, Field(ge=0, lt=2**63)]
-    origin: NotRequired[dict[str, Any] | None]
-    clip: NotRequired[_Clip | None]
-
-
-_HEADER: Final = TypeAdapter(_Header)
+_HEADER: Final = TypeAdapter(WeightsHeader)
 
 
 def read_header(path: Path) -> WeightsHeader:
@@ -86,18 +69,19 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
-        if int(texts["version"]) > VERSION:
+        version = int(texts["version"])
+        if version > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        known = texts.keys() & _Header.__annotations__
-        parsed = {key: texts[key] if key in ("kind", "recipe") else parse_json(texts[key]) for key in known}
-        header: dict[str, Any] = dict(validated(_HEADER, parsed))
-        kind, classes = header["kind"], header["classes"]
-        if header["settings"].get("kind", kind) != kind:
+        if version < 1:
+            raise ValueError(f"version {version}")
+        values = {"kind": texts["kind"], "recipe": texts["recipe"]}
+        values |= {key: parse_json(texts[key]) for key in texts.keys() & PARSED}
+        header = validated(_HEADER, values)
+        if header.settings.get("kind", header.kind) != header.kind:
             raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
-    del header["version"]
-    return WeightsHeader(**header | {"classes": None if classes is None else tuple(classes)})
+    return header
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import Field, TypeAdapter
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.files import LOCK, is_unfinished, write_error, write_text
-from everest.system.json_text import read_json
+from everest.system.json_text import read_json, validated
 
 
 @contextmanager
@@ -85,11 +86,14 @@ QUIET_SECONDS: Final = 120.0  # our choice: a run on another host without a sign
 class Trainer(NamedTuple):
     """The process that trains a run: the contents of running.json."""
 
-    pid: int
+    pid: Annotated[int, Field(strict=True, gt=0)]
     host: str
 
     def __str__(self) -> str:
         return f"process {self.pid}" + ("" if self.host == socket.gethostname() else f" of host {self.host}")
+
+
+_TRAINER: Final = TypeAdapter(Trainer)
 
 
 def trainer_of(run: Path) -> Trainer | None:
@@ -113,21 +117,16 @@ def is_running(run: Path) -> bool:
 def _read_trainer(run: Path) -> Trainer | None:
     file = run / RUNNING
     try:
-        values = read_json(file)
+        trainer = validated(_TRAINER, read_json(file))
         written = file.stat().st_mtime
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{file}: damaged ({error})") from error
-    match values:
-        case {"pid": int(pid), "host": str(host)} if pid > 0:
-            trainer = Trainer(pid, host)
-        case _:
-            raise RecipeError(f"{file}: damaged (it names no process)")
-    if host != socket.gethostname():
+    if trainer.host != socket.gethostname():
         return trainer if time.time() - written < QUIET_SECONDS else None
     try:
-        process = psutil.Process(pid)
+        process = psutil.Process(trainer.pid)
         # One second: both times are rounded.
         is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
     except (OSError, psutil.Error):  # the first also for a number that is no id of a process

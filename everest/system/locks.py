@@ -49,7 +49,8 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is held: filelock (from 3.24) does not accept a lock on a removed file.
+        # Some versions of filelock leave the file. It is removed while it is held: from 3.24, filelock does
+        # not accept a lock on a removed file.
         with suppress(OSError):
             lock_file.unlink(missing_ok=True)
         lock.release()

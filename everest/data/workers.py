@@ -26,7 +26,7 @@ import torch
 from everest.data.ring import no_shared_memory
 from everest.errors import EnvironmentProblem, UserError
 from everest.system.compute import READER_KEEPS, keep_freed_memory
-from everest.system.posix import STOP_SIGNALS, signal_name
+from everest.system.signals import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 SECONDS_ALONE: Final = 5.0  # our choice: how long a worker without a task may outlive a killed program

@@ -6,20 +6,17 @@ Each has its share of the devices and cores, and a log in which its error is fou
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Literal
 
 from everest.system.cores import JOBS, num_cores
 from everest.system.files import write_error
-from everest.system.launch import GRACE_SECONDS, Devices, visible_gpus
-from everest.system.posix import HANGUP, forward_signal, group_options
-from everest.system.signals import PARENT, Stopped, catch_stop_signals, leave_closed_terminal
+from everest.system.launch import Devices, visible_gpus
+from everest.system.signals import SignalForwarder, Stopped
 
 POLL_SECONDS: Final = 0.05
 THREADS: Final = "OMP_NUM_THREADS"
@@ -85,7 +82,6 @@ class _Running:
     slot: int
     log_start: int
     began: float = field(default_factory=time.monotonic)
-    stopped: bool = False  # whether it has received the signal
 
 
 def run_jobs(
@@ -115,7 +111,7 @@ def run_jobs(
     waiting, running, names = list(jobs), [], {job.name for job in jobs}
     finished: set[str] = set()
     lost: set[str] = set()
-    with _Signals(running) as signals:
+    with SignalForwarder() as signals:
         while (waiting and not signals.received) or running:
             for entry in [entry for entry in running if entry.process.poll() is not None]:
                 running.remove(entry)
@@ -142,68 +138,27 @@ def run_jobs(
                 continue
             waiting.remove(job)
             written = job.log.stat().st_size if job.log.exists() else 0
-            process = _start(job, environments[slots[0]])
+            process = _start(job, environments[slots[0]], signals)
             running.append(_Running(job=job, process=process, slot=slots[0], log_start=written))
-            signals.forward_to(running[-1])  # one that has arrived during the start
     if signals.received:
         done = f"{before + len(finished)} of {before + len(jobs)} jobs finished"
-        raise Stopped(signals.received, f"stopped: {done}; {resume}")
+        raise Stopped(signals.received[-1], f"stopped: {done}; {resume}")
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
+def _start(job: Job, environment: Mapping[str, str], signals: SignalForwarder) -> subprocess.Popen[Any]:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.output.unlink(missing_ok=True)  # a process of an earlier call may still write into the old file
         with job.log.open("ab") as log, job.output.open("wb") as output:
-            return subprocess.Popen(
+            return signals.start(
                 job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
-                env={**os.environ, **environment, PARENT: str(os.getpid())},
-                **group_options(),
+                env={**os.environ, **environment},
             )
     except OSError as error:
         raise write_error(job.log, error) from error
-
-
-class _Signals:
-    """Forwards the signals that stop a command to the running processes. Use as a context."""
-
-    def __init__(self, running: list[_Running]) -> None:
-        self._running = running
-        self.received = 0  # the last one
-
-    def __enter__(self) -> _Signals:
-        self._before = catch_stop_signals(self._forward)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for entry in self._running:  # after an error of this process
-            forward_signal(entry.process, signal.SIGTERM)
-        for entry in self._running:
-            try:
-                entry.process.wait(timeout=GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                entry.process.kill()
-                entry.process.wait()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        if number == HANGUP:
-            leave_closed_terminal()
-        for entry in self._running:
-            if entry.process.poll() is None:
-                entry.stopped = True
-                forward_signal(entry.process, number)
-
-    def forward_to(self, entry: _Running) -> None:
-        """Send the signal to a process that has not received it."""
-        if self.received and not entry.stopped:
-            entry.stopped = True
-            forward_signal(entry.process, self.received)
 
 
 def last_error(log: Path, start: int) -> str:

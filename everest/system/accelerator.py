@@ -41,10 +41,9 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.
     """
     on_gpu = not cpu and torch.cuda.is_available()
-    if precision == "auto" and on_gpu:
-        precision = "bf16" if computes_bf16(torch.device("cuda", torch.cuda.current_device())) else "fp16"
-    elif precision == "auto":
-        precision = "fp32"
+    if precision == "auto":
+        has_bf16 = on_gpu and computes_bf16(torch.device("cuda", torch.cuda.current_device()))
+        precision = "bf16" if has_bf16 else "fp16" if on_gpu else "fp32"
     if precision == "fp16" and not on_gpu:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -54,13 +53,15 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    # No static_graph: torch refuses it for steps of several passes, and it only saves a search that is off.
-    options = [
-        InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-        DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
-    ]
     return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=options
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=cpu,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+            # No static_graph: torch refuses it for steps of several passes, and it only saves a search that
+            # is off.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+        ],
     )
 
 
@@ -82,7 +83,7 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     decided = [decide() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         broadcast_object_list(decided)
-    value = decided[0]
+    (value,) = decided
     assert value is not None
     return value
 

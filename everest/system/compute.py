@@ -26,19 +26,17 @@ def computes_bf16(device: torch.device) -> bool:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_fusable: list[Callable[..., Any]] = []
-_fused: dict[Callable[..., Any], Callable[..., Any]] = {}
+_fused: dict[Callable[..., Any], Callable[..., Any]] = {}  # what runs on a GPU for each fusable function
 
 
 def fusable(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Let `fuse_functions` compile a function whose first argument is a tensor."""
-    _fusable.append(function)
+    _fused[function] = function
 
     @wraps(function)
     def chosen(tensor: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not tensor.is_cuda or torch.compiler.is_compiling():  # or part of a larger graph
-            return function(tensor, *args, **kwargs)
-        return _fused.get(function, function)(tensor, *args, **kwargs)
+        is_alone = tensor.is_cuda and not torch.compiler.is_compiling()  # not part of a larger graph
+        return (_fused[function] if is_alone else function)(tensor, *args, **kwargs)
 
     return chosen
 
@@ -48,8 +46,9 @@ def fuse_functions() -> None:
 
     There is a graph for each shape of the arguments, as for the blocks of a model.
     """
-    for function in _fusable:
-        _fused.setdefault(function, torch.compile(function, dynamic=False))
+    for function, current in _fused.items():
+        if current is function:
+            _fused[function] = torch.compile(function, dynamic=False)
 
 
 # Parameters of glibc's mallopt (malloc.h).
@@ -150,7 +149,6 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     if not is_eager_on_cpu(first):
         return function(*tensors)
     rows = max(1, PART // first[0].numel())
-    if first.size(0) <= rows:
-        return function(*tensors)
     parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-    return torch.cat([function(*part) for part in parts])
+    results = [function(*part) for part in parts]
+    return results[0] if len(results) == 1 else torch.cat(results)

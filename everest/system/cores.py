@@ -35,35 +35,36 @@ def num_trainers() -> int:
 
 
 class BusyCores:
-    """Measures how many cores the other processes of this machine use, from its creation on."""
+    """Measures how many cores the processes of this machine use, from its creation on."""
 
     def __init__(self) -> None:
         self._used, self._started = _processor_seconds(), time.monotonic()
 
     def measure(self) -> tuple[float, float]:
         """Return the mean numbers of cores of this run and of others, over at least SHORTEST seconds."""
+        import psutil
+
         time.sleep(max(0.0, self._started + SHORTEST - time.monotonic()))
-        now, seconds = _processor_seconds(), time.monotonic() - self._started
-        own, others = (
-            sum(after[pid] - before[pid] for pid in after.keys() & before.keys()) / seconds
-            for before, after in zip(self._used, now, strict=True)
-        )
-        return own, others
+        seconds = time.monotonic() - self._started
+        cores = {
+            pid: (used - self._used[pid]) / seconds
+            for pid, used in _processor_seconds().items()
+            if pid in self._used
+        }
+        this = psutil.Process()
+        launcher = this.parent() if local_processes() > 1 else None  # of all processes of this run
+        run = {process.pid for process in (this, *(launcher or this).children(recursive=True))}
+        own = sum(used for pid, used in cores.items() if pid in run)
+        return own, sum(cores.values()) - own
 
 
-def _processor_seconds() -> tuple[dict[int, float], dict[int, float]]:
-    """The processor times of the processes of this run, and of the other visible ones, by their ids."""
+def _processor_seconds() -> dict[int, float]:
+    """The processor times of all visible processes by their ids."""
     import psutil  # here: `everest doctor` counts cores even if this package is broken
 
-    this = psutil.Process()
-    launcher = this.parent() if local_processes() > 1 else None  # of all processes of this run
-    ids = {process.pid for process in (this, *(launcher or this).children(recursive=True))}
-    own, others = {}, {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it has ended, or belongs to another user
-            times = process.cpu_times()
-            (own if process.pid in ids else others)[process.pid] = times.user + times.system
-    return own, others
+    processes = psutil.process_iter(["cpu_times"])  # None: it has ended, or belongs to another user
+    times = {process.pid: process.info["cpu_times"] for process in processes}
+    return {pid: used.user + used.system for pid, used in times.items() if used is not None}
 
 
 def crowded_cores(own: float, others: float) -> str | None:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Final
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
-from everest.system.posix import flush, is_in_use, replace_file
+from everest.system.posix import IS_POSIX
 
-UNFINISHED = ".part"  # suffix of hidden files that are being written
-MARKER = f".folder{UNFINISHED}"  # in a folder whose files are being written
-LOCK = ".lock"  # suffix of hidden files of everest.system.locks
+UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
+MARKER: Final = f".folder{UNFINISHED}"  # in a folder whose files are being written
+LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
+REPLACE_SECONDS: Final = 2.0  # our choice: how long another program may hold a file that is replaced
+IN_USE: Final = (5, 32)  # Windows: access denied, sharing violation
 
 
 def write_error(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written."""
     if error.errno == errno.EISDIR:
         return RecipeError(f"{path}: a folder is in the way; remove it")
-    if is_in_use(error):
-        return EnvironmentProblem(f"cannot write {path}: another program has it open; close it and run again")
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
+    reason = error.strerror or str(error)
+    if getattr(error, "winerror", None) in IN_USE:
+        reason = "another program has it open; close it and run again"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = "the disk is full; free some space and run again"
     return EnvironmentProblem(f"cannot write {path}: {reason}")
 
 
@@ -39,14 +45,38 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        flush(temporary)
-        replace_file(temporary, path)
-        flush(path.parent)
+        _flush(temporary)
+        _replace(temporary, path)
+        _flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         with suppress(OSError):  # an earlier error is the one to report
             temporary.unlink(missing_ok=True)  # gone already after a success
+
+
+def _flush(path: Path) -> None:
+    """Write a file, or the entries of a folder, through to the disk."""
+    if not IS_POSIX and path.is_dir():  # cannot be opened; its entries are journaled
+        return
+    descriptor = os.open(path, os.O_RDONLY if IS_POSIX else os.O_RDWR)  # only a writer can flush
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename a file. Windows refuses it while a reader or a virus scanner has the target open."""
+    deadline = time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if IS_POSIX or time.monotonic() >= deadline:
+                raise
+            time.sleep(REPLACE_SECONDS / 20)
 
 
 def is_unfinished(name: str) -> bool:
@@ -58,18 +88,13 @@ def check_writable(path: Path) -> None:
     """Raise EnvironmentProblem now if a file at `path` could not be written later."""
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
-    made = [folder for folder in path.parents if not folder.exists()]  # inner ones first
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = next(folder for folder in path.parents if folder.exists())
         # Not at `path`: a process killed here would leave an empty file that looks like a result.
-        with path.open("a") if path.exists() else TemporaryFile(dir=path.parent):
+        with path.open("a") if path.exists() else TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            for folder in made:
-                folder.rmdir()
 
 
 def absolute(path: Path) -> Path:
@@ -155,7 +180,7 @@ def unfinished_folder(path: Path, last: str) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / MARKER).touch()
-        flush(path)
+        _flush(path)
         (path / last).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
@@ -183,7 +208,7 @@ def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = Fal
         csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    """Read the rows of a CSV file as `write_table` writes it."""
+def read_table(path: Path) -> list[list[str]]:
+    """Read the rows of a CSV file as `write_table` writes it; csv.Error if it is damaged."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.reader(file))
+        return list(csv.reader(file, strict=True))

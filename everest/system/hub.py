@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from everest.errors import CheckpointError
 from everest.system.files import write_error
 from everest.system.processes import is_main
 
-PREFIX = "hf:"
-_TEXTS = ["*.json", "README.md", "LICENSE*"]
-_SAFE = [*_TEXTS, "*.safetensors"]
-_PICKLED = [*_TEXTS, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
+PREFIX: Final = "hf:"
+_SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
+_PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
+ANSWER_SECONDS: Final = 10.0  # our choice: for the hub, before the cache is used
 
 
 class Unreachable(CheckpointError):
@@ -41,69 +42,53 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         CheckpointError: no such repository, or no permission to read it.
         Unreachable: neither the hub nor the cache can provide it.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.utils import validate_repo_id
 
-    repository, _, text = name.removeprefix(PREFIX).partition("@")
-    revision = text or None
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
     try:
         validate_repo_id(repository)
-        if repository.count("/") != 1:
-            raise HFValidationError("a name without an owner")
-    except HFValidationError as error:
+        _owner, _model = repository.split("/")
+    except ValueError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
+    login = "`hf auth login`"
+    refusals = {
+        errors.GatedRepoError: f"accept its terms at https://huggingface.co/{repository}, then {login}",
+        errors.RepositoryNotFoundError: f"no such repository, or a private one: check the name, or {login}",
+        errors.RevisionNotFoundError: f"has no revision '{revision}'",
+    }
+    patterns, no_answer = _SAFE, None
     try:
-        folder = _download(repository, revision)
-    except _NoAnswerError as no_answer:
-        try:
-            folder = Path(
-                snapshot_download(repository, revision=revision, allow_patterns=_SAFE, local_files_only=True)
+        info = HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
+        if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+            patterns = _PICKLED
+    except tuple(refusals) as error:
+        reason = next(text for kind, text in refusals.items() if isinstance(error, kind))
+        raise CheckpointError(f"{name}: {reason}") from error
+    except Exception as error:  # whichever HTTP library this version of the hub's client uses
+        no_answer = _first_line(error)
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=no_answer is not None,
             )
-        except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        )
+    except Exception as error:
+        if no_answer is not None:
             raise Unreachable(
                 f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
                 f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
             ) from error
-    notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
-    return folder
-
-
-class _NoAnswerError(Exception):
-    """The hub does not answer."""
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    name = f"{PREFIX}{repository}"
-    try:
-        info = HfApi().model_info(repository, revision=revision, timeout=10)
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{name}: accept its terms at https://huggingface.co/{repository}, then `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{name}: has no revision '{revision}'") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{name}: no such repository, or a private one: check the name, or `hf auth login`"
-        ) from error
-    except Exception as error:  # whichever HTTP library this version of the hub's client uses
-        raise _NoAnswerError(_first_line(error)) from error
-    files = [entry.rfilename for entry in info.siblings or ()]
-    safe = any(file.endswith(".safetensors") for file in files)
-    try:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_SAFE if safe else _PICKLED)
-        )
-    except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise write_error(Path(str(error.filename)), error) from error
         raise Unreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
         ) from error
+    notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
+    return folder
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from everest.errors import shown
 
@@ -58,11 +59,7 @@ def _finite(text: str) -> float:
 
 def nonfinite_as_null(value: Any) -> Any:
     """A document of measured numbers, with None for each number that is not finite."""
-    if isinstance(value, dict):
-        return {key: nonfinite_as_null(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [nonfinite_as_null(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return to_jsonable_python(value, inf_nan_mode="null")
 
 
 def validated(adapter: TypeAdapter[Value], value: Any) -> Value:

@@ -6,22 +6,18 @@ The first process only watches the others: it forwards signals, and shows an err
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.posix import HANGUP, IS_POSIX, forward_signal, group_options, signal_name
-from everest.system.signals import PARENT, catch_stop_signals, leave_closed_terminal
+from everest.system.posix import IS_POSIX
+from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
 
-GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
 LOST = 69  # exit code of a process that exits because another one has
 
 
@@ -45,7 +41,9 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
         RecipeError: anything else, or --processes without --gpus cpu.
         EnvironmentProblem: GPUs that this machine does not have, or several processes on Windows.
     """
-    devices = _devices(gpus, processes)
+    if gpus != "cpu" and processes is not None:
+        raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
+    devices = Devices(kind="cpu", processes=processes or 1) if gpus == "cpu" else _find_gpus(gpus)
     if devices.processes > 1 and not IS_POSIX:
         option = "--processes 1" if devices.kind == "cpu" else "--gpus 1"
         raise EnvironmentProblem(
@@ -54,11 +52,7 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
     return devices
 
 
-def _devices(gpus: str, processes: int | None) -> Devices:
-    if gpus == "cpu":
-        return Devices(kind="cpu", processes=processes or 1)
-    if processes is not None:
-        raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
+def _find_gpus(gpus: str) -> Devices:
     if gpus not in ("auto", "mps") and (not gpus.isdecimal() or not int(gpus)):
         raise RecipeError(
             f"--gpus {gpus}: give auto, a number from 1, cpu or mps; CUDA_VISIBLE_DEVICES names certain GPUs"
@@ -67,17 +61,15 @@ def _devices(gpus: str, processes: int | None) -> Devices:
     import torch
 
     available = torch.cuda.device_count()
+    has_mps = torch.backends.mps.is_available()
+    if gpus == "mps" and not has_mps:
+        raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
     if gpus == "mps" or (gpus == "auto" and not available):
-        if torch.backends.mps.is_available():
-            return Devices(kind="mps")
-        if gpus == "mps":
-            raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
-        return Devices(kind="cpu")
-    if gpus == "auto":
-        return Devices(kind="cuda", processes=available)
-    if int(gpus) > available:
+        return Devices(kind="mps" if has_mps else "cpu")
+    wanted = available if gpus == "auto" else int(gpus)
+    if wanted > available:
         raise EnvironmentProblem(f"--gpus {gpus}: this machine has {available}; try --gpus cpu")
-    return Devices(kind="cuda", processes=int(gpus))
+    return Devices(kind="cuda", processes=wanted)
 
 
 def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
@@ -100,68 +92,47 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     The first process has this one's terminal. The error output of the others is held back, and returned only
     if one of them fails by itself, so that an error appears once. Signals are forwarded.
     """
-    with socket.socket() as probe:
+    with socket.socket() as probe:  # for a free port
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]  # a free one
+        port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "WORLD_SIZE": str(devices.processes),
         "LOCAL_WORLD_SIZE": str(devices.processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        PARENT: str(os.getpid()),
         **devices.environment,
     }
     if devices.kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as errors_of_others:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back,
+        SignalForwarder() as signals,
+    ):
         workers = [
-            subprocess.Popen(
+            signals.start(
                 command,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL if rank else None,
-                stderr=errors_of_others if rank else None,
-                **group_options(),
+                stderr=held_back if rank else None,
             )
             for rank in range(devices.processes)
         ]
-        with _forward_signals(workers) as forwarded:
-            failed = _wait(workers)
-        errors_of_others.seek(0)
-        errors = errors_of_others.read() if failed else ""
+        failed = _wait(workers)
+        held_back.seek(0)
+        errors = held_back.read() if failed else ""
     if failed is None:
         return RunEnd(0, "")
     code = workers[failed].returncode
     if code >= 0:
         return RunEnd(code, errors)
-    if -code in forwarded:
+    if -code in signals.received:
         return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
     return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
-
-
-@contextmanager
-def _forward_signals(workers: Sequence[subprocess.Popen[Any]]) -> Iterator[set[int]]:
-    """Forward signals to the workers; yields the set of the signals received so far."""
-    received: set[int] = set()
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.add(number)
-        if number == HANGUP:
-            leave_closed_terminal()
-        for worker in workers:
-            if worker.poll() is None:
-                forward_signal(worker, number)
-
-    before = catch_stop_signals(forward)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
@@ -175,10 +146,10 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
         codes = [worker.poll() for worker in workers]
         running = None in codes
         if failed is None:
-            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
             # A process that lost another one counts only after all have ended: the other's error comes first.
-            lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
-            failed = next(iter(own or lost), None)
+            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LOST]
+            failed = next(iter(faults or lost), None)
             deadline = time.monotonic() + GRACE_SECONDS
         elif running and time.monotonic() > deadline:
             for worker in workers:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
+from pydantic import Field, TypeAdapter
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.files import LOCK, is_unfinished, write_error, write_text
-from everest.system.json_text import read_json
+from everest.system.json_text import read_json, validated
 
 
 @contextmanager
@@ -48,7 +49,8 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is held: filelock (from 3.24) does not accept a lock on a removed file.
+        # Some versions of filelock leave the file. It is removed while it is held: from 3.24, filelock does
+        # not accept a lock on a removed file.
         with suppress(OSError):
             lock_file.unlink(missing_ok=True)
         lock.release()
@@ -65,12 +67,12 @@ def refuse_foreign(
         RecipeError: no file name does, or `output` is a file.
         EnvironmentProblem: the folder cannot be read.
     """
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise RecipeError(f"--output {output}: is a file; name a folder")
     try:
         names = [path.name for path in output.iterdir() if not is_unfinished(path.name)]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise RecipeError(f"--output {output}: is a file; name a folder") from error
     except OSError as error:
         raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
     if names and not any(map(is_own, names)):
@@ -78,7 +80,6 @@ def refuse_foreign(
 
 
 RUNNING: Final = "running.json"
-MOST_PIDS: Final = 2**31 - 1
 BEAT_SECONDS: Final = 20.0  # our choice: between two signs of life of a run, the times of its running.json
 QUIET_SECONDS: Final = 120.0  # our choice: a run on another host without a sign for this long is dead
 
@@ -86,25 +87,52 @@ QUIET_SECONDS: Final = 120.0  # our choice: a run on another host without a sign
 class Trainer(NamedTuple):
     """The process that trains a run: the contents of running.json."""
 
-    pid: int
+    pid: Annotated[int, Field(strict=True, gt=0)]
     host: str
 
     def __str__(self) -> str:
         return f"process {self.pid}" + ("" if self.host == socket.gethostname() else f" of host {self.host}")
 
 
-def claim(run: Path) -> None:
-    """Write running.json: from now until `release`, this process trains the run.
+_TRAINER: Final = TypeAdapter(Trainer)
 
-    Raises:
-        RecipeError: another process trains the run, or claims it at this moment.
-        EnvironmentProblem: the folder cannot be written.
+
+def trainer_of(run: Path) -> Trainer | None:
+    """The process that trains the run; None if there is none, or if running.json is damaged.
+
+    A power failure may damage the file. A killed process leaves it behind. On this host, its id may since
+    belong to another process, which is then younger than the file. Processes of another host cannot be looked
+    up; they give signs of life.
     """
-    busy = f"--output {run}: another process trains it now; wait for it, or stop it first"
-    with sole_writer(run / RUNNING, busy=busy):
-        refuse_trained(run)
-        own = Trainer(os.getpid(), socket.gethostname())
-        write_text(run / RUNNING, json.dumps(own._asdict()))
+    try:
+        return _read_trainer(run)
+    except RecipeError:
+        return None
+
+
+def is_running(run: Path) -> bool:
+    """Whether a process trains the run; RecipeError if running.json is damaged."""
+    return _read_trainer(run) is not None
+
+
+def _read_trainer(run: Path) -> Trainer | None:
+    file = run / RUNNING
+    try:
+        trainer = validated(_TRAINER, read_json(file))
+        written = file.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{file}: damaged ({error})") from error
+    if trainer.host != socket.gethostname():
+        return trainer if time.time() - written < QUIET_SECONDS else None
+    try:
+        process = psutil.Process(trainer.pid)
+        # One second: both times are rounded.
+        is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
+    except (OSError, psutil.Error):  # the first also for a number that is no id of a process
+        return None
+    return trainer if is_alive else None
 
 
 def refuse_trained(run: Path) -> None:
@@ -118,9 +146,17 @@ def refuse_trained(run: Path) -> None:
     raise RecipeError(text)
 
 
-def release(run: Path) -> None:
-    """Remove running.json."""
-    (run / RUNNING).unlink(missing_ok=True)
+def claim(run: Path) -> None:
+    """Write running.json: this process trains the run.
+
+    Raises:
+        RecipeError: another process trains the run, or claims it at this moment.
+        EnvironmentProblem: the folder cannot be written.
+    """
+    busy = f"--output {run}: another process trains it now; wait for it, or stop it first"
+    with sole_writer(run / RUNNING, busy=busy):
+        refuse_trained(run)
+        write_text(run / RUNNING, json.dumps(Trainer(os.getpid(), socket.gethostname())._asdict()))
 
 
 @contextmanager
@@ -133,82 +169,19 @@ def claimed(run: Path) -> Iterator[None]:
     claim(run)
     ended = Event()
 
-    def beat() -> None:
+    def give_signs() -> None:
         while not ended.wait(BEAT_SECONDS):
-            with suppress(
-                OSError
-            ):  # the folder may be gone for a moment: the training notices it if it stays
+            with suppress(OSError):  # the folder may be gone for a moment; if it stays so, the training fails
                 os.utime(run / RUNNING)
 
-    thread = Thread(target=beat, daemon=True, name="everest signs of life")
+    thread = Thread(target=give_signs, daemon=True, name="everest signs of life")
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        release(run)
-
-
-def trainer_of(run: Path) -> Trainer | None:
-    """The process that trains the run; None if there is none.
-
-    Processes of another host cannot be looked up; they give signs of life.
-    """
-    try:
-        marker = _read_marker(run)
-        if marker is None:
-            return None
-        if marker.host != socket.gethostname():
-            age = time.time() - (run / RUNNING).stat().st_mtime
-            return marker if age < QUIET_SECONDS else None
-    except (RecipeError, FileNotFoundError):  # damaged, as after a power failure, or just released
-        return None
-    pid = running_here(run)
-    return None if pid is None else Trainer(pid, marker.host)
-
-
-def is_running(run: Path) -> bool:
-    """Whether a process trains the run; RecipeError if running.json is damaged."""
-    _read_marker(run)
-    return trainer_of(run) is not None
-
-
-def running_here(run: Path) -> int | None:
-    """The id of the process of this host that trains the run; None if there is none.
-
-    A killed process leaves the file behind, and its id may since belong to another process, which is then
-    younger than the file.
-    """
-    try:
-        marker = _read_marker(run)
-    except RecipeError:  # as after a power failure
-        return None
-    if marker is None or marker.host != socket.gethostname():
-        return None
-    try:
-        process = psutil.Process(marker.pid)
-        written = (run / RUNNING).stat().st_mtime
-        # One second: both times are rounded.
-        is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
-    except (OSError, psutil.Error, ValueError, OverflowError):  # the last two: no id of a process
-        return None
-    return marker.pid if is_alive else None
-
-
-def _read_marker(run: Path) -> Trainer | None:
-    """Read running.json; None if there is none; RecipeError if it is damaged."""
-    path = run / RUNNING
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: damaged ({error})") from error
-    match values:
-        case {"pid": int(pid), "host": str(host)} if 0 < pid <= MOST_PIDS:
-            return Trainer(pid, host)
-    raise RecipeError(f"{path}: damaged (it names no process)")
+        (run / RUNNING).unlink(missing_ok=True)
 
 
 def last_written(run: Path) -> float:

@@ -8,6 +8,7 @@ accelerate or Slurm has set.
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from everest.errors import EnvironmentProblem
@@ -79,7 +80,4 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
 
 def first_host(nodes: str) -> str:
     """The first of Slurm's compressed host names: node03 of node[03-05,9]."""
-    head, bracket, rest = nodes.partition("[")
-    if not bracket or "," in head:
-        return head.split(",")[0]
-    return head + rest.split("]")[0].split(",")[0].split("-")[0]
+    return "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])

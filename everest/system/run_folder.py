@@ -8,35 +8,39 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    NotRequired,  # pydantic does not take typing's on Python 3.11
+)
 
-from pydantic import PositiveInt, TypeAdapter
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+from pydantic import Field, PositiveInt, TypeAdapter
+from typing_extensions import TypedDict
 
 from everest.errors import DataError, RecipeError
-from everest.system.files import write_error, write_table, write_text
+from everest.system.files import read_table, write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
 from everest.system.run_environment import INIT, current_environment
 
-RECIPE, ENVIRONMENT, METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
-    "recipe.yaml",
-    "env.json",
-    "metrics.jsonl",
-    "model.safetensors",
-    "best.safetensors",
-    "bad_videos.csv",
-    "state",
-)
-NONFINITE = "nonfinite.json"
-REPORT, REPORT_IMAGE = "report.json", "report.png"  # of a tokenizer: its quality on held-out videos
-OWN_FILES = (  # replaced by a new run
+RECIPE: Final = "recipe.yaml"
+ENVIRONMENT: Final = "env.json"
+METRICS_FILE: Final = "metrics.jsonl"
+WEIGHTS: Final = "model.safetensors"
+BEST: Final = "best.safetensors"
+BAD_VIDEOS: Final = "bad_videos.csv"
+NONFINITE: Final = "nonfinite.json"
+REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
+REPORT_IMAGE: Final = "report.png"
+STATE: Final = "state"
+OWN_FILES: Final = (  # replaced by a new run
     *(RECIPE, ENVIRONMENT, METRICS_FILE, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
     *(REPORT, REPORT_IMAGE),
 )
-TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
-PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
-ENDED = "ended"  # in METRICS_FILE: why a run ended before its last step
-ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
+TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
+PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
+ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
+ENDED: Final = "ended"  # in METRICS_FILE: why a run ended before its last step
 
 
 class Plan(TypedDict):
@@ -48,9 +52,21 @@ class Plan(TypedDict):
     micro_batch: PositiveInt
 
 
+_Number = Annotated[float, Field(strict=True, ge=-3.5e38, le=3.5e38)]  # of float32
+
+
+class _Row(TypedDict):
+    """The values of a row of metrics.jsonl that later commands compute with."""
+
+    step: Annotated[int, Field(strict=True, ge=0, le=2**53)]  # a float holds every integer up to here
+    loss: NotRequired[_Number | None]
+    lr: NotRequired[_Number | None]
+    val_top1: NotRequired[_Number | None]
+    clips_per_second: NotRequired[_Number | None]
+
+
 _PLAN: Final = TypeAdapter(Plan)
-MOST_STEPS: Final = 2**53  # a float holds every integer up to here
-LARGEST_METRIC: Final = 3.5e38  # of float32
+_ROW: Final = TypeAdapter(_Row)
 
 
 def own_tokenizer(run: Path) -> Path:
@@ -163,20 +179,14 @@ class RunFolder:
         The last line is ignored until its end is written; a run may be writing it.
         """
         path = self.path / METRICS_FILE
-        rows, problems = [], []
         if path.exists() and not path.is_file():
             return [], [f"{path}: damaged (not a regular file)"]
+        rows, problems = [], []
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
             try:
                 row = parse_json(line)
-                if not isinstance(row["step"], int) or not 0 <= row["step"] <= MOST_STEPS:
-                    raise TypeError("step is not a number of updates")
-                for name in ("loss", "lr", "val_top1", "clips_per_second"):
-                    if not isinstance(value := row.get(name), float | int | None):
-                        raise TypeError(f"{name} is not a number")
-                    if abs(value or 0) > LARGEST_METRIC:
-                        raise ValueError(f"{name} is larger than a float32")
-            except (ValueError, KeyError, TypeError) as error:
+                validated(_ROW, row)
+            except ValueError as error:
                 problems.append(f"{path}:{number}: not a row of metrics ({error})")
             else:
                 rows.append(row)
@@ -211,8 +221,7 @@ class RunFolder:
         if not path.is_file():
             return {}
         try:
-            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                rows = list(csv.reader(file, strict=True))
+            rows = read_table(path)
             if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
                 raise ValueError("not a table with the columns path and reason")
             return dict(rows[1:])

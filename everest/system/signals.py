@@ -5,19 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from everest.errors import UserError
-from everest.system.posix import HANGUP, STOP_SIGNALS, is_closed_terminal, is_orphan, stop_this_process
+from everest.system.posix import IS_POSIX
 from everest.system.processes import is_main
 
-PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
-PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; of Windows: Ctrl-Break.
+STOP_SIGNALS: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+)
+HANGUP: Final = getattr(signal, "SIGHUP", None)  # a closed terminal
+PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
+PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
+GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
+_NEW_GROUP: Final = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
 
 
 class Stopped(UserError):
@@ -36,9 +46,11 @@ class StopSignal:
         self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
 
     def __enter__(self) -> StopSignal:
-        self._received, self._at = 0, 0.0
-        self._before = catch_stop_signals(self._record)
+        self._before = _catch_stop_signals(self._record)
         return self
+
+    def __exit__(self, *exception: object) -> None:
+        _restore(self._before)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received, self._at = number, time.monotonic()
@@ -50,14 +62,10 @@ class StopSignal:
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     @property
     def number(self) -> int:
         """The signal that requests the stop, 0 for none. The end of the parent process counts as SIGTERM."""
-        if not self._received and PARENT in os.environ and is_orphan(int(os.environ[PARENT])):
+        if not self._received and PARENT in os.environ and _is_orphan(int(os.environ[PARENT])):
             return signal.SIGTERM
         return self._received
 
@@ -67,7 +75,60 @@ class StopSignal:
         return time.monotonic() - self._at
 
 
-def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+class SignalForwarder:
+    """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
+
+    Ctrl-C reaches this process only, and by it the others, once.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._signaled: set[int] = set()  # ids of processes that have received a signal
+
+    def __enter__(self) -> SignalForwarder:
+        self._before = _catch_stop_signals(self._forward)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:  # those that still run after an error of this process
+            _send(process, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        _restore(self._before)
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a process that ends with this one. It also gets a signal that arrives during its start.
+
+        Args:
+            options: those of subprocess.Popen.
+        """
+        options |= {"start_new_session": True} if IS_POSIX else {"creationflags": _NEW_GROUP}
+        process = subprocess.Popen(command, env={**env, PARENT: str(os.getpid())}, **options)
+        self._processes.append(process)
+        if self.received and process.pid not in self._signaled:
+            _send(process, self.received[-1])
+        return process
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if number == HANGUP:
+            leave_closed_terminal()
+        for process in self._processes:
+            self._signaled.add(process.pid)
+            _send(process, number)
+
+
+def _send(process: subprocess.Popen[Any], number: int) -> None:
+    """Windows has only one stop signal that another process can receive: Ctrl-Break."""
+    process.send_signal(number if IS_POSIX else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+
+
+def _catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Install a handler for STOP_SIGNALS; returns those before, by signal.
 
     Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
@@ -79,6 +140,16 @@ def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict
     return {number: signal.signal(number, handler) for number in caught}
 
 
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def signal_name(code: int | None) -> str | None:
+    """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
+    return signal.Signals(-code).name if code is not None and code < 0 else None
+
+
 def end_with_parent() -> None:
     """Send this process a SIGTERM when the process named by PARENT is gone; a training then saves its state.
 
@@ -86,20 +157,36 @@ def end_with_parent() -> None:
     """
 
     def watch(parent: int) -> None:
-        while not is_orphan(parent):
+        while not _is_orphan(parent):
             time.sleep(PARENT_SECONDS)
-        stop_this_process()
+        if IS_POSIX:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:  # os.kill would end it at once
+            signal.raise_signal(signal.SIGTERM)
 
     parent = os.environ.get(PARENT, "")
     if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
 
 
+def _is_orphan(parent: int) -> bool:
+    """Whether the process `parent`, which has started this one, is gone."""
+    if IS_POSIX:
+        return os.getppid() != parent
+    # Windows gives an orphan no other parent. A launcher of a virtual environment may be between the two.
+    from psutil import pid_exists
+
+    return not pid_exists(parent)
+
+
 def leave_closed_terminal() -> None:
     """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
     for descriptor in (0, 1, 2):
-        if is_closed_terminal(descriptor):
-            _lead_nowhere(descriptor)
+        try:
+            os.get_terminal_size(descriptor)
+        except OSError as error:  # ENOTTY of anything but a terminal; Windows ends the processes of one
+            if error.errno == errno.EIO:
+                _lead_nowhere(descriptor)
 
 
 def _lead_nowhere(descriptor: int) -> None:

@@ -81,6 +81,12 @@ class RemotePath:
     def is_dir(self) -> bool:
         return self._type() == "directory"
 
+    def _type(self) -> str | None:
+        try:
+            return self.listed_as or self._info()["type"]
+        except FileNotFoundError:
+            return None
+
     def iterdir(self) -> Iterator[RemotePath]:
         """The current content of the folder, even if it was listed before."""
         with self._filesystem() as (storage, path):
@@ -102,22 +108,14 @@ class RemotePath:
     @lru_cache(maxsize=32768)  # noqa: B019 the kept paths are small
     def version(self) -> tuple[int, str]:
         """Size in bytes (-1 if unknown) and a text that changes with the file, as of the first call."""
-        info = self.info()
+        info = self._info()
         size = info.get("size")
-        changing = next((info[key] for key in _CHANGING if info.get(key) is not None), "")
-        return -1 if size is None else size, str(changing)
+        changing = (str(info[key]) for key in _CHANGING if info.get(key) is not None)
+        return -1 if size is None else size, next(changing, "")
 
-    def info(self) -> dict[str, Any]:
-        """The values that fsspec reports for the file or folder."""
+    def _info(self) -> dict[str, Any]:
         with self._filesystem() as (storage, path):
             return storage.info(path)
-
-    def _type(self) -> str | None:
-        """`file`, `directory`, or None if there is neither."""
-        try:
-            return self.listed_as or self.info()["type"]
-        except FileNotFoundError:
-            return None
 
     @contextmanager
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
@@ -135,17 +133,19 @@ class RemotePath:
         except MemoryError:
             raise
         except Exception as error:  # every storage has errors of its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if "Credential" in type(error).__name__:
-                problem = f"no credentials for this storage ({reason}); {_CREDENTIALS}"
-            elif isinstance(error, PermissionError):
-                problem = f"access denied ({reason}); check the name and the rights of these credentials"
-            elif isinstance(error, ValueError) and "Protocol not known" in reason:
-                problem = "unknown protocol; known are file, s3, hf and others of fsspec"
-            else:
-                advice = "check the address and the network, then run again"
-                problem = f"the storage does not answer ({reason}); {advice}"
-            raise DataError(f"{self.url}: {problem}") from error
+            raise DataError(f"{self.url}: {_problem(error)}") from error
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a storage, and what to do."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "Credential" in type(error).__name__:
+        return f"no credentials for this storage ({reason}); {_CREDENTIALS}"
+    if isinstance(error, PermissionError):
+        return f"access denied ({reason}); check the name and the rights of these credentials"
+    if isinstance(error, ValueError) and "Protocol not known" in reason:
+        return "unknown protocol; known are file, s3, hf and others of fsspec"
+    return f"the storage does not answer ({reason}); check the address and the network, then run again"
 
 
 Location = Path | RemotePath

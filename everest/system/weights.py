@@ -28,20 +28,12 @@ from everest.system.weights_header import WeightsHeader, open_safetensors, read_
 
 TYPES: Final = {
     torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
+    torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
+    **{getattr(torch, f"float{bits}"): f"F{bits}" for bits in (16, 32, 64)},
+    **{getattr(torch, f"int{bits}"): f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{getattr(torch, f"uint{bits}"): f"U{bits}" for bits in (8, 16, 32, 64)},
 }
 ALIGNMENT: Final = 8  # bytes: the header ends with spaces, so that tensors can be mapped into memory
 
@@ -173,19 +165,19 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     The error names up to three tensors of each kind.
     """
     both = expected.keys() & tensors.keys()
+    are_floats = {name: expected[name].is_floating_point() for name in both}
     mismatches = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape": sorted(name for name in both if expected[name].shape != tensors[name].shape),
-        "of another type": sorted(
+        "missing": expected.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - expected.keys(),
+        "of another shape": {name for name in both if expected[name].shape != tensors[name].shape},
+        "of another type": {
             name
             for name in both
-            if expected[name].is_floating_point() != tensors[name].is_floating_point()
-            or tensors[name].is_complex()
-        ),
+            if tensors[name].is_floating_point() != are_floats[name] or tensors[name].is_complex()
+        },
     }
     problems = [
-        f"{len(names)} {kind} ({', '.join(map(shown, names[:3]))})"
+        f"{len(names)} {kind} ({', '.join(map(shown, sorted(names)[:3]))})"
         for kind, names in mismatches.items()
         if names
     ]

@@ -7,47 +7,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal, NotRequired
 
+from pydantic import AfterValidator, Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, shown
-from everest.system.json_text import json_text, parse_json
+from everest.system.json_text import json_text, parse_json, validated
 
-FORMAT = "everest"
-VERSION = 1  # of the header
-KINDS = ("pretrain", "classifier", "encoder", "tokenizer")
-SAMPLINGS = ("dense", "segment", "spread")
-MOST_FPS = 10_000  # as in a recipe
+FORMAT: Final = "everest"
+VERSION: Final = 1  # of the header
+PARSED: Final = {"settings", "classes", "step", "origin", "clip"}  # its JSON texts
+
+
+@with_config(extra="forbid", strict=True)
+class _Clip(TypedDict):
+    stride: Annotated[int, Field(ge=1, lt=2**31)]
+    sampling: Literal["dense", "segment", "spread"]
+    fps: NotRequired[Annotated[int | float, Field(gt=0, le=10_000)]]  # as in a recipe
+
+
+_CLIP: Final = TypeAdapter(_Clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
-    kind: str  # of KINDS
+    kind: Annotated[str, Field(pattern="^(pretrain|classifier|encoder|tokenizer)$")]
     settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
-    step: int
+    step: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     # The weights that these started from. Converted ones: family, file, license, names fresh and left out.
     origin: dict[str, Any] | None = None
     # `stride`, `sampling` and, if it was set, `fps` of the training; None: not known
-    clip: dict[str, Any] | None = None
+    clip: Annotated[dict[str, Any], AfterValidator(lambda clip: validated(_CLIP, clip))] | None = None
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores."""
-        texts = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "kind": self.kind,
-            "settings": json_text(self.settings),
-            "classes": json_text(self.classes),
-            "recipe": self.recipe,
-            "step": str(self.step),
-        }
-        known = {"origin": self.origin, "clip": self.clip}
-        return texts | {key: json_text(value) for key, value in known.items() if value is not None}
+        texts = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "recipe": self.recipe}
+        values = {key: getattr(self, key) for key in PARSED}
+        parsed = {key: json_text(v) for key, v in values.items() if v is not None or key == "classes"}
+        return texts | parsed
+
+
+_HEADER: Final = TypeAdapter(WeightsHeader)
 
 
 def read_header(path: Path) -> WeightsHeader:
@@ -63,44 +69,19 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
-        version, step = int(texts["version"]), int(texts["step"])
+        version = int(texts["version"])
         if version > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        kind, settings, classes = texts["kind"], parse_json(texts["settings"]), parse_json(texts["classes"])
-        origin, clip = (parse_json(texts[key]) if key in texts else None for key in ("origin", "clip"))
-        recipe = texts["recipe"]
+        if version < 1:
+            raise ValueError(f"version {version}")
+        values = {"kind": texts["kind"], "recipe": texts["recipe"]}
+        values |= {key: parse_json(texts[key]) for key in texts.keys() & PARSED}
+        header = validated(_HEADER, values)
+        if header.settings.get("kind", header.kind) != header.kind:
+            raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
-    sound = {
-        "version": version >= 1,
-        "step": 0 <= step < 2**63,
-        "kind": kind in KINDS,
-        "settings": isinstance(settings, dict) and settings.get("kind", kind) == kind,
-        "classes": classes is None
-        or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)),
-        "origin": origin is None or isinstance(origin, dict),
-        "clip": clip is None or _is_clip(clip),
-    }
-    damaged = [name for name, is_sound in sound.items() if not is_sound]
-    if damaged:
-        raise CheckpointError(f"{path}: its header is damaged ({', '.join(damaged)})")
-    return WeightsHeader(
-        kind=kind,
-        settings=settings,
-        classes=None if classes is None else tuple(classes),
-        recipe=recipe,
-        step=step,
-        origin=origin,
-        clip=clip,
-    )
-
-
-def _is_clip(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() - {"fps"} != {"stride", "sampling"}:
-        return False
-    stride, fps = value["stride"], value.get("fps", 1)
-    rate_is_sound = type(fps) in (int, float) and 0 < fps <= MOST_FPS
-    return type(stride) is int and 1 <= stride < 2**31 and value["sampling"] in SAMPLINGS and rate_is_sound
+    return header
 
 
 def read_metadata(path: Path) -> dict[str, str]:

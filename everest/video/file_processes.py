@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from everest.system.posix import signal_name
+from everest.system.signals import signal_name
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from small_runs import RECIPE, called, contents, equal, sets, weights
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
-from everest.system.locks import claim, running_here, sole_writer
+from everest.system.locks import Trainer, claim, sole_writer, trainer_of
 from everest.system.run_folder import RunFolder, default_folder
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -99,7 +99,7 @@ def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path
     probe = ["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"]
     with pytest.raises(DataError, match="broken"):
         pretrain(recipe, data=data, overrides=probe, output=tmp_path / "run")
-    assert running_here(tmp_path / "run") is None
+    assert trainer_of(tmp_path / "run") is None
 
 
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
@@ -170,8 +170,9 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
+    other = Trainer(1, "elsewhere")
     monkeypatch.setattr(
-        "everest.system.locks.running_here", lambda run: -1 if (run / "running.json").exists() else None
+        "everest.system.locks.trainer_of", lambda run: other if (run / "running.json").exists() else None
     )
     refused: list[RecipeError] = []
     begin = threading.Barrier(8)

@@ -155,7 +155,8 @@ def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
     append(run, '{"step": "x"}\n{"step": 3, "loss": 0.5}\n{"step": 4')
     rows, problems = RunFolder(run).read_metrics()
     assert [row["step"] for row in rows] == [row["step"] for row in RunFolder(run).rows()] == [1, 2, 3]
-    assert problems == [f"{run / 'metrics.jsonl'}:3: not a row of metrics (step is not a number of updates)"]
+    file = run / "metrics.jsonl"
+    assert problems == [f"{file}:3: not a row of metrics (step: Input should be a valid integer)"]
 
 
 def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):

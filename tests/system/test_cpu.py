@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
@@ -18,7 +19,13 @@ from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
 from everest.system import cores, posix
 from everest.system.accelerator import make_accelerator
-from everest.system.compute import configure_cpu, fuse_functions, matmul_stays_float32
+from everest.system.compute import (
+    configure_cpu,
+    fuse_functions,
+    in_parts,
+    is_eager_on_cpu,
+    matmul_stays_float32,
+)
 from everest.system.cores import JOBS, crowded_cores, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
@@ -130,6 +137,16 @@ GROUPS_V1 = "5:cpuset:/\n4:hugetlb,memory:/slurm/job_7\n1:name=systemd:/\n0::/\n
 FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
 
 
+@pytest.fixture
+def group_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for `groups` and `own`, the files of control groups; 32 of the 64 GiB are free."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
+    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("groups", "folder", "names", "limit", "found"),
     [
@@ -138,38 +155,32 @@ FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
         ("0::/docker/a1\n", ".", FILES, "1073741824", (1, 0.5)),  # its group is not visible
         (GROUPS_V1, "memory/slurm/job_7", FILES_V1, "1073741824", (1, 0.5)),
         (GROUPS_V1, "memory", FILES_V1, "1073741824", (1, 0.5)),
-        (GROUPS_V1, "slurm/job_7", FILES_V1, "1073741824", None),  # not of memory
-        (GROUPS_V1, "memory", FILES_V1, "9223372036854771712", None),  # without a limit
-        ("0::/\n", ".", FILES, "max", None),
-        ("", ".", FILES, "1073741824", None),
+        (GROUPS_V1, "slurm/job_7", FILES_V1, "1073741824", (64, 32)),  # not of memory
+        (GROUPS_V1, "memory", FILES_V1, "9223372036854771712", (64, 32)),  # without a limit
+        ("0::/\n", ".", FILES, "max", (64, 32)),
+        ("", ".", FILES, "1073741824", (64, 32)),
+        (None, ".", FILES, "1073741824", (64, 32)),  # a system without groups
     ],
 )
-def test_the_memory_of_a_container_or_job_counts(tmp_path, monkeypatch, groups, folder, names, limit, found):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
-    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
-    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
-    group = tmp_path / "groups" / folder
+def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, folder, names, limit, found):
+    group = group_files / "groups" / folder
     group.mkdir(parents=True)
     (group / names[0]).write_text(f"{limit}\n")
     (group / names[1]).write_text(f"{3 * GIB // 4}\n")
     (group / "memory.stat").write_text(f"anon 7\n\nodd\n{names[2][0]} {GIB // 8}\n{names[2][1]} {GIB // 8}\n")
-    assert (posix.host_memory(), posix.free_host_memory()) == (64 * GIB, 32 * GIB)  # no groups
-    assert posix.free_host_memory(with_swap=True) == 40 * GIB
-    (tmp_path / "own").write_text(groups)
-    total, free = (64, 32) if found is None else found
+    if groups is not None:
+        (group_files / "own").write_text(groups)
+    total, free = found
     assert (posix.host_memory(), posix.free_host_memory()) == (total * GIB, free * GIB)
     assert posix.free_host_memory(with_swap=True) == (free + 8) * GIB
 
 
-def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
-    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path)
-    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
-    (tmp_path / "own").write_bytes(b"\n7\nx:y\n0::/caf\xe9\n")
-    (tmp_path / "memory.max").write_text(f"{GIB}\n")
+def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(group_files: Path):
+    (group_files / "groups").mkdir()
+    (group_files / "own").write_bytes(b"\n7\nx:y\n0::/caf\xe9\n")
+    (group_files / "groups" / "memory.max").write_text(f"{GIB}\n")
     assert (posix.host_memory(), posix.free_host_memory()) == (GIB, GIB)
-    (tmp_path / "memory.current").write_text(f"{2 * GIB}\n")  # for a moment, until the system frees some
+    (group_files / "groups" / "memory.current").write_text(f"{2 * GIB}\n")  # until the system frees some
     assert (posix.host_memory(), posix.free_host_memory()) == (GIB, 0)
 
 
@@ -247,3 +258,36 @@ def test_on_a_gpu_the_fused_estimate_is_the_same():
     torch.testing.assert_close(fused[1], eager[1], rtol=1e-3, atol=1e-4)
     difference = (fused[0].int() - eager[0].int()).abs()
     assert (difference <= 1).float().mean() > 0.999
+
+
+def rows_of_each_call(rows: int, largest: int, monkeypatch, device: str = "cpu") -> list[int]:
+    """The rows that a function gets, of `rows` rows of 6 values each."""
+    monkeypatch.setattr(cpu, "PART", largest)
+    values = torch.arange(6.0 * rows, device=device).view(rows, 2, 3)
+    calls = []
+
+    def weighted(x: Tensor, weight: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.sum(dim=2) * weight
+
+    weight = torch.arange(1.0 * rows, device=device).unsqueeze(1)  # (rows, 1)
+    found = in_parts(weighted, values, weight)
+    if device == "cpu":
+        assert torch.equal(found, values.sum(dim=2) * weight)
+    assert found.shape == (rows, 2)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("largest", "calls"), [(1, [1, 1, 1, 1, 1]), (6, [1, 1, 1, 1, 1]), (17, [2, 2, 1]), (30, [5]), (99, [5])]
+)
+def test_a_part_has_at_least_a_row_and_at_most_its_values(largest: int, calls: list[int], monkeypatch):
+    assert rows_of_each_call(5, largest, monkeypatch) == calls
+
+
+def test_other_devices_and_graphs_get_all_rows_at_once(monkeypatch):
+    assert rows_of_each_call(5, 6, monkeypatch, device="meta") == [5]
+    with FakeTensorMode():
+        assert not is_eager_on_cpu(torch.zeros(5, 2))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert rows_of_each_call(5, 6, monkeypatch) == [5]

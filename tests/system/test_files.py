@@ -28,7 +28,7 @@ from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder, unfinished_folder
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
-from everest.system.locks import running_here
+from everest.system.locks import trainer_of
 from everest.system.run_folder import RunFolder
 from everest_cli.output import print_json
 from everest_cli.prediction_text import as_json
@@ -65,7 +65,7 @@ def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
     assert (tmp_path / "there.txt").read_text() == "before"
     with pytest.raises(EnvironmentProblem, match="it is a folder"):
         files.check_writable(tmp_path)
-    with pytest.raises(EnvironmentProblem, match="File exists"):
+    with pytest.raises(EnvironmentProblem, match="Not a directory"):
         files.check_writable(tmp_path / "there.txt" / "file.txt")
 
 
@@ -217,7 +217,8 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     assert all(isinstance(row["step"], int) for row in run.rows())
     marker = {"pid": os.getpid(), "host": os.uname().nodename}
     (tmp_path / "running.json").write_bytes(data.draw(damaged_json(marker)))
-    assert running_here(tmp_path) is None or running_here(tmp_path) > 0
+    trainer = trainer_of(tmp_path)
+    assert trainer is None or trainer.pid > 0
 
 
 def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):

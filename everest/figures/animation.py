@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from everest.figures.drawing import any_script, plain
-from everest.figures.legend import LINE, SMALL, LegendLine, ShownFrames, add_words, legend_of
+from everest.figures.legend import LINE, SMALL, Legend, ShownFrames, add_words, legend_of
 from everest.figures.masks import MaskView
 from everest.figures.pictures import FigureRow, rows_of, show_frame
 from everest.system.files import atomic_file
@@ -50,9 +50,7 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
 
 
 @any_script()
-def draw_frames(
-    rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: ShownFrames
-) -> Tensor:
+def draw_frames(rows: Sequence[FigureRow], *, title: str, legend: Legend, source: ShownFrames) -> Tensor:
     """Return (T, H, W, 3) uint8, of even height and width: all rows as panels, with the frame number."""
     frames = []
     with mpl.rc_context(STYLE):
@@ -69,7 +67,7 @@ def draw_frames(
     return torch.stack(frames)
 
 
-def animation_figure(rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine]) -> Figure:
+def animation_figure(rows: Sequence[FigureRow], *, title: str, legend: Legend) -> Figure:
     """Return a figure of the first frame: a panel for each row, with its name and its note."""
     height, width = rows[0].frames.shape[1:3]
     scale = min(PANEL / min(height, width), WIDTH / 2 / width)

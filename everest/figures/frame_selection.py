@@ -22,7 +22,7 @@ from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError
 from everest.figures.drawing import COLORS, in_colors, png_figure
-from everest.figures.legend import SMALL, LegendLine, add_words, range_text, share_text
+from everest.figures.legend import SMALL, Legend, add_words, range_text, share_text
 from everest.figures.masks import TUBELET, FigureRequest, embedding_of
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
@@ -43,16 +43,14 @@ UNDRAWN_TEXT: Final = "#666666"
 class FrameView:
     """The candidates of one video, and those that were drawn for a clip."""
 
+    request: FrameDraw
     video: Path
     frames_total: int
-    alpha: float
-    seed: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
     counts: Tensor  # (S,) kept tokens
     num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
-    selector: RedundancyRobust | FrameDifference  # measures the change
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json."""
@@ -62,16 +60,16 @@ class FrameView:
         return {
             "video": str(self.video),
             "frames_total": self.frames_total,
-            "alpha": self.alpha,
+            "alpha": self.request.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
             "counts": counts,
             # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
             "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
-            "seed": self.seed,
-            "align": self.selector.align,
-            "cuts": self.selector.cuts,
+            "seed": self.request.seed,
+            "align": self.request.selector.align,
+            "cuts": self.request.selector.cuts,
         }
 
 
@@ -124,16 +122,14 @@ class FrameDraw(FigureRequest):
         uniform = np.random.default_rng(self.seed).random((1, num_slices), dtype=np.float32)
         (drawn,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
         return FrameView(
+            request=self,
             video=video,
             frames_total=info.frames,
-            alpha=self.alpha,
-            seed=self.seed,
             numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
             frames=in_colors(frames),
             counts=counts[0],
             num_tokens=grid.num_tokens,
             drawn=drawn,
-            selector=self.selector,
         )
 
 
@@ -165,30 +161,29 @@ def draw_selection(path: Path, view: FrameView) -> Figure:
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
         title = (
             f"{view.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn "
-            f"(alpha {view.alpha:g}), from a video of {view.frames_total} frames"
+            f"(alpha {view.request.alpha:g}), from a video of {view.frames_total} frames"
         )
         add_words(figure, title, legend)
     return figure
 
 
-def _legend(view: FrameView) -> list[LegendLine]:
+def _legend(view: FrameView) -> Legend:
+    alpha, selector = view.request.alpha, view.request.selector
     per_pair = view.num_tokens // len(view.numbers)
     kept = share_text(int(view.counts.sum()), view.num_tokens)
-    entries = [
-        LegendLine("drawn for the clip; the first frame of each pair is shown", DRAWN),
-        LegendLine("candidate that was not drawn, its image is faded", NOT_DRAWN),
-        LegendLine(f"alpha {view.alpha:g}: {view.alpha:g} times as many candidates as the clip needs"),
-        LegendLine(f"bars: kept tokens of each pair, at most {per_pair}; of all candidates: {kept}"),
-        LegendLine(
-            "pairs are drawn at random: a pair with twice the kept tokens is twice as likely to be drawn next"
-        ),
-    ]
-    if view.selector.align != "none":
-        motion = f"change is measured without the motion of the camera ({view.selector.align})"
-        entries.append(LegendLine(f"{motion}; pairs that are far apart may show none"))
-    if view.selector.cuts == "detect":
-        entries.append(LegendLine("the first pair of a scene counts as the next one"))
-    return entries
+    legend: Legend = {
+        "drawn for the clip; the first frame of each pair is shown": DRAWN,
+        "candidate that was not drawn, its image is faded": NOT_DRAWN,
+        f"alpha {alpha:g}: {alpha:g} times as many candidates as the clip needs": None,
+        f"bars: kept tokens of each pair, at most {per_pair}; of all candidates: {kept}": None,
+        "pairs are drawn at random: one with twice the kept tokens is twice as likely to be drawn next": None,
+    }
+    if selector.align != "none":
+        motion = f"change is measured without the motion of the camera ({selector.align})"
+        legend[f"{motion}; pairs that are far apart may show none"] = None
+    if selector.cuts == "detect":
+        legend["the first pair of a scene counts as the next one"] = None
+    return legend
 
 
 def write_figure(view: FrameView, folder: Path, *, read: Sequence[Path], overwrite: bool) -> Path:

@@ -6,10 +6,10 @@ T frames of a clip, N tokens.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -28,6 +28,7 @@ LINE: Final = 0.16  # inches of a line of the legend
 TITLE_LINE: Final = 0.17
 
 RGB = tuple[float, float, float]
+Legend = dict[str, RGB | str | None]  # the meaning of each color, and explanations without a color
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
 HALF: Final = (1 - TINT) * 0.5  # of a medium gray, faded to red
 PREDICTED: Final[RGB] = (TINT * RED[0] + HALF, TINT * RED[1] + HALF, TINT * RED[2] + HALF)
@@ -46,13 +47,6 @@ MEASURED: Final = {  # by strategies
     "frame-difference": "difference to the previous frame",
     "redundancy-robust": "change since the previous time slice",
 }
-
-
-class LegendLine(NamedTuple):
-    """A line of a legend: what a color means, or an explanation without a color."""
-
-    text: str
-    color: RGB | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,37 +152,33 @@ def is_tinted(views: Sequence[MaskView]) -> bool:
     return len(views) > 1 and any(view.hides for view in masks)
 
 
-def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
+def legend_of(views: Sequence[MaskView], *, numbered: bool) -> Legend:
     """Return the legend of a figure of one clip under one or several strategies.
 
     Args:
         numbered: whether the frame numbers are the numbers in the video, not in the clip.
     """
-    return list(_legend_lines(views, numbered=numbered))
-
-
-def _legend_lines(views: Sequence[MaskView], *, numbered: bool) -> Iterator[LegendLine]:
     first = views[0]
+    legend: Legend = {}
     drops = any(len(view.kept) < view.grid.num_tokens for view in views)
     if drops:
         meaning = "dropped" if first.rebuilt is not None else "dropped, neither encoded nor predicted"
-        yield LegendLine(f"gray: {meaning}", DROPPED)
+        legend[f"gray: {meaning}"] = DROPPED
     if len(views) == 1 and first.hides:
         hidden = "dropped, or hidden from the encoder and predicted" if drops else "hidden and predicted"
-        yield LegendLine(f'gray in "visible tokens": {hidden}', DROPPED)
+        legend[f'gray in "visible tokens": {hidden}'] = DROPPED
     if is_tinted(views):
-        yield LegendLine("reddish: hidden from the encoder, predicted by the decoder", PREDICTED)
-        yield LegendLine("original colors: visible to the encoder")
-    for choice in dict.fromkeys(f"{view.title}: {text}" for view in views if (text := choice_text(view))):
-        yield LegendLine(choice)
+        legend["reddish: hidden from the encoder, predicted by the decoder"] = PREDICTED
+        legend["original colors: visible to the encoder"] = None
+    legend |= {f"{view.title}: {text}": None for view in views if (text := choice_text(view))}
     if len({id(view.selector) for view in views}) < len(views):
         text = "each view has other tokens, here of one clip; in training it has its own window and crop, too"
-        yield LegendLine(text)
+        legend[text] = None
     if any(view.importance is not None for view in views):
         text = "importance: yellow is high"
         if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
             text += "; the first time slice has no previous one and takes the values of the second"
-        yield LegendLine(text)
+        legend[text] = None
     camera = next((view.camera for view in views if view.camera is not None), None)
     if camera is not None:
         marks = "red border: a new scene begins in this time slice"
@@ -196,15 +186,15 @@ def _legend_lines(views: Sequence[MaskView], *, numbered: bool) -> Iterator[Lege
             since = "the frame before" if camera.lag == 1 else f"{camera.lag} frames of the clip before"
             place = f"from where a place was {since} to a dot where it is (first frame of each time slice)"
             marks = f"a yellow line leads {place}; {marks}"
-        yield LegendLine(f"camera: {marks}")
+        legend[f"camera: {marks}"] = None
     if first.rebuilt is not None:
-        yield LegendLine("rebuilt: from the kept tokens and the first time slice of each window")
+        legend["rebuilt: from the kept tokens and the first time slice of each window"] = None
     if first.with_truth:
-        yield LegendLine("* normalized predictions, with the true mean and std of each token")
-    yield LegendLine(token_text(first.tubelet, numbered=numbered))
+        legend["* normalized predictions, with the true mean and std of each token"] = None
+    return legend | {token_text(first.tubelet, numbered=numbered): None}
 
 
-def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> float:
+def add_words(figure: Figure, title: str, legend: Legend) -> float:
     """Add a title at the top and a legend at the bottom, wrapped to the width of the figure.
 
     Returns:
@@ -223,7 +213,7 @@ def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> float
             edgecolor="black" if color else "none",
             label=plain(textwrap.fill(text, columns - 8)),
         )
-        for text, color in legend
+        for text, color in legend.items()
     ]
     figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
     num_lines = sum(len(handle.get_label().splitlines()) for handle in handles)

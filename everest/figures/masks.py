@@ -85,7 +85,7 @@ class MaskView:
     visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
     importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
-    predicted: Tensor | None  # like frames: visible tokens unchanged, targets as a model predicts them
+    predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
     with_truth: bool = False  # whether `predicted` has the mean and std of the true tubelets
     camera: CameraView | None = None  # of a strategy that looks at the camera
     rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
@@ -180,7 +180,7 @@ def view_masks(
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        prediction = rebuilt = camera = None
+        others: dict[str, Any] = {}
         if isinstance(model, MaskedAutoencoder):
             scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
             if not num_visible and not scores_only:
@@ -190,23 +190,13 @@ def view_masks(
             # Features have no pixels.
             if num_visible and num_targets and not isinstance(model.targets, FeatureTargets):
                 prediction = model(x, selection=selection).prediction
+                others = _predicted(model, x, selection, prediction)
         elif isinstance(model, AdaptiveTokenizer):
-            rebuilt = _rebuild(model, x, selection)
+            others = {"rebuilt": _rebuild(model, x, selection)}
         if isinstance(selector, ByChange) and selector.sees_camera:
-            camera = view_camera(clip, selector, tubelet_frames=embed.tubelet[0], pixels=embed.pixels)
-        view = _view(
-            title,
-            selector,
-            x,
-            selection,
-            importance,
-            prediction,
-            model,
-            embed,
-            camera=camera,
-            rebuilt=rebuilt,
-        )
-        views.append(view)
+            length = embed.tubelet[0]
+            others["camera"] = view_camera(clip, selector, tubelet_frames=length, pixels=embed.pixels)
+        views.append(_view(title, selector, x, selection, importance, embed, **others))
     return views
 
 
@@ -221,15 +211,9 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     selector, device = model.selector, model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = selector.importance(model.to_input(out.frames), model.measure)
+    predicted = _predicted(model, out.frames, out.selection, out.prediction)
     return _view(
-        selector.strategy,
-        selector,
-        out.frames,
-        out.selection,
-        importance,
-        out.prediction,
-        model,
-        model.measure,
+        selector.strategy, selector, out.frames, out.selection, importance, model.measure, **predicted
     )
 
 
@@ -267,35 +251,32 @@ def _view(
     x: Tensor,
     selection: TokenSelection,
     importance: Tensor | None,
-    prediction: Tensor | None,
-    model: AnyModel | None,
     embed: Embedding,
     **others: Any,
 ) -> MaskView:
     """View a normalized clip (1, C, T, H, W) and a selection of its tokens."""
-    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
-    visible, target = selection.visible[0], selection.target[0]
-    predicted, with_truth = None, False
-    if isinstance(model, MaskedAutoencoder) and prediction is not None:
-        with_truth = model.targets.needs_truth
-        seen = model.to_input(x)
-        patches = patchify(embed.pixels.unnormalize(seen), embed.tubelet)  # (1, N, C, t, p, q)
-        shown = torch.full_like(patches, GRAY)
-        shown[:, target] = model.targets.pixels(prediction, seen, selection.target)
-        shown[:, visible] = patches[:, visible]
-        predicted = to_frames(unpatchify(shown, grid))
     return MaskView(
         title=title,
         selector=selector,
-        grid=grid,
-        kept=torch.cat([visible, target]).unique().cpu(),
-        visible=visible.cpu(),
+        grid=TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet),
+        kept=torch.cat([selection.visible[0], selection.target[0]]).unique().cpu(),
+        visible=selection.visible[0].cpu(),
         importance=None if importance is None or draws_evenly(selector) else importance[0].cpu(),
         frames=to_frames(embed.pixels.unnormalize(x)),
-        predicted=predicted,
-        with_truth=with_truth,
         **others,
     )
+
+
+def _predicted(
+    model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor
+) -> dict[str, Any]:
+    """The fields of a view for the tokens that a model predicts."""
+    grid, seen, targets = model.encoder.grid, model.to_input(x), model.targets
+    patches = patchify(model.pixels.unnormalize(seen), model.measure.tubelet)[0]  # (N, C, t, p, q)
+    shown = torch.full_like(patches, GRAY)
+    shown[selection.target[0]] = targets.pixels(prediction, seen, selection.target)[0]
+    shown[selection.visible[0]] = patches[selection.visible[0]]
+    return {"predicted": to_frames(unpatchify(shown[None], grid)), "with_truth": targets.needs_truth}
 
 
 def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, selection: TokenSelection) -> Tensor:

@@ -20,7 +20,7 @@ from everest.figures.drawing import plain, png_figure
 from everest.figures.legend import (
     DROPPED,
     SMALL,
-    LegendLine,
+    Legend,
     ShownFrames,
     add_words,
     camera_text,
@@ -47,8 +47,7 @@ class FigureRow(NamedTuple):
     frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
     note: str = ""
     captions: Sequence[str] = ()  # of each time slice
-    lowest: float = 0.0  # importance at the lower end of the color scale: no change
-    highest: float | None = None  # at its upper end; None: that of the row
+    scale: Normalize | None = None  # the colors of the importance of all frames
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
@@ -110,8 +109,9 @@ def _heat_rows(views: Sequence[MaskView]) -> Iterator[FigureRow]:
             if importance_text(other) == quantity and (other.camera is None) == (view.camera is None)
         )
         note = quantity if len(measured) == 1 else f"{view.title}:\n{quantity}"
-        note += "" if highest > view.no_change else "\n(there is none)"
-        yield FigureRow("importance", view.heat(), note, lowest=view.no_change, highest=highest)
+        if highest <= view.no_change:
+            note, highest = f"{note}\n(there is none)", view.no_change + 1
+        yield FigureRow("importance", view.heat(), note, scale=Normalize(view.no_change, highest))
 
 
 def draw_views(
@@ -138,7 +138,7 @@ def draw_rows(
     *,
     slices: int,
     title: str,
-    legend: Sequence[LegendLine],
+    legend: Legend,
     numbers: Sequence[int] | None = None,
 ) -> Figure:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
@@ -164,8 +164,8 @@ def draw_rows(
             place = {"ha": "right", "transform": line[0].transAxes}
             line[0].text(-0.05, 0.51, plain(row.label), va="bottom", **place)
             line[0].text(-0.05, 0.49, plain(row.note), va="top", fontsize=SMALL, **place)
-            if row.frames.dim() == 3:
-                colors = ScalarMappable(scale_of(row), HEAT)
+            if row.scale is not None:
+                colors = ScalarMappable(row.scale, HEAT)
                 bar = figure.colorbar(colors, ax=list(line), fraction=0.03, pad=0.01)
                 bar.ax.tick_params(labelsize=SMALL)
         for ax, number in zip(axes[0], shown, strict=True):
@@ -175,16 +175,10 @@ def draw_rows(
     return figure
 
 
-def scale_of(row: FigureRow) -> Normalize:
-    """The color scale of the importance of all frames."""
-    highest = float(row.frames.max()) if row.highest is None else row.highest
-    return Normalize(row.lowest, highest if highest > row.lowest else row.lowest + 1)
-
-
 def show_frame(ax: Axes, row: FigureRow, frame: int) -> None:
     """Show a frame of a row, or its importance in colors."""
     ax.set(xticks=[], yticks=[])
-    colors = {"cmap": HEAT, "norm": scale_of(row)} if row.frames.dim() == 3 else {}
+    colors = {} if row.scale is None else {"cmap": HEAT, "norm": row.scale}
     ax.imshow(row.frames[frame].numpy(), interpolation="antialiased", **colors)
 
 
@@ -194,12 +188,14 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
         kept = over_pixels(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+        scores = over_pixels(example.scores, frames.shape[:3])
+        highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, Path(example.video).name[-LONGEST_NAME:]),
             FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
-            FigureRow("score", over_pixels(example.scores, frames.shape[:3]), "higher is kept first"),
+            FigureRow("score", scores, "higher is kept first", scale=Normalize(0, highest)),
         ]
     (t, h, w), (length, height, width) = examples[0].mask.shape, examples[0].frames.shape[1:]
     draw_rows(
@@ -207,11 +203,9 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         rows,
         slices=t,
         title="tokens kept by the tokenizer, and the clip rebuilt from them",
-        legend=[
-            LegendLine("gray: dropped", DROPPED),
-            LegendLine(
-                "the first time slice is kept completely, of the others the tokens with the highest scores"
-            ),
-            LegendLine(token_text((length // t, height // h, width // w), numbered=False)),
-        ],
+        legend={
+            "gray: dropped": DROPPED,
+            "the first time slice is kept completely, of the others the tokens with the highest scores": None,
+            token_text((length // t, height // h, width // w), numbered=False): None,
+        },
     )

@@ -67,7 +67,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
 
     There is a panel for each metric that chooses the best weights of a run, and for each kind of probe.
     """
-    drawn = [
+    drawn: Styled = [
         (run, {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]})
         for i, run in enumerate(runs)
     ]

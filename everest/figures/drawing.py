@@ -77,7 +77,7 @@ def png_figure(
         framed: whether panels have a line at the top and at the right, too.
         tight: cut the margins, and show what is outside of the figure; else the image has `size`.
     """
-    style = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
+    style: Any = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
     with any_script(), mpl.rc_context(style):
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure

@@ -207,14 +207,10 @@ def add_words(figure: Figure, title: str, legend: Legend) -> float:
         for line in textwrap.wrap(part, int(columns * SMALL / TITLE))
     ]
     figure.suptitle("\n".join(title_lines), fontsize=TITLE)
+    labels = [plain(textwrap.fill(text, columns - 8)) for text in legend]
     handles = [
-        Patch(
-            facecolor=color or "none",
-            edgecolor="black" if color else "none",
-            label=plain(textwrap.fill(text, columns - 8)),
-        )
-        for text, color in legend.items()
+        Patch(facecolor=color or "none", edgecolor="black" if color else "none") for color in legend.values()
     ]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
-    num_lines = sum(len(handle.get_label().splitlines()) for handle in handles)
+    figure.legend(handles, labels, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
+    num_lines = sum(len(label.splitlines()) for label in labels)
     return TITLE_LINE * len(title_lines) + LINE * num_lines

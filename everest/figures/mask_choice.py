@@ -56,8 +56,9 @@ def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) ->
         "pixels": data.pixels,
         "input_kind": model.input,
     }
-    has_views = stage == "pretrain" and recipe.pretrain.objective == "views"
-    views = recipe.pretrain.views.number if has_views else 1
+    views = 1
+    if stage == "pretrain" and recipe.pretrain.objective == "views":
+        views = recipe.pretrain.views.number
     return OwnChoices(selectors=_by_view(settings.selection, views), clip=clip)
 
 

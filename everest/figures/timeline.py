@@ -6,7 +6,7 @@ below the other. Other models have a lane for each class that may be present, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
@@ -134,7 +134,7 @@ def draw_timeline(
     starts = [begin + row * length for row in range(ceil(seconds / length - 1e-3))]
     groups = _groups(heads, aligned=aligned)
     classes = {head: classes_of(group) for group in groups for head in group}
-    entries = [entry for group in groups for entry in _legend(list(classes[next(iter(group))].values()))]
+    entries = [entry for group in groups for entry in _legend(classes_of(group).values())]
     columns = 1 if aligned else LEGEND_COLUMNS
     height = ROW * len(starts) * len(heads) + LEGEND_LINE * ceil(len(entries) / columns) + OTHER_WORDS
     with png_figure(path, (WIDTH, height), **FORM) as figure:
@@ -176,7 +176,7 @@ def draw_task_timeline(
     *,
     title: str,
     aligned: bool = False,
-) -> None:
+) -> Figure:
     """Draw a PNG 1500 pixels wide with a panel per head.
 
     A head of classes has a lane for each class, with a bar for each bout, as high as its probability. A head
@@ -222,6 +222,7 @@ def draw_task_timeline(
         texts = ["the height of a bar is its mean probability"] if classes else []
         texts += ["a point is the center of a window"] if len(classes) < len(heads) else []
         figure.suptitle(plain(f"{title}: {'; '.join(texts)}"), **TITLE)
+    return figure
 
 
 def _groups(heads: Mapping[str, Bouts], *, aligned: bool) -> list[Mapping[str, Bouts]]:
@@ -229,7 +230,7 @@ def _groups(heads: Mapping[str, Bouts], *, aligned: bool) -> list[Mapping[str, B
     return [heads] if aligned and heads else [{head: bouts} for head, bouts in heads.items()]
 
 
-def _legend(classes: Sequence[ShownClass]) -> list[ShownClass]:
+def _legend(classes: Collection[ShownClass]) -> list[ShownClass]:
     """The classes with a color of their own, then all others as one, then the background."""
     named = [shown for shown in classes if shown.color not in (OTHERS, BACKGROUND)]
     if others := [shown for shown in classes if shown.color == OTHERS]:

@@ -240,15 +240,6 @@ def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, 
             assert "4 frames are drawn together; give a multiple of 4" in refused(*command, code=2)
 
 
-def test_the_drawn_frames_are_printed_and_drawn(video: Path, tmp_path: Path):
-    options = ["--size", "32", "--frames", "4", "--picture", tmp_path]
-    shown = called("select-frames", video, *options)
-    row = json_of("select-frames", video, *options, "--overwrite")
-    assert shown.stdout == f"{video}: {' '.join(map(str, row['frames']))}\n"
-    with Image.open(row["picture"]) as picture:
-        assert picture.width > 800
-
-
 def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: Path):
     options = {"frames": 8, "alpha": 1.5, "stride": 1, "size": 32, "seed": 0, "model": None}
     selector = RedundancyRobust(keep_ratio=0.1)
@@ -296,20 +287,25 @@ def test_impossible_options_are_reported_in_one_line(video, tmp_path, arguments,
 
 
 def test_figures_are_replaced_only_with_overwrite(video: Path, tmp_path: Path):
-    (tmp_path / "moves-mask.png").write_text("precious")
-    called("visualize-mask", video, *SMALL, "--out", tmp_path, code=2)
-    assert (tmp_path / "moves-mask.png").read_text() == "precious"
-    called("visualize-mask", video, *SMALL, "--out", tmp_path, "--overwrite")
-    assert (tmp_path / "moves-mask.png").stat().st_size > 1000
-
-
-def test_drawn_frames_are_replaced_only_with_overwrite(video: Path, tmp_path: Path):
-    options = ["--size", "32", "--frames", "4", "--picture", tmp_path]
-    (figure := tmp_path / "moves-frames.png").write_text("precious")
-    assert f"--picture {figure}: exists" in called("select-frames", video, *options, code=2).stderr
+    command, figure = ["visualize-mask", video, *SMALL, "--out", tmp_path], tmp_path / "moves-mask.png"
+    figure.write_text("precious")
+    called(*command, code=2)
     assert figure.read_text() == "precious"
-    called("select-frames", video, *options, "--overwrite")
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    called(*command, "--overwrite")
+    assert figure.stat().st_size > 1000
+
+
+def test_the_drawn_frames_are_printed_and_drawn_and_replaced_only_with_overwrite(video: Path, tmp_path: Path):
+    command = ["select-frames", video, "--size", "32", "--frames", "4", "--picture", tmp_path]
+    (figure := tmp_path / "moves-frames.png").write_text("precious")
+    assert f"--picture {figure}: exists" in called(*command, code=2).stderr
+    assert figure.read_text() == "precious"
+    shown = called(*command, "--overwrite")
+    row = json_of(*command, "--overwrite")
+    assert row["picture"] == str(figure)
+    assert shown.stdout == f"{video}: {' '.join(map(str, row['frames']))}\n"
+    with Image.open(figure) as picture:
+        assert (picture.format, picture.width > 800) == ("PNG", True)
 
 
 @pytest.mark.parametrize("command", [("visualize-mask", "--out"), ("select-frames", "--picture")])

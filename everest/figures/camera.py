@@ -51,7 +51,8 @@ def view_camera(
     A line leads from where a place was in the earlier frame to a dot where it is. The slice in which a scene
     begins has a border.
     """
-    lag, (height, width) = selector.lag(tubelet_frames), clip.shape[2:]
+    lag = selector.lag(tubelet_frames)
+    height, width = clip.shape[2:]
     factor = -(-DRAWN_AT // min(height, width))
     images = [
         Image.fromarray(frame).resize((width * factor, height * factor))
@@ -70,8 +71,10 @@ def view_camera(
     for number in scenes:
         first = number // tubelet_frames * tubelet_frames
         for image in images[first : first + tubelet_frames]:
-            corner, line = (image.width - 1, image.height - 1), max(6, min(image.size) // 30)
-            ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=line)
+            corner = (image.width - 1, image.height - 1)
+            ImageDraw.Draw(image).rectangle(
+                [(0, 0), corner], outline=BORDER, width=max(6, min(image.size) // 30)
+            )
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
     return CameraView(
         frames=frames, lag=lag, sees_motion=selector.align != "none", moves=moves, scenes=scenes

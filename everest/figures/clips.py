@@ -49,7 +49,8 @@ def _small_video(sample: Sample, *, whole: bool) -> bytes:
         VideoError: the video is unreadable.
     """
     info, footage = probe(sample.video), footage_of(sample, None)
-    rate, most = info.fps or FPS, MOST_WHOLE if whole else MOST
+    rate = info.fps or FPS
+    most = MOST_WHOLE if whole else MOST
     stride = max(round(rate / FPS), 1)
     if whole:
         stride = max(stride, -(-footage.num_frames // most))

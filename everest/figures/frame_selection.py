@@ -99,7 +99,8 @@ class FrameDraw(FigureRequest):
         slices = self.frames // pair
         num_slices = num_candidates(slices, self.alpha)
         info, footage = probe(video), footage_of(Sample(path=str(video)), self.fps)
-        count, wanted = footage.num_frames, num_slices * pair
+        count = footage.num_frames
+        wanted = num_slices * pair
         if count < wanted:
             rate = "" if self.fps is None else f" at {self.fps:g} per second"
             raise DataError(
@@ -168,7 +169,8 @@ def draw_selection(path: Path, view: FrameView) -> Figure:
 
 
 def _legend(view: FrameView) -> Legend:
-    alpha, selector = view.request.alpha, view.request.selector
+    alpha = view.request.alpha
+    selector = view.request.selector
     per_pair = view.num_tokens // len(view.numbers)
     kept = share_text(int(view.counts.sum()), view.num_tokens)
     legend: Legend = {

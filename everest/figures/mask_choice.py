@@ -95,7 +95,8 @@ def requested_selectors(
             f"--strategy {strategy}: a tokenizer's scores choose by {LEARNED}; leave out --strategy, or "
             "--checkpoint"
         )
-    name, values = LEARNED if has_tokenizer else strategy or DEFAULT, dict(settings)
+    name = LEARNED if has_tokenizer else strategy or DEFAULT
+    values = dict(settings)
     keeps_strategy = isinstance(trained, ByChange) or not (settings or isinstance(trained, AllTokens))
     if strategy is None and not compared and trained is not None and keeps_strategy and not has_tokenizer:
         name, values = trained.strategy, {**vars(trained), **settings}

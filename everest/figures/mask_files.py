@@ -136,8 +136,8 @@ def write_mask_figures(
     for path, (clip, source) in zip(paths, clips, strict=True):
         views = request.views(clip)
         if kind == "html":
-            frames, measured = clip.movedim(0, -1), request.measured
-            write_mask_page(path, views, frames, measured=measured, source=source, seed=request.seed)
+            frames = clip.movedim(0, -1)
+            write_mask_page(path, views, frames, measured=request.measured, source=source, seed=request.seed)
         else:
             write = draw_views if kind == "png" else write_animation
             write(path, views, title=request.title(views), source=source)

@@ -271,12 +271,13 @@ def _predicted(
     model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor
 ) -> dict[str, Any]:
     """The fields of a view for the tokens that a model predicts."""
-    grid, seen, targets = model.encoder.grid, model.to_input(x), model.targets
+    seen = model.to_input(x)
     patches = patchify(model.pixels.unnormalize(seen), model.measure.tubelet)[0]  # (N, C, t, p, q)
     shown = torch.full_like(patches, GRAY)
-    shown[selection.target[0]] = targets.pixels(prediction, seen, selection.target)[0]
+    shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
-    return {"predicted": to_frames(unpatchify(shown[None], grid)), "with_truth": targets.needs_truth}
+    predicted = to_frames(unpatchify(shown[None], model.encoder.grid))
+    return {"predicted": predicted, "with_truth": model.targets.needs_truth}
 
 
 def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, selection: TokenSelection) -> Tensor:

@@ -147,7 +147,8 @@ def draw_rows(
         numbers: T frame numbers for the columns; None: from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
-    numbers, step = numbers or range(length), length // slices
+    numbers = numbers or range(length)
+    step = length // slices
     shown = range(0, slices, -(-slices // COLUMNS))
     column_width = min(1.3 * max(width / height, 0.6), COLUMN_WIDTH)
     size = (
@@ -197,7 +198,8 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", scale=Normalize(0, highest)),
         ]
-    (t, h, w), (length, height, width) = examples[0].mask.shape, examples[0].frames.shape[1:]
+    t, h, w = examples[0].mask.shape
+    length, height, width = examples[0].frames.shape[1:]
     draw_rows(
         path,
         rows,

@@ -55,7 +55,7 @@ class PredictionOutput:
         if self.path is not None and self.to is None:
             check_new_file(self.path, option="--output", overwrite=self.overwrite)
         if self.plot is not None:
-            from everest.figures.curves import check_target
+            from everest.figures.drawing import check_target
 
             check_target(self.plot, option="--plot", overwrite=self.overwrite)
 

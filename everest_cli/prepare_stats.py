@@ -55,7 +55,7 @@ def stats(
     Example: everest prepare stats train.csv --picture train.png
     """
     from everest.errors import RecipeError
-    from everest.figures.curves import check_target
+    from everest.figures.drawing import check_target
     from everest.lists.labeled import read_labeled
     from everest.prepare.stats import take_stats
     from everest.suggest.auto import check_base, pixel_recipe, pixel_settings

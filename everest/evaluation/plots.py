@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, mean_absolute_error, precision_recall_curve, r2_score
 
 from everest.evaluation.metric_text import percent
-from everest.figures.curves import COLORS, LINES
-from everest.figures.drawing import name_entries, png_figure
+from everest.figures.drawing import COLORS, LINES, plain, png_figure, shorten
 from everest.metrics.calibration import Bins
 from everest.system.text import counted
 
@@ -55,9 +54,7 @@ def shorten_names(names: Sequence[str]) -> list[str]:
     """Return names for an axis. If one is long, all begin with a number, and long ones lose their middle."""
     if all(len(name) <= LONGEST_NAME for name in names):
         return list(names)
-    half = (LONGEST_NAME - 6) // 2
-    short = [name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}" for name in names]
-    return [f"{number} {name}" for number, name in enumerate(short)]
+    return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
 
 
 def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
@@ -69,7 +66,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) 
     size, points = (CELL[0], LETTERS[0]) if numbered else (CELL[1], LETTERS[1])
     side = max(size * len(names), SMALLEST) + 2.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    shown = shorten_names(names)
+    shown = [plain(name) for name in shorten_names(names)]
     diagonal = np.eye(len(names), dtype=bool)[..., None]
     scales = [ScalarMappable(SHADE, name) for name in (CORRECT, CONFUSED)]
     colors = np.where(diagonal, *(scale.to_rgba(shares) for scale in scales))  # (C, C, 4)
@@ -77,9 +74,8 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) 
     with png_figure(path, (side + 1, side), points=10, framed=True) as figure:
         panel = figure.subplots()
         panel.imshow(colors, interpolation="nearest")
-        # A dollar in a name is no formula.
-        panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points, parse_math=False)
-        panel.set_yticks(range(len(names)), shown, fontsize=points, parse_math=False)
+        panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points)
+        panel.set_yticks(range(len(names)), shown, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
         panel.set_title(f"{counts.sum()} videos by true and predicted class")
         if numbered:
@@ -151,7 +147,7 @@ def draw_precision_recall(
         classes: by name, in the order of the legend, whether each video has the class and its probability,
             (V,) each; at least one class, and a video of each.
     """
-    lines: list[tuple[Line2D, str]] = []
+    lines: list[Line2D] = []
     precisions = []
     with png_figure(path, (9, 5.5)) as figure:
         panel = figure.subplots()
@@ -162,23 +158,21 @@ def draw_precision_recall(
             if number < NAMED:
                 style = {"color": COLORS[number % len(COLORS)], "linewidth": 2, "zorder": 3}
                 style["linestyle"] = LINES[number // len(COLORS) % len(LINES)]
-                half = LONGEST_NAME // 2
-                short = name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
-                lines.append((Line2D([], [], **style), f"{short}  {percent(100 * precisions[-1])}"))
+                short = plain(shorten(name, LONGEST_NAME))
+                text = f"{short}  {percent(100 * precisions[-1])}"
+                lines.append(Line2D([], [], label=text, **style))
             # Steps: the area below them is the average precision.
             panel.plot(recall, precision, drawstyle="steps-post", **style)
         if len(classes) > NAMED:
-            lines.append((Line2D([], [], **OTHER), counted(len(classes) - NAMED, "other class")))
-        legend = figure.legend(
-            handles=[line for line, _ in lines],
-            labels=["class"] * len(lines),
+            lines.append(Line2D([], [], label=counted(len(classes) - NAMED, "other class"), **OTHER))
+        figure.legend(
+            handles=lines,
             loc="outside right upper",
             frameon=False,
             fontsize="small",
             title="average precision",
             alignment="left",
         )
-        name_entries(legend, [name for _, name in lines])
         mean = percent(100 * float(np.mean(precisions)))
         panel.set_title(f"{len(classes)} classes, mean average precision (mAP) {mean}", fontsize=12)
         panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import (
@@ -23,7 +22,7 @@ from everest.evaluation.metric_text import (
 )
 from everest.evaluation.plots import LONGEST_NAME, NUMBERED
 from everest.evaluation.sections import Section, make_section
-from everest.figures.drawing import any_script, jpeg_uri
+from everest.figures.drawing import jpeg_uri, render
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.metrics.predicted import Predictions
@@ -34,7 +33,6 @@ PAGE: Final = "index.html"
 STRIP: Final = 480  # pixels, the width of a video's three frames
 
 
-@any_script()
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:
@@ -79,11 +77,9 @@ def render_page(
         sections: of the heads.
         sweep: the table of several keep ratios.
     """
-    # Names of classes and paths come from a user: everything is escaped.
-    templates = Environment(
-        loader=PackageLoader("everest.evaluation", ""), autoescape=True, undefined=StrictUndefined
-    )
-    return templates.get_template("page.html").render(
+    return render(
+        "evaluation",
+        "page.html",
         title=f"Evaluation of {result['checkpoint']}",
         views=views_text(result),
         metrics=metric_rows(result),

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from everest.config.heads import MULTI_LABEL
 from everest.evaluation.plots import draw_confusion, draw_precision_recall, draw_reliability, draw_scatter
-from everest.figures.drawing import png_uri
+from everest.figures.drawing import data_uri
 from everest.metrics.calibration import apply_temperature, expected_calibration_error
 from everest.metrics.metrics import per_class
 from everest.metrics.predicted import HeadPredictions
@@ -105,7 +105,7 @@ def make_section(
     section = fill(plot, head, names)
     section |= {"reliability": _reliability(folder, head)} if head.head.task != "regression" else {}
     mistakes = [(mistake, frames_of(mistake.video)) for mistake in worst(head, videos, names)]
-    image = png_uri(plot) if plot.exists() else None
+    image = data_uri("image/png", plot.read_bytes()) if plot.exists() else None
     shared = {"template": template, "name": head.head.name, "plot": image, "file": plot.name}
     return {**shared, **section, "mistakes": mistakes}
 
@@ -148,7 +148,7 @@ def _reliability(folder: Path, head: HeadPredictions) -> str:
         _, after = expected_calibration_error(scaled, head.labels)
     plot = _plot(folder, RELIABILITY, head)
     draw_reliability(plot, before, after)
-    return png_uri(plot)
+    return data_uri("image/png", plot.read_bytes())
 
 
 def _plot(folder: Path, kind: str, head: HeadPredictions) -> Path:

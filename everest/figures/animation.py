@@ -17,18 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.drawing import any_script
-from everest.figures.legend import (
-    LEGEND_LINE,
-    SMALL,
-    LegendLine,
-    ShownFrames,
-    add_words,
-    height_of_words,
-    legend_of,
-)
-from everest.figures.mask_view import MaskView
-from everest.figures.pictures import FigureRow, rows_of, scale_of, show_frame
+from everest.figures.drawing import any_script, plain
+from everest.figures.legend import LINE, SMALL, Legend, ShownFrames, add_words, legend_of
+from everest.figures.masks import MaskView
+from everest.figures.pictures import FigureRow, rows_of, show_frame
 from everest.system.files import atomic_file
 from everest.video.writer import write_video
 
@@ -41,36 +33,32 @@ STYLE: Final[Any] = {"font.size": 9}
 
 def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source: ShownFrames) -> None:
     """Write the rows of the figure as panels with their titles and a legend, frame by frame."""
-    animation = draw_frames(
-        rows_of(views), title=f"{source}\n{title}", legend=legend_of(views, numbered=True), source=source
-    )
+    legend = legend_of(views, numbered=True)
+    frames = draw_frames(rows_of(views), title=f"{source}\n{title}", legend=legend, source=source)
     with atomic_file(path) as part:
         if path.suffix == ".gif":
             # Without k-means, the palette of the photographs turns the colors of the importance gray.
-            first, *others = (Image.fromarray(frame.numpy()).quantize(kmeans=1) for frame in animation)
+            first, *others = (Image.fromarray(frame.numpy()).quantize(kmeans=1) for frame in frames)
             first.save(part, format="GIF", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
-        else:
-            with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
-            try:
-                write_video(with_suffix, animation, FPS)
-                with_suffix.replace(part)
-            finally:
-                with_suffix.unlink(missing_ok=True)  # of an error
+            return
+        with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
+        try:
+            write_video(with_suffix, frames, FPS)
+            with_suffix.replace(part)
+        finally:
+            with_suffix.unlink(missing_ok=True)  # of an error
 
 
 @any_script()
-def draw_frames(
-    rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: ShownFrames
-) -> Tensor:
+def draw_frames(rows: Sequence[FigureRow], *, title: str, legend: Legend, source: ShownFrames) -> Tensor:
     """Return (T, H, W, 3) uint8, of even height and width: all rows as panels, with the frame number."""
     frames = []
     with mpl.rc_context(STYLE):
         figure = animation_figure(rows, title=title, legend=legend)
         canvas = FigureCanvasAgg(figure)
-        panels = figure.axes[: len(rows)]
         for frame, number in enumerate(source.numbers):
-            panels[0].set_xlabel(f"frame {number} of the video")
-            for panel, row in zip(panels, rows, strict=True):
+            figure.axes[0].set_xlabel(f"frame {number} of the video")
+            for panel, row in zip(figure.axes, rows, strict=False):
                 panel.images[0].set_data(row.frames[frame].numpy())
             canvas.draw()
             figure.set_layout_engine("none")  # after the first frame: nothing may move
@@ -79,23 +67,22 @@ def draw_frames(
     return torch.stack(frames)
 
 
-def animation_figure(rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine]) -> Figure:
+def animation_figure(rows: Sequence[FigureRow], *, title: str, legend: Legend) -> Figure:
     """Return a figure of the first frame: a panel for each row, with its name and its note."""
     height, width = rows[0].frames.shape[1:3]
     scale = min(PANEL / min(height, width), WIDTH / 2 / width)
     lines = -(-len(rows) // max(int(WIDTH / (width * scale)), 2))
     columns = -(-len(rows) // lines)
     figure_width = max(width * scale * columns, 6)
+    figure = Figure(figsize=(figure_width, 1), dpi=DPI, layout="compressed")
     notes = max(1, *(len(row.note.splitlines()) for row in rows))
-    panel_height = height * scale + 0.4 + LEGEND_LINE * notes
-    size = (figure_width, panel_height * lines + height_of_words(title, legend, figure_width) + 0.45)
-    figure = Figure(figsize=size, dpi=DPI, layout="compressed")
+    panel_height = height * scale + 0.4 + LINE * notes
+    figure.set_figheight(panel_height * lines + add_words(figure, title, legend) + 0.45)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for ax in axes[len(rows) :]:
         ax.axis("off")
     for ax, row in zip(axes, rows, strict=False):
-        show_frame(ax, row, 0, scale_of(row))
-        ax.set_title(row.label, parse_math=False)
-        ax.set_xlabel(row.note, parse_math=False, fontsize=SMALL)
-    add_words(figure, title, legend)
+        show_frame(ax, row, 0)
+        ax.set_title(plain(row.label))
+        ax.set_xlabel(plain(row.note), fontsize=SMALL)
     return figure

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from everest.figures.drawing import in_colors
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import Plane
 from everest.methods.ranked import ByChange
@@ -38,10 +39,8 @@ class CameraView:
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts: the frames of the clip before which the camera moves, and those that begin a scene."""
-        return {
-            "moving": [pair + self.lag for pair, moves in enumerate(self.moves) if moves],
-            "scenes": self.scenes,
-        }
+        moving = [pair + self.lag for pair, is_moving in enumerate(self.moves) if is_moving]
+        return {"moving": moving, "scenes": self.scenes}
 
 
 def view_camera(
@@ -54,41 +53,45 @@ def view_camera(
     """
     lag = selector.lag(tubelet_frames)
     height, width = clip.shape[2:]
-    shown = clip.movedim(0, -1).expand(-1, -1, -1, 3).cpu().numpy()  # (T, H, W, 3)
     factor = -(-DRAWN_AT // min(height, width))
-    images = [Image.fromarray(frame).resize((width * factor, height * factor)) for frame in shown]
+    images = [
+        Image.fromarray(frame).resize((width * factor, height * factor))
+        for frame in in_colors(clip.movedim(0, -1)).cpu().numpy()
+    ]
     moves: list[bool] = []
     scenes: list[int] = []
     if clip.size(1) > lag:
-        found = previous_frames(clip[None], lag=lag, align=selector.align, pixels=pixels)
-        moves = found.moves[0].tolist()
+        former = previous_frames(clip[None], lag=lag, align=selector.align, pixels=pixels)
+        moves = former.moves[0].tolist()
         if selector.cuts == "detect":
-            scenes = found.begins_scene[0].nonzero()[:, 0].tolist()
-        for image, motion, is_moving in zip(images[lag:], found.motion[0].cpu().numpy(), moves, strict=True):
+            scenes = former.begins_scene[0].nonzero()[:, 0].tolist()
+        for image, motion, is_moving in zip(images[lag:], former.motion[0].cpu().numpy(), moves, strict=True):
             if is_moving:
-                _draw_motion(image, motion, found.plane.times(factor))
-        for number in scenes:
-            first = number // tubelet_frames * tubelet_frames
-            for image in images[first : first + tubelet_frames]:
-                corner, line = (image.width - 1, image.height - 1), max(6, min(image.size) // 30)
-                ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=line)
+                _draw_motion(ImageDraw.Draw(image), image.size, motion, former.plane.times(factor))
+    for number in scenes:
+        first = number // tubelet_frames * tubelet_frames
+        for image in images[first : first + tubelet_frames]:
+            corner = (image.width - 1, image.height - 1)
+            ImageDraw.Draw(image).rectangle(
+                [(0, 0), corner], outline=BORDER, width=max(6, min(image.size) // 30)
+            )
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
     return CameraView(
         frames=frames, lag=lag, sees_motion=selector.align != "none", moves=moves, scenes=scenes
     )
 
 
-def _draw_motion(image: Image.Image, motion: np.ndarray, plane: Plane) -> None:
+def _draw_motion(draw: ImageDraw.ImageDraw, size: tuple[int, int], motion: np.ndarray, plane: Plane) -> None:
     """Draw lines at a regular grid of places; `motion` (2, 3) maps a place in `plane` to the one before."""
-    draw = ImageDraw.Draw(image)
-    side = min(image.size)
+    side = min(size)
     longest = float(np.abs(motion - np.eye(2, 3)).sum(axis=1).max()) * plane.unit  # at most, in pixels
     step = max(side / POINTS, longest / LONGEST)
     width = max(2, side // 100)
-    for row in np.arange(step / 2, image.height, step):
-        for column in np.arange(step / 2, image.width, step):
-            place = (np.array([column, row]) - plane.center) / plane.unit
-            x, y = (motion @ np.array([*place, 1.0])) * plane.unit + plane.center
-            draw.line([(x, y), (column, row)], fill=SHADOW, width=2 * width)
-            draw.line([(x, y), (column, row)], fill=LINE, width=width)
-            draw.circle((column, row), 2 * width, fill=LINE, outline=SHADOW)
+    columns, rows = (np.arange(step / 2, length, step) for length in size)
+    places = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)  # (places, 2) x, y
+    inner = (places - plane.center) / plane.unit
+    earlier = (inner @ motion[:, :2].T + motion[:, 2]) * plane.unit + plane.center
+    for place, start in zip(places.tolist(), earlier.tolist(), strict=True):
+        draw.line([*start, *place], fill=SHADOW, width=2 * width)
+        draw.line([*start, *place], fill=LINE, width=width)
+        draw.circle(place, 2 * width, fill=LINE, outline=SHADOW)

@@ -5,7 +5,6 @@ F frames, H W pixels.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,15 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import Tensor
 
 from everest.data.crops import resize
 from everest.data.footage import footage_of
+from everest.figures.drawing import data_uri, write_page
 from everest.lists.sample import Sample
-from everest.system.files import write_text
-from everest.system.text import escape_bytes
 from everest.video.reader import VideoError, frames_in_order, probe
 from everest.video.writer import TimedFrame, write_timed_frames
 
@@ -32,18 +27,31 @@ SIDE: Final = 240  # our choice: pixels of the longer side
 QUALITY: Final = 26  # x264's crf
 
 
-def _frames(sample: Sample, *, whole: bool) -> tuple[Tensor, Fraction]:
-    """Return frames (F, H, W, 3) uint8 of even sizes of a sample, and their rate per second.
+def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
+    """A clip as a data URI, or why the video is unreadable; its file, and its times.
 
     Args:
         whole: of a longer sample, take up to MOST_WHOLE frames at a lower rate, not the MOST of its middle.
+    """
+    times = "" if sample.start is None else f"{sample.start:.2f} s"
+    times += "" if sample.end is None else f" to {sample.end:.2f} s"
+    card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
+    try:
+        return card | {"uri": data_uri("video/mp4", _small_video(sample, whole=whole))}
+    except VideoError as error:
+        return card | {"problem": error.reason}
+
+
+def _small_video(sample: Sample, *, whole: bool) -> bytes:
+    """The content of an MP4 of a sample, of even height and width.
+
     Raises:
         VideoError: the video is unreadable.
     """
     info, footage = probe(sample.video), footage_of(sample, None)
     rate = info.fps or FPS
-    stride = max(round(rate / FPS), 1)
     most = MOST_WHOLE if whole else MOST
+    stride = max(round(rate / FPS), 1)
     if whole:
         stride = max(stride, -(-footage.num_frames // most))
     ids = np.arange(footage.num_frames)[::stride]
@@ -51,26 +59,16 @@ def _frames(sample: Sample, *, whole: bool) -> tuple[Tensor, Fraction]:
     numbers = footage.numbers(ids[first : first + most])
     scale = min(SIDE / max(info.height, info.width), 1.0)
     size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)
-    frames = [resize(frame[None], size, antialias=True) for frame in frames_in_order(sample.video, numbers)]
-    pixels = torch.cat(frames, dim=1).movedim(0, -1).contiguous()
-    return pixels, Fraction(rate).limit_denominator(1001) / stride
-
-
-def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
-    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
-    times = "" if sample.start is None else f"{sample.start:.2f} s"
-    times += "" if sample.end is None else f" to {sample.end:.2f} s"
-    card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
-    try:
-        frames, rate = _frames(sample, whole=whole)
-        timed = (TimedFrame(frame, number, 1 / rate) for number, frame in enumerate(frames.numpy()))
-        with TemporaryDirectory() as folder:
-            clip = Path(folder) / "clip.mp4"
-            write_timed_frames(clip, timed, rate, crf=QUALITY, gop=12, tune=None, comment="")
-            content = base64.b64encode(clip.read_bytes()).decode()
-        return card | {"uri": f"data:video/mp4;base64,{content}"}
-    except VideoError as error:
-        return card | {"problem": error.reason}
+    shown = Fraction(rate).limit_denominator(1001) / stride
+    small = (
+        resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1)  # (H, W, 3)
+        for frame in frames_in_order(sample.video, numbers)
+    )
+    timed = (TimedFrame(frame.contiguous().numpy(), number, 1 / shown) for number, frame in enumerate(small))
+    with TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        write_timed_frames(clip, timed, shown, crf=QUALITY, gop=12, tune=None, comment="")
+        return clip.read_bytes()
 
 
 def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, lines: Sequence[str]) -> None:
@@ -84,9 +82,4 @@ def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, l
     cards = [
         clip_card(window, whole=True) | {"line": line} for window, line in zip(windows, lines, strict=True)
     ]
-    # Names of videos come from a user: everything is escaped.
-    templates = Environment(
-        loader=PackageLoader("everest.figures", ""), autoescape=True, undefined=StrictUndefined
-    )
-    page = templates.get_template("check_page.html").render(list_file=list_file, cards=cards)
-    write_text(path, escape_bytes(page))
+    write_page(path, "figures", "check_page.html", list_file=list_file, cards=cards)

@@ -1,4 +1,4 @@
-"""The code that all figures share: writing them, names in any script, and images inside pages."""
+"""The code that all figures share: colors, PNG files, names of any letters, and pages with their images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.mask_view import in_colors
-from everest.system.files import atomic_file
+from everest.errors import RecipeError
+from everest.system.files import atomic_file, check_new_file, write_text
 from everest.system.hub import warn_on_main
 from everest.system.text import escape_bytes
 
+# Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES: Final = ("-", "--", ":", "-.")  # the next style when all colors are used
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
 FALLBACK: Final = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans", "IPAexGothic"),
@@ -30,7 +34,28 @@ FALLBACK: Final = (
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
     *("SimHei", "MS Gothic", "Arial Unicode MS"),
 )
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
+
+
+def check_target(path: Path, *, option: str, overwrite: bool) -> None:
+    """Check that a PNG can be written to `path`, and replaces another PNG only with --overwrite.
+
+    Args:
+        option: the option that names the path, for messages.
+    Raises:
+        RecipeError: the name does not end in .png, or the path exists and may not be replaced.
+        EnvironmentProblem: the file cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
+    if path.is_dir():
+        raise RecipeError(f"{option} {path}: a folder is in the way; choose another name")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+                raise RecipeError(f"{option} {path}: exists and is no PNG; choose another name")
+    check_new_file(path, option=option, overwrite=overwrite)
 
 
 @contextmanager
@@ -44,7 +69,7 @@ def png_figure(
     tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure to draw on, which is written as a PNG at the end of the block.
+    """A figure to draw on in any script, which is written as a PNG at the end of the block.
 
     Args:
         size: inches, width and height.
@@ -52,7 +77,8 @@ def png_figure(
         framed: whether panels have a line at the top and at the right, too.
         tight: cut the margins, and show what is outside of the figure; else the image has `size`.
     """
-    with mpl.rc_context({"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}):
+    style: Any = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
+    with any_script(), mpl.rc_context(style):
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure
         with atomic_file(path) as part:
@@ -61,43 +87,66 @@ def png_figure(
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Draw letters that matplotlib's font lacks with an installed font; else as boxes, with one notice."""
+    """Draw letters that matplotlib's font lacks with an installed font; else as boxes, with a notice."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     families = [*mpl.rcParams["font.family"], *(name for name in FALLBACK if name in installed)]
     with warnings.catch_warnings(record=True) as caught, mpl.rc_context({"font.family": families}):
         warnings.simplefilter("default")
         yield
-    others = [warning for warning in caught if not _MISSING.match(str(warning.message))]
-    for warning in others:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if len(others) < len(caught):
-        warn_on_main("figures show boxes for letters that no font has; install one, such as fonts-noto-cjk")
+    for warning in caught:
+        if _MISSING.match(str(warning.message)):
+            notice_boxes()
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def name_entries(legend: Legend, names: Sequence[str]) -> None:
-    """Give the entries of a legend their names, unchanged.
-
-    matplotlib omits labels that begin with "_" and reads dollars as formulas: make the legend with other
-    labels.
-    """
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_parse_math(False)
-        text.set_text(escape_bytes(name))
+@cache  # one notice for all figures
+def notice_boxes() -> None:
+    """Tell the user why some letters are boxes."""
+    warn_on_main("figures show boxes for letters that no font has; install one, such as fonts-noto-cjk")
 
 
-def jpeg_uri(image_pixels: Tensor, *, longest: int | None = None) -> str:
+def plain(name: str) -> str:
+    """A name for a figure: its dollars begin no formula, and bytes that are no text are escaped."""
+    return escape_bytes(name).replace("$", r"\$")
+
+
+def shorten(name: str, most: int) -> str:
+    """A name of up to `most` letters; a longer one loses its middle."""
+    return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
+
+
+def in_colors(frames: Tensor) -> Tensor:
+    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
+    return frames.expand(*frames.shape[:-1], 3)
+
+
+def jpeg_uri(pixels: Tensor, *, longest: int | None = None) -> str:
     """Return (H, W, C) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(in_colors(image_pixels).contiguous().numpy()), io.BytesIO()
+    image, buffer = Image.fromarray(in_colors(pixels).contiguous().numpy()), io.BytesIO()
     if longest is not None:
         image.thumbnail((longest, longest))
     image.save(buffer, format="JPEG", quality=88)
-    return _uri("jpeg", buffer.getvalue())
+    return data_uri("image/jpeg", buffer.getvalue())
 
 
-def png_uri(file: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return _uri("png", file.read_bytes())
+def data_uri(kind: str, content: bytes) -> str:
+    """Return a file as part of a page; its kind is a MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def render(room: str, template: str, **values: Any) -> str:
+    """Return a page made from a template of a room; its values come from users, so all are escaped."""
+    templates = Environment(
+        loader=PackageLoader(f"everest.{room}", ""), autoescape=True, undefined=StrictUndefined
+    )
+    return templates.get_template(template).render(**values)
+
+
+def write_page(path: Path, room: str, template: str, **values: Any) -> None:
+    """Write a page that `render` makes.
+
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    write_text(path, escape_bytes(render(room, template, **values)))

@@ -8,34 +8,45 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Final
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from everest.figures.camera import CameraView
-from everest.figures.mask_view import GRAY, RED, TINT, MaskView, draws_evenly
+from everest.figures.drawing import plain
+from everest.figures.masks import GRAY, RED, TINT, MaskView, draws_evenly
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByChange, ByEmbedding, ByImportance
 from everest.methods.strategies import STRATEGIES
 from everest.system.text import escape_bytes
 
 SMALL: Final = 8  # points, of explanations
-TITLE_LINE: Final = 0.17  # inches
-LEGEND_LINE: Final = 0.16
+TITLE: Final = 10  # points
+LINE: Final = 0.16  # inches of a line of the legend
+TITLE_LINE: Final = 0.17
 
 RGB = tuple[float, float, float]
+Legend = dict[str, RGB | str | None]  # the meaning of each color, and explanations without a color
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
 HALF: Final = (1 - TINT) * 0.5  # of a medium gray, faded to red
 PREDICTED: Final[RGB] = (TINT * RED[0] + HALF, TINT * RED[1] + HALF, TINT * RED[2] + HALF)
 
-
-class LegendLine(NamedTuple):
-    """A line of a legend: what a color means, or an explanation without a color."""
-
-    text: str
-    color: RGB | str | None = None
+CHOICES: Final = {name: strategy.words for name, strategy in STRATEGIES.items()}
+SCORES: Final = {
+    "learned": "the tokenizer's own scores",
+    "random": "random scores",
+    "frame-difference": "scores are the difference of pixels to the previous frame",
+    "embedding-distance": "scores are the change of the embedding since the previous time slice",
+    "uniform-frames": "time slices at equal distances",
+    "all": "all tokens that are not visible",
+}
+MEASURED: Final = {  # by strategies
+    "learned-importance": "score of a token",
+    "frame-difference": "difference to the previous frame",
+    "redundancy-robust": "change since the previous time slice",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,26 +85,15 @@ def share_text(count: int, total: int) -> str:
     return f"{round(100 * count / total, 1):g} % = {count} of {total}"
 
 
-CHOICES: Final = {name: strategy.words for name, strategy in STRATEGIES.items()}
-SCORES: Final = {
-    "learned": "the tokenizer's own scores",
-    "random": "random scores",
-    "frame-difference": "scores are the difference of pixels to the previous frame",
-    "embedding-distance": "scores are the change of the embedding since the previous time slice",
-    "uniform-frames": "time slices at equal distances",
-    "all": "all tokens that are not visible",
-}
-
-
 def choice_text(view: MaskView) -> str:
     """How the strategy of a view chooses its tokens; a strategy of another package may have no words."""
     selector = view.selector
     if isinstance(selector, LearnedImportance):
-        return f"keeps the tokens with the highest scores ({SCORES[selector.score]})"
-    ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
-    text = selector.words.format(most="least" if ascending else "most")
+        return f"{selector.words} ({SCORES[selector.score]})"
     if draws_evenly(selector):
         return "draws tokens, all with the same probability"
+    ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
+    text = selector.words.format(most="least" if ascending else "most")
     if not text or not isinstance(selector, ByChange):
         return text
     if selector.slice_cap is not None:
@@ -102,21 +102,15 @@ def choice_text(view: MaskView) -> str:
         text += f", without the motion of the camera ({selector.align})"
     if selector.cuts == "detect":
         unit = "time slice" if isinstance(selector, ByEmbedding) else "frame"
-        is_copied = not isinstance(selector, ByEmbedding) or selector.first_slice == "copy"
-        values = f"takes the values of the next, or the mean of all {unit}s"
-        text += f"; the first {unit} of a scene {values if is_copied else 'counts as unchanged'}"
+        is_zero = isinstance(selector, ByEmbedding) and selector.first_slice == "zero"
+        copied = f"takes the values of the next, or the mean of all {unit}s"
+        text += f"; the first {unit} of a scene {'counts as unchanged' if is_zero else copied}"
     return text
 
 
 def importance_text(view: MaskView) -> str:
     """Name the quantity that the importance of a view measures."""
-    if isinstance(view.selector, LearnedImportance):
-        return "score of a token"
-    if view.selector.strategy == "frame-difference":
-        return "difference to the previous frame"
-    if view.selector.strategy == "redundancy-robust":
-        return "change since the previous time slice"
-    return "as the strategy measures it"
+    return MEASURED.get(view.selector.strategy, "as the strategy measures it")
 
 
 def camera_text(camera: CameraView) -> str:
@@ -128,70 +122,15 @@ def camera_text(camera: CameraView) -> str:
     return f"{text}; {cuts}" if camera.scenes else text
 
 
-def hides(view: MaskView) -> bool:
-    """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
-    return 0 < len(view.visible) < len(view.kept)
-
-
 def view_title(view: MaskView) -> str:
     """How many tokens a strategy keeps and shows to the encoder."""
     kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
-    if not hides(view):
+    if not view.hides:
         return f"{view.title} keeps {share_text(kept, total)} tokens"
     if kept == total:
         return f"{view.title}: {share_text(visible, total)} tokens are visible, all others are predicted"
-    seen = f"{round(100 * visible / total, 1):g} % = {visible}"
+    seen, _, _ = share_text(visible, total).partition(" of ")
     return f"{view.title} keeps {share_text(kept, total)} tokens, of which {seen} are visible to the encoder"
-
-
-def tokens_text(view: MaskView, *, tinted: bool) -> str:
-    """The numbers of tokens in a row of a figure that compares several strategies."""
-    kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
-    if not tinted:
-        return f"keeps {share_text(kept, total)}"
-    return f"visible {share_text(visible, total)}\npredicted {share_text(kept - visible, total)}"
-
-
-def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
-    """Return the legend of a figure of one clip under one or several strategies.
-
-    Args:
-        numbered: whether the frame numbers are the numbers in the video, not in the clip.
-    """
-    first, entries = views[0], []
-    drops = any(len(view.kept) < view.grid.num_tokens for view in views)
-    if drops:
-        meaning = "dropped" if first.rebuilt is not None else "dropped, neither encoded nor predicted"
-        entries.append(LegendLine(f"gray: {meaning}", DROPPED))
-    if len(views) == 1 and hides(first):
-        hidden = "dropped, or hidden from the encoder and predicted" if drops else "hidden and predicted"
-        entries.append(LegendLine(f'gray in "visible tokens": {hidden}', DROPPED))
-    if is_tinted(views):
-        entries.append(LegendLine("reddish: hidden from the encoder, predicted by the decoder", PREDICTED))
-        entries.append(LegendLine("original colors: visible to the encoder"))
-    for choice in dict.fromkeys(f"{view.title}: {text}" for view in views if (text := choice_text(view))):
-        entries.append(LegendLine(choice))
-    if len({id(view.selector) for view in views}) < len(views):
-        text = "each view has other tokens, here of one clip; in training it has its own window and crop, too"
-        entries.append(LegendLine(text))
-    if any(view.importance is not None for view in views):
-        text = "importance: yellow is high"
-        if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
-            text += "; the first time slice has no previous one and takes the values of the second"
-        entries.append(LegendLine(text))
-    cameras = [view.camera for view in views if view.camera is not None]
-    if cameras:
-        lag, marks = cameras[0].lag, "red border: a new scene begins in this time slice"
-        if cameras[0].sees_motion:
-            since = "the frame before" if lag == 1 else f"{lag} frames of the clip before"
-            place = f"from where a place was {since} to a dot where it is (first frame of each time slice)"
-            marks = f"a yellow line leads {place}; {marks}"
-        entries.append(LegendLine(f"camera: {marks}"))
-    if first.rebuilt is not None:
-        entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
-    if first.with_truth:
-        entries.append(LegendLine("* normalized predictions, with the true mean and std of each token"))
-    return [*entries, LegendLine(token_text(first.tubelet, numbered=numbered))]
 
 
 def token_text(tubelet: tuple[int, int, int], *, numbered: bool) -> str:
@@ -209,30 +148,69 @@ def is_tinted(views: Sequence[MaskView]) -> bool:
 
     Needed for masks that keep all tokens, which differ in the visible ones only.
     """
-    return len(views) > 1 and any(
-        view.importance is None and view.rebuilt is None and hides(view) for view in views
-    )
+    masks = [view for view in views if view.importance is None and view.rebuilt is None]
+    return len(views) > 1 and any(view.hides for view in masks)
 
 
-def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
-    """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
-    title_lines, texts = _wrapped(title, legend, figure.get_figwidth())
-    figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
-    handles = [
-        Patch(facecolor=entry.color or "none", edgecolor="black" if entry.color else "none", label=text)
-        for entry, text in zip(legend, texts, strict=True)
+def legend_of(views: Sequence[MaskView], *, numbered: bool) -> Legend:
+    """Return the legend of a figure of one clip under one or several strategies.
+
+    Args:
+        numbered: whether the frame numbers are the numbers in the video, not in the clip.
+    """
+    first = views[0]
+    legend: Legend = {}
+    drops = any(len(view.kept) < view.grid.num_tokens for view in views)
+    if drops:
+        meaning = "dropped" if first.rebuilt is not None else "dropped, neither encoded nor predicted"
+        legend[f"gray: {meaning}"] = DROPPED
+    if len(views) == 1 and first.hides:
+        hidden = "dropped, or hidden from the encoder and predicted" if drops else "hidden and predicted"
+        legend[f'gray in "visible tokens": {hidden}'] = DROPPED
+    if is_tinted(views):
+        legend["reddish: hidden from the encoder, predicted by the decoder"] = PREDICTED
+        legend["original colors: visible to the encoder"] = None
+    legend |= {f"{view.title}: {text}": None for view in views if (text := choice_text(view))}
+    if len({id(view.selector) for view in views}) < len(views):
+        text = "each view has other tokens, here of one clip; in training it has its own window and crop, too"
+        legend[text] = None
+    if any(view.importance is not None for view in views):
+        text = "importance: yellow is high"
+        if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
+            text += "; the first time slice has no previous one and takes the values of the second"
+        legend[text] = None
+    camera = next((view.camera for view in views if view.camera is not None), None)
+    if camera is not None:
+        marks = "red border: a new scene begins in this time slice"
+        if camera.sees_motion:
+            since = "the frame before" if camera.lag == 1 else f"{camera.lag} frames of the clip before"
+            place = f"from where a place was {since} to a dot where it is (first frame of each time slice)"
+            marks = f"a yellow line leads {place}; {marks}"
+        legend[f"camera: {marks}"] = None
+    if first.rebuilt is not None:
+        legend["rebuilt: from the kept tokens and the first time slice of each window"] = None
+    if first.with_truth:
+        legend["* normalized predictions, with the true mean and std of each token"] = None
+    return legend | {token_text(first.tubelet, numbered=numbered): None}
+
+
+def add_words(figure: Figure, title: str, legend: Legend) -> float:
+    """Add a title at the top and a legend at the bottom, wrapped to the width of the figure.
+
+    Returns:
+        Their height in inches.
+    """
+    columns = int(figure.get_figwidth() * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
+    title_lines = [
+        plain(line)
+        for part in escape_bytes(title).splitlines()
+        for line in textwrap.wrap(part, int(columns * SMALL / TITLE))
     ]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
-
-
-def height_of_words(title: str, legend: Sequence[LegendLine], width: float) -> float:
-    """Inches of a title and a legend as `add_words` adds them to a figure of `width` inches."""
-    title_lines, texts = _wrapped(title, legend, width)
-    return TITLE_LINE * len(title_lines) + LEGEND_LINE * sum(len(text.splitlines()) for text in texts)
-
-
-def _wrapped(title: str, legend: Sequence[LegendLine], width: float) -> tuple[list[str], list[str]]:
-    """Return the lines of a title, and the text of each line of a legend, wrapped to `width` inches."""
-    columns = int(width * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
-    lines = [textwrap.wrap(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
-    return list(chain(*lines)), [textwrap.fill(entry.text, columns - 8) for entry in legend]
+    figure.suptitle("\n".join(title_lines), fontsize=TITLE)
+    labels = [plain(textwrap.fill(text, columns - 8)) for text in legend]
+    handles = [
+        Patch(facecolor=color or "none", edgecolor="black" if color else "none") for color in legend.values()
+    ]
+    figure.legend(handles, labels, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
+    num_lines = sum(len(label.splitlines()) for label in labels)
+    return TITLE_LINE * len(title_lines) + LINE * num_lines

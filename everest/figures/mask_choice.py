@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import fields, replace
+from typing import Any, Final, Literal, NamedTuple
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -25,8 +25,7 @@ COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 
 SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnChoices:
+class OwnChoices(NamedTuple):
     """The token selection of a checkpoint or a recipe, for each view with its title, and its clips."""
 
     selectors: list[tuple[str, Selector]]
@@ -47,9 +46,16 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
 def choices_of_recipe(recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> OwnChoices:
     """Return how a stage of a recipe chooses tokens, and its clips."""
     settings, data, model = getattr(recipe, stage), recipe.data, recipe.model
-    clip = {"frames": data.frames, "size": data.frame_size, "sampling": settings.sampling}
-    clip |= {"stride": settings.stride, "fps": data.fps}
-    clip |= {"tubelet": model.tubelet, "pixels": data.pixels, "input_kind": model.input}
+    clip = {
+        "frames": data.frames,
+        "size": data.frame_size,
+        "sampling": settings.sampling,
+        "stride": settings.stride,
+        "fps": data.fps,
+        "tubelet": model.tubelet,
+        "pixels": data.pixels,
+        "input_kind": model.input,
+    }
     views = 1
     if stage == "pretrain" and recipe.pretrain.objective == "views":
         views = recipe.pretrain.views.number
@@ -90,39 +96,43 @@ def requested_selectors(
             "--checkpoint"
         )
     name = LEARNED if has_tokenizer else strategy or DEFAULT
-    written = settings
+    values = dict(settings)
     keeps_strategy = isinstance(trained, ByChange) or not (settings or isinstance(trained, AllTokens))
     if strategy is None and not compared and trained is not None and keeps_strategy and not has_tokenizer:
-        name = trained.strategy
-        settings = {key: value for key, value in vars(trained).items() if key != "strategy"} | dict(settings)
-    known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else settings
-    for setting in written:
-        option = setting.replace("_", "-")
+        name, values = trained.strategy, {**vars(trained), **settings}
+        del values["strategy"]
+    known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else values
+    for option in settings:
         if compared:
-            raise RecipeError(f"--{option}: --compare shows each strategy as it is known; leave it out")
-        if setting not in known:
-            raise RecipeError(f"--{option}: {name} has no such setting; leave it out")
+            raise RecipeError(
+                f"--{option.replace('_', '-')}: --compare shows each strategy as it is known; leave it out"
+            )
+        if option not in known:
+            raise RecipeError(f"--{option.replace('_', '-')}: {name} has no such setting; leave it out")
     if name == LEARNED:  # tokens are kept by score, out of all tokens
         return [
             (score, LearnedImportance(mask_ratio=1.0, keep_ratio=ratio or 0.1, random_ratio=0.0, score=score))
             for ratio in ratios or [None]
             for score in (SCORES if compared else SCORES[-1:])
         ]
-    if not compared:
-        chosen: list[tuple[str, Selector]] = []
-        for ratio in ratios or [None]:
-            selector, title = _showing(name, ratio, settings), name
-            if isinstance(selector, ByChange) and selector.sees_camera:  # next to one that does not
-                camera = {"align": selector.align, "cuts": selector.cuts}
-                given = [f"{key} {value}" for key, value in camera.items() if value != getattr(ByChange, key)]
-                chosen.append(("plain", replace(selector, align="none", cuts="ignore")))
-                title = ", ".join(given)
-            chosen.append((title, selector))
-        return chosen
-    if strategy is not None or len(ratios) > 1:
-        raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
-    kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
-    return [(each, _showing(each, ratio, {})) for each, ratio in kept.items()]
+    if compared:
+        if strategy is not None or len(ratios) > 1:
+            raise RecipeError(
+                "--compare shows the strategies of the field, with one share: leave out the others"
+            )
+        shares = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
+        return [(each, _showing(each, share, {})) for each, share in shares.items()]
+    chosen: list[tuple[str, Selector]] = []
+    for ratio in ratios or [None]:
+        selector, title = _showing(name, ratio, values), name
+        if isinstance(selector, ByChange) and selector.sees_camera:  # next to one that does not
+            camera = {"align": selector.align, "cuts": selector.cuts}
+            chosen.append(("plain", replace(selector, align="none", cuts="ignore")))
+            title = ", ".join(
+                f"{key} {value}" for key, value in camera.items() if value != getattr(ByChange, key)
+            )
+        chosen.append((title, selector))
+    return chosen
 
 
 def _showing(strategy: str, kept: float | None, settings: Mapping[str, Any]) -> Selector:

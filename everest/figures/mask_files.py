@@ -21,9 +21,8 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation
 from everest.figures.legend import ShownFrames, view_title
-from everest.figures.mask_page import write_page
-from everest.figures.mask_view import MaskView, in_colors
-from everest.figures.masks import TUBELET, FigureRequest, view_masks
+from everest.figures.mask_page import write_mask_page
+from everest.figures.masks import TUBELET, FigureRequest, MaskView, embedding_of, view_masks
 from everest.figures.pictures import draw_views
 from everest.lists.sample import Sample
 from everest.methods.selector import Selector
@@ -59,27 +58,22 @@ class MaskRequest(FigureRequest):
             VideoError: the video cannot be read.
             RecipeError: `frames` do not fit the tokenizer.
         """
-        frames, tubelet = self.frames, self.tubelet
-        if isinstance(self.model, VideoModel):
-            frames = self.model.encoder.num_frames
-        elif isinstance(self.model, AdaptiveTokenizer):
-            tubelet = self.model.tubelet
-            if frames % self.model.window:
-                raise RecipeError(f"--frames: {frames} do not divide into windows of {self.model.window}")
+        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
+        frames = model.encoder.num_frames if isinstance(model, VideoModel) else self.frames
+        if isinstance(model, AdaptiveTokenizer) and frames % model.window:
+            raise RecipeError(f"--frames: {frames} do not divide into windows of {model.window}")
         cell = max((selector.cell for _, selector in self.selectors), default=1)
-        info = probe(video)
-        size = self.frame_size(info, multiples=(cell * tubelet[1], cell * tubelet[2]))
+        info, sample = probe(video), Sample(path=str(video))
         views = EvalViews(
             frames=frames,
             stride=self.stride,
-            size=size,
+            size=self.frame_size(info, multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
             clips=self.windows,
             crops=1,
             sampling=self.sampling,
             fps=self.fps,
-            channels=(self.model if isinstance(self.model, VideoModel) else self).pixels.channels,
+            channels=embed.pixels.channels,
         )
-        sample = Sample(path=str(video))
         clips = views(sample, np.random.default_rng(0), "auto").frames
         footage = footage_of(sample, self.fps)
         missing = 0  # other samplings repeat frames evenly
@@ -90,6 +84,18 @@ class MaskRequest(FigureRequest):
             (clip, ShownFrames(numbers=tuple(numbers), **shown))
             for clip, numbers in zip(clips, views.windows(footage).tolist(), strict=True)
         ]
+
+    def views(self, clip: Tensor) -> list[MaskView]:
+        """Apply the strategies to a clip (C, T, H, W) uint8."""
+        return view_masks(
+            clip,
+            self.selectors,
+            model=self.model,
+            tubelet=self.tubelet,
+            pixels=self.pixels,
+            input_kind=self.input_kind,
+            seed=self.seed,
+        )
 
     @property
     def measured(self) -> str:
@@ -126,29 +132,24 @@ def write_mask_figures(
     for path in paths:
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
-    embedding = "pixels" if request.model is None else "checkpoint"
     documents = []
     for path, (clip, source) in zip(paths, clips, strict=True):
-        views = view_masks(
-            clip,
-            request.selectors,
-            model=request.model,
-            tubelet=request.tubelet,
-            pixels=request.pixels,
-            input_kind=request.input_kind,
-            seed=request.seed,
-        )
-        title = request.title(views)
-        if kind == "png":
-            draw_views(path, views, title=title, source=source)
-        elif kind == "html":
-            pixels = in_colors(clip.movedim(0, -1))
-            write_page(path, views, pixels, measured=request.measured, source=source, seed=request.seed)
+        views = request.views(clip)
+        if kind == "html":
+            frames = clip.movedim(0, -1)
+            write_mask_page(path, views, frames, measured=request.measured, source=source, seed=request.seed)
         else:
-            write_animation(path, views, title=title, source=source)
-        shown = {"frames": list(source.numbers), "frames_total": source.total}
+            write = draw_views if kind == "png" else write_animation
+            write(path, views, title=request.title(views), source=source)
         documents += [
-            {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(path)], **shown}
+            {
+                "video": str(video),
+                **view.to_dict(),
+                "embedding": "pixels" if request.model is None else "checkpoint",
+                "written": [str(path)],
+                "frames": list(source.numbers),
+                "frames_total": source.total,
+            }
             for view in views
         ]
     return documents

@@ -1,4 +1,4 @@
-"""Apply strategies and models to a clip: which tokens they keep, see and predict; the request for a figure.
+"""Apply strategies and models to a clip: which tokens they keep, see and predict.
 
 C channels, T frames, H W pixels, N tokens, K selected tokens.
 """
@@ -6,8 +6,8 @@ C channels, T frames, H W pixels, N tokens, K selected tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from everest.config.values import Input
 from everest.errors import RecipeError
-from everest.figures.camera import view_camera
-from everest.figures.mask_view import GRAY, MaskView, draws_evenly, in_colors, to_frames, to_patches
-from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
+from everest.figures.camera import CameraView, view_camera
+from everest.figures.drawing import in_colors
+from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
+from everest.methods.importance import NO_CHANGE, Embedding, RawPixels, ScoredEmbedding
 from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import ByChange
+from everest.methods.ranked import ByChange, ByEmbedding, Drawn
 from everest.methods.selector import Selector
 from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
@@ -34,6 +34,9 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 
 AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
+RED: Final = (0.9, 0.15, 0.1)
+TINT: Final = 0.55  # how far a predicted token is faded to red
+GRAY: Final = 0.55  # of omitted tokens: neither black nor white, which videos contain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,75 @@ class FigureRequest:
         return height, width
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskView:
+    """One strategy on one clip."""
+
+    title: str
+    selector: Selector
+    grid: TokenGrid
+    kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
+    visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
+    importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
+    frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
+    predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
+    with_truth: bool = False  # whether `predicted` has the mean and std of the true tubelets
+    camera: CameraView | None = None  # of a strategy that looks at the camera
+    rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels of a token."""
+        length, height, width = self.frames.shape[:3]
+        return length // self.grid.t, height // self.grid.h, width // self.grid.w
+
+    @property
+    def hides(self) -> bool:
+        """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
+        return 0 < len(self.visible) < len(self.kept)
+
+    @property
+    def order(self) -> Tensor:
+        """(N,) token ids, the first to keep in front, of a strategy that measures."""
+        assert self.importance is not None
+        return self.selector.ranked(self.importance[None])[0]
+
+    @property
+    def no_change(self) -> float:
+        """The importance of a token that did not change."""
+        return NO_CHANGE[self.selector.distance] if isinstance(self.selector, ByEmbedding) else 0.0
+
+    def pixels_of(self, tokens: Tensor, *, tinted: Tensor | None = None) -> Tensor:
+        """The frames with `tokens` (K,) unchanged, `tinted` ones reddish, and all others gray."""
+        patches = patchify(self.frames.movedim(-1, 0)[None], self.tubelet)[0]  # (N, 3, t, p, q)
+        shown = torch.full_like(patches, GRAY)
+        if tinted is not None:
+            shown[tinted] = (1 - TINT) * patches[tinted] + TINT * torch.tensor(RED).view(3, 1, 1, 1)
+        shown[tokens] = patches[tokens]
+        return to_frames(unpatchify(shown[None], self.grid))
+
+    def heat(self) -> Tensor:
+        """Return the importance of each pixel's token, (T, H, W) float32."""
+        assert self.importance is not None
+        by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
+        return over_pixels(by_token, self.frames.shape[:3])
+
+    def kept_per_slice(self) -> list[int]:
+        return torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t).tolist()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values of --json: ids and counts."""
+        return {
+            "grid": [self.grid.t, self.grid.h, self.grid.w],
+            "strategy": self.selector.strategy,
+            "keep": round(len(self.kept) / self.grid.num_tokens, 4),
+            "kept_per_slice": self.kept_per_slice(),
+            "kept": self.kept.tolist(),
+            "visible": self.visible.tolist(),
+            **({} if self.camera is None else {"camera": self.camera.to_dict()}),
+        }
+
+
 @torch.inference_mode()
 def view_masks(
     clip: Tensor,
@@ -93,62 +165,39 @@ def view_masks(
         RecipeError: the clip does not divide into tubelets, a strategy does not fit its grid, or no token is
             visible to the model.
     """
-    if model is None:
-        embed: Embedding = RawPixels(tubelet, pixels)
-    elif isinstance(model, AdaptiveTokenizer):
-        embed = ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
-    else:
-        embed = model.measure
+    embed = embedding_of(model, tubelet, pixels)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
-    pixels = embed.pixels
-    x = pixels.normalize(clip)[None]  # (1, C, T, H, W)
+    x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
+    seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, embed.pixels)
     generator = np.random.default_rng(seed)
     noise = generator.random((1, grid.num_tokens), dtype=np.float32)
-    seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, pixels)
-    views = []
-    for number, (title, selector) in enumerate(selectors):
-        if any(selector is before for _, before in selectors[:number]):  # another view draws other tokens
+    views: list[MaskView] = []
+    for title, selector in selectors:
+        if any(selector is view.selector for view in views):  # another view draws other tokens
             noise = generator.random((1, grid.num_tokens), dtype=np.float32)
         importance = selector.importance(seen, embed)
         selection = selector(grid, importance=importance, noise=torch.from_numpy(noise))
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
-        if isinstance(model, MaskedAutoencoder) and not num_visible and not scores_only:
-            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
-        prediction = None
-        if (
-            isinstance(model, MaskedAutoencoder)
-            and not isinstance(model.targets, FeatureTargets)  # they have no pixels
-            and num_visible
-            and num_targets
-        ):
-            prediction = model(x, selection=selection).prediction
-        view = _view(title, selector, x, selection, importance, prediction, model, grid, pixels)
+        others: dict[str, Any] = {}
+        if isinstance(model, MaskedAutoencoder):
+            scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
+            if not num_visible and not scores_only:
+                raise RecipeError(
+                    f"--keep: {selector.strategy} lets the model see none of the tokens; keep more"
+                )
+            # Features have no pixels.
+            if num_visible and num_targets and not isinstance(model.targets, FeatureTargets):
+                prediction = model(x, selection=selection).prediction
+                others = _predicted(model, x, selection, prediction)
+        elif isinstance(model, AdaptiveTokenizer):
+            others = {"rebuilt": _rebuild(model, x, selection)}
         if isinstance(selector, ByChange) and selector.sees_camera:
             length = embed.tubelet[0]
-            camera = view_camera(clip, selector, tubelet_frames=length, pixels=pixels)
-            view = replace(view, camera=camera)
-        if isinstance(model, AdaptiveTokenizer):
-            view = replace(view, rebuilt=_rebuild(model, x, view.kept))
-        views.append(view)
+            others["camera"] = view_camera(clip, selector, tubelet_frames=length, pixels=embed.pixels)
+        views.append(_view(title, selector, x, selection, importance, embed, **others))
     return views
-
-
-def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
-    """Rebuild a normalized clip (1, 3, T, H, W) from its tokens `kept` (K,): (T, H, W, 3) in [0, 1].
-
-    As in training, the first slice of each window is kept completely.
-    """
-    clip = IMAGENET.unnormalize(x)
-    grid = tokenizer.grid(clip)
-    mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
-    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
-    rebuilt = F.interpolate(
-        tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:]
-    )  # the tokenizer may rebuild smaller frames
-    return rebuilt[0].movedim(0, -1).clamp(0, 1)
 
 
 @torch.inference_mode()
@@ -159,21 +208,41 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
         noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
-    device = model.mask_token.device
+    selector, device = model.selector, model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
-    importance = model.selector.importance(model.to_input(out.frames), model.measure)
-    grid, title = model.encoder.grid, model.selector.strategy
+    importance = selector.importance(model.to_input(out.frames), model.measure)
+    predicted = _predicted(model, out.frames, out.selection, out.prediction)
     return _view(
-        title,
-        model.selector,
-        out.frames,
-        out.selection,
-        importance,
-        out.prediction,
-        model,
-        grid,
-        model.pixels,
+        selector.strategy, selector, out.frames, out.selection, importance, model.measure, **predicted
     )
+
+
+def embedding_of(
+    model: AnyModel | None,
+    tubelet: tuple[int, int, int] = TUBELET,
+    pixels: PixelStatistics = IMAGENET,
+) -> Embedding:
+    """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
+    if isinstance(model, AdaptiveTokenizer):
+        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
+    return RawPixels(tubelet, pixels) if model is None else model.measure
+
+
+def draws_evenly(selector: Selector) -> bool:
+    """Whether a strategy draws all tokens with the same probability, whatever their importance."""
+    return isinstance(selector, Drawn) and selector.uniform == 1
+
+
+def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+    """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
+    for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
+        by_token = by_token.repeat_interleave(length // tokens, dim=dim)
+    return by_token
+
+
+def to_frames(clip: Tensor) -> Tensor:
+    """A clip (1, C, T, H, W) as frames (T, H, W, 3) in [0, 1] on the CPU."""
+    return in_colors(clip[0].movedim(0, -1).clamp(0, 1).cpu())
 
 
 def _view(
@@ -182,30 +251,45 @@ def _view(
     x: Tensor,
     selection: TokenSelection,
     importance: Tensor | None,
-    prediction: Tensor | None,
-    model: AnyModel | None,
-    grid: TokenGrid,
-    pixels: PixelStatistics,
+    embed: Embedding,
+    **others: Any,
 ) -> MaskView:
-    frames = pixels.unnormalize(x)[0].movedim(0, -1)  # (T, H, W, C)
-    visible, target = selection.visible[0], selection.target[0]
-    predicted, with_truth = None, False
-    if isinstance(model, MaskedAutoencoder) and prediction is not None:
-        with_truth = model.targets.needs_truth
-        seen = model.to_input(x)
-        patches = to_patches(pixels.unnormalize(seen)[0].movedim(0, -1), grid)
-        shown = torch.full_like(patches, GRAY)
-        shown[target] = model.targets.pixels(prediction, seen, selection.target)[0]
-        shown[visible] = patches[visible]
-        predicted = in_colors(to_frames(shown, grid))
+    """View a normalized clip (1, C, T, H, W) and a selection of its tokens."""
     return MaskView(
         title=title,
         selector=selector,
-        grid=grid,
-        kept=torch.cat([visible, target]).unique().cpu(),
-        visible=visible.cpu(),
+        grid=TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet),
+        kept=torch.cat([selection.visible[0], selection.target[0]]).unique().cpu(),
+        visible=selection.visible[0].cpu(),
         importance=None if importance is None or draws_evenly(selector) else importance[0].cpu(),
-        frames=in_colors(frames.clamp(0, 1).cpu()),
-        predicted=predicted,
-        with_truth=with_truth,
+        frames=to_frames(embed.pixels.unnormalize(x)),
+        **others,
     )
+
+
+def _predicted(
+    model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor
+) -> dict[str, Any]:
+    """The fields of a view for the tokens that a model predicts."""
+    seen = model.to_input(x)
+    patches = patchify(model.pixels.unnormalize(seen), model.measure.tubelet)[0]  # (N, C, t, p, q)
+    shown = torch.full_like(patches, GRAY)
+    shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
+    shown[selection.visible[0]] = patches[selection.visible[0]]
+    predicted = to_frames(unpatchify(shown[None], model.encoder.grid))
+    return {"predicted": predicted, "with_truth": model.targets.needs_truth}
+
+
+def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, selection: TokenSelection) -> Tensor:
+    """Rebuild a normalized clip (1, 3, T, H, W) from its selected tokens: (T, H, W, 3) in [0, 1].
+
+    As in training, the first slice of each window is kept completely.
+    """
+    clip = IMAGENET.unnormalize(x)
+    grid = tokenizer.grid(clip)
+    mask = torch.zeros(grid.num_tokens)
+    mask[torch.cat([selection.visible[0], selection.target[0]])] = 1.0
+    mask = mask.view(1, grid.t, grid.h, grid.w)
+    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
+    # The tokenizer may rebuild smaller frames.
+    return to_frames(F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:]))

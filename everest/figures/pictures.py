@@ -14,36 +14,30 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from torch import Tensor
 
-from everest.figures.drawing import any_script, png_figure
+from everest.figures.drawing import plain, png_figure
 from everest.figures.legend import (
     DROPPED,
     SMALL,
-    LegendLine,
+    Legend,
     ShownFrames,
     add_words,
     camera_text,
-    hides,
     importance_text,
     is_tinted,
     legend_of,
     range_text,
     share_text,
     token_text,
-    tokens_text,
 )
-from everest.figures.mask_view import GRAY, MaskView, over_pixels
-from everest.system.text import escape_bytes
+from everest.figures.masks import GRAY, MaskView, over_pixels
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
 COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
 LONGEST_NAME: Final = 24  # letters of a file's name next to its frames
-PREDICTED: Final = "predicted"
-PREDICTED_WITH_TRUTH: Final = "predicted*"
 
 
 class FigureRow(NamedTuple):
@@ -53,8 +47,7 @@ class FigureRow(NamedTuple):
     frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
     note: str = ""
     captions: Sequence[str] = ()  # of each time slice
-    lowest: float = 0.0  # importance at the lower end of the color scale: no change
-    highest: float | None = None  # at its upper end; None: that of the row
+    scale: Normalize | None = None  # the colors of the importance of all frames
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
@@ -62,59 +55,63 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
 
     A row shows the importance that the strategies measure; rows if they measure it differently.
     """
-    first = views[0]
-    rows = [FigureRow("original", first.frames, "frames of the video")]
-    if len(views) == 1:
-        rows += _single(first)
-    elif is_tinted(views):
-        rows += [
-            FigureRow(
-                view.title, view.pixels_of(view.visible, tinted=view.kept), tokens_text(view, tinted=True)
-            )
-            for view in views
-        ]
-    else:
-        for view in views:
-            rows.append(FigureRow(view.title, view.pixels_of(view.kept), tokens_text(view, tinted=False)))
-            if view.rebuilt is not None:
-                rows.append(FigureRow("rebuilt", view.rebuilt, f"from the tokens of\n{view.title}"))
-    cameras = [view.camera for view in views if view.camera is not None]
-    if cameras:
-        rows.append(FigureRow("camera", cameras[0].frames, camera_text(cameras[0])))
-    measured: list[MaskView] = []  # a view for each importance: several keep ratios share one
-    for view in views:
-        known = (other.importance for other in measured if other.importance is not None)
-        if view.importance is not None and not any(torch.equal(view.importance, each) for each in known):
-            measured.append(view)
-    heats = [(view, view.heat(), importance_text(view)) for view in measured]
-    for view, heat, quantity in heats:
-        # With and without the motion of the camera, the highest values differ too much for one scale.
-        highest = max(
-            float(other.max())
-            for alike, other, name in heats
-            if name == quantity and (alike.camera is None) == (view.camera is None)
-        )
-        note = quantity if len(heats) == 1 else f"{view.title}:\n{quantity}"
-        note += "" if highest > view.no_change else "\n(there is none)"
-        rows.append(FigureRow("importance", heat, note, lowest=view.no_change, highest=highest))
-    return rows
+    rows = [FigureRow("original", views[0].frames, "frames of the video")]
+    rows += _rows_of_one(views[0]) if len(views) == 1 else _rows_of_several(views)
+    camera = next((view.camera for view in views if view.camera is not None), None)
+    if camera is not None:
+        rows.append(FigureRow("camera", camera.frames, camera_text(camera)))
+    return [*rows, *_heat_rows(views)]
 
 
-def _single(view: MaskView) -> Iterator[FigureRow]:
-    """The rows of the kept, visible and predicted tokens, and of the clip rebuilt by a tokenizer."""
+def _rows_of_one(view: MaskView) -> Iterator[FigureRow]:
+    """The kept, visible and predicted tokens, and the clip rebuilt by a tokenizer."""
     kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
-    if kept < total or not hides(view):  # else the row would be equal to the frames
+    if kept < total or not view.hides:  # else the row would be equal to the frames
         captions = [f"{count} of {view.grid.per_slice}" for count in view.kept_per_slice()]
         yield FigureRow("kept tokens", view.pixels_of(view.kept), share_text(kept, total), captions)
-    if hides(view):
+    if view.hides:
         note = f"to the encoder:\n{share_text(visible, total)}"
         yield FigureRow("visible tokens", view.pixels_of(view.visible), note)
     if view.predicted is not None:
-        label = PREDICTED_WITH_TRUTH if view.with_truth else PREDICTED
         note = f"by the decoder:\n{share_text(kept - visible, total)}"
-        yield FigureRow(label, view.predicted, note)
+        yield FigureRow("predicted*" if view.with_truth else "predicted", view.predicted, note)
     if view.rebuilt is not None:
         yield FigureRow("rebuilt", view.rebuilt, "by the tokenizer")
+
+
+def _rows_of_several(views: Sequence[MaskView]) -> Iterator[FigureRow]:
+    """The tokens of each view in one row, and the clip that a tokenizer rebuilds from them."""
+    tinted = is_tinted(views)
+    for view in views:
+        kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
+        if tinted:
+            note = f"visible {share_text(visible, total)}\npredicted {share_text(kept - visible, total)}"
+            yield FigureRow(view.title, view.pixels_of(view.visible, tinted=view.kept), note)
+        else:
+            yield FigureRow(view.title, view.pixels_of(view.kept), f"keeps {share_text(kept, total)}")
+            if view.rebuilt is not None:
+                yield FigureRow("rebuilt", view.rebuilt, f"from the tokens of\n{view.title}")
+
+
+def _heat_rows(views: Sequence[MaskView]) -> Iterator[FigureRow]:
+    """The importance that each strategy measures; several keep ratios of one share it."""
+    measured: list[tuple[MaskView, Tensor]] = []
+    for view in views:
+        importance = view.importance
+        if importance is not None and not any(torch.equal(importance, known) for _, known in measured):
+            measured.append((view, importance))
+    for view, _ in measured:
+        quantity = importance_text(view)
+        # With and without the motion of the camera, the highest values differ too much for one scale.
+        highest = max(
+            float(importance.max())
+            for other, importance in measured
+            if importance_text(other) == quantity and (other.camera is None) == (view.camera is None)
+        )
+        note = quantity if len(measured) == 1 else f"{view.title}:\n{quantity}"
+        if highest <= view.no_change:
+            note, highest = f"{note}\n(there is none)", view.no_change + 1
+        yield FigureRow("importance", view.heat(), note, scale=Normalize(view.no_change, highest))
 
 
 def draw_views(
@@ -135,14 +132,13 @@ def draw_views(
     )
 
 
-@any_script()
 def draw_rows(
     path: Path,
     rows: Sequence[FigureRow],
     *,
     slices: int,
     title: str,
-    legend: Sequence[LegendLine],
+    legend: Legend,
     numbers: Sequence[int] | None = None,
 ) -> Figure:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
@@ -151,6 +147,7 @@ def draw_rows(
         numbers: T frame numbers for the columns; None: from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
+    numbers = numbers or range(length)
     step = length // slices
     shown = range(0, slices, -(-slices // COLUMNS))
     column_width = min(1.3 * max(width / height, 0.6), COLUMN_WIDTH)
@@ -161,36 +158,29 @@ def draw_rows(
     with png_figure(path, size, points=10, framed=True, tight=False, layout="compressed") as figure:
         axes = figure.subplots(len(rows), len(shown), squeeze=False)
         for row, line in zip(rows, axes, strict=True):
-            scale = scale_of(row)
             for ax, number in zip(line, shown, strict=True):
-                show_frame(ax, row, number * step, scale)
+                show_frame(ax, row, number * step)
                 if row.captions:
                     ax.set_xlabel(row.captions[number], fontsize=SMALL, labelpad=2)
-            place = {"ha": "right", "transform": line[0].transAxes, "parse_math": False}
-            line[0].text(-0.05, 0.51, row.label, va="bottom", **place)
-            line[0].text(-0.05, 0.49, row.note, va="top", fontsize=SMALL, **place)
-            if row.frames.dim() == 3:
-                bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
+            place = {"ha": "right", "transform": line[0].transAxes}
+            line[0].text(-0.05, 0.51, plain(row.label), va="bottom", **place)
+            line[0].text(-0.05, 0.49, plain(row.note), va="top", fontsize=SMALL, **place)
+            if row.scale is not None:
+                colors = ScalarMappable(row.scale, HEAT)
+                bar = figure.colorbar(colors, ax=list(line), fraction=0.03, pad=0.01)
                 bar.ax.tick_params(labelsize=SMALL)
         for ax, number in zip(axes[0], shown, strict=True):
-            ids = range(number * step, (number + 1) * step)
-            named = range_text(ids if numbers is None else [numbers[i] for i in ids])
+            named = range_text(numbers[number * step : (number + 1) * step])
             ax.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL)
         add_words(figure, title, legend)
     return figure
 
 
-def scale_of(row: FigureRow) -> Normalize:
-    """The color scale of the importance of all frames."""
-    highest = float(row.frames.max()) if row.highest is None else row.highest
-    return Normalize(row.lowest, highest if highest > row.lowest else row.lowest + 1)
-
-
-def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesImage:
+def show_frame(ax: Axes, row: FigureRow, frame: int) -> None:
     """Show a frame of a row, or its importance in colors."""
     ax.set(xticks=[], yticks=[])
-    colors = {"cmap": HEAT, "norm": scale} if row.frames.dim() == 3 else {}
-    return ax.imshow(row.frames[frame].numpy(), interpolation="antialiased", **colors)
+    colors = {} if row.scale is None else {"cmap": HEAT, "norm": row.scale}
+    ax.imshow(row.frames[frame].numpy(), interpolation="antialiased", **colors)
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -199,26 +189,25 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
         kept = over_pixels(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+        scores = over_pixels(example.scores, frames.shape[:3])
+        highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
-            FigureRow("original", frames, escape_bytes(Path(example.video).name)[-LONGEST_NAME:]),
+            FigureRow("original", frames, Path(example.video).name[-LONGEST_NAME:]),
             FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
-            FigureRow("score", over_pixels(example.scores, frames.shape[:3]), "higher is kept first"),
+            FigureRow("score", scores, "higher is kept first", scale=Normalize(0, highest)),
         ]
-    first = examples[0]
-    t, h, w = first.mask.shape
-    length, height, width = first.frames.shape[1:]
+    t, h, w = examples[0].mask.shape
+    length, height, width = examples[0].frames.shape[1:]
     draw_rows(
         path,
         rows,
-        slices=len(first.mask),
+        slices=t,
         title="tokens kept by the tokenizer, and the clip rebuilt from them",
-        legend=[
-            LegendLine("gray: dropped", DROPPED),
-            LegendLine(
-                "the first time slice is kept completely, of the others the tokens with the highest scores"
-            ),
-            LegendLine(token_text((length // t, height // h, width // w), numbered=False)),
-        ],
+        legend={
+            "gray: dropped": DROPPED,
+            "the first time slice is kept completely, of the others the tokens with the highest scores": None,
+            token_text((length // t, height // h, width // w), numbered=False): None,
+        },
     )

@@ -6,8 +6,9 @@ R step rows of metrics.jsonl, V validation rows, P rows of probes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -73,35 +74,30 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         positions = _positions(run, environment, steps, x)
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
         x_of_step[0] = 0.0  # of the probe before the first step
-        probes = [row for row in probe_rows(rows) if row["step"] in x_of_step]
-        validations = [
-            row for row in rows if any(key.startswith("val_") for key in row) and row["step"] in x_of_step
-        ]
+        logged = [row for row in rows if row["step"] in x_of_step]
+        probes = [row | {"ratio": _ratio(row)} for row in probe_rows(logged)]
+        validations = [row for row in logged if any(key.startswith("val_") for key in row)]
         metric = metric_of_run(run, validations)
         # The better probe that the run has.
         measured = (key for key in ACCURACIES if any(row.get(key) is not None for row in probes))
-        found = [
-            {"step": row["step"], "percent": 100 * row["view_top1"]}
-            for row in steps
-            if row.get("view_top1") is not None
-        ]
-        ratios = [{"step": row["step"], "ratio": _ratio(row)} for row in probes]
+        curve_of = partial(_curve, x_of_step)
+        view_top1 = curve_of(steps, "view_top1")
         curves.append(
             RunCurves(
                 name=name,
-                loss=_curve(x_of_step, steps, "loss"),
-                lr=_curve(x_of_step, steps, "lr"),
-                validation_loss=_curve(x_of_step, validations, "val_loss"),
+                loss=curve_of(steps, "loss"),
+                lr=curve_of(steps, "lr"),
+                validation_loss=curve_of(validations, "val_loss"),
                 metric=None if metric == "loss" else metric,
-                validation=_curve(x_of_step, validations, f"val_{metric}"),
+                validation=curve_of(validations, f"val_{metric}"),
                 chance=chance_of_run(run, metric),
-                probe=_curve(x_of_step, probes, next(measured, "probe_knn")),
+                probe=curve_of(probes, next(measured, "probe_knn")),
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
-                held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
-                mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
-                loss_ratio=_curve(x_of_step, ratios, "ratio"),
-                rank_me=_curve(x_of_step, probes, "rank_me"),
-                view_top1=_curve(x_of_step, found, "percent"),
+                held_out_loss=curve_of(probes, "heldout_loss"),
+                mean_loss=curve_of(probes, "heldout_mean_loss"),
+                loss_ratio=curve_of(probes, "ratio"),
+                rank_me=curve_of(probes, "rank_me"),
+                view_top1=Curve(view_top1.x, 100 * view_top1.y),
             )
         )
     return curves
@@ -136,7 +132,7 @@ def chance_of_run(run: Path, metric: str | None) -> float | None:
     return 100 / math.prod(head.outputs for head in spec.answered)
 
 
-def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
+def _curve(x_of_step: Mapping[int, float], rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
     """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
     values = {row["step"]: row[key] for row in rows if isinstance(row.get(key, ""), float | int | None)}
     points = [(x_of_step[step], value) for step, value in values.items()]

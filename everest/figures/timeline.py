@@ -6,8 +6,10 @@ below the other. Other models have a lane for each class that may be present, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +20,8 @@ from matplotlib.patches import Patch
 
 from everest.annotations.bout import BACKGROUND as BACKGROUND_CLASS
 from everest.config.heads import Heads
-from everest.figures.curves import COLORS
-from everest.figures.drawing import any_script, name_entries, png_figure
-from everest.system.text import counted, escape_bytes
+from everest.figures.drawing import COLORS, plain, png_figure, shorten
+from everest.system.text import counted
 
 MOST_ROWS: Final = 12
 ONE_ROW: Final = 120.0  # seconds that are not divided
@@ -37,6 +38,7 @@ PALE: Final = 0.25  # opacity
 SHORTEST: Final = 1e-3  # seconds that are drawn of a video
 LONGEST_NAME: Final = 40  # letters
 LEGEND_COLUMNS: Final = 3
+WIDTH: Final = 15  # inches
 ROW: Final = 0.75  # inches
 LEGEND_LINE: Final = 0.22
 OTHER_WORDS: Final = 1.3  # inches of the title, the axis of seconds and the legend's title
@@ -45,9 +47,26 @@ LANE: Final = 0.35  # inches
 CURVE: Final = 2.0  # inches of the panel of a number
 GAP: Final = 0.2  # of a lane, above its bars
 FORM: Any = {"points": 11, "dpi": 100}
+TITLE: Any = {"fontsize": 11}
 
-Bouts = Sequence[Mapping[str, Any]]
+Bout = Mapping[str, Any]
+Bouts = Sequence[Bout]
 Windows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(kw_only=True)
+class ShownClass:
+    """A class on a figure."""
+
+    name: str
+    color: str
+    seconds: dict[str, float]  # of its bouts, by the name of a head
+
+    def text(self, whole: float, head: str | None = None) -> str:
+        """Its name with its seconds in each head, or in one, and their share of `whole` seconds."""
+        times = self.seconds if head is None else {"": self.seconds[head]}
+        amounts = [f"{name} {time:.1f} s, {time / whole:.1%}".lstrip() for name, time in times.items()]
+        return plain(f"{shorten(self.name, LONGEST_NAME)}  {'; '.join(amounts)}")
 
 
 def row_seconds(seconds: float) -> float:
@@ -72,7 +91,25 @@ def colors_of(indices: Iterable[int]) -> dict[int, str]:
     return colors
 
 
-@any_script()
+def classes_of(heads: Mapping[str, Bouts]) -> dict[int | None, ShownClass]:
+    """Return the classes of heads by their indices, those with most seconds first, background last.
+
+    Args:
+        heads: bouts by the name of a head; several have the same classes.
+    """
+    classes: dict[int | None, ShownClass] = {}
+    for head, bouts in heads.items():
+        for bout in bouts:
+            index = _index_of(bout)
+            name = BACKGROUND_CLASS if index is None else bout["label"]
+            new = ShownClass(name=name, color=BACKGROUND, seconds=dict.fromkeys(heads, 0.0))
+            classes.setdefault(index, new).seconds[head] += bout["end"] - bout["start"]
+    ranked = sorted(classes.items(), key=lambda item: (item[0] is None, -sum(item[1].seconds.values())))
+    for index, color in colors_of(index for index, _ in ranked if index is not None).items():
+        classes[index].color = color
+    return dict(ranked)
+
+
 def draw_timeline(
     path: Path,
     heads: Mapping[str, Bouts],
@@ -92,38 +129,34 @@ def draw_timeline(
     """
     every = [bout for bouts in heads.values() for bout in bouts]
     begin, end = min(bout["start"] for bout in every), max(bout["end"] for bout in every)
-    end = max(end, begin + SHORTEST)
-    length = row_seconds(end - begin)
-    starts = [begin + row * length for row in range(max(1, round((end - begin) / length + 0.499)))]
-    groups = [heads] if aligned else [{head: bouts} for head, bouts in heads.items()]
-    legends = [_legend(group, end - begin) for group in groups]
-    colors = {head: of for group, (of, _) in zip(groups, legends, strict=True) for head in group}
-    entries = [entry for _, of_group in legends for entry in of_group]
+    seconds = max(end - begin, SHORTEST)
+    length = row_seconds(seconds)
+    starts = [begin + row * length for row in range(ceil(seconds / length - 1e-3))]
+    groups = _groups(heads, aligned=aligned)
+    classes = {head: classes_of(group) for group in groups for head in group}
+    entries = [entry for group in groups for entry in _legend(classes_of(group).values())]
     columns = 1 if aligned else LEGEND_COLUMNS
-    lines = -(-len(entries) // columns)
-    height = ROW * len(starts) * len(heads) + LEGEND_LINE * lines + OTHER_WORDS
-    with png_figure(path, (15, height), **FORM) as figure:
+    height = ROW * len(starts) * len(heads) + LEGEND_LINE * ceil(len(entries) / columns) + OTHER_WORDS
+    with png_figure(path, (WIDTH, height), **FORM) as figure:
         panels = figure.subplots(len(starts) * len(heads), squeeze=False)[:, 0]
-        for number, (head, bouts) in enumerate(heads.items()):
-            for row, start in enumerate(starts):
-                panel = panels[row * len(heads) + number]
-                end_of_row = start + length
-                shown = [
-                    {**bout, "start": max(bout["start"], start), "end": min(bout["end"], end_of_row)}
-                    for bout in bouts
-                    if bout["start"] < end_of_row and bout["end"] > start
-                ]
-                _draw_bars(panel, shown, [colors[head][_class_of(bout)] for bout in shown])
-                panel.set(xlim=(start, end_of_row), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
-                panel.tick_params(axis="y", labelsize="x-small")
-                if background is not None:
-                    panel.axhline(background, color="black", linestyle=":", linewidth=1)
-                label = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
-                label = "\n".join(filter(None, [label, escape_bytes(head)]))
-                panel.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
-        legend = figure.legend(
-            handles=[patch for patch, _ in entries],
-            labels=["class"] * len(entries),
+        rows = [(start, head) for start in starts for head in heads]
+        for panel, (start, head) in zip(panels, rows, strict=True):
+            shown = [bout for bout in heads[head] if bout["start"] < start + length and bout["end"] > start]
+            _draw_bars(panel, shown, [classes[head][_index_of(bout)].color for bout in shown])
+            panel.set(xlim=(start, start + length), ylim=(0, 1), yticks=[0, 1], yticklabels=["0", "100 %"])
+            panel.tick_params(axis="y", labelsize="x-small")
+            if background is not None:
+                panel.axhline(background, color="black", linestyle=":", linewidth=1)
+            time = str(timedelta(seconds=round(start))) if len(starts) > 1 else ""
+            label = plain("\n".join(filter(None, [time, head])))
+            panel.set_ylabel(label, rotation=0, ha="right", va="center")
+        panels[-1].set_xlabel("seconds")
+        figure.legend(
+            handles=[
+                Patch(color=entry.color, alpha=PALE if entry.name == BACKGROUND_CLASS else 1)
+                for entry in entries
+            ],
+            labels=[entry.text(seconds) for entry in entries],
             loc="outside lower left",
             ncols=columns,
             frameon=False,
@@ -131,14 +164,10 @@ def draw_timeline(
             title="class: seconds, share of the time",
             alignment="left",
         )
-        name_entries(legend, [name for _, name in entries])
-        panels[-1].set_xlabel("seconds")
-        what = escape_bytes(f"{title}: bouts; the height of a bar is its mean probability")
-        figure.suptitle(what, fontsize=11, parse_math=False)
+        figure.suptitle(plain(f"{title}: bouts; the height of a bar is its mean probability"), **TITLE)
     return figure
 
 
-@any_script()
 def draw_task_timeline(
     path: Path,
     windows: Windows,
@@ -147,7 +176,7 @@ def draw_task_timeline(
     *,
     title: str,
     aligned: bool = False,
-) -> None:
+) -> Figure:
     """Draw a PNG 1500 pixels wide with a panel per head.
 
     A head of classes has a lane for each class, with a bar for each bout, as high as its probability. A head
@@ -160,54 +189,68 @@ def draw_task_timeline(
     """
     begin, end = windows[0]["start"], max(window["end"] for window in windows)
     end = max(end, begin + SHORTEST)
-    classes = {head.name: _by_class(bouts[head.name]) for head in heads if head.task != "regression"}
-    if aligned:
-        ranked = _by_class([bout for of_head in bouts.values() for bout in of_head])
-        labels = {index: of_class[0]["label"] for index, of_class in ranked.items()}
-        classes = {
-            name: {index: of_head.get(index, ()) for index in ranked} for name, of_head in classes.items()
-        }
-    else:
-        labels = {i: of_class[0]["label"] for of_head in classes.values() for i, of_class in of_head.items()}
-    lanes = {name: dict(list(of_head.items())[:LANES]) for name, of_head in classes.items()}
-    heights = [LANE * max(len(lanes[head.name]), 2) if head.name in lanes else CURVE for head in heads]
-    with png_figure(path, (15, sum(heights) + 0.5 * len(heads) + 0.8), **FORM) as figure:
+    of_classes = {
+        head.name: [bout for bout in bouts[head.name] if bout["index"] is not None]
+        for head in heads
+        if head.task != "regression"
+    }
+    groups = _groups(of_classes, aligned=aligned)
+    classes = {head: classes_of(group) for group in groups for head in group}
+    heights = [
+        LANE * max(min(len(classes[head.name]), LANES), 2) if head.name in classes else CURVE
+        for head in heads
+    ]
+    with png_figure(path, (WIDTH, sum(heights) + 0.5 * len(heads) + 0.8), **FORM) as figure:
         panels = figure.subplots(len(heads), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-        for head, panel in zip(heads, panels, strict=True):
-            others = ""
-            if head.name in lanes:
-                _draw_lanes(panel, lanes[head.name], labels, seconds=end - begin)
-                if num_others := len(classes[head.name]) - len(lanes[head.name]):
-                    others = f"not shown: {counted(num_others, 'other class')}"
+        for panel, head in zip(panels, heads, strict=True):
+            words = [head.name]
+            if head.name in classes:
+                _draw_lanes(panel, head.name, of_classes[head.name], classes[head.name], seconds=end - begin)
+                if (others := len(classes[head.name]) - LANES) > 0:
+                    words.append(f"not shown: {counted(others, 'other class')}")
             else:
                 centers = [(window["start"] + window["end"]) / 2 for window in windows]
-                name = head.name
-                answers = [window["heads"][name] if name else window["predictions"] for window in windows]
+                answers = [
+                    window["heads"][head.name] if head.name else window["predictions"] for window in windows
+                ]
                 values = [answer[0]["value"] for answer in answers]
                 panel.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
                 panel.set_ylabel("predicted value")
-            words = ", ".join(filter(None, [escape_bytes(head.name), others]))
-            panel.set_title(words, fontsize=11, loc="left", parse_math=False)
-            panel.grid(alpha=0.3, axis="x" if head.name in lanes else "both")
+            panel.set_title(plain(", ".join(filter(None, words))), loc="left", **TITLE)
+            panel.grid(alpha=0.3, axis="x" if head.name in classes else "both")
         panels[-1].set(xlabel="seconds", xlim=(begin, end))
-        texts = ["the height of a bar is its mean probability"] if lanes else []
-        if len(lanes) < len(heads):
-            texts.append("a point is the center of a window")
-        figure.suptitle(escape_bytes(f"{title}: {'; '.join(texts)}"), fontsize=11, parse_math=False)
+        texts = ["the height of a bar is its mean probability"] if classes else []
+        texts += ["a point is the center of a window"] if len(classes) < len(heads) else []
+        figure.suptitle(plain(f"{title}: {'; '.join(texts)}"), **TITLE)
+    return figure
+
+
+def _groups(heads: Mapping[str, Bouts], *, aligned: bool) -> list[Mapping[str, Bouts]]:
+    """The heads that have the same classes: all, or each alone."""
+    return [heads] if aligned and heads else [{head: bouts} for head, bouts in heads.items()]
+
+
+def _legend(classes: Collection[ShownClass]) -> list[ShownClass]:
+    """The classes with a color of their own, then all others as one, then the background."""
+    named = [shown for shown in classes if shown.color not in (OTHERS, BACKGROUND)]
+    if others := [shown for shown in classes if shown.color == OTHERS]:
+        sums = {head: sum(shown.seconds[head] for shown in others) for head in others[0].seconds}
+        named.append(ShownClass(name=counted(len(others), "other class"), color=OTHERS, seconds=sums))
+    return named + [shown for shown in classes if shown.color == BACKGROUND]
 
 
 def _draw_lanes(
-    panel: Axes, lanes: Mapping[int, Bouts], labels: Mapping[int, str], *, seconds: float
+    panel: Axes, head: str, bouts: Bouts, classes: Mapping[int | None, ShownClass], *, seconds: float
 ) -> None:
     """Draw a lane per class, the first on top."""
-    colors, names = colors_of(lanes), []
-    for lane, (index, bouts) in enumerate(lanes.items()):
-        _draw_bars(panel, bouts, colors[index], bottom=-lane - 1, top=1 - GAP)
-        names.append(escape_bytes(f"{_shortened(labels[index])}  {_amount(_seconds(bouts), seconds)}"))
-    count = len(lanes)
-    panel.set_yticks([-lane - 0.5 for lane in range(count)], names, parse_math=False)
-    panel.set_ylim(-max(count, 1), 0)
-    if not count:
+    lanes = list(classes.items())[:LANES]
+    for lane, (index, shown) in enumerate(lanes):
+        of_class = [bout for bout in bouts if _index_of(bout) == index]
+        _draw_bars(panel, of_class, shown.color, bottom=-lane - 1, top=1 - GAP)
+    names = [shown.text(seconds, head) for _, shown in lanes]
+    panel.set_yticks([-lane - 0.5 for lane in range(len(lanes))], names)
+    panel.set_ylim(-max(len(lanes), 1), 0)
+    if not lanes:
         panel.text(0.5, 0.5, "no class is present", transform=panel.transAxes, ha="center", va="center")
 
 
@@ -215,71 +258,16 @@ def _draw_bars(
     panel: Axes, bouts: Bouts, colors: str | Sequence[str], *, bottom: float = 0, top: float = 1.0
 ) -> None:
     """Draw bouts as bars, pale to the full height and solid up to their probability; background is pale."""
-    solid = [0.0 if _class_of(bout) is None else bout["probability"] for bout in bouts]
-    for heights, alpha in (([1.0] * len(bouts), PALE), (solid, 1.0)):
+    for alpha in (PALE, 1.0):
         bars = []
-        for bout, height in zip(bouts, heights, strict=True):
-            left, right, upper = bout["start"], bout["end"], bottom + top * height
+        for bout in bouts:
+            solid = 0.0 if _index_of(bout) is None else bout["probability"]
+            upper = bottom + top * (1.0 if alpha == PALE else solid)
+            left, right = bout["start"], bout["end"]
             bars.append([(left, bottom), (left, upper), (right, upper), (right, bottom)])
         panel.add_collection(PolyCollection(bars, facecolors=colors, alpha=alpha, linewidths=0))
 
 
-def _by_class(bouts: Bouts) -> dict[int, Bouts]:
-    """Return the bouts of each class, the class with most seconds first, without the background."""
-    by_class: dict[int, list[Mapping[str, Any]]] = {}
-    for bout in bouts:
-        if bout["index"] is not None:
-            by_class.setdefault(bout["index"], []).append(bout)
-    return dict(sorted(by_class.items(), key=lambda pair: -_seconds(pair[1])))
-
-
-def _class_of(bout: Mapping[str, Any]) -> int | None:
+def _index_of(bout: Bout) -> int | None:
     """The index of the class of a bout; None of background."""
     return None if bout["label"] in (None, BACKGROUND_CLASS) else bout["index"]
-
-
-def _legend(
-    heads: Mapping[str, Bouts], whole: float
-) -> tuple[dict[int | None, str], list[tuple[Patch, str]]]:
-    """Return the colors of the classes of heads, and the legend's entries, the longest class first.
-
-    Args:
-        heads: bouts by the name of a head; several have the same classes, which have one entry each.
-        whole: the seconds that all heads show.
-    """
-    names: dict[int | None, str] = {}
-    seconds: dict[int | None, dict[str, float]] = {}  # of each class, by head
-    for head, bouts in heads.items():
-        for bout in bouts:
-            index = _class_of(bout)
-            names[index] = BACKGROUND_CLASS if index is None else bout["label"]
-            of_class = seconds.setdefault(index, dict.fromkeys(heads, 0.0))
-            of_class[head] += bout["end"] - bout["start"]
-    ranked = sorted(
-        (index for index in seconds if index is not None), key=lambda index: -sum(seconds[index].values())
-    )
-    colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
-    parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]
-    if others := ranked[len(PALETTE) :]:
-        sums = {head: sum(seconds[index][head] for index in others) for head in heads}
-        parts.append((counted(len(others), "other class"), OTHERS, sums))
-    if None in seconds:
-        parts.append((BACKGROUND_CLASS, BACKGROUND, seconds[None]))
-    entries = []
-    for name, color, by_head in parts:
-        times = [f"{head} {_amount(time, whole)}".lstrip() for head, time in by_head.items()]
-        patch = Patch(color=color, alpha=PALE if name == BACKGROUND_CLASS else 1)
-        entries.append((patch, f"{_shortened(name)}  {'; '.join(times)}"))
-    return colors, entries
-
-
-def _seconds(bouts: Bouts) -> float:
-    return sum(bout["end"] - bout["start"] for bout in bouts)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-15:]}"
-
-
-def _amount(seconds: float, whole: float) -> str:
-    return f"{seconds:.1f} s, {seconds / whole:.1%}"

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from everest.figures.drawing import any_script, png_figure
+from everest.figures.drawing import plain, png_figure
 from everest.prepare.stats import MOTION, Stats
-from everest.system.text import counted, escape_bytes
+from everest.system.text import counted
 
 MOST: Final = 60  # thumbnails; if there are more classes, the first are shown
 LEAST: Final = 12  # thumbnails of a set with fewer classes, if it has the videos
@@ -111,7 +110,6 @@ def _titled(first: str, video: str, stats: Stats) -> str:
     return f"{first}\nmotion {stats.measured[video].motion:.3f}"
 
 
-@any_script()
 def draw_thumbnails(path: Path, heading: str, shown: Sequence[tuple[NDArray[np.uint8], str]]) -> Figure:
     """Write a PNG of thumbnails, `COLUMNS` in a row, under a heading.
 
@@ -122,20 +120,18 @@ def draw_thumbnails(path: Path, heading: str, shown: Sequence[tuple[NDArray[np.u
     """
     rows = -(-len(shown) // COLUMNS)
     size = (1.9 * COLUMNS, 2.1 * rows + 0.5)
-    # A name may contain dollar signs, which are no formula.
-    plain = mpl.rc_context({"axes.titlesize": 8, "text.parse_math": False})
-    with plain, png_figure(path, size, points=8, dpi=110, tight=False) as figure:
+    with png_figure(path, size, points=8, dpi=110, tight=False) as figure:
         widest = WIDEST * figure.get_figwidth() * figure.dpi / COLUMNS
         grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
         for ax in grid:
             ax.axis("off")
         for ax, (image, title) in zip(grid, shown, strict=False):
             ax.imshow(image, interpolation="nearest")
-            text = ax.set_title(escape_bytes(title))
+            text = ax.set_title(plain(title), fontsize=8)
             # Step by step: the widths of small letters are rounded, and not proportional to their size.
             while text.get_window_extent().width > widest and text.get_fontsize() > SMALLEST:
                 text.set_fontsize(0.95 * text.get_fontsize())
-        figure.suptitle(escape_bytes(heading))
+        figure.suptitle(plain(heading))
     return figure
 
 

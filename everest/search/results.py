@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from everest.figures import drawing
 from everest.figures.clips import clip_card
 from everest.search.feature_file import FeatureFile
 from everest.search.neighbors import Neighbor, similarity_texts
 from everest.search.queries import Query
-from everest.system.files import write_text
-from everest.system.text import escape_bytes
 
 Result = tuple[Query, list[Neighbor]]
 
@@ -38,9 +35,4 @@ def write_page(path: Path, results: Sequence[Result], file: FeatureFile) -> None
         }
         for query, neighbors in results
     ]
-    # Names of videos come from a user: everything is escaped.
-    templates = Environment(
-        loader=PackageLoader("everest.search", ""), autoescape=True, undefined=StrictUndefined
-    )
-    page = templates.get_template("page.html").render(features=file.path, rows=len(file), queries=queries)
-    write_text(path, escape_bytes(page))
+    drawing.write_page(path, "search", "page.html", features=file.path, rows=len(file), queries=queries)

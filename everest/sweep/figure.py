@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from everest.figures.curves import COLORS, LONGEST_NAME
-from everest.figures.drawing import any_script, png_figure
-from everest.system.text import escape_bytes
+from everest.figures.curves import LONGEST_NAME
+from everest.figures.drawing import COLORS, plain, png_figure, shorten
 
 FIGURE: Final = "report.png"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used
@@ -39,13 +38,13 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
     height = HEIGHT * max(1.0, len(arms) / FITTING)
-    with any_script(), png_figure(path, (10, height)) as figure:
+    with png_figure(path, (10, height)) as figure:
         panel = figure.subplots()
         places = _draw_arms(panel, arms, percent=document["percent"])
         levels = _draw_levels(panel, arms)
         _draw_names(panel, arms, places)
         unit = " (%)" if document["percent"] else ""
-        panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
+        panel.set_ylabel(f"{plain(document['title'])}{unit}")
         panel.set_xlabel("GMACs of training (forward passes of all steps)")
         panel.set_title(
             f"bars: 95 % intervals over seeds; small dots: seeds; equal costs are side by side{levels}",
@@ -91,15 +90,13 @@ def _draw_names(panel: Axes, arms: Sequence[Mapping[str, Any]], places: np.ndarr
     heights = _apart(heights, least=1 / max(FITTING, len(arms) + 1))
     for number, (arm, x, height) in enumerate(zip(arms, places, heights, strict=True)):
         color = COLORS[number % len(COLORS)]
-        name = arm["arm"] if len(arm["arm"]) <= LONGEST_NAME else f"{arm['arm'][: LONGEST_NAME - 1]}…"
         panel.annotate(
-            escape_bytes(name),
+            plain(shorten(arm["arm"], LONGEST_NAME)),
             (x, arm["mean"]),
             xytext=(1.03, height),
             textcoords="axes fraction",
             va="center",
             color=color,
-            parse_math=False,
             annotation_clip=False,
             arrowprops={**LINE, "color": color},
         )

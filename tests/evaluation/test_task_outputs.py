@@ -262,6 +262,16 @@ def test_subtitles_show_the_present_classes_only():
     assert len(as_csv([row]).splitlines()) == 1 + 9
 
 
+def test_the_lanes_of_each_head_have_the_names_of_its_classes(tmp_path: Path):
+    heads = named_heads({"mood": {"multi-label": 2}, "place": {"multi-label": 2}})
+    bout = {"start": 0, "end": 2, "index": 0, "probability": 0.5}
+    bouts = {"mood": [bout | {"label": "calm"}], "place": [bout | {"label": "lake"}]}
+    windows = [{"start": 0, "end": 4, "heads": {}}]
+    figure = draw_task_timeline(tmp_path / "t.png", windows, bouts, heads, title="a.mp4")
+    names = [panel.get_yticklabels()[0].get_text() for panel in figure.axes]
+    assert names == ["calm  2.0 s, 50.0%", "lake  2.0 s, 50.0%"]
+
+
 def test_nothing_is_cut_on_the_figure_of_a_timeline(tmp_path: Path):
     heads = named_heads({"tags": {"multi-label": 30}, "score": "regression"})
     windows = [{"start": i, "end": i + 1, "heads": {"score": [{"value": i**2}]}} for i in range(40)]

@@ -10,7 +10,7 @@ import everest
 from everest.errors import RecipeError
 from everest.figures.camera import view_camera
 from everest.figures.legend import camera_text, choice_text
-from everest.figures.mask_view import MaskView
+from everest.figures.masks import MaskView
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import ByChange, FrameDifference, RedundancyRobust
 from everest.video.pixels import IMAGENET

@@ -11,7 +11,8 @@ from PIL import Image, ImageChops
 
 from everest.figures.animation import draw_frames
 from everest.figures.curves import draw_curves
-from everest.figures.frame_selection import FrameView, draw_selection
+from everest.figures.drawing import notice_boxes
+from everest.figures.frame_selection import FrameDraw, FrameView, draw_selection
 from everest.figures.legend import ShownFrames
 from everest.figures.pictures import FigureRow, draw_rows
 from everest.figures.run_curves import Curve, RunCurves
@@ -29,6 +30,7 @@ def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
     manager = font_manager.fontManager
     own = [font for font in manager.ttflist if font.name.startswith(("DejaVu", "STIX", "cm"))]
     monkeypatch.setattr(manager, "ttflist", own)
+    notice_boxes.cache_clear()
 
 
 def drawn(path: Path) -> Path:
@@ -49,22 +51,25 @@ RUN = RunCurves(
     **dict.fromkeys(CURVES, CURVE),
     **dict.fromkeys(NO_CURVES, NO_CURVE),
 )
+DRAW = FrameDraw(
+    **{"frames": 2, "stride": 1, "size": 16, "seed": 0, "model": None},
+    **{"selector": RedundancyRobust(), "alpha": 1.0, "whole_video": True},
+)
 SELECTION = FrameView(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
-    **{"alpha": 1.0, "seed": 0, "selector": RedundancyRobust()},
-    **{"counts": torch.tensor([1]), "num_tokens": 1, "drawn": torch.tensor([0])},
+    **{"request": DRAW, "counts": torch.tensor([1]), "num_tokens": 1, "drawn": torch.tensor([0])},
 )
 
 
 def draw_animation(path: Path) -> None:
     source = ShownFrames(video=NAME, numbers=(0, 1), total=2)
-    draw_frames([FigureRow("original", FRAMES)], title=str(source), legend=[], source=source)
+    draw_frames([FigureRow("original", FRAMES)], title=str(source), legend={}, source=source)
 
 
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME, legend=[]),
+        lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME, legend={}),
         lambda path: draw_curves(path, [RUN], x="steps"),
         lambda path: draw_selection(path, SELECTION),
         draw_animation,
@@ -102,6 +107,7 @@ def test_letters_that_no_font_has_are_boxes_with_one_notice(tmp_path: Path, capl
     boxes = drawn(tmp_path / "boxes.png")
     assert caplog.messages == [NOTICE]
     caplog.clear()
+    notice_boxes.cache_clear()
     write_font(tmp_path / "font.ttf")
     manager.addfont(tmp_path / "font.ttf")
     letters = drawn(tmp_path / "letters.png")

@@ -17,8 +17,7 @@ from everest.figures.animation import STYLE, animation_figure, draw_frames
 from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, view_title
 from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
-from everest.figures.mask_view import GRAY, MaskView
-from everest.figures.masks import view_masks
+from everest.figures.masks import GRAY, MaskView, view_masks
 from everest.figures.pictures import draw_rows, rows_of
 from everest.methods.strategies import STRATEGIES
 from everest.video.writer import write_video
@@ -150,7 +149,7 @@ def test_views_of_uniform_draws_have_no_importance_and_hide_nothing():
     views = view_masks(clip, pair, model=None, tubelet=(2, 8, 8), seed=0)
     assert views[0].kept.tolist() != views[1].kept.tolist()
     assert [row.label for row in rows_of(views)] == ["original", "drawn, view 1", "drawn, view 2"]
-    legend = [line.text for line in legend_of(views, numbered=True)]
+    legend = legend_of(views, numbered=True)
     assert "drawn, view 1: draws tokens, all with the same probability" in legend
     assert sum(line.startswith("each view has other tokens, here of one clip") for line in legend) == 1
     assert not any("importance" in line or "reddish" in line for line in legend)
@@ -161,17 +160,16 @@ def test_every_color_of_the_pixels_is_in_the_legend(strategies: list[str]):
     assert set(CHOICES) == set(STRATEGIES)
     views = views_of(*strategies)
     legend = legend_of(views, numbered=True)
-    colors = [entry.color for entry in legend if entry.color]
+    colors = list(legend.values())
     rows = [row.frames for row in rows_of(views) if row.frames.dim() == 4]
     grayed = any(bool((frames == GRAY).all(dim=-1).any()) for frames in rows)
     assert (DROPPED in colors) == grayed
     assert (PREDICTED in colors) == (len(views) > 1)
-    words = [entry.text for entry in legend]
     for name in strategies:
-        assert f"{name}: {CHOICES[name]}".format(most="most") in words
-    assert any(text.startswith("token: 2 frames x 8 x 8 pixels") for text in words)
+        assert f"{name}: {CHOICES[name]}".format(most="most") in legend
+    assert any(text.startswith("token: 2 frames x 8 x 8 pixels") for text in legend)
     drawn = {text.get_text() for text in texts_of(figure_of(views, source_of(8)))}
-    assert {" ".join(text.split()) for text in drawn} >= set(words)
+    assert {" ".join(text.split()) for text in drawn} >= set(legend)
 
 
 @pytest.mark.parametrize("size", SIZES)

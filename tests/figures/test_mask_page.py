@@ -13,7 +13,7 @@ from small_runs import run
 
 from everest.figures.legend import ShownFrames
 from everest.figures.mask_choice import requested_selectors
-from everest.figures.mask_page import write_page
+from everest.figures.mask_page import write_mask_page
 from everest.figures.masks import view_masks
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
@@ -103,7 +103,7 @@ def test_a_page_of_several_strategies_opens_with_the_share_of_the_one_that_measu
     views = view_masks(clip, compared, model=None, tubelet=(2, 16, 16), seed=0)
     source = ShownFrames(video="a.mp4", numbers=(0, 1, 2, 3), total=4)
     pixels = clip.movedim(0, -1)
-    write_page(tmp_path / "a.html", views, pixels, measured="on pixels", source=source, seed=0)
+    write_mask_page(tmp_path / "a.html", views, pixels, measured="on pixels", source=source, seed=0)
     page = Elements((tmp_path / "a.html").read_text())
     (slider,) = (attrs for _, attrs in page.found if attrs.get("id") == "keep")
     assert (slider["value"], slider["min"], slider["step"]) == (value, least, "0.1")

@@ -6,9 +6,8 @@ from small_runs import refused, run
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.figures.mask_view import GRAY
-from everest.figures.masks import view_masks, view_model
-from everest.figures.pictures import FigureRow, rows_of, scale_of
+from everest.figures.masks import GRAY, view_masks, view_model
+from everest.figures.pictures import FigureRow, rows_of
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.masks import Tube
@@ -100,12 +99,12 @@ def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceNam
         return row
 
     moving, still = importance_of(rows[0]), importance_of(rows[0][:, :1].expand(-1, 8, -1, -1))
-    scale = scale_of(moving)
+    scale = moving.scale
     assert (scale.vmin, scale.vmax) == (NO_CHANGE[distance], moving.frames.max())
     assert 0 < scale(float(moving.frames.median())) < 1
     assert moving.note == "change since the previous time slice"
     assert still.note.endswith("(there is none)")
-    assert scale_of(still)(NO_CHANGE[distance]) == 0
+    assert still.scale(NO_CHANGE[distance]) == 0
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):

@@ -19,7 +19,8 @@ from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_spec
 
 
-def save_model(run: Path, spec: ModelSpec | TokenizerSpec) -> None:
+def save_spec(run: Path, spec: ModelSpec | TokenizerSpec) -> None:
+    """Save the header of weights: plots read no more."""
     weights = Weights(kind=spec.kind, settings=spec.dump(), classes=None, recipe="r", step=4)
     weights.save(run / "model.safetensors")
 
@@ -50,8 +51,8 @@ def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
 
 def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
     pretrained, classifier = (make_run(tmp_path / name, logged=3) for name in ("pretrained", "classifier"))
-    save_model(pretrained, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
-    save_model(classifier, classifier_spec(load_recipe("videomae-ucf101"), (Head(outputs=400),)))
+    save_spec(pretrained, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    save_spec(classifier, classifier_spec(load_recipe("videomae-ucf101"), (Head(outputs=400),)))
     # EVEREST Tables 1 and 10, 16 frames of 224 x 224; four clips are a step.
     for curves, gmacs in zip(read_curves([pretrained, classifier], x="gflops"), (19.81, 180.49), strict=True):
         np.testing.assert_allclose(curves.loss.x / [4, 8, 12], gmacs, rtol=0, atol=0.005)
@@ -61,7 +62,7 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     """Accuracies from 0 to 100 %, losses from 0, guessing as a line; a negative loss and spikes are seen."""
     run = make_run(tmp_path / "run", logged=4)
     recipe = load_recipe("custom", overrides=["model.backbone=vit-tiny"])
-    save_model(run, classifier_spec(recipe, (Head(outputs=8),)))
+    save_spec(run, classifier_spec(recipe, (Head(outputs=8),)))
     append(run, '{"step": 2, "val_top1": 12.5, "val_loss": 4.0}\n{"step": 4, "val_top1": 13.0}\n')
     (curves,) = read_curves([run], x="steps")
     assert (curves.validation_loss.x.tolist(), curves.validation_loss.y.tolist()) == ([2], [4])
@@ -110,7 +111,7 @@ def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_to
     append(run, '{"step": 1, "val_top1": 50.0}\n')  # no weights saved yet: the chance level is not known
     assert read_curves([run], x="steps")[0].chance is None
     recipe = load_recipe("custom", overrides=["data.heads={verb: 4, noun: 5}", "data.num_classes=null"])
-    save_model(run, classifier_spec(recipe, named_heads({"verb": 4, "noun": 5})))
+    save_spec(run, classifier_spec(recipe, named_heads({"verb": 4, "noun": 5})))
     assert read_curves([run], x="steps")[0].chance == 5
 
 
@@ -168,8 +169,8 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
 def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
     tokenizer, model = (make_run(tmp_path / name, logged=2) for name in ("tokenizer", "model"))
     recipe = load_recipe("lvmae-128", overrides=["tokenizer.channels=8"])
-    save_model(tokenizer, tokenizer_spec(recipe))
-    save_model(model, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    save_spec(tokenizer, tokenizer_spec(recipe))
+    save_spec(model, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
     assert plot(tokenizer, model, "--out", tmp_path / "c.png").stdout == f"{tmp_path / 'c.png'}\n"
     (curves,) = read_curves([tokenizer], x="hours")
     assert curves.chance is None
@@ -185,7 +186,7 @@ def test_a_broken_checkpoint_is_reported(tmp_path: Path):
         with pytest.raises(UserError, match="not a whole safetensors file"):
             read_curves([run], x="gflops")
     recipe = load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])
-    save_model(run, pretrain_spec(recipe, tokenizer=None))
+    save_spec(run, pretrain_spec(recipe, tokenizer=None))
     assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
 
 

@@ -18,7 +18,7 @@ from everest.data.views import EvalViews
 from everest.figures import animation
 from everest.figures.frame_selection import FrameDraw, draw_selection
 from everest.figures.legend import share_text
-from everest.figures.mask_page import ranks_of, strategy_ranks
+from everest.figures.mask_page import strategy_ranks
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
@@ -100,10 +100,9 @@ def test_the_page_is_one_file_with_the_order_of_the_tokens(video: Path, tmp_path
 
 
 def test_ranks_are_positions_in_an_order():
-    assert ranks_of(torch.tensor([2, 0, 1])) == [1, 2, 0]
     grid = TokenGrid(t=3, h=2, w=2)
-    ranks = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
-    assert ranks["x"] == list(range(11, -1, -1))
+    ranks = strategy_ranks({"x": torch.arange(12).roll(1)}, grid, seed=0)
+    assert ranks["x"] == [*range(1, 12), 0]
     half = [token for token, rank in enumerate(ranks["tube"]) if rank < 6]
     assert half == [token for s in range(3) for token in half[:2] for token in [token + 4 * s]]
 
@@ -241,15 +240,6 @@ def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, 
             assert "4 frames are drawn together; give a multiple of 4" in refused(*command, code=2)
 
 
-def test_the_drawn_frames_are_printed_and_drawn(video: Path, tmp_path: Path):
-    options = ["--size", "32", "--frames", "4", "--picture", tmp_path]
-    shown = called("select-frames", video, *options)
-    row = json_of("select-frames", video, *options, "--overwrite")
-    assert shown.stdout == f"{video}: {' '.join(map(str, row['frames']))}\n"
-    with Image.open(row["picture"]) as picture:
-        assert picture.width > 800
-
-
 def test_the_figure_of_drawn_frames_explains_its_colors(video: Path, tmp_path: Path):
     options = {"frames": 8, "alpha": 1.5, "stride": 1, "size": 32, "seed": 0, "model": None}
     selector = RedundancyRobust(keep_ratio=0.1)
@@ -297,20 +287,25 @@ def test_impossible_options_are_reported_in_one_line(video, tmp_path, arguments,
 
 
 def test_figures_are_replaced_only_with_overwrite(video: Path, tmp_path: Path):
-    (tmp_path / "moves-mask.png").write_text("precious")
-    called("visualize-mask", video, *SMALL, "--out", tmp_path, code=2)
-    assert (tmp_path / "moves-mask.png").read_text() == "precious"
-    called("visualize-mask", video, *SMALL, "--out", tmp_path, "--overwrite")
-    assert (tmp_path / "moves-mask.png").stat().st_size > 1000
-
-
-def test_drawn_frames_are_replaced_only_with_overwrite(video: Path, tmp_path: Path):
-    options = ["--size", "32", "--frames", "4", "--picture", tmp_path]
-    (figure := tmp_path / "moves-frames.png").write_text("precious")
-    assert f"--picture {figure}: exists" in called("select-frames", video, *options, code=2).stderr
+    command, figure = ["visualize-mask", video, *SMALL, "--out", tmp_path], tmp_path / "moves-mask.png"
+    figure.write_text("precious")
+    called(*command, code=2)
     assert figure.read_text() == "precious"
-    called("select-frames", video, *options, "--overwrite")
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    called(*command, "--overwrite")
+    assert figure.stat().st_size > 1000
+
+
+def test_the_drawn_frames_are_printed_and_drawn_and_replaced_only_with_overwrite(video: Path, tmp_path: Path):
+    command = ["select-frames", video, "--size", "32", "--frames", "4", "--picture", tmp_path]
+    (figure := tmp_path / "moves-frames.png").write_text("precious")
+    assert f"--picture {figure}: exists" in called(*command, code=2).stderr
+    assert figure.read_text() == "precious"
+    shown = called(*command, "--overwrite")
+    row = json_of(*command, "--overwrite")
+    assert row["picture"] == str(figure)
+    assert shown.stdout == f"{video}: {' '.join(map(str, row['frames']))}\n"
+    with Image.open(figure) as picture:
+        assert (picture.format, picture.width > 800) == ("PNG", True)
 
 
 @pytest.mark.parametrize("command", [("visualize-mask", "--out"), ("select-frames", "--picture")])

@@ -8,6 +8,7 @@ B batch, C channels, T frames, H W pixels, K kept tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -28,6 +29,7 @@ from everest.models.video_model import PretrainingModel
 
 INPUT: Final = "frames"
 KEPT: Final = "kept"
+INSTALL: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
 # Our choice: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
@@ -59,13 +61,13 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.spec, self.uint8, self.precision = model, spec, uint8, precision
-        self.heads = model.heads if isinstance(model, VideoClassifier) else ()
-        tasks = {head.task for head in self.heads}
+        heads = model.heads if isinstance(model, VideoClassifier) else ()
+        tasks = {head.task for head in heads}
         self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
-        self.head_widths = tuple(head.outputs for head in self.heads) or (model.encoder.width,)
-        each = [head for head in self.heads for _ in range(head.outputs)]  # head of each output
+        self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
+        each = [head for head in heads for _ in range(head.outputs)]  # head of each output
         self.register_buffer("std", torch.tensor([head.std for head in each]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in each]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
@@ -113,9 +115,7 @@ def exportable(
     if isinstance(model, PretrainingModel):
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
-        with torch.device(
-            "meta"
-        ):  # an encoder without the decoder, which encodes all tokens as `extract` does
+        with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
             alone = VideoEncoder(spec.architecture, selector=AllTokens())
         alone.encoder, model = model.encoder, alone
     elif keep is not None:
@@ -126,41 +126,31 @@ def exportable(
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.selector = spec.selection
     graph = Graph(model, spec, uint8=uint8, precision=precision).eval()
-    graph.metadata = _metadata(opened, graph)
+    values = _metadata(opened, graph)
+    graph.metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}
     return graph
 
 
-def _metadata(opened: LoadedModel, graph: Graph) -> dict[str, str]:
-    """The facts of a model for other programs, and for `everest.checkpoints.exported`."""
+def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
+    """Yield the facts of a model for other programs, and for `everest.checkpoints.exported`."""
     weights, spec, clip, colors = opened.weights, graph.spec, trained_clip(opened), _colors(graph.spec)
-    values: dict[str, Any] = {
-        "format": "everest",
-        "kind": weights.kind,
-        "recipe": weights.recipe,
-        "step": weights.step,
-        "precision": graph.precision,
-        "settings": spec.dump(),
-        "classes": weights.classes,
-        "heads": [_head(head) for head in graph.heads] or None,
-        "mean": spec.pixels.mean,
-        "std": spec.pixels.std,
-        "clip": {
-            "frames": spec.frames,  # and null where the weights do not state how frames are chosen
-            **{key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")},
-            "height": spec.size[0],
-            "width": spec.size[1],
-        },
-        "input": {
-            "name": INPUT,
-            "dtype": "float32",
-            "layout": f"batch, {colors}, frames, height, width",
-            "values": "(pixel / 255 - mean) / std",
-        },
-    }
-    if graph.uint8:
-        layout = f"batch, frames, height, width, {colors}"
-        values["input"] |= {"dtype": "uint8", "layout": layout, "values": "0 to 255"}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    yield "format", "everest"
+    yield from ((name, getattr(weights, name)) for name in ("kind", "recipe", "step"))
+    yield "precision", graph.precision
+    yield "settings", spec.dump()
+    yield "classes", weights.classes
+    heads = graph.model.heads if isinstance(graph.model, VideoClassifier) else ()
+    yield "heads", [_head(head) for head in heads] or None
+    yield "mean", spec.pixels.mean
+    yield "std", spec.pixels.std
+    chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
+    yield "clip", {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]}
+    dtype, layout, values = (
+        ("uint8", f"batch, frames, height, width, {colors}", "0 to 255")
+        if graph.uint8
+        else ("float32", f"batch, {colors}, frames, height, width", "(pixel / 255 - mean) / std")
+    )
+    yield "input", {"name": INPUT, "dtype": dtype, "layout": layout, "values": values}
 
 
 def _head(head: Head) -> dict[str, Any]:

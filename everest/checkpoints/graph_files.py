@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.describe import describe, recipe_of
-from everest.checkpoints.graph import INPUT, KEPT, Graph, sample_pixels
+from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.sample import Sample
@@ -63,8 +63,7 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        fix = "run `pip install 'everest-video[export]'`"
-        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {fix}")
+        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
         raise RecipeError(
@@ -109,7 +108,7 @@ def compare(
     lost = (found[0] - wanted[0]) / graph.unit  # (B, outputs)
     # Each output around its own mean: the means of numbers, such as years, are far from each other.
     around = (wanted[0] - wanted[0].mean(dim=0)) / graph.unit
-    heads = zip(*(part.split(list(graph.head_widths), dim=1) for part in (lost, around)), strict=True)
+    heads = zip(*(part.split(graph.head_widths, dim=1) for part in (lost, around)), strict=True)
     relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
     difference = Difference(largest=float(lost.abs().max()), relative=float(relative.max()))
     if not all(torch.equal(ids, others) for ids, others in zip(wanted[1:], found[1:], strict=True)):
@@ -223,10 +222,9 @@ def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
 def nodes_behind(model: Any, output: str) -> Iterator[Any]:
     """Yield the nodes of an ONNX model that an output depends on; none if it has no such output."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    names, seen = [output], set()
+    names = [output]
     while names:
-        node = makers.get(names.pop())
-        if node is not None and node.name not in seen:
-            seen.add(node.name)
+        node = makers.pop(names.pop(), None)
+        if node is not None:
             names += node.input
             yield node

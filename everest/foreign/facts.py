@@ -196,17 +196,12 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
 
 def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
     """Return the sizes, and our position table that equals the stored one; else the program's."""
-    width, depth = facts.shapes[EMBEDDING][0], facts.depth("decoder")
-    default, known = BACKBONES[backbone_of(width)], BACKBONES.values()
-    heads = facts.hints.heads or facts.number("num_attention_heads")
-    heads = _heads(facts, heads, width, {size.width: size.heads for size in known}, "--heads")
-    sizes = {"width": width, "depth": facts.depth("encoder"), "heads": heads}
-    if depth:
-        width = facts.shapes.get("decoder.norm.weight", (default.decoder_width,))[0]
-        heads = facts.hints.decoder_heads or facts.number("decoder_num_attention_heads")
-        released = {size.decoder_width: size.decoder_heads for size in known}
-        heads = _heads(facts, heads, width, released, "--decoder-heads")
-        sizes |= {"decoder_width": width, "decoder_heads": heads}
+    width, decoder_depth = facts.shapes[EMBEDDING][0], facts.depth("decoder")
+    sizes = {"width": width, "depth": facts.depth("encoder"), "heads": _heads(facts, width)}
+    if decoder_depth:
+        default = (BACKBONES[backbone_of(width)].decoder_width,)
+        width = facts.shapes.get("decoder.norm.weight", default)[0]
+        sizes |= {"decoder_width": width, "decoder_heads": _heads(facts, width, "decoder_")}
     # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
     # comes after the average.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
@@ -217,21 +212,22 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         positions=_positions(facts, grid),
         class_token="encoder.class_token" in facts.shapes,
         pooling="mean" if averages else "first",
-        decoder_depth=depth or ModelSettings().decoder_depth,
+        decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
 
 
-def _heads(
-    facts: ForeignFacts, heads: int | None, width: int, released: Mapping[int, int], option: str
-) -> int:
-    """Return `heads`, else those of a released width: no shape shows them, so other widths need `option`."""
-    heads = heads or released.get(width)
+def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "") -> int:
+    """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
+    heads = getattr(facts.hints, f"{stack}heads") or facts.number(f"{stack}num_attention_heads")
+    for size in BACKBONES.values():
+        if getattr(size, f"{stack}width") == width:
+            heads = heads or getattr(size, f"{stack}heads")
+    option = f"--{stack.replace('_', '-')}heads N"
     if not heads:
-        raise facts.error(
-            f"no released model is {width} wide, so its attention heads are unknown; set {option} N"
-        )
+        text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
+        raise facts.error(text)
     if width % heads:
-        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option} N")
+        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option}")
     return heads
 
 

@@ -62,7 +62,7 @@ def _opened(
     checkpoint: str, *, cpu: bool, quiet: bool
 ) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
     """Open a model: its answers, its views with one clip and crop, and facts for the document."""
-    from everest.checkpoints.exported import open_exported
+    from everest.checkpoints.graph import open_exported
     from everest.checkpoints.load import ONNX_SUFFIX, find_weights
     from everest.inference.model import OpenedModel
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from everest.checkpoints.describe import as_trained, describe
-from everest.checkpoints.exported import open_exported
+from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, open_model
 from everest.config.heads import MULTI_LABEL, HeadSetting
 from everest.config.settings import Recipe

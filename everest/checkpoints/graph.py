@@ -254,7 +254,18 @@ def open_exported(file: Path) -> ExportedClassifier:
         CheckpointError: damaged, of another program, or not of a classifier.
         EnvironmentProblem: onnxruntime is not installed.
     """
-    session = _open_session(file)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = shown(str(error).strip().split("\n")[0])
+        raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
@@ -267,18 +278,3 @@ def open_exported(file: Path) -> ExportedClassifier:
     except (KeyError, TypeError, ValueError) as error:
         why = shown(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
         raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error
-
-
-def _open_session(file: Path) -> InferenceSession:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL}") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{file}: onnxruntime cannot read it ({shown(reason)})") from error

@@ -17,7 +17,7 @@ from everest.errors import CheckpointError, UserError, shown
 from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Family, Translation
-from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
@@ -182,7 +182,6 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
     height, width = (size, size) if isinstance(size, int) else size
     try:
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
-        check_num_tokens(grid)
     except UserError as error:
         raise facts.error(f"{error}; {FIX_CLIP}") from error
     for rows, expected, what in ((slices, grid.t, "slices"), (places, grid.per_slice, "places")):
@@ -222,12 +221,10 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
-    option = f"--{stack.replace('_', '-')}heads N"
     if not heads:
+        option = f"--{stack.replace('_', '-')}heads N"
         text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
         raise facts.error(text)
-    if width % heads:
-        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option}")
     return heads
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -71,21 +71,15 @@ class TimmFamily:
         return self.because is None
 
 
-Row = TypeVar("Row")
-
-
-def _rows(row: type[Row], table: Path) -> list[Row]:
-    return TypeAdapter(list[row]).validate_python(read_yaml(table.read_text("utf-8"), str(table)))
-
-
 def public_weights() -> list[PublicWeights]:
     """The weights that were published for video models."""
-    return _rows(PublicWeights, TABLE)
+    return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
 def timm_families() -> list[TimmFamily]:
     """The families of timm's image models; docs/timm_table.py makes this table."""
-    return _rows(TimmFamily, TIMM_TABLE)
+    rows = read_yaml(TIMM_TABLE.read_text("utf-8"), str(TIMM_TABLE))
+    return TypeAdapter(list[TimmFamily]).validate_python(rows)
 
 
 def find_public_weights(name: str) -> PublicWeights:

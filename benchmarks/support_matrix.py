@@ -26,7 +26,7 @@ import everest
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.config.sizes import BACKBONES
 from everest.errors import UserError
-from everest.foreign.timm_tensors import image_weights
+from everest.foreign.timm_images import image_weights
 from everest.methods.grid import TokenGrid
 from everest.models.positions import separable_positions
 from everest.video.writer import write_video

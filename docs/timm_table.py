@@ -1,7 +1,7 @@
 """The image models of timm that everest reads: python docs/timm_table.py [--check]
 
 It creates every architecture of timm that has weights, on the meta device, and converts it. The result is the
-table of `everest weights list`, everest/foreign/timm_families.yaml, and its summary in docs/starting.md.
+table of `everest weights list`, everest/checkpoints/timm_families.yaml, and its summary in docs/starting.md.
 With --check nothing is written: the exit code is 1 if one of them is stale. It takes a few minutes.
 """
 
@@ -10,18 +10,20 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import timm
 import torch
 
-from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of
-from everest.foreign.timm_tensors import foreign_parts, image_weights
+from everest.checkpoints.public_weights import TIMM_TABLE, TimmFamily
+from everest.foreign.timm_images import foreign_parts, image_weights
 from everest.models.spec import ModelSpec
 
 PAGE = Path(__file__).with_name("starting.md")
 BEGIN, END = "<!-- docs/timm_table.py -->\n", "<!-- end of timm_table -->"
 GRAY = (0.5, 0.5, 0.5)
+NOT_VIT = "all others"
 NOT_ON_THE_HUB = "no weights on the hub"
 HEAD = f"""# The image models of timm {timm.__version__} by family: a table of `everest weights list`.
 # docs/timm_table.py writes this file.
@@ -64,6 +66,13 @@ FAMILIES = {
     "NaFlexViT": "naflexvit_*",
     "ViTamin": "vitamin_*",
 }
+
+
+def is_of(name: str, patterns: str) -> bool:
+    """Whether one of the patterns, ARCHITECTURE or ARCHITECTURE.TAG, is of a name."""
+    architecture, _, tag = name.partition(".")
+    pairs = (pattern.partition(".") for pattern in patterns.split())
+    return any(fnmatchcase(architecture, first) and fnmatchcase(tag, last or "*") for first, _, last in pairs)
 
 
 def outcomes(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
@@ -144,7 +153,7 @@ def as_page(table: list[TimmFamily]) -> str:
 
 def main() -> None:
     table = families()
-    wanted = {TABLE: as_yaml(table), PAGE: as_page(table)}
+    wanted = {TIMM_TABLE: as_yaml(table), PAGE: as_page(table)}
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     if stale and "--check" in sys.argv[1:]:
         sys.exit(f"stale: {', '.join(path.name for path in stale)}; run python docs/timm_table.py")

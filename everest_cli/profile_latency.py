@@ -62,12 +62,12 @@ def _opened(
     checkpoint: str, *, cpu: bool, quiet: bool
 ) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
     """Open a model: its answers, its views with one clip and crop, and facts for the document."""
-    from everest.checkpoints.exported import is_exported, open_exported
-    from everest.checkpoints.load import find_weights
+    from everest.checkpoints.graph import open_exported
+    from everest.checkpoints.load import ONNX_SUFFIX, find_weights
     from everest.inference.model import OpenedModel
 
     file = find_weights(checkpoint, quiet=quiet)
-    if is_exported(file):
+    if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
         if not exported.knows_stride:
             say(f"{file}: does not state the stride of its clips; successive frames are read")

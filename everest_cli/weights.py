@@ -12,8 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from everest.checkpoints.public_weights import PublicWeights
-    from everest.foreign.timm_images import TimmFamily
+    from everest.checkpoints.public_weights import PublicWeights, TimmFamily
 
 NOT_DOWNLOADED = (
     "The project has downloaded none of these weights. The tests convert random weights of their names and "
@@ -38,8 +37,7 @@ def list_weights(
 
     Then the families of timm's image models: the names, their number, and why a family does not load.
     """
-    from everest.checkpoints.public_weights import public_weights
-    from everest.foreign.timm_images import timm_families
+    from everest.checkpoints.public_weights import public_weights, timm_families
 
     table, families = public_weights(), timm_families()
     if only_timm and as_json:

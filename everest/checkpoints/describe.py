@@ -11,13 +11,13 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.clip_format import ClipFormat
 from everest.errors import CheckpointError
-from everest.foreign.preprocessor import other_pixels
 from everest.models.spec import ModelSpec
 from everest.models.video_model import VideoModel
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE
+from everest.system.text import counted
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import IMAGENET, USUAL
+from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
 
@@ -123,3 +123,16 @@ def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
     if pixels not in (spec.pixels, USUAL[spec.channels], IMAGENET):
         raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
     return replace(recipe, data=recipe.data.with_pixels(spec.pixels))
+
+
+def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
+    """State how the clips of weights and of a recipe differ, and the settings that make them equal."""
+    if saved.channels != requested.channels:
+        return (
+            f"trained on clips of {counted(saved.channels, 'channel')}, the recipe has "
+            f"{counted(requested.channels, 'channel')}; set data.channels={saved.channels}"
+        )
+    return (
+        "trained on clips normalized otherwise than in the recipe; for the same numbers, "
+        f"set data.mean={list(saved.mean)} and data.std={list(saved.std)}"
+    )

@@ -1,6 +1,7 @@
-"""A model as a graph that other programs run, which `everest.checkpoints.graph_files` writes.
+"""A model as a graph that other programs run, and a classifier in an ONNX file, evaluated like a checkpoint.
 
-The selection of tokens is part of the graph, and the graph takes any number of clips.
+The selection of tokens is part of the graph, and the graph takes any number of clips. Its file
+(`everest.checkpoints.graph_files`) describes it, in its metadata.
 
 B batch, C channels, T frames, H W pixels, K kept tokens.
 """
@@ -8,8 +9,10 @@ B batch, C channels, T frames, H W pixels, K kept tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +21,23 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.heads import MULTI_LABEL, Head
-from everest.errors import RecipeError
+from everest.data.clip_format import ClipFormat
+from everest.data.frames import SAMPLINGS
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import VideoClassifier
+from everest.models.classifier import VideoClassifier, answers
 from everest.models.cost import count_tokens
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
+from everest.system.json_text import parse_json
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 INPUT: Final = "frames"
 KEPT: Final = "kept"
+INSTALL: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
 # Our choice: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
@@ -59,13 +69,13 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.spec, self.uint8, self.precision = model, spec, uint8, precision
-        self.heads = model.heads if isinstance(model, VideoClassifier) else ()
-        tasks = {head.task for head in self.heads}
+        heads = model.heads if isinstance(model, VideoClassifier) else ()
+        tasks = {head.task for head in heads}
         self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
-        self.head_widths = tuple(head.outputs for head in self.heads) or (model.encoder.width,)
-        each = [head for head in self.heads for _ in range(head.outputs)]  # head of each output
+        self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
+        each = [head for head in heads for _ in range(head.outputs)]  # head of each output
         self.register_buffer("std", torch.tensor([head.std for head in each]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in each]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
@@ -113,9 +123,7 @@ def exportable(
     if isinstance(model, PretrainingModel):
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
-        with torch.device(
-            "meta"
-        ):  # an encoder without the decoder, which encodes all tokens as `extract` does
+        with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
             alone = VideoEncoder(spec.architecture, selector=AllTokens())
         alone.encoder, model = model.encoder, alone
     elif keep is not None:
@@ -126,41 +134,31 @@ def exportable(
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.selector = spec.selection
     graph = Graph(model, spec, uint8=uint8, precision=precision).eval()
-    graph.metadata = _metadata(opened, graph)
+    values = _metadata(opened, graph)
+    graph.metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}
     return graph
 
 
-def _metadata(opened: LoadedModel, graph: Graph) -> dict[str, str]:
-    """The facts of a model for other programs, and for `everest.checkpoints.exported`."""
+def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
+    """Yield the facts of a model for other programs, and for `ExportedClassifier`."""
     weights, spec, clip, colors = opened.weights, graph.spec, trained_clip(opened), _colors(graph.spec)
-    values: dict[str, Any] = {
-        "format": "everest",
-        "kind": weights.kind,
-        "recipe": weights.recipe,
-        "step": weights.step,
-        "precision": graph.precision,
-        "settings": spec.dump(),
-        "classes": weights.classes,
-        "heads": [_head(head) for head in graph.heads] or None,
-        "mean": spec.pixels.mean,
-        "std": spec.pixels.std,
-        "clip": {
-            "frames": spec.frames,  # and null where the weights do not state how frames are chosen
-            **{key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")},
-            "height": spec.size[0],
-            "width": spec.size[1],
-        },
-        "input": {
-            "name": INPUT,
-            "dtype": "float32",
-            "layout": f"batch, {colors}, frames, height, width",
-            "values": "(pixel / 255 - mean) / std",
-        },
-    }
-    if graph.uint8:
-        layout = f"batch, frames, height, width, {colors}"
-        values["input"] |= {"dtype": "uint8", "layout": layout, "values": "0 to 255"}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    yield "format", "everest"
+    yield from ((name, getattr(weights, name)) for name in ("kind", "recipe", "step"))
+    yield "precision", graph.precision
+    yield "settings", spec.dump()
+    yield "classes", weights.classes
+    heads = graph.model.heads if isinstance(graph.model, VideoClassifier) else ()
+    yield "heads", [_head(head) for head in heads] or None
+    yield "mean", spec.pixels.mean
+    yield "std", spec.pixels.std
+    chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
+    yield "clip", {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]}
+    dtype, layout, values = (
+        ("uint8", f"batch, frames, height, width, {colors}", "0 to 255")
+        if graph.uint8
+        else ("float32", f"batch, {colors}, frames, height, width", "(pixel / 255 - mean) / std")
+    )
+    yield "input", {"name": INPUT, "dtype": dtype, "layout": layout, "values": values}
 
 
 def _head(head: Head) -> dict[str, Any]:
@@ -193,3 +191,90 @@ def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
     still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
     repeated = pixels[:, :, : spec.model.tubelet[0]].repeat(1, 1, grid.t, 1, 1)
     return torch.where(still.unsqueeze(2), repeated, pixels)
+
+
+class ExportedClassifier(nn.Module):
+    """An exported classifier, which takes clips of bytes as a `VideoClassifier` does.
+
+    Attributes:
+        spec: of the model that was exported, with the token selection of the file.
+        clip: the clips that it takes; the stride is 1 if the file does not state it.
+        knows_stride: whether the file states the stride of its clips.
+        precision: of the network: fp32 or int8.
+    """
+
+    def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
+        super().__init__()
+        settings, classes, clip, given = (
+            parse_json(metadata[name]) for name in ("settings", "classes", "clip", "input")
+        )
+        self.file, self._session = file, session
+        self.spec = ModelSpec.from_settings(settings, source=file)
+        self.selector, self.heads = self.spec.selection, self.spec.answered
+        self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
+        self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
+        if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
+            raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
+        self.precision = metadata["precision"]
+        self.takes_bytes = given["dtype"] == "uint8"
+        self.knows_stride = clip["stride"] is not None
+        self.clip = ClipFormat(
+            frames=self.spec.frames,
+            stride=clip["stride"] or 1,
+            size=self.spec.size,
+            sampling=clip["sampling"] or "dense",
+            fps=clip["fps"],
+            mean=self.spec.pixels.mean,
+            std=self.spec.pixels.std,
+        )
+        if self.clip.sampling not in SAMPLINGS:
+            raise ValueError(f"no sampling '{self.clip.sampling}'")
+
+    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+        """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU.
+
+        Args:
+            keep: must be None: the file encodes the tokens that it was exported for.
+        """
+        assert keep is None, "an exported file has one keep ratio"
+        frames = frames.cpu()
+        clips = frames.permute(0, 2, 3, 4, 1) if self.takes_bytes else self.spec.pixels.normalize(frames)
+        outputs, _ = self._session.run(None, {INPUT: clips.contiguous().numpy()})
+        return torch.from_numpy(outputs)
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Convert outputs (..., outputs) to float32 probabilities; numbers are in their unit already."""
+        return answers(outputs, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
+
+
+def open_exported(file: Path) -> ExportedClassifier:
+    """Open a classifier that `everest export --to onnx` wrote. It uses as many threads as torch.
+
+    Raises:
+        CheckpointError: damaged, of another program, or not of a classifier.
+        EnvironmentProblem: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentProblem(f"{file}: needs onnxruntime; {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = shown(str(error).strip().split("\n")[0])
+        raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
+    is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
+    if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
+        raise CheckpointError(
+            f"{file}: not an ONNX classifier of everest; export a run of finetune --to onnx"
+        )
+    try:
+        return ExportedClassifier(file, session, metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        why = shown(error) if isinstance(error, ValueError) else "a value is missing, or of another type"
+        raise CheckpointError(f"{file}: its metadata is damaged ({why}); export it again") from error

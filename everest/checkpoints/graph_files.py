@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.describe import describe, recipe_of
-from everest.checkpoints.graph import INPUT, KEPT, Graph, sample_pixels
+from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
 from everest.lists.sample import Sample
@@ -34,6 +34,13 @@ LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
 MOST_CLIPS: Final = 100  # our choice
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
+
+
+class Difference(NamedTuple):
+    """The distance of the outputs of a written file from the model's."""
+
+    largest: float  # of a logit or feature; of a number in units of its standard deviation
+    relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
 
 
 def write_program(path: Path, graph: Graph) -> float:
@@ -63,8 +70,7 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        fix = "run `pip install 'everest-video[export]'`"
-        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {fix}")
+        raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
         raise RecipeError(
@@ -80,17 +86,8 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     return difference
 
 
-class Difference(NamedTuple):
-    """The distance of the outputs of a written file from the model's."""
-
-    largest: float  # of a logit or feature; of a number in units of its standard deviation
-    relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
-
-
 @torch.no_grad()
-def compare(
-    graph: Graph, run: RunFile, *, what: str = "it", calibration: Sequence[Tensor] = ()
-) -> Difference:
+def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tensor] = ()) -> Difference:
     """Compare the outputs of a written file with the model's.
 
     Args:
@@ -103,16 +100,16 @@ def compare(
         CheckpointError: a file in int8 keeps other tokens, or its outputs hardly follow the model's.
     """
     batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
-    wanted, found = (
-        [torch.cat(parts) for parts in zip(*map(model, batches), strict=True)] for model in (graph, run)
+    (expected, *kept), (outputs, *kept_by_file) = (
+        [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
     )
-    lost = (found[0] - wanted[0]) / graph.unit  # (B, outputs)
+    lost = (outputs - expected) / graph.unit  # (B, outputs)
     # Each output around its own mean: the means of numbers, such as years, are far from each other.
-    around = (wanted[0] - wanted[0].mean(dim=0)) / graph.unit
-    heads = zip(*(part.split(list(graph.head_widths), dim=1) for part in (lost, around)), strict=True)
+    around = (expected - expected.mean(dim=0)) / graph.unit
+    heads = zip(*(part.split(graph.head_widths, dim=1) for part in (lost, around)), strict=True)
     relative = torch.stack([loss.norm() / spread.norm().clamp(min=1e-12) for loss, spread in heads])
     difference = Difference(largest=float(lost.abs().max()), relative=float(relative.max()))
-    if not all(torch.equal(ids, others) for ids, others in zip(wanted[1:], found[1:], strict=True)):
+    if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration and not difference.relative <= MOST_LOST:
         problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
@@ -165,30 +162,6 @@ def _runner(file: Path) -> RunFile:
     return lambda clips: [torch.from_numpy(x) for x in session.run(None, {INPUT: clips.numpy()})]
 
 
-def calibration_clips(
-    opened: LoadedModel, samples: Sequence[Sample], *, source: object, notify: Notify
-) -> list[Tensor]:
-    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over the samples.
-
-    Args:
-        source: the list or folder of the samples, for messages.
-        notify: receives which videos are unreadable.
-    Raises:
-        DataError: fewer than `LEAST_CLIPS` videos are readable.
-    """
-    module, count = opened.transformer, min(len(samples), MOST_CLIPS)
-    describe(module, recipe_of(opened, notify=notify), file=opened.file)
-    clips = []
-    for number in range(count):
-        try:
-            clips.append(module.clip.read(samples[number * len(samples) // count])[None])
-        except VideoError as error:
-            notify(f"skipped {error}")
-    if len(clips) < LEAST_CLIPS:
-        raise DataError(f"{source}: calibration needs {LEAST_CLIPS} readable videos, not {len(clips)}")
-    return clips
-
-
 def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
     """Quantize a float32 graph in its file; the scales of activations come from `batches`.
 
@@ -223,10 +196,32 @@ def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
 def nodes_behind(model: Any, output: str) -> Iterator[Any]:
     """Yield the nodes of an ONNX model that an output depends on; none if it has no such output."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    names, seen = [output], set()
+    names = [output]
     while names:
-        node = makers.get(names.pop())
-        if node is not None and node.name not in seen:
-            seen.add(node.name)
+        node = makers.pop(names.pop(), None)
+        if node is not None:
             names += node.input
             yield node
+
+
+def calibration_clips(
+    opened: LoadedModel, samples: Sequence[Sample], *, source: object, notify: Notify
+) -> list[Tensor]:
+    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over the samples.
+
+    Args:
+        source: the list or folder of the samples, for messages.
+        notify: receives which videos are unreadable.
+    Raises:
+        DataError: fewer than `LEAST_CLIPS` videos are readable.
+    """
+    module, count, clips = opened.transformer, min(len(samples), MOST_CLIPS), []
+    describe(module, recipe_of(opened, notify=notify), file=opened.file)
+    for number in range(count):
+        try:
+            clips.append(module.clip.read(samples[number * len(samples) // count])[None])
+        except VideoError as error:
+            notify(f"skipped {error}")
+    if len(clips) < LEAST_CLIPS:
+        raise DataError(f"{source}: calibration needs {LEAST_CLIPS} readable videos, not {len(clips)}")
+    return clips

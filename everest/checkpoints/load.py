@@ -31,7 +31,7 @@ Which = Literal["newest", "best"]
 Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer
 AnyModel = Transformer | AdaptiveTokenizer
 Notify = Callable[[str], None]  # receives a line for the user
-ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.exported opens
+ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.graph opens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypeVar
 
-from everest.checkpoints.teacher import open_teacher
+from everest.checkpoints.teacher import teacher_use
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.spec import ModelSpec
-from everest.tokenizer.cache import TokenIndex, tokenizer_for
+from everest.tokenizer.cache import TokenIndex
+from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
+from everest.tokenizer.targets import TeacherUse
+
+Use = TypeVar("Use", TokenizerUse, TeacherUse)
 
 
 def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     """The model that a recipe pre-trains, with the facts of its tokenizer and its teacher.
 
-    With a cache of the teacher's features, the index of the cache supplies the facts of the teacher.
+    With a cache, its index supplies the facts of the network that made it.
 
     Raises:
         UserError: the tokenizer, the teacher or the cache of their outputs cannot be read, or does not fit.
     """
-    name, cache, teacher = recipe.pretrain.teacher, recipe.pretrain.cache, None
-    if name is not None and cache is None:
-        teacher = open_teacher(recipe).use
-    elif name is not None and cache is not None:
-        teacher = TokenIndex.read(Path(cache), of="teacher").teacher
-        assert teacher is not None
-        if teacher.name != name and teacher.sha256 != open_teacher(recipe).use.sha256:
-            raise CheckpointError(
-                f"{cache}: its features are not of {name} but of {teacher.name}; name that teacher, or run "
-                "everest prepare tokens --overwrite"
-            )
-    return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe), teacher=teacher)
+    stage, tokenizer, teacher = recipe.pretrain, None, None
+    if stage.needs_tokenizer:
+        named = tokenizer_settings(recipe).checkpoint
+        tokenizer = _made_cache(recipe, "tokenizer", named, tokenizer_use)
+    if stage.teacher is not None:
+        teacher = _made_cache(recipe, "teacher", stage.teacher, teacher_use)
+    return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
+
+
+def _made_cache(
+    recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[Recipe], Use]
+) -> Use:
+    """The network that made the cache of a recipe; without a cache the one that the recipe names.
+
+    Raises:
+        CheckpointError: the recipe names other weights than those that made the cache.
+    """
+    cache = recipe.pretrain.cache
+    if cache is None:
+        return identify(recipe)
+    made: Use = getattr(TokenIndex.read(Path(cache), of=of), of)
+    if named is None or (isinstance(made, TeacherUse) and named == made.name):
+        return made
+    use = identify(recipe)
+    if use.sha256 != made.sha256:
+        maker = made.name if isinstance(made, TeacherUse) else made.path
+        raise CheckpointError(
+            f"{cache}: its tokens are not from {named} but from {maker}; name that {of}, or make the cache "
+            "again with everest prepare tokens --overwrite"
+        )
+    return use

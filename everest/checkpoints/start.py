@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from everest.checkpoints.describe import other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.foreign.preprocessor import require_same_channels
 from everest.foreign.timm_images import is_timm_name
-from everest.models.classifier import VideoClassifier
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
@@ -25,7 +23,7 @@ from everest.system.run_folder import BEST, ENDED, ENVIRONMENT, PLAN, WEIGHTS, R
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.spec import TokenizerSpec
 
-Tensors = Mapping[str, Tensor]
+Part = tuple[str, tuple[str, ...], str | None]  # see `_parts`
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
 DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
@@ -78,19 +76,21 @@ class Start:
     def notices(self) -> Iterator[str]:
         """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
         file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
+        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
         plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
         steps = plan.get("steps") if isinstance(plan, dict) else None
-        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
         yield f"weights: encoder of {label}{reached}"
-        if not (isinstance(step, int) and isinstance(steps, int)) or step == steps:
+        if not isinstance(step, int) or not isinstance(steps, int) or step == steps:
             return
         rows = run.rows()
         last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
         if last < steps and not any(ENDED in row for row in rows):
-            reached = f"has not reached its last step ({last} of {steps})"
-            yield f"warning: {label} {reached}; let that run finish first, for a better encoder"
+            yield (
+                f"warning: {label} has not reached its last step ({last} of {steps}); let that run finish "
+                "first, for a better encoder"
+            )
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""
@@ -164,20 +164,37 @@ def start_model(
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
-    require_same_channels(saved, spec, source=source, notify=notify)
+    if saved.pixels != spec.pixels:
+        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        if saved.channels != spec.channels:
+            raise CheckpointError(text)
+        notify(text)
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
     own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
-    given = _encoder_tensors(own, tensors, saved, spec, source=source, notify=notify)
-    if isinstance(model, VideoClassifier):
-        parts = _parts_of_classifier(start, spec, weights.classes, classes)
-        if saved.kind != "classifier":
-            tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    else:
-        parts = _parts_of_pretraining(start, spec)
-    for title, prefixes, problem in parts:
-        new, old = _shapes(own, prefixes), _shapes(tensors, prefixes)
+    # The last norm of the encoder may be in the weights alone or in the model alone.
+    norm = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
+    expected, given = (
+        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
+        for part in (own, tensors)
+    )
+    require_fitting(expected, given, source=source)
+    if norm & own.keys():
+        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
+    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
+    if resized and spec.model.positions in ("flat", "separable"):
+        notify(
+            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
+            f"model.positions=interpolated-{spec.model.positions} keeps them"
+        )
+    if spec.kind == "classifier" and saved.kind != "classifier":
+        tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
+    for title, prefixes, problem in _parts(start, spec, weights.classes, classes):
+        new, old = (
+            {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
+            for part in (own, tensors)
+        )
         missing = sorted(new.keys() - old.keys())
         if not old:
             problem = f"{saved.kind} weights have none"
@@ -195,84 +212,57 @@ def start_model(
     load_tensors(model, own | given, source=source)
 
 
-def _encoder_tensors(
-    own: Tensors, tensors: Tensors, saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify
-) -> dict[str, Tensor]:
-    """The tensors of an encoder; its last norm may be in the weights alone or in the model alone."""
-    in_one = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
-    expected, given = (
-        {name: x for name, x in part.items() if name.startswith("encoder.") and name not in in_one}
-        for part in (own, tensors)
-    )
-    require_fitting(expected, given, source=source)
-    if in_one & own.keys():
-        notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
-    resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
-    if resized and spec.model.positions in ("flat", "separable"):
-        notify(
-            f"positions are computed again for clips of {clip_shape(spec)} instead of {clip_shape(saved)}; "
-            f"model.positions=interpolated-{spec.model.positions} keeps them"
-        )
-    return given
-
-
-# A part of a model beside its encoder: its title, the prefixes of its tensors, and why the one in the weights
-# does not fit (None: only its size may not).
-Part = tuple[str, tuple[str, ...], str | None]
-
-
-def _parts_of_classifier(
+def _parts(
     start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
-) -> list[Part]:
-    """The pooling and the head; encoder weights fill the last norm only if pooling takes the first token.
+) -> Iterator[Part]:
+    """Yield the parts of a model beside its encoder: the title, and the prefixes of their tensors.
+
+    Then the reason why the part in the weights does not fit; None: only its size may not.
 
     Args:
         before, now: names of the classes of the weights and of the data.
     """
-    saved, pooling, problem = start.saved, spec.model.pooling, None
-    if saved.kind != "classifier":
-        return [("the last norm", ("norm.",), None)] if pooling == "first" else []
+    saved, is_trained = start.saved, start.saved.kind == "classifier"
+    if spec.kind == "classifier" and not is_trained:
+        if spec.model.pooling == "first":  # an average has a norm of its own
+            yield "the last norm", ("norm.",), None
+    elif spec.kind == "classifier":
+        pooling = None
+        if saved.model.pooling != spec.model.pooling:
+            pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
+        yield "the pooling", ("norm.", "pool."), pooling
+        yield "the head", ("head.",), pooling or _other_classes(saved, spec, before, now)
+    else:
+        fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
+        yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
+        yield "the projector", ("projector.",), fresh
+        yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)
+
+
+def _other_classes(
+    saved: ModelSpec, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
+) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
         for model in (saved, spec)
     )
-    pairs = enumerate(zip(before or (), now or (), strict=False))
-    renamed = [(label, old, new) for label, (old, new) in pairs if old != new]
-    other_pooling = None
-    if saved.model.pooling != pooling:
-        problem = other_pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {pooling}"
-    elif heads != wanted:
-        problem = f"the checkpoint predicts {heads}, the recipe {wanted}"
-    elif renamed:
-        problem = "class {} is '{}' in the checkpoint, '{}' in the data".format(*map(shown, renamed[0]))
-    return [("the pooling", ("norm.", "pool."), other_pooling), ("the head", ("head.",), problem)]
+    if heads != wanted:
+        return f"the checkpoint predicts {heads}, the recipe {wanted}"
+    for label, (old, new) in enumerate(zip(before or (), now or (), strict=False)):
+        if old != new:
+            return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
+    return None
 
 
-def _parts_of_pretraining(start: Start, spec: ModelSpec) -> list[Part]:
-    """The layer of the camera task, the projector and the decoder; a model has some of them."""
-    saved, problem = start.saved, None
-    fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
-    if saved.is_autoencoder and spec.is_autoencoder:
-        old, new = saved.model.backbone_size, spec.model.backbone_size
-        sizes = (
-            ("decoder_depth", saved.model.decoder_depth, spec.model.decoder_depth),
-            ("decoder_width", old.decoder_width, new.decoder_width),
-            ("decoder_heads", old.decoder_heads, new.decoder_heads),
-        )
-        changes = [f"--set model.{key}={before}" for key, before, now in sizes if before != now]
-        if changes:
-            problem = f"it needs {' '.join(changes)}"
-        elif _predicted(saved) != _predicted(spec):
-            problem = "it predicts other targets"
-    return [
-        ("the layer that predicts a camera's motion", ("camera_head.",), fresh),
-        ("the projector", ("projector.",), fresh),
-        ("the decoder", DECODER, fresh or problem),
-    ]
-
-
-def _shapes(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith(prefixes)}
+def _other_decoder(saved: ModelSpec, spec: ModelSpec) -> str | None:
+    if not (saved.is_autoencoder and spec.is_autoencoder):
+        return None
+    keys = [f"decoder_{part}" for part in ("depth", "width", "heads")]
+    old, new = (vars(each.model) | asdict(each.model.backbone_size) for each in (saved, spec))
+    changes = " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key])
+    if changes:
+        return f"it needs {changes}"
+    return "it predicts other targets" if _predicted(saved) != _predicted(spec) else None
 
 
 def _predicted(spec: ModelSpec) -> tuple[object, ...]:
@@ -286,18 +276,19 @@ def _predicted(spec: ModelSpec) -> tuple[object, ...]:
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     before, now = saved.model, spec.model
-    keys = [key for key in PARTS if getattr(before, key) != getattr(now, key)]
+    keys = PARTS
     old, new = ((s.width, s.depth, s.heads, s.mlp) for s in (before.backbone_size, now.backbone_size))
     if old != new:
-        sizes = ("backbone", "width", "depth", "heads", "mlp_width")
-        keys = [*(key for key in sizes if getattr(before, key) != getattr(now, key)), *keys]
+        keys = ("backbone", "width", "depth", "heads", "mlp_width", *PARTS)
     frames, patch = now.tubelet[0], before.tubelet[1:]
     fits = before.tubelet[0] % frames == 0 or frames % before.tubelet[0] == 0
     if not fits or patch != now.tubelet[1:]:
         yield f"model.tubelet={as_yaml((frames if fits else before.tubelet[0], *patch))}"
     if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
         yield f"model.positions={before.positions}"
-    yield from (f"model.{key}={as_yaml(getattr(before, key))}" for key in keys)
+    for key in keys:
+        if getattr(before, key) != getattr(now, key):
+            yield f"model.{key}={as_yaml(getattr(before, key))}"
 
 
 def as_yaml(value: object) -> str:

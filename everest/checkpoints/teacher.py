@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +16,14 @@ from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.foreign.timm_images import is_timm_name
-from everest.methods.grid import TokenGrid
-from everest.methods.strategies import AllTokens
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.positions import INTERPOLATED
+from everest.models.of_recipe import teacher_spec
 from everest.models.spec import ModelSpec
 from everest.system.hub import is_hub_name
-from everest.system.weights import state_hash
+from everest.system.weights import Weights, state_hash
 from everest.tokenizer.targets import FeatureTargets, TeacherUse
 from everest.video.pixels import PixelStatistics
-
-INTERPOLATING: Final = {computed: name for name, computed in INTERPOLATED.items()}
 
 
 class FrozenEncoder(nn.Module):
@@ -68,11 +63,45 @@ class FrozenEncoder(nn.Module):
         return features.unflatten(0, (len(frames), -1)).flatten(1, 2)
 
 
+def open_teacher(recipe: Recipe) -> FrozenEncoder:
+    """Open the teacher of a recipe, on the CPU; the errors are those of `teacher_use`."""
+    use, weights = _read(recipe)
+    spec = ModelSpec.from_settings(use.settings, source=Path(use.name))
+    with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
+        encoder = build_model(spec, weights, source=Path(use.name))
+    assert isinstance(encoder, VideoEncoder)
+    return FrozenEncoder(use, encoder, recipe.data.pixels)
+
+
+def teacher_use(recipe: Recipe) -> TeacherUse:
+    """Identify the teacher of a recipe.
+
+    Raises:
+        CheckpointError: no such checkpoint, it is damaged or no encoder, or it has other tokens than the
+            recipe's model can have.
+        Unreachable: neither the hub nor its cache can provide the weights.
+    """
+    return _read(recipe)[0]
+
+
+def _read(recipe: Recipe) -> tuple[TeacherUse, Weights]:
+    """The teacher of a recipe, and the weights of its encoder alone."""
+    name = recipe.pretrain.teacher
+    assert name is not None
+    weights, saved = open_encoder(name)
+    tensors = {key: x for key, x in weights.tensors.items() if key.startswith("encoder.")}
+    spec = teacher_spec(recipe, saved, name=name)
+    spec = replace(spec, norms=replace(spec.norms, after_encoder="encoder.norm.weight" in tensors))
+    width, sha256 = spec.model.backbone_size.width, state_hash(tensors)
+    use = TeacherUse(name=name, sha256=sha256, width=width, settings=spec.dump())
+    return use, replace(weights, tensors=tensors)
+
+
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     """Give a new model the teacher of its recipe, for targets that are not in a cache.
 
     Raises:
-        CheckpointError: see `open_teacher`; or the features of the recipe's cache are of another teacher.
+        CheckpointError: see `teacher_use`; or the features of the recipe's cache are of another teacher.
     """
     assert isinstance(model, MaskedAutoencoder)
     assert isinstance(model.targets, FeatureTargets)
@@ -85,28 +114,6 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     model.targets.teacher = teacher
 
 
-def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU.
-
-    Raises:
-        CheckpointError: no such checkpoint, it is damaged or no encoder, or it has other tokens than the
-            recipe's model can have.
-        Unreachable: neither the hub nor its cache can provide the weights.
-    """
-    name = recipe.pretrain.teacher
-    assert name is not None
-    weights, saved = open_encoder(name)
-    tensors = {key: x for key, x in weights.tensors.items() if key.startswith("encoder.")}
-    spec = _spec_for_tokens(recipe, saved, name)
-    spec = replace(spec, norms=replace(saved.norms, after_encoder="encoder.norm.weight" in tensors))
-    width, sha256 = spec.model.backbone_size.width, state_hash(tensors)
-    use = TeacherUse(name=name, sha256=sha256, width=width, settings=spec.dump())
-    with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
-        encoder = build_model(spec, replace(weights, tensors=tensors), source=Path(name))
-    assert isinstance(encoder, VideoEncoder)
-    return FrozenEncoder(use, encoder, recipe.data.pixels)
-
-
 def absolute_teacher(name: str) -> str:
     """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay.
 
@@ -114,35 +121,3 @@ def absolute_teacher(name: str) -> str:
         CheckpointError: there is no such checkpoint.
     """
     return name if is_hub_name(name) or is_timm_name(name) else str(find_weights(name).resolve())
-
-
-def _spec_for_tokens(recipe: Recipe, saved: ModelSpec, name: str) -> ModelSpec:
-    """The encoder `saved` for clips with the tokens of a recipe's model."""
-    data, tubelet = recipe.data, recipe.model.tubelet
-    t, p, q = saved.model.tubelet
-    if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: the teacher sees color differences; set data.channels=3")
-    if saved.channels < data.channels:
-        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
-    if t % tubelet[0] and tubelet[0] % t:
-        raise CheckpointError(
-            f"{name}: the teacher's tokens are of {t} frames, the recipe's of {tubelet[0]}; set "
-            f"model.tubelet=[{t},{tubelet[1]},{tubelet[2]}]"
-        )
-    grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=tubelet)
-    model, trained = replace(saved.model, tubelet=(tubelet[0], p, q)), saved.trained_grid
-    if (trained.h, trained.w) != (grid.h, grid.w):
-        model = replace(model, positions=INTERPOLATING.get(model.positions, model.positions))
-    is_interpolated = model.positions in INTERPOLATED
-    window = grid.t if grid.t % saved.grid.t else saved.grid.t  # slices
-    if window * tubelet[0] < 2 and model.input == "differences":
-        window = grid.t
-    return ModelSpec(
-        kind="encoder",
-        frames=window * tubelet[0],
-        size=(grid.h * p, grid.w * q),
-        model=model,
-        selection=AllTokens(),
-        position_grid=(trained.t, trained.h, trained.w) if is_interpolated else None,
-        pixels=saved.pixels,
-    )

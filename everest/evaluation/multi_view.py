@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.checkpoints.exported import ExportedClassifier
+from everest.checkpoints.graph import ExportedClassifier
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device

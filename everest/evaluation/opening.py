@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from everest.checkpoints.describe import as_trained, describe
-from everest.checkpoints.exported import is_exported, open_exported
-from everest.checkpoints.load import open_model
+from everest.checkpoints.graph import open_exported
+from everest.checkpoints.load import ONNX_SUFFIX, open_model
 from everest.config.heads import MULTI_LABEL, HeadSetting
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
@@ -33,7 +33,7 @@ def open_classifier(
     Raises:
         CheckpointError: no classifier, or one that does not fit the recipe.
     """
-    if is_exported(file):
+    if file.suffix == ONNX_SUFFIX:
         model = open_exported(file)
         spec, names, change = model.spec, model.class_names, "export it again to change it"
         _check_recipe(recipe, spec, source=file)

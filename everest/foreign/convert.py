@@ -16,10 +16,10 @@ from torch import Tensor
 
 from everest.config.values import Positions
 from everest.errors import CheckpointError, first_names, shown, unknown_name
-from everest.foreign.facts import ForeignFacts, Hints, Stage, model_spec
+from everest.foreign.facts import ForeignFacts, Hints, model_spec
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
-from everest.foreign.translation import ALIASES, FAMILIES, Translation, family_of
+from everest.foreign.translation import ALIASES, FAMILIES, family_of
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
@@ -35,11 +35,8 @@ BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are t
 class Identity:
     """A recognized checkpoint."""
 
-    family: str
-    title: str
-    stage: Stage
+    facts: ForeignFacts
     spec: ModelSpec
-    translation: Translation
     classes: tuple[str, ...] | None
     zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
     missing: tuple[str, ...]  # our tensors that the file lacks, or has in another shape
@@ -77,17 +74,15 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     reason = family.refusal(names)
     if reason is not None:
         return Refused(family=name, title=family.title, reason=reason)
-    translation = family.translate(names)
-    shapes = {our_name: _stacked(foreign.tensors, parts) for our_name, parts in translation.take.items()}
-    alias, positions = _alias(name, hints, foreign)
+    translation, (program, positions) = family.translate(names), _program(name, hints, foreign)
     facts = ForeignFacts(
         foreign=foreign,
         hints=hints,
-        family=alias,
-        translation=translation,
-        shapes=shapes,
+        names=family,
+        program=program,
         positions=positions,
-        kind=family.kind,
+        translation=translation,
+        shapes={ours: _stacked(foreign.tensors, parts) for ours, parts in translation.take.items()},
     )
     spec = model_spec(facts)
     with torch.device("meta"):
@@ -95,26 +90,23 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
         biases = {key for key in own if key.startswith(stack) and key.endswith(BIASES)}
-        if any(key.startswith(stack) for key in shapes) and biases.isdisjoint(shapes):
+        if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
             zero |= biases
-    fitting = {key for key, shape in shapes.items() if own.get(key) == shape}
-    left = {part for key in shapes.keys() - fitting for part in translation.take[key]}
+    fitting = {key for key, shape in facts.shapes.items() if own.get(key) == shape}
+    left = {part for key in facts.shapes.keys() - fitting for part in translation.take[key]}
     return Identity(
-        family=alias,
-        title=family.title,
-        stage=facts.stage,
+        facts=facts,
         spec=spec,
-        translation=translation,
         classes=_class_names(foreign, spec),
         zero=frozenset(zero),
         missing=tuple(sorted(own.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
-        stride=facts.number(FRAME_SAMPLE_RATE, None, None),
+        stride=facts.number(FRAME_SAMPLE_RATE),
         notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
     )
 
 
-def _alias(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
+def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
     """Return the program among those with the same names, and its position table."""
     hint = hints.family
     if hint is not None and hint not in ALIASES and hint not in FAMILIES:
@@ -136,7 +128,7 @@ def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int
     first, *rest = (tuple(tensors[name].shape) for name in names)
     if any(not shape or shape[1:] != first[1:] for shape in (first, *rest)):
         return ()
-    return (first[0] + sum(shape[0] for shape in rest), *first[1:]) if rest else first
+    return (first[0] + sum(shape[0] for shape in rest), *first[1:])
 
 
 def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
@@ -160,9 +152,9 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
 
 
 def _notes(facts: ForeignFacts) -> Iterator[str]:
-    if facts.family == "transformers" and not facts.foreign.config:
+    if facts.program == "transformers" and not facts.foreign.config:
         yield "no config.json next to it: frames, size and heads are taken as released"
-    if facts.family == "videomae" and facts.hints.family is None and facts.stage != "pretrain":
+    if facts.program == "videomae" and facts.hints.family is None and facts.stage != "pretrain":
         yield (
             "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
             "use --family mvd"
@@ -193,7 +185,7 @@ def convert(
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
-    _require_complete(foreign, identity, partial=partial)
+    _require_complete(identity, partial=partial)
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
         head = f"its head has {num_classes} classes" if num_classes else "no classifier"
@@ -202,12 +194,12 @@ def convert(
         kind=identity.spec.kind,
         settings=identity.spec.dump(),
         classes=classes or identity.classes,
-        recipe=identity.family,
+        recipe=identity.facts.program,
         step=0,
-        tensors=_tensors(foreign, identity),
+        tensors=_tensors(identity),
         clip=None if identity.stride is None else {"stride": identity.stride, "sampling": "dense"},
         origin={
-            "family": identity.family,
+            "family": identity.facts.program,
             "file": str(absolute(foreign.path)),
             "licence": foreign.licence,
             "fresh": grouped(identity.missing),
@@ -217,7 +209,7 @@ def convert(
     return Converted(weights=weights, identity=identity)
 
 
-def _require_complete(foreign: Foreign, identity: Identity, *, partial: bool) -> None:
+def _require_complete(identity: Identity, *, partial: bool) -> None:
     """Raise CheckpointError if tensors are missing or unexpected; `partial`: only those of the encoder."""
     missing, unexpected = identity.missing, identity.unexpected
     of_encoder = [name for name in unexpected if ENCODER.match(name)]
@@ -225,9 +217,9 @@ def _require_complete(foreign: Foreign, identity: Identity, *, partial: bool) ->
         return
     problems = (("it lacks", missing), ("no place for", unexpected))
     gaps = "; ".join(f"{problem} {', '.join(grouped(names))}" for problem, names in problems if names)
-    family = FAMILIES.get(identity.family)  # a program with the names of another family has no reason
-    if family is not None and family.left_out and len(of_encoder) < len(unexpected):
-        gaps += f" ({family.left_out})"
+    facts = identity.facts
+    if facts.names.left_out and len(of_encoder) < len(unexpected):
+        gaps += f" ({facts.names.left_out})"
     if of_encoder:  # once for a tensor that all blocks have
         parts = sorted({shown(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
         named = first_names(parts, FEW)
@@ -236,21 +228,19 @@ def _require_complete(foreign: Foreign, identity: Identity, *, partial: bool) ->
         fix = "`everest convert --partial` takes what fits"
     else:
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
-    raise CheckpointError(f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; {fix}")
+    raise facts.error(f"{facts.program}, cannot be mapped fully: {gaps}; {fix}")
 
 
-def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
+def _tensors(identity: Identity) -> dict[str, Tensor]:
     """Return all tensors of our model, float32."""
-    taken = {}
-    for our_name, names in identity.translation.take.items():
+    taken, facts, foreign = {}, identity.facts, identity.facts.foreign
+    for our_name, names in facts.translation.take.items():
         if set(names).intersection(identity.unexpected):
             continue
         parts = {name: foreign.tensors[name] for name in names}
         for name, part in parts.items():
             if not part.is_floating_point():
-                raise CheckpointError(
-                    f"{foreign.path}: {name} holds {part.dtype}, a quantized or other format; get it as float"
-                )
+                raise facts.error(f"{name} holds {part.dtype}, a quantized or other format; get it as float")
         require_finite(parts, source=foreign.path)
         taken[our_name] = torch.cat([part.float() for part in parts.values()])
     if not identity.missing and not identity.zero:
@@ -272,18 +262,20 @@ def grouped(names: Collection[str]) -> list[str]:
 
 def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
     """Return the document of `everest convert --json`."""
-    about = {"checkpoint": str(foreign.path), "family": identity.family, "title": identity.title}
     if isinstance(identity, Refused):
-        return {**about, "convertible": False, "reason": identity.reason, "licence": foreign.licence}
-    spec, size, idle = identity.spec, identity.spec.model.backbone_size, identity.translation.idle
+        about = {"checkpoint": str(foreign.path), **vars(identity)}
+        return {**about, "convertible": False, "licence": foreign.licence}
+    facts, spec, size = identity.facts, identity.spec, identity.spec.model.backbone_size
     decoder = {"depth": spec.model.decoder_depth, "width": size.decoder_width, "heads": size.decoder_heads}
     return {
-        **about,
-        "stage": identity.stage,
+        "checkpoint": str(foreign.path),
+        "family": facts.program,
+        "title": facts.names.title,
+        "stage": facts.stage,
         "kind": spec.kind,
         "backbone": spec.model.backbone,
         "encoder": {"depth": size.depth, "width": size.width, "heads": size.heads},
-        "decoder": decoder if identity.stage == "pretrain" else None,
+        "decoder": decoder if facts.stage == "pretrain" else None,
         "frames": spec.frames,
         "size": list(spec.size),
         "tubelet": list(spec.model.tubelet),
@@ -296,8 +288,8 @@ def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in foreign.tensors.values()),
         "licence": foreign.licence,
         "convertible": not identity.missing and not identity.unexpected,
-        "used": len(foreign.tensors) - len(identity.unexpected) - len(idle),
-        "without_effect": sorted(idle),
+        "used": len(foreign.tensors) - len(identity.unexpected) - len(facts.translation.idle),
+        "without_effect": sorted(facts.translation.idle),
         "missing": list(identity.missing),
         "unexpected": list(identity.unexpected),
         "notes": list(identity.notes),

@@ -16,8 +16,8 @@ from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
 from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
-from everest.foreign.translation import Translation
-from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.foreign.translation import Family, Translation
+from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
@@ -25,15 +25,13 @@ from everest.models.vit import Norms
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
-RELEASED_CLIP: Final = (16, 224)  # frames and pixels of all released programs but V-JEPA 2
-V_JEPA_CLIP: Final = (64, 256)
 V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # if there are any
-# LayerNorm epsilons of transformers: VideoMAE's default, and that of the last norm.
-TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5
+TORCH_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
 COMPUTED: Final[tuple[ComputedPositions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
 EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 FIRST_MLP: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
+FIX_CLIP: Final = "set --frames and --size of its training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +51,11 @@ class ForeignFacts:
 
     foreign: Foreign
     hints: Hints
-    family: str
+    names: Family  # of its parameters
+    program: str  # of FAMILIES or, among those with the same names, of ALIASES
+    positions: Positions  # of the program, where the file stores no table
     translation: Translation
     shapes: Mapping[str, tuple[int, ...]]  # by our names
-    positions: Positions  # of the family, where the file stores no table
-    kind: Literal["pretrain", "encoder"]  # of our weights, if the checkpoint has no classifier
 
     @property
     def stage(self) -> Stage:
@@ -87,14 +85,15 @@ class ForeignFacts:
             raise self.error(f"{name} is {list(shape)}, not learned positions [1, N, D]")
         return None if shape is None else shape[1]
 
-    def number(self, config: str, argument: str | None, default: int | None) -> int | None:
-        """Return a value of transformers' config.json or of a saved command line."""
+    def number(self, config: str, argument: str | None = None) -> int | None:
+        """A value of transformers' config.json or of a saved command line; None: neither has it."""
         value, name, fix = self.foreign.config.get(config), config, "fix its config.json"
         if not value and argument is not None:
             value, name = self.foreign.args.get(argument), f"{argument} of its saved command line"
-            fix = "set --frames and --size of its training"
-        value = value or default
-        if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_COUNT):
+            fix = FIX_CLIP
+        if not value:
+            return None
+        if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
             raise self.error(f"{name} is {shown(repr(value))}, not a positive integer; {fix}")
         return value
 
@@ -121,9 +120,13 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         pixels = preprocessor_pixels(facts.foreign.preprocessor)
     except ValueError as error:
         raise facts.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
-    model, norms = _settings(facts, tubelet, grid), _norms(facts)
     spec = ModelSpec(
-        frames=frames, size=size, model=model, norms=norms, pixels=pixels, **_stage_settings(facts)
+        frames=frames,
+        size=size,
+        model=_settings(facts, tubelet, grid),
+        norms=_norms(facts),
+        pixels=pixels,
+        **_stage_settings(facts),
     )
     for problem in spec.problems():
         raise facts.error(f"not a valid everest model: {problem}")
@@ -139,7 +142,7 @@ def _check_architecture(facts: ForeignFacts) -> None:
         if wide and name.startswith("decoder."):
             raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
     config, hints = facts.foreign.config, facts.hints
-    if facts.family == "vjepa2":
+    if facts.program == "vjepa2":
         options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
         missing = [option for option, value in options.items() if value is None]
         if not config and missing:  # no shape shows them
@@ -157,13 +160,11 @@ def _check_architecture(facts: ForeignFacts) -> None:
 
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
-    is_v_jepa, slices = facts.family == "vjepa2", facts.rows(TEMPORAL)
-    released_frames, released_side = V_JEPA_CLIP if is_v_jepa else RELEASED_CLIP
-    name = "frames_per_clip" if is_v_jepa else "num_frames"
-    frames = facts.hints.frames or (None if slices is None else slices * tubelet[0])
-    frames = frames or facts.number(name, "num_frames", None) or released_frames
-
-    size, places = facts.hints.size, facts.rows(SPATIAL)
+    (frames_key, size_key), (released_frames, released_side) = facts.names.clip_keys, facts.names.clip
+    slices, places = facts.rows(TEMPORAL), facts.rows(SPATIAL)
+    frames = facts.hints.frames or (slices and slices * tubelet[0])
+    frames = frames or facts.number(frames_key, "num_frames") or released_frames
+    size, stored = facts.hints.size, facts.foreign.config.get(size_key)
     if size is None and places is not None:
         side = isqrt(places)
         if side**2 != places:
@@ -172,53 +173,38 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
                 "set --size HEIGHTxWIDTH of its training"
             )
         size = (side * tubelet[1], side * tubelet[2])
-    if size is None:
-        name = "crop_size" if is_v_jepa else "image_size"
-        stored: Any = facts.foreign.config.get(name)
-        if not isinstance(stored, list):
-            size = facts.number(name, "input_size", None) or released_side
-        elif len(stored) != 2 or not all(type(side) is int for side in stored):
-            raise facts.error(f"{name} is {shown(stored)}, not a size in pixels; fix its config.json")
-        else:
-            size = (stored[0], stored[1])
-    size = (size, size) if isinstance(size, int) else size
+    elif size is None and isinstance(stored, list):
+        if len(stored) != 2 or not all(type(side) is int for side in stored):
+            raise facts.error(f"{size_key} is {shown(stored)}, not a size in pixels; fix its config.json")
+        size = (stored[0], stored[1])
+    elif size is None:
+        size = facts.number(size_key, "input_size") or released_side
+    height, width = (size, size) if isinstance(size, int) else size
     try:
-        grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=tubelet)
-        check_num_tokens(grid)
+        grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
-        raise facts.error(f"{error}; set --frames and --size of its training") from error
+        raise facts.error(f"{error}; {FIX_CLIP}") from error
     for rows, expected, what in ((slices, grid.t, "slices"), (places, grid.per_slice, "places")):
         if rows not in (None, expected):
             raise facts.error(
-                f"its learned positions are for {rows} {what}, a clip of {frames} x {size[0]} x {size[1]} "
-                f"has {expected}; set --frames and --size of its training"
+                f"its learned positions are for {rows} {what}, a clip of {frames} x {height} x {width} "
+                f"has {expected}; {FIX_CLIP}"
             )
-    return frames, size, grid
+    return frames, (height, width), grid
 
 
 def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
-    """Return the sizes, and our position table that equals the stored one; else the family's."""
-    width = facts.shapes[EMBEDDING][0]
-    default = BACKBONES[backbone_of(width)]
-    released = {size.width: size.heads for size in BACKBONES.values()}
-    heads = facts.hints.heads or facts.number("num_attention_heads", None, released.get(width))
-    sizes = {
-        "width": width,
-        "depth": facts.depth("encoder"),
-        "heads": _checked_heads(facts, heads, width, "--heads"),
-    }
-    decoder_depth = facts.depth("decoder")
+    """Return the sizes, and our position table that equals the stored one; else the program's."""
+    width, decoder_depth = facts.shapes[EMBEDDING][0], facts.depth("decoder")
+    sizes = {"width": width, "depth": facts.depth("encoder"), "heads": _heads(facts, width)}
     if decoder_depth:
-        width = facts.shapes.get("decoder.norm.weight", (default.decoder_width,))[0]
-        released = {size.decoder_width: size.decoder_heads for size in BACKBONES.values()}
-        heads = facts.number("decoder_num_attention_heads", None, released.get(width))
-        heads = facts.hints.decoder_heads or heads
-        sizes["decoder_width"] = width
-        sizes["decoder_heads"] = _checked_heads(facts, heads, width, "--decoder-heads")
+        default = (BACKBONES[backbone_of(width)].decoder_width,)
+        width = facts.shapes.get("decoder.norm.weight", default)[0]
+        sizes |= {"decoder_width": width, "decoder_heads": _heads(facts, width, "decoder_")}
     # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
     # comes after the average.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
-    averages = facts.family == "st-mae" or norm.endswith("fc_norm.weight")
+    averages = facts.program == "st-mae" or norm.endswith("fc_norm.weight")
     return ModelSettings(
         **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
         tubelet=tubelet,
@@ -229,14 +215,16 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
     )
 
 
-def _checked_heads(facts: ForeignFacts, heads: int | None, width: int, option: str) -> int:
-    """Return `heads`. No shape shows their number, so the user gives it for a width without a release."""
+def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "") -> int:
+    """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
+    heads = getattr(facts.hints, f"{stack}heads") or facts.number(f"{stack}num_attention_heads")
+    for size in BACKBONES.values():
+        if getattr(size, f"{stack}width") == width:
+            heads = heads or getattr(size, f"{stack}heads")
     if not heads:
-        raise facts.error(
-            f"no released model is {width} wide, so its attention heads are unknown; set {option} N"
-        )
-    if width % heads:
-        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option} N")
+        option = f"--{stack.replace('_', '-')}heads N"
+        text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
+        raise facts.error(text)
     return heads
 
 
@@ -251,7 +239,7 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     if len(table) != grid.num_tokens:
         raise facts.error(
             f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
-            f"{grid.num_tokens}; set --frames and --size of its training"
+            f"{grid.num_tokens}; {FIX_CLIP}"
         )
     for positions in COMPUTED:
         if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
@@ -263,13 +251,12 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
 
 def _norms(facts: ForeignFacts) -> Norms:
     """transformers has other epsilons, and no norm after VideoMAE's encoder where tokens are averaged."""
-    if facts.family not in ("transformers", "vjepa2"):
+    if facts.names.eps is None:
         return Norms()
-    default = TRANSFORMERS_EPS if facts.family == "transformers" else Norms().eps
-    eps = facts.foreign.config.get("layer_norm_eps", default)
+    eps = facts.foreign.config.get("layer_norm_eps", facts.names.eps)
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
         raise facts.error(f"layer_norm_eps is {shown(repr(eps))}, not a small number; fix its config.json")
-    if facts.family == "vjepa2":
+    if facts.program == "vjepa2":
         return Norms(eps=float(eps), last_eps=float(eps))
     after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
     return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
@@ -293,20 +280,16 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
             "kind": "classifier",
             "num_classes": outputs,
             "task": tasks.get(str(problem), default),
-            "selection": everest if args.get("mcm") and facts.kind == "pretrain" else AllTokens(),
+            "selection": everest if args.get("mcm") and facts.names.kind == "pretrain" else AllTokens(),
         }
-    if facts.kind == "encoder":
+    if facts.names.kind == "encoder":
         return {"kind": "encoder", "selection": AllTokens()}
-    if facts.family == "st-mae":
+    normalize = bool(config.get("norm_pix_loss", args.get("normlize_target", True)))
+    target, selection = PixelTargetSettings(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
+    if facts.program == "everest":
+        selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+    elif facts.program == "st-mae":
         normalize = "token" if args.get("norm_pix_loss", True) else False
         target = PixelTargetSettings(normalize=normalize, frames="half")
-        return {"kind": "pretrain", "target": target, "selection": RandomSpaceTime(visible_ratio=visible)}
-    normalize = bool(config.get("norm_pix_loss", args.get("normlize_target", True)))
-    selection = Tube(mask_ratio=round(1 - visible, 6))
-    if facts.family == "everest":
-        selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
-    return {
-        "kind": "pretrain",
-        "target": PixelTargetSettings(normalize=normalize),
-        "selection": selection,
-    }
+        selection = RandomSpaceTime(visible_ratio=visible)
+    return {"kind": "pretrain", "target": target, "selection": selection}

@@ -23,16 +23,18 @@ from everest.foreign.preprocessor import PREPROCESSORS
 from everest.foreign.translation import FAMILIES, family_of
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.json_text import read_json
+from everest.system.run_folder import WEIGHTS
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
 
 CONFIG: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
 FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
-SHARDS: Final = "model.safetensors.index.json"
+SHARDS: Final = f"{WEIGHTS}.index.json"
 PICKLED: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # File names of transformers, the safe ones first; an index names the parts of a large one.
-WEIGHT_FILES: Final = ("model.safetensors", SHARDS, *PICKLED)
+WEIGHT_FILES: Final = (WEIGHTS, SHARDS, *PICKLED)
+SUFFIXES: Final = (".safetensors", *PICKLES)
 LONGEST_FILE_NAME: Final = 255  # of Linux
 DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
@@ -82,7 +84,7 @@ def locate(name: str, *, notify: Callable[[str], None]) -> Path:
 
 def own_file(path: Path) -> Path | None:
     """Return the weights at `path`, a file or run folder, if everest wrote them."""
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:
@@ -111,8 +113,8 @@ def read_foreign(path: Path) -> Foreign:
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
     folder = path if path.is_dir() else path.parent
     config = folder / CONFIG
-    tensors, args, notes = _read(_file_of(path) if path.is_dir() else path)
-    tensors = unwrapped(tensors)
+    stored, args, notes = _read(_file_of(path) if path.is_dir() else path)
+    tensors = unwrapped(stored)
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     if halved := " and ".join(kind for kind in kinds if kind in ("bfloat16", "float16")):
         notes.append(f"weights of {halved} become float32, with the same values")
@@ -137,7 +139,7 @@ def _file_of(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
-    weights = sorted(file.name for file in folder.iterdir() if file.suffix in (*PICKLES, ".safetensors"))
+    weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
     lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
     hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
     raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
@@ -151,11 +153,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
             tensors |= _read(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():
-        raise CheckpointError(
-            f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
-        )
-    if file.suffix not in (".safetensors", *PICKLES):
-        known = ", ".join((".safetensors", *PICKLES))
+        text = f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
+        raise CheckpointError(text)
+    if file.suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     with file.open("rb") as opened:
         start = opened.read(32).lower()
@@ -184,7 +185,7 @@ def _parts(index: Path) -> list[str]:
     for part in parts:
         if Path(part).name != part:
             raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
-        if not part.endswith((".safetensors", *PICKLES)) or len(part) > LONGEST_FILE_NAME:
+        if not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
             raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
     return parts
 

@@ -1,15 +1,13 @@
-"""How frames are resized, cropped and normalized: in a transformers folder, and in a recipe."""
+"""The preprocessor_config.json of a transformers folder: how frames are resized, cropped and normalized."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from everest.errors import CheckpointError, shown
+from everest.errors import shown
 from everest.models.spec import ModelSpec
-from everest.system.text import counted
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 
 PREPROCESSOR: Final = "preprocessor_config.json"
@@ -17,38 +15,6 @@ PREPROCESSORS: Final = ("video_preprocessor_config.json", PREPROCESSOR)  # the f
 BILINEAR: Final = 2  # PIL's number, which transformers writes
 BYTE: Final = 255  # the largest value of a pixel before it is rescaled
 ROUNDING: Final = 1e-5  # relative; files may have 1 / 255 with few digits
-
-
-def require_same_channels(
-    saved: ModelSpec, spec: ModelSpec, *, source: str | Path, notify: Callable[[str], None]
-) -> None:
-    """Check that a model can start from weights; another mean or std is only reported.
-
-    Args:
-        saved: of the weights.
-        spec: of the model.
-    Raises:
-        CheckpointError: other channels.
-    """
-    if saved.pixels == spec.pixels:
-        return
-    text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
-    if saved.channels != spec.channels:
-        raise CheckpointError(text)
-    notify(text)
-
-
-def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
-    """State how the clips of weights and of a recipe differ, and the settings that make them equal."""
-    if saved.channels != requested.channels:
-        return (
-            f"trained on clips of {counted(saved.channels, 'channel')}, the recipe has "
-            f"{counted(requested.channels, 'channel')}; set data.channels={saved.channels}"
-        )
-    return (
-        "trained on clips normalized otherwise than in the recipe; for the same numbers, "
-        f"set data.mean={list(saved.mean)} and data.std={list(saved.std)}"
-    )
 
 
 def preprocessor(spec: ModelSpec) -> dict[str, Any]:

@@ -1,28 +1,50 @@
-"""Image models of timm as encoders: `timm:NAME`. Their embedding is inflated when a run starts from them."""
+"""Image models of timm as encoders of single frames: `timm:NAME`, and how their weights are converted.
+
+The encoder is a ViT with the parts of CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE (docs/starting.md). A run
+that starts from it inflates its embedding over time.
+
+D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and columns of a patch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import timm
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from timm.layers.activations import GELUTanh, QuickGELU
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
 
-from everest.config.yaml import read_yaml
-from everest.errors import CheckpointError, RecipeError, did_you_mean
-from everest.foreign.timm_tensors import image_weights, require_plain
+from everest.config.settings import ModelSettings
+from everest.config.sizes import backbone_settings
+from everest.config.values import Gelu, MlpKind, Rotary
+from everest.errors import CheckpointError, RecipeError, did_you_mean, shown
+from everest.methods.strategies import AllTokens
+from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
+from everest.models.spec import ModelSpec
+from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
 from everest.system.hub import fetch, warn_on_main
+from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, require_finite
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX: Final = "timm:"
-WEIGHTS: Final = "model.safetensors"
-TABLE: Final = Path(__file__).with_name("timm_families.yaml")
-NOT_VIT: Final = "all others"
+ImageModel = VisionTransformer | Eva
+ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
+GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
+# Parts of a block that have the same names here. Not all models have a norm in their MLP.
+SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
+SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
 def is_timm_name(name: str | Path) -> bool:
@@ -60,32 +82,243 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
     return image_weights(model, mean=config.mean, std=config.std, source=name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimmFamily:
-    """Names of timm with weights; the table itself explains its keys."""
+def require_plain(model: nn.Module, *, source: str) -> ImageModel:
+    """Return the model if everest's encoder supports all of its parts.
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    family: str
-    pattern: str
-    names: int
-    because: str | None = None
-
-    @property
-    def loads(self) -> bool:
-        """Whether `--init timm:NAME` reads its names."""
-        return self.because is None
-
-
-def timm_families() -> list[TimmFamily]:
-    """The whole table, which docs/timm_table.py makes."""
-    return TypeAdapter(list[TimmFamily]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
+    Raises:
+        CheckpointError: it has other parts; they are named.
+    """
+    parts = list(foreign_parts(model))
+    if parts:
+        raise CheckpointError(
+            f"{source}: has {', '.join(map(shown, parts))}, which everest's encoder does not support"
+        )
+    assert isinstance(model, ImageModel)
+    return model
 
 
-def is_of(name: str, patterns: str) -> bool:
-    """Whether one of the patterns, ARCHITECTURE or ARCHITECTURE.TAG, is of a name."""
-    architecture, _, tag = name.partition(".")
-    for pattern in patterns.split():
-        of_architecture, _, of_tag = pattern.partition(".")
-        if fnmatchcase(architecture, of_architecture) and fnmatchcase(tag, of_tag or "*"):
-            return True
-    return False
+def foreign_parts(model: nn.Module) -> Iterator[str]:
+    """Yield the parts of an image model that an encoder of everest does not have."""
+    if type(model) not in ARCHITECTURES:
+        yield f"the architecture {type(model).__name__}"
+        return
+    assert isinstance(model, ImageModel)
+    if type(model.patch_embed) is not PatchEmbed or not isinstance(model.patch_embed.norm, nn.Identity):
+        yield "another patch embedding than one convolution"
+    if rotary_of(model) is None:
+        yield f"positions of the kind {type(model.rope).__name__}"
+    yield from dict.fromkeys(part for block in model.blocks for part in _foreign_parts_of_block(block))
+    norms = [model.norm_pre, model.norm, *model.blocks.modules()]
+    if len({norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}) > 1:
+        yield "norms that differ in eps"
+
+
+def _foreign_parts_of_block(block: nn.Module) -> Iterator[str]:
+    if not isinstance(block, Block | EvaBlock) or type(block) not in (Block, EvaBlock):
+        yield f"blocks of the kind {type(block).__name__}"
+        return
+    if not all(isinstance(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2)):
+        yield f"norms of the kind {type(block.norm1).__name__}"
+    attention, mlp = block.attn, block.mlp
+    if type(attention) not in (Attention, AttentionRope, EvaAttention):
+        yield f"attention of the kind {type(attention).__name__}"
+    else:
+        assert isinstance(attention, Attention | AttentionRope | EvaAttention)
+        heads, inner = attention.num_heads, (attention.q_norm, attention.k_norm, attention.norm)
+        if not all(isinstance(norm, nn.Identity) for norm in inner):
+            yield "norms inside its attention"
+        if getattr(attention, "gate", None) is not None:
+            yield "gated attention"
+        if getattr(attention, "num_kv_heads", heads) != heads:
+            yield "keys and values that several heads share"
+        if attention.proj.in_features != attention.proj.out_features:
+            yield "heads that are together wider or narrower than its tokens"
+    if mlp_kind(mlp) is None and type(mlp) is not Mlp:
+        yield f"an MLP of the kind {type(mlp).__name__}"
+    elif mlp_kind(mlp) is None:
+        yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
+
+
+def mlp_kind(mlp: nn.Module) -> MlpKind | None:
+    """The kind of an MLP of timm; None: everest has no such MLP."""
+    if type(mlp) is Mlp:
+        return "plain" if type(mlp.act) in GELUS and isinstance(mlp.norm, nn.Identity) else None
+    gated = type(mlp) is SwiGLU or (isinstance(mlp, GluMlp) and type(mlp) is GluMlp and not mlp.gate_last)
+    if not gated or not isinstance(mlp.act, nn.SiLU):
+        return None
+    if isinstance(mlp.norm, nn.Identity):
+        return "swiglu"
+    return "normed-swiglu" if isinstance(mlp.norm, nn.LayerNorm) else None
+
+
+def rotary_of(model: ImageModel) -> Rotary | None:
+    """The setting `model.rotary` of an image model; None: everest has no such positions."""
+    rope = getattr(model, "rope", None)
+    if rope is None:
+        return "none"
+    if isinstance(rope, RotaryEmbeddingDinoV3):
+        periods = (rope.temperature, rope.min_period, rope.max_period)
+        usual = periods == (LOWER_BASE, None, None) and rope.normalize_coords == "separate"
+        return "dinov3" if usual and not rope.grid_offset else None
+    if not isinstance(rope, RotaryEmbeddingCat) or rope.in_pixels:
+        return None
+    extent, first = set(rope.ref_feat_shape or ()), rope.grid_offset  # of a square
+    if rope.temperature == LOWER_BASE and not extent and not first:
+        return "rope-vit"
+    if rope.temperature != BASE or len(extent) != 1 or first not in (0, 1):
+        return None
+    return f"{'pe' if first else 'eva02'}:{extent.pop()}"
+
+
+def image_weights(
+    model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], source: str
+) -> Weights:
+    """Convert an image model of timm to an encoder of single frames.
+
+    LayerScale becomes part of the matrices before it. The normalization of the model's pixels becomes part of
+    its embedding, which then expects ImageNet's. A key bias has an effect only where keys are turned.
+
+    Args:
+        mean, std: of the pixels that the model was trained on.
+    Raises:
+        CheckpointError: it has parts that an encoder of everest does not have.
+    """
+    plain = require_plain(model, source=source)
+    norm = plain.norm if isinstance(plain.norm, nn.LayerNorm) else plain.fc_norm
+    embed, block = plain.patch_embed, cast(Block, plain.blocks[0])
+    rows, columns = (n * side for n, side in zip(embed.grid_size, embed.patch_size, strict=True))
+    spec = ModelSpec(
+        kind="encoder",
+        frames=1,
+        size=(rows, columns),  # timm leaves out pixels that fill no patch
+        model=_settings(plain, block),
+        selection=AllTokens(),
+        norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=cast(nn.LayerNorm, block.norm1).eps),
+    )
+    tensors = {**_embedding(plain, torch.tensor(mean), torch.tensor(std)), **_positions(plain)}
+    for number, block in enumerate(plain.blocks):
+        tensors |= {f"blocks.{number}.{name}": tensor for name, tensor in _block(plain, block.state_dict())}
+    for name, module in (("norm_before", plain.norm_pre), ("norm", norm)):
+        if isinstance(module, nn.LayerNorm):
+            tensors |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    return Weights(
+        kind="encoder",
+        settings=spec.dump(),
+        classes=None,
+        recipe=source,
+        step=0,
+        tensors={f"encoder.{name}": tensor.detach().clone() for name, tensor in tensors.items()},
+        origin={"family": "timm", "file": source},
+    )
+
+
+def _settings(model: ImageModel, block: Block) -> ModelSettings:
+    mlp = cast(Mlp, block.mlp)
+    kind, rotary = mlp_kind(mlp), rotary_of(model)
+    assert kind is not None
+    assert rotary is not None
+    rows, columns = model.patch_embed.patch_size
+    return ModelSettings(
+        **backbone_settings(
+            width=model.embed_dim,
+            mlp=cast(nn.Linear, mlp.fc2).in_features,
+            depth=len(model.blocks),
+            heads=cast(Attention, block.attn).num_heads,
+        ),
+        tubelet=(1, int(rows), int(columns)),
+        positions="learned-separable",
+        class_token=model.cls_token is not None,
+        registers=model.num_prefix_tokens - (model.cls_token is not None),
+        rotary=rotary,
+        norm_before=isinstance(model.norm_pre, nn.LayerNorm),
+        mlp=kind,
+        gelu=GELUS[type(mlp.act)] if kind == "plain" else "exact",
+    )
+
+
+def _embedding(model: ImageModel, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
+    """The embedding for pixels that are normalized as ImageNet's: a tubelet of one frame."""
+    weight, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias  # (D, 3, p, q), (D,)
+    shift = (torch.tensor(IMAGENET_MEAN) - mean) / std  # (3,)
+    scale = torch.tensor(IMAGENET_STD) / std
+    moved = (weight * shift[:, None, None]).sum(dim=(1, 2, 3))
+    return {
+        "patch_embed.proj.weight": (weight * scale[:, None, None]).unsqueeze(2),  # (D, 3, 1, p, q)
+        "patch_embed.proj.bias": moved if bias is None else bias + moved,
+    }
+
+
+def _positions(model: ImageModel) -> dict[str, Tensor]:
+    """The positions of places, and the learned tokens; there is one slice, whose position is zero.
+
+    Registers, and DeiT's distillation token, get their position added: here they have none. Of a model
+    whose positions are rotary only, all positions are zero.
+    """
+    token, prefix, positions = model.cls_token, model.num_prefix_tokens, model.pos_embed  # (1, [P +] h*w, D)
+    weight = model.patch_embed.proj.weight
+    added = weight.new_zeros(1, prefix, model.embed_dim)  # to the tokens before the places
+    places = weight.new_zeros(1, model.patch_embed.num_patches, model.embed_dim)
+    if isinstance(positions, Tensor) and model.no_embed_class:
+        places = positions
+    elif isinstance(positions, Tensor):
+        added, places = positions[:, :prefix], positions[:, prefix:]
+    tensors = {SPATIAL: places, TEMPORAL: torch.zeros_like(places[:, :1])}
+    if token is not None:
+        tensors |= {"class_token": token, "position.class_token": added[:, :1]}
+        added = added[:, 1:]
+    registers = model.dist_token if isinstance(model, VisionTransformerDistilled) else model.reg_token
+    return tensors if registers is None else tensors | {"registers": registers + added}
+
+
+def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a block under our names."""
+    yield from _attention(model, tensors)
+    first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # of gate and value
+    yield "mlp.fc1.weight", torch.cat([tensors[f"{name}.weight"] for name in first])
+    yield "mlp.fc1.bias", torch.cat([_bias(tensors, name) for name in first])
+    for module in SAME:
+        if f"{module}.weight" not in tensors:
+            continue
+        weight, bias = tensors[f"{module}.weight"], _bias(tensors, module)
+        scale = next((tensors[name] for name in SCALES.get(module, ()) if name in tensors), None)  # (D,)
+        yield f"{module}.weight", weight if scale is None else weight * scale[:, None]
+        yield f"{module}.bias", bias if scale is None else bias * scale
+
+
+def _bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
+    """The bias of a layer; zeros if it has none."""
+    weight = tensors[f"{module}.weight"]
+    return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))
+
+
+def _attention(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the matrix of queries, keys and values, and their biases."""
+    if "attn.qkv.weight" in tensors:
+        weights = list(tensors["attn.qkv.weight"].chunk(3))  # (D, D) each
+        biases = list(_bias(tensors, "attn.qkv").chunk(3))  # (D,) each
+    else:
+        weights = [tensors[f"attn.{letter}_proj.weight"] for letter in "qkv"]
+        biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
+    biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
+    if rotary_of(model) != "none":
+        for parts in (weights, biases):
+            parts[:2] = (_turned_order(model, rows) for rows in parts[:2])
+        yield "attn.k_bias", biases[1]
+    yield "attn.qkv.weight", torch.cat(weights)
+    yield "attn.q_bias", biases[0]
+    yield "attn.v_bias", biases[2]
+
+
+def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
+    """Rows (D, ...) of queries or keys, with the channels of each head as `RotaryPositions` turns them.
+
+    DINOv3 turns channel i and i + E / 2 as a point, here 2i and 2i + 1. PE has the columns before the rows.
+    The scores of queries and keys do not change.
+    """
+    attention = cast(Attention, cast(Block, model.blocks[0]).attn)
+    of_heads = rows.unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
+    if getattr(attention, "rotate_half", False):
+        of_heads = of_heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    if cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy":
+        of_heads = of_heads.roll(of_heads.size(1) // 2, dims=1)
+    return of_heads.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The programs whose checkpoints everest reads, and our names of their parameters.
+"""The programs whose checkpoints everest reads: our names of their parameters, and their released values.
 
 The facts about names are from released weights. To add a program, write its rules and add it to `FAMILIES`.
 """
@@ -40,40 +40,41 @@ class Family:
     title: str
     recognize: Callable[[Collection[str]], bool]
     rules: Callable[[Collection[str]], Rules]
-    positions: Positions = "flat"
+    positions: Positions = "flat"  # where the file stores no table
     kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
-    has_config: bool = False  # whether files of transformers next to the weights describe them
+    clip: tuple[int, int] = (16, 224)  # frames and pixels of the released weights
+    clip_keys: tuple[str, str] = ("num_frames", "image_size")  # of the two in config.json
+    eps: float | None = None  # of transformers' norms if config.json states none; None: another program
     left_out: str | None = None  # why tensors have no place in our model
     # Why checkpoints with such names cannot be used, or None.
     refusal: Callable[[Collection[str]], str | None] = lambda names: None
 
+    @property
+    def has_config(self) -> bool:
+        """Whether files of transformers next to the weights describe them."""
+        return self.eps is not None
+
     def translate(self, names: Collection[str]) -> Translation:
         """Find the fate of each tensor by its name."""
-        translation = Translation(table=next((name for name in TABLES if name in names), None))
-        targets: set[str] = set()
-        stacks: dict[str, dict[str, str]] = defaultdict(dict)
+        fates = Translation(table=next((name for name in TABLES if name in names), None))
         rules = self.rules(names)
+        parts: dict[str, dict[str, str]] = defaultdict(dict)  # our name: "" or q, k, v: the foreign name
         for name in names:
-            if name == translation.table:
-                continue
             target = _renamed(name, rules)
+            ours, _, matrix = (target or "").partition("|")
             if target in (KEY_BIAS, PREDICTOR):
-                translation.idle[name] = target
-            elif target is None or target in targets:  # a second name for one of our tensors
-                translation.unexpected.append(name)
-            else:
-                targets.add(target)
-                ours, _, matrix = target.partition("|")
-                if matrix:
-                    stacks[ours][matrix] = name
-                else:
-                    translation.take[ours] = (name,)
-        for ours, matrices in stacks.items():
-            if len(matrices) == 3 and ours not in translation.take:
-                translation.take[ours] = tuple(matrices[matrix] for matrix in "qkv")
-            else:
-                translation.unexpected.extend(matrices.values())
-        return translation
+                fates.idle[name] = target
+            elif target is not None and matrix not in parts[ours] and name != fates.table:
+                parts[ours][matrix] = name
+            elif name != fates.table:  # no place, or a second name for one of our tensors
+                fates.unexpected.append(name)
+        for ours, found in parts.items():
+            if "" in found:
+                fates.take[ours] = (found.pop(""),)
+            elif len(found) == 3:
+                fates.take[ours] = tuple(found.pop(matrix) for matrix in "qkv")
+            fates.unexpected.extend(found.values())
+        return fates
 
 
 def _renamed(name: str, rules: Rules) -> str | None:
@@ -193,7 +194,7 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         title="VideoMAE of the transformers library",
         recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         rules=_videomae,
-        has_config=True,
+        eps=1e-12,
     ),
     "vjepa2": Family(
         title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
@@ -203,7 +204,9 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         rules=lambda names: _V_JEPA,
         positions="rotary",
         kind="encoder",
-        has_config=True,
+        clip=(64, 256),
+        clip_keys=("frames_per_clip", "crop_size"),
+        eps=1e-6,
         left_out="everest has no attentive pooler of several blocks, so it cannot use the head behind it",
     ),
     "st-mae": Family(

@@ -224,7 +224,7 @@ def place_angles(grid: TokenGrid, head_width: int, rotary: Rotary) -> Tensor:
     """The angles (N, E) float64 of an image model: half of the channels for the row, half for the column.
 
     Channels 2i and 2i + 1 are a point, and turned by one angle: coordinate * base ** -(i / (E / 4)).
-    everest.foreign.timm_tensors puts the channels of other layouts into this order.
+    everest.foreign.timm_images puts the channels of other layouts into this order.
 
     Args:
         rotary: the coordinates. `eva02:N` (Fang et al. 2024): from 0, scaled so that the frame is N places

@@ -45,7 +45,7 @@ from everest.system.files import write_text
 from everest.system.json_text import json_text, parse_json, read_json, validated
 from everest.system.storage import parse_location
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.spec import TokenizerSpec, TokenizerUse, tokenizer_settings, tokenizer_use
+from everest.tokenizer.spec import TokenizerSpec, TokenizerUse
 from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
 
@@ -146,32 +146,6 @@ class TokenIndex:
 
 
 _INDEX: Final = TypeAdapter(TokenIndex)
-
-
-def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
-    """The tokenizer that a recipe's pre-training uses, or that its token cache was made with; None: none.
-
-    Raises:
-        RecipeError: a tokenizer is needed, but the recipe has no `tokenizer` section.
-        CheckpointError: the tokenizer or the cache cannot be read, or `tokenizer.checkpoint` is not the
-            tokenizer of the cache.
-    """
-    if not recipe.pretrain.needs_tokenizer:
-        return None
-    if recipe.pretrain.cache is None:
-        return tokenizer_use(recipe)
-    folder = Path(recipe.pretrain.cache)
-    cached = TokenIndex.read(folder, of="tokenizer").tokenizer
-    assert cached is not None
-    if tokenizer_settings(recipe).checkpoint is None:
-        return cached
-    named = tokenizer_use(recipe)
-    if named.sha256 != cached.sha256:
-        raise CheckpointError(
-            f"{folder}: its tokens are not from {named.path} (tokenizer.checkpoint) but from {cached.path}; "
-            "name that tokenizer, or make the cache again with everest prepare tokens"
-        )
-    return named
 
 
 def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:

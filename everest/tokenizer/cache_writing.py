@@ -79,7 +79,7 @@ def write_tokens(
     if variants > MOST_VARIANTS:
         raise RecipeError(f"--variants {variants}: at most {MOST_VARIANTS} are possible; use fewer")
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    maker = _tokenizer(recipe, accelerator.device) if teacher is None else _teacher(teacher)
+    maker = _maker(recipe, teacher, accelerator.device)
     clips = pretrain_clips(recipe, replace_bad=False)
     inputs = [*maker.files, *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
@@ -99,7 +99,12 @@ def write_tokens(
             precision=accelerator.mixed_precision,
         )
         if (output / INDEX).is_file():
-            index = _continued(index, output)
+            saved = TokenIndex.read(output)
+            differences = differing(saved.of_tokens(), index.of_tokens())
+            if differences:
+                problem = f"holds other tokens: {', '.join(differences)}"
+                raise RecipeError(f"--output {output}: {problem}; choose another folder, or use --overwrite")
+            index = replace(saved, variants=max(saved.variants, variants))
         index.save(output)
         done, bad = 0, []  # clips; path and reason of each unreadable one
         parts, missing = index.parts(), []
@@ -135,29 +140,21 @@ def write_tokens(
     }
 
 
-def _continued(index: TokenIndex, output: Path) -> TokenIndex:
-    """The index of an earlier call, with at least the variants of `index`.
-
-    Raises:
-        RecipeError: the earlier call made other tokens.
-    """
-    saved = TokenIndex.read(output)
-    differences = differing(saved.of_tokens(), index.of_tokens())
-    if differences:
-        raise RecipeError(
-            f"--output {output}: holds other tokens: {', '.join(differences)}; choose another folder, or use "
-            "--overwrite"
-        )
-    return replace(saved, variants=max(saved.variants, index.variants))
-
-
 def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]:
     """The path and reason of each unreadable sample."""
     return [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
 
 
-def _tokenizer(recipe: Recipe, device: torch.device) -> _Maker:
-    """The tokenizer of a recipe; raises UserError if there is none, or its tokens are not the model's."""
+def _maker(recipe: Recipe, teacher: Teacher | None, device: torch.device) -> _Maker:
+    """The teacher, or the tokenizer of a recipe; raises UserError if there is none, or its tokens differ."""
+    if teacher is not None:
+        path = Path(teacher.use.name)
+        files = [path] if path.exists() else []  # others are in the cache of the hub
+
+        def features(frames: Tensor) -> Rows:
+            return {"features": standardized(teacher(frames)).half().cpu().numpy()}
+
+        return _Maker(files, {"teacher": teacher.use}, features)
     use = tokenizer_use(recipe)
     if use.path is None:
         raise RecipeError(
@@ -166,23 +163,13 @@ def _tokenizer(recipe: Recipe, device: torch.device) -> _Maker:
         )
     tokenizer = use.load().to(device)
 
-    def rows(frames: Tensor) -> Rows:
+    def codes(frames: Tensor) -> Rows:
         output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
-        codes = output.codes.cpu().numpy().astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1))
-        return {"codes": codes, "ranks": dense_ranks(output.scores.flatten(1).cpu().numpy())}
+        numbers = output.codes.cpu().numpy().astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1))
+        return {"codes": numbers, "ranks": dense_ranks(output.scores.flatten(1).cpu().numpy())}
 
     mean, std = tuple(tokenizer.target_mean.tolist()), tuple(tokenizer.target_std.tolist())
-    return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, rows)
-
-
-def _teacher(teacher: Teacher) -> _Maker:
-    path = Path(teacher.use.name)
-    files = [path] if path.exists() else []  # others are in the cache of the hub
-    return _Maker(
-        files,
-        {"teacher": teacher.use},
-        lambda frames: {"features": standardized(teacher(frames)).half().cpu().numpy()},
-    )
+    return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, codes)
 
 
 def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:

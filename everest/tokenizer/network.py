@@ -43,22 +43,6 @@ class TokenizerReconstruction(NamedTuple):
     mask: Tensor  # (B, t, h, w) of 0 and 1: the tokens that the clips were rebuilt from
 
 
-def windows_at_once(config: TokenizerConfig, *, window: int, frames: int, size: tuple[int, int]) -> int:
-    """The windows that are coded together, of clips of `frames` frames of `size` (height, width) pixels.
-
-    A divisor of the windows of a clip, or a multiple: then several clips are coded together.
-
-    Args:
-        window: frames of a window.
-    """
-    windows = frames // window
-    values = config.channels * config.multipliers[0] * prod(config.stem_grid(window, size))
-    most = max(1, CHUNK_VALUES // values)
-    if most >= windows:
-        return most // windows * windows
-    return max(number for number in range(1, most + 1) if windows % number == 0)
-
-
 class AdaptiveTokenizer(nn.Module):
     """Splits clips into windows and encodes each window separately. The scorer compares across windows.
 
@@ -146,20 +130,28 @@ class AdaptiveTokenizer(nn.Module):
         """
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
+    def windows_at_once(self, clip: Tensor) -> int:
+        """How many windows of the clips (B, C, T, H, W) are coded together.
+
+        A divisor of the windows of a clip, or a multiple: then several clips are coded together.
+        """
+        frames, height, width = clip.shape[2:]
+        windows, channels = frames // self.window, self.config.channels * self.config.multipliers[0]
+        values = channels * prod(self.config.stem_grid(self.window, (height, width)))
+        most = max(1, CHUNK_VALUES // values)
+        if most >= windows:
+            return most // windows * windows
+        return max(number for number in range(1, most + 1) if windows % number == 0)
+
     def clips_at_once(self, clip: Tensor) -> int:
         """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
-        return max(1, self._frames_at_once(clip) // clip.size(2))
-
-    def _frames_at_once(self, clip: Tensor) -> int:
-        frames, height, width = clip.shape[2:]
-        size = (height, width)
-        return self.window * windows_at_once(self.config, window=self.window, frames=frames, size=size)
+        return max(1, self.windows_at_once(clip) * self.window // clip.size(2))
 
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
         """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
         self.grid(clip)
-        clips = clip.split(self.clips_at_once(clip))
-        parts = (part for several in clips for part in several.split(self._frames_at_once(clip), dim=2))
+        frames, clips = self.window * self.windows_at_once(clip), clip.split(self.clips_at_once(clip))
+        parts = (part for several in clips for part in several.split(frames, dim=2))
         windows = [module(self.scaled(_split(part, self.window))) for part in parts]
         return _join(torch.cat(windows), len(clip))
 

@@ -18,11 +18,6 @@ FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equ
 SAMPLES: Final = 32  # of noise, for `perturbed`
 
 
-def first_stride(space: int) -> int:
-    """The stride of the scorer's first convolution, for tokens of `space` pixels per side: about its root."""
-    return next(side for side in range(1, space + 1) if space % side == 0 and side * side >= space)
-
-
 class TokenScorer(nn.Module):
     """Two strided convolutions; a token's score is the distance of its features from the slice before.
 
@@ -38,7 +33,8 @@ class TokenScorer(nn.Module):
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
         super().__init__()
         time, space = stride
-        first = first_stride(space)
+        # About the root of the token's side, so that both convolutions have similar strides.
+        first = next(side for side in range(1, space + 1) if space % side == 0 and side * side >= space)
         second = space // first
         self.first = nn.Conv3d(3, channels[0], (time, 2 * first - 1, 2 * first - 1), (time, first, first))
         self.second = nn.Conv3d(channels[0], channels[1], (1, 5, 5), (1, second, second))

@@ -20,7 +20,7 @@ from everest.config.sizes import BACKBONES
 from everest.foreign.convert import Identity, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
-from everest.foreign.timm_tensors import image_weights
+from everest.foreign.timm_images import image_weights
 from everest.models.of_recipe import classifier_spec
 from everest.models.spec import ModelSpec
 

@@ -242,7 +242,7 @@ def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: 
     cached = f"pretrain.target.cache={cache}"
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
     message = refused(*command, *taught_by(other, cached), code=6)
-    assert f"its features are not of {other / 'model.safetensors'} but of {teacher}" in message
+    assert f"its tokens are not from {other / 'model.safetensors'} but from {teacher}" in message
     clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
     assert "has the tokens of other clips: train.seed" in clips
     luma = refused(*command, *taught_by(teacher, cached), "--set", "data.channels=1", code=6)

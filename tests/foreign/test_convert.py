@@ -74,7 +74,7 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     assert sum(tensor.numel() for tensor in tensors.values()) == RELEASED[name]["n_params"]
     found = identify(foreign(tensors, config=RELEASED[name].get("config", {})), Hints())
     assert isinstance(found, Identity)
-    assert (found.family, found.stage, found.spec.model.backbone) == (family, stage, backbone)
+    assert (found.facts.program, found.facts.stage, found.spec.model.backbone) == (family, stage, backbone)
     assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
     assert (not found.missing and not found.unexpected) is whole
@@ -108,7 +108,7 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
     arguments = {"mask_type": "motion-centric", "mcm_ratio": 0.7, "mask_ratio": 0.9, "input_size": 64}
     path = saved(tmp_path / "checkpoint-799.pth", state, **arguments, num_frames=16)
     done = convert(read_foreign(path), NARROW)
-    assert done.identity.family == "everest"
+    assert done.identity.facts.program == "everest"
     our_model = model(done)
     assert isinstance(our_model, MaskedAutoencoder)
     clip = normalize(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
@@ -211,7 +211,7 @@ def test_a_key_bias_has_no_effect_and_is_left_out():
     state = tiny("hf_videomae_classification_base")
     key = "videomae.encoder.layer.1.attention.attention.key.bias"
     done = convert(foreign(state | {key: torch.ones(48)}), NARROW)
-    assert done.identity.translation.idle == {key: KEY_BIAS}
+    assert done.identity.facts.translation.idle == {key: KEY_BIAS}
 
 
 def test_biases_of_older_transformers_are_outside_of_the_matrices():
@@ -345,9 +345,9 @@ def test_no_two_foreign_tensors_become_one():
     for name in RELEASED:
         found = identify(foreign(on_meta(name)), Hints())
         assert isinstance(found, Identity)
-        taken = [part for parts in found.translation.take.values() for part in parts]
-        fates = [*taken, *found.translation.idle, *found.translation.unexpected]
-        fates += [found.translation.table] if found.translation.table else []
+        taken = [part for parts in found.facts.translation.take.values() for part in parts]
+        fates = [*taken, *found.facts.translation.idle, *found.facts.translation.unexpected]
+        fates += [found.facts.translation.table] if found.facts.translation.table else []
         assert sorted(fates) == sorted(shapes(name))
 
 

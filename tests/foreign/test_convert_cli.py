@@ -250,7 +250,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "not finite": (
         "x.safetensors",
         save(TENSORS | {"head.bias": torch.full((400,), torch.inf)}),
-        "head.bias has 400 values that are no finite numbers",
+        "x.safetensors: head.bias has 400 values that are no finite numbers",
+    ),
+    "not finite, a pickle": (
+        "x.pth",
+        lambda p: saved(p, TENSORS | {"head.bias": torch.full((400,), torch.nan)}),
+        "x.pth: head.bias has 400 values that are no finite numbers",
     ),
 }
 

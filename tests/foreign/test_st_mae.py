@@ -163,7 +163,9 @@ def test_a_classifier_equals_the_reference(prefix: str):
     done = imported(named)
     assert not done.identity.missing
     assert not done.identity.unexpected
-    assert set(done.identity.translation.idle) == {f"blocks.{number}.attn.k.bias" for number in range(2)}
+    assert set(done.identity.facts.translation.idle) == {
+        f"blocks.{number}.attn.k.bias" for number in range(2)
+    }
     classifier = module(named)
     assert isinstance(classifier, VideoClassifier)
     torch.testing.assert_close(classifier(clips), expected, atol=1e-5, rtol=0)
@@ -191,12 +193,12 @@ def test_only_the_decoder_is_left_out():
     with pytest.raises(CheckpointError, match=r"cannot be mapped fully: .*--partial` takes the encoder"):
         convert(Foreign(path=Path("mae_st.pth"), tensors=state), HINTS)
     identity = imported(state).identity
-    assert (identity.family, identity.stage) == ("st-mae", "encoder")
+    assert (identity.facts.program, identity.facts.stage) == ("st-mae", "encoder")
     assert not [name for name in identity.missing if name.startswith("encoder.")]
     assert all(name.startswith(("decoder_", "mask_token")) for name in identity.unexpected)
     assert identity.spec.selection.strategy == "random"
-    fates = [part for parts in identity.translation.take.values() for part in parts]
-    fates += [*identity.translation.idle, *identity.translation.unexpected]
+    fates = [part for parts in identity.facts.translation.take.values() for part in parts]
+    fates += [*identity.facts.translation.idle, *identity.facts.translation.unexpected]
     assert sorted(fates) == sorted(state)
 
 

@@ -1,3 +1,4 @@
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,15 @@ import timm
 import torch
 from small_runs import json_of, run
 
-from everest.foreign.timm_images import NOT_VIT, TABLE, TimmFamily, is_of, timm_families
-from everest.foreign.timm_tensors import foreign_parts
+from everest.checkpoints.public_weights import TIMM_TABLE, TimmFamily, timm_families
+from everest.foreign.timm_images import foreign_parts
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "timm_table.py"
+script = runpy.run_path(str(SCRIPT))
+is_of, NOT_VIT = script["is_of"], script["NOT_VIT"]
 TRIED = [family for family in timm_families() if family.family not in (NOT_VIT, "I-JEPA")]
 same_timm = pytest.mark.skipif(
-    timm.__version__ not in TABLE.read_text().partition("\n")[0], reason="the table is of another timm"
+    timm.__version__ not in TIMM_TABLE.read_text().partition("\n")[0], reason="the table is of another timm"
 )
 
 

@@ -19,8 +19,7 @@ from everest.checkpoints.start import Start, differing_settings, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.timm_images import open_image_weights
-from everest.foreign.timm_tensors import image_weights, require_plain
+from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec

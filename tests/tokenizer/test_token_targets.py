@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from tiny_models import save_model
 
+from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash
-from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
@@ -48,13 +47,9 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
 
-def spec_of(recipe: Recipe) -> ModelSpec:
-    return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
-
-
 def autoencoder(recipe: Recipe) -> MaskedAutoencoder:
     torch.manual_seed(1)
-    model = spec_of(recipe).build()
+    model = spec_of_pretraining(recipe).build()
     assert isinstance(model, MaskedAutoencoder)
     return model
 
@@ -156,7 +151,7 @@ def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, toke
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
-    model, spec = autoencoder(recipe), spec_of(recipe)
+    model, spec = autoencoder(recipe), spec_of_pretraining(recipe)
     again = ModelSpec.from_settings(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
@@ -174,7 +169,7 @@ def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     assert recipe.tokenizer is not None
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
-        spec_of(wide)
-    save_model(Path(recipe.tokenizer.checkpoint or ""), spec_of(recipe), autoencoder(recipe))
+        spec_of_pretraining(wide)
+    save_model(Path(recipe.tokenizer.checkpoint or ""), spec_of_pretraining(recipe), autoencoder(recipe))
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
-        spec_of(recipe)
+        spec_of_pretraining(recipe)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
 from everest.system.weights import state_hash
-from everest.tokenizer.network import AdaptiveTokenizer, windows_at_once
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import IMAGENET
 
@@ -82,7 +82,7 @@ def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int,
     frames = clip(3, 3, 32, 16, 16)
     values = windows * 8 // TINY.stem[0] * (16 // TINY.stem[1]) ** 2 * TINY.channels
     monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", values)
-    assert windows_at_once(TINY, window=8, frames=32, size=(16, 16)) == windows
+    assert model.windows_at_once(frames) == windows
     by_window = [model.encoder(window).flatten(2) for window in frames.split(model.window, dim=2)]
     together = torch.cat(by_window, dim=2).transpose(1, 2)
     output = model.encode(frames)
@@ -92,8 +92,11 @@ def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int,
 
 
 def test_a_chunk_is_a_divisor_of_the_windows_or_several_clips(monkeypatch):
+    with torch.device("meta"):
+        model = AdaptiveTokenizer(TOKENIZERS["lite"], window=16, keep=0.25)
+
     def at_once(windows: int) -> int:
-        return windows_at_once(TOKENIZERS["lite"], window=16, frames=16 * windows, size=(224, 224))
+        return model.windows_at_once(torch.empty(1, 3, 16 * windows, 224, 224, device="meta"))
 
     assert at_once(8) == 2  # 3.2 million values each
     monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", 2**24)

@@ -7,9 +7,9 @@ from math import isfinite
 
 import torch
 
+from everest.config.best import ALLOWED
 from everest.config.heads import named_heads
 from everest.config.merge import KeyPath
-from everest.config.metrics import ALLOWED
 from everest.config.settings import Recipe
 from everest.config.sizes import LEAST_PLACES, discriminator_halvings
 from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings

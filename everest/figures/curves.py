@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from everest.config.metrics import METRICS
 from everest.errors import RecipeError
 from everest.figures.drawing import any_script, name_entries, png_figure
 from everest.figures.run_curves import AxisName, Curve, RunCurves
+from everest.metrics.names import METRICS
 from everest.system.files import check_new_file
 
 LABELS: dict[AxisName, str] = {

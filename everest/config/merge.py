@@ -255,7 +255,7 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
     for _, base in bases:
         base.pop("name", None)  # a recipe does not inherit the name of its base
     layers = [(source.label, _leaves(written)) for source, written in [*bases, (file, values)] if written]
-    layers += _read_overrides(overrides, merged.problems)
+    layers += read_overrides(overrides, merged.problems)
     backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
     backbone = with_hyphens(backbones[-1]) if backbones else _DEFAULTS[BACKBONE]
     for number, (label, layer) in enumerate(layers):
@@ -297,9 +297,7 @@ def _write_draw(layer: dict[KeyPath, Any]) -> None:
             layer.setdefault((*SELECTION, name), value)
 
 
-def _read_overrides(
-    overrides: Sequence[str], problems: list[str]
-) -> Iterator[tuple[str, dict[KeyPath, Any]]]:
+def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:
     """A layer for each `section.key=value`; the value is read as YAML."""
     for override in overrides:
         text, equals, yaml = override.partition("=")

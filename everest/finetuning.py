@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.config.metrics import LOGGED, MEASURED_BY, METRICS, best_metric
+from everest.config.best import MEASURED_BY, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import lowest_loss, mix
@@ -29,6 +29,7 @@ from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.groups import ListSize
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
+from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec

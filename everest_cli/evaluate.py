@@ -51,7 +51,9 @@ def evaluate(
     keeps = read_shares(keep) if keep is not None else ()
     weights, recipe = run.find()
     selects = any(
-        "selection" in layer.values.get("finetune", {}) for layer in read_overrides(run.overrides or (), [])
+        key[:2] == ("finetune", "selection")
+        for _, values in read_overrides(run.overrides or (), [])
+        for key in values
     )
 
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options

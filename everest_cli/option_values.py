@@ -86,17 +86,16 @@ def read_size(text: str) -> int | tuple[int, int]:
     Raises:
         RecipeError: the text is neither, or a side is not from 1 to LONGEST_SIDE.
     """
-    from everest.config.values import LONGEST_SIDE, check_size
+    from everest.config.values import LONGEST_SIDE
 
     is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
     sides = [int(side) for side in text.split("x")] if is_size else []
-    try:
-        return check_size(sides[0] if len(sides) == 1 else sides)
-    except ValueError as error:
+    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
         shown = text if len(text) <= 20 else f"{text[:20]}…"
         raise RecipeError(
             f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
-        ) from error
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def local_path(text: str) -> Path:

@@ -72,7 +72,7 @@ def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], 
 
 def validation_line(event: dict[str, Any]) -> str:
     """Training and validation in one line; the metric that chooses the best weights comes first."""
-    from everest.config.metrics import value_text
+    from everest.metrics.names import value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
     chosen = f"val_{event['metric']}"
@@ -99,7 +99,7 @@ def validation_line(event: dict[str, Any]) -> str:
 
 def _metric(name: str, event: dict[str, Any]) -> str:
     """`val_METRIC`, or `val_HEAD_METRIC` of one of several heads, with its title, value and unit."""
-    from everest.config.metrics import METRICS, metric_of, value_text
+    from everest.metrics.names import METRICS, metric_of, value_text
 
     metric = metric_of(name)
     assert metric is not None

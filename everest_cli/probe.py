@@ -45,8 +45,8 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.config.metrics import METRICS
     from everest.evaluation.metric_text import as_text, nearest_texts, useless_texts
+    from everest.metrics.names import METRICS
 
     console, tables = Console(soft_wrap=True), {}
     by_head = result.get("heads", {"": result})

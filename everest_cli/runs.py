@@ -93,8 +93,8 @@ def _in_a_line(run: RunSummary) -> str:
 
 def _best(run: RunSummary) -> str:
     """The best validation: its metric and the value; empty if there is none."""
-    from everest.config.metrics import METRICS
     from everest.evaluation.metric_text import as_text
+    from everest.metrics.names import METRICS
 
     if run.best_metric is None or run.best_value is None:
         return ""

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top. A file imports its own room and rooms to the left of it; "root" is the
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
-    *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "tokenizer"),
-    *("models", "foreign", "checkpoints", "engine", "figures", "metrics", "inference", "search", "probes"),
+    *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
+    *("tokenizer", "models", "foreign", "checkpoints", "engine", "figures", "inference", "search", "probes"),
     *("evaluation", "profiling", "footage", "prepare", "suggest", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}

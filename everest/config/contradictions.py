@@ -7,9 +7,8 @@ from math import isfinite
 
 import torch
 
+from everest.config.best import ALLOWED
 from everest.config.heads import named_heads
-from everest.config.merge import KeyPath
-from everest.config.metrics import ALLOWED
 from everest.config.settings import Recipe
 from everest.config.sizes import LEAST_PLACES, discriminator_halvings
 from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings
@@ -21,12 +20,12 @@ from everest.methods.ranked import ByChange, ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
-Problems = Iterator[tuple[KeyPath, str]]
+Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
 
 
 def contradictions(recipe: Recipe) -> Problems:
-    """Yields the key of each setting that contradicts another setting, and the reason."""
-    yield from ((("model", key), text) for key, text in recipe.model.problems())
+    """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
+    yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
     yield from _of_clips(recipe)
     yield from _of_labels(recipe)
     yield from _of_training(recipe)
@@ -42,118 +41,112 @@ def contradictions(recipe: Recipe) -> Problems:
 def _of_clips(recipe: Recipe) -> Problems:
     """Channels, and differences of frames as the input of the model."""
     data, stage = recipe.data, recipe.pretrain
-    target = stage.target if isinstance(stage, PixelPretrainSettings) else None
+    pixels = stage if isinstance(stage, PixelPretrainSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
-            yield ("data", key), text
+            yield f"data.{key}", text
     if data.channels == 1 and (recipe.tokenizer is not None or stage.needs_tokenizer):
-        yield ("data", "channels"), "1 does not go with a tokenizer, which codes colors; set it to 3"
-    if data.channels == 1 and isinstance(target, Target):
-        text = f"1 does not go with {target.kind}, a target of another package; set it to 3"
-        yield ("data", "channels"), text
+        yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
+    if data.channels == 1 and pixels and isinstance(pixels.target, Target):
+        kind = pixels.target.kind
+        yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
     if stage.camera_motion and data.frames < 2:
-        yield ("pretrain", "camera_motion"), "needs clips of at least two frames (data.frames)"
+        yield "pretrain.camera_motion", "needs clips of at least two frames (data.frames)"
     if recipe.model.input != "differences":
         return
-    key = ("model", "input")
     if data.frames < 2:
-        yield key, "differences need clips of at least two frames (data.frames)"
+        yield "model.input", "differences need clips of at least two frames (data.frames)"
     if stage.needs_tokenizer:
-        yield key, "must be frames, from which a tokenizer makes scores and targets"
-    if isinstance(stage, PixelPretrainSettings) and stage.frame_selection.alpha > 1:
-        yield key, "must be frames with pretrain.frame_selection.alpha, whose frames are not consecutive"
+        yield "model.input", "must be frames, from which a tokenizer makes scores and targets"
+    if pixels and pixels.frame_selection.alpha > 1:
+        yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
     for name, settings in recipe.stages:
         if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
-            yield key, f"must be frames with {name}.selection.align or cuts, which compare frames"
+            yield "model.input", f"must be frames with {name}.selection.align or cuts, which compare frames"
 
 
 def _of_labels(recipe: Recipe) -> Problems:
     """Metrics, weights and mixing that do not go with the labels."""
     data, stage = recipe.data, recipe.finetune
     heads = named_heads(data.heads or {})
-    tasks = {head.task for head in heads} or {data.task}
+    tasks = [head.task for head in heads] or [data.task]
     if "regression" in tasks and stage.cutmix:
-        text = "cannot mix numbers: half of a frame has no half of a number; set it to 0"
-        yield ("finetune", "cutmix"), text
-    if (heads[0].task if heads else data.task) == "regression" and stage.sampler != "shuffle":
-        yield ("finetune", "sampler"), f"{stage.sampler} needs classes, and the labels are numbers"
-    if tasks == {"regression"} and stage.class_weights != "none":
-        yield ("finetune", "class_weights"), "needs classes, and the labels are numbers"
+        yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
+    if tasks[0] == "regression" and stage.sampler != "shuffle":
+        yield "finetune.sampler", f"{stage.sampler} needs classes, and the labels are numbers"
+    if {*tasks} == {"regression"} and stage.class_weights != "none":
+        yield "finetune.class_weights", "needs classes, and the labels are numbers"
     if stage.sampler == "balanced" and stage.class_weights == "balanced":
         text = "balanced, as finetune.sampler is: rare classes would count twice; set one of them"
-        yield ("finetune", "class_weights"), text
+        yield "finetune.class_weights", text
     # Of several heads: whether all are right, if each names a class.
     known = ALLOWED[data.task]
     if heads:
-        known = ("top1", "loss") if tasks == {"single-label"} else ("loss",)
+        known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
     if stage.best is not None and stage.best not in known:
-        text = f"{stage.best} is not measured for these labels; known: {', '.join(known)}"
-        yield ("finetune", "best"), text
+        yield "finetune.best", f"{stage.best} is not measured for these labels; known: {', '.join(known)}"
     if recipe.pretrain.probe.list is not None and (heads or data.task != "single-label"):
         text = "needs one class for each video, and data has other labels (data.task, data.heads)"
-        yield ("pretrain", "probe", "list"), f"{text}; leave it out"
+        yield "pretrain.probe.list", f"{text}; leave it out"
 
 
 def _of_training(recipe: Recipe) -> Problems:
     """Rates, budgets, crops and frozen layers."""
     size, finetune = recipe.model.backbone_size, recipe.finetune
-    crops: dict[KeyPath, tuple[float, float]] = {("finetune", "crop_area"): finetune.crop_area}
+    crops = {"finetune.crop_area": finetune.crop_area}
     if isinstance(recipe.pretrain, ViewPretrainSettings) and recipe.pretrain.views.crop_area is not None:
-        crops["pretrain", "views", "crop_area"] = recipe.pretrain.views.crop_area
+        crops["pretrain.views.crop_area"] = recipe.pretrain.views.crop_area
     for key, (least, most) in crops.items():
         if not 0 < least <= most:
             yield key, "must be two shares above 0, the smaller one first"
     for stage, settings in recipe.trained_stages:
         if settings.epochs is None and settings.steps is None:
-            yield (stage, "epochs"), "is null, and so is steps; set one of them"
+            yield f"{stage}.epochs", "is null, and so is steps; set one of them"
     for stage, settings in recipe.stages:
-        layers = settings.lora.layers
+        rank, layers = settings.lora.rank, settings.lora.layers
         if settings.min_lr > settings.base_lr:
-            yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
-        if settings.lora.rank > size.width:
-            text = f"{settings.lora.rank} is more than the encoder's width of {size.width}"
-            yield (stage, "lora", "rank"), text
+            yield f"{stage}.min_lr", f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
+        if rank > size.width:
+            yield f"{stage}.lora.rank", f"{rank} is more than the encoder's width of {size.width}"
         twice = next((layer for layer in layers if layers.count(layer) > 1), None)
         if twice is not None:
-            yield (stage, "lora", "layers"), f"names {twice} twice"
+            yield f"{stage}.lora.layers", f"names {twice} twice"
     if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
-        yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
+        yield "finetune.batch_size", f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     if finetune.frozen_layers(size.depth) > 1 + size.depth:
-        yield ("finetune", "freeze"), f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
+        yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
     if finetune.lora.rank and finetune.freeze != "none":
         text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
-        yield ("finetune", "freeze"), text
+        yield "finetune.freeze", text
 
 
 def _of_views(recipe: Recipe, stage: ViewPretrainSettings) -> Problems:
-    if stage.selection.needs_tokenizer:
-        yield ("pretrain", "selection"), "needs a tokenizer, which pretrain.objective=views does not run"
     clips, views = stage.batch_size, stage.views.number
+    if stage.selection.needs_tokenizer:
+        yield "pretrain.selection", "needs a tokenizer, which pretrain.objective=views does not run"
     if clips < 2 * views:
-        text = f"{clips} clips are fewer than two videos of {views} views to compare"
-        yield ("pretrain", "batch_size"), text
+        yield "pretrain.batch_size", f"{clips} clips are fewer than two videos of {views} views to compare"
     elif clips % views:
         text = f"{clips} clips do not divide into videos of {views} views (pretrain.views.number)"
-        yield ("pretrain", "batch_size"), text
+        yield "pretrain.batch_size", text
     if recipe.data.clips_per_video != 1:  # two clips of a video would be compared as of different videos
         text = "must be 1 with pretrain.objective=views; list windows of long videos (prepare windows)"
-        yield ("data", "clips_per_video"), text
+        yield "data.clips_per_video", text
 
 
 def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     """Frame selection, and stored targets, which are of clips known before training."""
     draws, ranked = stage.frame_selection.alpha > 1, stage.selection
     if stage.needs_tokenizer and recipe.tokenizer is None:
-        text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
-        key = ("target", "kind") if stage.target.needs_tokenizer else ("selection", "score")
-        yield ("pretrain", *key), text
+        key = "target.kind" if stage.target.needs_tokenizer else "selection.score"
+        yield f"pretrain.{key}", "needs a tokenizer, and the recipe has no such section; start from lvmae-128"
     if draws and not isinstance(ranked, ByImportance):
         text = f"above 1 it counts tokens by importance, which {ranked.strategy} does not measure"
-        yield ("pretrain", "frame_selection", "alpha"), text
+        yield "pretrain.frame_selection.alpha", text
     if stage.cache is None:
         return
-    key = ("pretrain", "target", "cache")
+    key = "pretrain.target.cache"
     if stage.teacher is not None and ranked.needs_tokenizer:
         yield key, "has the features of a teacher, and pretrain.selection needs the scores of a tokenizer"
     elif stage.teacher is None and not stage.needs_tokenizer:
@@ -164,60 +157,58 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
         yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"
     if stage.camera_motion and ranked.needs_tokenizer:
         text = "needs scores of moved clips, which pretrain.target.cache does not store; leave one out"
-        yield ("pretrain", "camera_motion"), text
+        yield "pretrain.camera_motion", text
 
 
 def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
-        text = "is 0, like perceptual, so nothing is reconstructed; set one of them"
-        yield ("tokenizer", "loss", "reconstruction"), text
+        text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
+        yield "tokenizer.loss.reconstruction", text
     if loss.gan and not discriminator_halvings(config, size):
         pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
         text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
-        yield ("tokenizer", "loss", "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
+        yield "tokenizer.loss.gan", f"{text}; set it to 0, or data.size to {pixels} at least"
     if not isfinite(loss.discriminator_lr / settings.lr):  # the discriminator's rate is a multiple of it
-        text = f"{settings.lr} is too small for a discriminator_lr of {loss.discriminator_lr}"
-        yield ("tokenizer", "lr"), text
+        yield "tokenizer.lr", f"{settings.lr} is too small for a discriminator_lr of {loss.discriminator_lr}"
     malformed = list(settings.problems())
-    yield from ((("tokenizer", key), text) for key, text in malformed)
+    yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # the network has no grid then
         return
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
-        yield ("tokenizer", "frames"), f"{text} (data.frames)"
+        yield "tokenizer.frames", f"{text} (data.frames)"
     # Each token of the model has one code, so model and tokenizer divide a clip in the same way.
     if config.tubelet != recipe.model.tubelet:
         own, of_model = ("x".join(map(str, tubelet)) for tubelet in (config.tubelet, recipe.model.tubelet))
         text = f"its tokens are of {own} frames and pixels, the model's (model.tubelet) of {of_model}"
-        yield ("tokenizer", "size"), f"{text}; set model.tubelet, or stem and multipliers here"
+        yield "tokenizer.size", f"{text}; set model.tubelet, or stem and multipliers here"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
         grid = TokenGrid.of_clip(frames=settings.frames, size=size, tubelet=config.tubelet)
         ranked = grid.num_tokens - grid.per_slice
         if not num_kept(ranked, settings.keep):
-            text = f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
-            yield ("tokenizer", "keep"), text
+            yield "tokenizer.keep", f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
 
 
 def _of_tokens(recipe: Recipe) -> Problems:
     """Both stages encode tokens; pre-training predicts tokens, fine-tuning does not."""
-    data, uncountable = recipe.data, list[tuple[KeyPath, str]]()
+    data, uncountable = recipe.data, list[tuple[str, str]]()
     lengths = (data.frames, *data.frame_size)
     for name, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
         if length % step:
             text = f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
-            uncountable.append((("data", name), text))
+            uncountable.append((f"data.{name}", text))
     for stage, settings in recipe.stages:
-        uncountable += [((stage, "selection", key), text) for key, text in settings.selection.problems()]
+        uncountable += [(f"{stage}.selection.{key}", text) for key, text in settings.selection.problems()]
     if uncountable:
         yield from uncountable
         return
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
-    key: KeyPath = ("data", "frames")
+    key = "data.frames"
     try:
         check_num_tokens(grid)
         for stage, settings in recipe.stages:
-            key = (stage, "selection")
+            key = f"{stage}.selection"
             visible, target = _num_chosen(settings.selection, grid)
             splits = getattr(settings.selection, "visible_ratio", 0) is not None
             if not visible:
@@ -229,9 +220,9 @@ def _of_tokens(recipe: Recipe) -> Problems:
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"
             if stage == "finetune" and target:
+                ratio = "strategy" if is_import_path(settings.selection.strategy) else "visible_ratio"
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
-                external = is_import_path(settings.selection.strategy)
-                yield (*key, "strategy" if external else "visible_ratio"), text
+                yield f"{key}.{ratio}", text
     except RecipeError as error:
         yield key, str(error)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from everest.config.values import MOST_CLASSES, HeadName, NumClasses, Positive, Share, with_hyphens
+from everest.config.values import MOST_CLASSES, HeadName, NumClasses, Positive, Share, must_be, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
@@ -16,21 +16,20 @@ MULTI_LABEL: Final = "multi-label"
 THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
 
 
-def _check_head(value: Any) -> int | str | dict[str, int]:
-    """A number of classes, `{multi-label: N}`, or `regression`."""
-    if isinstance(value, str) and with_hyphens(value) == "regression":
-        return "regression"
-    if type(value) is int and 2 <= value <= MOST_CLASSES:
-        return value
-    if isinstance(value, dict) and len(value) == 1:
-        ((task, count),) = value.items()
-        if with_hyphens(task) == MULTI_LABEL and type(count) is int and 1 <= count <= MOST_CLASSES:
-            return {MULTI_LABEL: count}
-    raise ValueError("must be a number of classes from 2, {multi-label: N} or regression")
+def _with_hyphens(head: Any) -> Any:
+    """A setting of a head with hyphens in the name of its task, which is its value or its only key."""
+    if isinstance(head, dict):
+        return {with_hyphens(task): outputs for task, outputs in head.items()}
+    return with_hyphens(head)
 
 
+_NumLabels = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 HeadSetting = Annotated[
-    NumClasses | Literal["regression"] | dict[Literal["multi-label"], int], BeforeValidator(_check_head)
+    NumClasses
+    | Literal["regression"]
+    | Annotated[dict[Literal["multi-label"], _NumLabels], Field(min_length=1)],
+    must_be("a number of classes from 2, {multi-label: N} or regression"),
+    BeforeValidator(_with_hyphens),
 ]
 HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
 

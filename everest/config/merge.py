@@ -1,23 +1,26 @@
-"""Merges files and `--set` into one set of values. Later layers win, and each value records its origin.
+"""Merges files and `--set` into one set of values, each of which records where it was written.
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
-`--set`. The `by_backbone` values of a layer are directly above it, so a value of any later layer wins over
-them. Of settings that exclude each other one is left: what a layer below the choice has for another one is
-dropped, what the layer of the choice, a later one or `--set` has is an error.
+`--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. Of settings
+that exclude each other one is left: a layer that makes another choice drops what files have below it for the
+choice before. What has no effect then is an error, unless it is at its default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from everest.config.recipe_files import RecipeFile, with_bases
+from everest.config.settings import Recipe
 from everest.config.sizes import BACKBONES
 from everest.config.stage_settings import (
     STAGES,
     VARIANTS,
     ContrastSettings,
-    FinetuneSettings,
     SigregSettings,
     Variants,
     ViewPretrainSettings,
@@ -32,54 +35,87 @@ KeyPath = tuple[str, ...]
 
 SET: Final = "--set"  # messages use it as the origin of an override
 BY_BACKBONE: Final = "by_backbone"
-VIEW_DRAW: Final = ("keep_ratio", "uniform")  # of `pretrain.views`: short for the same keys of the selection
+BACKBONE: Final = ("model", "backbone")
 HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
+TRAINED: Final = (*STAGES, "tokenizer")
 OBJECTIVE: Final = ("pretrain", "objective")
 SELECTION: Final = ("pretrain", "selection")
+VIEWS: Final = ("pretrain", "views")
+VIEW_DRAW: Final = ("keep_ratio", "uniform")  # of VIEWS: short for the same keys of the selection
 # Shares that mean something else in other strategies, and are not inherited from them.
 OWN_SHARES: Final = (("learned-importance", "keep_ratio"),)
 
 
-class Origin(NamedTuple):
-    """Where a value was written: the file (or `--set`), and the key in it."""
+class Written(NamedTuple):
+    """A value that is no mapping, and where it was written."""
 
-    label: str
-    key: KeyPath = ()
-    layer: int = -1  # its number, counted from the bottom; -1: the defaults
+    value: Any
+    label: str = ""  # the file, or `--set`
+    key: KeyPath = ()  # in the file
+    layer: int = -1  # counted from the bottom; -1: a default
 
-    def __str__(self) -> str:
-        return f"{self.label}: {shown('.'.join(self.key))}"
-
-    def is_below(self, other: Origin) -> bool:
+    def is_below(self, other: Written) -> bool:
         """Whether this value is inherited where the other one is written; `--set` inherits nothing."""
         return self.layer < other.layer and self.label != SET
 
 
-class Layer(NamedTuple):
-    """The values of one file or one `--set`."""
-
-    label: str
-    values: dict[str, Any]
-    changes_a_head: bool = False  # and leaves the other heads as they are
-
-
-class Switch(NamedTuple):
-    """Keys of a section that count only with some values of another of its keys."""
-
-    section: KeyPath
-    key: str
-    turns_on: Callable[[Any], bool]
-    keys: tuple[str, ...]
+def _leaves(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+    """The keys of the values that are no mappings, at any depth; an empty mapping is a value."""
+    if not isinstance(value, dict) or not value or path[:2] == HEADS:
+        return {path: value}
+    inner = [_leaves(each, (*path, key)) for key, each in value.items()]
+    return {key: each for leaves in inner for key, each in leaves.items()}
 
 
-SWITCHES: Final = (
-    Switch(("data",), "task", lambda task: with_hyphens(task) != "regression", ("classes", "num_classes")),
-    Switch(("data",), "heads", lambda heads: not heads, ("task", "num_classes")),
-    Switch(("pretrain", "probe"), "every", bool, ("list", "metric")),
-    *(Switch((stage, "lora"), "rank", bool, ("alpha", "dropout", "layers")) for stage in STAGES),
-    Switch(("tokenizer", "loss"), "gan", bool, ("r1", "discriminator_lr")),
-    Switch(("tokenizer", "loss"), "perceptual", bool, ("perceptual_weights",)),
-)
+def _defaults(settings: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+    """The values of settings, as YAML has them."""
+    return _leaves(json.loads(json.dumps(asdict(settings))), path)
+
+
+_DEFAULTS: Final = _defaults(Recipe(name=""))
+_USUAL: Final = {  # also of sections that the default recipe does not have
+    **_defaults(TokenizerSettings(), ("tokenizer",)),
+    **_defaults(SigregSettings(), VIEWS),
+    **_defaults(ContrastSettings(), VIEWS),
+    **_DEFAULTS,
+}
+_DRAW: Final = _defaults(ViewPretrainSettings().selection, SELECTION)
+
+
+def known_keys(section: KeyPath) -> set[str]:
+    """The keys of a section, of all its variants."""
+    keys = {key[len(section)] for key in _USUAL if key[: len(section)] == section != key}
+    if section in VARIANTS:
+        keys |= {each.name for cls in VARIANTS[section].classes.values() for each in fields(cls)}
+    further = {(): ("base",), VIEWS: VIEW_DRAW, **{(stage,): (BY_BACKBONE,) for stage in STAGES}}
+    return keys.union(further.get(section, ()))
+
+
+def _of_other_variants(classes: Mapping[str, type], name: object) -> Collection[str]:
+    if not isinstance(name, str) or name not in classes:
+        return ()
+    own = {each.name for each in fields(classes[name])}
+    return {each.name for cls in classes.values() for each in fields(cls)} - own
+
+
+# By the key of a choice: the keys of its section that have no effect with a value of it.
+CHOICES: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
+    **{
+        (*section, variants.tag): partial(_of_other_variants, variants.classes)
+        for section, variants in VARIANTS.items()
+    },
+    ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
+    HEADS: lambda heads: ("task", "num_classes") if heads else (),
+    ("pretrain", "probe", "every"): lambda epochs: () if epochs else ("list", "metric"),
+    **{
+        (stage, "lora", "rank"): lambda rank: () if rank else ("alpha", "dropout", "layers")
+        for stage in STAGES
+    },
+    ("tokenizer", "loss", "gan"): lambda weight: () if weight else ("r1", "discriminator_lr"),
+    ("tokenizer", "loss", "perceptual"): lambda weight: () if weight else ("perceptual_weights",),
+    **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
+    **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
+}
 
 
 @dataclass
@@ -87,224 +123,199 @@ class Merged:
     """The values of all layers, for the backbone that they choose."""
 
     label: str  # the requested recipe
-    values: dict[str, Any]
-    origins: dict[KeyPath, Origin] = field(default_factory=dict)  # of the values that a layer sets
+    written: dict[KeyPath, Written]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    idle: dict[KeyPath, str] = field(default_factory=dict)  # what is wrong with keys that have no effect
-    usual: dict[KeyPath, Any] = field(default_factory=dict)  # the defaults of all variants
 
-    def at(self, key: KeyPath) -> Any:
-        """The value of `key`; None if it is in no mapping."""
-        value: Any = self.values
-        for part in key:
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
+    @property
+    def values(self) -> dict[str, Any]:
+        """The sections of a recipe."""
+        sections: dict[str, Any] = {}
+        for (*outer, key), written in self.written.items():
+            section = sections
+            for name in outer:
+                section = section.setdefault(name, {})
+            section[key] = written.value
+        return sections
 
-    def origin(self, key: KeyPath) -> Origin:
-        """Where `key`, or the value that contains it, was written."""
+    def at(self, key: KeyPath) -> Written:
+        """What is written as `key`, or its default."""
+        return self.written.get(key, Written(_USUAL.get(key)))
+
+    def inside(self, section: KeyPath) -> dict[KeyPath, Written]:
+        """What is written in a section, at any depth, or in place of it."""
+        return {key: each for key, each in self.written.items() if key[: len(section)] == section}
+
+    def place(self, key: KeyPath) -> str:
+        """Where `key`, the value that contains it, or the last value in it was written."""
         for length in range(len(key), 0, -1):
-            if outer := self.origins.get(key[:length]):
-                return outer._replace(key=outer.key + key[length:])
-        return Origin(self.label, key)
+            outer = self.at(key[:length])
+            if outer.label:
+                return _place(outer.label, (*outer.key, *key[length:]))
+        last = max(self.inside(key).values(), key=lambda each: each.layer, default=Written(None))
+        return _place(last.label or self.label, key)
 
-    def put(self, values: dict[str, Any], origin: Origin, path: KeyPath = ()) -> None:
-        """Merge the values that are written at `origin` into the section `path`."""
-        section = self.at(path)
+    def write(self, key: KeyPath, written: Written) -> None:
+        """Put a value in the place of what was written before as `key`, around it or in it."""
+        below = self.inside(key)
+        is_section = below and key not in below
+        if is_section and (written.value == {} or (written.value is None and len(key) == 1)):
+            return  # it contains only comments
+        if key == OBJECTIVE and written.value == self.at(key).value:
+            return  # it was chosen in an earlier layer
+        for each in [*below, *(key[:length] for length in range(1, len(key)))]:
+            self.written.pop(each, None)
+        self.written[key] = written
+
+    def _write_default(self, key: KeyPath, value: Any) -> None:
+        if not self.inside(key):
+            self.written[key] = Written(value)
+
+    def add(self, label: str, number: int, values: dict[KeyPath, Any], above: KeyPath = ()) -> None:
+        """Add a layer.
+
+        Args:
+            above: the keys between a section and its values in the file: `by_backbone` and a backbone.
+        """
         for key, value in values.items():
-            place, below, written = (*path, key), section.get(key), origin._replace(key=(*origin.key, key))
-            if isinstance(value, dict) and isinstance(below, dict):
-                self.put(value, written, place)
-            elif value is None and not path and isinstance(below, dict):
-                continue  # a section that contains only comments
-            elif place == OBJECTIVE and value == below:
-                continue  # it was chosen in an earlier layer
-            else:
-                section[key] = value
-                for inside in [each for each in self.origins if each[: len(place)] == place]:
-                    del self.origins[inside]
-                self.origins[place] = written
+            if key[:2] == HEADS != key:  # a head; the others stay
+                heads = self.at(HEADS).value
+                value = (heads if isinstance(heads, dict) else {}) | {key[2]: value}
+                key = HEADS
+            if key in CHOICES and not is_import_path(value):
+                value = with_hyphens(value)
+            self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
+
+    def choose(self) -> None:
+        """Drop what has no effect with the choices; it is wrong unless it is inherited or the default."""
+        self._draw_views()
+        for section, variants in VARIANTS.items():
+            tag = (*section, variants.tag)
+            if self.inside(section).keys() - {section}:
+                self._write_default(tag, next(iter(variants.classes)))
+            self._drop_unfit(section, self.at(tag), variants)
+        for stage in TRAINED:
+            steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
+            if steps.value is None or epochs.value is None:
+                continue
+            if epochs.layer == steps.layer:
+                text = "a stage has epochs or steps, not both; remove one of them"
+                self.problems.append(f"{self.place((stage, 'steps'))}: {text}")
+            earlier = (stage, "epochs" if epochs.layer < steps.layer else "steps")
+            self.written.pop(earlier, None)
+            self._write_default(earlier, None)
+        for tag, idle in CHOICES.items():
+            chosen = self.at(tag)
+            named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
+            for key in [each for name in idle(chosen.value) for each in self.inside((*tag[:-1], name))]:
+                written = self.written[key]
+                is_default = written.label != SET and written.value == _USUAL.get(key)
+                if not (is_default or written.value is None or written.is_below(chosen) or written.layer < 0):
+                    text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
+                    self.problems.append(f"{self.place(key)}: {text}")
+                del self.written[key]
+
+    def _drop_unfit(self, section: KeyPath, chosen: Written, variants: Variants) -> None:
+        """Drop what a section inherits that the chosen variant cannot take."""
+        cls = variants.classes.get(chosen.value) if isinstance(chosen.value, str) else None
+        types: dict[KeyPath, str] = {}
+        if cls is not None:
+            types = {(*section, each.name): str(each.type) for each in fields(cls)}
+        for key, written in self.inside(section).items():
+            is_null = written.value is None and "None" not in types.get(key, "None")
+            unfit = is_null or is_import_path(chosen.value) or (chosen.value, key[-1]) in OWN_SHARES
+            if unfit and written.is_below(chosen):
+                del self.written[key]
+
+    def _draw_views(self) -> None:
+        """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
+
+        Another selection below the objective is for predicting pixels. Values of `--set` stay, in any order.
+        """
+        objective, strategy = self.at(OBJECTIVE), self.at((*SELECTION, "strategy"))
+        draws, is_inherited = strategy.value == "drawn", strategy.is_below(objective)
+        if objective.value != "views" or SELECTION in self.written or not (draws or is_inherited):
+            return
+        since = min(objective, strategy, key=lambda each: each.layer) if draws else objective
+        for key, written in self.inside(SELECTION).items():
+            if written.is_below(since):
+                del self.written[key]
+        for key, value in _DRAW.items():
+            self._write_default(key, value)
 
 
-def merge(label: str, defaults: dict[str, Any], layers: Sequence[Layer]) -> Merged:
-    """Merge the layers, the lowest first, into all `defaults`, which change."""
-    merged = Merged(label, defaults, usual=dict(_leaves(defaults)) | _USUAL)
-    models = [layer.values.get("model") for layer in layers]
-    named = [model["backbone"] for model in models if isinstance(model, dict) and "backbone" in model]
-    backbone = with_hyphens(named[-1] if named else merged.at(("model", "backbone")))
-    for number, layer in enumerate(layers):
-        values, origin, below = layer.values, Origin(layer.label, layer=number), merged.at(HEADS[:1])
-        chosen = {stage: _of_backbone(backbone, values.get(stage), stage, origin, merged) for stage in STAGES}
-        _write_draw(values.get("pretrain"))
-        if isinstance(values.get("data"), dict) and "heads" in values["data"] and isinstance(below, dict):
-            below["heads"] = below.get("heads") if layer.changes_a_head else None
-        merged.put(values, origin)
-        for stage, section in chosen.items():
-            if section:
-                merged.put(section, origin._replace(key=(stage, BY_BACKBONE, backbone)), (stage,))
-    for stage in (*STAGES, "tokenizer"):
-        _choose_budget(merged, stage)
-    for path, variants in VARIANTS.items():
-        if path == SELECTION:
-            _draw_views(merged)
-        _choose_variant(merged, path, variants)
-    for section, key, turns_on, keys in SWITCHES:
-        values = merged.at(section)
-        if isinstance(values, dict) and not turns_on(values.get(key)):
-            _drop(merged, (*section, key), keys)
+def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
+    """Merge the defaults, a recipe with its bases, and `section.key=value` texts.
+
+    Raises:
+        RecipeError: a file that is no recipe.
+    """
+    defaults = {key: Written(value) for key, value in _DEFAULTS.items()}
+    merged = Merged(file.label, defaults | {("name",): Written(file.name)})
+    *bases, (_, values) = with_bases(file)
+    for _, base in bases:
+        base.pop("name", None)  # a recipe does not inherit the name of its base
+    layers = [(source.label, _leaves(written)) for source, written in [*bases, (file, values)] if written]
+    layers += read_overrides(overrides, merged.problems)
+    backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
+    backbone = with_hyphens(backbones[-1]) if backbones else _DEFAULTS[BACKBONE]
+    for number, (label, layer) in enumerate(layers):
+        of_backbone = _take_backbone(merged, label, layer, backbone)
+        _write_draw(layer)
+        merged.add(label, number, layer)
+        merged.add(label, number, of_backbone, above=(BY_BACKBONE, backbone))
+    merged.choose()
     return merged
 
 
-def _of_backbone(
-    backbone: object, section: object, stage: str, origin: Origin, merged: Merged
-) -> dict[str, Any]:
-    """Take `by_backbone` out of a section: the values of a backbone. Of the others the keys are checked."""
-    if not isinstance(section, dict) or BY_BACKBONE not in section:
-        return {}
-    choices, origin = section.pop(BY_BACKBONE), origin._replace(key=(stage, BY_BACKBONE))
-    if not isinstance(choices, dict) or not all(isinstance(choice, dict) for choice in choices.values()):
-        merged.problems.append(f"{origin}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
-        return {}
-    choices = {with_hyphens(name): choice for name, choice in choices.items()}
-    for name, choice in choices.items():
-        if name not in BACKBONES:
+def _take_backbone(
+    merged: Merged, label: str, layer: dict[KeyPath, Any], backbone: Any
+) -> dict[KeyPath, Any]:
+    """Take `by_backbone` out of a layer: the values of a backbone. Of the others the keys are checked."""
+    chosen = {}
+    for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
+        value, stage, place = layer.pop(key), key[0], _place(label, key[:2])
+        name, known = with_hyphens("".join(key[2:3])), known_keys((stage,))
+        if len(key) < 4 and value != {}:
+            merged.problems.append(f"{place}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
+        elif name and name not in BACKBONES:
             text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
-            merged.problems.append(f"{origin}: {text}")
-        for key in choice.keys() - _STAGE_KEYS[stage] if name != backbone else ():
-            written = origin._replace(key=(*origin.key, name, key))
-            merged.problems.append(f"{written}: unknown key{did_you_mean(key, _STAGE_KEYS[stage])}")
-    return choices.get(backbone, {}) if isinstance(backbone, str) else {}
+            merged.problems.append(f"{place}: {text}")
+        elif name == backbone:
+            chosen[stage, *key[3:]] = value
+        elif len(key) > 3 and key[3] not in known:
+            text = f"unknown key{did_you_mean(key[3], known)}"
+            merged.problems.append(f"{_place(label, key[:4])}: {text}")
+    return chosen
 
 
-def _write_draw(pretrain: object) -> None:
+def _write_draw(layer: dict[KeyPath, Any]) -> None:
     """Write the draw in `views` as the selection that it is short for."""
-    views = pretrain.get("views") if isinstance(pretrain, dict) else None
-    drawn = {key: views.pop(key) for key in VIEW_DRAW if key in views} if isinstance(views, dict) else {}
-    if isinstance(pretrain, dict) and drawn and isinstance(pretrain.get("selection") or {}, dict):
-        short = {"strategy": "drawn", "visible_ratio": None, **drawn}
-        pretrain["selection"] = short | (pretrain.get("selection") or {})
+    drawn = {name: layer.pop((*VIEWS, name)) for name in VIEW_DRAW if (*VIEWS, name) in layer}
+    if drawn and not layer.get(SELECTION):
+        layer.pop(SELECTION, None)
+        for name, value in {"strategy": "drawn", "visible_ratio": None, **drawn}.items():
+            layer.setdefault((*SELECTION, name), value)
 
 
-def _choose_budget(merged: Merged, stage: str) -> None:
-    """Drop the epochs below a layer with steps, the steps below a layer with epochs, and their warm-up."""
-    section = merged.at((stage,))
-    if not isinstance(section, dict):
-        return
-    steps, epochs = (merged.origin((stage, unit)) for unit in ("steps", "epochs"))
-    chosen, other = "epochs", "steps"
-    if section.get("steps") is not None:
-        if section.get("epochs") is None or epochs.layer < steps.layer:
-            chosen, other = "steps", "epochs"
-        elif epochs.layer == steps.layer:
-            text = "a stage has epochs or steps, not both; remove one of them"
-            merged.problems.append(f"{steps}: {text}")
-        section[other] = None
-    _drop(merged, (stage, chosen), (f"warmup_{other}",))
-
-
-def _draw_views(merged: Merged) -> None:
-    """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
-
-    Another selection below the objective is for predicting pixels. Values of `--set` stay, in any order.
-    """
-    selection = merged.at(SELECTION)
-    if merged.at(OBJECTIVE) != "views" or not isinstance(selection, dict):
-        return
-    since, strategy = merged.origin(OBJECTIVE), merged.origin((*SELECTION, "strategy"))
-    draws = with_hyphens(selection.get("strategy")) == "drawn"
-    if not draws and not strategy.is_below(since):
-        return
-    first = min(since, strategy, key=lambda origin: origin.layer) if draws else since
-    own = {key for key in selection if not merged.origin((*SELECTION, key)).is_below(first)}
-    for key in selection.keys() - own:
-        merged.origins.pop((*SELECTION, key), None)
-    usual = asdict(ViewPretrainSettings().selection)
-    merged.values["pretrain"]["selection"] = usual | {key: selection[key] for key in own}
-
-
-def _choose_variant(merged: Merged, path: KeyPath, variants: Variants) -> None:
-    """Drop the keys of a section that only other variants have, or that the chosen one cannot take."""
-    section, tag = merged.at(path), (*path, variants.tag)
-    if not isinstance(section, dict):
-        return
-    name = with_hyphens(section.setdefault(variants.tag, next(iter(variants.classes))))
-    inherited = {key for key in section if merged.origin((*path, key)).is_below(merged.origin(tag))}
-    if is_import_path(name):
-        for key in inherited:
-            del section[key]
-    elif isinstance(name, str) and name in variants.classes:
-        section[variants.tag] = name
-        own = {each.name: str(each.type) for each in fields(variants.classes[name])}
-        others = {each.name for cls in variants.classes.values() for each in fields(cls)}
-        _drop(merged, tag, sorted(others - own.keys()), others=True)
-        for key in inherited & own.keys() & section.keys():
-            is_null = section[key] is None and "None" not in own[key]
-            if is_null or (name, key) in OWN_SHARES:
-                del section[key]
-
-
-def _drop(merged: Merged, tag: KeyPath, keys: Iterable[str], *, others: bool = False) -> None:
-    """Drop `keys` of the section of `tag`, whose value they do not go with.
-
-    Args:
-        others: of other variants, which the chosen one does not have. Otherwise written keys stay, so that
-            their values are checked.
-    """
-    *path, _ = tag
-    section, chosen = merged.at(tuple(path)), merged.at(tag) or merged.usual.get(tag)
-    value_of_tag = "" if isinstance(chosen, dict) else f"={shown(chosen)}"
-    for key in keys:
-        written = []
-        for place, value in _leaves(section.get(key), (*path, key)):
-            origin = merged.origin(place)
-            if value is None or origin.layer < 0 or origin.is_below(merged.origin(tag)):
-                continue
-            if origin.label == SET or value != merged.usual.get(place):
-                written.append(place)
-        text = f"has no effect with {'.'.join(tag)}{value_of_tag}; leave it out"
-        merged.idle |= dict.fromkeys(written, text)
-        if others or not written:
-            section.pop(key, None)
-
-
-def _leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The keys and values that are no mappings, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    else:
-        yield path, value
-
-
-_STAGE_KEYS: Final = {
-    "pretrain": {each.name for cls in VARIANTS["pretrain",].classes.values() for each in fields(cls)},
-    "finetune": {each.name for each in fields(FinetuneSettings)},
-}
-_USUAL: Final = dict(  # of settings that the default recipe does not have
-    _leaves(
-        {
-            "pretrain": {"views": asdict(SigregSettings()) | asdict(ContrastSettings())},
-            "tokenizer": asdict(TokenizerSettings()),
-        }
-    )
-)
-
-
-def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:
+def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:
     """A layer for each `section.key=value`; the value is read as YAML."""
-    layers = []
     for override in overrides:
-        key, equals, text = override.partition("=")
-        path = tuple(key.strip().split("."))
-        if not equals or not all(path) or len(path) > MOST_LEVELS:
+        text, equals, yaml = override.partition("=")
+        key = tuple(text.strip().split("."))
+        if not equals or not all(key) or len(key) > MOST_LEVELS:
             problems.append(f"{SET}: '{shown(override)}' must be section.key=value")
             continue
         try:
-            value = read_yaml(text, SET)
+            value = read_yaml(yaml, SET)
         except RecipeError as error:
             reason = str(error).partition(": ")[2]
-            problems.append(f"{Origin(SET, path)}: '{shown(text)}' is not YAML ({reason})")
+            problems.append(f"{_place(SET, key)}: '{shown(yaml)}' is not YAML ({reason})")
             continue
-        for part in reversed(path):
-            value = {part: value}
-        layers.append(Layer(SET, value, changes_a_head=path[:2] == HEADS and path != HEADS))
-    return layers
+        while key[:2] == HEADS and len(key) > 3:
+            *outer, name = key
+            key, value = tuple(outer), {name: value}
+        yield SET, _leaves(value, key)
+
+
+def _place(label: str, key: KeyPath) -> str:
+    return f"{label}: {shown('.'.join(key))}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import fields
+from typing import Any
 
 from pydantic import ValidationError
 
-from everest.config.merge import BY_BACKBONE, VIEW_DRAW, KeyPath
-from everest.config.settings import Recipe
-from everest.config.stage_settings import STAGES, VARIANTS
+from everest.config.merge import KeyPath, known_keys
+from everest.config.stage_settings import VARIANTS
 from everest.errors import did_you_mean, shown
 from everest.methods.external import NOT_A_CLASS, is_import_path, named_class
 
@@ -37,18 +36,12 @@ _MESSAGES = {
     NOT_A_CLASS: "{reason}",
 }
 
-_FURTHER_KEYS: dict[KeyPath, set[str]] = {
-    (): {"base"},
-    ("pretrain", "views"): {*VIEW_DRAW},
-    **{(stage,): {BY_BACKBONE} for stage in STAGES},
-}
 
-
-def explain_validation(error: ValidationError, place: KeyPath = ()) -> list[tuple[KeyPath, str]]:
+def explain_validation(error: ValidationError, section: KeyPath = ()) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem.
 
     Args:
-        place: the section that was validated; empty: a whole recipe.
+        section: the one that was validated; empty: a whole recipe.
     """
     problems: list[tuple[KeyPath, str]] = []
     listed: set[KeyPath] = set()  # sections whose keys a message has listed
@@ -58,9 +51,13 @@ def explain_validation(error: ValidationError, place: KeyPath = ()) -> list[tupl
         inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
         if kind == "too_short" and any(other[: len(location)] == location for other in inside):
             continue  # its entries are wrong, not few
-        key, known = _place(location, place)
+        key, variant = _place(location, section)
         got = _shown(details["input"])
         if kind == "unexpected_keyword_argument":
+            known = known_keys(key[:-1])
+            if is_import_path(variant) and key[:-1] in VARIANTS:
+                cls: Any = named_class(variant, object)
+                known |= {each.name for each in fields(cls)}
             text = f"unknown key{did_you_mean(key[-1], known)}"
             if "; known: " in text:
                 text = "unknown key" if key[:-1] in listed else text
@@ -78,35 +75,16 @@ def explain_validation(error: ValidationError, place: KeyPath = ()) -> list[tupl
     return problems
 
 
-def _place(location: tuple[int | str, ...], place: KeyPath) -> tuple[KeyPath, set[str]]:
-    """The key in the YAML, and the known keys of its section.
-
-    pydantic inserts the name of a variant (a strategy, a kind of target) after the key of the section.
-    """
-    key, section = place, object
-    settings: type | None = None if place else Recipe
-    for part in map(str, location):
-        if key in VARIANTS and settings is None:
-            settings = _variant(key, part)
-        elif part != "[key]":
-            key, section = (*key, part), settings or object
-            hint = None if key in VARIANTS else get_type_hints(section).get(part)
-            classes = [each for each in (hint, *get_args(hint)) if isinstance(each, type)]
-            settings = next(filter(is_dataclass, classes), None)
-    known = set(_FURTHER_KEYS.get(key[:-1], ()))
-    for each in (section, *(VARIANTS[key[:-1]].classes.values() if key[:-1] in VARIANTS else ())):
-        known |= {field.name for field in fields(each)} if is_dataclass(each) else set()
-    return key, known
-
-
-def _variant(section: KeyPath, name: str) -> type:
-    """The class of a variant of a section, if there is one."""
-    if not is_import_path(name):
-        return VARIANTS[section].classes[name]
-    try:
-        return named_class(name, object)
-    except ValueError:  # that may be the problem
-        return object
+def _place(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
+    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
+    key, parts, variant = section, iter(map(str, location)), ""
+    while True:
+        if key in VARIANTS:
+            variant = next(parts, "")
+        part = next(parts, None)
+        if part is None:
+            return key, variant
+        key = (*key, part) if part != "[key]" else key
 
 
 def _unknown_value(value: Any, expected: str) -> str:

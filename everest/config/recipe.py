@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import KeyPath, Layer, Merged, merge, read_overrides
+from everest.config.merge import SELECTION, KeyPath, Merged, merge
 from everest.config.messages import explain_validation
-from everest.config.recipe_files import RecipeFile, find_recipe, with_bases
+from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, PretrainSelection
 from everest.config.yaml import write_yaml
@@ -23,8 +23,11 @@ from everest.methods.selector import Selector
 from everest.system.storage import parse_location
 from everest.system.text import is_unicode
 
-_ADAPTER = TypeAdapter(Recipe)
-_SELECTION = TypeAdapter(PretrainSelection)
+Settings = TypeVar("Settings")
+Problems = list[tuple[KeyPath, str]]
+
+_RECIPE = TypeAdapter(Recipe)
+_SELECTION: TypeAdapter[Selector] = TypeAdapter(PretrainSelection)
 _CLASSES = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
@@ -49,23 +52,16 @@ def load_recipe(
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    problems: list[str] = []
-    *bases, (file, values) = with_bases(find_recipe(name_or_path))
-    for _, base in bases:
-        base.pop("name", None)  # a recipe does not inherit the name of its base
-    layers = [Layer(source.label, written) for source, written in [*bases, (file, values)]]
-    layers += read_overrides(overrides, problems)
-    merged = merge(file.label, recipe_values(Recipe(name=file.name)), layers)
+    merged = merge(find_recipe(name_or_path), overrides)
     if imports and (failed := list(_import_classes(merged))):
-        raise RecipeError(one_per_line([*problems, *failed]))
-    recipe, errors = _validate(merged.values)
-    if recipe is not None:
-        errors = list(contradictions(recipe))
-    wrong = {key[:length] for key, _ in errors for length in range(len(key) + 1)}
-    errors += [(key, text) for key, text in merged.idle.items() if key not in wrong]
-    problems += [*merged.problems, *(f"{merged.origin(key)}: {text}" for key, text in errors)]
-    if problems or recipe is None:
-        raise RecipeError(one_per_line(problems))
+        raise RecipeError(one_per_line([*merged.problems, *failed]))
+    # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+    values = json.dumps(merged.values)
+    recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
+    problems = problems if recipe is None else _contradictions(recipe)
+    lines = [*merged.problems, *(f"{merged.place(key)}: {text}" for key, text in problems)]
+    if lines or recipe is None:
+        raise RecipeError(one_per_line(lines))
     if notify:
         for notice in _rising(recipe):
             notify(notice)
@@ -112,7 +108,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
     """All settings as plain JSON values."""
-    return _ADAPTER.dump_python(recipe, mode="json")
+    return _RECIPE.dump_python(recipe, mode="json")
 
 
 def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) -> Recipe:
@@ -123,14 +119,12 @@ def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) ->
     Raises:
         RecipeError: one line for each problem.
     """
-    try:
-        pretrain = {"objective": "pixels", **sections.get("pretrain", {})}
-        recipe = _ADAPTER.validate_python({"name": "notebook", **sections, "pretrain": pretrain})
-    except ValidationError as error:
-        raise _refused(explain_validation(error)) from error
-    if problems := [(key, text) for key, text in contradictions(recipe) if key[0] in checked]:
-        raise _refused(problems)
-    return recipe
+    pretrain = {"objective": "pixels", **sections.get("pretrain", {})}
+    values = {"name": "notebook", **sections, "pretrain": pretrain}
+    recipe, problems = _validated(lambda: _RECIPE.validate_python(values))
+    if recipe is not None:
+        problems = [(key, text) for key, text in _contradictions(recipe) if key[0] in checked]
+    return _without_problems(recipe, problems)
 
 
 def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Selector:
@@ -144,44 +138,43 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
     """
     if is_import_path(strategy):
         import_named(strategy)
-    place = ("pretrain", "selection")
-    try:
-        selector = _SELECTION.validate_python({"strategy": strategy, **settings})
-    except ValidationError as error:
-        raise _refused(explain_validation(error, place)) from error
-    if keep is not None:
+    values = {"strategy": strategy, **settings}
+    selector, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION)
+    if selector is not None and keep is not None:
         selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
-    problems = [((*place, key), text) for key, text in selector.problems()] if settings else []
-    if problems:
-        raise _refused(problems)
-    return selector
+    if selector is not None and settings:
+        problems = [((*SELECTION, key), text) for key, text in selector.problems()]
+    return _without_problems(selector, problems)
 
 
-def _refused(problems: Sequence[tuple[KeyPath, str]]) -> RecipeError:
-    return RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))
-
-
-def _validate(values: dict[str, Any]) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:
-    """The recipe, or None and its problems.
-
-    Validates JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
-    """
+def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple[Settings | None, Problems]:
+    """The settings of a section, by default of a recipe, or None and their problems."""
     try:
-        return _ADAPTER.validate_json(json.dumps(values), strict=True), []
+        return validate(), []
     except ValidationError as error:
-        return None, explain_validation(error)
+        return None, explain_validation(error, section)
+
+
+def _contradictions(recipe: Recipe) -> Problems:
+    return [(tuple(key.split(".")), text) for key, text in contradictions(recipe)]
+
+
+def _without_problems(settings: Settings | None, problems: Problems) -> Settings:
+    if problems or settings is None:
+        raise RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))
+    return settings
 
 
 def _import_classes(merged: Merged) -> Iterator[str]:
     """Import the modules of other packages that a recipe names; yields the problems."""
     for key in _CLASSES:
-        path = merged.at(key)
+        path = merged.at(key).value
         if is_import_path(path):
             try:
                 import_named(path)
             except RecipeError as error:
-                yield f"{merged.origin(key)}: {error}"
+                yield f"{merged.place(key)}: {error}"
 
 
 def _rising(recipe: Recipe) -> Iterator[str]:

@@ -94,9 +94,29 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
     if not is_path:
         return shipped_recipe(str(name_or_path), folder=folder)
     path = folder / name_or_path
-    text = _read_file(path)
+    try:
+        text = _read_file(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or no UTF-8
+        near = _similar_recipe(path) if isinstance(error, FileNotFoundError) else ""
+        reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
+        place = shown(path, most=MOST_SHOWN_OF_PATH)
+        raise RecipeError(f"{place}: cannot be read: {reason}{near}") from error
     name = os.fsencode(path.stem).decode("utf-8", errors="replace")
     return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
+
+
+def _read_file(path: Path) -> str:
+    """The text of a recipe; ValueError if it is none, such as a device without an end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("a folder; the recipe of a run is its recipe.yaml")
+    if not stat.S_ISREG(mode):
+        raise ValueError("not a regular file; save the recipe to one")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES // 1024} KiB, which is no recipe")
+    return content.decode("utf-8")
 
 
 def _similar_recipe(path: Path) -> str:
@@ -107,31 +127,6 @@ def _similar_recipe(path: Path) -> str:
         by_stem |= {file.stem: file.name for file in files}
     near = similar(path.stem, list(by_stem))
     return "" if near is None else f"; did you mean '{by_stem[near]}'?"
-
-
-def _read_file(path: Path) -> str:
-    """The text of a recipe; RecipeError if it is none, such as a device without an end."""
-    name = shown(path, most=MOST_SHOWN_OF_PATH)
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise RecipeError(f"{name}: cannot be read: a folder; the recipe of a run is its recipe.yaml")
-        if not stat.S_ISREG(mode):
-            raise RecipeError(f"{name}: cannot be read: not a regular file; save the recipe to one")
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise RecipeError(
-                f"{name}: cannot be read: more than {MOST_BYTES // 1024} KiB, which is no recipe"
-            )
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{name}: cannot be read: not UTF-8 text") from error
-    except OSError as error:
-        near = _similar_recipe(path) if isinstance(error, FileNotFoundError) else ""
-        raise RecipeError(f"{name}: cannot be read: {error.strerror}{near}") from error
-    except ValueError as error:  # a name that no file can have
-        raise RecipeError(f"{name}: cannot be read: {error}") from error
 
 
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_arg
 from pydantic import BeforeValidator, Discriminator, Field
 
 from everest.config import values as v
-from everest.config.values import settings, with_hyphens
+from everest.config.values import settings
 from everest.methods.external import external
 from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import EXTERNAL, STRATEGIES, AllTokens, Strategy, TubeDropout
@@ -26,11 +26,11 @@ BestMetric = Annotated[
 STAGES: Final = ("pretrain", "finetune")  # the sections that train a transformer
 
 
-PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
+PretrainSelection = Annotated[Strategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
 FinetuneSelection = Annotated[
     RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
-    BeforeValidator(with_hyphens),
+    v.WITH_HYPHENS,
     *EXTERNAL,
 ]
 

@@ -5,12 +5,11 @@ Each type includes the check that pydantic runs. The error of a check states wha
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
@@ -27,9 +26,9 @@ MOST_FPS: Final = 10_000  # of high-speed cameras
 WIDEST: Final = 2**16  # channels of a layer
 LARGEST_BATCH: Final = 2**20  # a hundred times the largest in the papers
 MOST_CLASSES: Final = 10**6
+MOST_BLOCKS: Final = 1000  # the cost of so many still takes a second
 LONGEST_NAME: Final = 200  # bytes; a file name has up to 255, and a run appends its time
 LONGEST_HEAD_NAME: Final = 80  # bytes; a report quotes each as three letters
-MOST_BLOCKS: Final = 1000  # the cost of so many still takes a second
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -46,48 +45,29 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def check_size(value: Any) -> int | tuple[int, int]:
-    """The side of a square frame in pixels, or (height, width).
+def must_be(requirement: str) -> WrapValidator:
+    """One error for all that may be wrong with a value, except for a number that is too large."""
 
-    Raises:
-        ValueError: it is neither.
-    """
-    sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
-    if all(type(side) is int and 0 < side <= LONGEST_SIDE for side in sides):  # True is an instance of int
-        return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
-    raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            contexts = [each.get("ctx", {}) for each in error.errors()]
+            limits = [context["le"] for context in contexts if "le" in context]
+            raise ValueError(f"must be {f'at most {limits[0]}' if limits else requirement}") from None
 
-
-def _check_class_weights(value: Any) -> Any:
-    numbers = list(value.values()) if isinstance(value, dict) else []
-    if value in ("none", "balanced") or (
-        numbers and all(type(number) in (int, float) and 0 < number <= LARGEST_FACTOR for number in numbers)
-    ):
-        return value
-    raise ValueError("must be none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}")
+    return WrapValidator(check)
 
 
-def _text_or_count(pattern: str, requirement: str, *, least: int = 1, most: int = 0) -> BeforeValidator:
-    """Checks for a text of this pattern, or an integer from `least` to `most`; `requirement` is the error."""
+def _one_of(names: Collection[str]) -> AfterValidator:
+    """Checks like a Literal, with the same error, but takes the names from a table."""
 
-    def check(value: Any) -> int | str:
-        if type(value) is int and most and value > most:
-            raise ValueError(f"must be at most {most}")
-        fits = isinstance(value, str) and re.fullmatch(pattern, value)
-        if fits or (type(value) is int and least <= value <= most):  # True is an instance of int
-            return value
-        raise ValueError(f"must be {requirement}")
+    def check(name: str) -> str:
+        if name not in names:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, names))})
+        return name
 
-    return BeforeValidator(check)
-
-
-def _switch_or(word: str) -> BeforeValidator:
-    def check(value: Any) -> bool | str:
-        if isinstance(value, bool) or value == word:
-            return value
-        raise ValueError(f"must be true, false or '{word}'")
-
-    return BeforeValidator(check)
+    return AfterValidator(check)
 
 
 def _check_name(name: str) -> str:
@@ -105,17 +85,7 @@ def _check_head_name(name: str) -> str:
     raise ValueError(f"must be a name of up to {LONGEST_HEAD_NAME} bytes")
 
 
-def _one_of(names: Collection[str]) -> AfterValidator:
-    """Checks like a Literal, with the same error, but takes the names from a table."""
-
-    def check(name: str) -> str:
-        if name not in names:
-            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, names))})
-        return name
-
-    return AfterValidator(check)
-
-
+WITH_HYPHENS: Final = BeforeValidator(with_hyphens)
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
@@ -140,7 +110,7 @@ LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 RunName = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(_check_head_name)]
-Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
+Backbone = Annotated[str, WITH_HYPHENS, _one_of(BACKBONES)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
 # MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other clips;
 # learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries and
@@ -149,55 +119,49 @@ Positions = Annotated[
     Literal[
         "flat", "separable", "interpolated-flat", "interpolated-separable", "learned-separable", "rotary"
     ],
-    BeforeValidator(with_hyphens),
+    WITH_HYPHENS,
 ]
 # Of the encoder, as image models have them (everest.models.positions.place_angles).
 Rotary = Annotated[
     str,
-    _text_or_count(
-        r"none|dinov3|rope-vit|(eva02|pe):[1-9]\d{0,3}",
-        "none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16",
-    ),
-    BeforeValidator(with_hyphens),
+    Field(pattern=r"^(none|dinov3|rope-vit|(eva02|pe):[1-9][0-9]{0,3})$"),
+    must_be("none, dinov3, rope-vit, eva02:N or pe:N, such as eva02:16"),
+    WITH_HYPHENS,
 ]
 # plain: with GELU; normed-swiglu: SwiGLU with a norm between its Linear layers, as EVA-02.
-MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], BeforeValidator(with_hyphens)]
+MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], WITH_HYPHENS]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
 # frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
-Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
-TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
-Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
+Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
+TokenizerSize = Annotated[str, WITH_HYPHENS, _one_of(TOKENIZERS)]
+Size = Annotated[
+    Side | tuple[Side, Side],
+    BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),  # strict types of Python
+    must_be(f"a number of pixels up to {LONGEST_SIDE} or [height, width]"),
+]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
 Sampler = Literal["shuffle", "balanced", "sqrt"]
 ClassWeights = Annotated[
-    Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(_check_class_weights)
+    Literal["none", "balanced"] | Annotated[dict[str, Positive], Field(min_length=1)],
+    must_be("none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}"),
 ]
 # embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
 Freeze = Annotated[
     str,
-    _text_or_count(
-        r"none|encoder|embedding|first:[1-9]\d{0,3}", "none, encoder, embedding or first:N, such as first:6"
-    ),
+    Field(pattern=r"^(none|encoder|embedding|first:[1-9][0-9]{0,3})$"),
+    must_be("none, encoder, embedding or first:N, such as first:6"),
 ]
 # The matrices of a block that may have adapters: two of attention, two of the MLP.
 LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
-Normalize = Annotated[bool | Literal["token"], _switch_or("token")]
-Compile = Annotated[bool | Literal["auto"], _switch_or("auto")]
-MicroBatch = Annotated[
-    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_BATCH)
-]
-ClipsPerVideo = Annotated[
-    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 1", most=LARGEST_COUNT)
-]
+Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
+Compile = Annotated[bool | Literal["auto"], must_be("true, false or 'auto'")]
+MicroBatch = Annotated[BatchSize | Literal["auto"], must_be("'auto' or an integer from 1")]
+ClipsPerVideo = Annotated[Count | Literal["auto"], must_be("'auto' or an integer from 1")]
 NumWorkers = Annotated[
-    int | Literal["auto"], _text_or_count("auto", "'auto' or an integer from 0", least=0, most=1024)
+    Annotated[int, Field(ge=0, le=1024)] | Literal["auto"], must_be("'auto' or an integer from 0")
 ]
 SaveEvery = Annotated[
-    int | str,
-    _text_or_count(
-        r"[1-9]\d{0,8}(s|min|h)",
-        "a number of steps or a time such as '30s', '10min', '2h'",
-        most=LARGEST_COUNT,
-    ),
+    Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|min|h)$")],
+    must_be("a number of steps or a time such as '30s', '10min', '2h'"),
 ]

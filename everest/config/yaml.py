@@ -26,13 +26,21 @@ _FLOAT = re.compile(
     r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$",
     re.ASCII,  # digits of other writing systems are text
 )
-_INT = re.compile(r"[-+]?(?:0|[1-9]\d*)$", re.ASCII)
-_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a path that is not UTF-8
-_FLOAT_STARTS = list("-+.0123456789")
+_RESOLVERS = {  # by type: the form of its values, and the letters with which they begin
+    "null": (re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    "bool": (re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    "int": (re.compile(r"[-+]?(?:0|[1-9]\d*)$", re.ASCII), list("-+0123456789")),
+    "float": (_FLOAT, list("-+.0123456789")),
+    "merge": (re.compile(r"<<$"), ["<"]),
+}
+
+
+def _problem(text: str, event: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data only, with the resolvers added below."""
+    """Reads plain data only, with the resolvers above."""
 
     yaml_implicit_resolvers: ClassVar = {}
 
@@ -45,13 +53,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Checks the limits, and that a tag (`!!name`) is that of its value."""
         event = self.peek_event()
-        before = self._num_values
-        if not isinstance(event, yaml.AliasEvent):
-            self._num_values += 1
-        elif event.anchor in self._values_of:
-            self._num_values += self._values_of[event.anchor]
-        elif event.anchor in self.anchors:
+        before, is_alias = self._num_values, isinstance(event, yaml.AliasEvent)
+        if is_alias and event.anchor in self.anchors and event.anchor not in self._values_of:
             raise _problem(f"'*{shown(event.anchor)}' is a part of itself", event)
+        self._num_values += self._values_of.get(event.anchor, 0) if is_alias else 1
         if self._num_values > MOST_VALUES:
             raise _problem(f"more than {MOST_VALUES} values", event)
         if self._level == MOST_LEVELS:
@@ -59,19 +64,12 @@ class _Loader(yaml.SafeLoader):
         self._level += 1
         node = super().compose_node(parent, index)
         self._level -= 1
-        if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.NodeEvent) and not is_alias:
             self._check_tag(event)
             if event.anchor is not None:
                 self._values_of[event.anchor] = self._num_values - before
         if isinstance(node, yaml.ScalarNode):
-            if node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
-                raise _problem(f"a number of {len(node.value)} digits", event)
-            if _SURROGATE.search(node.value):
-                raise _problem(f"'{shown(node.value)}' is not UTF-8 text; rename it", event)
-            if "\0" in node.value:
-                raise _problem(
-                    f"'{shown(node.value)}' has a NUL character, which no text and no name has", event
-                )
+            self._check_scalar(node)
         return node
 
     def _check_tag(self, event: Any) -> None:
@@ -86,28 +84,30 @@ class _Loader(yaml.SafeLoader):
             name = event.tag.replace(_TAG, "!!")
             raise _problem(f"the tag {shown(name)} does not fit the value; leave it out", event)
 
+    def _check_scalar(self, node: yaml.ScalarNode) -> None:
+        if node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
+            raise _problem(f"a number of {len(node.value)} digits", node)
+        if re.search("[\ud800-\udfff]", node.value):  # a byte of a path that is not UTF-8
+            raise _problem(f"'{shown(node.value)}' is not UTF-8 text; rename it", node)
+        if "\0" in node.value:
+            raise _problem(f"'{shown(node.value)}' has a NUL character, which no text and no name has", node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Checks that keys are text and unique, before `<<` is expanded, which may repeat keys.
 
         An integer is read as text: it may be the name of a class.
         """
-        for number, (key, value) in enumerate(node.value):
-            if isinstance(key, yaml.ScalarNode) and key.tag == _TAG + "int":
-                text = yaml.ScalarNode(_TAG + "str", str(int(key.value)), key.start_mark, key.end_mark)
-                node.value[number] = (text, value)
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            is_text = isinstance(key, str) and key_node.tag in (_TAG + "str", _TAG + "merge")
-            if not is_text or key in seen:
-                problem = f"duplicate key '{shown(key)}'" if is_text else "a key must be text"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            seen.add(key)
+        for number, (key, value) in enumerate(node.value):
+            if key.tag == _TAG + "int":
+                key = yaml.ScalarNode(_TAG + "str", str(int(key.value)), key.start_mark)
+                node.value[number] = (key, value)
+            if key.tag not in (_TAG + "str", _TAG + "merge"):
+                raise _problem("a key must be text", key)
+            if key.value in seen:
+                raise _problem(f"duplicate key '{shown(key.value)}'", key)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-def _problem(text: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -117,14 +117,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Loader.add_implicit_resolver(_TAG + "null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(
-    _TAG + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
-_Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
-_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<$"), ["<"])
-_Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
+for _name, (_form, _starts) in _RESOLVERS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, _form, _starts)
+_Dumper.add_implicit_resolver(_TAG + "float", *_RESOLVERS["float"])
 _Dumper.add_representer(
     list, lambda dumper, value: dumper.represent_sequence(_TAG + "seq", value, flow_style=True)
 )
@@ -142,15 +137,10 @@ def read_yaml(text: str, label: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{label}{line}: {_line(error.problem or error.context)}") from error
+        problem = error.problem or error.context or ""  # with the user's names of tags and anchors
+        raise RecipeError(f"{label}{line}: {shown(problem, most=200)}") from error
     except yaml.YAMLError as error:  # a character that YAML forbids
-        raise RecipeError(f"{label}: not YAML: {_line(error)}") from error
-
-
-def _line(problem: object) -> str:
-    """A message of PyYAML in a line; its names of tags and anchors are the user's."""
-    first = str(problem).split("\n")[0]
-    return shown(first) if len(first) > 200 else first
+        raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
 
 
 def write_yaml(value: dict[str, Any], *, width: int = 100) -> str:

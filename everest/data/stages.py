@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from everest.config.metrics import METRICS, best_metric
+from everest.config.best import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.augment import RandAugment
@@ -40,7 +40,7 @@ from everest.system.storage import Location
 from everest.system.text import counted
 from everest.video.file import keep_indexes
 
-OF_CLASSES: Final = ("map", "macro_f1")  # metrics that need a video with a class
+OF_CLASSES: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 
@@ -137,7 +137,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     metric = best_metric(classes.heads, stage.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
-            f"data.val: no video has a class, so its {METRICS[metric].title} cannot select the best weights; "
+            f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
     clips = clips_of(recipe, samples, center_views(recipe), replace_bad=False)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final, Literal
 
-from everest.config.metrics import METRICS
 from everest.errors import DivergedError
+from everest.metrics.names import METRICS
 
 # All numbers are our choice.
 SKIP_LIMIT: Final = 10  # updates in a row that `train.nonfinite: skip` may skip
@@ -93,7 +93,7 @@ class Validations:
 
     Args:
         rows: of metrics.jsonl.
-        metric: by which validations are compared, of everest.config.metrics.METRICS.
+        metric: by which validations are compared, of everest.metrics.names.METRICS.
     """
 
     def __init__(self, rows: Iterable[Row], metric: str) -> None:

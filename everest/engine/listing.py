@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from everest.annotations.bout import BACKGROUND
-from everest.config.metrics import METRICS, OVER_BACKGROUND
+from everest.config.best import OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
+from everest.metrics.names import METRICS
 from everest.system.locks import is_running, last_written
 from everest.system.run_environment import ORIGIN
 from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
@@ -49,7 +50,7 @@ class RunSummary:
     steps: int | None = None  # in all
     loss: float | None = None  # of the last step
     best_val_top1: float | None = None  # percent, on data.val
-    best_metric: str | None = None  # that chooses the best weights (everest.config.metrics.METRICS)
+    best_metric: str | None = None  # that chooses the best weights (everest.metrics.names.METRICS)
     best_value: float | None = None  # in percent, or in the unit of the labels
     problem: str | None = None
     # The weights that it started from, then the ones that these started from, and so on.

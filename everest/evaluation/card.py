@@ -14,10 +14,10 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.load import LoadedModel
-from everest.config.metrics import METRICS
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
+from everest.metrics.names import METRICS
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.system.json_text import read_json

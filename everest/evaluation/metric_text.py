@@ -6,7 +6,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from everest.annotations.bout import BACKGROUND
-from everest.config.metrics import MEASURED_BY, METRICS, OVER_BACKGROUND, Metric
+from everest.config.best import MEASURED_BY, OVER_BACKGROUND
+from everest.metrics.names import METRICS, Metric
 from everest.system.text import counted
 
 ALL_HEADS = "action_top1"  # the one metric of several heads together

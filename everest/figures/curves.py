@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from everest.config.metrics import METRICS
 from everest.figures.drawing import COLORS, LINES, plain, png_figure, shorten
 from everest.figures.run_curves import AxisName, Curve, RunCurves
+from everest.metrics.names import METRICS
 
 LABELS: dict[AxisName, str] = {
     "steps": "steps (updates of the weights)",

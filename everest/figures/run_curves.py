@@ -42,7 +42,7 @@ class RunCurves:
     loss: Curve  # (R,)
     lr: Curve  # (R,)
     validation_loss: Curve  # (V,) empty without data.val
-    metric: str | None  # of everest.config.metrics, that chooses the best weights, unless that is the loss
+    metric: str | None  # of everest.metrics.names, that chooses the best weights, unless that is the loss
     validation: Curve  # (V,) its values, empty without data.val
     chance: float | None  # of the metric, in percent; None before weights are saved, or if it is not known
     probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
-from everest.config.metrics import METRICS
 from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
@@ -30,6 +29,7 @@ from everest.inference.row_store import open_row_store
 from everest.lists.labels import Label
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
+from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.probes import list_probe
 from everest.probes.attentive import attentive

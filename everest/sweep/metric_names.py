@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from everest.config.best import MEASURED_BY, best_metric
 from everest.config.heads import Head, named_heads
-from everest.config.metrics import MEASURED_BY, METRICS, best_metric, metric_of
 from everest.config.settings import Recipe
+from everest.metrics.names import METRICS, metric_of
 from everest.sweep.choices import StageName
 
 PRETRAIN_LOSS: Final = "pretrain_loss"

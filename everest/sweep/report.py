@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from everest.config.metrics import METRICS, metric_of, value_text
 from everest.errors import RecipeError, shown, unknown_name
+from everest.metrics.names import METRICS, metric_of, value_text
 from everest.sweep.budgets import Budget
 from everest.sweep.metric_names import metric_title
 from everest.sweep.statistics import DRAWS, LEVEL, Spread, paired, spread

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.config.metrics import CHANCES, METRICS
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
 from everest.figures.run_curves import chance_of_run
+from everest.metrics.names import CHANCES, METRICS
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
 from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION

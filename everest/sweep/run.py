@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.metrics import value_text
+from everest.metrics.names import value_text
 from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
 from everest.sweep.metric_names import VALIDATION, metric_title
 from everest.sweep.plan import SweepPlan

@@ -65,6 +65,14 @@ DOCUMENTS = {
     "base with NUL": ('base: "./a\\0b.yaml"', "has a NUL character"),
     "NUL": ("data: \0", "not YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "but found another document"),
+    "duplicate key": ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
+    "duplicate integer": ("data:\n  1: 2\n  +1: 3\n", ":3: duplicate key '1'"),
+    "end": ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
+    "bool as key": ("data:\n  true: 2\n", ":2: a key must be text"),
+    "float as key": ("data:\n  1.5: 2\n", ":2: a key must be text"),
+    "list": ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),
+    "number as base": ("base: 3\n", ": base: must be the name or path of a recipe, not 3"),
+    "unknown base": ("base: ucf10\n", ": base: recipe: unknown name 'ucf10'; did you mean 'ucf101'?"),
 }
 
 
@@ -76,6 +84,7 @@ def test_every_document_is_a_recipe_or_a_short_error(name: str, tmp_path: Path):
     first, *others = problems_of(path)
     assert message in "\n".join([first, *others])
     assert first.startswith(str(path))
+    assert not message.startswith(":") or first == f"{path}{message}"
     assert all(len(line) < LINE for line in (first, *others))
     assert len(others) == (10 if name == "some unknown keys" else 0)
 
@@ -150,6 +159,7 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         (tmp_path / ("x" * 300 + ".yaml"), "File name too long"),
         (tmp_path / "a\0b.yaml", "embedded null "),
         (tmp_path / ("x/" * 3000), "File name too long"),
+        (Path("no/such.yaml"), "no/such.yaml: cannot be read: No such file or directory"),
     ):
         (problem,) = problems_of(path)
         assert message in problem

@@ -99,6 +99,7 @@ def test_baseline_changes_only_what_it_states():
     assert videomae.pretrain.selection == Tube(mask_ratio=0.9)
     assert videomae.finetune.selection == AllTokens()
     assert videomae.name == "videomae-ucf101"
+    assert load_recipe("videomae_ucf101") == videomae
     assert (videomae.pretrain.epochs, videomae.data) == (everest.pretrain.epochs, everest.data)
 
 
@@ -120,34 +121,14 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
-        ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
-        ("data:\n  true: 2\n", ":2: a key must be text"),
-        ("data:\n  1.5: 2\n", ":2: a key must be text"),
-        ("data:\n  1: 2\n  +1: 3\n", ":3: duplicate key '1'"),
-        ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),
-        ("base: 3\n", ": base: must be the name or path of a recipe, not 3"),
-        ("base: ucf10\n", ": base: recipe: unknown name 'ucf10'; did you mean 'ucf101'?"),
-        ("data: !!python/name:os.system\n", None),
-    ],
-)
-def test_unreadable_file_names_file_and_line(tmp_path, text, message):
-    path = write(tmp_path, text)
-    (problem,) = problems_of(path)
-    assert problem.startswith(str(path))
-    assert message is None or problem == f"{path}{message}"
-
-
-def test_unknown_recipe_says_so():
-    assert problems_of("ucf11") == ["recipe: unknown name 'ucf11'; did you mean 'ucf101'?"]
-    assert problems_of("no/such.yaml") == ["no/such.yaml: cannot be read: No such file or directory"]
-
-
-@pytest.mark.parametrize(
     ("name", "meant"),
-    [("my.yml", "my.yaml"), ("myy.yaml", "my.yaml"), ("my", "my.yaml"), ("ucf101.yml", "ucf101")],
+    [
+        ("my.yml", "my.yaml"),
+        ("myy.yaml", "my.yaml"),
+        ("my", "my.yaml"),
+        ("ucf101.yml", "ucf101"),
+        ("ucf11", "ucf101"),
+    ],
 )
 def test_a_missing_recipe_file_names_a_similar_file_or_shipped_recipe(tmp_path, monkeypatch, name, meant):
     write(tmp_path, "base: small\n", "my.yaml")
@@ -181,10 +162,6 @@ def test_a_checkout_that_is_not_installed_has_the_shipped_recipes(monkeypatch: p
     monkeypatch.setattr(recipe_files.resources, "files", missing)
     assert shipped_names() == names
     assert load_recipe("k400").name == "k400"
-
-
-def test_shipped_names_take_underscores():
-    assert load_recipe("videomae_ucf101") == load_recipe("videomae-ucf101")
 
 
 def test_set_wins_over_by_backbone_and_by_backbone_follows_set():
@@ -221,6 +198,11 @@ def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     strategy = "pretrain.selection.strategy=random"
     assert read("base: ucf101\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
     assert read("base: custom\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
+    assert read("base: small-views\n", strategy).pretrain.selection == RandomSpaceTime()
+    all_tokens = "base: videomae-ucf101\nfinetune: {selection: {strategy: all}}\n"
+    drawn = read(all_tokens, "finetune.selection.strategy=drawn").finetune.selection
+    assert drawn == Drawn(keep_ratio=0.6, visible_ratio=None)
+    assert read("base: small\n", "pretrain.steps=null").pretrain.epochs == 800
     pixels = read("base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n").pretrain
     assert pixels == replace(pixels, target=PixelTargetSettings(frames="half"))
     codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
@@ -252,6 +234,7 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("ssv2", ("data.task=multi-label", HEADS), "data.heads"),
     ("small", ("data.classes=a.txt", "data.task=regression")),
     ("ucf101", ("pretrain.lora.dropout=0.1",), "pretrain.lora.rank=0"),
+    ("ucf101", ("finetune.lora.alpha=nonsense",), "finetune.lora.rank=0"),
     ("ucf101", ("pretrain.probe.metric=linear",), "pretrain.probe.every=0"),
     ("lvmae-demo", ("tokenizer.loss.r1=1",), "tokenizer.loss.gan=0.0"),
     ("lvmae-demo", ("tokenizer.loss.discriminator_lr=1e-3",), "tokenizer.loss.gan=0.0"),
@@ -282,25 +265,12 @@ def test_keys_of_another_variant_are_errors_in_the_file_of_the_choice_unless_at_
     assert isinstance(load_recipe(path).pretrain, ViewPretrainSettings)
 
 
-def test_a_value_of_a_key_without_effect_is_checked_first():
-    assert problems_of("ucf101", "finetune.lora.dropout=2") == [
-        "--set: finetune.lora.dropout: must be less than 1.0, not 2"
-    ]
-
-
 def test_keys_that_a_switch_turns_on_have_an_effect():
     keys = ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth", "gan=0.1", "perceptual=0.1")
     loss = load_recipe("lvmae-demo", overrides=[f"tokenizer.loss.{key}" for key in keys]).tokenizer.loss
     assert (loss.r1, loss.perceptual_weights) == (1.0, "a.pth")
     probe = ["pretrain.probe.every=2", "pretrain.probe.metric=linear"]
     assert load_recipe("ucf101", overrides=probe).pretrain.probe.metric == "linear"
-
-
-def test_random_tokens_take_no_null_from_the_short_form_of_views():
-    selection = load_recipe(
-        "small-views", overrides=["pretrain.selection.strategy=random"]
-    ).pretrain.selection
-    assert selection == RandomSpaceTime()
 
 
 def test_a_run_that_only_warms_up_is_named():
@@ -328,11 +298,6 @@ def test_the_recipe_of_a_run_is_validated_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TypeAdapter, "validate_json", validate)
     assert recipe_for_run("k400", data="videos", seed=3).data.root == str(Path("videos").resolve())
     assert len(validated) == 1
-
-
-def test_underscores_do_for_hyphens_in_a_selection():
-    overrides = ["pretrain.selection.strategy=redundancy_robust", "pretrain.selection.distance=neg_cka"]
-    assert load_recipe("ucf101", overrides=overrides).pretrain.selection.distance == "neg-cka"
 
 
 @pytest.mark.parametrize(
@@ -418,13 +383,10 @@ def test_the_last_layer_decides_between_epochs_and_steps(tmp_path, below, overri
     assert load_recipe(write(tmp_path, dump_recipe(recipe))).pretrain == recipe.pretrain
 
 
-def test_the_recipe_of_a_run_with_steps_reads_back(tmp_path):
+def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     steps = [f"{stage}.steps=9" for stage in ("tokenizer", "pretrain", "finetune")]
     recipe = load_recipe("lvmae-demo", overrides=steps)
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
-
-
-def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     both = "pretrain.steps: a stage has epochs or steps, not both; remove one of them"
     neither = "pretrain.epochs: is null, and so is steps; set one of them"
     for section, problem in (("{steps: 5, epochs: 7}", both), ("{epochs: null}", neither)):

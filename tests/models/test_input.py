@@ -70,7 +70,7 @@ def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor
     ("setting", "message"),
     [
         ("data.frames=1", "clips of at least two frames"),
-        ("pretrain.frame_selection.alpha=2", "not consecutive"),
+        ("pretrain.frame_selection.alpha=2", "whose frames have gaps"),
         ("pretrain.target.kind=tokens", "from which a tokenizer makes"),
     ],
 )

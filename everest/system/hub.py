@@ -51,20 +51,21 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         _owner, _model = repository.split("/")
     except ValueError as error:
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
-    login = "`hf auth login`"
-    refusals = {
-        errors.GatedRepoError: f"accept its terms at https://huggingface.co/{repository}, then {login}",
-        errors.RepositoryNotFoundError: f"no such repository, or a private one: check the name, or {login}",
-        errors.RevisionNotFoundError: f"has no revision '{revision}'",
-    }
     patterns, no_answer = _SAFE, None
     try:
         info = HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
         if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
             patterns = _PICKLED
-    except tuple(refusals) as error:
-        reason = next(text for kind, text in refusals.items() if isinstance(error, kind))
-        raise CheckpointError(f"{name}: {reason}") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{name}: accept its terms at https://huggingface.co/{repository}, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: no such repository, or a private one: check the name, or `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{name}: has no revision '{revision}'") from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
         no_answer = _first_line(error)
     try:

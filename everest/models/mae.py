@@ -16,8 +16,8 @@ from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.block import Blocks
-from everest.models.positions import RotaryPositions, add_positions
+from everest.models.block import Block, Blocks
+from everest.models.positions import add_positions, rotation_of
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -39,14 +39,10 @@ class Decoder(nn.Module):
         super().__init__()
         model, norms = architecture.model, architecture.norms
         width, heads = model.backbone_size.decoder_width, model.backbone_size.decoder_heads
-        self.blocks = Blocks.of(
-            width,
-            model.decoder_depth,
-            heads,
-            drop_path=0.0,
+        rotary = model.positions == "rotary"
+        self.blocks = Blocks(
+            (Block(width, heads, rotary=rotary, eps=norms.eps) for _ in range(model.decoder_depth)),
             checkpointing=architecture.checkpointing,
-            rotary=model.positions == "rotary",
-            eps=norms.eps,
         )
         self.norm = nn.LayerNorm(width, eps=norms.last_eps)
         self.head = nn.Linear(width, target_width)
@@ -56,10 +52,10 @@ class Decoder(nn.Module):
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
         visible = add_positions(encoded, self.position, selection.visible)  # (B, K, D)
         masked = add_positions(mask_token, self.position, selection.target)  # (B, M, D)
-        x, rotation = torch.cat([visible, masked], dim=1), None  # (B, K + M, D)
-        if isinstance(self.position, RotaryPositions):
-            rotation = self.position(torch.cat([selection.visible, selection.target], dim=1))
-        return self.head(self.norm(self.blocks(x, last=masked.size(1), rotation=rotation)))  # (B, M, P)
+        x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
+        rotation = rotation_of(self.position, torch.cat([selection.visible, selection.target], dim=1))
+        x = self.blocks(x, last=masked.size(1), rotation=rotation)  # (B, M, D)
+        return self.head(self.norm(x))  # (B, M, P)
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -109,21 +105,20 @@ class MaskedAutoencoder(PretrainingModel):
         self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
     ) -> tuple[Tensor, TokenSelection]:
         """Draw the clips from `frames`, if these are candidates, and select tokens in them."""
-        encoder, grid = self.encoder, self.encoder.grid
-        drawing = self.frame_selection
+        encoder, grid, drawing = self.encoder, self.encoder.grid, self.frame_selection
         if drawing is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
             drawing = None  # the clips have no candidates
         offered = grid if drawing is None else drawing.grid(grid)
         encoder.check(frames, offered)
+        num_noise = offered.num_tokens + offered.t  # the camera's numbers come after these
         if noise is None:
-            noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        noise = noise[:, : offered.num_tokens + offered.t]  # the camera's numbers come after these
+            noise = torch.rand(frames.size(0), num_noise, device=frames.device)
         if importance is None and (drawing is not None or self.selector.uses_importance):
             importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
         if drawing is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
-            slices = drawing.draw(self.selector, importance, noise, grid)  # (B, t)
+            slices = drawing.draw(self.selector, importance, noise[:, :num_noise], grid)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
             if drawing.recompute:
                 importance = measure(self.selector, frames, self.measure)
@@ -163,14 +158,13 @@ class MaskedAutoencoder(PretrainingModel):
         x = self.to_input(frames)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        if values is None:  # (B, M, P)
+        if values is None:
             target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
         else:
-            target = gather_tokens(values, selection.target)
-        loss, parts = self.targets.loss(prediction, target, selection.scored()), {}
-        if self.camera_head is not None and self.training:
-            parts = {"camera_loss": self.camera_loss(frames, noise)}
-            loss = loss + self.camera_weight * parts["camera_loss"]
+            target = gather_tokens(values, selection.target)  # (B, M, P)
+        parts: dict[str, Tensor] = {}
+        loss = self.targets.loss(prediction, target, selection.scored())
+        loss = self.add_camera_loss(loss, parts, frames, noise)
         return Reconstruction(
             loss=loss,
             parts=parts,

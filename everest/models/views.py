@@ -57,8 +57,8 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, at least N) uniform in [0, 1), the random part of the selection; see `camera_loss`.
-                None: drawn from torch's default generator.
+            noise: (B, at least N) uniform in [0, 1), the random part of the selection; see
+                `add_camera_loss`. None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         Raises:
             ValueError: the clips do not have the model's size, are no frames, or no multiple of V.
@@ -71,10 +71,7 @@ class ViewModel(PretrainingModel):
         features = self.visible_features(frames, noise)  # (B, D)
         with full_precision(frames.device):
             loss, parts = self._compare(features.float(), videos[::views])
-        if self.camera_head is not None and self.training:
-            of_first = None if noise is None else noise[::views]
-            parts["camera_loss"] = self.camera_loss(frames[::views], of_first)
-            loss = loss + self.camera_weight * parts["camera_loss"]
+        loss = self.add_camera_loss(loss, parts, frames[::views], None if noise is None else noise[::views])
         return PretrainingOutput(loss=loss, parts=parts)
 
     def _compare(self, features: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

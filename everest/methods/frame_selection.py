@@ -9,7 +9,6 @@ pair of frames with the usual tubelets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -49,35 +48,6 @@ def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
     shuffled = uniform.argsort(dim=1, stable=True)
     order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
     return order[:, :num].sort(dim=1).values
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSelection:
-    """Draws the slices of a clip from `candidates` slices, preferring those with many kept tokens.
-
-    Args:
-        candidates: S.
-        recompute: measure the drawn slices against each other again. By default they keep the importance
-            that they had among the candidates, because a distance over a gap reflects the gap more than
-            motion (our choice).
-    """
-
-    candidates: int
-    recompute: bool = False
-
-    def grid(self, clip: TokenGrid) -> TokenGrid:
-        """The grid of the candidates of a clip."""
-        return TokenGrid(t=self.candidates, h=clip.h, w=clip.w)
-
-    def draw(self, selector: ByImportance, importance: Tensor, noise: Tensor, clip: TokenGrid) -> Tensor:
-        """(B, t) int64 numbers of the drawn slices, ascending.
-
-        Args:
-            importance: (B, tokens of the candidates).
-            noise: (B, tokens of the candidates + S) uniform in [0, 1); the draw uses the last S.
-        """
-        counts = kept_per_slice(selector, importance, self.grid(clip))
-        return draw_slices(counts, noise[:, -self.candidates :], clip.t)
 
 
 def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in selector, target and frame selection.
 
-B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens, D width, P target values.
+B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidates, K visible, M target
+tokens, D width, P target values.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
-from everest.methods.grid import TokenSelection, gather_tokens
+from everest.methods.frame_selection import (
+    draw_slices,
+    kept_per_slice,
+    take_importance,
+    take_slices,
+)
+from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
@@ -65,7 +71,10 @@ class MaskedAutoencoder(PretrainingModel):
         selector: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
-        frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
+        candidates: the grid that a clip's slices are drawn from (everest.methods.frame_selection), by a
+            selector that ranks by importance; None: clips are taken as they are.
+        recompute: measure the drawn slices against each other again. By default they keep the importance that
+            they had among the candidates: a distance over a gap reflects the gap more than motion (ours).
         camera: see `PretrainingModel`.
     """
 
@@ -76,13 +85,14 @@ class MaskedAutoencoder(PretrainingModel):
         selector: Selector,
         targets: TargetMaker,
         learned: TokenScores | None = None,
-        frame_selection: FrameSelection | None = None,
+        candidates: TokenGrid | None = None,
+        recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
         super().__init__(architecture, selector=selector, camera=camera)
         self.targets = targets
         self.learned = learned
-        self.frame_selection = frame_selection
+        self.candidates, self.recompute = candidates, recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -105,22 +115,23 @@ class MaskedAutoencoder(PretrainingModel):
         self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
     ) -> tuple[Tensor, TokenSelection]:
         """Draw the clips from `frames`, if these are candidates, and select tokens in them."""
-        encoder, grid, drawing = self.encoder, self.encoder.grid, self.frame_selection
-        if drawing is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
-            drawing = None  # the clips have no candidates
-        offered = grid if drawing is None else drawing.grid(grid)
+        encoder, grid = self.encoder, self.encoder.grid
+        is_clip = frames.dim() == 5 and frames.size(2) == encoder.num_frames
+        offered = grid if self.candidates is None or is_clip else self.candidates
         encoder.check(frames, offered)
-        num_noise = offered.num_tokens + offered.t  # the camera's numbers come after these
         if noise is None:
-            noise = torch.rand(frames.size(0), num_noise, device=frames.device)
-        if importance is None and (drawing is not None or self.selector.uses_importance):
+            noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
+        draws = offered.t > grid.t
+        if importance is None and (draws or self.selector.uses_importance):
             importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
-        if drawing is not None:
+        if draws:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
-            slices = drawing.draw(self.selector, importance, noise[:, :num_noise], grid)  # (B, t)
+            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
+            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
-            if drawing.recompute:
+            if self.recompute:
                 importance = measure(self.selector, frames, self.measure)
             else:
                 importance = take_importance(importance, slices, grid)

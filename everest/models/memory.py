@@ -87,8 +87,8 @@ def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: 
 _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this process
 
 
-def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
-    """Measure the bytes that one clip takes in a training step, in the model and in a frozen teacher.
+def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
+    """Measure the bytes that one clip takes in a training step; of a tokenizer one window.
 
     The peak is before the blocks, when the importance of the tokens is measured, or at the end of the forward
     pass, with all that is saved for the backward pass. Weights and `frozen_bytes`, which do not depend on the
@@ -99,11 +99,25 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     """
     key = (repr(spec), bytes_per_value, frozen_layers)
     if key not in _training_bytes:
-        taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
-        if teacher := spec.run_teacher:  # it takes a clip in windows
-            taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
+        if isinstance(spec, TokenizerSpec):
+            taken = _bytes_per_window(spec, bytes_per_value)
+        else:
+            taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
+            if teacher := spec.run_teacher:  # it takes a clip in windows
+                taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
         _training_bytes[key] = taken
     return _training_bytes[key]
+
+
+def _bytes_per_window(spec: TokenizerSpec, bytes_per_value: int) -> int:
+    with torch.device("meta"):
+        model = spec.build().train()
+
+    def run() -> object:
+        clip = torch.empty(1, 3, spec.window, *spec.size)
+        return model.decoder(model.encoder(model.scaled(clip)))
+
+    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

@@ -20,7 +20,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.frame_selection import FrameSelection, num_candidates
+from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import Target
@@ -199,7 +199,7 @@ class ModelSpec:
 
     def _autoencoder(self) -> MaskedAutoencoder:
         assert self.target is not None, "only the model of pre-training has targets"
-        frozen, drawn_from = None, self.offered_grid.t
+        frozen, offered = None, self.offered_grid
         if self.tokenizer is not None:  # its weights are loaded when they are first needed
             levels = self.tokenizer.settings.config.levels
             frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
@@ -216,9 +216,8 @@ class ModelSpec:
                 width=0 if self.teacher is None else self.teacher.width,
             ),
             learned=frozen,
-            frame_selection=None
-            if drawn_from == self.grid.t
-            else FrameSelection(candidates=drawn_from, recompute=self.frame_selection.recompute),
+            candidates=offered if offered.t > self.grid.t else None,
+            recompute=self.frame_selection.recompute,
             camera=self.camera,
         )
 

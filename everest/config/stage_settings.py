@@ -14,8 +14,14 @@ from pydantic import BeforeValidator, Discriminator, Field
 from everest.config import values as v
 from everest.config.values import settings, with_hyphens
 from everest.methods.external import external
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
-from everest.methods.strategies import EXTERNAL, STRATEGIES, AllTokens, Strategy, TubeDropout
+from everest.methods.strategies import (
+    EXTERNAL,
+    STRATEGIES,
+    Drawn,
+    FinetuneStrategy,
+    RedundancyRobust,
+    Strategy,
+)
 from everest.methods.targets import Target
 
 BestMetric = Annotated[
@@ -28,10 +34,7 @@ STAGES: Final = ("pretrain", "finetune")  # the sections that train a transforme
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
 FinetuneSelection = Annotated[
-    RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout,
-    Discriminator("strategy"),
-    BeforeValidator(with_hyphens),
-    *EXTERNAL,
+    FinetuneStrategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL
 ]
 
 

@@ -111,7 +111,7 @@ NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-ck
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Disables autocast, around code that decides which tokens are kept."""
+    """Disables autocast, for example around code that decides which tokens are kept."""
     # meta has no autocast; torch.amp.is_autocast_available would break the graph in torch 2.11
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 

@@ -34,6 +34,8 @@ __all__ = [  # of everest.strategies
     "split",
 ]
 
+# In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.
+FinetuneStrategy = RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout
 Strategy = (
     RedundancyRobust
     | Drawn

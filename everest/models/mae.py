@@ -11,12 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import (
-    draw_slices,
-    kept_per_slice,
-    take_importance,
-    take_slices,
-)
+from everest.methods.frame_selection import draw_slices, kept_per_slice, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance

@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, gather_tokens
 from everest.methods.ranked import ByImportance
 
 
@@ -60,5 +60,4 @@ def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
 
 def take_importance(importance: Tensor, slices: Tensor, grid: TokenGrid) -> Tensor:
     """The importance (B, N) of the slices (B, t), from the importance of all candidates (B, S * h * w)."""
-    by_slice = importance.unflatten(1, (-1, grid.per_slice))  # (B, S, h*w)
-    return by_slice.gather(1, slices.unsqueeze(2).expand(-1, -1, grid.per_slice)).flatten(1)
+    return gather_tokens(importance.unflatten(1, (-1, grid.per_slice)), slices).flatten(1)

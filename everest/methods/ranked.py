@@ -17,7 +17,7 @@ from everest.errors import RecipeError
 from everest.methods.alignment import Align, Cuts
 from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
 from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
-from everest.methods.selector import Selector, ascending, split, takes_bytes
+from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
 
 LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
 
@@ -37,7 +37,6 @@ class ByImportance(Selector):
     those that are not visible, and so does this class.
     """
 
-    share_setting: ClassVar[str] = "keep_ratio"
     keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
@@ -70,7 +69,7 @@ class ByImportance(Selector):
         return order[:, :count]
 
     def keeping(self, share: float) -> Self:
-        return replace(super().keeping(share), visible_ratio=None)
+        return replace(self, keep_ratio=checked_share(share), visible_ratio=None)
 
     def showing(self, share: float) -> Self:
         """Keeps `share` of all tokens, of which at most a third is visible, as in a recipe."""

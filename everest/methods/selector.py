@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import prod
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -68,24 +68,23 @@ class Selector(ABC):
         """(B, N) token ids, most important first."""
         return importance.argsort(dim=1, descending=True, stable=True)
 
-    def keeping(self, share: float) -> Self:
+    def keeping(self, share: float) -> Selector:
         """The strategy that encodes `share` of all tokens, of all places or of all slices.
 
         Raises:
             ValueError: `share` is not in (0, 1].
             RecipeError: the strategy has neither the setting `share_setting` nor a method of its own.
         """
-        if not 0 < share <= 1:
-            raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
+        kept = checked_share(share)
         if self.share_setting not in vars(self):
             raise RecipeError(
                 f"{self.strategy} has no share of tokens to change; define its method `keeping`"
             )
-        # On the decimals as they were written, like `num_kept`.
-        masked = float(1 - Decimal(str(share)))
-        return replace(self, **{self.share_setting: masked if self.share_setting == "mask_ratio" else share})
+        if self.share_setting == "mask_ratio":  # on the decimals as they were written, like `num_kept`
+            kept = float(1 - Decimal(str(share)))
+        return replace(self, **{self.share_setting: kept})
 
-    def showing(self, share: float) -> Self:
+    def showing(self, share: float) -> Selector:
         """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""
         return self.keeping(share)
 
@@ -153,6 +152,13 @@ def choose(
     """Choose tokens of clips (B, C, T, H, W), bytes or normalized, by their importance if that counts."""
     importance = measure(selector, frames, embed) if selector.uses_importance else None
     return selector(grid, importance=importance, noise=noise)
+
+
+def checked_share(share: float) -> float:
+    """`share`, if it is in (0, 1]; ValueError otherwise."""
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
+    return share
 
 
 def ascending(ids: Tensor) -> Tensor:

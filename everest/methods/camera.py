@@ -122,10 +122,12 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
     shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself
     motion = _search(*pairs[-1])
-    for kind, levels in (("shift", shift_levels), ("affine", affine_levels)):
-        for now, before in reversed(levels):
-            for _ in range(STEPS):
-                motion = _refined(motion, now, before, kind)
+    for now, before in reversed(shift_levels):
+        for _ in range(STEPS):
+            motion = _refined(motion, now, before, "shift")
+    for now, before in reversed(affine_levels):
+        for _ in range(STEPS):
+            motion = _refined(motion, now, before, "affine")
     is_confirmed = _is_confirmed(motion, *pairs[0])
     return torch.where(is_confirmed[:, None, None], motion, no_motion(motion.size(0), motion.device))
 

@@ -92,7 +92,8 @@ def named_class(path: str, base: type[Base]) -> type[Base]:
     if "__dataclass_fields__" not in vars(cls):
         raise ValueError(f"'{path}' needs the decorator @dataclass(frozen=True, kw_only=True)")
     if inspect.isabstract(cls):
-        raise ValueError(f"'{path}' does not define {', '.join(sorted(cls.__abstractmethods__))}")
+        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
+        raise ValueError(f"'{path}' does not define {missing}")
     return cls
 
 

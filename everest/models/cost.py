@@ -124,6 +124,9 @@ class NoTargets(TargetMaker):
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, self.width, device=ids.device)
 
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        return prediction
+
 
 def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     """The model of a spec, which computes shapes but no numbers, and no targets.

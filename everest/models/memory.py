@@ -139,7 +139,8 @@ def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froz
     def run() -> object:
         clip = torch.empty(clips, spec.channels, spec.offered_frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
-        noise = torch.empty(clips, spec.offered_grid.num_tokens + spec.offered_grid.t + NUMBERS)
+        drawn = spec.offered_grid.t if trains else 0  # slices, of which training draws some
+        noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
         if trains and spec.kind == "pretrain":
             # Only a measured importance draws the slices of a clip from its candidates.
             return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following

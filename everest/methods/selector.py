@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from math import prod
 from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict
@@ -137,7 +136,8 @@ def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | No
     if not hasattr(type(selector).importance, "takes_bytes"):
         frames = embed.pixels.normalized(frames)
     importance = selector.importance(frames, embed)
-    tokens = prod(side // step for side, step in zip(frames.shape[2:], embed.tubelet, strict=True))
+    (length, height, width), (t, p, q) = frames.shape[2:], embed.tubelet
+    tokens = (length // t) * (height // p) * (width // q)
     if importance is not None and importance.shape[1:] != (tokens,):
         raise RecipeError(
             f"{selector.strategy}: its importance has the shape {tuple(importance.shape)}, not (clips, "

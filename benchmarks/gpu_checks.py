@@ -11,7 +11,7 @@ from torch import Tensor
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.methods.view_losses import sigreg
+from everest.models.views import sigreg
 from everest.profiling.profile import stage_spec
 
 

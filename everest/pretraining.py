@@ -32,7 +32,7 @@ from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.tokenizer.cache import open_token_cache
 from everest.tokenizer.targets import FeatureTargets
 
-# Our choice: as many steps in a row with projections that spread less (everest.methods.view_losses).
+# Our choice: as many steps in a row with projections that spread less (everest.models.views).
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means

@@ -46,7 +46,7 @@ tests/test_parity.py
   everest/models/positions.py
     positions from one: torch.arange(num_tokens, => 1 + torch.arange(num_tokens,
   everest/models/mae.py
-    norm after the head: self.head(self.norm(self.blocks => self.head((self.blocks
+    norm after the head: self.head(self.norm(x)) => self.head(x)
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)

@@ -14,8 +14,14 @@ from pydantic import BeforeValidator, Discriminator, Field
 from everest.config import values as v
 from everest.config.values import settings
 from everest.methods.external import external
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
-from everest.methods.strategies import EXTERNAL, STRATEGIES, AllTokens, Strategy, TubeDropout
+from everest.methods.strategies import (
+    EXTERNAL,
+    STRATEGIES,
+    Drawn,
+    FinetuneStrategy,
+    RedundancyRobust,
+    Strategy,
+)
 from everest.methods.targets import Target
 
 BestMetric = Annotated[
@@ -27,12 +33,7 @@ STAGES: Final = ("pretrain", "finetune")  # the sections that train a transforme
 
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
-FinetuneSelection = Annotated[
-    RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout,
-    Discriminator("strategy"),
-    v.WITH_HYPHENS,
-    *EXTERNAL,
-]
+FinetuneSelection = Annotated[FinetuneStrategy, Discriminator("strategy"), v.WITH_HYPHENS, *EXTERNAL]
 
 
 @settings

@@ -132,10 +132,9 @@ def _plan(
     @cache
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
         trained = replace(spec, checkpointing=checkpointing)
-        if isinstance(trained, TokenizerSpec):
-            return trained.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
-        frozen = frozen_layers(stage, trained.model.backbone_size.depth)
-        return training_bytes(trained, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
+        depth = trained.model.backbone_size.depth if isinstance(trained, ModelSpec) else 0
+        taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(stage, depth))
+        return taken + other_bytes(bytes_per_value)
 
     value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
     frozen = frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0

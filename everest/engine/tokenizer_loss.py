@@ -27,11 +27,12 @@ from everest.data.randomness import Purpose, seed_at
 from everest.engine.network import Network, make_optimizer
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.foreign.files import locate, read_foreign
+from everest.models.memory import peak_bytes
 from everest.system.hub import Unreachable, warn_on_main
 from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
-from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings
 from everest.video.pixels import IMAGENET
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
@@ -130,11 +131,14 @@ class PerceptualDistance:
             target = self._logits(real[:, :, drawn])
         return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
 
-    def kept_values(self) -> int:
-        """The number of values that a pass keeps of one clip for its gradient."""
+    def bytes_per_clip(self, bytes_per_value: int) -> int:
+        """Measure the bytes that a pass takes of one clip."""
         network = deepcopy(self._network).to("meta")
-        frames = torch.empty(FRAMES, 3, SIDE, SIDE, device="meta", requires_grad=True)
-        return kept_values(lambda: network(frames), network.parameters())
+
+        def run() -> object:
+            return network(torch.empty(FRAMES, 3, SIDE, SIDE, requires_grad=True))
+
+        return peak_bytes(network, run, bytes_per_value=bytes_per_value, trains=True)
 
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""
@@ -210,12 +214,14 @@ class TokenizerObjective:
         """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""
         total = 0
         if self.adversary is not None:
-            clip = torch.empty(1, 3, spec.window, *spec.config.scaled(spec.size), device="meta")
+            shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
             discriminator = deepcopy(self.adversary.discriminator).to("meta")
-            kept = kept_values(lambda: discriminator(clip), discriminator.parameters())
-            total += kept * 4 * DISCRIMINATOR_PASSES
+            taken = peak_bytes(
+                discriminator, lambda: discriminator(torch.empty(shape)), bytes_per_value=4, trains=True
+            )
+            total += taken * DISCRIMINATOR_PASSES
         if self.perceptual is not None:
-            total += self.perceptual.kept_values() * bytes_per_value
+            total += self.perceptual.bytes_per_clip(bytes_per_value)
         return total
 
 

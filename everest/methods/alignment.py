@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import SMALLEST, Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
+from everest.methods.camera import (
+    SMALLEST,
+    Plane,
+    estimate_motion,
+    gray_pairs,
+    mean_change,
+    moved,
+    no_motion,
+)
 from everest.system.compute import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 
@@ -93,22 +101,21 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     values = frames
     if frames.dtype != torch.uint8:  # clips that were bytes become the same bytes again
         values = in_parts(lambda clips: (pixels.unnormalize(clips.float()) * 255).round_(), frames)
-    pyramid = Pyramid.of(values)
-    pairs = pyramid.pairs(lag)
-    now, before = pairs[0]
-    still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
-    is_large_enough = min(now.shape[2:]) >= SMALLEST
-    estimated = estimate_motion(pairs, "shift" if align == "none" else align) if is_large_enough else still
-    warped, inside = moved(before, estimated)
+    pairs, plane = gray_pairs(values, lag)
+    now, before = pairs[0]  # (B * P, 1, h, w)
+    motion = still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
+    if min(now.shape[2:]) >= SMALLEST:
+        motion = estimate_motion(pairs, "shift" if align == "none" else align)
+    warped, inside = moved(before, motion)
     change = mean_change(now, warped, inside)  # (B * P,)
     changed = ((now - warped).abs() > CHANGED).logical_and_(inside).float().mean(dim=(1, 2, 3))
-    motion = still if align == "none" else estimated
+    motion = still if align == "none" else motion
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
     shown = frames[:, :, :-lag]
     if align != "none":
-        shown = in_parts(partial(_shown, lag=lag, plane=pyramid.full, pixels=pixels), frames, values, motion)
-    return PreviousFrames(shown, motion, change, changed, lag, pyramid.full)
+        shown = in_parts(partial(_shown, lag=lag, plane=plane, pixels=pixels), frames, values, motion)
+    return PreviousFrames(shown, motion, change, changed, lag, plane)
 
 
 def _shown(
@@ -146,47 +153,29 @@ def _moves(motion: Tensor) -> Tensor:
     return (motion != torch.eye(2, 3, device=motion.device)).flatten(-2).any(dim=-1)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scenes:
-    """The scenes of clips, in steps of time: slices, or frames."""
+def fill_scene_starts(change: Tensor, begins: Tensor, *, no_change: float, copy: bool) -> Tensor:
+    """Replace the change of each step of time that cannot be measured because of a cut; the first step, too.
 
-    number: Tensor  # (B, S) int64: of the scene of each step
-    measurable: Tensor  # (B, S) bool: whether the step before shows the same scene only
+    A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
 
-    @classmethod
-    def of(cls, begins: Tensor, length: int) -> Scenes:
-        """The scenes of steps of `length` frames, from the frames (B, T) that begin one.
-
-        A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
-        """
-        frames = begins.unflatten(1, (-1, length))  # (B, S, length)
-        starts = frames.any(dim=2)
-        mixed = frames[:, :, 1:].any(dim=2)
-        after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
-        return cls(starts.long().cumsum(dim=1), ~(starts | after_mixed))
-
-    def filled(self, change: Tensor, nothing: float, *, copy: bool) -> Tensor:
-        """Replace the change of each step that cannot be measured.
-
-        Args:
-            change: (B, S, …) since the step before; any value for the first step.
-            nothing: the value of no change.
-            copy: take the next change in the same scene; if it has none, the mean change of each place in the
-                clip, so that a short scene is neither kept nor lost as a whole.
-        """
-        steps, tail = self.number.size(1), (1,) * (change.dim() - 2)
-        other = torch.full_like(change[:, :1], nothing)  # (B, 1, …)
-        if copy:
-            measured = self.measurable.view(-1, steps, *tail)
-            count = measured.sum(dim=1, keepdim=True)
-            mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
-            other = torch.where(count > 0, mean, other)
-        extended = torch.cat([change, other], dim=1)  # (B, S + 1, …)
-        own = torch.arange(steps, device=change.device)
-        last = torch.full_like(own, steps)
-        serves = self.measurable[:, None] & (own >= own[:, None])  # (B, S, S)
-        serves = serves & (self.number[:, None] == self.number[:, :, None])
-        if not copy:
-            serves = serves & (own == own[:, None])
-        source = torch.where(serves, own, last).amin(dim=2)  # (B, S)
-        return extended.gather(1, source.view(-1, steps, *tail).expand_as(change))
+    Args:
+        change: (B, S, …) since the step before; any value for the first step.
+        begins: (B, T) bool: the frames that begin a scene, T / S of each step.
+        copy: take the next change in the same scene; if it has none, the mean change of each place in the
+            clip, so that a short scene is neither kept nor lost as a whole. Otherwise: no change.
+    """
+    steps, tail = change.size(1), (1,) * (change.dim() - 2)
+    frames = begins.unflatten(1, (steps, -1))  # (B, S, frames of a step)
+    starts, mixed = frames.any(dim=2), frames[:, :, 1:].any(dim=2)  # (B, S)
+    after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
+    is_measured = ~(starts | after_mixed)
+    measured = is_measured.view(-1, steps, *tail)
+    if not copy:
+        return change.where(measured, no_change)
+    count = measured.sum(dim=1, keepdim=True)
+    mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)  # (B, 1, …)
+    mean = mean.where(count > 0, no_change)
+    scene, step = starts.long().cumsum(dim=1), torch.arange(steps, device=change.device)
+    serves = is_measured[:, None] & (scene[:, None] == scene[:, :, None]) & (step >= step[:, None])
+    source = torch.where(serves, step, steps).amin(dim=2)  # (B, S); S: the mean
+    return torch.cat([change, mean], dim=1).gather(1, source.view(-1, steps, *tail).expand_as(change))

@@ -63,37 +63,33 @@ class Plane:
         return x, y
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pyramid:
-    """Gray images of clips, each level half as large as the one before."""
+def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], Plane]:
+    """Small gray images of clips and those `lag` frames earlier, and the places of the frames.
 
-    levels: list[Tensor]  # (B, T, h, w) float32 with mean 0 and standard deviation 1 over each clip
-    full: Plane  # of the frames
-
-    @classmethod
-    def of(cls, frames: Tensor) -> Pyramid:
-        """The pyramid of clips (B, C, T, H, W) of bytes, or of floats from 0 to 255."""
-        height, width = frames.shape[3:]
-        pool = max(1, round(min(height, width) / SMALL))
-        count = 1
-        while count < LEVELS and min(height, width) // pool >= COARSEST << count:
-            count += 1
-        whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
-        height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-        reduced = partial(gray_images, pool=pool, at_once=frames.is_cuda)
-        gray = in_parts(reduced, frames[..., :height, :width])  # (B, T, h, w)
-        gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
-        levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
-        for _ in range(count - 1):
-            levels.append(F.avg_pool2d(levels[-1], 2))
-        return cls(levels, Plane.of(height, width))
-
-    def pairs(self, lag: int) -> list[tuple[Tensor, Tensor]]:
-        """Of each level the images and those `lag` frames earlier: (M, 1, h, w) each, M = B * (T - lag)."""
-        return [
-            (level[:, lag:].flatten(0, 1).unsqueeze(1), level[:, :-lag].flatten(0, 1).unsqueeze(1))
-            for level in self.levels
-        ]
+    Args:
+        frames: (B, C, T, H, W) bytes, or floats from 0 to 255.
+    Returns:
+        Pairs of images (M, 1, h, w) float32, M = B * (T - lag), each pair half as large as the one before.
+        Over a clip, images have mean 0 and standard deviation 1.
+    """
+    height, width = frames.shape[3:]
+    pool = max(1, round(min(height, width) / SMALL))
+    count = 1
+    while count < LEVELS and min(height, width) // pool >= COARSEST << count:
+        count += 1
+    whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
+    height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
+    reduced = partial(gray_images, pool=pool, at_once=frames.is_cuda)
+    gray = in_parts(reduced, frames[..., :height, :width])  # (B, T, h, w)
+    gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
+    levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
+    for _ in range(count - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    pairs = [
+        (level[:, lag:].flatten(0, 1).unsqueeze(1), level[:, :-lag].flatten(0, 1).unsqueeze(1))
+        for level in levels
+    ]
+    return pairs, Plane.of(height, width)
 
 
 def gray_images(frames: Tensor, pool: int, *, at_once: bool) -> Tensor:
@@ -121,7 +117,7 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     of the frame, and for two different scenes.
 
     Args:
-        pairs: of `Pyramid.pairs`; their shorter side must be `SMALLEST`, at least.
+        pairs: of `gray_pairs`; the shorter side of the first must be `SMALLEST`, at least.
     """
     affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
     shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself

@@ -92,9 +92,7 @@ def named_class(path: str, base: type[Base]) -> type[Base]:
     if "__dataclass_fields__" not in vars(cls):
         raise ValueError(f"'{path}' needs the decorator @dataclass(frozen=True, kw_only=True)")
     if inspect.isabstract(cls):
-        missing = ", ".join(
-            name for name in dir(cls) if getattr(getattr(cls, name), "__isabstractmethod__", False)
-        )
+        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise ValueError(f"'{path}' does not define {missing}")
     return cls
 
@@ -116,20 +114,22 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
         try:
             found = TypeAdapter(named_class(path, base)).validate_json(json.dumps(settings), strict=True)
         except ValidationError as error:
-            details = [
-                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+            problems = [
+                (one["type"], one["loc"], one["input"], one.get("ctx", {}))
                 for one in error.errors(include_url=False)
             ]
         except (ValueError, PydanticUserError) as error:
             reason = {"reason": str(error).split("\n")[0]}
-            problem = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)
-            details = [InitErrorDetails(type=problem, loc=(key,), input=path)]
+            problems = [(PydanticCustomError(NOT_A_CLASS, "{reason}", reason), (key,), path, {})]
         else:
             object.__setattr__(found, key, path)
             return found
         # Locations begin with the path, as those of a union begin with the name of the choice.
-        located = [InitErrorDetails({**one, "loc": (path, *one.get("loc", ()))}) for one in details]
-        raise ValidationError.from_exception_data(path, located)
+        details = [
+            InitErrorDetails(type=kind, loc=(path, *place), input=given, ctx=context)
+            for kind, place, given, context in problems
+        ]
+        raise ValidationError.from_exception_data(path, details)
 
     def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
         if is_import_path(getattr(value, key, None)):

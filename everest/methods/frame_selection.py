@@ -9,13 +9,12 @@ pair of frames with the usual tubelets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, gather_tokens
 from everest.methods.ranked import ByImportance
 
 
@@ -51,35 +50,6 @@ def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
     return order[:, :num].sort(dim=1).values
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameSelection:
-    """Draws the slices of a clip from `candidates` slices, preferring those with many kept tokens.
-
-    Args:
-        candidates: S.
-        recompute: measure the drawn slices against each other again. By default they keep the importance
-            that they had among the candidates, because a distance over a gap reflects the gap more than
-            motion (our choice).
-    """
-
-    candidates: int
-    recompute: bool = False
-
-    def grid(self, clip: TokenGrid) -> TokenGrid:
-        """The grid of the candidates of a clip."""
-        return TokenGrid(t=self.candidates, h=clip.h, w=clip.w)
-
-    def draw(self, selector: ByImportance, importance: Tensor, noise: Tensor, clip: TokenGrid) -> Tensor:
-        """(B, t) int64 numbers of the drawn slices, ascending.
-
-        Args:
-            importance: (B, tokens of the candidates).
-            noise: (B, tokens of the candidates + S) uniform in [0, 1); the draw uses the last S.
-        """
-        counts = kept_per_slice(selector, importance, self.grid(clip))
-        return draw_slices(counts, noise[:, -self.candidates :], clip.t)
-
-
 def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
     """The slices (B, t), each of `length` frames, of the clips (B, C, S * length, H, W): (B, C, T, H, W)."""
     b, c, _, h, w = frames.shape
@@ -90,5 +60,4 @@ def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
 
 def take_importance(importance: Tensor, slices: Tensor, grid: TokenGrid) -> Tensor:
     """The importance (B, N) of the slices (B, t), from the importance of all candidates (B, S * h * w)."""
-    by_slice = importance.unflatten(1, (-1, grid.per_slice))  # (B, S, h*w)
-    return by_slice.gather(1, slices.unsqueeze(2).expand(-1, -1, grid.per_slice)).flatten(1)
+    return gather_tokens(importance.unflatten(1, (-1, grid.per_slice)), slices).flatten(1)

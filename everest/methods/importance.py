@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
+from everest.methods.alignment import Align, Cuts, fill_scene_starts, previous_frames
 from everest.methods.grid import patchify
 from everest.system.compute import computes_bf16, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -111,7 +111,7 @@ NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-ck
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Disables autocast, around code that decides which tokens are kept."""
+    """Disables autocast, for example around code that decides which tokens are kept."""
     # meta has no autocast; torch.amp.is_autocast_available would break the graph in torch 2.11
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
@@ -145,22 +145,21 @@ def change_importance(
     Returns:
         (B, N) float32. No change for a clip of one slice.
     """
-    step, b = tubelet[0], frames.size(0)
-    per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
+    step, per_slice = tubelet[0], frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     no_change = NO_CHANGE[distance]
     if frames.size(2) == step:
-        return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
+        return frames.new_full((frames.size(0), per_slice), no_change, dtype=torch.float32)
+    previous = None
     with full_precision(frames.device):
-        before = scenes = None
         if align != "none" or cuts == "detect":
             previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)
-            before = previous.frames if align != "none" else None
-            scenes = Scenes.of(previous.begins_scene, step) if cuts == "detect" else None
+        before = None if previous is None or align == "none" else previous.frames
         later = _changes(frames, before, embed, tubelet, distance)  # (B, N - h*w)
     first = later[:, :per_slice]
-    if scenes is not None:
+    if previous is not None and cuts == "detect":
         change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
-        return scenes.filled(change, no_change, copy=first_slice == "copy").flatten(1)
+        copy = first_slice == "copy"
+        return fill_scene_starts(change, previous.begins_scene, no_change=no_change, copy=copy).flatten(1)
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
@@ -238,7 +237,7 @@ def pixel_importance(
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
-    x, scenes = pixels.normalized(frames).float(), None
+    x, previous = pixels.normalized(frames).float(), None
     if x.size(2) == 1:
         return patchify(torch.zeros_like(x), tubelet).flatten(2).mean(dim=-1)
     if align == "none" and cuts == "ignore":
@@ -247,8 +246,9 @@ def pixel_importance(
         with full_precision(frames.device):
             previous = previous_frames(frames, lag=1, align=align, pixels=pixels)
         change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
-        scenes = Scenes.of(previous.begins_scene, 1) if cuts == "detect" else None
-    change = torch.cat([change[:, :, :1], change], dim=2)
-    if scenes is not None:
-        change = scenes.filled(change.transpose(1, 2), 0.0, copy=True).transpose(1, 2)
+    change = torch.cat([change[:, :, :1], change], dim=2)  # (B, C, T, H, W)
+    if previous is not None and cuts == "detect":
+        by_time = change.transpose(1, 2)
+        by_time = fill_scene_starts(by_time, previous.begins_scene, no_change=0.0, copy=True)
+        change = by_time.transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)

@@ -59,16 +59,17 @@ class LearnedImportance(Selector):
         Raises:
             RecipeError: the score is `learned`, and `embed` has no tokenizer.
         """
-        if self.needs_tokenizer:
-            if not isinstance(embed, TokenScores):
+        match self.score:
+            case "learned" if isinstance(embed, TokenScores):
+                return embed.scores(frames)
+            case "learned":
                 raise RecipeError(
                     "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
                 )
-            return embed.scores(frames)
-        if self.score == "frame-difference":
-            return pixel_importance(frames, embed.tubelet, embed.pixels)
-        if self.score == "embedding-distance":
-            return change_importance(frames, embed, embed.tubelet)
+            case "frame-difference":
+                return pixel_importance(frames, embed.tubelet, embed.pixels)
+            case "embedding-distance":
+                return change_importance(frames, embed, embed.tubelet)
         return None
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -84,23 +85,17 @@ class LearnedImportance(Selector):
         noise = _independent_of_tubes(noise[:, : grid.num_tokens], visible, grid)
         seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
         hidden = grid.num_tokens - visible.size(1)
-        if not hidden:
-            return TokenSelection(visible, visible[:, :0])
-        if self.score == "all":
-            return TokenSelection(visible, _smallest(seen, hidden))
         num_important = min(num_kept(grid.num_tokens, self.keep_ratio), hidden)
         num_random = min(num_kept(grid.num_tokens, self.random_ratio), hidden - num_important)
-        if self.score == "random":
-            return TokenSelection(visible, _smallest(seen + noise, num_important + num_random))
+        num_target = hidden if self.score == "all" else num_important + num_random
         if self.score == "uniform-frames":
             # As many evenly spaced slices as the targets fill. LVMAE §4.2: every 7th frame, 15 % of them.
-            num_target = num_important + num_random
-            slices = max(1, -(-num_target * grid.t // hidden))  # rounded up
+            slices = max(1, -(-num_target * grid.t // max(hidden, 1)))  # rounded up
             near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
             far = torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)  # (N,)
-            return TokenSelection(
-                visible, _smallest(seen * grid.t + far.to(noise.device) + noise, num_target)
-            )
+            noise = noise + far.to(noise.device)
+        if self.score in ("random", "uniform-frames", "all"):
+            return TokenSelection(visible, _smallest(2 * seen + noise, num_target))
         assert importance is not None, "this score measures"
         important = self._by_importance(grid, importance, seen, noise)[:, :num_important]
         taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))

@@ -5,7 +5,7 @@ B batch, N tokens, t h w the grid's slices, rows and columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -14,17 +14,15 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.ranked import RedundancyRobust
-from everest.methods.selector import Selector, ascending, checked_share, split
+from everest.methods.selector import Selector, ascending, split
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """The tokens (B, t * num) at `num` random places, the same in every slice, and all other tokens."""
     places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)  # (B, h*w)
-    slices = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.per_slice  # (1, t, 1)
-    drawn, others = (
-        (slices + ascending(part).unsqueeze(1)).flatten(1) for part in (places[:, :num], places[:, num:])
-    )
-    return drawn, others
+    starts = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.per_slice  # (1, t, 1)
+    drawn, others = ascending(places[:, :num]), ascending(places[:, num:])
+    return (starts + drawn.unsqueeze(1)).flatten(1), (starts + others.unsqueeze(1)).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +42,10 @@ class Tube(Selector):
 class RandomSpaceTime(Selector):
     """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
 
+    share_setting: ClassVar[str] = "visible_ratio"
     words: ClassVar[str] = "random tokens of the whole clip are visible"
     strategy: Literal["random"] = "random"
     visible_ratio: float = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
-
-    def keeping(self, share: float) -> RandomSpaceTime:
-        return replace(self, visible_ratio=checked_share(share))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
@@ -68,11 +64,10 @@ class FrameWise(Selector):
         num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
         slices = noise[:, : grid.t].argsort(dim=1, stable=True)  # (B, t)
         places = torch.arange(grid.per_slice, device=noise.device)  # (h*w,)
-        visible, target = (
-            (ascending(part).unsqueeze(2) * grid.per_slice + places).flatten(1)
-            for part in (slices[:, :num_visible], slices[:, num_visible:])
+        visible, target = ascending(slices[:, :num_visible]), ascending(slices[:, num_visible:])
+        return TokenSelection(
+            *((part.unsqueeze(2) * grid.per_slice + places).flatten(1) for part in (visible, target))
         )
-        return TokenSelection(visible, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +132,7 @@ class AllTokens(Selector):
 
     def keeping(self, share: float) -> AllTokens | RedundancyRobust:
         """Keep a share of the tokens by redundancy-robust, because `all` has no ranking."""
-        return self if checked_share(share) == 1 else RedundancyRobust().keeping(share)
+        return self if share == 1 else RedundancyRobust().keeping(share)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
@@ -148,12 +143,10 @@ class AllTokens(Selector):
 class TubeDropout(Selector):
     """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
 
+    share_setting: ClassVar[str] = "keep_ratio"
     words: ClassVar[str] = "random places are kept, the same in every time slice"
     strategy: Literal["tube-dropout"] = "tube-dropout"
     keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
-
-    def keeping(self, share: float) -> TubeDropout:
-        return replace(self, keep_ratio=checked_share(share))
 
     def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
         """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
@@ -162,6 +155,3 @@ class TubeDropout(Selector):
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
         return TokenSelection(kept, kept[:, :0])
-
-
-Mask = Tube | TubeDropout | RandomSpaceTime | RunningCell | FrameWise | AllTokens

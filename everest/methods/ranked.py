@@ -207,6 +207,3 @@ class FrameDifference(ByChange):
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return pixel_importance(frames, embed.tubelet, embed.pixels, align=self.align, cuts=self.cuts)
-
-
-Ranked = RedundancyRobust | Drawn | FrameDifference

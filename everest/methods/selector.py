@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -35,6 +35,7 @@ class Selector(ABC):
     words: ClassVar[str] = ""  # how it chooses, in a figure; {most} is most or least
     cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # ratios that may be 0
+    share_setting: ClassVar[str] = "mask_ratio"  # the setting that `keeping` changes
 
     def __post_init__(self) -> None:
         cls = type(self)
@@ -71,15 +72,16 @@ class Selector(ABC):
 
         Raises:
             ValueError: `share` is not in (0, 1].
-            RecipeError: the strategy has neither a `mask_ratio` nor a method of its own.
+            RecipeError: the strategy has neither the setting `share_setting` nor a method of its own.
         """
-        # On the decimals as they were written, like `num_kept`.
-        masked = float(1 - Decimal(str(checked_share(share))))
-        if "mask_ratio" not in vars(self):
+        kept = checked_share(share)
+        if self.share_setting not in vars(self):
             raise RecipeError(
                 f"{self.strategy} has no share of tokens to change; define its method `keeping`"
             )
-        return replace(self, mask_ratio=masked)
+        if self.share_setting == "mask_ratio":  # on the decimals as they were written, like `num_kept`
+            kept = float(1 - Decimal(str(share)))
+        return replace(self, **{self.share_setting: kept})
 
     def showing(self, share: float) -> Selector:
         """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""
@@ -119,12 +121,9 @@ class Selector(ABC):
         """
 
 
-_BYTES: Final = "_everest_takes_bytes"
-
-
 def takes_bytes(measurement: M) -> M:
     """Decorate a method `importance` that also measures clips of bytes."""
-    setattr(measurement, _BYTES, True)
+    setattr(measurement, "takes_bytes", True)  # noqa: B010
     return measurement
 
 
@@ -134,16 +133,15 @@ def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | No
     Raises:
         RecipeError: it does not return a number for each token.
     """
-    if not getattr(type(selector).importance, _BYTES, False):
+    if not hasattr(type(selector).importance, "takes_bytes"):
         frames = embed.pixels.normalized(frames)
     importance = selector.importance(frames, embed)
     (length, height, width), (t, p, q) = frames.shape[2:], embed.tubelet
     tokens = (length // t) * (height // p) * (width // q)
     if importance is not None and importance.shape[1:] != (tokens,):
-        shape = tuple(importance.shape)
         raise RecipeError(
-            f"{selector.strategy}: its importance has the shape {shape}, not (clips, {tokens}): one number "
-            "for each token"
+            f"{selector.strategy}: its importance has the shape {tuple(importance.shape)}, not (clips, "
+            f"{tokens}): one number for each token"
         )
     return importance
 

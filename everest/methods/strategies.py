@@ -9,8 +9,8 @@ from pydantic import Discriminator
 from everest.methods.external import external
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.learned import LearnedImportance
-from everest.methods.masks import AllTokens, FrameWise, Mask, RandomSpaceTime, RunningCell, Tube, TubeDropout
-from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, Ranked, RedundancyRobust
+from everest.methods.masks import AllTokens, FrameWise, RandomSpaceTime, RunningCell, Tube, TubeDropout
+from everest.methods.ranked import ByChange, ByImportance, Drawn, FrameDifference, RedundancyRobust
 from everest.methods.selector import Selector, split
 
 __all__ = [  # of everest.strategies
@@ -34,7 +34,20 @@ __all__ = [  # of everest.strategies
     "split",
 ]
 
-Strategy = Ranked | Mask | LearnedImportance
+# In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.
+FinetuneStrategy = RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout
+Strategy = (
+    RedundancyRobust
+    | Drawn
+    | FrameDifference
+    | Tube
+    | TubeDropout
+    | RandomSpaceTime
+    | RunningCell
+    | FrameWise
+    | AllTokens
+    | LearnedImportance
+)
 STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
 
 EXTERNAL = external(Selector, "strategy")  # further annotations: a strategy of another package

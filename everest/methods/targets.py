@@ -24,7 +24,7 @@ __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # 
 class TargetMaker(Protocol):
     """Makes the targets. It is no nn.Module, so that it is not part of optimizer, DDP and checkpoint."""
 
-    of_frames: ClassVar[bool]  # whether the values are of the clips themselves, whatever the model's input
+    of_frames: ClassVar[bool] = False  # `values` are of the clips themselves, whatever the model's input
 
     @property
     def width(self) -> int:
@@ -34,7 +34,7 @@ class TargetMaker(Protocol):
     @property
     def needs_truth(self) -> bool:
         """Whether `pixels` uses the mean and std of the true tubelets."""
-        ...
+        return False
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
@@ -45,8 +45,12 @@ class TargetMaker(Protocol):
         ...
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The scalar that training minimizes. `scored` (B, K) bool: the tokens that count."""
-        ...
+        """The scalar that training minimizes: the mean squared error of (B, K, P), unless it is another.
+
+        Args:
+            scored: (B, K) bool, the tokens that count.
+        """
+        return mean_squared_error(prediction, values, scored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +93,12 @@ class Target(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundTarget:
-    """The `TargetMaker` of a target from another package."""
+class BoundTarget(TargetMaker):
+    """A target from another package, for clips of known tubelets."""
 
     target: Target
     tubelet: tuple[int, int, int]
     statistics: PixelStatistics = IMAGENET  # `pixels` is a method here
-    needs_truth: ClassVar[bool] = False
-    of_frames: ClassVar[bool] = False
 
     @property
     def width(self) -> int:
@@ -123,7 +125,7 @@ def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelTargets:
+class PixelTargets(TargetMaker):
     """The pixels of the target tubelets.
 
     Args:
@@ -133,7 +135,6 @@ class PixelTargets:
         statistics: of the clips; their number of channels, and how normalized ones become pixels again.
     """
 
-    of_frames: ClassVar[bool] = False
     tubelet: tuple[int, int, int]
     normalize: bool | Literal["token"] = True
     frames: Literal["all", "half"] = "all"
@@ -165,10 +166,6 @@ class PixelTargets:
         values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
         return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
 
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """Mean squared error over all values of the scored tokens, in float32."""
-        return mean_squared_error(prediction, values, scored)
-
     def _true_pixels(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the pixels that are predicted; t = 1 for "half"."""
         patches = self.statistics.to_unit_range(gather_patches(frames, ids, self.tubelet))
@@ -192,9 +189,7 @@ class PixelTargets:
             return 0.0, 1.0
         dims = (-4, -3, -2, -1) if self.normalize == "token" else (-3, -2, -1)
         mean = patches.mean(dim=dims, keepdim=True)
-        num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         # torch.std takes several times as long on a CPU.
+        num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         std = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(num_values - 1)
-        if self.normalize == "token":
-            return mean, (std.square() + 1e-6).sqrt()
-        return mean, std + 1e-6
+        return mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6

@@ -6,7 +6,7 @@ B batch, K tokens, L last tokens, D width, P branches with stochastic depth, F w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -165,18 +165,6 @@ class Blocks(nn.ModuleList):
     def __init__(self, blocks: Iterable[Block], *, checkpointing: bool = False) -> None:
         super().__init__(blocks)
         self.checkpointing = checkpointing
-
-    @classmethod
-    def of(
-        cls, width: int, depth: int, heads: int, *, drop_path: float, checkpointing: bool, **options: Any
-    ) -> Blocks:
-        """New blocks; stochastic depth grows linearly to `drop_path` in the last (Huang et al. 2016).
-
-        Args:
-            options: of every `Block`.
-        """
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        return cls((Block(width, heads, rate, **options) for rate in rates), checkpointing=checkpointing)
 
     def forward(self, x: Tensor, *, last: int | None, rotation: Rotation | None) -> Tensor:
         """Run the blocks on tokens (B, K, D), for the outputs of all or of the last L tokens: (B, L, D)."""

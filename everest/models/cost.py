@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from everest.errors import RecipeError
 from everest.methods.camera_task import NUMBERS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
-from everest.methods.targets import mean_squared_error
+from everest.methods.targets import TargetMaker
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
 from everest.models.mae import MaskedAutoencoder
@@ -51,18 +51,12 @@ class Macs:
 
 @dataclass(frozen=True, kw_only=True)
 class PassCost:
-    """The multiply-accumulates of one clip, and the blocks' part of them.
-
-    Attributes:
-        encoder_blocks: of each.
-        decoder_blocks: of all.
-        checkpointing: blocks repeat their forward pass in the backward pass.
-    """
+    """The multiply-accumulates of one clip, and the blocks' part of them."""
 
     macs: Macs
-    encoder_blocks: tuple[int, ...]
-    decoder_blocks: int
-    checkpointing: bool
+    encoder_blocks: tuple[int, ...]  # of each
+    decoder_blocks: int  # of all
+    checkpointing: bool  # blocks repeat their forward pass in the backward pass
 
     def training(self, *, frozen_layers: int = 0) -> int:
         """Forward and backward pass, the backward counted twice; too high for models with adapters.
@@ -96,19 +90,11 @@ def macs_by_kind(*modules: Mapping[Any, int], clips: int = 1) -> Macs:
     return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
 
 
-def embedding_macs(embed: TubeletEmbedding, tokens: int, channels: int) -> int:
-    """The multiply-accumulates of embedding tokens of clips of so many channels."""
+def embedding_macs(embed: TubeletEmbedding, tokens: int) -> int:
+    """The multiply-accumulates of embedding tokens."""
     with counting() as counter:
-        embed(torch.empty(1, tokens, channels, *embed.tubelet, device="meta"))
+        embed(torch.empty(1, tokens, embed.pixels.channels, *embed.tubelet, device="meta"))
     return counter.get_total_flops() // 2
-
-
-def whole_block(
-    forward: Callable[..., Tensor], x: Tensor, *, last: int | None = None, **options: Any
-) -> Tensor:
-    """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
-    outputs = forward(x, **options)
-    return outputs if last is None else outputs[:, x.size(1) - last :]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +111,15 @@ class Unmeasured(Selector):
         return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
 
 
-class NoTargets:
+class NoTargets(TargetMaker):
     """Targets of a width that nothing computes: the code of other packages may look at numbers."""
 
-    of_frames: ClassVar[bool] = False
-
     def __init__(self, width: int) -> None:
-        self.width = width
-        self.needs_truth = False
+        self._width = width
+
+    @property
+    def width(self) -> int:
+        return self._width
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, self.width, device=ids.device)
@@ -140,32 +127,33 @@ class NoTargets:
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         return prediction
 
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        return mean_squared_error(prediction, values, scored)
 
+def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
+    """The model of a spec, which computes shapes but no numbers, and no targets.
 
-def model_on_meta(spec: ModelSpec) -> Transformer:
-    """The model of a spec, which computes shapes but no numbers, and no targets."""
+    Args:
+        measures: whether it measures the importance of tokens.
+    """
     with torch.device("meta"):
         model = spec.without_files().build()
     if isinstance(model, MaskedAutoencoder):
         model.targets = NoTargets(model.targets.width)
+    if not measures:
+        model.selector = Unmeasured(of=spec.selection)
     return model
 
 
 def count_pass(spec: ModelSpec) -> PassCost:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
-    model = model_on_meta(replace(spec, checkpointing=False)).train().requires_grad_(False)
-    grid = spec.grid
-    model.selector = Unmeasured(of=spec.selection)
-    clips = 1 if spec.views is None else spec.views.number  # which are compared
+    model = model_on_meta(replace(spec, checkpointing=False), measures=False).train().requires_grad_(False)
     for module in model.modules():
         if isinstance(module, Block):
-            module.forward = partial(whole_block, module.forward)
+            module.forward = partial(_for_all_tokens, module.forward)
+    clips = spec.views.number if spec.views else 1  # which are compared
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     with counting() as counter:
-        model(frames, noise=torch.empty(clips, grid.num_tokens + NUMBERS, device="meta"))
+        model(frames, noise=torch.empty(clips, spec.grid.num_tokens + NUMBERS, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
 
     def of_modules(*names: str) -> Macs:
@@ -174,16 +162,24 @@ def count_pass(spec: ModelSpec) -> PassCost:
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
     parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
-    embed = partial(embedding_macs, model.encoder.patch_embed, channels=spec.channels)
-    of_camera = embed(grid.num_tokens) // clips if spec.camera else 0
-    offered = spec.offered_frames // spec.model.tubelet[0] * grid.per_slice
+    embedding = embedding_macs(model.encoder.patch_embed, spec.offered_grid.num_tokens)
+    if spec.camera:  # of the first view of each video
+        embedding += embedding_macs(model.encoder.patch_embed, spec.grid.num_tokens) // clips
     depth = len(model.encoder.blocks)
     return PassCost(
-        macs=replace(of_modules(*parts), embedding=embed(offered) + of_camera),
+        macs=replace(of_modules(*parts), embedding=embedding),
         encoder_blocks=tuple(of_modules(f"encoder.blocks.{number}").total for number in range(depth)),
         decoder_blocks=of_modules("decoder.blocks").total,
         checkpointing=spec.checkpointing,
     )
+
+
+def _for_all_tokens(
+    forward: Callable[..., Tensor], x: Tensor, *, last: int | None = None, **options: Any
+) -> Tensor:
+    """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
+    outputs = forward(x, **options)
+    return outputs if last is None else outputs[:, x.size(1) - last :]
 
 
 def count_macs(spec: ModelSpec) -> Macs:
@@ -196,8 +192,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
     None if a training step runs neither. They come on top of the model's own; none of them are trained.
     """
-    teacher = spec.run_teacher
-    if teacher is not None:
+    if teacher := spec.run_teacher:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return None
@@ -225,20 +220,17 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     Raises:
         RecipeError: no token is left to encode or, in pre-training, to predict.
     """
-    grid = spec.grid
-    noise = torch.rand(1, grid.num_tokens, generator=torch.Generator().manual_seed(0))
-    selection = spec.selection(grid, importance=noise, noise=noise)
-    visible, target, scored = (
-        selection.visible.size(1),
-        selection.target.size(1),
-        int(selection.scored().sum()),
-    )
+    total = spec.grid.num_tokens
+    noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
+    selection = spec.selection(spec.grid, importance=noise, noise=noise)
+    visible, target = selection.visible.size(1), selection.target.size(1)
+    scored = int(selection.scored().sum())
     if spec.views is not None:  # without a decoder, nothing is predicted
         target = scored = 0
     if visible == 0 or (spec.is_autoencoder and scored == 0):
         purpose = "encode" if visible == 0 else "predict"
-        raise RecipeError(f"{spec.selection.strategy}: of {grid.num_tokens} tokens none is left to {purpose}")
-    return Tokens(total=grid.num_tokens, kept=visible + scored, visible=visible, target=target)
+        raise RecipeError(f"{spec.selection.strategy}: of {total} tokens none is left to {purpose}")
+    return Tokens(total=total, kept=visible + scored, visible=visible, target=target)
 
 
 def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:

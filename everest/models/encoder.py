@@ -41,8 +41,8 @@ class SelectingModel(VideoModel):
             ValueError: the clips do not have the model's size or are no frames, `keep` is no ratio
                 that leaves a token, or the given selection is invalid or comes with `keep`.
         """
-        self.encoder.check(frames)
         selector, grid = self.selector, self.encoder.grid
+        self.encoder.check(frames)
         if selection is not None:
             if keep is not None:
                 raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
@@ -57,16 +57,6 @@ class SelectingModel(VideoModel):
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
-
-    def features(
-        self,
-        frames: Tensor,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Pool the encoded tokens of clips (B, C, T, H, W), bytes or normalized, to (B, D)."""
-        return self.pooled(self.encode(frames, self.kept_tokens(frames, keep, noise, selection)))
 
     @abstractmethod
     def pooled(self, tokens: Tensor) -> Tensor:
@@ -89,7 +79,8 @@ class SelectingModel(VideoModel):
         Raises:
             ValueError: see `kept_tokens`.
         """
-        return self.head(self.features(frames, keep, noise, selection))
+        ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
+        return self.head(self.pooled(self.encode(frames, ids)))
 
 
 class VideoEncoder(SelectingModel):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Final, cast
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from everest.config.stage_settings import LoraSettings
+from everest.methods.importance import full_precision
 
 PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
@@ -50,8 +50,7 @@ class LowRank(nn.Module):
 
     def added(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """weight + alpha / rank * b a."""
-        device = weight.device.type
-        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+        with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
 

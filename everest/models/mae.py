@@ -1,6 +1,7 @@
 """The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in selector, target and frame selection.
 
-B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens, D width, P target values.
+B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidates, K visible, M target
+tokens, D width, P target values.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
-from everest.methods.grid import TokenSelection, gather_tokens
+from everest.methods.frame_selection import draw_slices, kept_per_slice, take_importance, take_slices
+from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.block import Blocks
-from everest.models.positions import RotaryPositions, add_positions
+from everest.models.block import Block, Blocks
+from everest.models.positions import add_positions, rotation_of
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
 
@@ -39,14 +40,10 @@ class Decoder(nn.Module):
         super().__init__()
         model, norms = architecture.model, architecture.norms
         width, heads = model.backbone_size.decoder_width, model.backbone_size.decoder_heads
-        self.blocks = Blocks.of(
-            width,
-            model.decoder_depth,
-            heads,
-            drop_path=0.0,
+        rotary = model.positions == "rotary"
+        self.blocks = Blocks(
+            (Block(width, heads, rotary=rotary, eps=norms.eps) for _ in range(model.decoder_depth)),
             checkpointing=architecture.checkpointing,
-            rotary=model.positions == "rotary",
-            eps=norms.eps,
         )
         self.norm = nn.LayerNorm(width, eps=norms.last_eps)
         self.head = nn.Linear(width, target_width)
@@ -56,10 +53,10 @@ class Decoder(nn.Module):
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
         visible = add_positions(encoded, self.position, selection.visible)  # (B, K, D)
         masked = add_positions(mask_token, self.position, selection.target)  # (B, M, D)
-        x, rotation = torch.cat([visible, masked], dim=1), None  # (B, K + M, D)
-        if isinstance(self.position, RotaryPositions):
-            rotation = self.position(torch.cat([selection.visible, selection.target], dim=1))
-        return self.head(self.norm(self.blocks(x, last=masked.size(1), rotation=rotation)))  # (B, M, P)
+        x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
+        rotation = rotation_of(self.position, torch.cat([selection.visible, selection.target], dim=1))
+        x = self.blocks(x, last=masked.size(1), rotation=rotation)  # (B, M, D)
+        return self.head(self.norm(x))  # (B, M, P)
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -69,7 +66,10 @@ class MaskedAutoencoder(PretrainingModel):
         selector: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
-        frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
+        candidates: the grid that a clip's slices are drawn from (everest.methods.frame_selection), by a
+            selector that ranks by importance; None: clips are taken as they are.
+        recompute: measure the drawn slices against each other again. By default they keep the importance that
+            they had among the candidates: a distance over a gap reflects the gap more than motion (ours).
         camera: see `PretrainingModel`.
     """
 
@@ -80,13 +80,14 @@ class MaskedAutoencoder(PretrainingModel):
         selector: Selector,
         targets: TargetMaker,
         learned: TokenScores | None = None,
-        frame_selection: FrameSelection | None = None,
+        candidates: TokenGrid | None = None,
+        recompute: bool = False,
         camera: float = 0.0,
     ) -> None:
         super().__init__(architecture, selector=selector, camera=camera)
         self.targets = targets
         self.learned = learned
-        self.frame_selection = frame_selection
+        self.candidates, self.recompute = candidates, recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -110,22 +111,22 @@ class MaskedAutoencoder(PretrainingModel):
     ) -> tuple[Tensor, TokenSelection]:
         """Draw the clips from `frames`, if these are candidates, and select tokens in them."""
         encoder, grid = self.encoder, self.encoder.grid
-        drawing = self.frame_selection
-        if drawing is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
-            drawing = None  # the clips have no candidates
-        offered = grid if drawing is None else drawing.grid(grid)
+        is_clip = frames.dim() == 5 and frames.size(2) == encoder.num_frames
+        offered = grid if self.candidates is None or is_clip else self.candidates
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        noise = noise[:, : offered.num_tokens + offered.t]  # the camera's numbers come after these
-        if importance is None and (drawing is not None or self.selector.uses_importance):
+        draws = offered.t > grid.t
+        if importance is None and (draws or self.selector.uses_importance):
             importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
-        if drawing is not None:
+        if draws:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
-            slices = drawing.draw(self.selector, importance, noise, grid)  # (B, t)
+            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
+            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
-            if drawing.recompute:
+            if self.recompute:
                 importance = measure(self.selector, frames, self.measure)
             else:
                 importance = take_importance(importance, slices, grid)
@@ -163,14 +164,13 @@ class MaskedAutoencoder(PretrainingModel):
         x = self.to_input(frames)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        if values is None:  # (B, M, P)
+        if values is None:
             target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
         else:
-            target = gather_tokens(values, selection.target)
-        loss, parts = self.targets.loss(prediction, target, selection.scored()), {}
-        if self.camera_head is not None and self.training:
-            parts = {"camera_loss": self.camera_loss(frames, noise)}
-            loss = loss + self.camera_weight * parts["camera_loss"]
+            target = gather_tokens(values, selection.target)  # (B, M, P)
+        parts: dict[str, Tensor] = {}
+        loss = self.targets.loss(prediction, target, selection.scored())
+        loss = self.add_camera_loss(loss, parts, frames, noise)
         return Reconstruction(
             loss=loss,
             parts=parts,

@@ -18,12 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
-from everest.methods.selector import Selector
-from everest.models.cost import Unmeasured, model_on_meta
+from everest.models.block import Blocks
+from everest.models.cost import model_on_meta
 from everest.models.lora import LowRank
-from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import Stage, choose_trained, freeze_layers
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.spec import ModelSpec
 from everest.tokenizer.spec import TokenizerSpec
 from everest.tokenizer.targets import FrozenTokenizer
 
@@ -88,8 +87,8 @@ def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: 
 _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this process
 
 
-def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
-    """Measure the bytes that one clip takes in a training step.
+def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
+    """Measure the bytes that one clip takes in a training step; of a tokenizer one window.
 
     The peak is before the blocks, when the importance of the tokens is measured, or at the end of the forward
     pass, with all that is saved for the backward pass. Weights and `frozen_bytes`, which do not depend on the
@@ -100,61 +99,56 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
     """
     key = (repr(spec), bytes_per_value, frozen_layers)
     if key not in _training_bytes:
-        _training_bytes[key] = _measured_training(spec, bytes_per_value, frozen_layers)
+        if isinstance(spec, TokenizerSpec):
+            taken = _bytes_per_window(spec, bytes_per_value)
+        else:
+            taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
+            if teacher := spec.run_teacher:  # it takes a clip in windows
+                taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
+        _training_bytes[key] = taken
     return _training_bytes[key]
 
 
-def _measured_training(spec: ModelSpec, bytes_per_value: int, frozen_layers: int) -> int:
-    model, grid = model_on_meta(spec).train(), spec.grid
-    clips = 1 if spec.views is None else spec.views.number  # which are compared
-    measures = _measures(spec.selection)
-    if not measures:
-        model.selector = Unmeasured(of=spec.selection)
-    freeze_layers(model.encoder, frozen_layers)
-    if spec.checkpointing:  # one block at a time keeps all
-        stacks = (model.encoder, model.decoder) if isinstance(model, MaskedAutoencoder) else (model.encoder,)
-        for stack in stacks:
-            stack.blocks[-1].eval()
+def _bytes_per_window(spec: TokenizerSpec, bytes_per_value: int) -> int:
+    with torch.device("meta"):
+        model = spec.build().train()
 
     def run() -> object:
-        shape = (clips, spec.channels, spec.offered_frames, *spec.size)
-        # The loader copies the clips of the next pass meanwhile.
-        frames, following = (torch.empty(shape, dtype=torch.uint8) for _ in range(2))
-        slices = spec.candidate_slices if measures else grid.t
-        noise = torch.empty(clips, slices * grid.per_slice + spec.candidate_slices + NUMBERS)
-        if spec.kind == "pretrain":
-            seen = frames if measures else frames[:, :, : spec.frames]
-            return model(seen, noise=noise), frames, following
-        # Fine-tuning erases parts of the clips and mixes them.
-        normalized = spec.pixels.normalize(frames)
-        return model(normalized.clone(), noise=noise), frames, following, normalized
+        clip = torch.empty(1, 3, spec.window, *spec.size)
+        return model.decoder(model.encoder(model.scaled(clip)))
 
-    taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True) // clips
-    if teacher := spec.run_teacher:  # it takes a clip in windows
-        taken += grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
-    return taken
-
-
-def _measures(selector: Selector) -> bool:
-    """Whether importance can be measured without numbers.
-
-    The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
-    """
-    return not (selector.needs_tokenizer or is_import_path(selector.strategy))
+    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Measure the bytes of one clip without a backward pass."""
-    model: Transformer = model_on_meta(spec).eval()
-    if not _measures(spec.selection):
-        model.selector = Unmeasured(of=spec.selection)
+    return _bytes_per_clip(spec, bytes_per_value, trains=False)
+
+
+def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen_layers: int = 0) -> int:
+    # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
+    measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
+    model = model_on_meta(spec, measures=measures).train(trains)
+    freeze_layers(model.encoder, frozen_layers)
+    if spec.checkpointing:  # one block at a time keeps all
+        for blocks in model.modules():
+            if isinstance(blocks, Blocks):
+                blocks[-1].eval()
+    clips = spec.views.number if trains and spec.views else 1  # which are compared
 
     def run() -> object:
-        frames = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)
-        normalized = spec.pixels.normalize(frames)
-        return model(normalized, noise=torch.empty(1, spec.grid.num_tokens + NUMBERS)), frames, normalized
+        clip = torch.empty(clips, spec.channels, spec.offered_frames, *spec.size, dtype=torch.uint8)
+        following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
+        drawn = spec.offered_grid.t if trains else 0  # slices, of which training draws some
+        noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
+        if trains and spec.kind == "pretrain":
+            # Only a measured importance draws the slices of a clip from its candidates.
+            return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
+        normalized = spec.pixels.normalize(clip)
+        # Fine-tuning erases parts of the clips and mixes them.
+        return model(normalized.clone() if trains else normalized, noise=noise), normalized, clip, following
 
-    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=False)
+    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=trains) // clips
 
 
 def frozen_bytes(spec: ModelSpec) -> int:
@@ -163,14 +157,14 @@ def frozen_bytes(spec: ModelSpec) -> int:
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
     model saves for the backward pass is alive. 0 if a step runs neither.
     """
-    teacher = spec.run_teacher
-    if teacher is not None:
+    if teacher := spec.run_teacher:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return 0
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
+    num_weights = sum(parameter.numel() for parameter in tokenizer.parameters())
 
     def run() -> object:
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)
@@ -178,8 +172,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return frozen.scores(frames), frozen.latent(frames)
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
-    coding = peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
-    return WEIGHT_BYTES * count_weights(spec.tokenizer.settings).total + coding
+    return WEIGHT_BYTES * num_weights + peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,18 +191,13 @@ class WeightCounts:
         """
         trained = WEIGHT_BYTES * self.trained if training else 0
         copies = WEIGHT_BYTES * self.adapted if training and bytes_per_value == WEIGHT_BYTES else 0
-        return {
-            "weights": WEIGHT_BYTES * self.total + copies,
-            "gradients": trained,
-            "moments": 2 * trained,
-        }
+        return {"weights": WEIGHT_BYTES * self.total + copies, "gradients": trained, "moments": 2 * trained}
 
 
 def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -> WeightCounts:
     """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
-    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
     with torch.device("meta"):
-        model = blank.build()
+        model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
         if stage is not None:
             choose_trained(model, stage)
     adapters = [module for module in model.modules() if isinstance(module, LowRank)]

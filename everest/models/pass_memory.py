@@ -15,29 +15,18 @@ BF16_BYTES: Final = 2  # of a value
 # Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
 SURELY_TOO_MUCH: Final = 1.25
 
-# Activations of one clip, without or with checkpointing, by the bytes of a value.
-BytesPerClip = Callable[[bool, int], int]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PassMemory:
-    """The activations of a pass in one process, estimated.
+    """The activations of a pass in one process, estimated."""
 
-    Args:
-        clips: of the pass.
-        unit: clips that stay together in a pass.
-        processes: of the run.
-        bytes_per_value, checkpointing: of the run.
-        compares_clips: between views, a pass has all clips of a step.
-    """
-
-    clips: int
-    unit: int
-    processes: int
-    bytes_of: BytesPerClip
+    clips: int  # of the pass
+    unit: int  # clips that stay together in a pass
+    processes: int  # of the run
+    bytes_of: Callable[[bool, int], int]  # of one clip, by checkpointing and the bytes of a value
     bytes_per_value: int
     checkpointing: bool
-    compares_clips: bool
+    compares_clips: bool  # between views, a pass has all clips of a step
 
     @cached_property
     def bytes(self) -> int:
@@ -51,14 +40,14 @@ class PassMemory:
             room: bytes for the activations. Then only settings that fit are named. None: unknown.
         """
         tried, unit = self.clips, self.unit
+        settings: dict[str, int | None] = {}  # with their bytes, where these are known at no cost
         fewest = unit * (-(-2 // self.processes) if self.compares_clips else 1)  # between views two videos
         most = tried // 2 if room is None else room * tried // self.bytes
         fewer = max(most // unit * unit, fewest)
-        name = "pretrain.batch_size" if self.compares_clips else "train.micro_batch"
-        settings: dict[str, int | None] = {}  # with their bytes, where these are known at no cost
-        if fewer < tried:
-            value = fewer * self.processes if self.compares_clips else fewer
-            settings[f"{name}={value}"] = self.bytes * fewer // tried
+        if fewer < tried and self.compares_clips:
+            settings[f"pretrain.batch_size={fewer * self.processes}"] = self.bytes * fewer // tried
+        elif fewer < tried:
+            settings[f"train.micro_batch={fewer}"] = self.bytes * fewer // tried
         if not self.checkpointing:
             checkpointed = None if room is None else tried * self.bytes_of(True, self.bytes_per_value)
             settings["train.checkpointing=true"] = checkpointed
@@ -69,7 +58,7 @@ class PassMemory:
             for text, size in settings.items()
             if size is None or room is None or size <= room
         ]
-        fix = " or ".join(fixes) if fixes else "a smaller model, or shorter or smaller clips"
+        fix = " or ".join(fixes) or "a smaller model, or shorter or smaller clips"
         return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; try {fix}"
 
     def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:

@@ -122,6 +122,11 @@ def add_positions(tokens: Tensor, positions: TokenPositions, ids: Tensor) -> Ten
     return tokens + positions(ids)
 
 
+def rotation_of(positions: TokenPositions, ids: Tensor) -> Rotation | None:
+    """The rotation of the tokens `ids` (B, K), if positions are rotary."""
+    return positions(ids) if isinstance(positions, RotaryPositions) else None
+
+
 SPATIAL: Final = "position.spatial"  # the ends of the names of learned positions
 TEMPORAL: Final = "position.temporal"
 

@@ -20,7 +20,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.frame_selection import FrameSelection, num_candidates
+from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import Target
@@ -86,6 +86,16 @@ class ModelSpec:
         t, h, w = self.position_grid
         return TokenGrid(t=t, h=h, w=w)
 
+    @property
+    def offered_grid(self) -> TokenGrid:
+        """The tokens that the loader returns: more than the clip's if its slices are drawn."""
+        return replace(self.grid, t=num_candidates(self.grid.t, self.frame_selection.alpha))
+
+    @property
+    def offered_frames(self) -> int:
+        """The frames that the loader returns."""
+        return self.offered_grid.t * self.model.tubelet[0]
+
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return _SPEC.dump_python(self, mode="json")
@@ -102,41 +112,42 @@ class ModelSpec:
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
             )
         spec = read_spec(_SPEC, settings, source=source)
-        problem = next(spec.problems(), None)
-        if problem is not None:
+        if problem := next(spec.problems(), None):
             raise CheckpointError(f"{source}: its settings are of no model: {problem}")
         tokenizer, own = spec.tokenizer, own_tokenizer(source.parent)
-        if tokenizer is None or tokenizer.path is None or not is_own_tokenizer(tokenizer.path):
-            return spec
-        # A run may be moved with its own tokenizer.
-        return replace(spec, tokenizer=replace(tokenizer, path=str(own.resolve()))) if own.is_file() else spec
+        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and own.is_file():
+            # A run may be moved with its own tokenizer.
+            return replace(spec, tokenizer=replace(tokenizer, path=str(own.resolve())))
+        return spec
 
     def problems(self) -> Iterator[str]:
         """Yields the contradictions of the settings, which `build` relies on."""
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        needs_tokenizer = self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
-        learned_colors = self.tokenizer is not None or isinstance(self.target, Target)
-        classifies, heads = self.kind == "classifier", self.answered
-        found = {
-            f"pixels: {self.channels} channels, neither 1 nor 3": self.channels not in USUAL,
-            "pixels: 1 channel, where tokenizer or target take 3": self.channels == 1 and learned_colors,
-            "target: missing": self.kind == "pretrain" and self.views is None and self.target is None,
-            "tokenizer: missing": needs_tokenizer and self.tokenizer is None,
-            "teacher: missing": isinstance(self.target, FeatureTargetSettings) and self.teacher is None,
-            "num_classes: missing": classifies and self.num_classes is None,
-            "position_grid: for interpolated positions, and only for these": (
-                (self.position_grid is None) == (self.model.positions in INTERPOLATED)
-            ),
-            "heads: other classes than num_classes": (
-                classifies and sum(head.outputs for head in heads) != self.num_classes
-            ),
-            "task: regression has one output": any(h.task == "regression" and h.outputs != 1 for h in heads),
-            "calibration: other thresholds than classes": (
-                classifies and any(len(head.thresholds) != head.outputs for head in heads)
-            ),
-        }
-        yield from (problem for problem, is_found in found.items() if is_found)
+        if self.channels not in USUAL:
+            yield f"pixels: {self.channels} channels, neither 1 nor 3"
+        if self.channels == 1 and (self.tokenizer or isinstance(self.target, Target)):
+            yield "pixels: 1 channel, where tokenizer or target take 3"
+        if self.is_autoencoder and self.target is None:
+            yield "target: missing"
+        if self.tokenizer is None and (
+            self.selection.needs_tokenizer or (self.target and self.target.needs_tokenizer)
+        ):
+            yield "tokenizer: missing"
+        if isinstance(self.target, FeatureTargetSettings) and self.teacher is None:
+            yield "teacher: missing"
+        if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
+            yield "position_grid: for interpolated positions, and only for these"
+        if self.kind == "classifier":
+            heads = self.answered
+            if self.num_classes is None:
+                yield "num_classes: missing"
+            if sum(head.outputs for head in heads) != self.num_classes:
+                yield "heads: other classes than num_classes"
+            if any(head.task == "regression" and head.outputs != 1 for head in heads):
+                yield "task: regression has one output"
+            if any(len(head.thresholds) != head.outputs for head in heads):
+                yield "calibration: other thresholds than classes"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -175,43 +186,38 @@ class ModelSpec:
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
         parts, selector = self.architecture, self.selection
-        match self.kind:
-            case "pretrain" if self.views is not None:
-                model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
-            case "pretrain":
-                model = self._autoencoder()
-            case "encoder":
-                model = VideoEncoder(parts, selector=selector)
-            case "classifier":
-                model = VideoClassifier(
-                    parts, selector=selector, heads=self.answered, drop_path=self.drop_path
-                )
+        if self.kind == "encoder":
+            model = VideoEncoder(parts, selector=selector)
+        elif self.kind == "classifier":
+            model = VideoClassifier(parts, selector=selector, heads=self.answered, drop_path=self.drop_path)
+        elif self.views is not None:
+            model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
+        else:
+            model = self._autoencoder()
         model.spec = self
         return model
 
     def _autoencoder(self) -> MaskedAutoencoder:
         assert self.target is not None, "only the model of pre-training has targets"
-        frozen = None
+        frozen, offered = None, self.offered_grid
         if self.tokenizer is not None:  # its weights are loaded when they are first needed
             levels = self.tokenizer.settings.config.levels
             frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
             if self.runs_tokenizer:
                 _ = frozen.tokenizer  # now, to report a missing file at once
-        targets = make_targets(
-            self.target,
-            tubelet=self.model.tubelet,
-            pixels=self.pixels,
-            frozen=frozen,
-            width=0 if self.teacher is None else self.teacher.width,
-        )
-        candidates, recompute = self.candidate_slices, self.frame_selection.recompute
-        draws = candidates > self.grid.t
         return MaskedAutoencoder(
             self.architecture,
             selector=self.selection,
-            targets=targets,
+            targets=make_targets(
+                self.target,
+                tubelet=self.model.tubelet,
+                pixels=self.pixels,
+                frozen=frozen,
+                width=0 if self.teacher is None else self.teacher.width,
+            ),
             learned=frozen,
-            frame_selection=FrameSelection(candidates=candidates, recompute=recompute) if draws else None,
+            candidates=offered if offered.t > self.grid.t else None,
+            recompute=self.frame_selection.recompute,
             camera=self.camera,
         )
 
@@ -234,16 +240,6 @@ class ModelSpec:
         if self.teacher is None or self.target is None or self.target.cache is not None:
             return None
         return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
-
-    @property
-    def candidate_slices(self) -> int:
-        """The slices that a clip's slices are drawn from."""
-        return num_candidates(self.grid.t, self.frame_selection.alpha)
-
-    @property
-    def offered_frames(self) -> int:
-        """The frames that the loader returns: more than the clip has if its slices are drawn."""
-        return self.candidate_slices * self.model.tubelet[0]
 
 
 _SPEC = TypeAdapter(ModelSpec)

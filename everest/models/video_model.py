@@ -114,10 +114,10 @@ class PretrainingOutput:
 
 
 class PretrainingModel(VideoModel):
-    """An encoder with its last norm, and the head of the camera's task.
+    """An encoder with its last norm, and the head of the camera's task (everest.methods.camera_task).
 
     Args:
-        camera: the weight of the task of everest.methods.camera_task in the loss; 0: without it.
+        camera: the weight of the task in the loss; 0: without it.
     """
 
     stage: ClassVar = "pretrain"
@@ -140,19 +140,24 @@ class PretrainingModel(VideoModel):
         if noise is None:
             noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
         x = self.to_input(frames)
-        ids = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
-        return encoder(x, ids).mean(dim=1)
+        visible = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
+        return encoder(x, visible).mean(dim=1)
 
-    def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor:
-        """The mean squared error of predicting the camera motion applied to still frames; a scalar.
+    def add_camera_loss(
+        self, loss: Tensor, parts: dict[str, Tensor], frames: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """Add the task of the camera in training: predicting the motion that is put on still frames.
 
         Args:
+            parts: gets the unweighted mean squared error as `camera_loss`.
             noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.
                 None: drawn from torch's default generator.
         """
-        assert self.camera_head is not None
+        if self.camera_head is None or not self.training:
+            return loss
         if noise is None:
             noise = torch.rand(frames.size(0), self.encoder.grid.num_tokens + NUMBERS, device=frames.device)
         clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
-        features = self.visible_features(clips, noise)  # (B, D)
-        return F.mse_loss(self.camera_head(features).float(), motions)
+        predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
+        parts["camera_loss"] = F.mse_loss(predicted.float(), motions)
+        return loss + self.camera_weight * parts["camera_loss"]

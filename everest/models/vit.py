@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.config.model import ModelSettings
 from everest.config.values import Share
 from everest.methods.grid import TokenGrid, gather_patches
-from everest.models.block import EPS, Blocks
+from everest.models.block import EPS, Block, Blocks
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import (
     INTERPOLATED,
@@ -28,6 +28,7 @@ from everest.models.positions import (
     interpolated_table,
     learned_rows,
     position_table,
+    rotation_of,
 )
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
 
     Args:
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
-        drop_path: the rate of stochastic depth of the last block.
+        drop_path: the rate of stochastic depth of the last block, to which it grows (Huang et al. 2016).
     """
 
     def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
@@ -104,17 +105,21 @@ class Encoder(nn.Module):
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
         )
-        self.blocks = Blocks.of(
-            size.width,
-            size.depth,
-            size.heads,
-            drop_path=drop_path,
+        self.blocks = Blocks(
+            (
+                Block(
+                    size.width,
+                    size.heads,
+                    rate,
+                    mlp_width=size.mlp_width,
+                    rotary=turns_places or model.positions == "rotary",
+                    mlp=model.mlp,
+                    gelu=model.gelu,
+                    eps=norms.eps,
+                )
+                for rate in torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
+            ),
             checkpointing=architecture.checkpointing,
-            mlp_width=size.mlp_width,
-            rotary=turns_places or model.positions == "rotary",
-            mlp=model.mlp,
-            gelu=model.gelu,
-            eps=norms.eps,
         )
 
         def norm_if(exists: bool) -> nn.Module:
@@ -163,13 +168,11 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
-        x, last = self.embed(frames, ids), None
-        rotary = self.position if isinstance(self.position, RotaryPositions) else self.rotary
-        rotation = None if rotary is None else rotary(ids)
-        prefix = self.prefix(x.size(0))
-        if prefix:
+        x, last = self.embed(frames, ids), None  # (B, K, D)
+        rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
+        if prefix := self.prefix(x.size(0)):
             last = x.size(1)  # the outputs of the learned tokens are not needed
-            x = torch.cat([*prefix, x], dim=1)  # (B, P + K, D)
-            rotation = None if rotation is None else rotation.after_prefix(x.size(1) - last)
-        x = self.norm_before(x)
-        return self.norm(self.blocks(x, last=last, rotation=rotation))
+            x = torch.cat([*prefix, x], dim=1)  # (B, P + R + K, D)
+            rotation = rotation and rotation.after_prefix(x.size(1) - last)
+        x = self.blocks(self.norm_before(x), last=last, rotation=rotation)  # (B, K, D)
+        return self.norm(x)

@@ -80,4 +80,4 @@ def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int
                 y = block(y)
             model.decoder.head(model.decoder.norm(y))
     macs = macs_by_kind(counter.get_flop_counts()["Global"])
-    return replace(macs, embedding=embedding_macs(model.encoder.patch_embed, total, spec.channels))
+    return replace(macs, embedding=embedding_macs(model.encoder.patch_embed, total))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
@@ -64,13 +62,6 @@ class TokenizerSpec:
             temperature=self.temperature,
             checkpointing=self.checkpointing,
         )
-
-    def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """Count the bytes that a training pass of one window saves, by a pass on the meta device."""
-        with torch.device("meta"):
-            model, clip = self.build(), torch.empty(1, 3, self.window, *self.size)
-        kept = kept_values(lambda: model.decoder(model.encoder(model.scaled(clip))), model.parameters())
-        return kept * bytes_per_value
 
 
 _SPEC = TypeAdapter(TokenizerSpec)
@@ -156,15 +147,3 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
             f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
         )
     return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))
-
-
-def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Count the numbers that a forward pass saves for the backward pass, without the weights.
-
-    On the meta device the pass costs nothing.
-    """
-    saved: dict[int, Tensor] = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.setdefault(id(x), x), lambda x: x):
-        run()
-    excluded = {id(weight) for weight in weights}
-    return sum(x.numel() for key, x in saved.items() if key not in excluded)

@@ -17,7 +17,7 @@ from small_runs import onnx_session
 from torch import Tensor, nn
 
 from everest.errors import RecipeError
-from everest.methods.alignment import PreviousFrames, Scenes, previous_frames
+from everest.methods.alignment import PreviousFrames, fill_scene_starts, previous_frames
 from everest.methods.camera import Plane, gray_images, moved, no_motion
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, num_kept
@@ -281,20 +281,30 @@ def test_objects_repeated_frames_flashes_and_chaos_are_no_cuts():
 def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
     begins = torch.zeros(1, 12, dtype=torch.bool)
     begins[0, [5, 8]] = True  # slices of two frames: inside of slice 2, and at the start of slice 4
-    scenes = Scenes.of(begins, 2)
-    assert scenes.number.tolist() == [[0, 0, 1, 1, 2, 2]]
-    assert scenes.measurable.tolist() == [[False, True, False, False, False, True]]
     change = torch.tensor([[0.0, 1, 8, 9, 7, 5]]).unsqueeze(2)  # (B, S, 1)
     # No slice of the second scene can be measured: it takes the mean of the measured changes.
-    assert scenes.filled(change, -1.0, copy=True).flatten().tolist() == [1, 1, 3, 3, 5, 5]
-    assert scenes.filled(change, -1.0, copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
+    assert fill_scene_starts(change, begins, no_change=-1.0, copy=True).flatten().tolist() == [
+        1,
+        1,
+        3,
+        3,
+        5,
+        5,
+    ]
+    assert fill_scene_starts(change, begins, no_change=-1.0, copy=False).flatten().tolist() == [
+        -1,
+        1,
+        -1,
+        -1,
+        -1,
+        5,
+    ]
 
 
 def test_without_a_cut_only_the_first_step_takes_another_change():
-    scenes = Scenes.of(torch.zeros(2, 8, dtype=torch.bool), 2)
-    change = torch.rand(2, 4, 3)
+    begins, change = torch.zeros(2, 8, dtype=torch.bool), torch.rand(2, 4, 3)
     expected = torch.cat([change[:, 1:2], change[:, 1:]], dim=1)
-    assert torch.equal(scenes.filled(change, 0.0, copy=True), expected)
+    assert torch.equal(fill_scene_starts(change, begins, no_change=0.0, copy=True), expected)
 
 
 @pytest.mark.parametrize("distance", ["l2", "neg-cosine"])

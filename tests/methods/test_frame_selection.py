@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from everest.methods.frame_selection import (
-    FrameSelection,
     draw_slices,
     kept_per_slice,
     num_candidates,
@@ -93,14 +92,3 @@ def test_drawn_slices_are_cut_out_with_their_importance():
     assert take_slices(frames, slices, 2)[:, 0, :, 0, 0].tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]
     importance = torch.arange(16.0).view(2, 8)  # (B, 4 slices x 2)
     assert take_importance(importance, slices, grid).tolist() == [[0, 1, 6, 7], [10, 11, 12, 13]]
-
-
-def test_draw_uses_the_last_numbers_and_the_candidates_tokens():
-    clip = TokenGrid(t=1, h=1, w=2)
-    selection = FrameSelection(candidates=2)
-    importance = torch.tensor([[0.0, 1.0, 5.0, 6.0]])
-    noise = torch.tensor([[0.9, 0.9, 0.9, 0.9, 0.9, 0.2]])
-    strategy = RedundancyRobust(keep_ratio=0.5)  # both kept tokens are in slice 1
-    assert selection.draw(strategy, importance, noise, clip).tolist() == [[1]]
-    all_kept = RedundancyRobust(keep_ratio=1.0)  # equal counts: the larger number wins, as -log falls
-    assert selection.draw(all_kept, importance, noise, clip).tolist() == [[0]]

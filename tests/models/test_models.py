@@ -14,7 +14,6 @@ from tiny_models import PARTS, TINY, assert_all_learn, tiny
 import everest
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FrameSelectionSettings, PixelTargetSettings
-from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
 from everest.methods.selector import Selector
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
@@ -198,7 +197,7 @@ def test_a_new_measuring_strategy_needs_its_class_only():
 def drawing(*, recompute: bool = False, **options):
     """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
     model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5), **options)
-    model.frame_selection = FrameSelection(candidates=6, recompute=recompute)
+    model.candidates, model.recompute = replace(model.encoder.grid, t=6), recompute
     frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
     frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 2, 1, 1)
     return model, frames
@@ -213,6 +212,15 @@ def test_clips_are_drawn_from_candidates_where_something_happens():
     assert torch.equal(again.loss, out.loss)
 
 
+def test_slices_are_drawn_by_the_last_numbers():
+    model, frames = drawing()
+    model.selector = RedundancyRobust(keep_ratio=1.0)  # equal counts: the larger number wins, as -log falls
+    noise = torch.rand(3, 6 * 16 + 6)
+    noise[:, -6:] = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.7, 0.6])
+    drawn = torch.cat([frames[:, :, 2:6], frames[:, :, 8:12]], dim=2)  # slices 1, 2, 4, 5
+    assert torch.equal(model(frames, noise=noise).frames, drawn)
+
+
 def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
     torch.manual_seed(0)
     model, frames = drawing()
@@ -220,7 +228,7 @@ def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
     frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
     noise = torch.rand(3, 6 * 16 + 6)
     kept = model.select(frames, noise)
-    model.frame_selection = FrameSelection(candidates=6, recompute=True)
+    model.recompute = True
     again = model.select(frames, noise)
     assert not torch.equal(kept.target, again.target)
     clips = model(frames, noise=noise).frames
@@ -240,6 +248,6 @@ def test_frame_selection_survives_a_file_and_runs_on_meta():
     assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec
     with torch.device("meta"):
         model = spec.build()
-        assert model.frame_selection == FrameSelection(candidates=6, recompute=True)
+        assert (model.candidates.t, model.recompute) == (6, True)
         out = model(torch.empty(2, 3, 12, 32, 32), noise=torch.empty(2, 6 * 16 + 6))
     assert out.frames.shape == (2, 3, 8, 32, 32)

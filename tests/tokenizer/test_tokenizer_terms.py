@@ -18,9 +18,10 @@ from everest.data.loader import batches
 from everest.engine import tokenizer_loss
 from everest.engine.network import part_of
 from everest.engine.tokenizer_loss import BETAS, Adversary, first_step
+from everest.models.memory import LiveBytes
 from everest.profiling.dry_run import try_one_pass
 from everest.system.run_folder import RunFolder
-from everest.tokenizer.spec import kept_values, tokenizer_spec
+from everest.tokenizer.spec import tokenizer_spec
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -130,15 +131,11 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
 def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
     stage, adversary = with_adversary(recipe, tmp_path / "run")
     spec = tokenizer_spec(load_recipe(recipe))
-    rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
-    losses = []  # their graphs live at the same time
-
-    def both() -> None:
-        losses.append(adversary.generator_loss(rebuilt.requires_grad_()))
-        losses.append(adversary.discriminator_losses(real, rebuilt))
-
-    counted = 4 * kept_values(both, adversary.discriminator.parameters())
-    assert stage.objective.bytes_per_clip(spec, 2) == pytest.approx(counted, rel=0.5)
+    with LiveBytes(*adversary.discriminator.parameters()) as counter:
+        rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
+        _loss = adversary.generator_loss(rebuilt.requires_grad_())  # both graphs live at the same time
+        _losses = adversary.discriminator_losses(real, rebuilt)
+    assert stage.objective.bytes_per_clip(spec, 2) == pytest.approx(counter.most, rel=0.5)
 
 
 def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_network: Path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from everest.methods.view_losses import (
+from everest.models.views import (
     KNOTS,
     LAST_KNOT,
     contrast,

@@ -29,7 +29,6 @@ from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
 from everest.models.video_model import PretrainingModel
-from everest.models.views import ViewModel
 from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
@@ -177,6 +176,8 @@ class ModelSpec:
         parts, selector = self.architecture, self.selection
         match self.kind:
             case "pretrain" if self.views is not None:
+                from everest.models.views import ViewModel
+
                 model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
             case "pretrain":
                 model = self._autoencoder()

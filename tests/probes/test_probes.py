@@ -1,14 +1,14 @@
 from typing import Any
 
 import pytest
+from everest.probes.probe_loop import too_little_hidden
 from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.engine.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest.models.of_recipe import pretrain_spec
-from everest.probes.probe_loop import too_little_hidden
+from everest.probes.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest.probes.probing import LABELED
 from everest_cli.output import probe_line
 

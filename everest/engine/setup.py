@@ -90,34 +90,20 @@ def set_up_training(
     videos = {"videos": len(clips), "samples": samples}
     plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes)
     model = _network(recipe, stage, spec, start, context, classes)
-    clip: dict[str, Any] | None = None  # how the stage reads clips
-    if not isinstance(stage, TokenizerSettings):
-        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": stage.stride, "sampling": stage.sampling, **rate}
-    header = Weights(
-        kind=spec.kind,
-        settings=spec.dump(),
-        classes=classes,
-        recipe=recipe.name,
-        step=0,
-        origin=start and start.origin,
-        clip=clip,
-    )
     training = Training(
         context,
         recipe,
         [model, *other_networks],
         clips,
         plan=plan,
-        weights=header,
+        weights=_header(recipe, stage, spec, start, classes),
         videos=videos,
         memory_advice=memory.advice,
     )
-    workers = training.workers
-    shared = shared_bytes(clips, training.order(), workers=workers)
+    shared = shared_bytes(clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and workers < num_readers():
-        context.notices([few_workers_notice(workers, possible=num_readers())])
+    if recipe.train.workers == "auto" and training.workers < num_readers():
+        context.notices([few_workers_notice(training.workers, possible=num_readers())])
     if not context.one_batch:
         shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
         crowded = None if shares_cores else crowded_cores(*busy.measure())
@@ -245,3 +231,26 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> None:
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+
+
+def _header(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    start: Start | None,
+    classes: tuple[str, ...] | None,
+) -> Weights:
+    """The header of the run's weights; its `clip` states how the stage reads clips."""
+    clip: dict[str, Any] | None = None
+    if not isinstance(stage, TokenizerSettings):
+        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
+        clip = {"stride": stage.stride, "sampling": stage.sampling, **rate}
+    return Weights(
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=start and start.origin,
+        clip=clip,
+    )

@@ -87,7 +87,7 @@ class Prober:
         self._sizes = {"steps": plan.steps, "videos": len(self.clips.features), "held_out": num_held_out}
         self._rank_most = min(MOST_VIDEOS, len(self.clips.features), spec.model.backbone_size.width)
         if spec.is_autoencoder:
-            training.warn_once("mask", _too_little_hidden(spec))
+            training.warn_once("mask", too_little_hidden(spec))
 
     @property
     def watches_loss(self) -> bool:
@@ -316,7 +316,7 @@ def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
     return float(np.average(losses, weights=counts))
 
 
-def _too_little_hidden(spec: ModelSpec) -> str | None:
+def too_little_hidden(spec: ModelSpec) -> str | None:
     """A warning if the encoder sees most of the tokens: the loss may fall then without useful features."""
     grid = spec.grid
     blank = torch.zeros(1, grid.num_tokens, device="meta")

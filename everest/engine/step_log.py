@@ -104,7 +104,7 @@ class Nonfinite:
 
     def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
         self.skipped = 0  # in a row
-        self._policy = policy
+        self._policy: Literal["stop", "skip"] = policy
         self._scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:

@@ -158,7 +158,7 @@ def _waits(step: TrainingStep, clips: Clip) -> str | None:
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
-        step.updater.step()  # without gradients
+        step.update(skipped=torch.zeros((), device=step.device))  # without gradients
         return str(error)[:200]
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -168,7 +168,7 @@ def _waits(step: TrainingStep, clips: Clip) -> str | None:
 def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
     """The loss of a batch, and all gradients in one vector."""
     loss = step.loss(clips)
-    step.updater.backward([loss])
+    step.accelerator.backward(loss)
     found = [p.grad.flatten() for p in nn.Module.parameters(step.model) if p.grad is not None]
     return loss.item(), torch.cat(found)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
-from everest.engine.network import Network, stage_optimizer
+from everest.engine.network import Network, set_lr, stage_optimizer
 from everest.engine.plan import cosine_lr
-from everest.engine.step_log import StepNumbers, StepRecord
-from everest.engine.update import Updater
+from everest.engine.step_log import StepRecord
+from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.of_recipe import classifier_spec, pretrain_spec
@@ -102,7 +102,8 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         )
     optimizer = stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
-    updater = Updater(accelerator, [Network(module=model, optimizer=optimizer)], eager)
+    wrapped = prepare_model(accelerator, model, eager)
+    networks = [Network(module=model, optimizer=optimizer)]
     crops = Crops(frames, recipe.data.frame_size)
     epochs = 1 + job.steps * job.batch // len(chosen)
     order = np.concatenate([rng.permutation(chosen) for _ in range(epochs)])
@@ -110,14 +111,16 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     for step in range(job.steps):
         places = order[step * job.batch :][: job.batch]
         clip = crops(finetuning_views(recipe, frames.sizes, numbers[places], rng))
-        updater.set_lr(cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST))
+        lr = cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST)
+        set_lr(optimizer, lr)
         answers = torch.from_numpy(labels[places]).to(device)[:, None].float()
         targets = soft_targets(answers, model.heads, smoothing=recipe.finetune.label_smoothing)
-        with updater.one_pass(last=True):
-            logits = updater.model(model.pixels.normalize(clip)).float()
-            loss = supervised_loss(logits, targets, model.heads, [None])
-            updater.backward([loss])
-        updater.step(StepNumbers(accelerator, StepRecord(device), updater.clip_gradients()))
+        logits = wrapped(model.pixels.normalize(clip)).float()
+        loss = supervised_loss(logits, targets, model.heads, [None])
+        accelerator.backward(loss)
+        record = StepRecord(device)
+        record.send(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
+        update_weights(accelerator, networks, skipped=record.finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

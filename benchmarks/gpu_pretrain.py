@@ -13,10 +13,10 @@ from gpu_clips import Choice, Crops, Frames, PretrainingViews, to_device
 from gpu_rows import Row
 
 from everest.config.settings import Recipe
-from everest.engine.network import Network, stage_optimizer
+from everest.engine.network import Network, set_lr, stage_optimizer
 from everest.engine.plan import cosine_lr, scaled_lr
-from everest.engine.step_log import StepNumbers, StepRecord
-from everest.engine.update import Updater
+from everest.engine.step_log import StepRecord
+from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.methods.camera_task import NUMBERS
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingModel
@@ -48,8 +48,8 @@ class Pretraining:
         self.model = cast(PretrainingModel, pretrain_spec(recipe, tokenizer=None).build().to(self._device))
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._optimizer = stage_optimizer(self.model, recipe.pretrain)
-        network = Network(module=self.model, optimizer=self._optimizer)
-        self._updater = Updater(self._accelerator, [network], recipe.train)
+        self._networks = [Network(module=self.model, optimizer=self._optimizer)]
+        self._wrapped = prepare_model(self._accelerator, self.model, recipe.train)
         self._crops = Crops(frames, recipe.data.frame_size, compiled=True)
 
     def train(self, batch: int, base_lr: float, seconds: float) -> Row:
@@ -72,7 +72,7 @@ class Pretraining:
         self._optimizer.state.clear()
         untimed = time.perf_counter() - began
         losses: list[float] = []
-        pending: StepNumbers | None = None
+        pending: StepRecord | None = None
         began = time.perf_counter()
         while pending is None or time.perf_counter() - began < seconds:
             waiting.append(self._executor.submit(choose, next(numbers)))
@@ -96,18 +96,17 @@ class Pretraining:
             "last_step": last,
         }
 
-    def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepNumbers:
+    def _step(self, choice: Future[Choice], lr: float, generator: torch.Generator) -> StepRecord:
         views, device = choice.result(), self._device
-        stage, updater = self._recipe.pretrain, self._updater
+        stage, accelerator = self._recipe.pretrain, self._accelerator
         width = self.model.encoder.grid.num_tokens + (NUMBERS if stage.camera_motion else 0)
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
-        updater.set_lr(lr)
+        set_lr(self._optimizer, lr)
         record = StepRecord(device)
-        with updater.one_pass(last=True):
-            output = updater.model(self._crops(views), noise=noise, **videos)
-            record.add(output.loss, output.parts, passes=1)
-            updater.backward([output.loss])
-        computed = StepNumbers(self._accelerator, record, updater.clip_gradients())
-        updater.step(computed)
-        return computed
+        output = self._wrapped(self._crops(views), noise=noise, **videos)
+        record.add(output.loss, output.parts, passes=1)
+        accelerator.backward(output.loss)
+        record.send(accelerator, clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad))
+        update_weights(accelerator, self._networks, skipped=record.finite.logical_not().float())
+        return record

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.engine.network import Network, set_lr, stage_optimizer
-from everest.engine.step_log import StepNumbers, StepRecord
-from everest.engine.update import Updater
+from everest.engine.step_log import StepRecord
+from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
@@ -43,10 +43,10 @@ class TrainingStep:
         self.model = (model or self.spec.build()).to(self.device).train()
         optimizer = stage_optimizer(self.model, recipe.pretrain)
         set_lr(optimizer, LEARNING_RATE)
-        self.updater = Updater(
-            self.accelerator, [Network(module=self.model, optimizer=optimizer)], recipe.train
-        )
-        self.loss: Loss = lambda clips: pretraining_output(self.updater.model, clips).loss
+        self.networks = [Network(module=self.model, optimizer=optimizer)]
+        self.clip_grad = recipe.train.clip_grad
+        wrapped = prepare_model(self.accelerator, self.model, recipe.train)
+        self.loss: Loss = lambda clips: pretraining_output(wrapped, clips).loss
 
     def clips(self, batch: int, *, random: bool = False) -> Clip:
         """A batch on the device, of random bytes or of no known content."""
@@ -61,13 +61,16 @@ class TrainingStep:
     def run(self, clips: Clip) -> Tensor:
         """One step. Returns the loss, on the device."""
         record = StepRecord(self.device)
-        with self.updater.one_pass(last=True):
-            loss = self.loss(clips)
-            record.add(loss, {}, passes=1)
-            self.updater.backward([loss])
-        norms = self.updater.clip_gradients()
-        self.updater.step(StepNumbers(self.accelerator, record, norms))
+        loss = self.loss(clips)
+        record.add(loss, {}, passes=1)
+        self.accelerator.backward(loss)
+        record.send(self.accelerator, clip_gradients(self.accelerator, self.networks, self.clip_grad))
+        self.update(skipped=record.finite.logical_not().float())
         return loss.detach()
+
+    def update(self, *, skipped: Tensor) -> None:
+        """Change the weights by their gradients, unless `skipped` is 1, and drop the gradients."""
+        update_weights(self.accelerator, self.networks, skipped=skipped)
 
 
 def peak_bytes(step: TrainingStep, clips: Clip) -> tuple[int, int]:

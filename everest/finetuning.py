@@ -19,14 +19,15 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.engine.context import RunContext
-from everest.engine.health import FEWEST_STEPS, STILL_GUESSING, UNDERFITS, Validations, stays_at_chance
+from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, stays_at_chance
+from everest.engine.plan import FEWEST_STEPS
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
-from everest.lists.groups import ListSize
+from everest.lists.sample import ListSize
 from everest.metrics.calibration import calibrate
 from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
 from everest.metrics.names import LOGGED, METRICS

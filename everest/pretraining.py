@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
-from everest.checkpoints.pretraining_spec import spec_of_pretraining
-from everest.checkpoints.teacher import attach_teacher
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
-from everest.engine.health import Row
-from everest.engine.plan import learning_rate_advice
-from everest.engine.probe_advice import FEWEST_HELD_OUT
-from everest.engine.resume import require_same_frozen
-from everest.engine.setup import set_up_training
-from everest.engine.tracking import image_is_due
+from everest.engine.plan import Row, learning_rate_advice
+from everest.engine.setup import require_same_frozen, set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
-from everest.figures.masks import view_model
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
+from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
-from everest.models.views import ViewModel
-from everest.probes.probe_loop import probe_if_due, probe_summary, read_probes
-from everest.tokenizer.cache import open_token_cache
-from everest.tokenizer.targets import FeatureTargets
+
+# What only some runs need is imported where it is used: probes, which take scikit-learn and a second, frozen
+# networks, and figures.
+if TYPE_CHECKING:
+    from everest.probes.probing import Prober
 
 # Our choice: as many steps in a row with projections that spread less (everest.models.views).
 COLLAPSED_STEPS: Final = 50
@@ -39,14 +36,22 @@ MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
-def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A pre-training run that is ready for its first step."""
+
+    training: Training
+    prober: Prober | None  # None: the run is not probed
+
+
+def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step.
 
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     start = context.read_start()  # first: reading the data may take minutes
-    spec = spec_of_pretraining(recipe)
+    spec = _spec(recipe)
     if start is not None:
         spec = start.adapted(spec)
     if context.resumed:
@@ -58,18 +63,32 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
             "more videos with data.pretrain"
         )
     if recipe.pretrain.cache is not None:
-        clips.tokens = open_token_cache(recipe, clips)
-        tokens = clips.tokens
+        from everest.tokenizer.cache import open_token_cache
+
+        clips.tokens = tokens = open_token_cache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
-        attach_teacher(training.state.trained_model, recipe)
-    if probes:
-        from everest.probes.probing import add_probes  # here: scikit-learn takes a second to import
+        from everest.checkpoints.teacher import attach_teacher
 
-        add_probes(training, recipe, spec)
-    return training
+        attach_teacher(training.state.trained_model, recipe)
+    if not probes:
+        return Pretraining(training=training, prober=None)
+
+    from everest.probes.probing import Prober
+
+    return Pretraining(training=training, prober=Prober(training, recipe, spec))
+
+
+def _spec(recipe: Recipe) -> ModelSpec:
+    """The model that is trained, with the facts of a frozen tokenizer or teacher if it learns from one."""
+    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
+        return pretrain_spec(recipe, tokenizer=None)
+
+    from everest.checkpoints.pretraining_spec import spec_of_pretraining
+
+    return spec_of_pretraining(recipe)
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
@@ -97,16 +116,18 @@ class CollapseWatch:
                 )
 
 
-def pretrain(training: Training) -> None:
+def pretrain(stage: Pretraining) -> None:
     """Train to the end of the plan.
 
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
+    training, prober = stage.training, stage.prober
     training.model.train()
     collapse = CollapseWatch()
-    read_probes(training)
-    probe_if_due(training)  # also one that is missing because the run was killed in it
+    if prober is not None:
+        prober.resume()
+        prober.probe_if_due()  # also one that is missing because the run was killed in it
     with training.running():
         while training.has_steps:
             training.begin_step()
@@ -119,30 +140,31 @@ def pretrain(training: Training) -> None:
             norms = training.clip_gradients()
             training.step(norms)
             collapse.add(training.log_step())
-            probe_if_due(training)
-            if training.at_checkpoint:
+            if prober is not None:
+                prober.probe_if_due()
+            if training.at_checkpoint and training.tracker is not None:
                 _show_reconstruction(training)
             training.save_if_due()
             training.stop_if_asked()
-    _summarize(training)
-    probed = probe_summary(training)
+    _summarize(stage)
+    probed = None if prober is None else prober.summary()
     if probed is not None:
         training.notice(probed)
 
 
-def _summarize(training: Training) -> None:
+def _summarize(stage: Pretraining) -> None:
     """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
+    training = stage.training
     model, losses = training.state.trained_model, training.step_log.losses
     if not losses:
         return
     loss = fmean(losses)
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
-    if isinstance(model, ViewModel):
+    if not isinstance(model, MaskedAutoencoder):
         text = "; ".join([text, *_views_texts(training)])
-    targets = model.targets if isinstance(model, MaskedAutoencoder) and not model.camera_weight else None
-    if isinstance(targets, PixelTargets) and targets.normalize:
+    elif isinstance(model.targets, PixelTargets) and model.targets.normalize and not model.camera_weight:
         text += "; tubelets of one color would give about 1"
-        checked = training.prober is not None and training.prober.num_held_out >= FEWEST_HELD_OUT
+        checked = stage.prober is not None and stage.prober.watches_loss
         if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
             advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
             advice = advice or "try more steps or another base_lr"
@@ -172,15 +194,17 @@ def _show_reconstruction(training: Training) -> None:
     with a token cache either: predicted codes become images only through the tokenizer.
     """
     tracker, model = training.tracker, training.state.trained_model
-    if tracker is None or not image_is_due(training.plan, training.steps_done):
+    if tracker is None or not training.plan.shows_image(training.steps_done):
         return
     if training.settings.shard == "full" or training.clips.tokens or not isinstance(model, MaskedAutoencoder):
         return
+
+    from everest.figures.masks import view_model
+    from everest.figures.pictures import rows_of
+    from everest.tokenizer.targets import FeatureTargets
+
     if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
         return
-
-    from everest.figures.pictures import rows_of  # here: matplotlib takes half a second to import
-
     clip = training.clips.read((0, 0))
     model.eval()
     view = view_model(model, clip.frames[0], noise=clip.noise[0])

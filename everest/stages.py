@@ -72,11 +72,11 @@ def pretrain(
         notify=lambda text: _report(options)(notice(text)),
     )
     with run_context(run, settings, _report(options)) as context:
-        training = pretraining.set_up_pretraining(settings, context)
-        with start_or_resume(training, settings):
-            pretraining.pretrain(training)
-    training.accelerator.wait_for_everyone()
-    return training.run.path
+        stage = pretraining.set_up_pretraining(settings, context)
+        with start_or_resume(stage.training, settings):
+            pretraining.pretrain(stage)
+    stage.training.accelerator.wait_for_everyone()
+    return stage.training.run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:

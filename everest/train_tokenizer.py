@@ -16,16 +16,17 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
+from everest.engine.network import Network, make_optimizer
 from everest.engine.setup import set_up_training
-from everest.engine.tokenizer_loss import TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
-from everest.engine.tracking import image_is_due
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
+from everest.foreign.imagenet import load_network
 from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import REPORT_IMAGE
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
+from everest.tokenizer.loss import BETAS, TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
@@ -62,7 +63,19 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         )
     if recipe.train.shard != "none":
         context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
-    objective = tokenizer_objective(recipe, spec, context.accelerator.device)  # may read weights
+    device = context.accelerator.device
+    objective = tokenizer_objective(recipe, spec, device, load=load_network)  # may read weights
+    adversaries = []
+    if objective.adversary is not None:
+        optimizer = make_optimizer([objective.adversary.group], betas=BETAS)
+        adversaries = [
+            Network(
+                module=objective.adversary.discriminator,
+                optimizer=optimizer,
+                name="adversary",
+                grad_norm="discriminator_grad_norm",
+            )
+        ]
     clips = tokenizer_clips(recipe)
     training = set_up_training(
         replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
@@ -70,7 +83,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         spec,
         clips,
         context,
-        other_networks=[objective.adversary.network] if objective.adversary is not None else [],
+        other_networks=adversaries,
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
@@ -78,7 +91,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context.notice("no list in data.val or data.test: the report is of videos that are trained on")
     with torch.random.fork_rng():  # the scorer that training starts with, from the same seed
         torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-        untrained = spec.build().scorer.to(context.accelerator.device)
+        untrained = spec.build().scorer.to(device)
     return TokenizerStage(
         training=training,
         settings=settings,
@@ -154,7 +167,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
 def _is_due(training: Training) -> bool:
     """Whether to validate now: at some of the checkpoints. `_finish` validates after the last step."""
     done, plan = training.steps_done, training.plan
-    return 0 < done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
+    return 0 < done < plan.steps and training.at_checkpoint and plan.shows_image(done)
 
 
 def _validate(stage: TokenizerStage) -> None:

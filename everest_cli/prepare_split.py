@@ -127,8 +127,9 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.lists.groups import COLUMN, FOLDER, ListSize, grouping, with_groups
+    from everest.lists.groups import COLUMN, FOLDER, grouping, with_groups
     from everest.lists.labeled import read_labeled
+    from everest.lists.sample import ListSize
     from everest.prepare.split import read_shares, split_samples, write_split
     from everest.suggest.next_commands import commands_for_lists
 

@@ -42,12 +42,13 @@ def pretrain(
     train = None if options.dry_run else partial(run_stage, options=options)
     settings, run = with_tokenizer(settings, run, train=train, set_up=set_up_pretraining, notify=say)
     with options.context(settings, run) as context:
-        training = set_up_pretraining(settings, context)
+        stage = set_up_pretraining(settings, context)
+        training = stage.training
         if options.dry_run:
             print_trial(training, lambda clip: [pretraining_output(training.model, clip).loss])
             return
         with start_or_resume(training, settings):
-            pretrain(training)
+            pretrain(stage)
     finish(training)
     if is_main() and not options.quiet:
         say("\n  ".join(["next:", *_next_commands(recipe, options, settings, training.run.path)]))

@@ -125,9 +125,9 @@ class DemoSteps:
         """Pre-train an encoder, from `init` or from new weights; returns the weights."""
         context = self._context(recipe, name, init=init)
         with self._timed(f"pre-training ({name})"):
-            training = set_up_pretraining(recipe, context)
-            with start_or_resume(training, recipe):
-                pretrain(training)
+            stage = set_up_pretraining(recipe, context)
+            with start_or_resume(stage.training, recipe):
+                pretrain(stage)
         return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:

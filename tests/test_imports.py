@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
     *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
-    *("tokenizer", "models", "foreign", "checkpoints", "engine", "figures", "inference", "search", "probes"),
+    *("tokenizer", "models", "foreign", "checkpoints", "engine", "inference", "probes", "figures", "search"),
     *("evaluation", "profiling", "footage", "prepare", "suggest", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}

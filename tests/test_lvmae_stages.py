@@ -14,7 +14,7 @@ import everest
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.engine.context import RunOptions
-from everest.engine.resume import has_not_started
+from everest.engine.start import has_not_started
 from everest.engine.tokenizer_first import with_tokenizer
 from everest.models.mae import MaskedAutoencoder
 from everest.pretraining import set_up_pretraining

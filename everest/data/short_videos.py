@@ -15,8 +15,7 @@ import numpy as np
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of
 from everest.errors import DataError
-from everest.lists.groups import ListSize
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.system.storage import RemotePath
 from everest.video.source import Member
 from everest.video.stream import VideoError

@@ -11,13 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from everest.config.best import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
-from everest.data.class_balance import sample_weights
-from everest.data.clips_per_video import repeat_samples
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.views import (
@@ -96,6 +92,9 @@ def unlabeled_clips(
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     """Returns the labeled clips of `data.train`, and their classes."""
+    from everest.data.augment import RandAugment
+    from everest.data.class_balance import sample_weights
+
     data, stage = recipe.data, recipe.finetune
     settings = stage.rand_augment
     views = FinetuneViews(
@@ -133,6 +132,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
+
     samples = read_stage(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, stage.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
@@ -218,6 +218,8 @@ def clips_of(
     distinct = {sample.video_id: sample for sample in samples.samples}
     repeated, notices = samples.samples, ()
     if training and data.clips_per_video != 1:
+        from everest.data.clips_per_video import repeat_samples
+
         repeated = repeat_samples(samples.samples, data.clips_per_video)
         notices = (
             f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",

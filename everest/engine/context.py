@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
-from everest.checkpoints.start import Start, read_start
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
 from everest.system.run_environment import Init
 from everest.system.run_folder import RunFolder, default_folder
+
+if TYPE_CHECKING:
+    from everest.checkpoints.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,12 @@ class RunContext:
         Raises:
             CheckpointError: see `everest.checkpoints.start.read_start`.
         """
-        run = self.run if self.resumed else None
-        start = None if self.init is None else read_start(self.init, resumed=run)
-        if start is not None and start.weights is not None:
+        if self.init is None:
+            return None
+
+        from everest.checkpoints.start import read_start  # here: it reads weights of other programs, too
+
+        start = read_start(self.init, resumed=self.run if self.resumed else None)
+        if start.weights is not None:
             self.notices(start.notices())
         return start

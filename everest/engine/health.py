@@ -1,61 +1,25 @@
-"""Training health checks: losses that are not finite, losses at chance, overfitting."""
+"""Training health checks: losses at chance, overfitting. Needs no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any, Final, Literal
+from typing import Final
 
-from everest.errors import DivergedError
+from everest.engine.plan import Row
 from everest.metrics.names import METRICS
 
 # All numbers are our choice.
-SKIP_LIMIT: Final = 10  # updates in a row that `train.nonfinite: skip` may skip
-SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little has been learned
 # Of the way from the training loss of guessing to that of a model that knows every label. After few steps
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
 NEAR_GUESSING: Final = 0.95  # a validation loss above this share of that of guessing
-FEWEST_STEPS: Final = 300  # updates before a loss shows whether a model learns
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
-
-Row = dict[str, Any]  # of metrics.jsonl
-GRAD_NORM: Final = "grad_norm"  # in it: of the gradient of a run's model
-
-
-class Nonfinite:
-    """Decides about updates with a loss or a gradient that is not finite (`train.nonfinite`)."""
-
-    def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
-        self.policy = policy
-        self.scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
-        self.skipped = 0  # in a row
-        self.overflow = False  # whether the last skipped update was fp16's search for its scale
-
-    def should_skip(self, figures: Mapping[str, float]) -> bool:
-        """Whether to skip the update with these numbers, by their names in metrics.jsonl.
-
-        Raises:
-            DivergedError: the policy does not allow it, or no longer.
-        """
-        broken = {name for name, value in figures.items() if not math.isfinite(value)}
-        self.skipped = self.skipped + 1 if broken else 0
-        self.overflow = self.scaled and broken == {GRAD_NORM}
-        limit = SCALER_LIMIT if self.overflow else SKIP_LIMIT
-        if broken and ((self.policy == "stop" and not self.overflow) or self.skipped > limit):
-            raise DivergedError(f"{in_words(figures)}, {self.skipped} times in a row")
-        return bool(broken)
-
-
-def in_words(figures: Mapping[str, float]) -> str:
-    """The loss, the norm of the model's gradient, and all other numbers that are not finite."""
-    shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
-    return ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
 
 
 def stays_at_chance(

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
-from everest.engine.health import GRAD_NORM
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
@@ -73,6 +72,7 @@ def stage_optimizer(
 
 MODEL: Final = "model"  # the name of a run's first network
 EMA: Final = "ema"
+GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl: of the gradient of a run's model
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
 
 
@@ -85,24 +85,6 @@ class Network:
     name: str = MODEL  # of its tensors in a state
     ema: ModelEmaV3 | None = None  # an average of its weights
     grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
-
-    @torch.no_grad()
-    def update_average(self, skipped: Tensor) -> None:
-        """Move the average toward the weights, unless their update was left out.
-
-        timm's own update cannot be skipped on the device without a wait. Buffers are constants.
-
-        Args:
-            skipped: () float32 on the device: 1 if the update was left out, else 0.
-        """
-        if self.ema is not None:
-            share = (1 - self.ema.decay) * (1 - skipped)
-            for average, weight in zip(self.ema.module.parameters(), self.module.parameters(), strict=True):
-                average.lerp_(weight, share)
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients of the parameters that have one."""
-        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
 
     def capture(self) -> dict[str, Tensor]:
         """Returns full tensors by part and name. All processes must call it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -15,9 +15,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from everest.checkpoints.start import Start, start_model
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
@@ -37,15 +37,21 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, free_memory
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
 from everest.system.processes import local_processes
+from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
+from everest.system.weights_header import read_header
 from everest.tokenizer.spec import TokenizerSpec
+
+if TYPE_CHECKING:
+    from everest.checkpoints.start import Start
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
 # Of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added.
 COPIED_BYTES = 2 * WEIGHT_BYTES
 TRAINED_BYTES = 3 * WEIGHT_BYTES  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
+FIX: Final = "choose another folder, or use --overwrite"
 
 
 def set_up_training(
@@ -80,10 +86,10 @@ def set_up_training(
     if not context.resumed:
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
         context.notices((*clips.notices, padding_notice(clips, section)))
-    root = parse_location(recipe.data.root)
-    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
-    plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes=other_bytes)
-    model = _network(recipe, stage, spec, start, context, classes=classes)
+    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
+    videos = {"videos": len(clips), "samples": samples}
+    plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes)
+    model = _network(recipe, stage, spec, start, context, classes)
     training = Training(
         context,
         recipe,
@@ -94,11 +100,10 @@ def set_up_training(
         videos=videos,
         memory_advice=memory.advice,
     )
-    workers = training.feed.workers
-    shared = shared_bytes(clips, training.feed.order(), workers=workers)
+    shared = shared_bytes(clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and workers < num_readers():
-        context.notices([few_workers_notice(workers, possible=num_readers())])
+    if recipe.train.workers == "auto" and training.workers < num_readers():
+        context.notices([few_workers_notice(training.workers, possible=num_readers())])
     if not context.one_batch:
         shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
         crowded = None if shares_cores else crowded_cores(*busy.measure())
@@ -107,13 +112,30 @@ def set_up_training(
     return training
 
 
+def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
+    """Raise RecipeError if a run's weights were trained with another teacher or tokenizer than it has now."""
+    if not run.weights.is_file():
+        return
+    settings = read_header(run.weights).settings
+    teacher, tokenizer = spec.teacher, spec.tokenizer
+    for kind, name, now in (
+        ("teacher", teacher and teacher.name, teacher and teacher.sha256),
+        ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
+    ):
+        before = (settings.get(kind) or {}).get("sha256")
+        if None not in (before, now) and before != now:
+            raise RecipeError(
+                f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
+                f"{FIX}"
+            )
+
+
 def _plan(
     recipe: Recipe,
     stage: Stage,
     spec: ModelSpec | TokenizerSpec,
     context: RunContext,
     videos: dict[str, Any],
-    *,
     other_bytes: Callable[[int], int],
 ) -> tuple[StagePlan, PassMemory, str | None]:
     """The plan, the memory of its passes, and a warning if a CPU has too little of it.
@@ -145,9 +167,8 @@ def _plan(
     else:
         state_bytes = COPIED_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
         budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
-        fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // bytes_of(
-            recipe.train.checkpointing, value_bytes
-        )
+        per_clip = bytes_of(recipe.train.checkpointing, value_bytes)
+        fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // per_clip
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([max(1, fitting)]))
     plan = plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
@@ -172,7 +193,6 @@ def _network(
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     context: RunContext,
-    *,
     classes: tuple[str, ...] | None,
 ) -> Network:
     """The model on its device, new or with the weights of `start`, and its optimizer."""
@@ -180,6 +200,8 @@ def _network(
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
+        from everest.checkpoints.start import start_model  # here: it reads weights of other programs, too
+
         start_model(model, spec, start, classes=classes, notify=context.notice)
         if not context.resumed:
             context.notices([start.other_rate(recipe.data.fps)])
@@ -219,16 +241,15 @@ def _header(
 ) -> Weights:
     """The header of the run's weights; its `clip` states how the stage reads clips."""
     clip: dict[str, Any] | None = None
-    if isinstance(stage, PretrainSettings | FinetuneSettings):
+    if not isinstance(stage, TokenizerSettings):
         rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
         clip = {"stride": stage.stride, "sampling": stage.sampling, **rate}
-    origin, settings = start and start.origin, spec.dump()
     return Weights(
         kind=spec.kind,
-        settings=settings,
+        settings=spec.dump(),
         classes=classes,
         recipe=recipe.name,
         step=0,
-        origin=origin,
+        origin=start and start.origin,
         clip=clip,
     )

@@ -1,22 +1,28 @@
-"""Opens the folder of a run, and starts the run or resumes the one that is there."""
+"""Opens the folder of a run, and starts, resumes or refuses the run.
+
+Traces of killed processes count as no run: a run that has not started, and unfinished files.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 
-from everest.config.recipe import dump_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.data.loader import shared_bytes
 from everest.engine.context import RunContext, RunOptions
-from everest.engine.resume import check_output, remove_leftovers
+from everest.engine.setup import FIX
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
-from everest.errors import EnvironmentProblem, RecipeError
-from everest.lists.groups import ListSize
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
+from everest.lists.sample import ListSize
 from everest.system.accelerator import (
     decide_on_main,
     end_training_on_error,
@@ -24,9 +30,41 @@ from everest.system.accelerator import (
     precision_text,
 )
 from everest.system.events import Report
-from everest.system.locks import claimed
+from everest.system.files import UNFINISHED, is_unfinished
+from everest.system.locks import RUNNING, claimed, refuse_trained
 from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import (
+    ENVIRONMENT,
+    ONE_BATCH,
+    OWN_FILES,
+    PLAN,
+    RECIPE,
+    STATE,
+    TOKENIZER,
+    RunFolder,
+    is_own_tokenizer,
+    own_tokenizer,
+)
+from everest.system.text import is_unicode
+from everest.system.weights_header import read_header
+from everest.tokenizer.clips import tokenizer_depends_on
+
+# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
+MAY_CHANGE: Final = {
+    "name",
+    "summary",
+    "data.root",
+    "train.workers",
+    "train.data_timeout",
+    "train.save_every",
+    "train.keep_states",
+}
+TOKENIZER_FILE: Final = "tokenizer.checkpoint"
+TEACHER: Final = "pretrain.target.teacher"
+SHOWN: Final = 3  # settings that differ, in a message
+# The command that writes weights of a kind, where it has another name.
+COMMANDS: Final = {"classifier": "finetune", "encoder": "convert", "tokenizer": "train-tokenizer"}
+_STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 
 @contextmanager
@@ -89,7 +127,7 @@ def start_run(training: Training, recipe: Recipe) -> None:
     context, plan, init = training.context, training.plan, training.context.init
     main = context.accelerator.is_main_process
     if main:
-        remove_leftovers(context.run)
+        _remove_leftovers(context.run)
     if main and not context.resumed:
         facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
         start = {}
@@ -104,9 +142,19 @@ def start_run(training: Training, recipe: Recipe) -> None:
         training.tracker = make_tracker(context.tracker, context.run, steps_done=steps_done)
 
 
+def _remove_leftovers(run: RunFolder) -> None:
+    """Remove the unfinished files of killed processes from a run that this process has claimed."""
+    own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
+    leftovers = [file for file in run.path.iterdir() if file.name in own]
+    if run.state.is_dir():
+        leftovers += [file for file in run.state.iterdir() if _STATE.fullmatch(file.name)]
+    for file in leftovers:
+        file.unlink()
+
+
 def _summary(training: Training) -> str:
     """The first line of a run: its videos, steps, batch, learning rate, parameters and precision."""
-    plan, feed = training.plan, training.feed
+    plan = training.plan
     text = (
         f"{ListSize.of(training.clips.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
@@ -114,12 +162,120 @@ def _summary(training: Training) -> str:
     )
     if plan.base_lr is not None:
         text += f" (base_lr {plan.base_lr:g} x batch / 256)"
-    sizes = [(p.numel(), p.requires_grad) for p in training.state.networks[0].module.parameters()]
+    sizes = [(p.numel(), p.requires_grad) for p in training.networks[0].module.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
     text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    if feed.workers:
-        shared = shared_bytes(training.clips, feed.order(), workers=feed.workers)
-        text += f"; {feed.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
+    if training.workers:
+        shared = shared_bytes(training.clips, training.order(), workers=training.workers)
+        text += f"; {training.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
     return text
+
+
+def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
+    """Whether a run into `path` resumes the one that is there. Nothing is written or removed.
+
+    Raises:
+        RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
+            or `overwrite` would remove files that the run reads or that no run has written, or `path` is not
+            UTF-8.
+    """
+    place = f"--output {path}"
+    if not is_unicode(str(path)):
+        raise RecipeError(f"{place}: not UTF-8, so its weights could not be read; choose another name")
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise RecipeError(f"{place}: a file is in the way; choose another folder")
+    refuse_trained(path)
+    if has_not_started(path):
+        return False
+    run = RunFolder(path)
+    if options.overwrite:
+        own = own_tokenizer(path).resolve()  # its own stage decides about it
+        for source in _files_read(recipe, options):
+            if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
+                raise RecipeError(f"{place}: --overwrite would remove {source}, which the run reads")
+        foreign = [name for name in OWN_FILES if (path / name).exists()]
+        if foreign and run.read_env(PLAN) is None:
+            raise RecipeError(
+                f"{place}: --overwrite would remove {path / foreign[0]}, which no run has written; "
+                "choose another folder"
+            )
+        return False
+    if not (path / RECIPE).is_file():
+        raise RecipeError(f"{place}: exists and is no run folder; choose another, or use --overwrite")
+    if options.resume == "never":
+        raise RecipeError(
+            f"{place}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
+        )
+    differences = _differences(run, recipe, options)
+    if differences:
+        shown = first_names(differences, SHOWN)
+        raise RecipeError(
+            f"{place}: holds a run with other settings: {shown}; give the run's own values, or {FIX}"
+        )
+    return True
+
+
+def has_not_started(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a run writes before its recipe; true for an empty folder.
+
+    The tokenizer's run inside the folder may be at any step, because it is trained first.
+    """
+    run = RunFolder(folder)
+    names = {file.name for file in folder.iterdir() if not is_unfinished(file.name)} - {TOKENIZER, RUNNING}
+    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+        names.discard(STATE)
+    if run.read_env(PLAN) is not None:  # otherwise another program has written it
+        names.discard(ENVIRONMENT)
+    return not names
+
+
+def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
+    """The files of recipes and weights that a run reads."""
+    names = [
+        options.recipe_file,
+        options.init and options.init.file,
+        recipe.tokenizer and recipe.tokenizer.checkpoint,
+        recipe.pretrain.teacher if options.command == "pretrain" else None,
+    ]
+    return [Path(name) for name in names if name]
+
+
+def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
+    """The settings and options in which the run in the folder differs, each with both values."""
+    try:
+        then = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
+    except RecipeError as error:
+        raise RecipeError(
+            f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
+        ) from error
+    now, init = flat(recipe_values(recipe)), options.init
+    may_change = set(MAY_CHANGE)
+    if options.command == COMMANDS["tokenizer"]:
+        may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
+    # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
+    saved = run.weights.is_file()
+    old, new = then.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
+    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(run.path).resolve())):
+        may_change.add(TOKENIZER_FILE)
+    if saved and then.get(TEACHER) and now.get(TEACHER):
+        may_change.add(TEACHER)
+    then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
+    now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
+    if init is not None:
+        then["--decoder"], now["--decoder"] = run.read_env(DECODER), init.decoder
+    with suppress(CheckpointError):  # weights that are damaged, or not there yet, are written from a state
+        kind = read_header(run.weights).kind
+        then["command"], now["command"] = COMMANDS.get(kind, kind), options.command
+    return differing(*({key: of[key] for key in of if key not in may_change} for of in (then, now)))
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves

@@ -1,30 +1,145 @@
-"""The networks that a run trains, saved to state files and restored from them to the bit.
+"""All that an exact continuation of a run needs, in state files with a checksum.
 
-A state (everest.engine.saved_state) holds tensors by part and name. The parts of the run's model are
-`model/…`, `optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`,
-`<name>_optimizer/…` and `<name>_ema/…`. Random choices follow from the step, so no generator is saved.
+`state/step-<n>.safetensors` holds tensors by part and name, and in its header the step, the notes and a
+SHA-256 of all of these. The parts of the run's model are `model/…`, `optimizer/<parameter>/<moment>` and
+`ema/…`; any other network has `<name>/…`, `<name>_optimizer/…` and `<name>_ema/…`. Random choices follow from
+the step, so no generator is saved. A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from everest.engine.context import RunContext
 from everest.engine.network import EMA, MODEL, Network, part_of
-from everest.engine.saved_state import SavedState, newest_state, set_aside, states_in
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.lora import merged
 from everest.system.compute import HostCopy
+from everest.system.json_text import json_text, parse_json
 from everest.system.run_folder import ENDED
-from everest.system.weights import Weights, full_tensor
-from everest.system.weights_header import read_header
+from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
+from everest.system.weights_header import FORMAT, read_header, read_metadata
+
+DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
+STATE_FORMAT: Final = f"{FORMAT}-state"
+_NAME: Final = re.compile(r"step-([0-9]{9,16})\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """The contents of a state file."""
+
+    step: int  # updates done
+    tensors: dict[str, Tensor]  # by part and name
+    notes: dict[str, Any]  # plain values: counters, the state of fp16's loss scale
+
+    def save(self, folder: Path, *, keep: int) -> None:
+        """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
+        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
+        header["sha256"] = _checksum(header, self.tensors)
+        write_tensors(folder / _file_name(self.step), self.tensors, metadata=header)
+        for old in list(states_in(folder).values())[:-keep]:
+            old.unlink()
+
+    @classmethod
+    def read(cls, path: Path) -> SavedState:
+        """Read what `save` wrote, and verify its checksum.
+
+        Raises:
+            CheckpointError: the file is damaged.
+            EnvironmentProblem: the disk or its permissions prevent reading it.
+        """
+        header, tensors = read_metadata(path), read_tensors(path)
+        checksum = header.pop("sha256", None)
+        if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
+            raise CheckpointError("its header is not that of a state")
+        if checksum != _checksum(header, tensors):
+            raise CheckpointError("its contents do not have the checksum that was saved with them")
+        if path.name != _file_name(int(header["step"])):
+            raise CheckpointError(f"it is the state of step {header['step']}")
+        return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
+
+
+def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the header's texts and of all tensors with their names, types and shapes."""
+    text = json_text([header["format"], header["step"], header["notes"], state_hash(tensors)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_name(step: int) -> str:
+    return f"step-{step:09d}.safetensors"
+
+
+def states_in(folder: Path) -> dict[int, Path]:
+    """The states of a run by their steps, oldest first. Files with other names are ignored."""
+    steps = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*.safetensors")}
+    states = {int(match[1]): path for path, match in steps.items() if match}
+    return {step: states[step] for step in sorted(states) if states[step].name == _file_name(step)}
+
+
+def newest_state(
+    folder: Path,
+    *,
+    notify: Callable[[str], None],
+    check: Callable[[SavedState], None] = lambda state: None,
+) -> SavedState | None:
+    """Read the newest intact state of a run; None if it has no states. Damaged ones are reported and skipped.
+
+    All processes of a run call it and read the states: one is intact if it is for all of them.
+
+    Args:
+        check: raises CheckpointError for a state that cannot be one of the run.
+    Raises:
+        CheckpointError: there are states, and all are damaged.
+        EnvironmentProblem: a process cannot see or read one.
+    """
+    paths = list(states_in(folder).values())
+    paths = broadcast_object_list([paths])[0]  # as the main process sees them
+    first_problem = ""
+    for path in reversed(paths):
+        state = problem = None
+        try:
+            if not path.exists() and not path.is_symlink():
+                raise EnvironmentProblem(
+                    f"{path}: not there for every process; a run folder is on storage that all of them share"
+                )
+            state = SavedState.read(path)
+            check(state)
+        except (CheckpointError, EnvironmentProblem) as error:
+            problem = error
+        problems = [error for error in gather_object([problem]) if error is not None]
+        for error in problems:
+            if isinstance(error, EnvironmentProblem):
+                raise error
+        if not problems:
+            return state
+        reason = str(problems[0]).removeprefix(f"{path}: ")
+        notify(f"{path}: damaged, skipped ({reason})")
+        first_problem = first_problem or f" ({path.name}: {reason})"
+    if paths:
+        raise CheckpointError(
+            f"{folder}: all its states are damaged{first_problem}; put back a copy of one, or start the run "
+            "again with --overwrite"
+        )
+    return None
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged state, so that it neither counts as a state nor is removed; returns the new path."""
+    suffixes = itertools.chain([""], map("-{}".format, itertools.count(2)))
+    targets = (path.with_name(f"{path.stem}{DAMAGED}{suffix}") for suffix in suffixes)
+    return path.rename(next(target for target in targets if not target.exists()))
 
 
 class TrainState:
@@ -41,8 +156,8 @@ class TrainState:
     def __init__(
         self, context: RunContext, networks: Sequence[Network], weights: Weights, *, keep: int
     ) -> None:
-        self.networks = networks
         self.saved_at = time.monotonic()  # seconds
+        self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run
         self._weights = weights
@@ -55,7 +170,7 @@ class TrainState:
     @property
     def trained_model(self) -> nn.Module:
         """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
-        network = self.networks[0]
+        network = self._networks[0]
         return network.module if network.ema is None else network.ema.module
 
     def save(self, step: int, notes: dict[str, Any]) -> None:
@@ -64,10 +179,10 @@ class TrainState:
             return
         self.finish()
         scaler = self._accelerator.scaler
-        tensors = {key: value for network in self.networks for key, value in network.capture().items()}
+        tensors = {key: value for network in self._networks for key, value in network.capture().items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
         notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
-        trained = MODEL if self.networks[0].ema is None else EMA
+        trained = MODEL if self._networks[0].ema is None else EMA
 
         def write() -> None:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)
@@ -100,7 +215,7 @@ class TrainState:
         self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any]
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
-        tensors = merged(self.networks[0].module, tensors)
+        tensors = merged(self._networks[0].module, tensors)
         described = {**self._weights.settings, **settings}
         replace(self._weights, tensors=tensors, step=step, settings=described).save(path)
 
@@ -117,10 +232,10 @@ class TrainState:
         """
         run, step = self._run, 0
         last = next((row["step"] for row in run.rows() if ENDED in row), steps)
-        state = newest_state(run.state, notify=notify, check=self._check, accelerator=self._accelerator)
+        state = newest_state(run.state, notify=notify, check=self._check)
         if state is not None:
             step = state.step
-            for network in self.networks:
+            for network in self._networks:
                 network.restore(state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
@@ -136,7 +251,7 @@ class TrainState:
         if self._accelerator.is_main_process:
             for saved_step, path in states_in(run.state).items():
                 if saved_step > step:  # damaged, and newer: it would push out intact ones
-                    notify(f"{path.name} is kept as {set_aside(path).name}")
+                    notify(f"{path.name} is kept as {_set_aside(path).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
         if step == last and not self._has_weights(step):  # killed between the last state and weights
@@ -152,7 +267,7 @@ class TrainState:
 
     def _check(self, state: SavedState) -> None:
         """Raise CheckpointError for a state of another run."""
-        for network in self.networks:
+        for network in self._networks:
             network.check(state.tensors)
-        if not self.networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
+        if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
             raise CheckpointError("the tensors of the optimizer are missing")

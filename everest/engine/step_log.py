@@ -6,27 +6,55 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from everest.config.settings import TrainSettings
 from everest.data.bad_videos import BadVideos
+from everest.data.views import MakeViews, PretrainViews
 from everest.engine.context import RunContext
-from everest.engine.health import Nonfinite, Row, in_words
-from everest.engine.plan import StagePlan
+from everest.engine.network import GRAD_NORM
+from everest.engine.plan import Row, StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
+from everest.system.cores import num_cores, num_trainers
 from everest.system.run_folder import NONFINITE
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
+SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
+SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
+# All our choice.
+WAITING: Final = 0.3  # of the time of the first steps
+WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
+WATCHED_STEPS: Final = 20  # at least
+
+
+class StepTotals(NamedTuple):
+    """The numbers of one step over all processes."""
+
+    figures: dict[str, float]  # by their names in metrics.jsonl; losses are means
+    any_failed: bool  # whether any process met an unreadable video
+    signal: int  # a signal that any process received, else 0
+    is_save_due: bool  # by the clock of any process
 
 
 class StepRecord:
-    """The record of one process about one step."""
+    """The record of one process about one step, with its numbers on the device.
+
+    `send` copies the numbers to the host without waiting, and `read` waits for them.
+
+    Attributes:
+        losses_finite: after `send`, () bool on the device: the loss and its parts are finite everywhere.
+        finite: the same of these and of the gradient norms.
+    """
+
+    losses_finite: Tensor
+    finite: Tensor
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -39,6 +67,8 @@ class StepRecord:
         self.is_save_due = False  # by this process's clock
         self.seconds: float | None = None  # of the whole step; None: it is not over
         self.started = time.monotonic()
+        self._names: list[str] = []
+        self._copy = HostCopy({})
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
@@ -46,30 +76,13 @@ class StepRecord:
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
 
-
-class StepTotals(NamedTuple):
-    """The numbers of one step over all processes."""
-
-    figures: dict[str, float]  # by their names in metrics.jsonl; losses are means
-    any_failed: bool  # whether any process met an unreadable video
-    signal: int  # a signal that any process received, else 0
-    is_save_due: bool  # by the clock of any process
-
-
-class StepNumbers:
-    """The numbers of one step on their way from the device: copied without waiting, read later.
-
-    Attributes:
-        losses_finite: () bool on the device, whether the loss and its parts are finite in all processes.
-        finite: the same of these and of the gradient norms.
-    """
-
-    def __init__(self, accelerator: Accelerator, record: StepRecord, norms: Mapping[str, Tensor]) -> None:
-        losses = {"loss": record.loss, **record.parts}
+    def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> None:
+        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host."""
+        losses = {"loss": self.loss, **self.parts}
         self._names = [*losses, *norms]
-        flags = (len(record.failed), record.signal, record.is_save_due)
+        flags = (len(self.failed), self.signal, self.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
-        filled = (torch.full((), float(flag), device=record.device) for flag in flags)
+        filled = (torch.full((), float(flag), device=self.device) for flag in flags)
         values = torch.stack([*losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
@@ -79,11 +92,33 @@ class StepNumbers:
         self._copy = HostCopy({"numbers": by_process})
 
     def read(self) -> StepTotals:
-        """Wait for the numbers."""
+        """Wait for the numbers that `send` has copied."""
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
         means = (sum(by_process) / len(by_process) for by_process in figures)
         by_name = dict(zip(self._names, means, strict=True))
         return StepTotals(by_name, any(failed), int(max(signals)), any(due))
+
+
+class Nonfinite:
+    """Decides about updates with a loss or a gradient that is not finite (`train.nonfinite`)."""
+
+    def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
+        self.skipped = 0  # in a row
+        self._policy: Literal["stop", "skip"] = policy
+        self._scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
+
+    def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
+        """What becomes of the update with these numbers, by their names in metrics.jsonl."""
+        broken = {name for name, value in figures.items() if not math.isfinite(value)}
+        self.skipped = self.skipped + 1 if broken else 0
+        overflow = self._scaled and broken == {GRAD_NORM}
+        if not broken:
+            return "sound"
+        if self.skipped > (SCALER_LIMIT if overflow else SKIP_LIMIT):
+            return "stop"
+        if overflow:
+            return "overflow"
+        return self._policy
 
 
 class StepLog:
@@ -102,23 +137,23 @@ class StepLog:
     def __init__(
         self,
         context: RunContext,
+        settings: TrainSettings,
         plan: StagePlan,
         *,
-        nonfinite: Nonfinite,
-        bad_videos: BadVideos,
+        max_bad: float,
         log: Callable[[Row], None],
     ) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT)
-        self.nonfinite = nonfinite
+        self.bad_videos = BadVideos(max_bad)
+        self.nonfinite = Nonfinite(settings.nonfinite, scaled=context.accelerator.scaler is not None)
         self.stop_signal = 0
         self.is_save_due = False
         self._context = context
         self._plan = plan
-        self._bad_videos = bad_videos
         self._log = log
-        self._unread: deque[tuple[int, StepRecord, StepNumbers]] = deque()
+        self._unread: deque[tuple[int, StepRecord]] = deque()
 
-    def add(self, step: int, record: StepRecord, numbers: StepNumbers, *, all_now: bool) -> list[Row]:
+    def add(self, step: int, record: StepRecord, *, all_now: bool) -> list[Row]:
         """Add a step, and log the steps whose numbers have arrived, or wait for those of all steps.
 
         Returns:
@@ -127,24 +162,20 @@ class StepLog:
             DivergedError: the numbers are not finite.
             DataError: too many videos are unreadable.
         """
-        self._unread.append((step, record, numbers))
+        self._unread.append((step, record))
         rows = self.read(but=1 if self._context.overlaps and not all_now else 0)
         return rows + self.read() if self.stop_signal or self.is_save_due else rows
 
     def read(self, *, but: int = 0) -> list[Row]:
         """Log the steps that are done, except the last `but`."""
-        rows = []
-        while len(self._unread) > but:
-            step, record, numbers = self._unread.popleft()
-            rows.append(self._log_step(step, record, numbers.read()))
-        return rows
+        return [self._log_step(*self._unread.popleft()) for _ in range(len(self._unread) - but)]
 
-    def _log_step(self, step: int, record: StepRecord, totals: StepTotals) -> Row:
-        context, plan, figures = self._context, self._plan, totals.figures
+    def _log_step(self, step: int, record: StepRecord) -> Row:
+        context, plan, totals = self._context, self._plan, record.read()
         self.stop_signal = self.stop_signal or totals.signal
         self.is_save_due = self.is_save_due or totals.is_save_due
-        self._check_finite(step, record, figures)
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        self._check_finite(step, record, totals.figures)
+        finite = {name: value if math.isfinite(value) else None for name, value in totals.figures.items()}
         seconds = record.seconds or time.monotonic() - record.started
         row: Row = {
             "step": step,
@@ -161,29 +192,61 @@ class StepLog:
         if row["loss"] is not None:
             self.losses.append(row["loss"])
         failed = list(gather_object(record.failed)) if totals.any_failed else []
-        for text in self._bad_videos.add(requested=plan.videos_per_step, failed=failed):
+        for text in self.bad_videos.add(requested=plan.videos_per_step, failed=failed):
             context.notice(text)
         if failed and context.accelerator.is_main_process:
-            context.run.write_bad_videos(self._bad_videos.reasons)
-        self._bad_videos.check(any_failed=totals.any_failed)
+            context.run.write_bad_videos(self.bad_videos.reasons)
+        self.bad_videos.check(any_failed=totals.any_failed)
         return row
 
     def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
+        verdict, skipped = self.nonfinite.judge(figures), self.nonfinite.skipped
+        shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
+        text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
+        if verdict == "stop":
+            text += f", {skipped} times in a row"
+        elif skipped == self._plan.steps:
+            text += "; no update of the run was applied"
+        elif verdict != "skip":
+            return
+        run, videos = self._context.run, gather_object(record.videos)
+        if self._context.accelerator.is_main_process:
+            run.write_nonfinite(step=step, figures=figures, videos=videos)
+        where = f"its videos are in {run.path / NONFINITE}"
+        if verdict == "stop" or skipped == self._plan.steps:
+            raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
+        self._context.notice(f"step {step} skipped: {text}; {where}")
 
-        def written() -> str:
-            run, videos = self._context.run, gather_object(record.videos)
-            if self._context.accelerator.is_main_process:
-                run.write_nonfinite(step=step, figures=figures, videos=videos)
-            return f"its videos are in {run.path / NONFINITE}"
 
-        try:
-            is_skipped = self.nonfinite.should_skip(figures)
-            if self.nonfinite.skipped == self._plan.steps:
-                raise DivergedError(f"{in_words(figures)}; no update of the run was applied")
-        except DivergedError as error:
-            raise DivergedError(
-                f"step {step}: {error}; {written()}; lower base_lr or set train.clip_grad"
-            ) from error
-        if is_skipped and not self.nonfinite.overflow:
-            self._context.notice(f"step {step} skipped: {in_words(figures)}; {written()}")
+class WaitWatch:
+    """Adds up how long the first steps wait, without the very first one, which starts the workers."""
+
+    def __init__(self) -> None:
+        self._steps = -1
+        self._waited = 0.0
+        self._seconds = 0.0
+
+    def add(self, waited: float, seconds: float) -> float | None:
+        """Add a step; returns once the share of their time that the first steps waited, if it is large."""
+        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
+        self._steps += 1
+        if is_over or self._steps == 0:
+            return None
+        self._waited += waited
+        self._seconds += seconds
+        if self._steps < WATCHED_STEPS or self._seconds < WATCHED_SECONDS:
+            return None
+        share = self._waited / self._seconds
+        return share if share > WAITING else None
+
+
+def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
+    """The warning for a share of the time of the steps."""
+    cores = max(1, num_cores() // num_trainers())
+    remedies = ["read smaller files (`everest prepare encode`)"]
+    if isinstance(views, PretrainViews) and not views.compared:
+        remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
+    if workers < cores:
+        remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
+    return f"the first steps waited for videos for {share:.0%} of their time: {', or '.join(remedies)}"

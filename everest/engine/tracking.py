@@ -11,7 +11,6 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from everest.config.yaml import read_yaml
-from everest.engine.plan import StagePlan
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RECIPE, RunFolder
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     Tracker = TensorBoardTracker | WandBTracker
 
-IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 PROJECT: Final = "everest"  # of Weights & Biases
 TRACKER: Final = "tracker"  # in env.json: the name of the last tracker, and the id of its run
 
@@ -60,9 +58,3 @@ def check_tracker(name: str) -> None:
     """Raise EnvironmentProblem if the package of a tracker is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise EnvironmentProblem(f"--tracker {name}: the package is not installed; run `pip install {name}`")
-
-
-def image_is_due(plan: StagePlan, step: int) -> bool:
-    """Whether to show a reconstruction at the checkpoint after `step` updates."""
-    checkpoint, checkpoints = step // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
-    return checkpoint % max(1, checkpoints // IMAGES) == 0

@@ -5,34 +5,34 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, Never
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, Never
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from everest.config.settings import Recipe
-from everest.data.bad_videos import BadVideos
-from everest.data.dataset import Clip, VideoClips, failures
-from everest.data.loader import DeviceCopy, StoppedWaiting, batches
+from everest.data.dataset import Clip, StepSampler, VideoClips, failures
+from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.feed import Feed, WaitWatch, waiting_advice
-from everest.engine.health import Nonfinite, Row
-from everest.engine.network import Network
-from everest.engine.plan import StagePlan
-from everest.engine.probe_advice import Probing
+from everest.engine.network import Network, set_lr
+from everest.engine.plan import Row, StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step_log import StepLog, StepNumbers, StepRecord
-from everest.engine.update import Updater
+from everest.engine.step_log import StepLog, StepRecord, WaitWatch, waiting_advice
+from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
 from everest.system.run_folder import ENDED
 from everest.system.signals import Stopped, StopSignal
-from everest.system.weights import Weights
+from everest.system.weights import Weights, set_gradient_exchange
 
 if TYPE_CHECKING:
     from everest.engine.tracking import Tracker
+
+# Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
+# can end, and be saved.
+SHARED_STEP_SECONDS: Final = 10.0
 
 
 class Training:
@@ -66,32 +66,31 @@ class Training:
         self.report = context.report
         self.notice = context.notice
         self.settings = recipe.train
+        self.networks = networks
         self.clips = clips
         self.videos = videos
         self.origin = weights.origin
         self.plan = plan
-        self.bad_videos = BadVideos(recipe.data.max_bad)
+        self.memory_advice = memory_advice
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
-        self.prober: Probing | None = None  # of pre-training, see everest.probes.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
-        self._signal = StopSignal()
-        self.feed = Feed(context, recipe.train, clips, plan, self._signal)
-        self.state = TrainState(context, networks, weights, keep=self.settings.keep_states)
-        self.updater = Updater(self.accelerator, networks, recipe.train)
-        self.model = self.updater.model
-        nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
-        self.step_log = StepLog(context, plan, nonfinite=nonfinite, bad_videos=self.bad_videos, log=self.log)
-        self.memory_advice = memory_advice
+        self.model = prepare_model(self.accelerator, networks[0].module, recipe.train)
+        self.state = TrainState(context, networks, weights, keep=recipe.train.keep_states)
+        self.step_log = StepLog(context, recipe.train, plan, max_bad=recipe.data.max_bad, log=self.log)
+        self.bad_videos = self.step_log.bad_videos
+        self.workers = choose_workers(clips, self.order(), recipe.train.workers)
+        device = self.accelerator.device
         self._drop_paths = drop_paths(networks[0].module)
+        self._signal = StopSignal()
         self._batches: Iterator[Clip] = iter(())
-        self._to_device = DeviceCopy(self.accelerator.device)
+        self._to_device = DeviceCopy(device)
         self._waits = WaitWatch()
         self._has_ended = False
         self._warned: set[str] = set()
         self._pass = 0  # of the current step
-        self._record = StepRecord(self.accelerator.device)
-        self._numbers: StepNumbers | None = None  # of the step that was just done
+        self._record = StepRecord(device)
+        self._broken = torch.zeros((), device=device)  # 1 after an update that ends the run
 
     def resume(self) -> None:
         """Resume from the run's newest state, if it has one. Every process reads it.
@@ -106,14 +105,42 @@ class Training:
             self.step_log.nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
 
+    def order(self, step: int = 0) -> StepSampler:
+        """The samples from `step` to the last step; they follow from the seed and the step."""
+        return StepSampler(
+            num_samples=len(self.clips),
+            batch_size=self.plan.videos_per_step,
+            steps=self.plan.steps,
+            samples_per_epoch=self.plan.videos_per_epoch,
+            accumulation=self.plan.accumulation,
+            rank=self.accelerator.process_index,
+            world=self.plan.processes,
+            seed=self.settings.seed,
+            start_step=step,
+            repeat_first=self.context.one_batch,
+            weights=self.clips.sample_weights,
+        )
+
+    def loader(self, step: int = 0) -> ClipLoader:
+        """The clips of `order`. After a signal, several processes first wait for a step that they share."""
+        waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
+        return make_loader(
+            self.clips,
+            self.order(step),
+            workers=self.workers,
+            timeout=self.settings.data_timeout,
+            should_stop=lambda: bool(self._signal.number) and self._signal.seconds >= waits,
+        )
+
     # --- the calls of a loop, in their order
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around a loop: catches stop signals, and ends the reading of clips and the writing of states."""
-        with self._signal, ExitStack() as ending:
+        """Around the loop: signals are caught, and the loader and the writer of files end with it."""
+        with ExitStack() as ending:
+            ending.enter_context(self._signal)
             ending.callback(self.state.finish)  # also after an error
-            self._batches = ending.enter_context(closing(batches(self.feed.loader(self.steps_done))))
+            self._batches = ending.enter_context(closing(batches(self.loader(self.steps_done))))
             yield
 
     @property
@@ -123,7 +150,8 @@ class Training:
 
     def begin_step(self) -> None:
         """Set the learning rate of the next step, and start its record."""
-        self.updater.set_lr(self.plan.lr(self.steps_done))
+        for network in self.networks:
+            set_lr(network.optimizer, self.plan.lr(self.steps_done))
         self._record = StepRecord(self.accelerator.device)
 
     def next_clip(self) -> Clip:
@@ -157,12 +185,16 @@ class Training:
         rank = self.accelerator.process_index
         return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, rank, self._pass)
 
-    def accumulate(self, number: int) -> AbstractContextManager[None]:
+    @contextmanager
+    def accumulate(self, number: int) -> Iterator[None]:
         """Around pass `number`: processes exchange gradients in the last pass of a step only."""
-        return self.updater.one_pass(last=number == self.plan.accumulation - 1)
+        last = number == self.plan.accumulation - 1
+        set_gradient_exchange(self.networks[0].module, on=last)
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            yield
 
     def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
-        """Add the gradients of one pass.
+        """Add the gradients of one pass, in float32.
 
         Args:
             losses: the model's, then one for each other network that is active in the step.
@@ -170,19 +202,29 @@ class Training:
         """
         passes = self.plan.accumulation
         self._record.add(losses[0], parts or {}, passes=passes)
-        self.updater.backward([loss / passes for loss in losses])
+        self.accelerator.backward(losses[0] / passes)
+        for other in losses[1:]:
+            (other / passes).backward()
 
     def clip_gradients(self) -> dict[str, Tensor]:
         """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
-        return self.updater.clip_gradients()
+        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
 
     def step(self, norms: Mapping[str, Tensor]) -> None:
-        """Update the weights. The device itself skips an update whose loss or `norms` are not finite."""
+        """Update the weights. The device itself skips an update whose loss or `norms` are not finite.
+
+        With `train.nonfinite: stop` it skips all later ones, too: the host learns of the first a step late,
+        and ends the run.
+        """
         record, every = self._record, self.settings.save_seconds
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
-        self._numbers = StepNumbers(self.accelerator, record, norms)
-        self.updater.step(self._numbers)
+        record.send(self.accelerator, norms)
+        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+            sound = record.finite if self.accelerator.scaler is None else record.losses_finite
+            self._broken = torch.maximum(self._broken, sound.logical_not().float())
+        skipped = torch.maximum(self._broken, record.finite.logical_not().float())  # () 1: leave it out
+        update_weights(self.accelerator, self.networks, skipped=skipped)
         self.steps_done += 1
 
     def log_step(self) -> list[Row]:
@@ -195,13 +237,14 @@ class Training:
             DivergedError: a loss or a gradient is not finite; all weights stay as they were.
             DataError: too many videos are unreadable.
         """
-        assert self._numbers is not None
-        rows = self.step_log.add(self.steps_done, self._record, self._numbers, all_now=self._saves_here)
-        self._record.seconds = time.monotonic() - self._record.started  # its row may be written later
-        share = self._waits.add(self._record.waited, self._record.seconds)
+        record = self._record
+        rows = self.step_log.add(self.steps_done, record, all_now=self._saves_here)
+        record.seconds = time.monotonic() - record.started  # its row may be written later
+        share = self._waits.add(record.waited, record.seconds)
         if share is not None:
-            views = self.clips.make_views
-            self.warn_once("waiting", waiting_advice(share, workers=self.feed.workers, views=views))
+            self.warn_once(
+                "waiting", waiting_advice(share, workers=self.workers, views=self.clips.make_views)
+            )
         return rows
 
     @property

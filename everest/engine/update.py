@@ -1,10 +1,9 @@
-"""One update of the weights of all networks that a run trains."""
+"""One update of the weights of all networks that a run trains, by functions that a loop calls in order."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final, Literal, cast
 
@@ -15,16 +14,23 @@ from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
-from everest.engine.network import Network, set_lr
-from everest.engine.step_log import StepNumbers
+from everest.engine.network import Network
 from everest.models.block import Block
 from everest.system.compute import fuse_functions
-from everest.system.weights import full_tensor, set_gradient_exchange
+from everest.system.weights import full_tensor
 
 MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
 # Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
 # last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation.
 MOST_GRAPHS: Final = 64
+
+
+def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSettings) -> nn.Module:
+    """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes."""
+    # A sharded model exchanges gradients itself: Accelerate adds the precision only.
+    return accelerator.prepare_model(
+        compile_model(model, settings.compile), evaluation_mode=settings.shard == "full"
+    )
 
 
 def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
@@ -50,89 +56,61 @@ def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
-class Updater:
-    """Adds up the gradients of a step's passes, and applies them to all networks or to none.
+def clip_gradients(
+    accelerator: Accelerator, networks: Sequence[Network], largest: float | None
+) -> dict[str, Tensor]:
+    """Scale the gradients of each network down to the norm `largest` (None: leave them).
 
     Args:
-        networks: the run's model first. Accelerate wraps it: it sets the precision and exchanges gradients.
-            The others compute in float32, and their gradients are averaged once a step.
+        networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
+            others are averaged over the processes here, once a step.
+    Returns:
+        The norms before, () on the device and over all processes, by their names in metrics.jsonl: none for a
+        network that is not active in this step.
     """
+    if accelerator.scaler is not None:
+        accelerator.scaler.unscale_(networks[0].optimizer)
+    norms = {}
+    for number, network in enumerate(networks):
+        gradients = [p.grad for p in network.module.parameters() if p.grad is not None]
+        if not gradients:
+            continue
+        if number > 0:
+            mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+            assert isinstance(mean, Tensor)
+            parts = mean.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if largest is not None:
+            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
+        norms[network.grad_norm] = full_tensor(norm)
+    return norms
 
-    def __init__(
-        self, accelerator: Accelerator, networks: Sequence[Network], settings: TrainSettings
-    ) -> None:
-        self._accelerator = accelerator
-        self._networks = networks
-        self._clip_grad = settings.clip_grad
-        model = networks[0].module
-        compiled = compile_model(model, settings.compile)
-        # A sharded model exchanges gradients itself: Accelerate adds the precision only.
-        self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
-        self._stops = settings.nonfinite == "stop"
-        self._stopped = torch.zeros((), device=accelerator.device)  # 1 after an update that ends the run
 
-    def set_lr(self, lr: float) -> None:
-        for network in self._networks:
-            set_lr(network.optimizer, lr)
+@torch.no_grad()
+def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, skipped: Tensor) -> None:
+    """Change the weights of all networks by their gradients, then drop the gradients.
 
-    @contextmanager
-    def one_pass(self, *, last: bool) -> Iterator[None]:
-        """Around a pass: processes exchange the model's gradients in the last one of a step only."""
-        set_gradient_exchange(self._networks[0].module, on=last)
-        with nullcontext() if last else self._accelerator.no_sync(self.model):
-            yield
+    The device itself leaves out an update, so the host need not wait for the numbers that decide about it.
 
-    def backward(self, losses: Sequence[Tensor]) -> None:
-        """Add the gradients of the model's loss, then of one for each other active network, in float32."""
-        self._accelerator.backward(losses[0])
-        for other in losses[1:]:
-            other.backward()
-
-    def clip_gradients(self) -> dict[str, Tensor]:
-        """Scale the gradients of each network down to the norm `train.clip_grad`.
-
-        Returns:
-            The norms before, () on the device and over all processes, by their names in metrics.jsonl: none
-            for a network that is not active in this step.
-        """
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.unscale_(self._networks[0].optimizer)
-        norms = {}
-        for number, network in enumerate(self._networks):
-            gradients = network.gradients()
-            if not gradients:
-                continue
-            if number > 0:  # the model exchanges its gradients itself
-                mean = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-                assert isinstance(mean, Tensor)
-                parts = mean.split([gradient.numel() for gradient in gradients])
-                for gradient, part in zip(gradients, parts, strict=True):
-                    gradient.copy_(part.view_as(gradient))
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if self._clip_grad is not None:
-                parameters = network.module.parameters()
-                torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
-            norms[network.grad_norm] = full_tensor(norm)
-        return norms
-
-    def step(self, numbers: StepNumbers) -> None:
-        """Change the weights by their gradients, and drop the gradients.
-
-        The device itself leaves out an update whose `numbers` are not finite, so the host need not wait for
-        them. With `train.nonfinite: stop` it leaves out all later ones, too: the host learns of the first a
-        step late, and ends the run. An average of the weights leaves out the same updates.
-        """
-        scaler = self._accelerator.scaler
-        if self._stops:  # fp16 overflows while it finds its scale
-            sound = numbers.finite if scaler is None else numbers.losses_finite
-            self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
-        skipped = torch.maximum(self._stopped, numbers.finite.logical_not().float())  # () 1: leave it out
-        for network in self._networks:
-            # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
-            # changes neither weights nor moments.
-            setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
-            network.optimizer.step()
-            network.optimizer.zero_grad()
-            network.update_average(skipped)
-        if scaler is not None:
-            scaler.update()  # fp16 halves its scale after an overflow
+    Args:
+        skipped: () float32 on the device: 1 leaves the update out, also for the averages of weights; else 0.
+    """
+    for network in networks:
+        # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
+        # changes neither weights nor moments.
+        setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
+        network.optimizer.step()
+        network.optimizer.zero_grad()
+        if (
+            network.ema is not None
+        ):  # timm's own update cannot be skipped without a wait; buffers are constants
+            # Buffers are constants.
+            share = (1 - network.ema.decay) * (1 - skipped)
+            for average, weight in zip(
+                network.ema.module.parameters(), network.module.parameters(), strict=True
+            ):
+                average.lerp_(weight, share)
+    if accelerator.scaler is not None:
+        accelerator.scaler.update()  # fp16 halves its scale after an overflow

@@ -17,8 +17,8 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.figures.drawing import data_uri, write_page
 from everest.lists.sample import Sample
-from everest.video.reader import VideoError, frames_in_order, probe
-from everest.video.writer import TimedFrame, write_timed_frames
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
+from everest.video.writer import write_timed_frames
 
 FPS: Final = 12.0  # our choice: frames per second of a clip on a page, at most
 MOST: Final = 96  # our choice: frames of a clip; of a longer one, the middle

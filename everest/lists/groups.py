@@ -17,43 +17,13 @@ from typing import Final
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
-from everest.system.text import counted, escape_bytes
+from everest.system.text import escape_bytes
 
 FOLDER: Final = "folder"
 PATH: Final = "path:"
 COLUMN: Final = "column:"
 
 GroupOf = Callable[[Sample], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListSize:
-    """The size of a list: only its groups are independent, because windows of a recording look alike."""
-
-    samples: int  # videos or windows
-    videos: int  # files that they are read from
-    groups: int  # persons, animals or recordings; without names of groups, the videos
-    are_windows: bool = False  # parts of videos
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> ListSize:
-        return cls(
-            samples=len(samples),
-            videos=len({sample.path for sample in samples}),
-            groups=len({sample.source for sample in samples}),
-            are_windows=any(sample.video_id != sample.path for sample in samples),
-        )
-
-    @property
-    def unit(self) -> str:
-        return "window" if self.are_windows else "video"
-
-    def __str__(self) -> str:
-        """`989 windows of 4 videos`, `60 videos of 12 groups`, `60 videos`."""
-        text = counted(self.samples, self.unit)
-        if self.are_windows:
-            text = f"{text} of {counted(self.videos, 'video')}"
-        return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from everest.lists.header import GROUP_COLUMN
 from everest.lists.labels import Label, LabelRules
 from everest.lists.text import ListRow
 from everest.system.storage import Location, RemotePath, join_location, parse_location
-from everest.system.text import is_unicode
+from everest.system.text import counted, is_unicode
 from everest.video.folders import cause_of_missing
 from everest.video.source import Member, Video
 
@@ -75,6 +75,36 @@ class Sample:
         if self.start is None and self.end is None:
             return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
         return f"{self.path}#{self.start or 0}s-{'' if self.end is None else f'{self.end}s'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListSize:
+    """The size of a list: only its groups are independent, because windows of a recording look alike."""
+
+    samples: int  # videos or windows
+    videos: int  # files that they are read from
+    groups: int  # persons, animals or recordings; without names of groups, the videos
+    are_windows: bool = False  # parts of videos
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> ListSize:
+        return cls(
+            samples=len(samples),
+            videos=len({sample.path for sample in samples}),
+            groups=len({sample.source for sample in samples}),
+            are_windows=any(sample.video_id != sample.path for sample in samples),
+        )
+
+    @property
+    def unit(self) -> str:
+        return "window" if self.are_windows else "video"
+
+    def __str__(self) -> str:
+        """`989 windows of 4 videos`, `60 videos of 12 groups`, `60 videos`."""
+        text = counted(self.samples, self.unit)
+        if self.are_windows:
+            text = f"{text} of {counted(self.videos, 'video')}"
+        return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
 
 
 def samples_of_rows(

@@ -24,10 +24,10 @@ from everest.system.files import atomic_file
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.folders import images_in
-from everest.video.reader import image_folder, probe, read_image, resized_frames
+from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
-from everest.video.writer import TimedFrame, read_comment, write_timed_frames
+from everest.video.writer import read_comment, write_timed_frames
 
 FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use

@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -23,10 +23,9 @@ from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
-from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
+from everest.data.probe_clips import MOST_VIDEOS, probe_clips, spaced
 from everest.data.randomness import Purpose, seed_at
-from everest.engine.health import Row
-from everest.engine.probe_advice import Probing, probed_steps
+from everest.engine.plan import Row
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
@@ -37,11 +36,14 @@ from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
 from everest.probes import list_probe
 from everest.probes.baselines import difference_image
-from everest.probes.probe_loop import too_little_hidden
+from everest.probes.probe_advice import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, sentence
 from everest.system.accelerator import decide_on_main
 from everest.system.weights import full_tensor
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+# Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
+# than half of an image is hidden, a linear classifier of the features is far less accurate.
+MOST_VISIBLE: Final = 0.5
 
 LABELED: Final = (  # of labeled videos; the same in every row: of the difference image
     *("probe_knn", "probe_linear", "probe_retrieval", "probe_chance"),
@@ -61,53 +63,89 @@ class _PassResult(NamedTuple):
     failed: list[tuple[str, str]]  # path and reason of the others
 
 
-def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-    """Let a pre-training run be probed as `pretrain.probe` states.
-
-    Raises:
-        UserError: a list of videos cannot be used.
-    """
-    settings, clips = recipe.pretrain.probe, probe_clips(recipe, training.clips)
-    plan = training.plan
-    steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
-    if spec.is_autoencoder:
-        training.warn_once("mask", too_little_hidden(spec))
-
-
-class Prober(Probing):
-    """Measures the model of a run after each of `steps`; each process has one.
+class Prober:
+    """Probes the model of a pre-training run as `pretrain.probe` states; each process has one.
 
     Args:
-        metric: knn, or linear for both probes.
         spec: of the model, to build a whole copy of a sharded one.
     Attributes:
         rows: of the probes so far, over all resumes.
+    Raises:
+        UserError: a list of videos cannot be used.
     """
 
-    def __init__(
-        self, training: Training, clips: ProbeClips, *, metric: str, spec: ModelSpec, steps: Collection[int]
-    ) -> None:
-        self.clips = clips
-        self.steps = steps
+    def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
+        plan, settings = training.plan, recipe.pretrain.probe
+        steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
+        self.clips = probe_clips(recipe, training.clips)
         self.rows: list[Row] = []
+        self._steps = frozenset(steps)
         self._training = training
-        self._metric = metric
+        self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
-
-    @property  # these three: see everest.engine.probe_advice.Probing
-    def num_videos(self) -> int:
-        return len(self.clips.features)
-
-    @property
-    def num_held_out(self) -> int:
-        return 0 if self.clips.held_out is None else len(self.clips.held_out)
+        num_held_out = 0 if self.clips.held_out is None else len(self.clips.held_out)
+        self._sizes = {"steps": plan.steps, "videos": len(self.clips.features), "held_out": num_held_out}
+        self._rank_most = min(MOST_VIDEOS, len(self.clips.features), spec.model.backbone_size.width)
+        if spec.is_autoencoder:
+            training.warn_once("mask", too_little_hidden(spec))
 
     @property
-    def rank_most(self) -> int:
-        return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
+    def watches_loss(self) -> bool:
+        """Whether a loss on held-out videos that does not fall is reported."""
+        return self._sizes["held_out"] >= FEWEST_HELD_OUT
 
-    def impossible(self, row: Row) -> dict[str, str]:
+    def resume(self) -> None:
+        """Remember the probes that a resumed run has logged."""
+        training = self._training
+        self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run.rows()))
+
+    def probe_if_due(self) -> None:
+        """Probe the model after the last update, unless it is not due or was done before the run was resumed.
+
+        Raises:
+            DivergedError: the features of a run between views have collapsed.
+            UserError: see `measure`.
+        """
+        training, rows = self._training, self.rows
+        plan, step = training.plan, training.steps_done
+        if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
+            return
+        if step:
+            training.save()  # first: a probe may take long, and may fail
+        row: Row = {"step": step, **self.measure()}
+        training.log(row)
+        rows.append(row)
+        event: dict[str, Any] = {
+            "event": "probe",
+            "epoch": plan.epoch(max(step - 1, 0)),
+            "epochs": plan.epochs,
+            "steps": plan.steps,
+            "rank_most": self._rank_most,
+            "first": rows[0],
+        }
+        training.report({**event, **row})
+        found = self._impossible(row) | new_warnings(rows, **self._sizes)
+        # Nothing is predicted between views, so the loss may still fall.
+        ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
+        collapse = found.pop("collapse", None) if ends else None
+        for kind, warning in found.items():
+            training.warn_once(kind, warning)
+        if collapse is not None:
+            raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
+
+    def summary(self) -> str | None:
+        """The last sentence about the probes of a run, with their cost; None without probes."""
+        if not self.rows:
+            return None
+        seconds = sum(row["probe_seconds"] for row in self.rows)
+        batch = self._training.plan.batch_size
+        speeds = [row["clips_per_second"] for row in self._training.run.rows() if row.get("clips_per_second")]
+        whole = seconds + sum(batch / speed for speed in speeds)
+        steps, videos = self._sizes["steps"], self._sizes["videos"]
+        text = sentence(self.rows, steps=steps, videos=videos, rank_most=self._rank_most)
+        return f"{text}. {len(self.rows)} probes took {seconds:.0f} s, {seconds / whole:.1%} of the run"
+
+    def _impossible(self, row: Row) -> dict[str, str]:
         """Warnings, by kind, of probes that the list does not allow."""
         if self.clips.classes is None:
             return {}
@@ -276,3 +314,16 @@ def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
         parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
     losses, counts = zip(*gather_object(parts), strict=True)
     return float(np.average(losses, weights=counts))
+
+
+def too_little_hidden(spec: ModelSpec) -> str | None:
+    """A warning if the encoder sees most of the tokens: the loss may fall then without useful features."""
+    grid = spec.grid
+    blank = torch.zeros(1, grid.num_tokens, device="meta")
+    share = spec.selection(grid, importance=blank, noise=blank).visible.size(1) / grid.num_tokens
+    if share <= MOST_VISIBLE:
+        return None
+    return (
+        f"the encoder sees {share:.0%} of the tokens, so the hidden ones can be predicted from their "
+        "neighbors; hide more of them (pretrain.selection)"
+    )

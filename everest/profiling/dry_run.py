@@ -10,7 +10,6 @@ from torch import Tensor
 
 from everest.data.dataset import Clip
 from everest.data.loader import batches, on_device
-from everest.engine.step_log import StepNumbers, StepRecord
 from everest.engine.training import Training
 from everest.system.accelerator import peak_memory
 
@@ -28,15 +27,13 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     def one_pass() -> float:
         training.seed(0)
         losses = losses_of(clip)
-        training.updater.backward(losses)
-        record = StepRecord(training.accelerator.device)
-        norms = training.updater.clip_gradients()
-        training.updater.step(StepNumbers(training.accelerator, record, norms))
+        training.backward(losses)
+        training.step(training.clip_gradients())
         return losses[0].item()  # waits for the device
 
     training.model.train()
     started = time.monotonic()
-    clip = on_device(next(batches(training.feed.loader())), training.accelerator.device)
+    clip = on_device(next(batches(training.loader())), training.accelerator.device)
     loaded = time.monotonic()
     loss = one_pass()
     warm = time.monotonic()

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from everest.config.yaml import write_yaml
 from everest.engine.plan import PEAK_LR
-from everest.lists.groups import ListSize
 from everest.lists.label_facts import IMBALANCED
+from everest.lists.sample import ListSize
 from everest.suggest.choices import MOST_SHARE, Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import DEVICES, Device

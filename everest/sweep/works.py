@@ -16,7 +16,7 @@ from typing import Any, Final
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
-from everest.engine.resume import MAY_CHANGE, flat
+from everest.engine.start import MAY_CHANGE, flat
 from everest.errors import RecipeError
 from everest.sweep.choices import NO_INIT, StageName
 from everest.system.files import write_text

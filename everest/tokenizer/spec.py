@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
@@ -15,7 +15,9 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import Side
 from everest.errors import CheckpointError, RecipeError
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
-from everest.tokenizer.network import AdaptiveTokenizer
+
+if TYPE_CHECKING:
+    from everest.tokenizer.network import AdaptiveTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class TokenizerSpec:
 
     def build(self) -> AdaptiveTokenizer:
         """Make the module with new weights, from torch's default generator."""
+        from everest.tokenizer.network import AdaptiveTokenizer  # here: few models have a tokenizer
+
         return AdaptiveTokenizer(
             self.config,
             window=self.window,

@@ -11,17 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import av
 import numpy as np
-from av import VideoStream
+from av import VideoFrame, VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
@@ -29,13 +30,43 @@ from everest.system.storage import RemotePath
 from everest.video.decoding import Loss, decode_frames
 from everest.video.endings import end_before, missing_end, promised_seconds
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
-from everest.video.orientation import Orientation, orientation_of
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
 RULES: Final = 8  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
+MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
+SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
+
+
+class Orientation(NamedTuple):
+    """What makes a picture upright, in this order.
+
+    A frame's matrix maps a stored place (x, y) to (a x + c y, b x + d y), with y downward.
+    """
+
+    transposed: bool = False  # exchange x and y
+    mirrored: bool = False  # exchange left and right
+    flipped: bool = False  # exchange top and bottom
+
+    def upright(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C) as stored to (H', W', C) as shown, without a copy."""
+        shown = pixels.transpose(1, 0, 2) if self.transposed else pixels
+        return shown[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+
+
+def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
+    """The nearest orientation at right angles, and whether the frame's matrix is another one."""
+    data = frame.side_data.get(MATRIX)
+    if data is None:
+        return Orientation(), False
+    a, b, _, c, d, *_ = (value / 2**16 for value in struct.unpack("=9i", bytes(data)))
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    x, y = (c, b) if transposed else (a, d)  # what the new x and y are multiples of
+    rest = (a, d) if transposed else (b, c)
+    is_slanted = max(map(abs, rest)) > SLANT * max(abs(x), abs(y))
+    return Orientation(transposed, x < 0, y < 0), is_slanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from contextlib import closing
 from fractions import Fraction
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +32,18 @@ from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
-from everest.video.writer import TimedFrame
 
 NO_SECONDS: Final = "a folder of images has no seconds; use start_frame and end_frame"
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
+
+
+class TimedFrame(NamedTuple):
+    """A frame and the time at which it is shown."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8, RGB
+    time: int  # in units of `unit` seconds
+    unit: Fraction
 
 
 def probe(path: str | Video) -> VideoInfo:

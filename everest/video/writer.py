@@ -8,23 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import av
-import numpy as np
 from av import VideoFrame, VideoStream
 from av.container import OutputContainer
 from torch import Tensor
 
+from everest.video.reader import TimedFrame
 from everest.video.stream import VideoError, open_container
-
-
-class TimedFrame(NamedTuple):
-    """A frame and the time at which it is shown."""
-
-    pixels: np.ndarray  # (H, W, 3) uint8, RGB
-    time: int  # in units of `unit` seconds
-    unit: Fraction
 
 
 def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, gop: int = 12) -> None:

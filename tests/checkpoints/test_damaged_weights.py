@@ -9,8 +9,8 @@ from foreign import tiny
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
-from everest.engine.tokenizer_loss import load_network
 from everest.errors import CheckpointError
+from everest.foreign.imagenet import load_network
 from everest.system.weights import Weights, read_weights
 from everest.system.weights_header import read_metadata
 

@@ -16,7 +16,7 @@ from everest.engine.context import RunContext
 from everest.engine.start import start_run
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
-from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
+from everest.pretraining import Pretraining, pretrain, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.locks import claim
@@ -26,7 +26,9 @@ from everest.system.signals import Stopped
 SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
 
 
-def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed: bool = False) -> Training:
+def started(
+    recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed: bool = False
+) -> Pretraining:
     settings = load_recipe(recipe, overrides=[*SETTINGS, *overrides])
     context = RunContext(
         accelerator=make_accelerator("fp32", tf32=False, cpu=True),
@@ -35,10 +37,10 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
         report=silent,
         overlaps=overlaps,
     )
-    training = set_up_pretraining(settings, context)
+    stage = set_up_pretraining(settings, context)
     claim(folder)
-    start_run(training, settings)
-    return training
+    start_run(stage.training, settings)
+    return stage
 
 
 def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
@@ -60,7 +62,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
 
 
 def learned(training: Training) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in training.state.networks[0].module.state_dict().items()}
+    return {name: value.clone() for name, value in training.networks[0].module.state_dict().items()}
 
 
 def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
@@ -70,14 +72,14 @@ def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: 
 
 
 def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe: Path, tmp_path: Path):
-    training = started(recipe, tmp_path / "run", overlaps=True)
+    training = started(recipe, tmp_path / "run", overlaps=True).training
     logged = [[row["step"] for row in rows] for rows in loop(training, set())]
     assert logged == [[], [1], [2], [3], [4, 5], [6]]  # saved after 5 and 6
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recipe, tmp_path, overlaps):
-    training = started(recipe, tmp_path / "run", overlaps=overlaps)
+    training = started(recipe, tmp_path / "run", overlaps=overlaps).training
     steps = loop(training, {2})
     for _ in range(2):
         next(steps)
@@ -92,8 +94,8 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recip
 
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
-    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
-    network = training.state.networks[0]
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps).training
+    network = training.networks[0]
     assert network.ema is not None
     average = network.ema.module
     expected = {name: weight.clone() for name, weight in average.named_parameters()}
@@ -110,14 +112,14 @@ def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, over
 
 
 def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
-    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False)
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False).training
     with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
         list(loop(training, set(range(6))))
 
 
 def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
     folder, kept = tmp_path / "run", {}
-    training = started(recipe, folder, overlaps=True)
+    training = started(recipe, folder, overlaps=True).training
     for _ in loop(training, set()):
         if training.steps_done == 5:
             training.save()
@@ -130,7 +132,7 @@ def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_p
 
 def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     pretrain(started(recipe, tmp_path / "whole", overlaps=False))
-    training = started(recipe, tmp_path / "parts", overlaps=True)
+    training = started(recipe, tmp_path / "parts", overlaps=True).training
     steps = loop(training, set())
     for _ in range(2):
         next(steps)
@@ -142,7 +144,7 @@ def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, 
 
 
 def test_a_disk_error_in_the_background_ends_the_run(recipe: Path, tmp_path: Path):
-    training = started(recipe, tmp_path / "run", overlaps=True)
+    training = started(recipe, tmp_path / "run", overlaps=True).training
     (tmp_path / "run" / "state").write_text("no folder")
     with pytest.raises(EnvironmentProblem, match=r"cannot write .*state"):
         list(loop(training, set()))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import called, contents, equal, refused, same_run, weights
 from torch import Tensor
 
-from everest.engine.saved_state import SavedState, _checksum, read_state
+from everest.engine.state import SavedState, _checksum
 from everest.errors import CheckpointError
 
 Tensors = dict[str, Tensor]
@@ -146,7 +146,7 @@ def test_no_bit_of_a_state_changes_unnoticed(tmp_path_factory: pytest.TempPathFa
     content[bit // 8 % len(content)] ^= 1 << bit % 8
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
-        read_state(path)
+        SavedState.read(path)
 
 
 @pytest.mark.slow

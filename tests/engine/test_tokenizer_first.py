@@ -94,7 +94,7 @@ def test_the_prepared_model_is_gone_when_the_memory_of_the_device_is_released(
     models, alive = [], []
 
     def set_up(recipe: Recipe, context: RunContext) -> None:
-        models.append(weakref.ref(set_up_pretraining(recipe, context).model))
+        models.append(weakref.ref(set_up_pretraining(recipe, context).training.model))
 
     def release(*, garbage_collection: bool) -> None:
         assert garbage_collection

@@ -10,11 +10,11 @@ from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
-from everest.engine import probe_advice
 from everest.errors import DivergedError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
+from everest.probes import probe_advice
 from everest.system.run_folder import RunFolder
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")

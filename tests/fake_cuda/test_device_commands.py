@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from device_runs import Ended, Process, run_everest
 
-from everest.engine.saved_state import read_state
+from everest.engine.state import SavedState
 from everest.system.run_folder import RunFolder
 
 Train = Callable[..., Ended]
@@ -92,4 +92,4 @@ def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_p
     assert "; fp16 (this GPU computes no bf16)" in ended.stderr
     assert not [name for name in ended.step.counts if "bf16" in name.lower() or "bfloat16" in name.lower()]
     newest = max((tmp_path / "pretrain" / "state").glob("step-*.safetensors"))
-    assert read_state(newest).notes["scaler"] is not None
+    assert SavedState.read(newest).notes["scaler"] is not None

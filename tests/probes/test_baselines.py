@@ -6,11 +6,11 @@ import torch
 from small_runs import called, json_of
 
 import everest
-from everest.engine.probe_advice import probe_rows
 from everest.evaluation.metric_text import nearest_texts, useless_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
 from everest.probes.list_probe import class_and_group, cross_validated, leave_one_out, precision_of_nearest
+from everest.probes.probe_advice import probe_rows
 from everest.system.run_folder import RunFolder
 
 

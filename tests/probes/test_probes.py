@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.engine.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest.models.of_recipe import pretrain_spec
-from everest.probes.probe_loop import too_little_hidden
-from everest.probes.probing import LABELED
+from everest.probes.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
+from everest.probes.probing import LABELED, too_little_hidden
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240

@@ -15,10 +15,10 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import PixelPretrainSettings
 from everest.engine.plan import plan_stage
-from everest.engine.probe_advice import probed_steps
-from everest.lists.groups import ListSize
 from everest.lists.reading import read_samples
+from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
+from everest.probes.probe_advice import probed_steps
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from everest.engine.saved_state import SavedState
+from everest.engine.state import SavedState
 from everest.system.weights import Weights
 
 STEPS = 10

@@ -10,7 +10,7 @@ from torch import nn
 
 from everest.checkpoints.load import find_weights
 from everest.engine.network import Network
-from everest.engine.saved_state import SavedState, newest_state
+from everest.engine.state import SavedState, newest_state
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
-from everest.engine.tokenizer_loss import Adversary, first_step, r1_penalty
 from everest.tokenizer.discriminator import BlurredHalving, Discriminator
+from everest.tokenizer.loss import Adversary, first_step, r1_penalty
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 

@@ -11,9 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everest.engine import tokenizer_loss
-from everest.engine.tokenizer_loss import FRAMES, PerceptualDistance, load_network
 from everest.errors import CheckpointError
+from everest.foreign import imagenet
+from everest.foreign.imagenet import load_network
+from everest.tokenizer.loss import FRAMES, PerceptualDistance
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -74,7 +75,7 @@ def test_only_what_was_rebuilt_gets_a_gradient(network: nn.Module):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
+    monkeypatch.setattr(imagenet, "NETWORK", "test_resnet")
     return timm.create_model("test_resnet").state_dict()
 
 
@@ -109,10 +110,10 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", [None, tokenizer_loss.WEIGHTS, "hf:nonsense"])
+@pytest.mark.parametrize("weights", [None, imagenet.WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.engine.tokenizer_loss import load_network; load_network({weights!r})"
+    code = f"from everest.foreign.imagenet import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})

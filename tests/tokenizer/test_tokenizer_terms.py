@@ -15,12 +15,13 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.loader import batches
-from everest.engine import tokenizer_loss
-from everest.engine.network import part_of
-from everest.engine.tokenizer_loss import BETAS, Adversary, first_step
-from everest.models.memory import LiveBytes
+from everest.engine.network import part_of, set_lr
+from everest.foreign import imagenet
 from everest.profiling.dry_run import try_one_pass
+from everest.system.live_bytes import LiveBytes
 from everest.system.run_folder import RunFolder
+from everest.tokenizer import loss as tokenizer_loss
+from everest.tokenizer.loss import BETAS, Adversary, first_step
 from everest.tokenizer.spec import tokenizer_spec
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 
@@ -42,7 +43,7 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
+    monkeypatch.setattr(imagenet, "NETWORK", "test_resnet")
     monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
     torch.manual_seed(0)
     path = tmp_path / "network.safetensors"
@@ -112,10 +113,11 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(recipe, tmp_path):
     own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
-    stage, adversary = with_adversary(recipe, tmp_path / "run", *own)
-    stage.training.updater.set_lr(0.25)
-    assert [group["lr"] for group in adversary.network.optimizer.param_groups] == pytest.approx([0.025])
-    assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
+    stage, _ = with_adversary(recipe, tmp_path / "run", *own)
+    optimizer = stage.training.networks[1].optimizer
+    set_lr(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.025])
+    assert {group["betas"] for group in optimizer.param_groups} == {BETAS}
 
 
 def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe: Path, tmp_path: Path):
@@ -123,7 +125,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = trial_losses(stage, next(batches(stage.training.feed.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -214,7 +216,7 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
     for name, module in modules.items():
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
         assert all(p.grad is None for p in module.parameters())
-    moments = adversary.network.optimizer.state.values()
+    moments = training.networks[1].optimizer.state.values()
     assert all(not value.any() for state in moments for value in state.values())
     noted = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     norm = "discriminator_grad_norm" if broken == "discriminator" else "grad_norm"
@@ -242,7 +244,8 @@ def whole_step(stage: TokenizerStage) -> None:
 
 
 def trial(stage: TokenizerStage) -> None:
-    stage.training.updater.set_lr(1e-3)
+    for network in stage.training.networks:
+        set_lr(network.optimizer, 1e-3)
     try_one_pass(stage.training, lambda clip: trial_losses(stage, clip))
 
 

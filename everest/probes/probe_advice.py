@@ -7,11 +7,11 @@ the encoder before the first step. docs/pretraining-works.md has the measurement
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final, Protocol
+from typing import Final
 
-from everest.engine.health import FEWEST_STEPS, Row
+from everest.engine.plan import FEWEST_STEPS, Row
 
 Rows = Sequence[Row]
 
@@ -33,22 +33,6 @@ def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
 def _checked_from(steps: int) -> float:
     """The first step at which a run of `steps` steps may be called broken."""
     return max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps))
-
-
-class Probing(Protocol):
-    """Measures the model of a run (everest.probes.probing.Prober)."""
-
-    steps: Collection[int]  # after which the run is probed
-    rows: list[Row]  # of the probes so far, over all resumes
-
-    @property
-    def num_videos(self) -> int: ...
-    @property
-    def num_held_out(self) -> int: ...
-    @property
-    def rank_most(self) -> int: ...
-    def measure(self) -> Row: ...
-    def impossible(self, row: Row) -> dict[str, str]: ...
 
 
 CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken

@@ -11,12 +11,12 @@ B batch, T frames, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,12 +24,7 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
-from everest.engine.network import Network, make_optimizer
-from everest.errors import CheckpointError, EnvironmentProblem
-from everest.foreign.files import locate, read_foreign
-from everest.models.memory import peak_bytes
-from everest.system.hub import Unreachable, warn_on_main
-from everest.system.weights import load_tensors, require_finite
+from everest.system.live_bytes import peak_bytes
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings
@@ -37,9 +32,6 @@ from everest.video.pixels import IMAGENET
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
-SETTING: Final = "tokenizer.loss.perceptual_weights"
-NETWORK: Final = "resnet50"
-WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with plain training, as MAGVIT uses
 SIDE: Final = 224  # pixels
 # Our choice: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
 # would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
@@ -62,7 +54,7 @@ class DiscriminatorLosses(NamedTuple):
 
 
 class Adversary:
-    """A discriminator, (B, 3, T, H, W) to (B,), and its optimizer.
+    """A discriminator, (B, 3, T, H, W) to (B,), and its parameter group.
 
     Everything is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
 
@@ -74,13 +66,7 @@ class Adversary:
     def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
         self.discriminator = discriminator
         self._r1_weight = r1_weight
-        group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
-        self.network = Network(
-            module=discriminator,
-            optimizer=make_optimizer([group], betas=BETAS),
-            name="adversary",
-            grad_norm="discriminator_grad_norm",
-        )
+        self.group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:
         """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
@@ -148,30 +134,6 @@ class PerceptualDistance:
         return self._network(frames).float()
 
 
-def load_network(weights: str | None) -> nn.Module:
-    """Load the ImageNet network.
-
-    Args:
-        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
-    Raises:
-        CheckpointError: the weights do not exist, are unreadable, not finite or belong to another network.
-        EnvironmentProblem: neither the hub nor its cache has them now.
-    """
-    network = timm.create_model(NETWORK)
-    try:
-        path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
-        own, tensors = network.state_dict(), read_foreign(path).tensors
-        # Counters of batch norms are missing in some files of weights.
-        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-        load_tensors(network, counters | dict(tensors), source=str(path))
-        require_finite(tensors, source=path)
-    except Unreachable as error:
-        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{SETTING}: {error}") from error
-    return network
-
-
 class TokenizerLosses(NamedTuple):
     """The scalars of one pass."""
 
@@ -225,18 +187,21 @@ class TokenizerObjective:
         return total
 
 
-def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.device) -> TokenizerObjective:
+def tokenizer_objective(
+    recipe: Recipe, spec: TokenizerSpec, device: torch.device, *, load: Callable[[str | None], nn.Module]
+) -> TokenizerObjective:
     """Build the terms of a recipe, on the device.
 
+    Args:
+        load: loads the perceptual network with the weights of that name (everest.foreign.imagenet).
     Raises:
-        CheckpointError: `perceptual_weights` cannot be used.
-        EnvironmentProblem: the perceptual network cannot be fetched.
+        UserError: see `load`.
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None
     with torch.random.fork_rng(devices=[]):
         if weights.perceptual:
-            perceptual = PerceptualDistance(load_network(weights.perceptual_weights).to(device))
+            perceptual = PerceptualDistance(load(weights.perceptual_weights).to(device))
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
             discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size).to(device)

@@ -19,7 +19,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.suggest.auto import auto_recipe
 from everest.suggest.choices import Purpose
 from everest.system.events import Report, notice, silent
-from everest.system.run_environment import Decoder
+from everest.system.run_folder import Decoder
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 

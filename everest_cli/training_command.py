@@ -14,7 +14,7 @@ import typer
 
 from everest.system.launch import Devices, read_devices, run_processes
 from everest.system.processes import is_launched, is_main
-from everest.system.run_environment import Decoder
+from everest.system.run_folder import Decoder
 from everest_cli import options as o
 from everest_cli.option_values import read_recipe
 from everest_cli.output import Display

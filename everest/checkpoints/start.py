@@ -18,8 +18,19 @@ from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import is_hub_name
-from everest.system.run_environment import INIT, INIT_NAME, ORIGIN, Decoder, Init
-from everest.system.run_folder import BEST, ENDED, ENVIRONMENT, PLAN, WEIGHTS, RunFolder
+from everest.system.run_folder import (
+    BEST,
+    ENDED,
+    ENVIRONMENT,
+    INIT,
+    INIT_NAME,
+    ORIGIN,
+    PLAN,
+    WEIGHTS,
+    Decoder,
+    Init,
+    RunFolder,
+)
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.spec import TokenizerSpec
 

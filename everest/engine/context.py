@@ -11,8 +11,7 @@ from accelerate import Accelerator
 
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
-from everest.system.run_environment import Init
-from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_folder import Init, RunFolder, default_folder
 
 if TYPE_CHECKING:
     from everest.checkpoints.start import Start

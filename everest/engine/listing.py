@@ -15,8 +15,7 @@ from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
 from everest.system.locks import is_running, last_written
-from everest.system.run_environment import ORIGIN
-from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, PLAN, RECIPE, STATE, RunFolder
+from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, ORIGIN, PLAN, RECIPE, STATE, RunFolder
 from everest.system.weights_header import WeightsHeader, read_header
 
 Value = TypeVar("Value")

@@ -30,9 +30,8 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
+from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
-from everest.models.pass_memory import PassMemory
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, free_memory
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers

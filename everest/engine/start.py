@@ -32,10 +32,13 @@ from everest.system.accelerator import (
 from everest.system.events import Report
 from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, claimed, refuse_trained
-from everest.system.run_environment import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.run_folder import (
+    DECODER,
     ENVIRONMENT,
+    INIT,
+    INIT_NAME,
     ONE_BATCH,
+    ORIGIN,
     OWN_FILES,
     PLAN,
     RECIPE,

@@ -22,13 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
 from everest.methods.camera_task import NUMBERS
-from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.selector import Selector
-from everest.methods.targets import TargetMaker
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
-from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.meta import model_on_meta
+from everest.models.spec import ModelSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm
@@ -95,52 +92,6 @@ def embedding_macs(embed: TubeletEmbedding, tokens: int) -> int:
     with counting() as counter:
         embed(torch.empty(1, tokens, embed.pixels.channels, *embed.tubelet, device="meta"))
     return counter.get_total_flops() // 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unmeasured(Selector):
-    """Chooses as many tokens as another strategy, without measuring them."""
-
-    of: Selector
-
-    @property
-    def uses_importance(self) -> bool:
-        return False
-
-    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
-
-
-class NoTargets(TargetMaker):
-    """Targets of a width that nothing computes: the code of other packages may look at numbers."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    @property
-    def width(self) -> int:
-        return self._width
-
-    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        return torch.empty(*ids.shape, self.width, device=ids.device)
-
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return prediction
-
-
-def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
-    """The model of a spec, which computes shapes but no numbers, and no targets.
-
-    Args:
-        measures: whether it measures the importance of tokens.
-    """
-    with torch.device("meta"):
-        model = spec.without_files().build()
-    if isinstance(model, MaskedAutoencoder):
-        model.targets = NoTargets(model.targets.width)
-    if not measures:
-        model.selector = Unmeasured(of=spec.selection)
-    return model
 
 
 def count_pass(spec: ModelSpec) -> PassCost:

@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.methods.alignment import previous_frames
 from everest.methods.ranked import ByChange
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import Macs, count_tokens, counting, embedding_macs, macs_by_kind, model_on_meta
+from everest.models.cost import Macs, count_tokens, counting, embedding_macs, macs_by_kind
 from everest.models.mae import MaskedAutoencoder
+from everest.models.meta import model_on_meta
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
 

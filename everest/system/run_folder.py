@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import itertools
+import platform
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Annotated,
     Any,
     Final,
+    Literal,
     NotRequired,  # pydantic does not take typing's on Python 3.11
 )
 
@@ -21,7 +27,6 @@ from typing_extensions import TypedDict
 from everest.errors import DataError, RecipeError
 from everest.system.files import read_table, write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
-from everest.system.run_environment import INIT, current_environment
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"
@@ -41,6 +46,29 @@ TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer
 PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
 ENDED: Final = "ended"  # in METRICS_FILE: why a run ended before its last step
+# The values of env.json.
+PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
+INIT: Final = "init"  # the weights
+INIT_NAME: Final = "init_name"  # the option --init, as an absolute path
+DECODER: Final = "decoder"  # the option --decoder
+ORIGIN: Final = "origin"  # describes the weights, and what they started from in turn
+
+Decoder = Literal["keep", "fresh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """The option --init of a run.
+
+    Args:
+        name: as the user wrote it, a path made absolute.
+        file: the weights that were found.
+        decoder: the option --decoder; None: keep the decoder if it fits.
+    """
+
+    name: str
+    file: str
+    decoder: Decoder | None = None
 
 
 class Plan(TypedDict):
@@ -116,7 +144,7 @@ class RunFolder:
         """Write the environment and the recipe: from now on this is a run folder. `clear` comes first.
 
         Args:
-            start: the values of everest.system.run_environment.
+            start: the values of env.json that name the weights it starts from.
         """
         self.clear()
         values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
@@ -236,3 +264,32 @@ def default_folder(command: str, recipe: str) -> Path:
     folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+
+
+def current_environment() -> dict[str, Any]:
+    """Versions, devices, commit and command line: all that is needed to repeat a run."""
+    import torch  # here, because listing runs needs no torch
+
+    versions = dict.fromkeys(PACKAGES, "not installed")
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    commit = None  # of the checkout that the package runs from; None for an installed wheel or without git
+    package_folder = Path(__file__).resolve().parents[1]
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    with suppress(OSError, subprocess.SubprocessError):
+        git = subprocess.run(
+            command, cwd=package_folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        top, head = git.stdout.split("\n")[:2]
+        # A wheel installed inside another project's checkout does not take that project's commit.
+        commit = head if Path(top) == package_folder.parent else None
+    return {
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "git_commit": commit,
+    }

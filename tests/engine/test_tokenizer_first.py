@@ -12,8 +12,7 @@ from everest.config.settings import Recipe
 from everest.engine import tokenizer_first
 from everest.engine.context import RunContext, RunOptions
 from everest.pretraining import set_up_pretraining
-from everest.system.run_environment import INIT
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import INIT, RunFolder
 from everest.tokenizer.clips import held_out_clips, tokenizer_clips, tokenizer_depends_on
 from everest.tokenizer.spec import tokenizer_spec
 

@@ -24,7 +24,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
-from everest.system.run_environment import Init
+from everest.system.run_folder import Init
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])

@@ -21,7 +21,7 @@ from everest.config.stage_settings import (
 )
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
-from everest.models.pass_memory import PassMemory
+from everest.models.memory import PassMemory
 from everest.system import posix
 
 GIB = 2**30

@@ -103,9 +103,7 @@ def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, ski
         setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
         network.optimizer.step()
         network.optimizer.zero_grad()
-        if (
-            network.ema is not None
-        ):  # timm's own update cannot be skipped without a wait; buffers are constants
+        if network.ema is not None:  # timm's own update cannot be skipped without a wait
             # Buffers are constants.
             share = (1 - network.ema.decay) * (1 - skipped)
             for average, weight in zip(

@@ -18,7 +18,6 @@ from everest.engine.plan import Row, learning_rate_advice
 from everest.engine.setup import require_same_frozen, set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
-from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.spec import ModelSpec
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
-NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
+NEAR_MEAN: Final = 0.95  # our choice: of the loss of one color, a loss that is as good as nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +161,10 @@ def _summarize(stage: Pretraining) -> None:
     text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
     if not isinstance(model, MaskedAutoencoder):
         text = "; ".join([text, *_views_texts(training)])
-    elif isinstance(model.targets, PixelTargets) and model.targets.normalize and not model.camera_weight:
-        text += "; tubelets of one color would give about 1"
+    elif (guess := model.targets.loss_of_one_color) is not None and not model.camera_weight:
+        text += f"; tubelets of one color would give about {guess:g}"
         checked = stage.prober is not None and stage.prober.watches_loss
-        if loss > NEAR_MEAN and not checked:  # probes compare with a better reference
+        if loss > NEAR_MEAN * guess and not checked:  # probes compare with a better reference
             advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
             advice = advice or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"

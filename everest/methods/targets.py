@@ -36,6 +36,11 @@ class TargetMaker(Protocol):
         """Whether `pixels` uses the mean and std of the true tubelets."""
         return False
 
+    @property
+    def loss_of_one_color(self) -> float | None:
+        """About the loss of predicting a tubelet's mean color; None: it depends on the clips."""
+        return None
+
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
         ...
@@ -148,6 +153,10 @@ class PixelTargets(TargetMaker):
     @property
     def needs_truth(self) -> bool:
         return bool(self.normalize)
+
+    @property
+    def loss_of_one_color(self) -> float | None:
+        return 1.0 if self.normalize else None
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""

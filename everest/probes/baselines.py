@@ -31,6 +31,11 @@ def difference_image(clips: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(change, SIDE).flatten(1)
 
 
+# Computed from the pixels of clips (B, C, T, H, W) uint8: (B, P) features.
+PIXEL_BASELINES: Final = {DIFFERENCES: difference_image}
+BASELINES: Final = (RANDOM, *PIXEL_BASELINES)
+
+
 def random_encoder(model: OpenedModel) -> OpenedModel:
     """A model of the same shape with new weights, which take their seed from the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU

@@ -33,7 +33,7 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.probes import list_probe
 from everest.probes.attentive import attentive
-from everest.probes.baselines import DIFFERENCES, RANDOM, difference_image, random_encoder
+from everest.probes.baselines import BASELINES, PIXEL_BASELINES, RANDOM, random_encoder
 from everest.probes.probe_heads import Floats, Labels, linear, nearest_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 
@@ -94,12 +94,12 @@ def encode_set(
             )
 
     def compute(clips: Tensor) -> Values:
-        baselines = {RANDOM: untrained.encode(clips).pooled, DIFFERENCES: difference_image(clips)}
-        return model.encode(clips)._asdict() | baselines
+        of_pixels = {name: baseline(clips) for name, baseline in PIXEL_BASELINES.items()}
+        return model.encode(clips)._asdict() | {RANDOM: untrained.encode(clips).pooled} | of_pixels
 
     def row_of(views: Values) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
-        return {name: views[name].mean(dim=0) for name in ("pooled", RANDOM, DIFFERENCES)} | tokens
+        return {name: views[name].mean(dim=0) for name in ("pooled", *BASELINES)} | tokens
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
@@ -117,7 +117,7 @@ def encode_set(
         sources=[sample.source for sample in readable],
         has_groups=any(sample.group is not None for sample in readable),
         features=np.array(arrays["pooled"]),
-        baselines={name: np.array(arrays[name]) for name in (RANDOM, DIFFERENCES)},
+        baselines={name: np.array(arrays[name]) for name in BASELINES},
         tokens=arrays.get("tokens"),
         num_skipped=len(skipped),
     )

@@ -97,7 +97,7 @@ class FrozenTokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTargets:
+class TokenTargets(TargetMaker):
     """Targets from the output of the tokenizer's encoder, before any mask.
 
     Args:
@@ -106,13 +106,8 @@ class TokenTargets:
             classification. `soft` and `codes` are our choice.
     """
 
-    of_frames: ClassVar[bool] = False
     frozen: FrozenTokenizer
     space: Literal["values", "soft", "codes"] = "values"
-
-    @property
-    def needs_truth(self) -> bool:
-        return False
 
     @property
     def width(self) -> int:
@@ -179,7 +174,7 @@ class Teacher(Protocol):
         ...
 
 
-class FeatureTargets:
+class FeatureTargets(TargetMaker):
     """The teacher's features of the target tokens, each with mean 0 and variance 1 over its D values.
 
     Attributes:
@@ -189,9 +184,12 @@ class FeatureTargets:
     of_frames: ClassVar[bool] = True
 
     def __init__(self, *, width: int) -> None:
-        self.width = width  # P = D
-        self.needs_truth = False
+        self._width = width
         self.teacher: Teacher | None = None
+
+    @property
+    def width(self) -> int:
+        return self._width  # P = D
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTargets:
         return self  # shared with the average of the model's weights

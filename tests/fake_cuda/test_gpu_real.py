@@ -66,8 +66,10 @@ def test_the_miniature_writes_its_rows_and_a_page(clips: Path, tmp_path: Path):
     (shares,) = [row["shares"] for row in rows if row["item"] == "draws"]
     assert shares.keys() == {"interaction", "unlabeled"}
     assert sum(shares.values()) == pytest.approx(1)
+    (tested,) = [row for row in rows if row["item"] == "tested"]
+    counts = f"{len(tested['labels'])} ({len(set(tested['groups']))}; 1)"  # clips (groups; seeds)
     text = gpu_real_page.page(gpu_real_page.Calls([tmp_path / "gpu_real.jsonl"]))
-    assert "| interaction6 | 12 (" in text
+    assert f"| interaction6 | {counts} |" in text
     assert "Too few for a claim" in text
 
 

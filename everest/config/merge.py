@@ -118,6 +118,10 @@ CHOICES: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
 }
 
 
+# Choices by a name, which may have underscores in place of hyphens.
+NAMED: Final = {(*section, variants.tag) for section, variants in VARIANTS.items()} | {("data", "task")}
+
+
 @dataclass
 class Merged:
     """The values of all layers, for the backbone that they choose."""
@@ -181,7 +185,7 @@ class Merged:
                 heads = self.at(HEADS).value
                 value = (heads if isinstance(heads, dict) else {}) | {key[2]: value}
                 key = HEADS
-            if key in CHOICES and not is_import_path(value):
+            if key in NAMED and not is_import_path(value):
                 value = with_hyphens(value)
             self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
 
@@ -206,13 +210,17 @@ class Merged:
         for tag, idle in CHOICES.items():
             chosen = self.at(tag)
             named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
-            for key in [each for name in idle(chosen.value) for each in self.inside((*tag[:-1], name))]:
+            section = tag[:-1]
+            for key in [each for name in idle(chosen.value) for each in self.inside((*section, name))]:
                 written = self.written[key]
                 is_default = written.label != SET and written.value == _USUAL.get(key)
-                if not (is_default or written.value is None or written.is_below(chosen) or written.layer < 0):
+                sets_nothing = is_default or written.value in (None, {})
+                if not (sets_nothing or written.is_below(chosen) or written.layer < 0):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 del self.written[key]
+                if not self.inside(section):  # it exists, with its defaults
+                    self.written[section] = written._replace(value={}, key=written.key[:-1])
 
     def _drop_unfit(self, section: KeyPath, chosen: Written, variants: Variants) -> None:
         """Drop what a section inherits that the chosen variant cannot take."""

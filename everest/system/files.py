@@ -89,7 +89,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
     try:
-        folder = next(folder for folder in path.parents if folder.exists())
+        folder = next(folder for folder in path.parents if os.path.lexists(folder))  # a dangling link, too
         # Not at `path`: a process killed here would leave an empty file that looks like a result.
         with path.open("a") if path.exists() else TemporaryFile(dir=folder):
             pass

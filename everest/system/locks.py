@@ -12,9 +12,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import psutil
 from filelock import FileLock, Timeout
@@ -84,7 +85,8 @@ BEAT_SECONDS: Final = 20.0  # our choice: between two signs of life of a run, th
 QUIET_SECONDS: Final = 120.0  # our choice: a run on another host without a sign for this long is dead
 
 
-class Trainer(NamedTuple):
+@dataclass(frozen=True)
+class Trainer:
     """The process that trains a run: the contents of running.json."""
 
     pid: Annotated[int, Field(strict=True, gt=0)]
@@ -156,7 +158,7 @@ def claim(run: Path) -> None:
     busy = f"--output {run}: another process trains it now; wait for it, or stop it first"
     with sole_writer(run / RUNNING, busy=busy):
         refuse_trained(run)
-        write_text(run / RUNNING, json.dumps(Trainer(os.getpid(), socket.gethostname())._asdict()))
+        write_text(run / RUNNING, json.dumps(asdict(Trainer(os.getpid(), socket.gethostname()))))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from everest.config.stage_settings import (
     SigregSettings,
     ViewPretrainSettings,
 )
+from everest.config.tokenizer import TokenizerSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
@@ -263,6 +264,18 @@ def test_keys_of_another_variant_are_errors_in_the_file_of_the_choice_unless_at_
         "pretrain: {objective: views, views: {loss: sigreg, temperature: 0.1}, target: {frames: all}}\n"
     )
     assert isinstance(load_recipe(path).pretrain, ViewPretrainSettings)
+
+
+def test_a_section_without_values_or_of_idle_ones_exists_with_its_defaults(tmp_path):
+    path = write(tmp_path, "base: ucf101\npretrain: {views: {}}\n")
+    assert load_recipe(path).pretrain.objective == "pixels"
+    path.write_text("tokenizer: {loss: {r1: 10}}\ndata: {frames: 16}\n")  # 10 is its default
+    assert load_recipe(path).tokenizer == TokenizerSettings()
+
+
+def test_a_message_quotes_what_was_written():
+    (problem,) = problems_of("ucf101", "finetune.lora.rank=low_rank")
+    assert problem.endswith("finetune.lora.rank: must be an integer, not 'low_rank'")
 
 
 def test_keys_that_a_switch_turns_on_have_an_effect():

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -201,6 +203,13 @@ def test_a_claim_that_another_process_makes_at_this_moment_is_left_alone(tmp_pat
     assert marker.read_text() == "being written"
     claim(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
+def test_further_keys_of_a_running_process_are_not_damage(tmp_path: Path):
+    text = json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "since": 0})
+    (tmp_path / "running.json").write_text(text)
+    with pytest.raises(RecipeError, match=f"process {os.getppid()} trains it now"):
+        claim(tmp_path)
 
 
 def test_a_killed_process_loses_the_lock(tmp_path: Path):

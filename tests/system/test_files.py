@@ -67,6 +67,9 @@ def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
         files.check_writable(tmp_path)
     with pytest.raises(EnvironmentProblem, match="Not a directory"):
         files.check_writable(tmp_path / "there.txt" / "file.txt")
+    (tmp_path / "unmounted").symlink_to(tmp_path / "disk")
+    with pytest.raises(EnvironmentProblem, match="No such file"):
+        files.check_writable(tmp_path / "unmounted" / "report" / "index.html")
 
 
 def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):

@@ -140,7 +140,7 @@ def _read_trainer(run: Path) -> Trainer | None:
 def refuse_trained(run: Path) -> None:
     """Raise RecipeError if another process trains the run; the message names it."""
     trainer = trainer_of(run)
-    if trainer is None or trainer == (os.getpid(), socket.gethostname()):
+    if trainer is None or trainer == Trainer(os.getpid(), socket.gethostname()):
         return
     text = f"--output {run}: {trainer} trains it now; wait for it, or stop it first"
     if trainer.host != socket.gethostname():

@@ -118,7 +118,7 @@ def test_on_another_host_a_run_must_have_given_a_sign_of_life(tmp_path: Path):
     assert summary(run)["state"] == "resumable"
     assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
     run_lock.claim(run)
-    assert run_lock.trainer_of(run) == (os.getpid(), socket.gethostname())
+    assert run_lock.trainer_of(run) == run_lock.Trainer(os.getpid(), socket.gethostname())
 
 
 def test_a_run_gives_signs_of_life_while_it_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

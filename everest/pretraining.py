@@ -14,7 +14,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
-from everest.engine.plan import Row, learning_rate_advice
+from everest.engine.plan import learning_rate_advice
 from everest.engine.setup import require_same_frozen, set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
@@ -22,6 +22,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
+from everest.system.run_folder import Row
 
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, frozen
 # networks, and figures.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
-NEAR_MEAN: Final = 0.95  # our choice: of the loss of one color, a loss that is as good as nothing
+NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, little is learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ def pretrain(stage: Pretraining) -> None:
             collapse.add(training.log_step())
             if prober is not None:
                 prober.probe_if_due()
-            if training.at_checkpoint and training.tracker is not None:
+            if training.at_checkpoint:
                 _show_reconstruction(training)
             training.save_if_due()
             training.stop_if_asked()
@@ -162,7 +163,7 @@ def _summarize(stage: Pretraining) -> None:
     if not isinstance(model, MaskedAutoencoder):
         text = "; ".join([text, *_views_texts(training)])
     elif (guess := model.targets.loss_of_one_color) is not None and not model.camera_weight:
-        text += f"; tubelets of one color would give about {guess:g}"
+        text += f"; predicting each tubelet's mean color gives about {guess:g}"
         checked = stage.prober is not None and stage.prober.watches_loss
         if loss > NEAR_MEAN * guess and not checked:  # probes compare with a better reference
             advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
@@ -180,7 +181,7 @@ def _views_texts(training: Training) -> list[str]:
         "view_top1": "{:.0%} of clips retrieve their own video within the batch "
         f"(view_top1; chance {chance:.0%})",
         "view_spread": "projection spread {:.2f} (maximum 1)",
-        "camera_loss": "error of the predicted camera motion {:.2f} (guessing: 1)",
+        "camera_loss": "camera motion error {:.2f} (guessing: 1)",
     }
     values = {name: [row[name] for row in rows[-MEANT:] if row.get(name) is not None] for name in texts}
     return [texts[name].format(fmean(of_steps)) for name, of_steps in values.items() if of_steps]

@@ -98,10 +98,10 @@ def test_a_tokenizer_that_was_trained_again_is_another(trained: Path, clip_files
     next(iter(other.tensors.values())).add_(1.0)
     other.save(tokenizer)
     shown = refused("pretrain", *LVMAE, "--data", clip_files, "-o", tmp_path / "run", *named, code=2)
-    assert f"holds a run with another tokenizer than {tokenizer} is now" in shown
+    assert f"its run used another tokenizer than the current {tokenizer}" in shown
     # A run without a tokenizer is another.
     shown = refused("pretrain --recipe small --gpus cpu", "--data", clip_files, "-o", trained, code=2)
-    assert "holds a run with other settings" in shown
+    assert "holds a run with different settings" in shown
 
 
 def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, clip_files, tmp_path: Path):

@@ -233,7 +233,7 @@ def test_a_run_killed_before_its_first_save_starts_again(recipe: Path, tmp_path:
 
 def test_another_start_and_fp16_on_a_cpu_are_refused(recipe: Path, finetuned: Path, tmp_path: Path):
     other = refused("finetune --init none", "--recipe", recipe, "-o", finetuned, code=2)
-    assert "holds a run with other settings: --init (" in other
+    assert "holds a run with different settings: --init (" in other
     command = ["pretrain --precision fp16 --gpus cpu", "--recipe", recipe, "-o", tmp_path / "run"]
     assert "needs a CUDA GPU" in called(*command, code=5).stderr
 

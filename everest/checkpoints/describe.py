@@ -133,6 +133,6 @@ def other_pixels(saved: PixelStatistics, requested: PixelStatistics) -> str:
             f"{counted(requested.channels, 'channel')}; set data.channels={saved.channels}"
         )
     return (
-        "trained on clips normalized otherwise than in the recipe; for the same numbers, "
+        "trained with another normalization than the recipe's; to match it, "
         f"set data.mean={list(saved.mean)} and data.std={list(saved.std)}"
     )

@@ -1,4 +1,4 @@
-"""A model as a graph that other programs run, and a classifier in an ONNX file, evaluated like a checkpoint.
+"""Models as graphs for other programs, and exported ONNX classifiers opened as models.
 
 The selection of tokens is part of the graph, and the graph takes any number of clips. Its file
 (`everest.checkpoints.graph_files`) describes it, in its metadata.
@@ -263,7 +263,9 @@ def open_exported(file: Path) -> ExportedClassifier:
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):  # its errors have no base of their own
+            raise
         reason = shown(str(error).strip().split("\n")[0])
         raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
     metadata = session.get_modelmeta().custom_metadata_map
@@ -271,7 +273,8 @@ def open_exported(file: Path) -> ExportedClassifier:
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
     if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
         raise CheckpointError(
-            f"{file}: not an ONNX classifier of everest; export a run of finetune --to onnx"
+            f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
+            "everest export --to onnx"
         )
     try:
         return ExportedClassifier(file, session, metadata)

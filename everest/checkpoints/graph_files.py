@@ -198,8 +198,10 @@ def nodes_behind(model: Any, output: str) -> Iterator[Any]:
     makers = {name: node for node in model.graph.node for name in node.output}
     names = [output]
     while names:
-        node = makers.pop(names.pop(), None)
+        node = makers.get(names.pop())
         if node is not None:
+            for name in node.output:
+                makers.pop(name, None)
             names += node.input
             yield node
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from everest.checkpoints.teacher import teacher_use
 from everest.config.settings import Recipe
@@ -16,6 +16,7 @@ from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_u
 from everest.tokenizer.targets import TeacherUse
 
 Use = TypeVar("Use", TokenizerUse, TeacherUse)
+KEYS: Final = {"tokenizer": "tokenizer.checkpoint", "teacher": "pretrain.target.teacher"}
 
 
 def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
@@ -29,13 +30,13 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     stage, tokenizer, teacher = recipe.pretrain, None, None
     if stage.needs_tokenizer:
         named = tokenizer_settings(recipe).checkpoint
-        tokenizer = _made_cache(recipe, "tokenizer", named, tokenizer_use)
+        tokenizer = _network_use(recipe, "tokenizer", named, tokenizer_use)
     if stage.teacher is not None:
-        teacher = _made_cache(recipe, "teacher", stage.teacher, teacher_use)
+        teacher = _network_use(recipe, "teacher", stage.teacher, teacher_use)
     return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
 
 
-def _made_cache(
+def _network_use(
     recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[Recipe], Use]
 ) -> Use:
     """The network that made the cache of a recipe; without a cache the one that the recipe names.
@@ -53,7 +54,7 @@ def _made_cache(
     if use.sha256 != made.sha256:
         maker = made.name if isinstance(made, TeacherUse) else made.path
         raise CheckpointError(
-            f"{cache}: its tokens are not from {named} but from {maker}; name that {of}, or make the cache "
-            "again with everest prepare tokens --overwrite"
+            f"{cache}: made with the {of} {maker}, not {named}; set {KEYS[of]} to that {of}, or make the "
+            "cache again with everest prepare tokens --overwrite"
         )
-    return use
+    return made

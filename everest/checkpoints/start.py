@@ -226,9 +226,8 @@ def start_model(
 def _parts(
     start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
 ) -> Iterator[Part]:
-    """Yield the parts of a model beside its encoder: the title, and the prefixes of their tensors.
-
-    Then the reason why the part in the weights does not fit; None: only its size may not.
+    """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
+    does not fit (None: it fits unless its size differs).
 
     Args:
         before, now: names of the classes of the weights and of the data.
@@ -244,7 +243,7 @@ def _parts(
         yield "the pooling", ("norm.", "pool."), pooling
         yield "the head", ("head.",), pooling or _other_classes(saved, spec, before, now)
     else:
-        fresh = "as --decoder fresh says" if start.init.decoder == "fresh" else None
+        fresh = "requested by --decoder fresh" if start.init.decoder == "fresh" else None
         yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
         yield "the projector", ("projector.",), fresh
         yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)

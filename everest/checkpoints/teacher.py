@@ -65,8 +65,7 @@ class FrozenEncoder(nn.Module):
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
     """Open the teacher of a recipe, on the CPU; the errors are those of `teacher_use`."""
-    use, weights = _read(recipe)
-    spec = ModelSpec.from_settings(use.settings, source=Path(use.name))
+    use, spec, weights = _read(recipe)
     with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
         encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
@@ -84,8 +83,8 @@ def teacher_use(recipe: Recipe) -> TeacherUse:
     return _read(recipe)[0]
 
 
-def _read(recipe: Recipe) -> tuple[TeacherUse, Weights]:
-    """The teacher of a recipe, and the weights of its encoder alone."""
+def _read(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
+    """The teacher of a recipe, its spec, and the weights of its encoder alone."""
     name = recipe.pretrain.teacher
     assert name is not None
     weights, saved = open_encoder(name)
@@ -94,7 +93,7 @@ def _read(recipe: Recipe) -> tuple[TeacherUse, Weights]:
     spec = replace(spec, norms=replace(spec.norms, after_encoder="encoder.norm.weight" in tensors))
     width, sha256 = spec.model.backbone_size.width, state_hash(tensors)
     use = TeacherUse(name=name, sha256=sha256, width=width, settings=spec.dump())
-    return use, replace(weights, tensors=tensors)
+    return use, spec, replace(weights, tensors=tensors)
 
 
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
@@ -108,8 +107,8 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
     teacher = open_teacher(recipe)
     if model.spec.teacher.sha256 != teacher.use.sha256:
         raise CheckpointError(
-            f"{recipe.pretrain.cache}: its features come from other weights than those of "
-            f"{teacher.use.name}; run everest prepare tokens --overwrite"
+            f"{recipe.pretrain.cache}: its features were made with other weights than "
+            f"{teacher.use.name} has now; make the cache again with everest prepare tokens --overwrite"
         )
     model.targets.teacher = teacher
 

@@ -163,7 +163,7 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
 def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
-        text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
+        text = "is 0, and so is perceptual, so nothing is reconstructed; set one of them"
         yield "tokenizer.loss.reconstruction", text
     if loss.gan and not discriminator_halvings(config, size):
         pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)

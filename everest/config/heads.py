@@ -18,9 +18,9 @@ THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
 
 def _with_hyphens(head: Any) -> Any:
     """A setting of a head with hyphens in the name of its task, which is its value or its only key."""
-    if isinstance(head, dict):
+    if isinstance(head, dict) and len(head) == 1:
         return {with_hyphens(task): outputs for task, outputs in head.items()}
-    return with_hyphens(head)
+    return head if isinstance(head, dict) else with_hyphens(head)
 
 
 _NumLabels = Annotated[int, Field(ge=1, le=MOST_CLASSES)]

@@ -1,9 +1,9 @@
-"""Merges files and `--set` into one set of values, each of which records where it was written.
+"""Merges recipe files and `--set`; every value remembers where it was written.
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
-`--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. Of settings
-that exclude each other one is left: a layer that makes another choice drops what files have below it for the
-choice before. What has no effect then is an error, unless it is at its default.
+`--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. When a layer
+makes a different choice, settings that lower files wrote for the old choice are dropped. Any other setting
+without effect is an error, unless it equals its default.
 """
 
 from __future__ import annotations
@@ -155,11 +155,14 @@ class Merged:
             outer = self.at(key[:length])
             if outer.label:
                 return _place(outer.label, (*outer.key, *key[length:]))
-        last = max(self.inside(key).values(), key=lambda each: each.layer, default=Written(None))
-        return _place(last.label or self.label, key)
+        inside = self.inside(key).items()
+        inner, last = max(inside, key=lambda each: each[1].layer, default=(key, Written(None)))
+        if last.label not in (SET, self.label):
+            return _place(self.label, key)
+        return _place(last.label, last.key[: len(last.key) - len(inner) + len(key)])
 
     def write(self, key: KeyPath, written: Written) -> None:
-        """Put a value in the place of what was written before as `key`, around it or in it."""
+        """Set `key`, replacing its earlier value and any value that contains it or lies inside it."""
         below = self.inside(key)
         is_section = below and key not in below
         if is_section and (written.value == {} or (written.value is None and len(key) == 1)):
@@ -190,7 +193,7 @@ class Merged:
             self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
 
     def choose(self) -> None:
-        """Drop what has no effect with the choices; it is wrong unless it is inherited or the default."""
+        """Drop settings that have no effect; report those that are neither inherited nor defaults."""
         self._draw_views()
         for section, variants in VARIANTS.items():
             tag = (*section, variants.tag)
@@ -282,7 +285,7 @@ def _take_backbone(
     chosen = {}
     for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
         value, stage, place = layer.pop(key), key[0], _place(label, key[:2])
-        name, known = with_hyphens("".join(key[2:3])), known_keys((stage,))
+        name, known = with_hyphens("".join(key[2:3])), known_keys((stage,)) - {BY_BACKBONE}
         if len(key) < 4 and value != {}:
             merged.problems.append(f"{place}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
         elif name and name not in BACKBONES:

@@ -46,7 +46,7 @@ def with_hyphens(value: Any) -> Any:
 
 
 def must_be(requirement: str) -> WrapValidator:
-    """One error for all that may be wrong with a value, except for a number that is too large."""
+    """Replace all errors of a value by one; a number that is too large keeps its limit."""
 
     def check(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -54,7 +54,8 @@ def must_be(requirement: str) -> WrapValidator:
         except ValidationError as error:
             contexts = [each.get("ctx", {}) for each in error.errors()]
             limits = [context["le"] for context in contexts if "le" in context]
-            raise ValueError(f"must be {f'at most {limits[0]}' if limits else requirement}") from None
+            is_large = limits and isinstance(value, int | float)
+            raise ValueError(f"must be {f'at most {limits[0]}' if is_large else requirement}") from None
 
     return WrapValidator(check)
 
@@ -97,7 +98,7 @@ WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
 NumViews = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=10**6)]  # 12 days, which the operating system can still count
-Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
+Side = Annotated[int, Field(strict=True, ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
 PixelStd = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
@@ -137,7 +138,7 @@ Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
 TokenizerSize = Annotated[str, WITH_HYPHENS, _one_of(TOKENIZERS)]
 Size = Annotated[
     Side | tuple[Side, Side],
-    BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),  # strict types of Python
+    BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),
     must_be(f"a number of pixels up to {LONGEST_SIDE} or [height, width]"),
 ]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.

@@ -102,7 +102,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag == _TAG + "int":
                 key = yaml.ScalarNode(_TAG + "str", str(int(key.value)), key.start_mark)
                 node.value[number] = (key, value)
-            if key.tag not in (_TAG + "str", _TAG + "merge"):
+            if not isinstance(key.value, str) or key.tag not in (_TAG + "str", _TAG + "merge"):
                 raise _problem("a key must be text", key)
             if key.value in seen:
                 raise _problem(f"duplicate key '{shown(key.value)}'", key)

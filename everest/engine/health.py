@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Final
 
-from everest.engine.plan import Row
 from everest.metrics.names import METRICS
+from everest.system.run_folder import Row
 
 # All numbers are our choice.
 NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little has been learned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -18,8 +18,6 @@ FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a m
 USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
 PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
 LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are above it
-
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 def cosine_lr(

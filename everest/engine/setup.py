@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,7 @@ from everest.models.partial import Stage, choose_trained, frozen_layers, require
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, free_memory
 from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
+from everest.system.files import FIX
 from everest.system.processes import local_processes
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
@@ -50,7 +51,6 @@ MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activa
 COPIED_BYTES = 2 * WEIGHT_BYTES
 TRAINED_BYTES = 3 * WEIGHT_BYTES  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
-FIX: Final = "choose another folder, or use --overwrite"
 
 
 def set_up_training(
@@ -124,7 +124,7 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
         before = (settings.get(kind) or {}).get("sha256")
         if None not in (before, now) and before != now:
             raise RecipeError(
-                f"--output {run.path}: holds a run with another {kind} than {name} is now; restore it, or "
+                f"--output {run.path}: its run used another {kind} than the current {name}; restore it, or "
                 f"{FIX}"
             )
 

@@ -18,7 +18,6 @@ from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.data.loader import shared_bytes
 from everest.engine.context import RunContext, RunOptions
-from everest.engine.setup import FIX
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
@@ -30,7 +29,7 @@ from everest.system.accelerator import (
     precision_text,
 )
 from everest.system.events import Report
-from everest.system.files import UNFINISHED, is_unfinished
+from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import RUNNING, claimed, refuse_trained
 from everest.system.run_folder import (
     DECODER,
@@ -208,7 +207,7 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
             )
         return False
     if not (path / RECIPE).is_file():
-        raise RecipeError(f"{place}: exists and is no run folder; choose another, or use --overwrite")
+        raise RecipeError(f"{place}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
         raise RecipeError(
             f"{place}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
@@ -216,9 +215,7 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     differences = _differences(run, recipe, options)
     if differences:
         shown = first_names(differences, SHOWN)
-        raise RecipeError(
-            f"{place}: holds a run with other settings: {shown}; give the run's own values, or {FIX}"
-        )
+        raise RecipeError(f"{place}: holds a run with different settings: {shown}; use its values, or {FIX}")
     return True
 
 

@@ -63,9 +63,9 @@ class SavedState:
         header, tensors = read_metadata(path), read_tensors(path)
         checksum = header.pop("sha256", None)
         if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
-            raise CheckpointError("its header is not that of a state")
+            raise CheckpointError("not a state file")
         if checksum != _checksum(header, tensors):
-            raise CheckpointError("its contents do not have the checksum that was saved with them")
+            raise CheckpointError("checksum mismatch")
         if path.name != _file_name(int(header["step"])):
             raise CheckpointError(f"it is the state of step {header['step']}")
         return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
@@ -104,15 +104,14 @@ def newest_state(
         CheckpointError: there are states, and all are damaged.
         EnvironmentProblem: a process cannot see or read one.
     """
-    paths = list(states_in(folder).values())
-    paths = broadcast_object_list([paths])[0]  # as the main process sees them
+    paths = broadcast_object_list([list(states_in(folder).values())])[0]  # as the main process sees them
     first_problem = ""
     for path in reversed(paths):
         state = problem = None
         try:
             if not path.exists() and not path.is_symlink():
                 raise EnvironmentProblem(
-                    f"{path}: not there for every process; a run folder is on storage that all of them share"
+                    f"{path}: not visible to every process; put the run folder on shared storage"
                 )
             state = SavedState.read(path)
             check(state)
@@ -129,8 +128,8 @@ def newest_state(
         first_problem = first_problem or f" ({path.name}: {reason})"
     if paths:
         raise CheckpointError(
-            f"{folder}: all its states are damaged{first_problem}; put back a copy of one, or start the run "
-            "again with --overwrite"
+            f"{folder}: all saved states are damaged{first_problem}; restore a copy of one, or start "
+            "over with --overwrite"
         )
     return None
 

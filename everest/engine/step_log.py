@@ -18,12 +18,12 @@ from everest.data.bad_videos import BadVideos
 from everest.data.views import MakeViews, PretrainViews
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
-from everest.engine.plan import Row, StagePlan
+from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
 from everest.system.cores import num_cores, num_trainers
-from everest.system.run_folder import NONFINITE
+from everest.system.run_folder import NONFINITE, Row
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
@@ -202,19 +202,20 @@ class StepLog:
     def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
         verdict, skipped = self.nonfinite.judge(figures), self.nonfinite.skipped
+        skips_all = skipped == self._plan.steps
+        if verdict in ("sound", "overflow") and not skips_all:
+            return
         shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
         text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
-        if verdict == "stop":
+        if verdict == "stop" and skipped > 1:
             text += f", {skipped} times in a row"
-        elif skipped == self._plan.steps:
+        elif skips_all:
             text += "; no update of the run was applied"
-        elif verdict != "skip":
-            return
         run, videos = self._context.run, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
             run.write_nonfinite(step=step, figures=figures, videos=videos)
-        where = f"its videos are in {run.path / NONFINITE}"
-        if verdict == "stop" or skipped == self._plan.steps:
+        where = f"see {run.path / NONFINITE} for its videos"
+        if verdict == "stop" or skips_all:
             raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
         self._context.notice(f"step {step} skipped: {text}; {where}")
 
@@ -249,4 +250,4 @@ def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
         remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
     if workers < cores:
         remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
-    return f"the first steps waited for videos for {share:.0%} of their time: {', or '.join(remedies)}"
+    return f"the first steps spent {share:.0%} of their time waiting for videos: {', or '.join(remedies)}"

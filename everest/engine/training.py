@@ -18,12 +18,12 @@ from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches,
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
-from everest.engine.plan import Row, StagePlan
+from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch, waiting_advice
 from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
-from everest.system.run_folder import ENDED
+from everest.system.run_folder import ENDED, Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights, set_gradient_exchange
 
@@ -45,7 +45,7 @@ class Training:
         networks: the model of the stage, then all other networks that learn in the same steps.
         weights: the header of `model.safetensors`; tensors and step are added when it is saved.
         videos: the number and a fingerprint of the videos, for env.json.
-        memory_advice: gives settings to try when a pass does not fit.
+        memory_advice: returns settings to try when a pass does not fit.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Training:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around the loop: signals are caught, and the loader and the writer of files end with it."""
+        """Around the loop: catch stop signals; at its end, stop the loader and finish writing."""
         with ExitStack() as ending:
             ending.enter_context(self._signal)
             ending.callback(self.state.finish)  # also after an error
@@ -225,6 +225,8 @@ class Training:
             self._broken = torch.maximum(self._broken, sound.logical_not().float())
         skipped = torch.maximum(self._broken, record.finite.logical_not().float())  # () 1: leave it out
         update_weights(self.accelerator, self.networks, skipped=skipped)
+        for path in self._drop_paths:  # of this step only
+            path.noise = None
         self.steps_done += 1
 
     def log_step(self) -> list[Row]:

@@ -54,7 +54,8 @@ def shorten_names(names: Sequence[str]) -> list[str]:
     """Return names for an axis. If one is long, all begin with a number, and long ones lose their middle."""
     if all(len(name) <= LONGEST_NAME for name in names):
         return list(names)
-    return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
+    short = [name if len(name) <= LONGEST_NAME else shorten(name, LONGEST_NAME - 5) for name in names]
+    return [f"{number} {name}" for number, name in enumerate(short)]
 
 
 def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:

@@ -50,11 +50,11 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
     if path.suffix.lower() != ".png":
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
     if path.is_dir():
-        raise RecipeError(f"{option} {path}: a folder is in the way; choose another name")
+        raise RecipeError(f"{option} {path}: is a folder; name a file")
     if path.exists():
         with path.open("rb") as file:
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise RecipeError(f"{option} {path}: exists and is no PNG; choose another name")
+                raise RecipeError(f"{option} {path}: exists and is not a PNG; choose another name")
     check_new_file(path, option=option, overwrite=overwrite)
 
 
@@ -69,7 +69,7 @@ def png_figure(
     tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure to draw on in any script, which is written as a PNG at the end of the block.
+    """A figure, written as a PNG at the end of the block; its text may be in any script.
 
     Args:
         size: inches, width and height.
@@ -103,11 +103,13 @@ def any_script() -> Iterator[None]:
 @cache  # one notice for all figures
 def notice_boxes() -> None:
     """Tell the user why some letters are boxes."""
-    warn_on_main("figures show boxes for letters that no font has; install one, such as fonts-noto-cjk")
+    warn_on_main(
+        "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
+    )
 
 
 def plain(name: str) -> str:
-    """A name for a figure: its dollars begin no formula, and bytes that are no text are escaped."""
+    """A name as literal text for matplotlib: dollars start no formula, undecodable bytes are escaped."""
     return escape_bytes(name).replace("$", r"\$")
 
 
@@ -135,18 +137,18 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(room: str, template: str, **values: Any) -> str:
-    """Return a page made from a template of a room; its values come from users, so all are escaped."""
+def render(package: str, template: str, **values: Any) -> str:
+    """Render a template of a package, such as `figures`; all values are escaped: they come from users."""
     templates = Environment(
-        loader=PackageLoader(f"everest.{room}", ""), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
     return templates.get_template(template).render(**values)
 
 
-def write_page(path: Path, room: str, template: str, **values: Any) -> None:
+def write_page(path: Path, package: str, template: str, **values: Any) -> None:
     """Write a page that `render` makes.
 
     Raises:
         EnvironmentProblem: the file cannot be written.
     """
-    write_text(path, escape_bytes(render(room, template, **values)))
+    write_text(path, escape_bytes(render(package, template, **values)))

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from everest.figures.drawing import plain, png_figure
+from everest.figures.drawing import plain, png_figure, shorten
 from everest.figures.legend import (
     DROPPED,
     SMALL,
@@ -193,7 +193,7 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
-            FigureRow("original", frames, Path(example.video).name[-LONGEST_NAME:]),
+            FigureRow("original", frames, shorten(Path(example.video).name, LONGEST_NAME)),
             FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", scale=Normalize(0, highest)),

@@ -132,9 +132,9 @@ def draw_timeline(
     seconds = max(end - begin, SHORTEST)
     length = row_seconds(seconds)
     starts = [begin + row * length for row in range(ceil(seconds / length - 1e-3))]
-    groups = _groups(heads, aligned=aligned)
-    classes = {head: classes_of(group) for group in groups for head in group}
-    entries = [entry for group in groups for entry in _legend(classes_of(group).values())]
+    groups = [(group, classes_of(group)) for group in _groups(heads, aligned=aligned)]
+    classes = {head: of_group for group, of_group in groups for head in group}
+    entries = [entry for _, of_group in groups for entry in _legend(of_group.values())]
     columns = 1 if aligned else LEGEND_COLUMNS
     height = ROW * len(starts) * len(heads) + LEGEND_LINE * ceil(len(entries) / columns) + OTHER_WORDS
     with png_figure(path, (WIDTH, height), **FORM) as figure:

@@ -221,10 +221,12 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
+    option = f"--{stack.replace('_', '-')}heads N"
     if not heads:
-        option = f"--{stack.replace('_', '-')}heads N"
         text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
         raise facts.error(text)
+    if width % heads:
+        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option}")
     return heads
 
 

@@ -245,7 +245,7 @@ def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, An
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()
         plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
-        averaged = "the averaged weights (model_ema) in it are not used"
+        averaged = "its averaged weights (model_ema) are not used"
         return tensors, plain, [averaged] if "model_ema" in content else []
     keys = ", ".join(shown(key) for key in sorted(map(str, content))[:5]) or "nothing"
     raise CheckpointError(f"{file}: no weights in it under {', '.join(CONTAINERS)} (it has: {keys})")

@@ -35,7 +35,7 @@ def load_network(weights: str | None) -> nn.Module:
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
     except Unreachable as error:
-        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
+        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a local file of weights") from error
     except CheckpointError as error:
         raise CheckpointError(f"{SETTING}: {error}") from error
     return network

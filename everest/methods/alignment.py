@@ -103,13 +103,13 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
         values = in_parts(lambda clips: (pixels.unnormalize(clips.float()) * 255).round_(), frames)
     pairs, plane = gray_pairs(values, lag)
     now, before = pairs[0]  # (B * P, 1, h, w)
-    motion = still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
+    estimated = still = no_motion(now.size(0), frames.device)  # (B * P, 2, 3)
     if min(now.shape[2:]) >= SMALLEST:
-        motion = estimate_motion(pairs, "shift" if align == "none" else align)
-    warped, inside = moved(before, motion)
+        estimated = estimate_motion(pairs, "shift" if align == "none" else align)
+    warped, inside = moved(before, estimated)
     change = mean_change(now, warped, inside)  # (B * P,)
     changed = ((now - warped).abs() > CHANGED).logical_and_(inside).float().mean(dim=(1, 2, 3))
-    motion = still if align == "none" else motion
+    motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
     shown = frames[:, :, :-lag]

@@ -74,14 +74,14 @@ class Selector(ABC):
             ValueError: `share` is not in (0, 1].
             RecipeError: the strategy has neither the setting `share_setting` nor a method of its own.
         """
-        kept = checked_share(share)
+        value = checked_share(share)
         if self.share_setting not in vars(self):
             raise RecipeError(
                 f"{self.strategy} has no share of tokens to change; define its method `keeping`"
             )
         if self.share_setting == "mask_ratio":  # on the decimals as they were written, like `num_kept`
-            kept = float(1 - Decimal(str(share)))
-        return replace(self, **{self.share_setting: kept})
+            value = float(1 - Decimal(str(share)))
+        return replace(self, **{self.share_setting: value})
 
     def showing(self, share: float) -> Selector:
         """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""

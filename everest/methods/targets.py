@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict
@@ -21,15 +21,15 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
 
 
-class TargetMaker(Protocol):
+class TargetMaker(ABC):
     """Makes the targets. It is no nn.Module, so that it is not part of optimizer, DDP and checkpoint."""
 
-    of_frames: ClassVar[bool] = False  # `values` are of the clips themselves, whatever the model's input
+    of_frames: ClassVar[bool] = False  # `values` come from the clips, whatever the model's input is
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """P, the number of values predicted for one token."""
-        ...
 
     @property
     def needs_truth(self) -> bool:
@@ -38,19 +38,19 @@ class TargetMaker(Protocol):
 
     @property
     def loss_of_one_color(self) -> float | None:
-        """About the loss of predicting a tubelet's mean color; None: it depends on the clips."""
+        """Approximate loss of predicting each tubelet's mean color; None if it depends on the clips."""
         return None
 
+    @abstractmethod
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
-        ...
 
+    @abstractmethod
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels."""
-        ...
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The scalar that training minimizes: the mean squared error of (B, K, P), unless it is another.
+        """The scalar that training minimizes; by default the mean squared error over (B, K, P).
 
         Args:
             scored: (B, K) bool, the tokens that count.

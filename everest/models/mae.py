@@ -170,7 +170,9 @@ class MaskedAutoencoder(PretrainingModel):
             target = gather_tokens(values, selection.target)  # (B, M, P)
         parts: dict[str, Tensor] = {}
         loss = self.targets.loss(prediction, target, selection.scored())
-        loss = self.add_camera_loss(loss, parts, frames, noise)
+        if (camera_loss := self.camera_loss(frames, noise)) is not None:
+            parts["camera_loss"] = camera_loss
+            loss = loss + self.camera_weight * camera_loss
         return Reconstruction(
             loss=loss,
             parts=parts,

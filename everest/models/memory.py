@@ -36,7 +36,7 @@ _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this proces
 
 
 def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
-    """Measure the bytes that one clip takes in a training step; of a tokenizer one window.
+    """Measure the bytes that one clip (for a tokenizer, one window) takes in a training step.
 
     The peak is before the blocks, when the importance of the tokens is measured, or at the end of the forward
     pass, with all that is saved for the backward pass. Weights and `frozen_bytes`, which do not depend on the
@@ -85,7 +85,8 @@ def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froz
     clips = spec.views.number if trains and spec.views else 1  # which are compared
 
     def run() -> object:
-        clip = torch.empty(clips, spec.channels, spec.offered_frames, *spec.size, dtype=torch.uint8)
+        frames = spec.offered_frames if trains else spec.frames
+        clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
         drawn = spec.offered_grid.t if trains else 0  # slices, of which training draws some
         noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
@@ -216,7 +217,7 @@ class PassMemory:
             return None
         each = f" in {processes} processes" if processes > 1 else ""
         advice = self.advice(max(free // processes - state_bytes, 0))
-        text = f"{_gib(free)} of memory are free, and the run needs about {_gib(needed)}{each}: {advice}"
+        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{each}: {advice}"
         if needed > SURELY_TOO_MUCH * free:
             raise EnvironmentProblem(f"too little memory: {text}")
         return f"the system may kill the run: {text}"

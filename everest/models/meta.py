@@ -1,4 +1,4 @@
-"""Models without numbers, to count what a pass costs."""
+"""Models on the meta device, for counting the cost of a pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Unmeasured(Selector):
 
 
 class NoTargets(TargetMaker):
-    """Targets of a width that nothing computes: the code of other packages may look at numbers."""
+    """Placeholder targets of a given width; targets of other packages may need real values."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -46,7 +46,7 @@ class NoTargets(TargetMaker):
 
 
 def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
-    """The model of a spec, which computes shapes but no numbers, and no targets.
+    """Build a spec's model on the meta device, with placeholder targets.
 
     Args:
         measures: whether it measures the importance of tokens.

@@ -55,6 +55,7 @@ class LearnedPositions(nn.Module):
 
 
 def learned_rows(rows: int, width: int) -> nn.Parameter:
+    """New learned vectors (1, rows, D), with the standard deviation of a class token."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, width), std=0.02))
 
 

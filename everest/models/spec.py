@@ -29,6 +29,7 @@ from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
 from everest.models.video_model import PretrainingModel
+from everest.models.views import ViewModel
 from everest.models.vit import Architecture, Norms
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
@@ -190,8 +191,6 @@ class ModelSpec:
         elif self.kind == "classifier":
             model = VideoClassifier(parts, selector=selector, heads=self.answered, drop_path=self.drop_path)
         elif self.views is not None:
-            from everest.models.views import ViewModel
-
             model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
         else:
             model = self._autoencoder()

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Final
 
-from everest.engine.plan import FEWEST_STEPS, Row
+from everest.engine.plan import FEWEST_STEPS
+from everest.system.run_folder import Row
 
 Rows = Sequence[Row]
 

@@ -25,7 +25,6 @@ from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
 from everest.data.probe_clips import MOST_VIDEOS, probe_clips, spaced
 from everest.data.randomness import Purpose, seed_at
-from everest.engine.plan import Row
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
@@ -38,6 +37,7 @@ from everest.probes import list_probe
 from everest.probes.baselines import difference_image
 from everest.probes.probe_advice import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, sentence
 from everest.system.accelerator import decide_on_main
+from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded

@@ -57,7 +57,7 @@ class _Sweep:
         trainers = [trainer for folder in folders if (trainer := trainer_of(folder)) is not None]
         if trainers and work.name not in self.waits:
             self.waits.add(work.name)
-            self.report(notice(f"{run}: {trainers[0]} trains it now; it starts after that"))
+            self.report(notice(f"{run}: {trainers[0]} is training this run; the job starts when that ends"))
         return not trainers
 
     def on_end(self, ended: Ended) -> bool:

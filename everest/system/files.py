@@ -17,6 +17,7 @@ from everest.system.posix import IS_POSIX
 
 UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
 MARKER: Final = f".folder{UNFINISHED}"  # in a folder whose files are being written
+FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
 LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
 REPLACE_SECONDS: Final = 2.0  # our choice: how long another program may hold a file that is replaced
 IN_USE: Final = (5, 32)  # Windows: access denied, sharing violation
@@ -163,7 +164,7 @@ def check_new_folder(
         names = [file.name for file in path.iterdir() if not is_unfinished(file.name)]
         interrupted = (path / MARKER).is_file() and all(name == last or is_own(name) for name in names)
         if names and not interrupted:
-            raise RecipeError(f"{option} {path}: is not empty; choose another folder, or use --overwrite")
+            raise RecipeError(f"{option} {path}: is not empty; {FIX}")
     check_writable(path / last)
 
 

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.files import LOCK, is_unfinished, write_error, write_text
+from everest.system.files import FIX, LOCK, is_unfinished, write_error, write_text
 from everest.system.json_text import read_json, validated
 
 
@@ -57,10 +57,8 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def refuse_foreign(
-    output: Path, is_own: Callable[[str], bool], *, fix: str = "choose another folder, or use --overwrite"
-) -> None:
-    """Refuse an output folder that holds other files. Traces of a call that was killed early are ignored.
+def refuse_foreign(output: Path, is_own: Callable[[str], bool], *, fix: str = FIX) -> None:
+    """Refuse an output folder that holds other files. Leftovers of a killed call are ignored.
 
     Args:
         is_own: whether a file name shows that the folder was written by the same command.
@@ -73,7 +71,7 @@ def refuse_foreign(
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
-        raise RecipeError(f"--output {output}: is a file; name a folder") from error
+        raise RecipeError(f"--output {output}: a file is in the way; choose another folder") from error
     except OSError as error:
         raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
     if names and not any(map(is_own, names)):
@@ -132,7 +130,7 @@ def _read_trainer(run: Path) -> Trainer | None:
         process = psutil.Process(trainer.pid)
         # One second: both times are rounded.
         is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
-    except (OSError, psutil.Error):  # the first also for a number that is no id of a process
+    except (OSError, psutil.Error):  # gone, or a number that is no process id
         return None
     return trainer if is_alive else None
 

@@ -13,16 +13,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NotRequired,  # pydantic does not take typing's on Python 3.11
-)
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field, PositiveInt, TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import DataError, RecipeError
 from everest.system.files import read_table, write_error, write_table, write_text
@@ -53,6 +47,7 @@ INIT_NAME: Final = "init_name"  # the option --init, as an absolute path
 DECODER: Final = "decoder"  # the option --decoder
 ORIGIN: Final = "origin"  # describes the weights, and what they started from in turn
 
+Row = dict[str, Any]  # of metrics.jsonl
 Decoder = Literal["keep", "fresh"]
 
 

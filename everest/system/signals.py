@@ -78,7 +78,7 @@ class StopSignal:
 class SignalForwarder:
     """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
 
-    Ctrl-C reaches this process only, and by it the others, once.
+    Ctrl-C reaches only this process, which forwards it once.
     """
 
     def __init__(self) -> None:
@@ -93,9 +93,10 @@ class SignalForwarder:
     def __exit__(self, *exception: object) -> None:
         for process in self._processes:  # those that still run after an error of this process
             _send(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             try:
-                process.wait(timeout=GRACE_SECONDS)
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -18,7 +18,7 @@ from everest.system.json_text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
 VERSION: Final = 1  # of the header
-PARSED: Final = {"settings", "classes", "step", "origin", "clip"}  # its JSON texts
+PARSED: Final = ("settings", "classes", "step", "origin", "clip")  # its JSON texts
 
 
 @with_config(extra="forbid", strict=True)

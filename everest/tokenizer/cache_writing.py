@@ -27,7 +27,7 @@ from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import refuse_inputs, write_table
+from everest.system.files import FIX, refuse_inputs, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
@@ -103,7 +103,7 @@ def write_tokens(
             differences = differing(saved.of_tokens(), index.of_tokens())
             if differences:
                 problem = f"holds other tokens: {', '.join(differences)}"
-                raise RecipeError(f"--output {output}: {problem}; choose another folder, or use --overwrite")
+                raise RecipeError(f"--output {output}: {problem}; {FIX}")
             index = replace(saved, variants=max(saved.variants, variants))
         index.save(output)
         done, bad = 0, []  # clips; path and reason of each unreadable one

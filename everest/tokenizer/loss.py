@@ -119,7 +119,7 @@ class PerceptualDistance:
 
     def bytes_per_clip(self, bytes_per_value: int) -> int:
         """Measure the bytes that a pass takes of one clip."""
-        network = deepcopy(self._network).to("meta")
+        network = _on_meta(self._network)
 
         def run() -> object:
             return network(torch.empty(FRAMES, 3, SIDE, SIDE, requires_grad=True))
@@ -132,6 +132,12 @@ class PerceptualDistance:
         if frames.shape[2:] != (SIDE, SIDE):
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self._network(frames).float()
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """A copy without numbers, which takes no memory of the device."""
+    tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
+    return deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
 
 
 class TokenizerLosses(NamedTuple):
@@ -177,7 +183,7 @@ class TokenizerObjective:
         total = 0
         if self.adversary is not None:
             shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
-            discriminator = deepcopy(self.adversary.discriminator).to("meta")
+            discriminator = _on_meta(self.adversary.discriminator)
             taken = peak_bytes(
                 discriminator, lambda: discriminator(torch.empty(shape)), bytes_per_value=4, trains=True
             )
@@ -193,7 +199,7 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: loads the perceptual network with the weights of that name (everest.foreign.imagenet).
+        load: returns the perceptual network for `perceptual_weights` (everest.foreign.imagenet).
     Raises:
         UserError: see `load`.
     """

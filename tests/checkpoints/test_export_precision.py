@@ -137,8 +137,8 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     model = onnx.load(onnx_file)
     texts = {prop.key: prop.value for prop in model.metadata_props}
     for change, message in (
-        (None, "not an ONNX classifier of everest"),
-        ({"kind": "encoder"}, "not an ONNX classifier of everest"),
+        (None, "not an ONNX classifier exported by everest"),
+        ({"kind": "encoder"}, "not an ONNX classifier exported by everest"),
         ({"settings": "{"}, "its metadata is damaged"),
         ({"classes": '["run"]'}, "1 names of classes for 2 outputs"),
         ({"clip": texts["clip"].replace("dense", "loose")}, "no sampling 'loose'"),
@@ -155,7 +155,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     model = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, other)
-    assert "not an ONNX classifier of everest" in refused("eval -c", other, *recipe, code=6)
+    assert "not an ONNX classifier exported by everest" in refused("eval -c", other, *recipe, code=6)
 
 
 def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):

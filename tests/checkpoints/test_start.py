@@ -59,7 +59,7 @@ def test_an_equal_model_continues_with_all_weights_unless_the_decoder_is_to_be_f
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {name for name in old if name.startswith("encoder.")} <= same
     assert not {"decoder.blocks.0.attn.qkv.weight", "mask_token"} & same
-    assert notices == ["the decoder starts fresh: as --decoder fresh says"]
+    assert notices == ["the decoder starts fresh: requested by --decoder fresh"]
 
 
 @pytest.mark.parametrize(

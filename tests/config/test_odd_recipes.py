@@ -68,6 +68,8 @@ DOCUMENTS = {
     "duplicate key": ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
     "duplicate integer": ("data:\n  1: 2\n  +1: 3\n", ":3: duplicate key '1'"),
     "end": ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
+    "list tagged as text": ("data: {? !!str [1] : 2}\n", ":1: a key must be text"),
+    "python name": ("data: !!python/name:os.system\n", "the tag !!python/name:os.system"),
     "bool as key": ("data:\n  true: 2\n", ":2: a key must be text"),
     "float as key": ("data:\n  1.5: 2\n", ":2: a key must be text"),
     "list": ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),

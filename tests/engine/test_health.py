@@ -168,7 +168,9 @@ def test_waiting_for_videos_is_reported_once_after_a_minute_with_advice_that_fit
         assert shares[:30] == [None] * 30
     views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
     advice = waiting_advice(0.456, workers=0, views=views)
-    assert advice.startswith("the first steps waited for videos for 46% of their time: raise train.workers")
+    assert advice.startswith(
+        "the first steps spent 46% of their time waiting for videos: raise train.workers"
+    )
     assert "raise pretrain.views_per_decode (now 1)" in advice
     views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
     advice = waiting_advice(0.4, workers=1000, views=views)

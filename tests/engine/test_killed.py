@@ -75,7 +75,7 @@ def test_a_folder_with_other_files_is_still_refused(command, tmp_path: Path, nam
     file.parent.mkdir(parents=True)
     file.write_text(text)
     (tmp_path / "run" / ".env.json.part").write_text("begun")
-    assert "exists and is no run folder" in refused(*command, code=2)
+    assert "is not a run folder" in refused(*command, code=2)
     assert file.read_text() == text
 
 

@@ -129,7 +129,7 @@ def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path)
         rewrite(state, NAN_MOMENT)
     before = contents(run)
     shown = refused(*command, code=6)
-    assert "all its states are damaged" in shown
+    assert "all saved states are damaged" in shown
     assert "no finite number" in shown
     assert "put back a copy of one, or start the run again with --overwrite" in shown
     assert contents(run) == before
@@ -165,7 +165,7 @@ def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: s
     for path in (parts / "state").glob("step-*.safetensors"):
         path.write_bytes(b"")
     shown = everest(*command, "-o", parts, code=6).stderr
-    assert shown.count("all its states are damaged") == 1
+    assert shown.count("all saved states are damaged") == 1
 
 
 def test_only_the_names_that_a_run_writes_are_states(run: Path, command: list[object]):
@@ -192,7 +192,7 @@ def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
 def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):
     message = refused("finetune", "--init", "none", *command[1:], code=2)
     assert message.startswith(
-        f'error: --output {run}: holds a run with other settings: command ("pretrain", now "finetune")'
+        f'error: --output {run}: holds a run with different settings: command ("pretrain", now "finetune")'
     )
     environment = json.loads((run / "env.json").read_text())
     for plan in (-1, True, {"videos": 4}, {"videos": 4, "samples": 3, "processes": 1}):

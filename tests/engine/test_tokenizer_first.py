@@ -147,7 +147,7 @@ def test_a_tokenizer_with_other_settings_of_its_own_is_refused(
     own = shutil.copytree(trained / "tokenizer", tmp_path / "run" / "tokenizer")
     before = contents(own)
     shown = refused(*command(clip_files, tmp_path / "run", change), code=2)
-    assert f"{own}: holds a run with other settings: {difference}" in shown
+    assert f"{own}: holds a run with different settings: {difference}" in shown
     assert contents(own) == before
 
 

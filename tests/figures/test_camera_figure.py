@@ -162,6 +162,7 @@ def test_stats_tell_how_often_the_camera_moves(video: Path):
     camera = json_of("prepare stats", video.parent)["camera"]
     assert 0.3 < camera["moving"] < 0.7
     assert camera["unexplained"] <= 0.2
+    assert "(docs/camera-motion.md)" in run("prepare stats", video.parent)
 
 
 def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):

@@ -196,12 +196,12 @@ def test_only_a_png_is_overwritten(tmp_path: Path):
     notes.write_text("mine")
     (tmp_path / "folder.png").mkdir()
     for out, message in (
-        (notes, "is no PNG"),
+        (notes, "is not a PNG"),
         (tmp_path / "c.pdf", ".png"),
         (tmp_path / "folder.png", "way"),
     ):
         assert message in plot(run, "--out", out, code=2).stderr
-    assert "is no PNG" in plot(run, "--out", notes, "--overwrite", code=2).stderr
+    assert "is not a PNG" in plot(run, "--out", notes, "--overwrite", code=2).stderr
     assert notes.read_text() == "mine"
     picture = tmp_path / "c.png"
     plot(run, "--out", picture)

@@ -295,7 +295,7 @@ def test_heads_of_an_unknown_width_must_be_given():
         convert(foreign(state), Hints())
     with pytest.raises(CheckpointError, match=r"24 wide.*--decoder-heads N"):
         convert(foreign(state), Hints(heads=3))
-    with pytest.raises(CheckpointError, match="7 heads do not divide"):
+    with pytest.raises(CheckpointError, match="7 heads do not divide a width of 48; set --heads N"):
         convert(foreign(state), Hints(heads=7, decoder_heads=3))
 
 

@@ -43,21 +43,30 @@ def run_batch(
         if not pid:
             _serve(theirs, kinds, bases, root / str(os.getpid()), ids[len(outcomes) :])
         theirs.close()
-        problem = None
         try:
             while ours.poll(seconds):
                 outcomes.append(ours.recv())
             problem = f"hangs: not done after {seconds:g} s"
-            os.kill(pid, signal.SIGKILL)
         except EOFError:
-            pass
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            problem = f"ended its process, with exit code {_exit_code_of(pid)}"
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # the processes that it started
-        problem = problem or f"ended its process, with exit code {code}"
+            os.killpg(pid, signal.SIGKILL)  # with the processes that it started
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
         if len(outcomes) < len(ids):
             outcomes.append(Outcome(id=ids[len(outcomes)], argv=[], code=None, problems=[problem]))
     return outcomes
+
+
+def _exit_code_of(pid: int, seconds: float = 5.0) -> int | None:
+    """Of a process that has closed its pipe; None if it still runs."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return None
 
 
 def _serve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -283,22 +284,9 @@ def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
     begins[0, [5, 8]] = True  # slices of two frames: inside of slice 2, and at the start of slice 4
     change = torch.tensor([[0.0, 1, 8, 9, 7, 5]]).unsqueeze(2)  # (B, S, 1)
     # No slice of the second scene can be measured: it takes the mean of the measured changes.
-    assert fill_scene_starts(change, begins, no_change=-1.0, copy=True).flatten().tolist() == [
-        1,
-        1,
-        3,
-        3,
-        5,
-        5,
-    ]
-    assert fill_scene_starts(change, begins, no_change=-1.0, copy=False).flatten().tolist() == [
-        -1,
-        1,
-        -1,
-        -1,
-        -1,
-        5,
-    ]
+    filled = partial(fill_scene_starts, change, begins, no_change=-1.0)
+    assert filled(copy=True).flatten().tolist() == [1, 1, 3, 3, 5, 5]
+    assert filled(copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
 
 
 def test_without_a_cut_only_the_first_step_takes_another_change():

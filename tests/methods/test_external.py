@@ -205,7 +205,7 @@ def test_a_run_of_it_resumes(package: str, recipe: Path, tmp_path: Path):
     called("pretrain", *options)
     assert metrics(tmp_path / "run") == before
     other = refused("pretrain", *options, *strategy("pretrain", "tube", mask_ratio=0.5), code=2)
-    assert "holds a run with other settings" in other
+    assert "holds a run with different settings" in other
 
 
 def test_a_strategy_of_a_program_is_used_directly(package: str):

@@ -36,6 +36,12 @@ def test_kept_tokens_are_counted_by_slice():
     assert kept_per_slice(RedundancyRobust(keep_ratio=0.56), importance, grid).tolist() == [[1, 3, 1]]
     ascending = RedundancyRobust(keep_ratio=0.34, visible_ratio=None, order="ascending")
     assert kept_per_slice(ascending, importance, grid).tolist() == [[1, 0, 2]]
+    kept = kept_per_slice(
+        RedundancyRobust(keep_ratio=0.5), torch.tensor([[0.0, 1, 5, 6]]), TokenGrid(t=2, h=1, w=2)
+    )
+    assert draw_slices(kept, torch.tensor([[0.9, 0.2]]), 1).tolist() == [
+        [1]
+    ]  # both kept tokens are in slice 1
     # A uniform number of zero is drawn last, and not an empty slice.
     assert draw_slices(torch.tensor([[3, 0, 3]]), torch.tensor([[0.0, 0.1, 0.5]]), 2).tolist() == [[0, 2]]
 

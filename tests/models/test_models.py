@@ -248,6 +248,6 @@ def test_frame_selection_survives_a_file_and_runs_on_meta():
     assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec
     with torch.device("meta"):
         model = spec.build()
-        assert (model.candidates.t, model.recompute) == (6, True)
+        assert (model.candidates, model.recompute) == (replace(model.encoder.grid, t=6), True)
         out = model(torch.empty(2, 3, 12, 32, 32), noise=torch.empty(2, 6 * 16 + 6))
     assert out.frames.shape == (2, 3, 8, 32, 32)

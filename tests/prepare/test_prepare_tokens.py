@@ -261,7 +261,9 @@ def test_another_tokenizer_is_refused(recipe, tokenizer, cache, tmp_path):
     other = made_tokenizer(tmp_path / "other.safetensors", seed=1)
     pretrain(recipe, tmp_path / "same", from_cache(cache), f"tokenizer.checkpoint={tokenizer}")
     said = pretrain(recipe, tmp_path / "run", from_cache(cache), f"tokenizer.checkpoint={other}", code=6)
-    assert f"{cache}: its tokens are not from {other} but from" in said.stderr
+    assert (
+        f"{cache}: made with the tokenizer {tokenizer}, not {other}; set tokenizer.checkpoint" in said.stderr
+    )
     assert "holds other tokens: tokenizer (" in prepare(recipe, other, cache, code=2).stderr
 
 

@@ -74,7 +74,7 @@ def test_a_larger_tokenizer_takes_more_memory():
     )
     assert small["fits"]
     assert large["fits"]
-    assert large["memory_gib"] > small["memory_gib"]
+    assert large["memory_gib"] - small["memory_gib"] > 0.5
 
 
 def test_between_views_a_pass_has_all_clips_of_a_step():

@@ -28,7 +28,7 @@ ONLY_POSIX = re.compile(
 )
 
 
-def test_one_file_asks_for_what_only_posix_has():
+def test_only_known_places_ask_for_what_only_posix_has():
     files = [
         path for top in ("everest", "everest_cli", "everest_demo") for path in (ROOT / top).rglob("*.py")
     ]

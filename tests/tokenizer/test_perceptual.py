@@ -121,4 +121,4 @@ def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, 
     assert message.startswith("tokenizer.loss.perceptual_weights: hf:")
     wrong = weights == "hf:nonsense"
     assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
-    assert message.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")
+    assert message.endswith("write hf:OWNER/NAME" if wrong else "or set it to a local file of weights")

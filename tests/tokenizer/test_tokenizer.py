@@ -118,6 +118,7 @@ def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model:
     out = model(frames, all_tokens=True)
     assert (out.mask == 1).all()
     assert torch.equal(out.frames, model.reconstruct(frames, mask=torch.ones(1, 8, 4, 4)))
+    assert torch.equal(out.frames, model.reconstruct(frames, keep=1))
     out.loss.backward()
     gradients = [parameter.grad for parameter in model.scorer.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)

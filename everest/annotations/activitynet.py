@@ -41,11 +41,7 @@ def read_activitynet(path: Path, fps: float | None, videos: VideoNames) -> list[
 def activitynet_text(
     bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
 ) -> str:
-    """A database of annotations in the subset `training`; an unknown duration is the end of the last bout.
-
-    Raises:
-        DataError: two videos have the same id, which is the name without folder and ending.
-    """
+    """A database of annotations in the subset `training`; an unknown duration is the end of the last bout."""
     database = {}
     for video, of_video in bouts.items():
         if stem(video) in database:

@@ -49,11 +49,7 @@ class Observation:
     interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
 
     def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
-        """Yield the bout of a time span in the file that is shown then; one for each file that it touches.
-
-        Raises:
-            DataError: the length of a file is not known, or the span is outside of the media.
-        """
+        """Yield the bout of a time span in the file that is shown then; one for each file that it touches."""
         borders = self._borders(videos)
         start, end = start - self.offset, end - self.offset
         if not 0 <= start <= end or end > borders[-1] + LEEWAY:
@@ -71,22 +67,14 @@ class Observation:
                 yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
 
     def observed(self, videos: VideoNames) -> Iterator[tuple[str, Span]]:
-        """Yield each file with its observed part.
-
-        Raises:
-            DataError: the length of a file is not known.
-        """
+        """Yield each file with its observed part."""
         start, end = self.interval
         borders = [0.0] * len(self.media) if self.interval == (0, 0) else self._borders(videos)
         for name, first in zip(self.media, borders, strict=False):
             yield name, (max(start - first, 0.0), min((end or math.inf) - first, LONGEST))
 
     def _borders(self, videos: VideoNames) -> list[float]:
-        """When each file begins, and the end of the last, which is infinite if its length is not known.
-
-        Raises:
-            DataError: the length of another file is not known.
-        """
+        """When each file begins, and the end of the last, which is infinite if its length is not known."""
         lengths = [
             times.seconds if known is None and (times := videos.times(name)) is not None else known
             for name, known in zip(self.media, self.seconds, strict=True)
@@ -101,11 +89,7 @@ class Observation:
 
 
 def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, Event]]:
-    """Yield start and end of each state and point, with its first event.
-
-    Raises:
-        DataError: a state is started and never stopped, or stopped and never started.
-    """
+    """Yield start and end of each state and point, with its first event."""
     running: dict[tuple[str, str, str], Event] = {}
     for event in sorted(events, key=lambda event: event.time):
         key = event.subject, event.behavior, event.modifiers
@@ -135,8 +119,6 @@ def events_of(bouts: Iterable[Bout], points: Collection[str], where: str) -> lis
 
     Args:
         points: the classes whose bouts have one event; see `point_labels`.
-    Raises:
-        DataError: bouts of one class and subject overlap, and have different origins.
     """
     running: dict[tuple[str, str], float] = {}
     events = []

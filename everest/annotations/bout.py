@@ -32,9 +32,6 @@ class Bout:
     """Times are seconds from the first frame of the video, the end excluded.
 
     A point event, such as BORIS's POINT, has its end at its start.
-
-    Raises:
-        NoInterval: the times are no interval, or later than `LONGEST`.
     """
 
     video: str  # as the annotation file writes it

@@ -69,11 +69,7 @@ def _bout(row: Mapping[str, str], origin: str) -> Bout:
 
 
 def read_window_length(path: Path) -> float | None:
-    """Read the column `window` of a table that `read_bout_table` has read; None if it has no such column.
-
-    Raises:
-        DataError: it is not one positive number in all rows that have one.
-    """
+    """Read the column `window` of a table that `read_bout_table` has read; None if it has no such column."""
     header, rows = _table(path)
     if WINDOW not in header:
         return None

@@ -114,10 +114,6 @@ def read_annotations(
         videos: the user's videos, for files that leave out the times of frames or the lengths of videos.
         keep_windows: return the windows of `everest budget --draw` as bouts, labeled `checked` or `to check`.
             Otherwise, the time outside checked windows is unscored.
-    Raises:
-        DataError: the file cannot be read, its kind is not known, or it is damaged.
-        RecipeError: there is no such kind.
-        VideoError: a video that is needed cannot be read.
     """
     with as_data_error(path):
         if path.exists() and not path.is_file():  # reading a named pipe would wait
@@ -152,12 +148,7 @@ def _reason(error: Exception, kind: Kind) -> str:
 
 
 def recognize(path: Path) -> Kind:
-    """The kind of a file, by its ending, the keys of its JSON or the names of its columns.
-
-    Raises:
-        DataError: it is none of KINDS.
-        OSError: it cannot be read.
-    """
+    """The kind of a file, by its ending, the keys of its JSON or the names of its columns."""
     if path.suffix.lower() in BY_SUFFIX:
         return BY_SUFFIX[path.suffix.lower()]
     kind: Kind | None = None
@@ -212,11 +203,7 @@ def _kind_of_line(line: str) -> Kind | None:
 
 
 def files_of(path: Path, videos: Iterable[str], kind: Kind) -> dict[Path, list[str]]:
-    """The files that `write_annotations` writes, each with its videos.
-
-    Raises:
-        DataError: there is no video, or files of two videos would have the same name.
-    """
+    """The files that `write_annotations` writes, each with its videos."""
     names, ending = list(videos), FORMATS[kind].ending
     if not names:
         raise DataError(f"{path}: there is no bout and no video to write")
@@ -247,9 +234,6 @@ def write_annotations(
         classes: that may have no bout, for kinds that name classes.
     Returns:
         The files.
-    Raises:
-        DataError: see `files_of`; a label is no line of text; the kind counts frames, and times are missing.
-        EnvironmentProblem: a file cannot be written.
     """
     known, form = times or {}, FORMATS[kind]
     grouped = {video: list[Bout]() for video in known} | by_video(bouts)

@@ -47,9 +47,6 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
-
-    Raises:
-        DataError: neither is known, or the video has another number of frames.
     """
     names, is_predicted, values = _columns(path)  # (F, C)
     stem = path.stem

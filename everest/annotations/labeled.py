@@ -96,8 +96,6 @@ def labeled_samples(
         share: see `label_windows`.
     Returns:
         The samples with their labels, the names of the classes, and the task.
-    Raises:
-        DataError: there is no window, or a list cannot hold the name of a class.
     """
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in samples:

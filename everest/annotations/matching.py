@@ -54,9 +54,6 @@ class VideoNames:
 
         The file name decides: as it is, else in lower case, else without ending, else without a prefix. Of
         several videos it is the one with the most equal folders.
-
-        Raises:
-            DataError: several videos match equally well.
         """
         text = name.rpartition(_LOCAL_FILES)[2]
         if "://" in name or _LOCAL_FILES in name:
@@ -75,11 +72,7 @@ class VideoNames:
         return None
 
     def times(self, name: str) -> VideoTimes | None:
-        """The times of the video of a name; None if no video matches.
-
-        Raises:
-            VideoError: the video cannot be read.
-        """
+        """The times of the video of a name; None if no video matches."""
         video = self.find(name)
         if video is None:
             return None
@@ -93,8 +86,6 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
 
     Returns:
         The bouts of each video that has any, and the annotated names that match no video.
-    Raises:
-        DataError: a name matches several videos.
     """
     matched: dict[Path, list[Bout]] = defaultdict(list)
     found: dict[str, Path | None] = {}

@@ -74,9 +74,6 @@ def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bo
     """Read a bout for each line of each cue; the video has the name of the file.
 
     If each line ends with a percentage, a model wrote it; it is removed, and the bouts are automated.
-
-    Raises:
-        ValueError: a block is no cue, see `_cue`. The file of a video without bouts has none.
     """
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
@@ -109,11 +106,7 @@ def _blocks(text: str) -> Iterator[list[Row]]:
 
 
 def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], list[Row]]]:
-    """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times.
-
-    Raises:
-        ValueError: the block is no cue, has several, or its times are not written as such.
-    """
+    """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times."""
     rows = block[1:] if is_vtt and block[0][0] == 1 else block  # after the line WEBVTT
     place = next((place for place, (_, row) in enumerate(rows[:2]) if "-->" in row), None)
     texts = [(number, row.strip()) for number, row in rows[0 if place is None else place + 1 :]]

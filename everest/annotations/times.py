@@ -29,11 +29,7 @@ class VideoTimes:
 
     @classmethod
     def of(cls, video: str | Video) -> VideoTimes:
-        """Read the times of a video file.
-
-        Raises:
-            VideoError: it is unreadable, or a folder of images, which has no times.
-        """
+        """Read the times of a video file."""
         times = frame_times(video)
         fps = probe(video).fps or 1.0
         return cls(borders=np.append(times, times[-1] + 1 / fps), fps=fps)
@@ -45,11 +41,7 @@ class VideoTimes:
 
     @classmethod
     def until(cls, end: float, fps: float, video: str) -> VideoTimes:
-        """The times of the frames up to the end of the last bout of a video that is not available.
-
-        Raises:
-            DataError: they are more than `MOST_FRAMES`.
-        """
+        """The times of the frames up to the end of the last bout of a video that is not available."""
         if end * fps > MOST_FRAMES:
             raise DataError(
                 f"{shown(video)}: its last bout ends at {end:.15g} s, and at {fps:g} frames a second this is "

@@ -115,8 +115,6 @@ def exportable(
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         uint8, precision: see `Graph`.
-    Raises:
-        RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
     spec, model = opened.spec, opened.transformer
     assert isinstance(spec, ModelSpec)
@@ -248,12 +246,7 @@ class ExportedClassifier(nn.Module):
 
 
 def open_exported(file: Path) -> ExportedClassifier:
-    """Open a classifier that `everest export --to onnx` wrote. It uses as many threads as torch.
-
-    Raises:
-        CheckpointError: damaged, of another program, or not of a classifier.
-        EnvironmentProblem: onnxruntime is not installed.
-    """
+    """Open a classifier that `everest export --to onnx` wrote. It uses as many threads as torch."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -44,11 +44,7 @@ class Difference(NamedTuple):
 
 
 def write_program(path: Path, graph: Graph) -> float:
-    """Write a .pt2 file and return the largest difference between the file, read again, and the model.
-
-    Raises:
-        EnvironmentProblem: the file computes something else.
-    """
+    """Write a .pt2 file and return the largest difference between the file, read again, and the model."""
     program = _trace(graph)
     with atomic_file(path) as part:
         with part.open("wb") as file:
@@ -63,10 +59,6 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
 
     Args:
         calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
-    Raises:
-        RecipeError: the weights are larger than an ONNX file can be.
-        CheckpointError: in int8 other tokens are kept, or the outputs hardly follow the model's.
-        EnvironmentProblem: a package is missing, or onnxruntime computes something else.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -95,9 +87,6 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
         what: the subject of the message.
         calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
             compared on `sample_pixels`.
-    Raises:
-        EnvironmentProblem: a file in float32 keeps other tokens, or differs by more than the tolerance.
-        CheckpointError: a file in int8 keeps other tokens, or its outputs hardly follow the model's.
     """
     batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
     (expected, *kept), (outputs, *kept_by_file) = (
@@ -214,8 +203,6 @@ def calibration_clips(
     Args:
         source: the list or folder of the samples, for messages.
         notify: receives which videos are unreadable.
-    Raises:
-        DataError: fewer than `LEAST_CLIPS` videos are readable.
     """
     module, count, clips = opened.transformer, min(len(samples), MOST_CLIPS), []
     describe(module, recipe_of(opened, notify=notify), file=opened.file)

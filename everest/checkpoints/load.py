@@ -58,8 +58,6 @@ def find_weights(
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
         notify: receives which weights were chosen unless `quiet`, and the license of a checkpoint of the hub.
-    Raises:
-        CheckpointError: no such file, or a pickle.
     """
     path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
@@ -98,11 +96,7 @@ def all_weights(file: Path) -> list[Path]:
 
 
 def recipe_of_run(weights: Path) -> Path:
-    """Return the recipe of the run folder that contains `weights`.
-
-    Raises:
-        CheckpointError: no recipe next to the weights.
-    """
+    """Return the recipe of the run folder that contains `weights`."""
     path = weights.parent / RECIPE
     if not path.is_file():
         raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
@@ -110,11 +104,7 @@ def recipe_of_run(weights: Path) -> Path:
 
 
 def open_weights(path: Path) -> Weights:
-    """Read a file that `find_weights` returned; a checkpoint of transformers is converted.
-
-    Raises:
-        CheckpointError: damaged, or of a program that needs `everest convert`.
-    """
+    """Read a file that `find_weights` returned; a checkpoint of transformers is converted."""
     if path.suffix == ONNX_SUFFIX:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
@@ -128,11 +118,7 @@ def open_weights(path: Path) -> Weights:
 
 
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
-    """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec.
-
-    Raises:
-        CheckpointError: no such checkpoint, a damaged or foreign one, or a tokenizer.
-    """
+    """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec."""
     is_timm = is_timm_name(checkpoint)
     weights = open_image_weights(checkpoint) if is_timm else open_weights(find_weights(checkpoint))
     return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
@@ -154,8 +140,6 @@ def open_model(
         kind: the only kind that is accepted; None: any.
         frames, size, selection: clip and token selection of a transformer; None: as saved.
         check: raises if a transformer's spec does not suit the caller; called before the module is built.
-    Raises:
-        CheckpointError: no such checkpoint, a damaged or foreign one, or one of another kind.
     """
     file = find_weights(checkpoint, which=which)
     weights = open_weights(file)
@@ -179,9 +163,6 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     """Return the module of `spec` with the tensors of `weights`, in eval mode.
 
     Learned positions are interpolated if `spec` has another clip than the weights.
-
-    Raises:
-        CheckpointError: the tensors do not fit the module.
     """
     tensors, blank = weights.tensors, spec
     if isinstance(spec, ModelSpec):

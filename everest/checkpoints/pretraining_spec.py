@@ -23,9 +23,6 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     """The model that a recipe pre-trains, with the facts of its tokenizer and its teacher.
 
     With a cache, its index supplies the facts of the network that made it.
-
-    Raises:
-        UserError: the tokenizer, the teacher or the cache of their outputs cannot be read, or does not fit.
     """
     stage, tokenizer, teacher = recipe.pretrain, None, None
     if stage.needs_tokenizer:
@@ -39,11 +36,7 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
 def _network_use(
     recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[Recipe], Use]
 ) -> Use:
-    """The network that made the cache of a recipe; without a cache the one that the recipe names.
-
-    Raises:
-        CheckpointError: the recipe names other weights than those that made the cache.
-    """
+    """The network that made the cache of a recipe; without a cache the one that the recipe names."""
     cache = recipe.pretrain.cache
     if cache is None:
         return identify(recipe)

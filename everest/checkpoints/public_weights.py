@@ -83,11 +83,7 @@ def timm_families() -> list[TimmFamily]:
 
 
 def find_public_weights(name: str) -> PublicWeights:
-    """The entry with a name, which may be written without its prefix or owner.
-
-    Raises:
-        RecipeError: there is none.
-    """
+    """The entry with a name, which may be written without its prefix or owner."""
     for weights in public_weights():
         bare = weights.name.partition(":")[2]
         if name and name in (weights.name, bare, bare.rpartition("/")[2]):

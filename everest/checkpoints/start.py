@@ -50,9 +50,6 @@ def find_init(
     Args:
         output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
             that it started from, even if these have been moved since.
-    Raises:
-        CheckpointError: no such checkpoint.
-        RecipeError: `output` holds the weights, or its env.json is damaged; or the name is empty.
     """
     if name == "":
         raise RecipeError(
@@ -122,12 +119,7 @@ class Start:
 
 
 def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
-    """Read the weights of `init`, unless the run that is resumed already has a state.
-
-    Raises:
-        CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
-        RecipeError: env.json of the run is damaged.
-    """
+    """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         origin = resumed.read_env(ORIGIN)
         if not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
@@ -168,8 +160,6 @@ def start_model(
     Args:
         classes: names of the classes in the data of the run; None if they have none.
         notify: receives which parts are kept or start fresh.
-    Raises:
-        CheckpointError: another encoder or input, tensors that are missing, or a decoder that cannot be kept.
     """
     weights, saved, source = start.weights, start.saved, start.init.file
     if weights is None:

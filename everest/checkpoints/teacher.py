@@ -73,13 +73,7 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
 
 
 def teacher_use(recipe: Recipe) -> TeacherUse:
-    """Identify the teacher of a recipe.
-
-    Raises:
-        CheckpointError: no such checkpoint, it is damaged or no encoder, or it has other tokens than the
-            recipe's model can have.
-        Unreachable: neither the hub nor its cache can provide the weights.
-    """
+    """Identify the teacher of a recipe."""
     return _read(recipe)[0]
 
 
@@ -97,11 +91,7 @@ def _read(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
 
 
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
-    """Give a new model the teacher of its recipe, for targets that are not in a cache.
-
-    Raises:
-        CheckpointError: see `teacher_use`; or the features of the recipe's cache are of another teacher.
-    """
+    """Give a new model the teacher of its recipe, for targets that are not in a cache."""
     assert isinstance(model, MaskedAutoencoder)
     assert isinstance(model.targets, FeatureTargets)
     teacher = open_teacher(recipe)
@@ -114,9 +104,5 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
 
 
 def absolute_teacher(name: str) -> str:
-    """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay.
-
-    Raises:
-        CheckpointError: there is no such checkpoint.
-    """
+    """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay."""
     return name if is_hub_name(name) or is_timm_name(name) else str(find_weights(name).resolve())

@@ -67,8 +67,6 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
 
     Args:
         card: the text of its README.md; None: it has none.
-    Raises:
-        CheckpointError: VideoMAE of transformers cannot be this model.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)

@@ -228,11 +228,7 @@ def _of_tokens(recipe: Recipe) -> Problems:
 
 
 def _num_chosen(selection: Selector, grid: TokenGrid) -> tuple[int, int]:
-    """The numbers of visible and of target tokens. They do not depend on the data.
-
-    Raises:
-        RecipeError: a strategy of another package makes a choice for two clips that training cannot use.
-    """
+    """The numbers of visible and of target tokens. They do not depend on the data."""
     blank = torch.empty(1, grid.num_tokens, device="meta")
     chosen = selection(grid, importance=blank, noise=blank)
     counts = (chosen.visible.size(1), chosen.target.size(1))

@@ -255,11 +255,7 @@ class Merged:
 
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
-    """Merge the defaults, a recipe with its bases, and `section.key=value` texts.
-
-    Raises:
-        RecipeError: a file that is no recipe.
-    """
+    """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     defaults = {key: Written(value) for key, value in _DEFAULTS.items()}
     merged = Merged(file.label, defaults | {("name",): Written(file.name)})
     *bases, (_, values) = with_bases(file)

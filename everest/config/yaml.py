@@ -126,11 +126,7 @@ _Dumper.add_representer(
 
 
 def read_yaml(text: str, label: str) -> Any:
-    """The value of a YAML document.
-
-    Raises:
-        RecipeError: `label:line: problem`.
-    """
+    """The value of a YAML document."""
     if len(text) > MOST_BYTES:
         raise RecipeError(f"{label}: more than {MOST_BYTES // 1024} KiB, which is no recipe")
     try:

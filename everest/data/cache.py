@@ -56,8 +56,6 @@ class FrameCache:
             span: the frames to cache.
         Returns:
             (len(ids), H, W, C) uint8.
-        Raises:
-            VideoError: one of the frames does not exist or is damaged.
         """
         video = as_video(path)
         absolute = video.absolute() if isinstance(video, Path) else video
@@ -98,8 +96,6 @@ def open_cache(
     Args:
         samples: videos, or segments of them, without repetitions.
         bytes_of: returns the bytes of the frames of one (`frame_bytes`), or raises VideoError.
-    Raises:
-        EnvironmentProblem: the system has no files in memory, or the videos need more space than is free.
     """
     if kind == "none":
         return None

@@ -51,9 +51,6 @@ def class_weights(
     balanced: of a single-label class in inverse proportion to its videos, so that the mean weight of a video
     is 1 (as scikit-learn); of a multi-label class its negative videos by its positive ones. A class without a
     video has the weight 1.
-
-    Raises:
-        RecipeError: weights by name that name no class, or go with several heads or with numbers.
     """
     if setting == "none":
         return [None for _ in heads]

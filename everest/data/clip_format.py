@@ -20,11 +20,7 @@ from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """The clips that a model takes.
-
-    Raises:
-        ValueError: a number below 1, or `fps` is not above 0.
-    """
+    """The clips that a model takes."""
 
     frames: int
     stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
@@ -47,11 +43,7 @@ class ClipFormat:
         return len(self.mean)
 
     def read(self, video: str | Path | Sample) -> Tensor:
-        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8.
-
-        Raises:
-            VideoError: the file is unreadable.
-        """
+        """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         sample = video if isinstance(video, Sample) else Sample(path=str(video))
         return ValidationViews(**self._shared)(sample, unused_rng, "auto").frames[0]

@@ -56,11 +56,7 @@ class ClipTokens(Protocol):
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """Returns the (V, …) tensors of the clip of (epoch `variant`, `index`).
-
-        Raises:
-            VideoError: the sample could not be read when the tokens were computed.
-        """
+        """Returns the (V, …) tensors of the clip of (epoch `variant`, `index`)."""
         ...
 
 
@@ -124,11 +120,7 @@ class VideoClips(Dataset[Clip]):
         return self.read(key)
 
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
-        """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given.
-
-        Raises:
-            DataError: too many videos in a row cannot be read.
-        """
+        """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
         epoch, index = key
         failed = []
         for attempt in range(MAX_TRIES):

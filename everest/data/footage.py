@@ -29,11 +29,7 @@ class Timeline:
 
     @classmethod
     def of(cls, path: str | Video) -> Timeline:
-        """Read the times of a video.
-
-        Raises:
-            VideoError: it is unreadable, or a folder of images, which has no times.
-        """
+        """Read the times of a video."""
         path = as_video(path)
         if image_folder(path) is not None:
             raise VideoError(
@@ -97,11 +93,7 @@ class Footage:
 
 
 def footage_of(sample: Sample, fps: float | None) -> Footage:
-    """The frames of a sample, of which `fps` per second can be chosen (None: all of the file).
-
-    Raises:
-        VideoError: the segment is outside the video, or a folder of images has no times.
-    """
+    """The frames of a sample, of which `fps` per second can be chosen (None: all of the file)."""
     return footages(sample.video, [segment(sample)], fps)[0]
 
 
@@ -114,11 +106,7 @@ def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) 
 
 
 def segment(sample: Sample) -> tuple[int, int]:
-    """Returns the index of the first frame of a sample, and its number of frames.
-
-    Raises:
-        VideoError: the segment is outside the video.
-    """
+    """Returns the index of the first frame of a sample, and its number of frames."""
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first
@@ -131,9 +119,5 @@ def segment(sample: Sample) -> tuple[int, int]:
 
 
 def segment_bytes(sample: Sample, channels: int = 3) -> int:
-    """Returns the bytes of all frames of a sample.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
+    """Returns the bytes of all frames of a sample."""
     return frame_bytes(sample.video, segment(sample)[1], channels)

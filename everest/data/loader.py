@@ -100,13 +100,7 @@ def shared_bytes(dataset: VideoClips, order: Order, *, workers: int) -> int:
 
 
 def batches(loader: ClipLoader) -> Generator[Clip]:
-    """Yields the batches of a loader, each valid until the next one is requested.
-
-    Raises:
-        DataError: videos cannot be read, or a worker hangs: the error names the videos of its group.
-        EnvironmentProblem: a worker was killed, or shared memory is full.
-        StoppedWaiting: a batch does not come, and the loader should stop.
-    """
+    """Yields the batches of a loader, each valid until the next one is requested."""
     division = loader.division()
     ring = Ring(
         loader.dataset.layout(), slots=division.slots, batch=loader.largest, shared=loader.workers > 0
@@ -169,12 +163,7 @@ class _Reading:
         return self._begun[0] if self._begun else None
 
     def take(self, group: Group) -> list[Names]:
-        """Wait for a group of clips.
-
-        Raises:
-            DataError: it did not come in time.
-            StoppedWaiting: it does not come, and the loader should stop.
-        """
+        """Wait for a group of clips."""
         limit, samples = self._loader.timeout, self._loader.dataset.samples
         self._begin()
         deadline = time.monotonic() + limit if limit else math.inf

@@ -35,11 +35,7 @@ class ProbeClips:
 
 
 def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
-    """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training.
-
-    Raises:
-        UserError: a list cannot be used; see everest.lists.reading.
-    """
+    """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training."""
     views, settings = training.make_views, recipe.pretrain.probe
     assert isinstance(views, PretrainViews)
     held_out = None

@@ -68,8 +68,6 @@ class Ring:
 
     Args:
         shared: for other processes, in shared memory.
-    Raises:
-        EnvironmentProblem: there is too little shared memory.
     """
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
@@ -96,11 +94,7 @@ class Ring:
         return {name: tensor[slot, :samples] for name, tensor in self._tensors.items()}
 
     def pin(self) -> None:
-        """Pin the memory, so that copies to a GPU need no further copy and can be asynchronous.
-
-        Raises:
-            EnvironmentProblem: the driver refuses.
-        """
+        """Pin the memory, so that copies to a GPU need no further copy and can be asynchronous."""
         runtime: Any = torch.cuda.cudart()
         code = int(runtime.cudaHostRegister(self.memory.data_ptr(), self.memory.numel(), 0))
         if code:

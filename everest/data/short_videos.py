@@ -43,8 +43,6 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
 
     Args:
         key: the section of the recipe with the stride, for the message.
-    Raises:
-        DataError: none of the videos examined can be read.
     """
     views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
@@ -71,11 +69,7 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
 
 
 def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
-    """The frames (at `fps`) of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
-
-    Raises:
-        DataError: none of the videos examined can be read.
-    """
+    """Count the frames (at `fps`) of up to `MOST` samples, spread over the list, within `SECONDS`."""
     lengths: list[int] = []
     failed: list[VideoError] = []
     end = time.monotonic() + SECONDS

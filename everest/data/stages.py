@@ -125,11 +125,7 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
-    """Returns the center view of each video of `data.val`; None if that is not set.
-
-    Raises:
-        DataError: no video of it has a class, and the best weights are selected by a metric of classes.
-    """
+    """Returns the center view of each video of `data.val`; None if that is not set."""
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -159,11 +155,7 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
-    """Returns the `eval.clips` x `eval.crops` views of a video.
-
-    Raises:
-        RecipeError: the views do not fit into the memory of any machine.
-    """
+    """Returns the `eval.clips` x `eval.crops` views of a video."""
     if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "

@@ -81,11 +81,7 @@ class Workers(Generic[Task, Result]):
         return not self._processes or any(len(tasks) < self._ahead for tasks in self._under_way.values())
 
     def add(self, number: int, task: Task) -> None:
-        """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
-
-        Raises:
-            EnvironmentProblem: a worker was killed.
-        """
+        """Give a task to the worker with the fewest, or keep it for `take` if there is no worker."""
         if not self._processes:
             self._tasks[number] = task
             return
@@ -101,9 +97,6 @@ class Workers(Generic[Task, Result]):
 
         Args:
             limit: seconds to wait (0: no limit).
-        Raises:
-            TimeoutError: the result did not come in time.
-            EnvironmentProblem: a worker was killed.
         """
         if number in self._tasks:
             return self._work(self._tasks.pop(number))

@@ -33,11 +33,7 @@ class RunOptions:
 
     @property
     def resumed_folder(self) -> Path | None:
-        """The run folder that `resume` names.
-
-        Raises:
-            RecipeError: another option names a folder as well.
-        """
+        """The run folder that `resume` names."""
         if self.resume in ("auto", "never"):
             return None
         if self.output or self.overwrite:
@@ -74,11 +70,7 @@ class RunContext:
                 self.notice(text)
 
     def read_start(self) -> Start | None:
-        """Read the weights that the run starts from, if any, and show which they are.
-
-        Raises:
-            CheckpointError: see `everest.checkpoints.start.read_start`.
-        """
+        """Read the weights that the run starts from, if any, and show which they are."""
         if self.init is None:
             return None
 

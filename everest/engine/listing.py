@@ -57,11 +57,7 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders at and below `folder`, in the order of their paths.
-
-    Raises:
-        RecipeError: there is no such folder.
-    """
+    """The run folders at and below `folder`, in the order of their paths."""
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
     found = []
@@ -175,11 +171,7 @@ def _newest(rows: list[dict[str, Any]], key: str) -> Any:
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The values of a run's env.json and the rows of its metrics.jsonl.
-
-    Raises:
-        RecipeError: `path` is not a run folder, or one of the files is damaged.
-    """
+    """The values of a run's env.json and the rows of its metrics.jsonl."""
     run = RunFolder(path)
     if not run.is_run():
         raise RecipeError(f"{path}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")

@@ -72,12 +72,6 @@ def set_up_training(
         start: weights that the model starts from; None: the stage starts from scratch.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
-    Raises:
-        RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
-            adapters or frozen blocks and no weights to start from.
-        DataError: none of the videos examined can be read.
-        EnvironmentProblem: too little memory for a pass on a CPU, or shared memory for the batches of the
-            workers.
     """
     busy = BusyCores()
     if start is None:

@@ -71,12 +71,7 @@ _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 @contextmanager
 def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
-    """Set up Accelerate's processes and the run folder. Nothing is written yet.
-
-    Raises:
-        RecipeError: the run may not use this folder.
-        EnvironmentProblem: the package of the tracker is not installed, or there is no GPU for the precision.
-    """
+    """Set up Accelerate's processes and the run folder. Nothing is written yet."""
 
     def find_folder() -> tuple[RunFolder, bool]:
         path = options.folder(recipe.name)
@@ -107,11 +102,6 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
     The tracker ends with the run, even after an error: another stage may follow in this process. Until then
     no other process can train the run.
-
-    Raises:
-        CheckpointError: the run cannot be resumed.
-        RecipeError: another process trains the run.
-        EnvironmentProblem: a pass does not fit into the memory of a GPU.
     """
     with claimed(training.run.path) if training.accelerator.is_main_process else nullcontext():
         try:
@@ -176,13 +166,7 @@ def _summary(training: Training) -> str:
 
 
 def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
-    """Whether a run into `path` resumes the one that is there. Nothing is written or removed.
-
-    Raises:
-        RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
-            or `overwrite` would remove files that the run reads or that no run has written, or `path` is not
-            UTF-8.
-    """
+    """Whether a run into `path` resumes the one that is there. Nothing is written or removed."""
     place = f"--output {path}"
     if not is_unicode(str(path)):
         raise RecipeError(f"{place}: not UTF-8, so its weights could not be read; choose another name")

@@ -54,12 +54,7 @@ class SavedState:
 
     @classmethod
     def read(cls, path: Path) -> SavedState:
-        """Read what `save` wrote, and verify its checksum.
-
-        Raises:
-            CheckpointError: the file is damaged.
-            EnvironmentProblem: the disk or its permissions prevent reading it.
-        """
+        """Read what `save` wrote, and verify its checksum."""
         header, tensors = read_metadata(path), read_tensors(path)
         checksum = header.pop("sha256", None)
         if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
@@ -100,9 +95,6 @@ def newest_state(
 
     Args:
         check: raises CheckpointError for a state that cannot be one of the run.
-    Raises:
-        CheckpointError: there are states, and all are damaged.
-        EnvironmentProblem: a process cannot see or read one.
     """
     paths = broadcast_object_list([list(states_in(folder).values())])[0]  # as the main process sees them
     first_problem = ""
@@ -194,11 +186,7 @@ class TrainState:
         self._saved_step, self.saved_at = step, time.monotonic()
 
     def finish(self) -> None:
-        """Wait until the files of the last `save` are written.
-
-        Raises:
-            EnvironmentProblem: the disk or its permissions prevented it.
-        """
+        """Wait until the files of the last `save` are written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -224,10 +212,6 @@ class TrainState:
         Returns:
             The updates done, and the notes as given to `save`: None for a new run, and for a finished one
             whose states were removed to save space.
-        Raises:
-            CheckpointError: all states are damaged, or there are weights without a state: starting again
-                would replace what has been learned.
-            EnvironmentProblem: a state cannot be read.
         """
         run, step = self._run, 0
         last = next((row["step"] for row in run.rows() if ENDED in row), steps)

@@ -158,9 +158,6 @@ class StepLog:
 
         Returns:
             The new rows.
-        Raises:
-            DivergedError: the numbers are not finite.
-            DataError: too many videos are unreadable.
         """
         self._unread.append((step, record))
         rows = self.read(but=1 if self._context.overlaps and not all_now else 0)

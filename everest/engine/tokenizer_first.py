@@ -40,8 +40,6 @@ def with_tokenizer(
         set_up: prepares pre-training up to its first step; called before the tokenizer is trained, so that
             problems are found early.
         notify: receives a notice before the training.
-    Raises:
-        UserError: see everest.errors.
     """
     tokenizer = recipe.tokenizer
     if tokenizer is None or not recipe.pretrain.needs_tokenizer:
@@ -64,11 +62,7 @@ def _with_checkpoint(recipe: Recipe, path: Path) -> Recipe:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute.
-
-    Raises:
-        CheckpointError: there is no such tokenizer or teacher.
-    """
+    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
     stage = recipe.pretrain
     if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
         recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))

@@ -93,11 +93,7 @@ class Training:
         self._broken = torch.zeros((), device=device)  # 1 after an update that ends the run
 
     def resume(self) -> None:
-        """Resume from the run's newest state, if it has one. Every process reads it.
-
-        Raises:
-            CheckpointError: see `TrainState.restore`.
-        """
+        """Resume from the run's newest state, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
         self._has_ended = any(ENDED in row for row in self.run.rows())
@@ -234,10 +230,6 @@ class Training:
 
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for
         the host. Where the run is saved all are read.
-
-        Raises:
-            DivergedError: a loss or a gradient is not finite; all weights stay as they were.
-            DataError: too many videos are unreadable.
         """
         record = self._record
         rows = self.step_log.add(self.steps_done, record, all_now=self._saves_here)

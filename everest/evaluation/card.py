@@ -57,11 +57,7 @@ _EVALUATION: Final = TypeAdapter(Evaluation)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read the document that `everest eval --json` printed.
-
-    Raises:
-        RecipeError: no such file, or another document.
-    """
+    """Read the document that `everest eval --json` printed."""
     try:
         document = read_json(path)
     except (OSError, ValueError) as error:
@@ -90,8 +86,6 @@ def model_card(
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
         license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
         file: the name of the exported file next to the card.
-    Raises:
-        RecipeError: an evaluation of a model with other heads or classes, or an empty license.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)

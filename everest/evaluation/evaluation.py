@@ -56,10 +56,6 @@ class EvaluationOptions:
 
         Args:
             weights: the checkpoint, if the model is from one.
-
-        Raises:
-            RecipeError: a file exists, and `overwrite` is not set; or it is the checkpoint.
-            EnvironmentProblem: the disk does not allow it.
         """
         for option, path in self._by_option():
             refuse_inputs(path, [] if weights is None else all_weights(weights), option=option)
@@ -107,10 +103,6 @@ def evaluate(
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured. With `options.keeps` it
         has a row for each keep ratio under `sweep`; with several heads, one for each metric under `rows`.
-    Raises:
-        CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
-        DataError: more videos are unreadable than `data.max_bad` allows.
-        RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
     if accelerator.is_main_process:
         options.check(weights_file)

@@ -30,8 +30,6 @@ def open_classifier(
         saved_selection: use the token selection that is stored in the weights, as an ONNX file always does.
     Returns:
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
-    Raises:
-        CheckpointError: no classifier, or one that does not fit the recipe.
     """
     if file.suffix == ONNX_SUFFIX:
         model = open_exported(file)

@@ -43,11 +43,7 @@ def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
 
 
 def _small_video(sample: Sample, *, whole: bool) -> bytes:
-    """The content of an MP4 of a sample, of even height and width.
-
-    Raises:
-        VideoError: the video is unreadable.
-    """
+    """The content of an MP4 of a sample, of even height and width."""
     info, footage = probe(sample.video), footage_of(sample, None)
     rate = info.fps or FPS
     most = MOST_WHOLE if whole else MOST
@@ -76,8 +72,6 @@ def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, l
 
     Args:
         lines: of the list, one for each window.
-    Raises:
-        EnvironmentProblem: the file cannot be written.
     """
     cards = [
         clip_card(window, whole=True) | {"line": line} for window, line in zip(windows, lines, strict=True)

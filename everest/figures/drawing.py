@@ -43,9 +43,6 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
 
     Args:
         option: the option that names the path, for messages.
-    Raises:
-        RecipeError: the name does not end in .png, or the path exists and may not be replaced.
-        EnvironmentProblem: the file cannot be written.
     """
     if path.suffix.lower() != ".png":
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
@@ -146,9 +143,5 @@ def render(package: str, template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page that `render` makes.
-
-    Raises:
-        EnvironmentProblem: the file cannot be written.
-    """
+    """Write a page that `render` makes."""
     write_text(path, escape_bytes(render(package, template, **values)))

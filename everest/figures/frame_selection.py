@@ -88,12 +88,7 @@ class FrameDraw(FigureRequest):
     model: Transformer | None
 
     def view(self, video: Path) -> FrameView:
-        """Draw frames from a video.
-
-        Raises:
-            VideoError: the video cannot be read.
-            DataError: it has fewer frames than there are candidates.
-        """
+        """Draw frames from a video."""
         embed = embedding_of(self.model)
         pair = embed.tubelet[0]
         slices = self.frames // pair
@@ -193,8 +188,6 @@ def write_figure(view: FrameView, folder: Path, *, read: Sequence[Path], overwri
 
     Args:
         read: all videos of the command; those that are folders of images may not get more images.
-    Raises:
-        RecipeError: the file exists already, or the folder is one of the videos.
     """
     image_folders = [video for video in read if video.resolve() == folder.resolve()]
     refuse_inputs(folder, image_folders, option="--picture")

@@ -87,8 +87,6 @@ def requested_selectors(
         trained: of a checkpoint or recipe; without a strategy, its settings are changed, if it measures
             change or only its keep ratio is changed.
         compared: draw the common strategies or, for a tokenizer, other scores next to its own.
-    Raises:
-        RecipeError: an unknown strategy or setting, or options that do not go together.
     """
     if has_tokenizer and strategy not in (None, LEARNED):
         raise RecipeError(

@@ -52,12 +52,7 @@ class MaskRequest(FigureRequest):
     input_kind: Input = "frames"
 
     def clips(self, video: Path) -> list[tuple[Tensor, ShownFrames]]:
-        """Read windows spread over a video, (C, T, H, W) uint8 each; a single window is in its middle.
-
-        Raises:
-            VideoError: the video cannot be read.
-            RecipeError: `frames` do not fit the tokenizer.
-        """
+        """Read windows spread over a video, (C, T, H, W) uint8 each; a single window is in its middle."""
         model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
         frames = model.encoder.num_frames if isinstance(model, VideoModel) else self.frames
         if isinstance(model, AdaptiveTokenizer) and frames % model.window:
@@ -118,9 +113,6 @@ def write_mask_figures(
 
     Args:
         read: all inputs of the command, which no figure may replace.
-    Raises:
-        DataError: the video cannot be read.
-        RecipeError: a figure exists already, or the strategies do not fit the clip.
     """
     if kind == "html" and any(getattr(selector, "slice_cap", None) for _, selector in request.selectors):
         raise RecipeError(

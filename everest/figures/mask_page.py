@@ -48,8 +48,6 @@ def write_mask_page(
         frames: (T, H, W, 1 or 3) uint8.
         measured: the source of the importance, in words.
         seed: of the random strategies.
-    Raises:
-        RecipeError: none of the strategies measures importance.
     """
     # Several keep ratios of a strategy are one entry: the page has a slider for the ratio.
     measuring = [view for view in views if view.importance is not None]

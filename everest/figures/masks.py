@@ -161,9 +161,6 @@ def view_masks(
             rebuilds the clip from the kept tokens and the first slice of each window. None: raw pixels
             measure change.
         tubelet, pixels, input_kind: of the raw pixels; a model has its own.
-    Raises:
-        RecipeError: the clip does not divide into tubelets, a strategy does not fit its grid, or no token is
-            visible to the model.
     """
     embed = embedding_of(model, tubelet, pixels)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)

@@ -55,12 +55,7 @@ class RunCurves:
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
-    """Read the curves of several runs, each run once, named by their folders.
-
-    Raises:
-        RecipeError: no run folder, nothing logged yet, or a value that this axis needs is missing.
-        CheckpointError: weights whose header is needed, for `gflops` or the chance level, cannot be read.
-    """
+    """Read the curves of several runs, each run once, named by their folders."""
     once = list({run.resolve(): run for run in runs}.values())
     names = [run.resolve().name for run in once]
     if len(set(names)) < len(names):
@@ -104,11 +99,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
 
 
 def _spec(run: Path) -> ModelSpec | None:
-    """Return the transformer of a run; None before its weights are saved.
-
-    Raises:
-        RecipeError: the run is of a tokenizer.
-    """
+    """Return the transformer of a run; None before its weights are saved."""
     weights = run / WEIGHTS
     if not weights.is_file():
         return None
@@ -119,11 +110,7 @@ def _spec(run: Path) -> ModelSpec | None:
 
 
 def chance_of_run(run: Path, metric: str | None) -> float | None:
-    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these.
-
-    Raises:
-        CheckpointError: the header of the weights cannot be read.
-    """
+    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
     if metric not in ("top1", "mean_class_accuracy"):
         return None
     spec = _spec(run)

@@ -24,11 +24,7 @@ from everest.system.files import check_new_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labeling:
-    """The annotations that label windows.
-
-    Raises:
-        RecipeError: `task` is regression, or a list cannot hold the name of the background.
-    """
+    """The annotations that label windows."""
 
     files: tuple[Path, ...]  # of any kinds
     fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
@@ -42,12 +38,7 @@ class Labeling:
             raise RecipeError(f"--background {self.background!r}: the name {why}; choose another one")
 
     def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
-        """Read the bouts of videos, by the paths of these.
-
-        Raises:
-            DataError: a file cannot be read, or none has a bout of the videos.
-            VideoError: a video whose times a file needs cannot be read.
-        """
+        """Read the bouts of videos, by the paths of these."""
         by_path = {Path(path): path for path in paths}
         names = VideoNames(by_path)
         read = [read_annotations(file, fps=self.fps, videos=names) for file in self.files]
@@ -77,9 +68,6 @@ class Labeling:
 
         Returns:
             `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
-        Raises:
-            DataError: see `labeled_samples`.
-            RecipeError: the file of names exists.
         """
         ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
         samples, classes, task = labeled_samples(ordered, bouts, task=self.task, background=self.background)

@@ -36,11 +36,7 @@ Way = Literal["uniform", "activity"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowSettings:
-    """Which windows are listed.
-
-    Raises:
-        RecipeError: the settings do not fit together.
-    """
+    """Which windows are listed."""
 
     seconds: float
     step: float  # seconds from a candidate to the next
@@ -136,11 +132,7 @@ def measure_all(
 
 
 def _measure(sample: Sample, version: tuple[int, str], key: str, settings: WindowSettings) -> Measures:
-    """Read the packets of a video.
-
-    Raises:
-        VideoError: it is unreadable, or has no frame in the segment.
-    """
+    """Read the packets of a video."""
     if version[0] == 0:
         raise VideoError(sample.video, "empty file")
     packets = _packets(sample.video, version)

@@ -91,10 +91,6 @@ def write_windows(
     Args:
         labeling: labels of the windows; videos without a bout are left out, because no one may have looked
             at them.
-    Raises:
-        DataError: no video can be read, or no list can hold one of the paths.
-        RecipeError: the list exists, or another process writes it now.
-        EnvironmentProblem: it cannot be written.
     """
     overwrite = overwrite or was_killed_after_list(out)
     check_new_file(out, option="--output", overwrite=overwrite)

@@ -55,13 +55,7 @@ class Refused:
 
 
 def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
-    """Recognize a checkpoint by its names and shapes; of its weights only a position table is read.
-
-    Raises:
-        CheckpointError: a checkpoint of no known family, a hint that contradicts it, or a model of another
-            kind (channels, MLP, activation, learned positions of single tokens, unknown heads).
-        RecipeError: a hint that names no family.
-    """
+    """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
     names = foreign.tensors.keys()
     name = family_of(names)
     if name is None:
@@ -178,9 +172,6 @@ def convert(
         partial: take the tensors that fit; missing ones start fresh and unexpected ones are left out, unless
             they are part of the encoder.
         classes: names of a classifier's classes, instead of those in the checkpoint.
-    Raises:
-        CheckpointError: an unknown program, tensors that are missing or unexpected (without `partial`),
-            parts of an encoder that everest's lacks, or values that are not finite.
     """
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):

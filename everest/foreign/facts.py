@@ -74,11 +74,7 @@ class ForeignFacts:
         return max((int(number) + 1 for number in numbers), default=0)
 
     def rows(self, positions: str) -> int | None:
-        """The number of slices or places that learned positions are for; None: the file has none.
-
-        Raises:
-            CheckpointError: they have another shape than (1, rows, D).
-        """
+        """The number of slices or places that learned positions are for; None: the file has none."""
         shape = self.shapes.get(f"encoder.{positions}")
         if shape is not None and len(shape) != 3:
             name = self.translation.take[f"encoder.{positions}"][0]
@@ -102,12 +98,7 @@ class ForeignFacts:
 
 
 def model_spec(facts: ForeignFacts) -> ModelSpec:
-    """Return the model that the parameters of the checkpoint fit.
-
-    Raises:
-        CheckpointError: an architecture that computes something else than our model, whatever its names are;
-            sizes that are unknown or invalid; or positions that are not computed.
-    """
+    """Return the model that the parameters of the checkpoint fit."""
     embedding = facts.shapes.get(EMBEDDING)
     if embedding is None:
         raise facts.error("its embedding of tubelets is missing, or is that of another model")

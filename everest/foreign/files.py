@@ -103,11 +103,7 @@ def refuse_broken_links(*paths: Path) -> None:
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a folder of transformers or DeepSpeed.
-
-    Raises:
-        CheckpointError: a missing or damaged file, a pickle with code in it, or no weights inside.
-    """
+    """Read a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a folder of transformers or DeepSpeed."""
     if not path.exists():
         refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")

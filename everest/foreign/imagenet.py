@@ -22,9 +22,6 @@ def load_network(weights: str | None) -> nn.Module:
 
     Args:
         weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
-    Raises:
-        CheckpointError: the weights do not exist, are unreadable, not finite or belong to another network.
-        EnvironmentProblem: neither the hub nor its cache has them now.
     """
     network = timm.create_model(NETWORK)
     try:

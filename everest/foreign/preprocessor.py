@@ -40,9 +40,6 @@ def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
     """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
 
     It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
-
-    Raises:
-        ValueError: a value of another type, or a mean or std that no frames have.
     """
     factor = content.get("rescale_factor", 1 / BYTE) if _is_set(content, "do_rescale") else 1.0
     scale = BYTE * _number("rescale_factor", factor)

@@ -53,13 +53,7 @@ def is_timm_name(name: str | Path) -> bool:
 
 
 def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Weights:
-    """Read the weights of `timm:NAME`, from the hub or its cache, as weights of an encoder of single frames.
-
-    Raises:
-        RecipeError: timm has no such model, or no weights for it.
-        CheckpointError: the model has parts that an encoder of everest does not have.
-        Unreachable: neither the hub nor the cache can provide the weights.
-    """
+    """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames."""
     model_name = name.removeprefix(PREFIX)
     if not timm.is_model(model_name):
         raise RecipeError(f"{name}: timm has no such model{did_you_mean(model_name, timm.list_models())}")
@@ -83,11 +77,7 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:
-    """Return the model if everest's encoder supports all of its parts.
-
-    Raises:
-        CheckpointError: it has other parts; they are named.
-    """
+    """Return the model if everest's encoder supports all of its parts."""
     parts = list(foreign_parts(model))
     if parts:
         raise CheckpointError(
@@ -180,8 +170,6 @@ def image_weights(
 
     Args:
         mean, std: of the pixels that the model was trained on.
-    Raises:
-        CheckpointError: it has parts that an encoder of everest does not have.
     """
     plain = require_plain(model, source=source)
     norm = plain.norm if isinstance(plain.norm, nn.LayerNorm) else plain.fc_norm

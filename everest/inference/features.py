@@ -72,11 +72,6 @@ def extract(
     Returns:
         The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
         the intact windows.
-    Raises:
-        DataError: no video can be read.
-        RecipeError: `out` exists, is an input or has an unknown suffix, or `OUT.parts` belongs to another
-            command; options that do not go together; two videos whose arrays have the same name.
-        EnvironmentProblem: the file cannot be written.
     """
     check_batch(batch)
     _check(samples, out, level=level, window=window, step=step, per_video=per_video)
@@ -173,8 +168,6 @@ def add_rows(
 
     Args:
         compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
-    Raises:
-        RecipeError: the store is damaged.
     """
     store.check_videos([sample.video_id for sample in samples])
     encoded = over_videos(

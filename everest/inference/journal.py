@@ -39,11 +39,7 @@ class Journal(Generic[Entry]):
         return time.monotonic() - self._synced > SYNC_SECONDS
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Append entries: JSON values, or dataclasses of such. A kill cannot lose them, a power failure can.
-
-        Raises:
-            EnvironmentProblem: the disk is full.
-        """
+        """Append JSON values, or dataclasses of such. A kill cannot lose them, a power failure can."""
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
         try:
             self._file.truncate(self._size)  # a part that an interrupted call has written
@@ -79,9 +75,6 @@ def open_journal(
         fix: what to do if the file is damaged, for the message.
         batch: entries that are made together; an incomplete last batch is removed, too.
         restart: remove all entries, once the lock is held.
-    Raises:
-        RecipeError: the file is not such a journal, or another process writes it now.
-        EnvironmentProblem: the file cannot be written.
     """
     with sole_writer(path), ExitStack() as stack:
         try:

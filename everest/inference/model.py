@@ -49,8 +49,6 @@ def encode(module: Transformer, frames: Tensor, keep: float | None) -> Features:
         keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the selector of an
             encoder chooses; all tokens of an autoencoder, which is trained to complete the tokens that it
             does not see.
-    Raises:
-        ValueError: the model was built for another clip size, or `keep` leaves no token.
     """
     encoder = module.encoder
     if isinstance(module, SelectingModel):
@@ -100,9 +98,6 @@ class OpenedModel:
             cpu: use the CPU even if there is a GPU.
             calibrated: whether answers are calibrated probabilities.
             notify: receives a notice when there is no recipe next to the weights.
-        Raises:
-            CheckpointError: a damaged or foreign file, or a tokenizer.
-            RecipeError: `keep` is no ratio that leaves a token, or the clips do not divide into tubelets.
         """
         opened = open_model(
             file,
@@ -139,13 +134,7 @@ class OpenedModel:
         precision: str | None = None,
         calibrated: bool = False,
     ) -> OpenedModel:
-        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
-
-        Raises:
-            CheckpointError: the module is a tokenizer.
-            RecipeError: `keep` is no ratio that leaves a token.
-            TypeError: it is no module of everest.
-        """
+        """Use a model of `everest.load_model` or `create_model` as it is, in evaluation mode; see `open`."""
         if isinstance(module, AdaptiveTokenizer):
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
         if not isinstance(module, VideoModel):
@@ -174,12 +163,7 @@ class OpenedModel:
 
     @property
     def classes(self) -> Classes:
-        """The classes of the classifier.
-
-        Raises:
-            CheckpointError: the model is no classifier, or has no temperature for calibrated answers.
-            RecipeError: calibrated answers are requested, and the model predicts numbers only.
-        """
+        """The classes of the classifier."""
         module = self.classifier
         check_options(module.heads, calibrated=self.calibrated)
         heads = calibrated_heads(module.heads, source=self.source) if self.calibrated else module.heads

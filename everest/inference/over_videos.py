@@ -43,8 +43,6 @@ def over_videos(
         batch: videos in one forward pass.
         workers: processes that read videos.
         done: number of videos that are done already; they are skipped.
-    Raises:
-        RecipeError: `batch` is below 1.
     """
     check_batch(batch)
     clips = VideoClips(

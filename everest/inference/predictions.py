@@ -49,9 +49,6 @@ def predict(
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
         `answers_of` for the predictions of other tasks. With several heads `heads` has such a list for each
         head. An unreadable video has `error` instead.
-    Raises:
-        CheckpointError: the model is no classifier.
-        RecipeError: `top` is given, and the model predicts numbers only; `top` or `batch` is below 1.
     """
     classes = model.classes
     check_options(classes.heads, top=top)
@@ -90,9 +87,6 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     """Return the windows from the start of a video to its end; the last one ends with the video.
 
     Windows in which no frame is shown are skipped.
-
-    Raises:
-        VideoError: the video is unreadable, or has no times.
     """
     times = frame_times(sample.video)
     fps = probe(sample.video).fps or 1.0

@@ -73,12 +73,7 @@ class RowStore:
             raise _damaged(self.folder, "journal.jsonl has other videos")
 
     def add(self, video: str, row: dict[str, Tensor] | str) -> None:
-        """Add the row of the next sample, or why it has none.
-
-        Raises:
-            RecipeError: earlier rows have other tensors.
-            EnvironmentProblem: the disk is full.
-        """
+        """Add the row of the next sample, or why it has none."""
         if isinstance(row, str):
             self.samples.append((video, row))
         else:
@@ -99,11 +94,7 @@ class RowStore:
             self.sync()
 
     def sync(self) -> None:
-        """Flush all rows to the disk.
-
-        Raises:
-            EnvironmentProblem: the disk is full.
-        """
+        """Flush all rows to the disk."""
         try:
             for file in self._files.values():
                 os.fsync(file.fileno())
@@ -149,9 +140,6 @@ def open_row_store(
         plan: JSON values that the rows follow from; rows of another plan are not continued.
         batch: samples that are computed together; an incomplete batch is computed again.
         restart: remove all rows, once the lock is held.
-    Raises:
-        RecipeError: the folder holds rows of another plan or is damaged, or another process writes it now.
-        EnvironmentProblem: the disk is full or read-only.
     """
     fix = "start again with --overwrite"
     path = folder / JOURNAL
@@ -184,11 +172,7 @@ def open_row_store(
 
 
 def saved_plan(folder: Path) -> dict[str, Any] | None:
-    """The plan of the rows in a folder; None if there is none.
-
-    Raises:
-        RecipeError: it is damaged.
-    """
+    """The plan of the rows in a folder; None if there is none."""
     return _read_json(folder / PLAN, _PLAN)
 
 

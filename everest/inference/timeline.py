@@ -59,10 +59,6 @@ def predict_timeline(
         order given; see `merge_windows` and `bouts_of_classes` for the bouts, which several heads have by
         name. Numbers have none. A video that is unreadable, or damaged, also has `error` with the reason;
         damaged windows are left out.
-    Raises:
-        CheckpointError: the model is no classifier.
-        RecipeError: a clip spans the whole video, so there is no default window; `window` or `step` is below
-            0.001 or not finite, or `batch` is below 1; see also `check_options`.
     """
     classes = model.classes
     check_options(classes.heads, top=top, rules=rules)

@@ -33,9 +33,6 @@ def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False)
         keep_windows: see `read_annotations`.
     Returns:
         The bouts of each video that has any, and the names that are none of the videos.
-    Raises:
-        DataError: the file cannot be read, or names none of the videos.
-        VideoError: a video whose times a bout needs cannot be read.
     """
     paths = {Path(video): video for video in videos}
     names = VideoNames(paths)
@@ -50,18 +47,12 @@ def read_drawn_length(path: Path) -> float | None:
 
     Returns:
         None: the file has none, as of another program.
-    Raises:
-        DataError: the file has several lengths, or none that is a number.
     """
     return read_window_length(path) if recognize(path) == "csv" else None
 
 
 def read_timelines(path: Path) -> tuple[dict[str, tuple[float, float]], Bouts]:
-    """Read the JSON of `everest predict --timeline`: start and end of each video, in seconds, and its bouts.
-
-    Raises:
-        DataError: the file is no such JSON, or the model has several heads.
-    """
+    """Read the JSON of `everest predict --timeline`: each video's start and end in seconds, and its bouts."""
     extents, bouts = {}, []
     try:
         document = read_json(path)
@@ -129,8 +120,6 @@ def score_timelines(
         rows: of `predict_timeline` for the samples. Only the time of their windows is scored.
     Returns:
         `timeline_metrics`, and `unscored`: the seconds that do not count.
-    Raises:
-        DataError: no video of the truth was read, or all their time is unscored.
     """
     stretches: list[VideoTimelines] = []
     videos, unscored = 0, 0.0
@@ -159,11 +148,7 @@ def score_timelines(
 
 
 def check_classes(truth: Bouts, classes: Sequence[str], *, report: Report) -> None:
-    """Compare the classes of a truth with the classes of the model, which may lack some.
-
-    Raises:
-        DataError: the truth has classes, but none of the model.
-    """
+    """Compare the classes of a truth with the classes of the model, which may lack some."""
     every = [bout.label for of_video in truth.values() for bout in of_video]
     used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
     unknown = {label: used.count(label) for label in used if label not in classes}

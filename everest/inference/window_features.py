@@ -53,8 +53,6 @@ def add_window_rows(
 
     Args:
         batch: windows in one forward pass, also of several videos.
-    Raises:
-        RecipeError: the store holds other windows.
     """
     items = window_items(
         samples, model.views, window=window, step=step, done=list(store.samples), report=report
@@ -92,8 +90,6 @@ def window_items(
 
     Args:
         done: the first items, which are skipped: the video of each, and the reason if it is one.
-    Raises:
-        RecipeError: other items were made of these videos.
     """
     at = 0  # number of items passed
     passed: set[str] = set()  # videos

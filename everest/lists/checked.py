@@ -55,9 +55,6 @@ def read_checked(
         root: the folder that paths in a list are relative to; None takes the folder of the list.
         rules: if they have no names, those used by the first source that is not for pre-training, sorted.
         task: what a label is; None: as the labels show.
-    Raises:
-        DataError: a source does not exist, is no list, or is empty; or a folder has classes, and the task is
-            another one; or it has subfolders named train, val or test.
     """
     rows = {path: read_list(path) for path in paths}
     if not rules.heads:

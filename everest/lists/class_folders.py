@@ -21,9 +21,6 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
 
     `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
     to them; class folders, or videos alone, give `all`, to be divided by `everest prepare split`.
-
-    Raises:
-        DataError: an empty class folder, names that look alike, or two folders for one list.
     """
     splits = split_folders(root)
     folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
@@ -124,11 +121,7 @@ def alike_names(names: Iterable[str]) -> list[tuple[str, str, str]]:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """The class names in a file, one per line.
-
-    Raises:
-        DataError: the file cannot be read, is empty, or has two names that are equal or look alike.
-    """
+    """The class names in a file, one per line."""
     names = read_class_names(file)
     for first, second, difference in alike_names(names):
         raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for {difference}")

@@ -35,11 +35,6 @@ class Classes:
 
         The number of classes is `data.num_classes`, else the number of names, else one more than the highest
         label.
-
-        Raises:
-            DataError: there is only one class, or the gaps between the labels are so large that one label
-                must be a mistake: it would make a head of its size, and 99999999999 one of terabytes. Or all
-                numbers of a head are the same.
         """
         if data.heads:
             heads = named_heads(data.heads)

@@ -45,9 +45,6 @@ def grouping(
     Args:
         root: the folder that paths are taken relative to.
         lists: by path, with the rows whose columns name the groups.
-    Raises:
-        RecipeError: not a regular expression, or not with exactly one group; no such column.
-        DataError: a row has no group.
     """
     if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
         return lambda x: os.path.realpath(x.video) if isinstance(x.video, Path) else x.path

@@ -111,9 +111,6 @@ def find_header(
         where: file:line of the first row.
         rows: the fields of all lines.
         class_column: the column of classes, as written in the sheet; None finds it by its name.
-    Raises:
-        DataError: there is a header, but its columns make no sense.
-        RecipeError: there is no column `class_column`.
     """
     written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]

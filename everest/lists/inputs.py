@@ -19,11 +19,7 @@ LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
 def named_videos(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files, and all videos below the folders.
-
-    Raises:
-        DataError: a path does not exist, or a folder has no video.
-    """
+    """Returns the files, and all videos below the folders."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such video or folder")
@@ -47,9 +43,6 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
 
     Args:
         root: the folder that paths in the lists are relative to; None: the folder of each list.
-    Raises:
-        DataError: a list cannot be used, or a folder has no video.
-        RecipeError: a root is given, but no list.
     """
     lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
@@ -103,8 +96,6 @@ def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceL
     Args:
         root: the folder that paths are relative to; None takes the folder of a list, a folder itself, or the
             parent of each of several folders.
-    Raises:
-        DataError: a source does not exist, its lines are wrong, or videos are missing.
     """
     for text in sources:
         location = parse_location(text)

@@ -50,11 +50,6 @@ def read_labeled(
         class_column: the column of classes in a sheet; None finds it by its name.
         task: what a label is; None: as the labels show.
         used_columns: further columns that the caller reads, as written.
-    Raises:
-        DataError: a line or a file is wrong (`everest prepare check` lists all problems), the list has
-            columns `label` and `label.NAME`, several columns may hold the classes, or the folders of a folder
-            are lists.
-        RecipeError: there is no column `class_column`, or the task does not go with the source.
     """
     rows = read_list(source, class_column)
     heads = open_heads(rows or [])

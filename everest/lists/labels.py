@@ -46,9 +46,6 @@ class LabelRules:
         A label that is a class name selects that class, any other integer is an index. If one of the names
         is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
         none. A number is a decimal.
-
-        Raises:
-            ValueError: the label is missing or wrong.
         """
         if self.heads:
             return tuple(_label_of_head(head, row) for head in self.heads)
@@ -185,11 +182,7 @@ def names_used(rows: Sequence[ListRow], task: Task = "single-label") -> tuple[st
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
-    """Reads class names, one per line in the order of their indices.
-
-    Raises:
-        DataError: the file cannot be read, has no names, or has a name twice.
-    """
+    """Reads class names, one per line in the order of their indices."""
     line_of: dict[str, int] = {}
     for number, line in read_lines(file):
         name = line.strip()

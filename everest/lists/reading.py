@@ -73,9 +73,6 @@ def read_samples(
         may_miss: ignore missing videos, unless all of them are missing.
         class_column: the column of classes in a sheet; None finds it by its name.
         used_columns: further columns that the caller reads, as written; the notice calls others ignored.
-    Raises:
-        DataError: names the first problems, one per line, and their number.
-        RecipeError: the list has no column `class_column`.
     """
     rows = _rows(source, class_column)
     rules = LabelRules(

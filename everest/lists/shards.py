@@ -60,11 +60,7 @@ _INDEX: Final = TypeAdapter(ShardIndex)
 
 
 def find_index(source: Location) -> Location | None:
-    """Returns the index that a path names: the path itself, or the only index in a folder; None without one.
-
-    Raises:
-        DataError: the folder holds several.
-    """
+    """Returns the index that a path names: the path itself, or the only index in a folder, or None."""
     if source.name.endswith(INDEX_SUFFIX):
         return source
     if not source.is_dir():
@@ -76,12 +72,7 @@ def find_index(source: Location) -> Location | None:
 
 
 def read_index(file: Location) -> list[ListRow]:
-    """Reads the rows of an index, each with the part of a shard that is its video.
-
-    Raises:
-        DataError: the file is not an index or is damaged, or a shard is missing or not the one that it was
-            made with.
-    """
+    """Reads the rows of an index, each with the part of a shard that is its video."""
     try:
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))

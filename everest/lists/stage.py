@@ -44,10 +44,6 @@ def read_stage(
         labeled: False ignores labels (pre-training).
         classes: of the training set, which the labels of another set mean; None for the training set.
         may_miss: ignore missing videos, unless all of them are missing.
-    Raises:
-        RecipeError: `data.KEY` is not set.
-        DataError: there is no such list or folder, or its lines, labels or videos are wrong: the message
-            names the first problems and their number.
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
     names = _class_names(data, classes) if labeled else None
@@ -93,10 +89,6 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
     one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos
     below `data.root` are read.
-
-    Raises:
-        RecipeError: `data.KEY` is not set.
-        DataError: there is no such folder or list; the message names the command that makes it, if known.
     """
     source = getattr(data, key)
     if source is None:

@@ -46,9 +46,6 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
 
     Args:
         class_column: the column of classes in a sheet; None finds it by its name.
-    Raises:
-        DataError: the file is not a text file, is empty, or its columns make no sense.
-        RecipeError: there is no column `class_column`.
     """
     lines = read_lines(file, any_names=True)
     if not lines:
@@ -105,9 +102,6 @@ def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, st
     """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
 
     Bytes that are not UTF-8 are accepted with `any_names`, as file names may have them.
-
-    Raises:
-        DataError: the file cannot be read, or is not text in UTF-8.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
         raise DataError(f"{file}: not a regular file")

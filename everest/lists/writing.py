@@ -56,9 +56,6 @@ def write_list(
     Args:
         label_names: names of the classes, written instead of their indices.
         heads: names of the labels if a sample has several.
-    Raises:
-        DataError: a list cannot hold one of the paths or groups.
-        EnvironmentProblem: the file cannot be written.
     """
     refuse_unlistable(samples)
     columns = ["path"]

@@ -90,8 +90,6 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
         lag: in frames, from 1 to T - 1.
         align: none: only the change is measured, after a shift.
         pixels: by which frames are normalized.
-    Raises:
-        RecipeError: the clips have other channels than `pixels`.
     """
     assert 1 <= lag < frames.size(2), (frames.shape, lag)
     if frames.size(1) != len(pixels.mean):

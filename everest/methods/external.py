@@ -40,22 +40,14 @@ def path_of(cls: type) -> str:
 
 
 def import_named(path: str) -> None:
-    """Import the module of an import path that a user names.
-
-    Raises:
-        RecipeError: it is no such path, or importing the module fails.
-    """
+    """Import the module of an import path that a user names."""
     if not _PATH.fullmatch(path):
         raise RecipeError(f"'{shown(path)}' is no import path such as package.module:Name")
     import_code(path.partition(":")[0])
 
 
 def import_code(module: str) -> None:
-    """Import a module that a user names.
-
-    Raises:
-        RecipeError: there is no such module, or its code fails.
-    """
+    """Import a module that a user names."""
     try:
         import_module(module)
     except ModuleNotFoundError as error:
@@ -72,11 +64,7 @@ def import_code(module: str) -> None:
 
 
 def named_class(path: str, base: type[Base]) -> type[Base]:
-    """Return the class of an import path, whose module is imported already.
-
-    Raises:
-        ValueError: it is not imported, or names no dataclass that implements `base`.
-    """
+    """Return the class of an import path, whose module is imported already."""
     module_name, _, name = path.partition(":")
     module = sys.modules.get(module_name)
     if module is None:

@@ -54,11 +54,7 @@ class LearnedImportance(Selector):
 
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """(B, N) float32; None if the score does not depend on the clip.
-
-        Raises:
-            RecipeError: the score is `learned`, and `embed` has no tokenizer.
-        """
+        """(B, N) float32; None if the score does not depend on the clip."""
         match self.score:
             case "learned" if isinstance(embed, TokenScores):
                 return embed.scores(frames)

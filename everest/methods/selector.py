@@ -68,12 +68,7 @@ class Selector(ABC):
         return importance.argsort(dim=1, descending=True, stable=True)
 
     def keeping(self, share: float) -> Selector:
-        """The strategy that encodes `share` of all tokens, of all places or of all slices.
-
-        Raises:
-            ValueError: `share` is not in (0, 1].
-            RecipeError: the strategy has neither the setting `share_setting` nor a method of its own.
-        """
+        """The strategy that encodes `share` of all tokens, of all places or of all slices."""
         value = checked_share(share)
         if self.share_setting not in vars(self):
             raise RecipeError(
@@ -92,8 +87,6 @@ class Selector(ABC):
 
         Args:
             keep: the share of the tokens to encode; None: as in training.
-        Raises:
-            ValueError: `keep` is not in (0, 1].
         """
         return self if keep is None else self.keeping(keep)
 
@@ -116,8 +109,6 @@ class Selector(ABC):
             noise: (B, at least N) uniform in [0, 1); on the `meta` device when only the counts are needed.
         Returns:
             As many tokens in every row and at every call: counts may depend on the grid only.
-        Raises:
-            RecipeError: the strategy does not fit the grid.
         """
 
 
@@ -128,11 +119,7 @@ def takes_bytes(measurement: M) -> M:
 
 
 def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | None:
-    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes.
-
-    Raises:
-        RecipeError: it does not return a number for each token.
-    """
+    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes."""
     if not hasattr(type(selector).importance, "takes_bytes"):
         frames = embed.pixels.normalized(frames)
     importance = selector.importance(frames, embed)

@@ -44,12 +44,7 @@ class FootageWindow:
 
 
 def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) -> list[FootageWindow]:
-    """Divide recordings, by the start and end of each, into windows; the last one may be shorter.
-
-    Raises:
-        RecipeError: `seconds` is no length.
-        DataError: there would be more than `MOST` windows.
-    """
+    """Divide recordings, by the start and end of each, into windows; the last one may be shorter."""
     if not 0 < seconds < math.inf:
         raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
     windows: list[FootageWindow] = []
@@ -68,12 +63,7 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
 def windows_left(
     extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float
 ) -> list[FootageWindow]:
-    """Divide recordings into windows, and leave out those that were checked or drawn before.
-
-    Raises:
-        DataError: a checked or drawn window is no window of the footage; or see `footage_windows`.
-        RecipeError: see `footage_windows`.
-    """
+    """Divide recordings into windows, and leave out those that were checked or drawn before."""
     windows = footage_windows(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     done = set(_windows_of(marks, windows, extents, seconds).values())
@@ -154,8 +144,6 @@ def time_budget(
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
-    Raises:
-        DataError: a drawn window or all but one are not checked, or one is no window of the footage.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
     if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
@@ -195,11 +183,7 @@ def _windows_of(
     extents: Mapping[str, tuple[float, float]],
     length: float,
 ) -> dict[tuple[str, int], FootageWindow]:
-    """The checked windows, by their recording and their number in it.
-
-    Raises:
-        DataError: one is no window of the footage.
-    """
+    """The checked windows, by their recording and their number in it."""
     of_video: dict[str, list[FootageWindow]] = defaultdict(list)
     for window in windows:
         of_video[window.video].append(window)

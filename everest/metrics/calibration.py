@@ -203,11 +203,7 @@ def calibrate_answers(means: Tensor, heads: Heads) -> Tensor:
 
 
 def calibrated_heads(heads: Heads, *, source: str) -> Heads:
-    """The heads with the thresholds of calibrated probabilities, which predict the same classes.
-
-    Raises:
-        CheckpointError: none of the heads has a temperature.
-    """
+    """The heads with the thresholds of calibrated probabilities, which predict the same classes."""
     if all(head.calibration is None for head in heads):
         raise CheckpointError(
             f"{source}: has no temperature for --calibrated; fine-tune with data.val, which chooses one for "

@@ -166,11 +166,7 @@ class Tokens:
 
 
 def count_tokens(spec: ModelSpec) -> Tokens:
-    """Count the tokens of a spec's selection; the counts are the same for every clip.
-
-    Raises:
-        RecipeError: no token is left to encode or, in pre-training, to predict.
-    """
+    """Count the tokens of a spec's selection; the counts are the same for every clip."""
     total = spec.grid.num_tokens
     noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
     selection = spec.selection(spec.grid, importance=noise, noise=noise)
@@ -189,8 +185,6 @@ def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
 
     Args:
         keep: None: as trained.
-    Raises:
-        RecipeError: the ratio leaves no token.
     """
     spec = replace(spec, selection=spec.selection.at_evaluation(keep))
     tokens = count_tokens(spec)

@@ -31,9 +31,6 @@ def frame_differences(frames: Tensor) -> Tensor:
 
     The first frame has none before it and takes the change of the second. Still pixels are exactly zero. Our
     choice: a network of few clips has to find what moves by itself otherwise.
-
-    Raises:
-        ValueError: clips of one frame.
     """
     if frames.size(2) < 2:
         raise ValueError("frame differences need clips of at least two frames")
@@ -54,8 +51,6 @@ class TubeletEmbedding(nn.Module):
 
     Args:
         pixels: of the clips: their number of channels, and how bytes are normalized.
-    Raises:
-        RecipeError: the tubelet does not divide into the steps of several convolutions.
     """
 
     def __init__(

@@ -37,9 +37,6 @@ class SelectingModel(VideoModel):
             noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
             selection: its visible tokens replace the selector's choice; nothing is predicted, so
                 its target has no effect and may be empty, (B, 0).
-        Raises:
-            ValueError: the clips do not have the model's size or are no frames, `keep` is no ratio
-                that leaves a token, or the given selection is invalid or comes with `keep`.
         """
         selector, grid = self.selector, self.encoder.grid
         self.encoder.check(frames)
@@ -76,8 +73,6 @@ class SelectingModel(VideoModel):
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.
         Returns:
             Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, D).
-        Raises:
-            ValueError: see `kept_tokens`.
         """
         ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
         return self.head(self.pooled(self.encode(frames, ids)))

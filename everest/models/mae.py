@@ -152,9 +152,6 @@ class MaskedAutoencoder(PretrainingModel):
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, of all candidates' tokens, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
-        Raises:
-            ValueError: the clips do not have the model's size or are no frames, or the given selection is
-                invalid.
         """
         if selection is None:
             frames, selection = self._draw_and_select(frames, noise, importance)

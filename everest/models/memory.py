@@ -208,8 +208,6 @@ class PassMemory:
         Args:
             state_bytes: of the weights, their gradients and moments, and of frozen models.
             processes: of the run on this machine.
-        Raises:
-            EnvironmentProblem: it surely needs more.
         """
         free = free_host_memory(with_swap=True)
         needed = processes * (self.bytes + state_bytes)

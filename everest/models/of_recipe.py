@@ -69,11 +69,7 @@ def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
 
 
 def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
-    """The encoder `saved` of the teacher `name`, for clips with the tokens of a recipe's model.
-
-    Raises:
-        CheckpointError: it has other tokens or channels than the recipe's model can have.
-    """
+    """The encoder `saved` of the teacher `name`, for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
     if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":

@@ -19,11 +19,7 @@ Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
 
 def require_start(stage: Stage) -> None:
-    """Check a stage that starts from new weights.
-
-    Raises:
-        RecipeError: it has adapters or frozen blocks, which need trained weights.
-    """
+    """Check a stage that starts from new weights."""
     if not isinstance(stage, TokenizerSettings) and stage.lora.rank:
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"
         raise RecipeError(

@@ -102,11 +102,7 @@ class ModelSpec:
 
     @staticmethod
     def from_settings(settings: dict[str, Any], *, source: Path) -> ModelSpec:
-        """Read the values that `dump` returns, from the file `source`.
-
-        Raises:
-            CheckpointError: this version does not know the settings, they describe a tokenizer, or no model.
-        """
+        """Read the values that `dump` returns, from the file `source`."""
         if settings.get("kind") == "tokenizer":
             raise CheckpointError(
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"

@@ -96,8 +96,6 @@ class VideoModel(nn.Module):
 
         Returns:
             (1, C, T, H, W) float32, normalized, on the device of the model.
-        Raises:
-            VideoError: the file is unreadable.
         """
         return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
 
@@ -132,8 +130,6 @@ class PretrainingModel(VideoModel):
 
         Args:
             noise: (B, at least N) uniform in [0, 1). None: drawn from torch's default generator.
-        Raises:
-            ValueError: the clips do not have the model's size or are no frames.
         """
         encoder, grid = self.encoder, self.encoder.grid
         encoder.check(frames)

@@ -68,8 +68,6 @@ class ViewModel(PretrainingModel):
             noise: (B, at least N) uniform in [0, 1), the random part of the selection; see
                 `camera_loss`. None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
-        Raises:
-            ValueError: the clips do not have the model's size, are no frames, or no multiple of V.
         """
         views = self.settings.number
         if frames.size(0) % views:

@@ -172,9 +172,6 @@ def check_sources(
         workers: processes that decode.
         limit: seconds for a video.
         training: the path of the source that models are trained on; None: as the names of the lists show.
-    Raises:
-        RecipeError: `journal` is another kind of file, or another process writes it now.
-        EnvironmentProblem: the journal cannot be written.
     """
     paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
     inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)

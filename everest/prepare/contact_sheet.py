@@ -115,8 +115,6 @@ def draw_thumbnails(path: Path, heading: str, shown: Sequence[tuple[NDArray[np.u
 
     Args:
         shown: images (H, W, 3), each with its title.
-    Raises:
-        EnvironmentProblem: the file cannot be written.
     """
     rows = -(-len(shown) // COLUMNS)
     size = (1.9 * COLUMNS, 2.1 * rows + 0.5)

@@ -76,9 +76,6 @@ def encode_videos(
 
     Args:
         timeout: seconds for a video.
-    Raises:
-        RecipeError: `output` holds other files or files with other settings, or another process writes there.
-        EnvironmentProblem: the disk is full.
     """
     targets = name_targets(originals, output)
     fast = "-fast" if settings.fast_decode else ""

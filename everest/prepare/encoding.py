@@ -48,13 +48,7 @@ class EncodedFile:
 
 
 def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwrite: bool) -> EncodedFile:
-    """Encode a video, unless an earlier call has encoded it to `target` with the same settings.
-
-    Raises:
-        VideoError: not all frames can be decoded, or `target` is a file that no earlier call wrote, or
-            one of another video.
-        EnvironmentProblem: the file cannot be written.
-    """
+    """Encode a video, unless an earlier call has encoded it to `target` with the same settings."""
     video = parse_location(source)
     with as_video_error(video):
         folder = image_folder(video)

@@ -63,9 +63,6 @@ def index_folder(
         layout: its name; None takes the layout that fits.
         split: the number of the official split, if there are several.
         task: multi-label joins the classes of a video that is in several class folders.
-    Raises:
-        DataError: no layout is recognized, annotations are wrong, or none of their videos is there.
-        RecipeError: an unknown name, several layouts fit, or the data set has no labels of the task.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
@@ -126,9 +123,6 @@ def _listable(
     """The lists without the refused paths, by their names; lists without samples are left out.
 
     Lists from annotations in which no sample has a label are for pre-training only, which their names show.
-
-    Raises:
-        DataError: all paths are refused.
     """
     listed: dict[str, list[Sample]] = {}
     for name, samples in lists.items():
@@ -180,9 +174,6 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
 
     Returns:
         The files written.
-    Raises:
-        RecipeError: one exists and may not be replaced, or is one of the annotations.
-        EnvironmentProblem: one cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name in index.lists}
     problems = [

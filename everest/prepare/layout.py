@@ -90,9 +90,6 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
     Args:
         name: the expected layout; None takes the one that fits.
         split: of UCF101 and HMDB51, which have three.
-    Raises:
-        RecipeError: an unknown name, or several layouts fit.
-        DataError: files that the named layout needs are missing.
     """
     if name == FOLDERS:
         return None
@@ -183,11 +180,7 @@ def naming(place: str) -> Iterator[None]:
 
 
 def entries(file: Path) -> list[tuple[str, Any]]:
-    """The lines of a text, the rows of a table or the objects of a JSON list, with their places.
-
-    Raises:
-        DataError: the file cannot be read, or has another form.
-    """
+    """The lines of a text, the rows of a table or the objects of a JSON list, with their places."""
     if file.suffix == ".txt":
         return [(f"{file}:{number}", line.strip()) for number, line in read_lines(file)]
     if file.suffix == ".csv":

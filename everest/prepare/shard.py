@@ -94,11 +94,7 @@ class ShardPlan:
 
 
 def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
-    """Fill shard after shard in the order of the list.
-
-    Raises:
-        DataError: a video cannot be read, or is a folder of images.
-    """
+    """Fill shard after shard in the order of the list."""
     entries, versions = [], []
     for number, (path, rows) in enumerate(source.paths().items()):
         video = source.video(path)
@@ -133,10 +129,6 @@ def write_shards(
         max_count: limit for the number of videos in a shard.
     Returns:
         `{"index", "shards", "videos", "samples", "bytes", "kept"}`: a path and numbers.
-    Raises:
-        DataError: a video cannot be read.
-        RecipeError: `output` holds other files or other shards, or another process writes there now.
-        EnvironmentProblem: the disk is full.
     """
     rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
     source = replace(source, rows=rows)

@@ -26,11 +26,7 @@ BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """The shares of `80/10/10` (train, val, test) or `80/20` (train, test), which add up to one.
-
-    Raises:
-        RecipeError: any other text.
-    """
+    """The shares of `80/10/10` (train, val, test) or `80/20` (train, test), which add up to one."""
     try:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
@@ -95,11 +91,6 @@ def write_split(
 
     Args:
         read: the files that were read.
-    Raises:
-        DataError: a path that no list can hold; nothing is written.
-        RecipeError: a file exists and may not be replaced, is one of `read`, or would remain from
-            another split.
-        EnvironmentProblem: a file cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]

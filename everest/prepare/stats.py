@@ -190,8 +190,6 @@ def take_stats(
         fps: frames per second that lengths count; None: of each file.
         channels: of the mean and std; 1: luma.
         task: of the first label.
-    Raises:
-        DataError: none can be read.
     """
     by_class = _by_class(samples, names)
     classless = [sample for sample in samples if task == MULTI_LABEL and sample.labels == ((),)]

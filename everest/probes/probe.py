@@ -77,9 +77,6 @@ def encode_set(
         folder: holds the rows as long as the set is used.
         with_tokens: keep each token, too.
         batch: videos in one forward pass.
-    Raises:
-        DataError: more videos than `data.max_bad` allows are unreadable.
-        EnvironmentProblem: not enough disk space for the tokens.
     """
     if with_tokens:
         views, disk = model.views, folder.parent
@@ -136,10 +133,6 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         class among the ten nearest training videos of other groups, the same of the `baselines`, and
         `by_class` and `by_group` (list_probe.class_and_group). Metrics of classes are in percent. Several
         heads have these under `heads`, by name.
-    Raises:
-        DataError: too many videos are unreadable, or all videos for training have the same label.
-        RecipeError: an unknown probe.
-        EnvironmentProblem: not enough disk space for the tokens of the attentive probe.
     """
     for name in names:
         if name not in PROBES:
@@ -251,8 +244,6 @@ def retrieval(
 
     Returns:
         `retrieval` for each single-label head, by its name.
-    Raises:
-        DataError: too many videos are unreadable.
     """
     with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
         found = encode_set(

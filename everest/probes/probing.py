@@ -70,8 +70,6 @@ class Prober:
         spec: of the model, to build a whole copy of a sharded one.
     Attributes:
         rows: of the probes so far, over all resumes.
-    Raises:
-        UserError: a list of videos cannot be used.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
@@ -100,12 +98,7 @@ class Prober:
         self.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run.rows()))
 
     def probe_if_due(self) -> None:
-        """Probe the model after the last update, unless it is not due or was done before the run was resumed.
-
-        Raises:
-            DivergedError: the features of a run between views have collapsed.
-            UserError: see `measure`.
-        """
+        """Probe the model after the last update, if it is due and was not done before the run was resumed."""
         training, rows = self._training, self.rows
         plan, step = training.plan, training.steps_done
         if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
@@ -159,12 +152,7 @@ class Prober:
         return found
 
     def measure(self) -> Row:
-        """The values of a row of metrics.jsonl. All processes must call it, at the same step.
-
-        Raises:
-            DataError: more videos than `data.max_bad` allows are unreadable.
-            DivergedError: the features are not finite.
-        """
+        """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         started = time.monotonic()
         with self._evaluating() as model:
 

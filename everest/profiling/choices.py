@@ -36,8 +36,6 @@ class ProfileOverrides:
 
         Args:
             everything: whether --keep applies to a strategy that keeps tokens for another reason.
-        Raises:
-            RecipeError: a value is impossible; the message names it by its option.
         """
         selection = load_recipe(name).pretrain.selection
         measures = isinstance(selection, ByImportance)
@@ -85,11 +83,7 @@ def recipe_of_method(method: str) -> str:
 
 
 def compare(overrides: ProfileOverrides) -> list[dict[str, Any]]:
-    """Profile every method with the same overrides, EVEREST first; each takes those that it has.
-
-    Raises:
-        RecipeError: an override that no method can have.
-    """
+    """Profile every method with the same overrides, EVEREST first; each takes those that it has."""
     return [
         {"method": method, **profile(overrides.applied(name, everything=False))}
         for method, name in METHODS.items()

@@ -53,8 +53,6 @@ def measure_latency(
         answer: maps clips (B, C, T, H, W) uint8 to answers that the host can read.
         views: one clip and one crop of a video.
         samples: the videos, which take turns.
-    Raises:
-        VideoError: a video is unreadable.
     """
     count = min(max(len(samples), LEAST), MOST)
     rows = []

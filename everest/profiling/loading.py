@@ -36,8 +36,6 @@ def measure_loading(
     Args:
         batch: clips in a step.
         step_clips_per_second: of the step alone.
-    Raises:
-        DataError: the stage's videos cannot be read.
     """
     clips = stage_clips(recipe, stage)
     loaded, workers = _loader_speed(clips, recipe, batch)
@@ -64,8 +62,6 @@ def readable_stages(recipe: Recipe, *, notify: Callable[[str], None]) -> list[Tr
 
     Args:
         notify: receives a line for a stage that is left out.
-    Raises:
-        DataError, RecipeError: of the last stage, if there are no videos for any.
     """
     found: list[TrainingStage] = []
     for stage, key in zip(STAGES, (pretrain_key(recipe.data), "train"), strict=True):

@@ -54,8 +54,6 @@ def measure(
     Args:
         batch: clips in a step; None: as many as fit, at most LARGEST_BATCH.
         cpu: use the CPU even if there is a GPU.
-    Raises:
-        EnvironmentProblem: the device has too little memory.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     cost = stage_cost(recipe, stage, value_bytes=bytes_per_value(accelerator))

@@ -57,11 +57,7 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 
 
 def gpu_to_plan(name: str | None, *, videos: int | None, epochs: int | None) -> Gpu | None:
-    """Returns the GPU of --gpu, in any case of letters; None if no plan is requested.
-
-    Raises:
-        RecipeError: an unknown name, or a part of the options that a plan needs.
-    """
+    """Returns the GPU of --gpu, in any case of letters; None if no plan is requested."""
     if name is None and (videos is not None or epochs is not None):
         raise RecipeError(f"--videos and --epochs plan a run on a GPU: add --gpu, one of {', '.join(GPUS)}")
     if name is None:
@@ -83,8 +79,6 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
         The values of `"plan"` in `everest profile --json`: `hours` of the whole run, None if it does not fit;
         `gpu_hours` of the steps alone and `loader_hours` of the loader alone; `fits`; `batch`, clips in one
         pass; `memory_gib`; `assumed_share` of the peak; `sentence`.
-    Raises:
-        RecipeError: the batch of the recipe is impossible on one GPU.
     """
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)

@@ -142,13 +142,7 @@ def _normal(path: str) -> str:
 
 
 def read_feature_file(path: Path) -> FeatureFile:
-    """Read a `.safetensors` or `.npz` file of `everest extract --features video`.
-
-    Raises:
-        CheckpointError: a damaged safetensors file.
-        DataError: another file, or one without rows; a damaged `.npz` file; times or features that are not
-            finite; features that are not one vector a row.
-    """
+    """Read a `.safetensors` or `.npz` file of `everest extract --features video`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; everest extract writes one")
     if path.suffix.lower() == ".npz":
@@ -167,11 +161,7 @@ def read_feature_file(path: Path) -> FeatureFile:
 
 
 def _npz_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a `.npz` file.
-
-    Raises:
-        DataError: it is damaged, or a file of another kind.
-    """
+    """The arrays of a `.npz` file."""
     try:
         if not is_zipfile(path):
             raise ValueError("no zip archive")

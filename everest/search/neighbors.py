@@ -33,8 +33,6 @@ def nearest(file: FeatureFile, query: Query, *, top: int, own: bool = False) -> 
 
     Args:
         own: also return rows of the video that the query is from, but not the query itself.
-    Raises:
-        RecipeError: the query has another width, or `top` is below 1.
     """
     if top < 1:
         raise RecipeError(f"top={top}: must be at least 1")

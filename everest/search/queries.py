@@ -48,9 +48,6 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
 
     Args:
         model: for videos that are not in the file; None: there is none.
-    Raises:
-        DataError: a video that does not exist or is unreadable, or a moment after its end.
-        RecipeError: the video is not in the file, and there is no model, or one of other weights.
     """
     name, moment, rows = text, None, file.rows_of(text)
     before, _, after = text.rpartition(AT)
@@ -85,11 +82,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
 
 
 def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> tuple[Floats, list[tuple[float, float]]]:
-    """The features (samples, D) of the readable samples as unit rows, and the seconds of the others.
-
-    Raises:
-        DataError: none of them is readable.
-    """
+    """The features (samples, D) of the readable samples as unit rows, and the seconds of the others."""
     rows, skipped = [], []
     encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
     for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
@@ -117,13 +110,7 @@ def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str
 
 
 def _parts(video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> list[Sample]:
-    """The parts of a video to encode: as the rows of the file, or one around a moment.
-
-    Raises:
-        DataError: the moment is after the end.
-        RecipeError: a moment of a model whose clips span a whole video.
-        VideoError: the video is unreadable, or has no times.
-    """
+    """The parts of a video to encode: as the rows of the file, or one around a moment."""
     views, path = model.views, video.path
     if moment is None and (file.window is None or file.step is None):
         return [video]

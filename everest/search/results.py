@@ -15,11 +15,7 @@ Result = tuple[Query, list[Neighbor]]
 
 
 def write_page(path: Path, results: Sequence[Result], file: FeatureFile) -> None:
-    """Write a page with the clips of the queries and of their neighbors; it loads no other file.
-
-    Raises:
-        EnvironmentProblem: the file cannot be written.
-    """
+    """Write a page with the clips of the queries and of their neighbors; it loads no other file."""
     queries = [
         {
             "name": query.name,

@@ -33,9 +33,6 @@ def auto_recipe(
         data: the folder of the lists; None: there is none.
         overrides: `section.key=value` texts, which may name other lists.
         cpu: suggest for the CPU even if there is a GPU.
-    Raises:
-        RecipeError: no folder is given.
-        DataError: see `examine_data` and `data_section`.
     """
     if data is None:
         raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
@@ -67,11 +64,7 @@ def check_base(base: str, *, channels: int) -> None:
 
 
 def pixel_recipe(output: Path, base: str, settings: dict[str, Any], *, source: Path) -> str:
-    """The text of a recipe with these data settings, which extends `base`.
-
-    Raises:
-        RecipeError: they make no valid recipe, for example the std of videos of a single color.
-    """
+    """The text of a recipe with these data settings, which extends `base`."""
     found = find_recipe(base)
     named = found.name if found.folder is None else str(found.identity)
     values = {"base": named, "summary": f"{found.name}, with the mean and std of {source.name}"}

@@ -41,11 +41,7 @@ class DataFacts:
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
-    """Count the training videos, windows, groups and classes, and read the length and size of some videos.
-
-    Raises:
-        DataError: a list cannot be read, or none of its videos; also a label that training does not know.
-    """
+    """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
     recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
     if labeled:
         clips, known = finetune_clips(recipe)
@@ -93,11 +89,7 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
 
 
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
-    """The median frames, height and width of some of the videos or segments.
-
-    Raises:
-        DataError: none of them can be read.
-    """
+    """The median frames, height and width of some of the videos or segments."""
     found, problems = [], []
     for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
         try:

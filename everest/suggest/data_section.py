@@ -38,8 +38,6 @@ def data_section(
     Args:
         pretrain: a list or folder of videos for pre-training; None: the ones of the training list.
         labeled: False lets the training list be missing: all videos below the folder are read then.
-    Raises:
-        DataError: there is no folder `root`, or no training list.
     """
     location = _folder(root)
     found: dict[str, Any] = {}
@@ -162,8 +160,6 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
 
     Args:
         task: what a label is; None: as the labels show.
-    Raises:
-        DataError: the list or the file of class names cannot be read.
     """
     if task == "regression":
         return {key: value for key, value in section.items() if key != "classes"} | {"task": task}, None

@@ -90,9 +90,6 @@ def measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[Train
 
     Args:
         cpu: use the CPU even if there is a GPU.
-    Raises:
-        DataError: too many videos in a row cannot be read.
-        EnvironmentProblem: the device has too little memory.
     """
     speeds = {}
     for stage in STAGES[purpose]:

@@ -15,11 +15,7 @@ from everest.lists.stage import read_stage
 
 
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
-    """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target.
-
-    Raises:
-        DataError: a list cannot be read.
-    """
+    """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
     others = (_paths(replace(data, test=name), "test") for name in lists)
     return sorted(_paths(data, key).intersection(set().union(*others)))
 

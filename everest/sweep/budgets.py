@@ -57,8 +57,6 @@ def equalize(
 
     Args:
         recipes, stages: by the names of the arms.
-    Raises:
-        RecipeError: arms of other costs whose budget is in epochs.
     """
     changed = dict(recipes)
     budgets: dict[str, Budgets] = {name: {} for name in recipes}

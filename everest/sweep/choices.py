@@ -29,11 +29,7 @@ class Arm:
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
-    """A number of seeds as `5` for 0 to 4, or the seeds as `3,7,11` or `3,`.
-
-    Raises:
-        RecipeError: neither of them.
-    """
+    """A number of seeds as `5` for 0 to 4, or the seeds as `3,7,11` or `3,`."""
     wrong = RecipeError(
         f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
     )
@@ -53,11 +49,7 @@ def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
 
 
 def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
-    """Stages in their order, as a list or as `pretrain,finetune,eval`.
-
-    Raises:
-        RecipeError: no stages, another order, or a stage without the stage that it needs.
-    """
+    """Stages in their order, as a list or as `pretrain,finetune,eval`."""
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
         raise RecipeError(f"{origin}: give stages such as pretrain,finetune,eval")
@@ -77,9 +69,6 @@ def arms_of(over: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of the options --over: every combination of their values.
 
     An arm's name has the last parts of the keys that distinguish them, and the values: `keep_ratio=0.3`.
-
-    Raises:
-        RecipeError: an option that is not section.key=value,value, or a key or value that is given twice.
     """
     choices: dict[str, list[str]] = {}
     for option in over:

@@ -105,8 +105,6 @@ def run_jobs(
         on_end: called after each job; returns whether it is finished. If not, jobs that need it are skipped.
         resume: how to resume, for the message of a stop.
         before: jobs that have finished in earlier calls, for this message.
-    Raises:
-        Stopped: a signal has stopped the jobs.
     """
     waiting, running, names = list(jobs), [], {job.name for job in jobs}
     finished: set[str] = set()

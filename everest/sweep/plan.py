@@ -66,11 +66,7 @@ class SweepPlan:
 
     @cached_property
     def headline(self) -> str:
-        """The metric that a report shows unless another is chosen: that of the arm `against`.
-
-        Raises:
-            DataError: the labels of the arm cannot be read.
-        """
+        """The metric that a report shows unless another is chosen: that of the arm `against`."""
         arm = next(arm for arm in self.arms if arm.name == self.request.against)
         key = "train" if {"finetune", "probe"} & set(arm.stages) else "test"
         is_labeled = arm.stages != ("pretrain",)
@@ -95,10 +91,6 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
     Args:
         data: the folder of lists and videos (`data.root`).
         notify: receives notices about the recipes, and the steps of each arm with equal GMACs.
-    Raises:
-        RecipeError: the recipe of an arm is not valid; one line for each problem.
-        DataError: a folder or list of videos that does not exist.
-        CheckpointError: weights of --init that do not exist.
     """
     base = _resolve(request, None, data, {})
     recipes = resolve_arms(request, data=data, notify=notify)
@@ -141,11 +133,7 @@ def _named(place: str) -> Iterator[None]:
 
 
 def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> dict[str, Recipe]:
-    """The recipe of each arm by its name.
-
-    Raises:
-        RecipeError: the recipe of an arm is not valid; one line for each problem.
-    """
+    """The recipe of each arm by its name."""
     notices: dict[str, None] = {}
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []

@@ -25,8 +25,6 @@ def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
 
     Returns:
         The names of arms that an earlier plan had and this one has not.
-    Raises:
-        RecipeError: other files are there, a damaged plan, or an arm that has other settings now.
     """
     refuse_foreign(folder, lambda name: name == PLAN_FILE, fix="choose another folder")
     if not (folder / PLAN_FILE).is_file():

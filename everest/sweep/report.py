@@ -23,8 +23,6 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         results: the document of `results.json`.
         metric: a name in its metrics; None: the metric of the task.
         against: the arm that the others are compared with; None: that of the sweep.
-    Raises:
-        RecipeError: an unknown metric or arm, or no finished job that has the metric.
     """
     arms = {arm["arm"]: arm for arm in results["arms"]}
     reference = results["against"] if against is None else against

@@ -55,8 +55,6 @@ def read_request(
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
         over: of --over; they replace the arms of a file.
-    Raises:
-        RecipeError: a value that is not valid; the message names the option or the key of the file.
     """
     file = find_recipe(source)
     written: dict[str, Any] = file.values() if is_sweep(file) else {}

@@ -182,11 +182,7 @@ _RESULTS: Final = TypeAdapter(Results)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Read `results.json`.
-
-    Raises:
-        RecipeError: there is none, or it is damaged.
-    """
+    """Read `results.json`."""
     path = folder / RESULTS
     try:
         document = read_json(path)

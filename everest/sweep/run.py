@@ -124,13 +124,7 @@ class _Sweep:
 
 
 def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Report) -> dict[str, Any]:
-    """Run the work of a plan that has not finished; returns the document of `results.json`.
-
-    Raises:
-        RecipeError: the folder may not be used, or another sweep runs there.
-        EnvironmentProblem: the folder cannot be written.
-        Stopped: a signal has stopped it; the same call resumes.
-    """
+    """Run the work of a plan that has not finished; returns the document of `results.json`."""
     check_folder(folder, plan)
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, busy=busy):

@@ -37,8 +37,6 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     Args:
         precision: `auto` is bf16 or else fp16 on a GPU, and fp32 on a CPU.
         cpu: the CPU computes even if there is a GPU.
-    Raises:
-        EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.
     """
     on_gpu = not cpu and torch.cuda.is_available()
     if precision == "auto":

@@ -37,11 +37,7 @@ def write_error(path: Path, error: OSError) -> UserError:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`.
-
-    Raises:
-        EnvironmentProblem: the disk is full or read-only; an earlier file at `path` is still there.
-    """
+    """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +110,6 @@ def refuse_inputs(
     Args:
         inputs: files and folders; values that are no paths of this machine are ignored.
         option: the option by which the user named the output.
-    Raises:
-        RecipeError: writing would replace an input, or files next to it.
     """
     target, name = output.resolve(), f"{option} {output}".strip()
     for source in inputs:
@@ -131,9 +125,6 @@ def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
 
     Args:
         option: the option by which the user named it.
-    Raises:
-        RecipeError: it exists.
-        EnvironmentProblem: the disk refuses it.
     """
     if path.is_file() and not overwrite:
         raise RecipeError(f"{option} {path}: exists; choose another name, or use --overwrite")
@@ -154,9 +145,6 @@ def check_new_folder(
         last: the file that the command writes last. A folder that `unfinished_folder` has marked is that of
             an interrupted call if it holds nothing but files of the command, and may be used.
         is_own: whether the command writes files of this name.
-    Raises:
-        RecipeError: a file, or a folder with other files.
-        EnvironmentProblem: the disk refuses it.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; name a folder")
@@ -175,8 +163,6 @@ def unfinished_folder(path: Path, last: str) -> Iterator[None]:
     Args:
         last: the file that the command writes last. An earlier one is removed first: it would be next to
             files that it does not belong to.
-    Raises:
-        EnvironmentProblem: the disk refuses it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,6 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
 
     If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME
     or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
-
-    Raises:
-        CheckpointError: no such repository, or no permission to read it.
-        Unreachable: neither the hub nor the cache can provide it.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
     from huggingface_hub.utils import validate_repo_id

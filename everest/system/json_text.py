@@ -24,11 +24,7 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document.
-
-    Raises:
-        ValueError: not JSON, not UTF-8, a number that is not finite, or values nested too deeply.
-    """
+    """The value of a JSON document."""
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
@@ -36,12 +32,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        OSError: the file is missing or cannot be read.
-        ValueError: see `parse_json`, or no regular file: reading a named pipe would wait forever.
-    """
+    """The value in a JSON file."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
     return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark

@@ -35,12 +35,7 @@ class Devices:
 
 
 def read_devices(gpus: str, processes: int | None) -> Devices:
-    """Parse `auto`, a number of GPUs, `cpu` or `mps`.
-
-    Raises:
-        RecipeError: anything else, or --processes without --gpus cpu.
-        EnvironmentProblem: GPUs that this machine does not have, or several processes on Windows.
-    """
+    """Parse `auto`, a number of GPUs, `cpu` or `mps`."""
     if gpus != "cpu" and processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
     devices = Devices(kind="cpu", processes=processes or 1) if gpus == "cpu" else _find_gpus(gpus)

@@ -33,9 +33,6 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
     Args:
         path: a file that need not exist; its folder is made.
         busy: the message if another process holds the lock; the default names the folder.
-    Raises:
-        RecipeError: another process holds the lock.
-        EnvironmentProblem: the folder cannot be written.
     """
     lock_file = path.with_name(f".{path.name}{LOCK}")
     lock = FileLock(lock_file, timeout=0)
@@ -62,9 +59,6 @@ def refuse_foreign(output: Path, is_own: Callable[[str], bool], *, fix: str = FI
 
     Args:
         is_own: whether a file name shows that the folder was written by the same command.
-    Raises:
-        RecipeError: no file name does, or `output` is a file.
-        EnvironmentProblem: the folder cannot be read.
     """
     try:
         names = [path.name for path in output.iterdir() if not is_unfinished(path.name)]
@@ -147,12 +141,7 @@ def refuse_trained(run: Path) -> None:
 
 
 def claim(run: Path) -> None:
-    """Write running.json: this process trains the run.
-
-    Raises:
-        RecipeError: another process trains the run, or claims it at this moment.
-        EnvironmentProblem: the folder cannot be written.
-    """
+    """Write running.json: this process trains the run."""
     busy = f"--output {run}: another process trains it now; wait for it, or stop it first"
     with sole_writer(run / RUNNING, busy=busy):
         refuse_trained(run)
@@ -161,11 +150,7 @@ def claim(run: Path) -> None:
 
 @contextmanager
 def claimed(run: Path) -> Iterator[None]:
-    """Claim a run, give signs of life, and release it when the block ends, however it ends.
-
-    Raises:
-        UserError: see `claim`.
-    """
+    """Claim a run, give signs of life, and release it when the block ends, however it ends."""
     claim(run)
     ended = Event()
 

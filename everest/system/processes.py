@@ -18,11 +18,7 @@ LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several.
-
-    Raises:
-        EnvironmentProblem: some of the launcher's variables are missing or no numbers.
-    """
+    """Whether a launcher has started this process as one of several."""
     adopt_slurm(os.environ)
     # torch takes LOCAL_RANK=-1 for no rank.
     present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]

@@ -235,11 +235,7 @@ class RunFolder:
         write_text(self.path / NONFINITE, json_text(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
-        """The rows of bad_videos.csv, path to reason; empty if every video could be read.
-
-        Raises:
-            DataError: the file is damaged.
-        """
+        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}

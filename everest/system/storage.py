@@ -33,12 +33,7 @@ AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth 
 
 @dataclass(frozen=True, order=True, slots=True)
 class RemotePath:
-    """A file or folder of a storage. Methods raise OSError like the methods of `Path`, and also:
-
-    Raises:
-        DataError: the storage does not answer, or refuses access.
-        EnvironmentProblem: a package for the protocol is missing.
-    """
+    """A file or folder of a storage. Methods raise OSError like the methods of `Path`, and also:"""
 
     url: str
     listed_as: str | None = field(default=None, compare=False, repr=False)  # file or directory, if known

@@ -43,9 +43,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 
     Tensors are written from their own memory. One that is not contiguous or not on the CPU is copied while it
     is written.
-
-    Raises:
-        EnvironmentProblem: the disk refuses the file; an earlier one at `path` is still there.
     """
     # The widest types first, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
@@ -82,24 +79,13 @@ class Weights(WeightsHeader):
 
 
 def read_weights(path: Path) -> Weights:
-    """Read what `Weights.save` wrote.
-
-    Raises:
-        CheckpointError: no such file, not a complete safetensors file, not written by everest, or values that
-            are not finite.
-        EnvironmentProblem: the disk or its permissions refuse to read it.
-    """
+    """Read what `Weights.save` wrote."""
     header = read_header(path)
     return Weights(**vars(header), tensors=read_tensors(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file by their names.
-
-    Raises:
-        CheckpointError: see `open_safetensors` and `require_finite`.
-        EnvironmentProblem: see `open_safetensors`.
-    """
+    """All tensors of a safetensors file by their names."""
     with open_safetensors(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     require_finite(tensors, source=path)
@@ -147,11 +133,7 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Fill every parameter of `module`; no tensor may be missing, left over or of another shape.
-
-    Raises:
-        CheckpointError: see `require_fitting`.
-    """
+    """Fill every parameter of `module`; no tensor may be missing, left over or of another shape."""
     expected = module.state_dict()
     require_fitting(expected, tensors, source=source)
     with torch.no_grad():

@@ -57,11 +57,7 @@ _HEADER: Final = TypeAdapter(WeightsHeader)
 
 
 def read_header(path: Path) -> WeightsHeader:
-    """Read what `WeightsHeader.metadata` gave.
-
-    Raises:
-        CheckpointError: no such file, not a complete safetensors file, or not written by everest.
-    """
+    """Read what `WeightsHeader.metadata` gave."""
     texts = read_metadata(path)
     if texts.get("format") != FORMAT:
         raise CheckpointError(
@@ -92,12 +88,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> Iterator[safe_open]:
-    """Open a safetensors file.
-
-    Raises:
-        CheckpointError: no such file, or not a complete one.
-        EnvironmentProblem: the disk or its permissions refuse to read it.
-    """
+    """Open a safetensors file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:

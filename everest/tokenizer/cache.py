@@ -106,8 +106,6 @@ class TokenIndex:
 
         Args:
             of: what must have made the tokens.
-        Raises:
-            CheckpointError: the index is missing or damaged, or its tokens were made by something else.
         """
         path = folder / INDEX
         if not path.is_file():
@@ -169,11 +167,7 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
 
 @contextmanager
 def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Open a part: its file, and the reason of each unreadable sample by its number.
-
-    Raises:
-        CheckpointError: it is missing or damaged, or the block raises ValueError for wrong contents.
-    """
+    """Open a part: its file, and the reason of each unreadable sample by its number."""
     try:
         with safe_open(part, framework="np") as file:
             yield file, validated(_PROBLEMS, parse_json((file.metadata() or {}).get("problems", "")))
@@ -220,9 +214,6 @@ class TokenCache:
             `importance`: (V, N) float32, the rank of each token's score, if the selection needs it.
             `values`: as TokenTargets.values, (V, N, D): standardized values in float32, or with space `codes`
             the int64 levels. Missing if the targets are pixels. Of a teacher the features in float16.
-        Raises:
-            VideoError: the sample could not be read when the cache was made.
-            CheckpointError: a part is missing or damaged.
         """
         part = self.index.part_of(variant, index)
         path, row = self.folder / part.name, index - part.samples.start
@@ -247,11 +238,7 @@ class TokenCache:
 
 
 def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
-    """Open the cache `pretrain.target.cache` and check that it belongs to the clips.
-
-    Raises:
-        CheckpointError: the cache is incomplete, or has the tokens of other clips.
-    """
+    """Open the cache `pretrain.target.cache` and check that it belongs to the clips."""
     stage = recipe.pretrain
     assert stage.objective == "pixels", "only targets are stored"
     target, folder = stage.target, Path(stage.target.cache or "")

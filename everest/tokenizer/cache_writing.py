@@ -69,12 +69,6 @@ def write_tokens(
     Returns:
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
         call.
-    Raises:
-        RecipeError: too many variants, the recipe names no tokenizer, or `output` holds other files or other
-            tokens, or another process writes there now.
-        CheckpointError: the tokenizer cannot be read, or has other tokens than the recipe's model.
-        DataError: more videos than `data.max_bad` cannot be read.
-        EnvironmentProblem: the disk or the device's memory is full.
     """
     if variants > MOST_VARIANTS:
         raise RecipeError(f"--variants {variants}: at most {MOST_VARIANTS} are possible; use fewer")

@@ -68,8 +68,6 @@ class Discriminator(nn.Module):
         config: of the tokenizer that rebuilds the clips.
         frames: T.
         size: height and width of the clips before the tokenizer scales them.
-    Raises:
-        ValueError: the clips are too small to be halved.
     """
 
     def __init__(self, config: TokenizerConfig, *, frames: int, size: tuple[int, int]) -> None:

@@ -138,8 +138,6 @@ class FSQ(nn.Module):
 
     Args:
         levels: the number of levels of each dimension.
-    Raises:
-        ValueError: no levels, or fewer than 2 of a dimension.
     """
 
     reach: Tensor  # (D,) of the tanh to either side

@@ -200,8 +200,6 @@ def tokenizer_objective(
 
     Args:
         load: returns the perceptual network for `perceptual_weights` (everest.foreign.imagenet).
-    Raises:
-        UserError: see `load`.
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None

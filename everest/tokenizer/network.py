@@ -89,11 +89,7 @@ class AdaptiveTokenizer(nn.Module):
         self.register_buffer("target_std", torch.ones(len(config.levels)))
 
     def grid(self, clip: Tensor) -> TokenGrid:
-        """The token grid of clips (B, 3, T, H, W).
-
-        Raises:
-            ValueError: the clips have another shape or type, or do not divide into windows and tokens.
-        """
+        """The token grid of clips (B, 3, T, H, W)."""
         if clip.dim() != 5 or clip.size(1) != 3 or not clip.is_floating_point():
             raise ValueError(
                 f"expected float (B, 3, T, H, W) in [0, 1], got {clip.dtype} {tuple(clip.shape)}"

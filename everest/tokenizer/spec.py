@@ -40,11 +40,7 @@ class TokenizerSpec:
 
     @staticmethod
     def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
-        """Read the values that `dump` returns, from the file `source`.
-
-        Raises:
-            CheckpointError: the settings do not describe a valid tokenizer.
-        """
+        """Read the values that `dump` returns, from the file `source`."""
         spec = read_spec(_SPEC, settings, source=source)
         own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
         as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
@@ -109,11 +105,7 @@ class TokenizerUse:
         return replace(self, path=None, sha256=None)
 
     def load(self) -> AdaptiveTokenizer:
-        """Load the tokenizer in eval mode, with new weights if `path` is None.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or has other weights than in training.
-        """
+        """Load the tokenizer in eval mode, with new weights if `path` is None."""
         with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the tokenizer
             tokenizer = self.settings.build().eval()
         if self.path is None:
@@ -129,12 +121,7 @@ class TokenizerUse:
 
 
 def tokenizer_use(recipe: Recipe) -> TokenizerUse:
-    """The tokenizer `tokenizer.checkpoint` of a recipe, or an untrained tokenizer.
-
-    Raises:
-        RecipeError: the recipe has no `tokenizer` section.
-        CheckpointError: the file is no tokenizer, or its tokens do not fit the recipe's model.
-    """
+    """The tokenizer `tokenizer.checkpoint` of a recipe, or an untrained tokenizer."""
     settings = tokenizer_settings(recipe)
     if settings.checkpoint is None:
         return TokenizerUse(settings=tokenizer_spec(recipe))

@@ -195,11 +195,7 @@ class FeatureTargets(TargetMaker):
         return self  # shared with the average of the model's weights
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized.
-
-        Raises:
-            ValueError: the model has no teacher.
-        """
+        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
         if self.teacher is None:
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"

@@ -73,8 +73,6 @@ def decode_frames(
         stamps: receives the time stamps of the packets, as decoded.
         losses: receives what cannot be decoded.
         from_any: begin at any packet, not at the first keyframe.
-    Raises:
-        VideoError: the file cannot be opened, or a decoder fails other than by invalid data.
     """
     with open_stream(path) as (container, stream):
         codec = stream.codec_context

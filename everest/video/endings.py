@@ -53,11 +53,7 @@ def promised_seconds(path: Video, container: InputContainer, stream: VideoStream
 
 
 def _sound_lasts(path: Video) -> bool:
-    """Whether another stream than the video reaches the end that a file states.
-
-    Raises:
-        VideoError: a part of the sound cannot be read.
-    """
+    """Whether another stream than the video reaches the end that a file states."""
     with open_stream(path) as (container, stream):
         promised = (container.duration or 0) / av.time_base
         others = [other for other in container.streams if other is not stream]
@@ -92,8 +88,6 @@ def missing_end(
         seconds: when its frames are shown, (F,).
         step: seconds that a frame is shown.
         breaks_off: the last packets cannot be decoded.
-    Raises:
-        VideoError: a part of the sound cannot be read (FLV, ASF).
     """
     cut = is_cut(path)
     is_strict = breaks_off or cut

@@ -101,11 +101,7 @@ def keep_indexes(folder: Path | None) -> None:
 
 
 def inspect_video(path: Video) -> VideoFile:
-    """Index a file and decode its first frame; cached until the file changes.
-
-    Raises:
-        VideoError: nothing can be decoded.
-    """
+    """Index a file and decode its first frame; cached until the file changes."""
     try:
         size, changing = video_version(path)
     except OSError as error:
@@ -145,11 +141,7 @@ def _inspect(path: Video, size: int, changing: str) -> VideoFile:
 
 
 def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
-    """The file in `folder` for the facts of a video as it is now.
-
-    Raises:
-        OSError: there is no such video.
-    """
+    """The file in `folder` for the facts of a video as it is now."""
     video = video.absolute()
     if isinstance(video, RemotePath):
         marks: tuple[int | str, ...] = video.version()

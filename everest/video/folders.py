@@ -77,11 +77,7 @@ def missing(location: Location, kind: str) -> str:
 
 
 def subfolders(folder: Location) -> list[str]:
-    """The names of a folder's subfolders, which are names of classes, sorted, without hidden ones.
-
-    Raises:
-        DataError: the folder cannot be read, or a name is not UTF-8.
-    """
+    """The names of a folder's subfolders, which are names of classes, sorted, without hidden ones."""
     with as_data_error(folder):
         names = sorted(path.name for path in _children(folder) if path.is_dir())
     for name in names:
@@ -91,20 +87,12 @@ def subfolders(folder: Location) -> list[str]:
 
 
 def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
-    """Video files and folders of images, at any depth, in the order of their names.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
+    """Video files and folders of images, at any depth, in the order of their names."""
     return _walk(folder, {folder.resolve()})
 
 
 def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
-    """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
+    """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed."""
     names = subfolders(folder)
     taken = {folder.resolve(), *((folder / name).resolve() for name in names)}
     return {name: list(_walk(folder / name, taken)) for name in names}
@@ -127,8 +115,6 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
 
     Args:
         labeled: False: a folder for training needs no class folders.
-    Raises:
-        DataError: two folders are for the same list.
     """
     names = subfolders(root)
     splits = [(SPLITS[name.lower()], name) for name in names if name.lower() in SPLITS]

@@ -204,8 +204,6 @@ def stamped_packets(path: Video, container: InputContainer, stream: VideoStream)
 
     Returns:
         No packets if stamps are missing, or if the format or codec has none for each frame.
-    Raises:
-        VideoError: a part of the file cannot be read.
     """
     codec = stream.codec_context
     if not container.format.name.startswith(STAMPED_FORMATS) or codec.name in COUNTED_CODECS:

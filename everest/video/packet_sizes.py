@@ -36,11 +36,7 @@ class PacketSizes:
 
 
 def packet_sizes(video: Video) -> PacketSizes:
-    """Read the packets of a file; after damage, from the next keyframe on.
-
-    Raises:
-        VideoError: the file has no packet with a time, or is a folder of images.
-    """
+    """Read the packets of a file; after damage, from the next keyframe on."""
     if image_folder(video) is not None:
         raise VideoError(video, "a folder of images has no seconds; make a video of it with prepare encode")
     times, sizes, kinds, durations = [], [], [], []

@@ -62,11 +62,7 @@ def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
 
 
 def video_version(video: Video) -> tuple[int, str]:
-    """Size in bytes, and a text that changes when the file is rewritten.
-
-    Raises:
-        OSError: there is no such file.
-    """
+    """Size in bytes, and a text that changes when the file is rewritten."""
     if isinstance(video, Member):
         return video.size, video_version(video.shard)[1]
     if isinstance(video, RemotePath):

@@ -93,11 +93,7 @@ def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "fra
 
 
 def open_container(path: Video) -> InputContainer:
-    """Open a file of this machine or bytes in memory, and nothing that the file names.
-
-    Raises:
-        VideoError: the file is not a video, or cannot be read.
-    """
+    """Open a file of this machine or bytes in memory, and nothing that the file names."""
     with decoder_errors(path):
         source = decoder_input(path)
         if isinstance(source, str):
@@ -124,11 +120,7 @@ def open_container(path: Video) -> InputContainer:
 
 @contextmanager
 def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream, which one thread decodes.
-
-    Raises:
-        VideoError: there is no video stream, or it cannot be decoded.
-    """
+    """Open a file and its first video stream, which one thread decodes."""
     with open_container(path) as container:
         with decoder_errors(path):
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -144,11 +136,7 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:
-    """The packets of streams, in the order of the file.
-
-    Raises:
-        VideoError: on reaching a part that cannot be read.
-    """
+    """The packets of streams, in the order of the file."""
     demuxed = container.demux(*streams)
     while True:
         with decoder_errors(path):

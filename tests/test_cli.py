@@ -146,7 +146,7 @@ def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path)
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
     command = ["pretrain", "--recipe", recipe, "-o", folder]
-    assert "is no run folder" in refused(*command, code=2)
+    assert "is not a run folder" in refused(*command, code=2)
     called(*command, "--overwrite")
     assert (folder / "thesis.txt").read_text() == "precious"
     other = refused(*command, "--seed", 5, code=2)

@@ -115,7 +115,7 @@ def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command,
     everest(command, *sets(*changed))
     assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
     shown = everest(command, "--set", "train.seed=5", code=2)
-    assert "train.seed (0, now 5); give the run's own values" in shown
+    assert "train.seed (0, now 5); use its values" in shown
 
 
 def test_videos_may_move_as_a_whole(command, finished, data: Path):

@@ -182,7 +182,7 @@ def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
     for name, option, code, message in (
         ("run", "--set=data.train=gone.csv", 4, "gone.csv"),
         ("run", "--set=pretrain.batch_size=3", 2, "does not divide over 2 processes"),
-        ("mine", "-q", 2, "is no run folder"),
+        ("mine", "-q", 2, "is not a run folder"),
     ):
         ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / name, option, *TWO, code=code)
         assert ended.stderr.count(message) == 1

@@ -1,4 +1,4 @@
-"""The figures of docs/evidence.md, from the results of the sweeps."""
+"""The figures of benchmarks/evidence/tables.md, from the results of the sweeps."""
 
 from __future__ import annotations
 

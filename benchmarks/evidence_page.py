@@ -1,4 +1,4 @@
-"""Writes the tables and figures of docs/evidence.md from benchmarks/evidence/results.
+"""Writes the tables and figures of benchmarks/evidence/tables.md from benchmarks/evidence/results.
 
     python benchmarks/evidence_page.py
 
@@ -44,7 +44,7 @@ HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"
 LVMAE: Final = HERE / "results" / "lvmae_arms.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
-PAGE: Final = HERE.parent / "docs" / "evidence.md"
+PAGE: Final = HERE / "evidence" / "tables.md"
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 

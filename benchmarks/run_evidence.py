@@ -1,4 +1,4 @@
-"""Runs the sweeps behind docs/evidence.md, and keeps the results of each as JSON.
+"""Runs the sweeps behind benchmarks/evidence/tables.md, and keeps the results of each as JSON.
 
     python benchmarks/run_evidence.py FOLDER --videos VIDEOS --jobs 2
     python benchmarks/run_evidence.py FOLDER --only methods,order --seeds 5

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.0003  # a save of a small state takes a few milliseconds
 PATIENCE_SECONDS = 180.0  # for a moment, and for processes to end
 START_SECONDS = 6.0  # imports take about this long
 MOMENTS = {"start": 2, "first files": 4, "row": 4, "save": 10}  # and how often each is drawn
-SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGHUP: 1}
+SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 2}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Locks: one process at a time writes a file or folder, and one process trains in a run folder.
 
-A long command never writes into a foreign folder. `running.json` in a run folder names the process that
-trains.
+`running.json` in a run folder names the process that trains.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import Field, TypeAdapter
 
-from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.files import FIX, LOCK, is_unfinished, write_error, write_text
+from everest.errors import RecipeError
+from everest.system.files import LOCK, write_error, write_text
 from everest.system.json_text import read_json, validated
 
 
@@ -52,24 +51,6 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         with suppress(OSError):
             lock_file.unlink(missing_ok=True)
         lock.release()
-
-
-def refuse_foreign(output: Path, is_own: Callable[[str], bool], *, fix: str = FIX) -> None:
-    """Refuse an output folder that holds other files. Leftovers of a killed call are ignored.
-
-    Args:
-        is_own: whether a file name shows that the folder was written by the same command.
-    """
-    try:
-        names = [path.name for path in output.iterdir() if not is_unfinished(path.name)]
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise RecipeError(f"--output {output}: a file is in the way; choose another folder") from error
-    except OSError as error:
-        raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
-    if names and not any(map(is_own, names)):
-        raise RecipeError(f"--output {output}: holds other files ({names[0]}); {fix}")
 
 
 RUNNING: Final = "running.json"

@@ -88,7 +88,7 @@ class Call:
             case "start":
                 return self._sleep(delay * START_SECONDS)
             case "first files":
-                happened, number = _changes(lambda: _stamp(self.run / "running.json")), 1
+                happened, number = _changes(lambda: _stamp(self.run / "env.json")), 1
                 delay *= rng.choice((1, 10))
             case "row":
                 happened = _changes(lambda: _stamp(self.run / "metrics.jsonl"))

@@ -17,6 +17,7 @@ from small_runs import called, equal, metrics, refused, run, same_run, weights
 from torch._dynamo.utils import counters
 
 import everest
+from everest.system.locks import is_running
 from everest.system.run_folder import RunFolder
 
 
@@ -196,7 +197,7 @@ def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: 
     folder = tmp_path / "run"
     assert stop_after(recipe, command, folder, how, rows=5, group=True) == 128 + how
     assert list((folder / "state").glob("*.safetensors"))
-    assert not (folder / "running.json").exists()
+    assert not is_running(folder)
 
 
 @pytest.mark.slow

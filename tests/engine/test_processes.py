@@ -108,8 +108,7 @@ def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tm
     command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for_rows(tmp_path / "run", 5, process)
-    main = json.loads((tmp_path / "run" / "running.json").read_text())["pid"]
-    other = next(child for child in psutil.Process(process.pid).children() if child.pid != main)
+    other = next(child for child in psutil.Process(process.pid).children() if child.environ()["RANK"] == "1")
     other.kill()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 5, stderr

@@ -28,7 +28,6 @@ from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
-from everest.system.locks import trainer_of
 from everest.system.run_folder import RunFolder
 from everest_cli.output import print_json
 from everest_cli.prediction_text import as_json
@@ -191,10 +190,6 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     rows = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
     (tmp_path / "metrics.jsonl").write_bytes(data.draw(damaged_bytes(rows)) + b"\n")
     assert all(isinstance(row["step"], int) for row in run.rows())
-    marker = {"pid": os.getpid(), "host": os.uname().nodename}
-    (tmp_path / "running.json").write_bytes(data.draw(damaged_json(marker)))
-    trainer = trainer_of(tmp_path)
-    assert trainer is None or trainer.pid > 0
 
 
 def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):

@@ -64,18 +64,6 @@ def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path,
     assert "next:" not in called("pretrain", *small, "-o", out, "-q").stderr
 
 
-def test_pretraining_without_labels_asks_for_them(recipe: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    shutil.copy(clip_files / "clip0.mp4", tmp_path / "videos")
-    own = ("data.pretrain=videos", "data.val=null", "data.fps=null", "pretrain.batch_size=1")
-    options, run = [f"--set={value}" for value in own], tmp_path / "run"
-    shown = called("pretrain", "--recipe", recipe, *options, "--data", tmp_path, "-o", run).stderr
-    start, finetune = shown.splitlines()[-2:]
-    assert start == "next:"
-    used = f"--recipe {recipe} --data LABELED --set data.val=null --set data.fps=null --init {run}"
-    assert finetune == f"  everest finetune {used} --output {run}-finetune"
-
-
 def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     predictions = tmp_path / "predictions.csv"
     result = json.loads(run("eval", "-c", finetuned, "--json", "-q", "--predictions", predictions))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMITATION = ROOT / "tests" / "support" / "as_on_windows"
 ONE_PLACE = ROOT / "everest" / "system" / "posix.py"
 # Of a folder that only Linux has; where the system is asked for first.
-KNOWN = {("everest/data/cache.py", "os.getuid"), ("everest/system/signals.py", "start_new_session")}
+KNOWN = {("everest/system/signals.py", "start_new_session")}
 ONLY_POSIX = re.compile(
     r"\b(?:import (?:fcntl|grp|pty|pwd|resource|syslog|termios|tty)|start_new_session|preexec_fn"
     r"|signal\.SIG(?!INT\b|TERM\b|_IGN\b|_DFL\b)\w+|signal\.(?:alarm|setitimer|pthread_kill)"

@@ -47,7 +47,7 @@ def print_json(document: Any) -> None:
 
 
 def print_rich(renderable: RenderableType) -> None:
-    """Print a table or a tree on stdout; without a terminal, rows stay on one line."""
+    """Print a table on stdout; without a terminal, rows stay on one line."""
     from rich.console import Console
 
     console = Console()

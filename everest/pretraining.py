@@ -147,9 +147,6 @@ def pretrain(stage: Pretraining) -> None:
             training.save_if_due()
             training.stop_if_asked()
     _summarize(stage)
-    probed = None if prober is None else prober.summary()
-    if probed is not None:
-        training.notice(probed)
 
 
 def _summarize(stage: Pretraining) -> None:

@@ -41,7 +41,6 @@ from everest.models.views import ViewModel
 from everest.probes import measures
 from everest.probes.classifiers import Floats
 from everest.probes.collapse import (
-    ACCURACIES,
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
     MOST_VIDEOS,
@@ -156,19 +155,6 @@ class Prober:
             training.warn_once(kind, warning)
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
-
-    def summary(self) -> str | None:
-        """How the measures changed from the first probe to the last; None without probes."""
-        if not self.rows:
-            return None
-        first, last = self.rows[0], self.rows[-1]
-        titles = {**ACCURACIES, "heldout_loss": "held-out loss", "rank_me": "RankMe"}
-        changes = [
-            f"{title} {first[key]:.3g} -> {last[key]:.3g}"
-            for key, title in titles.items()
-            if first[key] is not None and last[key] is not None
-        ]
-        return f"from the first probe to the last: {', '.join(changes)}"
 
     def measure(self) -> Row:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""

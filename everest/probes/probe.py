@@ -264,12 +264,8 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
     """
     labels = label_array([row[position] for row in rows], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
-    if head.task == MULTI_LABEL:
-        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-            raise DataError(f"{place}: each class is that of all videos or of none; a probe needs both")
-    elif len(np.unique(labels)) < 2:
-        same = "of one class" if head.task == "single-label" else "of one number"
-        raise DataError(f"{place}: its videos are {same}; a probe needs two or more")
+    if len(np.unique(labels, axis=0)) < 2:
+        raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
     return labels
 
 

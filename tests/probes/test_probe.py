@@ -166,11 +166,11 @@ def test_errors_are_one_line(autoencoder_run: Path, clip_files: Path, tmp_path: 
     tags = [*same.values(), "data.task=multi-label", "data.num_classes=null"]
     for options, code, message in (
         (["--probes", "knn,liner"], 2, "--probes: unknown name 'liner'; did you mean 'linear'?"),
-        ([f"--set=data.train={tmp_path}/one.csv"], 4, "data.train: its videos are of one class"),
+        ([f"--set=data.train={tmp_path}/one.csv"], 4, "data.train: all videos have the same label"),
         (["--set=data.train=gone.csv"], 4, "gone.csv: no such list or folder"),
         (["--set=data.size=36"], 2, "no multiple of the tubelet's 8"),
         (["--keep", "0"], 2, "--keep 0: must be more than 0"),
-        ([f"--set={text}" for text in tags], 4, "each class is that of all videos or of none"),
+        ([f"--set={text}" for text in tags], 4, "all videos have the same label"),
     ):
         assert message in refused("probe", "-c", autoencoder_run, *options, code=code)
 
@@ -178,7 +178,7 @@ def test_errors_are_one_line(autoencoder_run: Path, clip_files: Path, tmp_path: 
 def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(heads_run, clip_files, tmp_path):
     write_list(tmp_path / "train.csv", clip_files, label_noun=(0, 0, 0, 0), label_verb=(0, 1, 0, 1))
     message = refused("probe", "-c", heads_run, f"--set=data.train={tmp_path}/train.csv", code=4)
-    assert "data.train: head noun: its videos are of one class" in message
+    assert "data.train: head noun: all videos have the same label" in message
     assert "video 4/4" not in message
     assert json_of("probe -q -c", heads_run, "--probes", "knn, linear")["heads"].keys() == {"verb", "noun"}
 

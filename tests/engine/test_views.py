@@ -14,7 +14,7 @@ from everest.errors import DivergedError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
-from everest.probes import probe_advice
+from everest.probes import collapse
 from everest.system.run_folder import RunFolder
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
@@ -192,12 +192,12 @@ def test_the_length_of_projections_counts_only_for_sigreg():
 
 
 def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe_advice, "LEAST_STD", 10.0)  # what the features of every run fall below
-    monkeypatch.setattr(probe_advice, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(collapse, "LEAST_STD", 10.0)  # what the features of every run fall below
+    monkeypatch.setattr(collapse, "FEWEST_STEPS", 2)
     options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
     between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
     shown = refused("pretrain", *between_views, code=3)
-    assert "step 2: the features have collapsed: the feature std fell from" in shown
+    assert "step 2: the features have collapsed: RankMe was" in shown
     assert "the same command resumes the run" in shown
     called("pretrain", *between_views)
 

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.figures.run_curves import chance_of_run
+from everest.figures.curves import chance_of_run
 from everest.metrics.names import CHANCES, METRICS
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip

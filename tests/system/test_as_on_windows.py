@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from small_runs import metrics, run, same_run, weights
 
-from everest.profiling.doctor import check_step
 from everest.system.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,16 +40,6 @@ def test_only_known_places_ask_for_what_only_posix_has():
     assert found == KNOWN
     asked = set(ONLY_POSIX.findall(ONE_PLACE.read_text("utf-8")))
     assert {"import resource", "os.sched_getaffinity"} <= asked
-
-
-def test_doctor_trains_for_a_step_on_a_device_that_is_unusual():
-    assert check_step("CPU", torch.device("cpu")).state == "ok"
-    if not torch.backends.mps.is_available():
-        absent = check_step("MPS", torch.device("mps"))
-        assert (absent.state, absent.fix) == (
-            "warning",
-            "set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --gpus cpu",
-        )
 
 
 def environment() -> dict[str, str]:

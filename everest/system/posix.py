@@ -83,14 +83,6 @@ def _numbers(file: Path) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall("^(?:(.+) )?([0-9]+)$", text, re.MULTILINE)}
 
 
-def most_open_files() -> float | None:
-    """The limit of open files of this process, inf for none; None on a system without such limits."""
-    if resource is None:
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return float("inf") if limit == resource.RLIM_INFINITY else limit
-
-
 def usable_cores() -> int:
     """The cores that this process may use; on a system that assigns none all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -127,16 +127,16 @@ def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) ->
         return [row["step"] for row in rows]
     plan = environment.get("plan")
     batch_size = plan.get("batch_size") if isinstance(plan, dict) else None
-    if type(batch_size) is not int or batch_size < 1:  # bool is a subclass of int
+    speeds = [row.get("clips_per_second") for row in rows]
+    # bool is a subclass of int
+    if type(batch_size) is not int or batch_size < 1 or (x == "hours" and None in speeds):
         raise RecipeError(
-            f"{run / ENVIRONMENT}: plan.batch_size is missing or not a positive integer; only --x steps "
-            "works for this run"
+            f"{run}: {ENVIRONMENT} lacks plan.batch_size, or a step of {METRICS_FILE} its clips_per_second; "
+            "only --x steps works"
         )
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
-        if any(row.get("clips_per_second") is None for row in rows):
-            raise RecipeError(f"{run / METRICS_FILE}: a step without clips_per_second; only --x steps works")
-        speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
-        return (np.cumsum(batch_size / speeds) / 3600).tolist()
+        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), SLOWEST)  # (R,)
+        return (np.cumsum(seconds) / 3600).tolist()
     spec = _spec(run)
     if spec is None:
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")

@@ -34,12 +34,11 @@ FALLBACK: Final = (
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
     *("SimHei", "MS Gothic", "Arial Unicode MS"),
 )
-PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
-    """Check that a PNG can be written to `path`, and replaces another PNG only with --overwrite.
+    """Check that a PNG can be written to `path`, and replaces a file only with --overwrite.
 
     Args:
         option: the option that names the path, for messages.
@@ -48,10 +47,6 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
     if path.is_dir():
         raise RecipeError(f"{option} {path}: is a folder; name a file")
-    if path.exists():
-        with path.open("rb") as file:
-            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise RecipeError(f"{option} {path}: exists and is not a PNG; choose another name")
     check_new_file(path, option=option, overwrite=overwrite)
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from everest.config.values import Input
@@ -82,7 +81,6 @@ class MaskView:
     importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
-    rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
 
     @property
     def hides(self) -> bool:
@@ -138,9 +136,8 @@ def view_masks(
     """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
 
     Args:
-        model: its embedding measures change; an autoencoder also predicts. A tokenizer scores tokens, and
-            rebuilds the clip from the kept tokens and the first slice of each window. None: raw pixels
-            measure change.
+        model: its embedding measures change; an autoencoder also predicts, a tokenizer scores tokens. None:
+            raw pixels measure change.
         tubelet, pixels, input_kind: of the raw pixels; a model has its own.
     """
     embed = embedding_of(model, tubelet, pixels)
@@ -155,18 +152,16 @@ def view_masks(
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        others: dict[str, Tensor] = {}
-        if isinstance(model, AdaptiveTokenizer):
-            others["rebuilt"] = _rebuild(model, x, selection)
-        elif (
+        predicted = None
+        if (
             isinstance(model, MaskedAutoencoder)
             and not isinstance(model.targets, FeatureTargets)  # features have no pixels
             and num_visible
             and num_targets
         ):
             prediction = model(x, selection=selection).prediction
-            others["predicted"] = _predicted(model, x, selection, prediction)
-        views.append(_view(title, selector, x, selection, importance, embed, **others))
+            predicted = _predicted(model, x, selection, prediction)
+        views.append(_view(title, selector, x, selection, importance, embed, predicted))
     return views
 
 
@@ -182,15 +177,8 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = selector.importance(model.to_input(out.frames), model.measure)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
-    return _view(
-        selector.strategy,
-        selector,
-        out.frames,
-        out.selection,
-        importance,
-        model.measure,
-        predicted=predicted,
-    )
+    strategy, measure = selector.strategy, model.measure
+    return _view(strategy, selector, out.frames, out.selection, importance, measure, predicted)
 
 
 def embedding_of(
@@ -223,7 +211,7 @@ def _view(
     selection: TokenSelection,
     importance: Tensor | None,
     embed: Embedding,
-    **others: Tensor,
+    predicted: Tensor | None,
 ) -> MaskView:
     """View a normalized clip (1, C, T, H, W) and a selection of its tokens."""
     if isinstance(selector, Drawn) and selector.uniform == 1:  # draws without regard to importance
@@ -236,7 +224,7 @@ def _view(
         visible=selection.visible[0].cpu(),
         importance=None if importance is None else importance[0].cpu(),
         frames=to_frames(embed.pixels.unnormalize(x)),
-        **others,
+        predicted=predicted,
     )
 
 
@@ -248,18 +236,3 @@ def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, p
     shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
     return to_frames(unpatchify(shown[None], model.encoder.grid))
-
-
-def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, selection: TokenSelection) -> Tensor:
-    """Rebuild a normalized clip (1, 3, T, H, W) from its selected tokens: (T, H, W, 3) in [0, 1].
-
-    As in training, the first slice of each window is kept completely.
-    """
-    clip = IMAGENET.unnormalize(x)
-    grid = tokenizer.grid(clip)
-    mask = torch.zeros(grid.num_tokens)
-    mask[torch.cat([selection.visible[0], selection.target[0]])] = 1.0
-    mask = mask.view(1, grid.t, grid.h, grid.w)
-    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
-    # The tokenizer may rebuild smaller frames.
-    return to_frames(F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:]))

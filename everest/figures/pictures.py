@@ -72,7 +72,7 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
 
 
 def _rows_of_one(view: MaskView) -> Iterator[FigureRow]:
-    """The kept, visible and predicted tokens, and the clip rebuilt by a tokenizer."""
+    """The kept, visible and predicted tokens."""
     kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
     if kept < total or not view.hides:  # else the row would be equal to the frames
         yield FigureRow("kept tokens", view.pixels_of(view.kept), share_text(kept, total))
@@ -80,8 +80,6 @@ def _rows_of_one(view: MaskView) -> Iterator[FigureRow]:
         yield FigureRow("visible tokens", view.pixels_of(view.visible), share_text(visible, total))
     if view.predicted is not None:
         yield FigureRow("predicted", view.predicted, share_text(kept - visible, total))
-    if view.rebuilt is not None:
-        yield FigureRow("rebuilt", view.rebuilt, "by the tokenizer")
 
 
 def _rows_of_several(views: Sequence[MaskView]) -> Iterator[FigureRow]:
@@ -91,8 +89,6 @@ def _rows_of_several(views: Sequence[MaskView]) -> Iterator[FigureRow]:
         verb, tokens = ("shows", view.visible) if is_mask else ("keeps", view.kept)
         count = share_text(len(tokens), view.grid.num_tokens)
         yield FigureRow(view.title, view.pixels_of(tokens), f"{verb} {count}")
-        if view.rebuilt is not None:
-            yield FigureRow("rebuilt", view.rebuilt, f"from the tokens of\n{view.title}")
 
 
 def draw_views(path: Path, views: Sequence[MaskView], *, title: str, numbers: Sequence[int] = ()) -> None:

@@ -24,7 +24,7 @@ from everest.system.accelerator import make_accelerator, peak_memory
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
-BATCH: Final = {"cuda": 16, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
+BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
 
 

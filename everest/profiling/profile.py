@@ -40,7 +40,7 @@ class StageCost:
     """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
 
     Attributes:
-        settings: the section of a stage that trains.
+        settings: the section of a stage that trains; None for `eval`.
         value_bytes: bytes of a value that is kept for the backward pass, by precision.
         views: clips and crops of `eval`.
     """
@@ -53,7 +53,13 @@ class StageCost:
 
     @property
     def macs(self) -> Macs:
+        """Of the forward pass of one clip."""
         return self._pass.macs
+
+    @property
+    def gmacs(self) -> float:
+        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
+        return self.macs.total * (self.views["clips"] * self.views["crops"] if self.views else 1) / 1e9
 
     @cached_property
     def frozen_macs(self) -> int | None:
@@ -77,19 +83,11 @@ class StageCost:
     @cached_property
     def model_state(self) -> dict[str, int]:
         """Bytes for any number of clips."""
-        training = self.settings is not None
-        state = self._weights.state_bytes(training=training, bytes_per_value=self.value_bytes)
+        state = self._weights.state_bytes(
+            training=self.settings is not None, bytes_per_value=self.value_bytes
+        )
         frozen = frozen_bytes(self.spec)
         return state | ({self._frozen_kind: frozen} if frozen else {})
-
-    @property
-    def _frozen_kind(self) -> str:
-        return "tokenizer" if self.spec.teacher is None else "teacher"
-
-    @property
-    def gmacs(self) -> float:
-        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
-        return self.macs.total * self._passes / 1e9
 
     @cached_property
     def _pass(self) -> PassCost:
@@ -100,24 +98,19 @@ class StageCost:
         return count_weights(self.spec, self.settings)
 
     @property
-    def _passes(self) -> int:
-        return self.views["clips"] * self.views["crops"] if self.views else 1
-
-    @property
     def _frozen_layers(self) -> int:
         return frozen_layers(self.settings, self.spec.model.backbone_size.depth)
 
-    def _forward_and_backward(self) -> float | None:
-        """10^9 operations of a training step; not known with adapters."""
-        if self.settings is None or self.settings.lora.rank:
-            return None
-        return 2 * self._pass.training(frozen_layers=self._frozen_layers) / 1e9
+    @property
+    def _frozen_kind(self) -> str:
+        return "tokenizer" if self.spec.teacher is None else "teacher"
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if self.settings is not None:
-            row["training_gflops"] = self._forward_and_backward()
+            macs = self._pass.training(frozen_layers=self._frozen_layers)
+            row["training_gflops"] = None if self.settings.lora.rank else 2 * macs / 1e9  # adapters: unknown
             row["trained_parameters"] = self.trained_parameters
         if self.frozen_macs is not None:
             row[f"{self._frozen_kind}_gmacs"] = self.frozen_macs / 1e9

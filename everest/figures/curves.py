@@ -228,6 +228,8 @@ def _draw_curve(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -
     if key in SMOOTHED:
         panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
         curve = Curve(curve.x, smooth(curve.y))
+    elif key in LOSSES:  # thinner than the training loss
+        style = {**style, "linewidth": 1}
     panel.plot(*curve, marker=marker, **style)
 
 

@@ -166,20 +166,12 @@ def chance_of_run(run: Path, metric: str | None) -> float | None:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return running means (R,) over a 50th of the values on either side.
-
-    The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
-    hide it. Values that are not finite (of skipped steps) are ignored.
-    """
+    """Return running means (R,) over a 50th of the finite values on either side."""
+    window = np.ones(2 * (len(values) // SMOOTHED_SHARE) + 1)
     finite = np.isfinite(values)
-    index = np.arange(len(values))
-    before = np.minimum(len(values) // SMOOTHED_SHARE, index)  # (R,)
-    after = np.minimum(before, index[::-1])  # (R,)
-    first, last = index - before, index + after + 1
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])  # (R + 1,)
-    counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
+    sums = np.convolve(np.where(finite, values, 0.0), window, "same")
     with np.errstate(invalid="ignore"):  # 0 / 0, a gap, if no value nearby is finite
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+        return sums / np.convolve(finite, window, "same").round()
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:

@@ -91,9 +91,9 @@ def first_line(error: Exception | Warning | str) -> str:
     return lines[0][:160] if lines else type(error).__name__
 
 
-def _at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:
-    """A result that is a warning with its fix unless there is `enough` of it."""
-    return CheckResult(name, "ok", found) if enough else CheckResult(name, "warning", found, fix)
+def _checked(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
+    """A result with its fix unless it `is_ok`."""
+    return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
 
 def check_packages() -> Iterator[CheckResult]:
@@ -108,10 +108,8 @@ def check_packages() -> Iterator[CheckResult]:
         return
     yield CheckResult(PACKAGE, "ok", about["Version"])
     python, required = platform.python_version(), about["Requires-Python"]
-    if SpecifierSet(required).contains(python, prereleases=True):
-        yield CheckResult("Python", "ok", python)
-    else:
-        yield CheckResult("Python", "broken", python, f"install Python {required}")
+    is_supported = SpecifierSet(required).contains(python, prereleases=True)
+    yield _checked("Python", python, is_supported, f"install Python {required}", otherwise="broken")
     for text in importlib.metadata.requires(PACKAGE) or []:
         requirement = Requirement(text)
         for extra in ("", *EXTRAS):  # "": everest always needs it
@@ -145,7 +143,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _at_least("memory", found, free >= LITTLE_MEMORY, fix)
+    yield _checked("memory", found, free >= LITTLE_MEMORY, fix)
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -233,23 +231,20 @@ def check_decoders() -> Iterator[CheckResult]:
                 continue
             except Exception as error:  # whatever a broken package raises
                 problem = error.reason if isinstance(error, VideoError) else first_line(error)
-            if problem is None:
-                yield CheckResult(title, "ok", f"reads the right {len(FRAME_IDS)} frames")
-            elif name == NEEDED:
-                yield CheckResult(title, "broken", problem, reinstall)
+            found = problem or f"reads the right {len(FRAME_IDS)} frames"
+            if name == NEEDED:
+                yield _checked(title, found, problem is None, reinstall, otherwise="broken")
             else:
-                yield CheckResult(title, "warning", problem, "leave data.decoder at auto")
+                yield _checked(title, found, problem is None, "leave data.decoder at auto")
 
 
 def check_storage() -> Iterator[CheckResult]:
     """Check the disk of the working folder, and the shared memory for the clips of a run on all GPUs."""
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    if os.access(here, os.W_OK):
-        fix = "free some space, or name another --output"
-        yield _at_least("disk", f"{free / GIB:.1f} GiB free at {here}", free >= ENOUGH_DISK, fix)
-    else:
-        yield CheckResult("disk", "warning", f"{here} cannot be written", "name another --output")
+    found = f"{free / GIB:.1f} GiB free at {here}"
+    is_ok = free >= ENOUGH_DISK and os.access(here, os.W_OK)
+    yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
     try:
         import torch
 
@@ -266,7 +261,7 @@ def check_storage() -> Iterator[CheckResult]:
     slots = divide(batch=clips, views=1, workers=workers, batches=sys.maxsize).slots
     needed = max(1, gpus) * slots * clips * USUAL_CLIP
     found = f"{shared / GIB:.2f} GiB free; a run with a usual recipe uses {needed / GIB:.2f} GiB"
-    yield _at_least("shared memory", found, shared >= needed, REMEDY)
+    yield _checked("shared memory", found, shared >= needed, REMEDY)
 
 
 CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {

@@ -49,21 +49,22 @@ def measure(
     whole = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # to compare
     clips = whole * -(-(batch or BATCH.get(device.type, 1)) // whole)
     torch.manual_seed(recipe.train.seed)
+    seconds: list[float] = []
     try:
-        begin = _step(recipe, spec, stage, clips, accelerator)
-
-        def step() -> None:
-            begin()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            elif device.type == "mps":
-                torch.mps.synchronize()
-
-        seconds = _timed(step, device)
+        step = _step(recipe, spec, stage, clips, accelerator)
+        for number in range(WARM_UP + STEPS):
+            if number == WARM_UP and device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            began = time.perf_counter()
+            step()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            seconds.append(time.perf_counter() - began)
     except torch.OutOfMemoryError as error:
         raise EnvironmentProblem(
             f"out of memory with {clips} clips of {stage}; try a smaller --batch"
         ) from error
+    del seconds[:WARM_UP]
     median = statistics.median(seconds)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -93,41 +94,22 @@ def _step(
     frames = torch.randint(
         0, 256, (clips, spec.channels, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )
-    if settings is None:
-
-        @torch.no_grad()
-        def evaluate() -> None:
-            prepared(frames)
-
-        return evaluate
-    optimizer = stage_optimizer(model, settings)
-    for group in optimizer.param_groups:
+    optimizer = None if settings is None else stage_optimizer(model, settings)
+    for group in () if optimizer is None else optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
     if stage == "finetune" and spec.selection.draws:
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
-    def loss() -> Tensor:
+    def step() -> None:
+        if optimizer is None:
+            with torch.no_grad():
+                prepared(frames)
+            return
         out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-        return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
-
-    def train() -> None:
-        accelerator.backward(loss())
+        loss = out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
+        accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 
-    return train
-
-
-def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
-    """Return the seconds of each timed step; the device is idle when a step returns."""
-    for _ in range(WARM_UP):
-        step()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(STEPS):
-        began = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    return step

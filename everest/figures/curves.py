@@ -166,12 +166,21 @@ def chance_of_run(run: Path, metric: str | None) -> float | None:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return running means (R,) over a 50th of the finite values on either side."""
-    window = np.ones(2 * (len(values) // SMOOTHED_SHARE) + 1)
+    """Return running means (R,) of the finite values, over a 50th of the values on either side.
+
+    The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
+    hide it.
+    """
+    index = np.arange(len(values))
+    reach = np.minimum(len(values) // SMOOTHED_SHARE, np.minimum(index, index[::-1]))  # (R,)
     finite = np.isfinite(values)
-    sums = np.convolve(np.where(finite, values, 0.0), window, "same")
+    sums, counts = (
+        np.concatenate([[0.0], np.cumsum(summed)])  # (R + 1,)
+        for summed in (np.where(finite, values, 0.0), finite)
+    )
+    first, last = index - reach, index + reach + 1
     with np.errstate(invalid="ignore"):  # 0 / 0, a gap, if no value nearby is finite
-        return sums / np.convolve(finite, window, "same").round()
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:

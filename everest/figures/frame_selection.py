@@ -25,7 +25,7 @@ from everest.figures.pictures import SMALL, range_text
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import ByChange
+from everest.methods.ranked import RedundancyRobust
 from everest.models.spec import Transformer
 from everest.video.reader import probe, read_frames
 
@@ -75,7 +75,7 @@ class FrameDraw(FigureRequest):
         whole_video: spread the candidates over the whole video; else they are `stride` apart, in its middle.
     """
 
-    selector: ByChange
+    selector: RedundancyRobust
     alpha: float
     whole_video: bool
     model: Transformer | None

@@ -112,7 +112,7 @@ def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_to
 
 def test_smoothing_keeps_lines_and_reduces_noise():
     line = np.linspace(3, 1, 1000)
-    np.testing.assert_allclose(smooth(line)[20:980], line[20:980])
+    np.testing.assert_allclose(smooth(line), line)
     noise = np.random.default_rng(0).normal(size=1000)
     assert smooth(noise).std() < 0.3
     assert smooth(np.array([5.0])).tolist() == [5.0]

@@ -61,7 +61,9 @@ def png_figure(
     tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure, written as a PNG at the end of the block; its text may be in any script.
+    """A figure, written as a PNG at the end of the block.
+
+    Letters that matplotlib's font lacks are drawn with an installed font; else as boxes, with a notice.
 
     Args:
         size: inches, width and height.
@@ -69,22 +71,15 @@ def png_figure(
         framed: whether panels have a line at the top and at the right, too.
         tight: cut the margins, and show what is outside of the figure; else the image has `size`.
     """
+    installed = {font.name for font in font_manager.fontManager.ttflist}
     style: Any = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
-    with any_script(), mpl.rc_context(style):
+    style["font.family"] = [*mpl.rcParams["font.family"], *(name for name in FALLBACK if name in installed)]
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(style):
+        warnings.simplefilter("default")
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure
         with atomic_file(path) as part:
             figure.savefig(part, format="png", bbox_inches="tight" if tight else None)
-
-
-@contextmanager
-def any_script() -> Iterator[None]:
-    """Draw letters that matplotlib's font lacks with an installed font; else as boxes, with a notice."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = [*mpl.rcParams["font.family"], *(name for name in FALLBACK if name in installed)]
-    with warnings.catch_warnings(record=True) as caught, mpl.rc_context({"font.family": families}):
-        warnings.simplefilter("default")
-        yield
     for warning in caught:
         if _MISSING.match(str(warning.message)):
             notice_boxes()

@@ -19,7 +19,7 @@ ITEM_SECONDS: Final = 2.0  # our choice: how long reading in this process is tim
 def measure_loading(
     recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float
 ) -> dict[str, Any]:
-    """Measure clips per second of a stage's loader, and whether loader or step waits.
+    """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
 
     Loader and step are measured one after the other; if the step runs on the CPU, they share it in training.
 
@@ -27,11 +27,13 @@ def measure_loading(
         batch: clips in a step.
         step_clips_per_second: of the step alone.
     """
-    loaded, workers = _loader_speed(stage_clips(recipe, stage), recipe, batch)
+    clips = stage_clips(recipe, stage)
+    loaded, workers = _loader_speed(clips, recipe, batch)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     return {
         "workers": workers,
         "clips_per_second": loaded,
+        "clips_per_second_of_one_process": reading_speed(clips),
         "step_clips_per_second": step_clips_per_second,
         "waits": "step" if waiting > 0 else "loader",
         "data_wait": waiting,  # share of a step's time

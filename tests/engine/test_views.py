@@ -70,11 +70,10 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
 
 
-def test_figures_show_the_tokens_of_each_view(views_run: Path, tmp_path: Path, clip_files: Path):
+def test_a_figure_shows_the_tokens_of_a_view(views_run: Path, tmp_path: Path, clip_files: Path):
     command = ["visualize-mask", clip_files / "clip0.mp4", "-c", views_run, "-o", tmp_path / "figures"]
-    first, second = json_of(*command)
-    assert len(first["visible"]) == len(second["visible"]) == 8
-    assert first["visible"] != second["visible"]
+    (view,) = json_of(*command)
+    assert len(view["visible"]) == 8
 
 
 @pytest.mark.slow

@@ -50,7 +50,6 @@ def export(
         typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
     ] = False,
     evaluation: o.Evaluation = None,
-    license_name: o.License = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -77,7 +76,7 @@ def export(
         from everest.checkpoints.transformers import write_folder
         from everest.system.run_folder import WEIGHTS
 
-        card = model_card(opened, evaluation=measured, license_name=license_name, file=WEIGHTS)
+        card = model_card(opened, evaluation=measured, file=WEIGHTS)
         written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}
@@ -93,7 +92,7 @@ def export(
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
         exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
         of_graph = replace(opened, spec=exported.spec)
-        card = model_card(of_graph, evaluation=measured, license_name=license_name, file=out.name)
+        card = model_card(of_graph, evaluation=measured, file=out.name)
         document = _write_graph(opened, out, clips, exported, to=to, keep=keep)
         write_text(_card_of(out), card)
     if not quiet:

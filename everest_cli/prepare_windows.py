@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -34,15 +35,6 @@ def windows(
         Literal["uniform", "activity"],
         typer.Option("--by", help="Spread evenly, or mostly where the video's packets are large."),
     ] = "uniform",
-    per_video: Annotated[
-        int | None,
-        typer.Option(
-            "--per-video",
-            metavar="N",
-            min=1,
-            help="Most windows of a video [by activity: twice its even share].",
-        ),
-    ] = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(
@@ -64,16 +56,13 @@ def windows(
 ) -> None:
     """Write a list of windows of long videos, which every stage reads; intact files are not decoded.
 
-    A killed call resumes when the same command is repeated.
-
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.errors import RecipeError
     from everest.footage.labeled_list import Labeling
-    from everest.footage.measures import WindowSettings
-    from everest.footage.windows import write_windows
+    from everest.footage.windows import WindowSettings, write_windows
     from everest.lists.inputs import named_samples
-    from everest.system.files import check_writable, refuse_inputs
+    from everest.system.files import refuse_inputs
     from everest.system.text import counted
 
     if hours is not None and count is not None:
@@ -87,7 +76,6 @@ def windows(
         step=seconds if step is None else step,
         by=by,
         count=count if hours is None else int(hours * 3600 / seconds),
-        cap=per_video,
         seed=seed,
     )
     labeling = None
@@ -97,18 +85,19 @@ def windows(
     refuse_inputs(
         output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"
     )
-    check_writable(output)  # first: a folder has no journal next to it
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
         )
-    print_json(result.to_dict()) if as_json else typer.echo(output)
+    document = asdict(result)
+    document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
+    print_json(document) if as_json else typer.echo(output)
     if not quiet:
         numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
         say(f"{numbers}, {result.hours:.2f} hours")
         if result.labeled is not None:
             _show_labels(output, result.labeled)
-    if result.problems.failed or result.problems.damaged:
+    if result.failed or result.damaged:
         raise typer.Exit(4)
 
 

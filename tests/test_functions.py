@@ -148,9 +148,9 @@ def test_features_are_those_of_the_command(
 
 def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path: Path):
     written = [tmp_path / "command.csv", tmp_path / "function.csv"]
-    given = ["--keep", "0.5,1", "--predictions", written[0]]
+    given = ["--predictions", written[0]]
     expected = json_of("eval --gpus cpu", "-c", classifier.file, *given)
-    found = everest.evaluate(classifier, keep=(0.5, 1), predictions=written[1])
+    found = everest.evaluate(classifier, predictions=written[1])
     assert found | UNTIMED == expected | UNTIMED
     assert written[1].read_bytes() == written[0].read_bytes()
     with pytest.raises(RecipeError, match=r"function\.csv: exists"):
@@ -220,7 +220,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
         options |= {"init": encoder, "output": tmp_path / "run3"}
         assert same_run(thread.submit(everest.finetune, recipe, **options).result(), run)
 
-    with pytest.raises(RecipeError, match=r"other settings: --init \(\".*\", now null\)"):
+    with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
     with pytest.raises(RecipeError, match="holds a run; leave out `--resume never`"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)

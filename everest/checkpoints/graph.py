@@ -164,8 +164,6 @@ def _head(head: Head) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
     if head.task == "regression":
         return {**facts, "mean": head.mean, "std": head.std}
-    if head.calibration is not None:
-        facts["temperature"] = head.calibration.temperature
     return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 

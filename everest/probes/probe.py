@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
@@ -237,32 +237,6 @@ def _probe_head(
     return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
 
 
-def retrieval(
-    model: OpenedModel, samples: Sequence[Sample], heads: Heads, *, report: Report
-) -> dict[str, dict[str, Any]]:
-    """Compare each video with the nearest ones of other groups in the same list, as `probe` does.
-
-    Returns:
-        `retrieval` for each single-label head, by its name.
-    """
-    with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
-        found = encode_set(
-            model,
-            samples,
-            Path(folder) / "list",
-            untrained=random_encoder(model),
-            with_tokens=False,
-            batch=1,
-            report=report,
-        )
-    labels = {
-        head.name: label_array([row[position] for row in found.labels], head)
-        for position, head in enumerate(heads)
-        if head.task == "single-label"
-    }
-    return {name: _neighbors(found, of_head, found, of_head) for name, of_head in labels.items()}
-
-
 def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:
     """The labels of a head; raises DataError if there is nothing to learn.
 
@@ -290,9 +264,7 @@ def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labe
         name: list_probe.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)
         for name, (gallery, queries) in pairs.items()
     }
-    if train is test:
-        shares = list_probe.class_and_group(test.features, tested, of_test)
-    elif train.has_groups != test.has_groups:  # a file of one list may be of a group of the other one
+    if train.has_groups != test.has_groups:  # a file of one list may be of a group of the other one
         shares = None
     else:
         both = np.concatenate([train.features, test.features]), np.concatenate([labels, tested])

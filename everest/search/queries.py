@@ -23,7 +23,7 @@ from everest.inference.predictions import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
 from everest.system.events import silent
-from everest.video.reader import VideoError, known_damage, probe
+from everest.video.reader import VideoError, probe
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -37,7 +37,6 @@ class Query:
     sample: Sample  # what it shows
     vectors: Floats  # (Q, D) unit rows: of its windows, or of the one video
     rows: tuple[int, ...] = ()  # of the file; empty: of another video
-    damage: str | None = None  # what is missing from it
 
 
 def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query:
@@ -63,8 +62,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
         if moment is not None:
             rows = np.array([_row_at(moment, rows, file, text)])
         sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
-        vectors = file.units[rows].astype(np.float32)
-        return Query(name=text, sample=sample, vectors=vectors, rows=tuple(rows.tolist()))
+        return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
     if not Path(name).exists():
         raise DataError(f"{text}: neither a row of {file.path} nor a video")
     if model is None:
@@ -75,27 +73,21 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     except VideoError as error:
         raise DataError(str(error)) from error
     sample = parts[0] if len(parts) == 1 else Sample(path=name)
-    vectors, skipped = encode_samples(parts, model)
-    within = (sample.start or -inf, inf if sample.end is None else sample.end)
-    damage = known_damage(sample.video, skipped, within=within)
-    return Query(name=text, sample=sample, vectors=vectors, damage=damage)
+    return Query(name=text, sample=sample, vectors=encode_samples(parts, model))
 
 
-def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> tuple[Floats, list[tuple[float, float]]]:
-    """The features (samples, D) of the readable samples as unit rows, and the seconds of the others."""
-    rows, skipped = [], []
+def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> Floats:
+    """The features (samples, D) of samples as unit rows."""
     encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
+    rows = []
     for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
         for sample, values in pairs:
             if isinstance(values, str):
-                if len(rows) + len(skipped) + 1 == len(samples) and not rows:
-                    raise DataError(f"{sample.video_id}: {values}")
-                skipped.append((sample.start or 0.0, inf if sample.end is None else sample.end))
-                continue
+                raise DataError(f"{sample.video_id}: {values}")
             rows.append(LEVELS["video"](values)["features"].numpy())
     features = np.stack(rows).astype(np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny), skipped
+    return features / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
 def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:

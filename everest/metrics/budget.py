@@ -25,7 +25,6 @@ from scipy.stats import t
 
 from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout
 from everest.errors import DataError, RecipeError
-from everest.system.text import counted
 
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
@@ -104,25 +103,6 @@ def total_interval(
     rests = estimate - half, estimate, estimate + half
     low, middle, high = (round(seen + max(rest, 0.0), 3) for rest in rests)
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
-
-
-def counted_bouts(extents: Mapping[str, tuple[float, float]], checked: Bouts) -> tuple[Bouts, list[str]]:
-    """Leave out rows of a person that repeat another, and bouts that begin after the end of their recording.
-
-    Returns:
-        The other bouts, and a sentence for each recording with such bouts.
-    """
-    kept, notices = {}, []
-    for video, (_, end) in extents.items():
-        bouts = list(dict.fromkeys(checked.get(video, ())))
-        kept[video] = [bout for bout in bouts if bout.start < end or bout.label in (CHECKED, DRAWN)]
-        if twice := len(checked.get(video, ())) - len(bouts):
-            notices.append(f"{video}: left out, {counted(twice, 'row')} that another row repeats")
-        if late := len(bouts) - len(kept[video]):
-            notices.append(
-                f"{video}: left out, {counted(late, 'bout')} after the end of the footage, {end:g} s"
-            )
-    return kept, notices
 
 
 def time_budget(
@@ -214,7 +194,7 @@ def _amounts(
     Args:
         manual: bouts are of a person, and may be cut at the start of the window.
     """
-    inside = [bout for bout in bouts.get(window.video, ()) if bout.label == name]
+    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
     is_first = window.start <= extents[window.video][0] + ROUNDED
     after = window.start + ROUNDED if manual and not is_first else window.start

@@ -23,7 +23,7 @@ from everest.inference.predictions import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
 from everest.system.events import silent
-from everest.video.reader import VideoError, probe
+from everest.video.reader import VideoError
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -57,8 +57,10 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
             raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
         if not 0 <= moment < inf:
             raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
+        if file.window is None:
+            raise RecipeError(f"{text}: {file.path} has no windows; write them with everest extract --window")
         rows = file.rows_of(name)
-    if rows.size and (moment is None or file.starts is not None):
+    if rows.size:
         if moment is not None:
             rows = np.array([_row_at(moment, rows, file, text)])
         sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
@@ -112,10 +114,6 @@ def _parts(video: Sample, moment: float | None, file: FeatureFile, model: Opened
     end = Timeline.of(video.video).end
     if moment >= end:
         raise DataError(f"{path}{AT}{moment:g}: the video ends at {end:.2f} s")
-    if file.window is None and views.sampling != "dense":
-        raise RecipeError(
-            f"{path}{AT}{moment:g}: the clips of this model span a whole video; use everest extract --window"
-        )
-    seconds = file.window or views.seconds(probe(video.video).fps or 1)
-    start = max(min(moment - seconds / 2, end - seconds), 0.0)
-    return [Sample(path=path, start=start, end=min(start + seconds, end))]
+    assert file.window is not None
+    start = max(min(moment - file.window / 2, end - file.window), 0.0)
+    return [Sample(path=path, start=start, end=min(start + file.window, end))]

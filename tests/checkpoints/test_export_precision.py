@@ -82,8 +82,8 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     ("options", "message"),
     [
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to torch --precision int8 -o m.pt2", "add --to onnx"),
-        ("--to onnx --calibrate list.csv -o m.onnx", "has no effect"),
+        ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
+        ("--to onnx --calibrate list.csv -o m.onnx", "leave --calibrate out"),
         ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
 )

@@ -14,7 +14,6 @@ W windows of the footage, N checked windows.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -164,20 +163,20 @@ def _windows_of(
     length: float,
 ) -> dict[tuple[str, int], FootageWindow]:
     """The checked windows, by their recording and their number in it."""
-    of_video: dict[str, list[FootageWindow]] = defaultdict(list)
-    for window in windows:
-        of_video[window.video].append(window)
+
+    def place(part: Bout | FootageWindow) -> tuple[str, int]:
+        return part.video, round((part.start - extents[part.video][0]) / length)
+
+    by_place = {place(window): window for window in windows}
     drawn = {}
     for mark in marks:
-        those = of_video[mark.video]
-        number = round(min(max((mark.start - extents[mark.video][0]) / length, 0), len(those) - 1))
-        window = those[number]
-        if max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
+        window = by_place.get(place(mark))
+        if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
             where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
             raise DataError(
                 f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
             )
-        drawn[mark.video, number] = window
+        drawn[place(mark)] = window
     return drawn
 
 

@@ -57,9 +57,9 @@ def multi_label(head: HeadPredictions) -> Metrics:
     map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
     and macro_f1 are over the classes that occur; nan if a draw has none of one of them.
     """
-    labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
-    right, both = (labels == chosen).all(axis=1), labels & chosen
-    precisions = average_precisions(labels, head.means)
+    used, right = head.labels.any(axis=0), (head.labels == head.chosen).all(axis=1)
+    labels, chosen = (flags.astype(np.float64) for flags in head.class_flags())  # (V, C) each
+    both, precisions = labels * chosen, average_precisions(head.labels, head.means)
 
     def metrics(weights: Weights) -> dict[str, float]:
         found, support, predicted = weights @ both, weights @ labels, weights @ chosen  # (C,) each

@@ -74,8 +74,6 @@ def write_report(
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
         return jpeg_uri(frames, longest=STRIP)
 
-    for old in filter(is_plot, (path.name for path in folder.iterdir())):
-        (folder / old).unlink()  # of an earlier evaluation
     heads = [
         _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of)
         for head in predictions.by_head().values()

@@ -5,7 +5,7 @@ A window is a sample: a video with a start and an end in seconds. N candidates: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf
@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.annotations.bout import Bout
 from everest.annotations.matching import late_notices
 from everest.annotations.scored import are_outside, are_scored
 from everest.errors import DataError, RecipeError
@@ -33,6 +34,12 @@ from everest.video.reader import damage_text
 from everest.video.stream import VideoError
 
 TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded
+
+FATES: Final = {
+    "failed": "no windows",
+    "damaged": "no windows there",
+    "unranked": "its windows are spread evenly",
+}
 
 Problems = list[dict[str, str]]  # path and reason
 
@@ -76,16 +83,10 @@ class Candidates:
 
     sample: Sample
     starts: NDArray[np.float64]  # (N,) seconds
-    end: float  # seconds: no window ends later
+    ends: NDArray[np.float64]  # (N,) seconds
     scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
-
-    def ends(self, settings: WindowSettings) -> NDArray[np.float64]:
-        return np.minimum(self.starts + settings.seconds, self.end).round(6)
-
-    def only(self, chosen: NDArray[Any]) -> Candidates:
-        """Some of the windows, by a mask or by their numbers."""
-        scores = None if self.scores is None else self.scores[chosen]
-        return replace(self, starts=self.starts[chosen], scores=scores)
+    unscored: int  # further windows, which touch time that no one has labeled
+    end: float | None  # seconds: of a whole video without damage
 
 
 def write_windows(
@@ -112,32 +113,26 @@ def write_windows(
     bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    found = _all_candidates(samples, settings, result, report)
-    damaged = {problem["path"] for problem in result.damaged}
-    whole = [each for each in found if each.sample.video_id == each.sample.path]
-    ends = {each.sample.path: each.end for each in whole if each.sample.path not in damaged}
+    found = _all_candidates(samples, settings, bouts, result, report)
+    ends = {each.sample.path: each.end for each in found if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    scored = [
-        each.only(are_scored(each.starts, each.ends(settings), bouts.get(each.sample.path, ())))
-        for each in found
-    ]
-    before, total = (sum(len(each.starts) for each in of) for of in (found, scored))
+    total, unscored = sum(len(each.starts) for each in found), sum(each.unscored for each in found)
     if not total:
-        raise DataError(f"all {counted(before, 'window')} touch time that no one has labeled (unscored)")
-    if total < before:
-        report(notice(f"left out, touch unscored time: {before - total} of {counted(before, 'window')}"))
+        raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
+    if unscored:
+        report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        [len(each.starts) for each in scored],
-        [each.scores for each in scored] if settings.by == "activity" else None,
+        [len(each.starts) for each in found],
+        [each.scores for each in found] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
         replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
-        for each in (of.only(numbers) for of, numbers in zip(scored, chosen, strict=True))
-        for start, end in zip(each.starts.tolist(), each.ends(settings).tolist(), strict=True)
+        for each, numbers in zip(found, chosen, strict=True)
+        for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
     ]
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
@@ -148,25 +143,30 @@ def write_windows(
         write_list(out, windows, root=out.parent.absolute())
     else:
         labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
-        result.labeled = {**labeled, "unscored": before - total}
+        result.labeled = {**labeled, "unscored": unscored}
     return result
 
 
 def _all_candidates(
-    samples: Sequence[Sample], settings: WindowSettings, result: WindowList, report: Report
+    samples: Sequence[Sample],
+    settings: WindowSettings,
+    bouts: Mapping[str, Sequence[Bout]],
+    result: WindowList,
+    report: Report,
 ) -> list[Candidates]:
     """The windows of each readable video; problems are added to the result."""
     found = []
-    read = lru_cache(maxsize=1)(
-        packet_sizes
-    )  # a list may have many segments of one video, one after the other
+    read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
-            found.append(_candidates(sample, read(sample.video), settings, result, report))
+            each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            found.append(each)
         except (VideoError, OSError) as error:
-            reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
-            result.failed.append({"path": sample.path, "reason": reason})
-            report(notice(f"{sample.path}: {reason}; no windows"))
+            why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
+            problems = {"failed": why}
+        for problem, reason in problems.items():
+            getattr(result, problem).append({"path": sample.path, "reason": reason})
+            report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
     if not found:
         path, reason = result.failed[0].values()
@@ -175,9 +175,9 @@ def _all_candidates(
 
 
 def _candidates(
-    sample: Sample, packets: PacketSizes, settings: WindowSettings, result: WindowList, report: Report
-) -> Candidates:
-    """The windows of a video by its packets; a video shorter than a window has one."""
+    sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
+) -> tuple[Candidates, dict[str, str]]:
+    """The windows of a video by its packets, and its problems; a video shorter than a window has one."""
     start, end = sample.start or 0.0, packets.end if sample.end is None else min(sample.end, packets.end)
     times = np.append(packets.seconds, packets.end)
     if sample.start_frame is not None:
@@ -189,19 +189,27 @@ def _candidates(
     number = max(int((end - start - settings.seconds + TOLERANCE) // settings.step) + 1, 1)
     starts = (start + settings.step * np.arange(number, dtype=np.float64)).round(6)
     missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
-    starts = starts[are_outside(starts, np.minimum(starts + settings.seconds, end), missing)]
+    ends = np.minimum(starts + settings.seconds, end).round(6)
+    intact = are_outside(starts, ends, missing)
     is_open = sample.end is None and sample.end_frame is None
     damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
-    if not starts.size:
+    if not intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
-    if damage is not None:
-        result.damaged.append({"path": sample.path, "reason": damage})
-        report(notice(f"{sample.path}: {damage}; no windows there"))
+    problems = {} if damage is None else {"damaged": damage}
+    starts, ends = starts[intact], ends[intact]
     scores = None
     if settings.by == "activity":
         if (reason := why_none(packets)) is None:
             scores = window_activity(packets, starts, settings.seconds)
         else:
-            result.unranked.append({"path": sample.path, "reason": reason})
-            report(notice(f"{sample.path}: {reason}; its windows are spread evenly"))
-    return Candidates(sample=sample, starts=starts, end=end, scores=scores)
+            problems["unranked"] = reason
+    scored = are_scored(starts, ends, bouts)
+    candidates = Candidates(
+        sample=sample,
+        starts=starts[scored],
+        ends=ends[scored],
+        scores=None if scores is None else scores[scored],
+        unscored=int((~scored).sum()),
+        end=end if damage is None and sample.video_id == sample.path else None,
+    )
+    return candidates, problems

@@ -133,7 +133,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     for run_folder, task in ((scores_run, "regression"), (tags_run, "multi-label")):
         other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
         text = refused("eval -q -c", run_folder, *other, code=6)
-        assert f"trained for data.task {task}, the recipe has single-label" in text
+        assert f"trained with data.task {task}, the recipe has single-label" in text
     text = refused("predict -q", clip_files / "clip0.mp4", "-c", tags_run, *background, code=2)
     assert "--background: is for models with one class per window" in text
 

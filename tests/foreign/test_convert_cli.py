@@ -141,7 +141,7 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     assert document["videos"] == 4
     assert (directly["top1"], directly["top5"]) == (document["top1"], document["top5"])
     wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
-    assert "distinguishes 400 classes, the recipe has 2" in wrong
+    assert "trained with data.num_classes 400, the recipe has 2" in wrong
     shown = called("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run").stderr
     assert "the checkpoint predicts single-label (400), the recipe single-label (2)" in shown
 

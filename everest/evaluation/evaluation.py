@@ -22,7 +22,7 @@ from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
-from everest.models.cost import share_cost
+from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
@@ -129,7 +129,7 @@ def evaluate_classifier(
         "groups": len(set(predictions.groups)),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
-        **share_cost(spec, None),
+        **view_cost(spec),
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": source,
         "recipe": recipe.name,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
@@ -229,31 +229,6 @@ def _probe_head(
         return found
     tested = label_array([row[position] for row in test.labels], head)
     return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
-
-
-def retrieval(
-    model: OpenedModel, samples: Sequence[Sample], heads: Heads, *, report: Report
-) -> dict[str, dict[str, Any]]:
-    """Compare each video with the nearest ones of other groups in the same list, as `probe` does.
-
-    Returns:
-        `retrieval` for each single-label head, by its name.
-    """
-    with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
-        found = encode_set(
-            model,
-            samples,
-            Path(folder) / "list",
-            with_tokens=False,
-            batch=1,
-            report=report,
-        )
-    labels = {
-        head.name: label_array([row[position] for row in found.labels], head)
-        for position, head in enumerate(heads)
-        if head.task == "single-label"
-    }
-    return {name: _neighbors(found, of_head, found, of_head) for name, of_head in labels.items()}
 
 
 def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:

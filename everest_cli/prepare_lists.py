@@ -32,7 +32,6 @@ def index(
     split: Annotated[
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
-    task: o.TaskName = None,
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -45,7 +44,7 @@ def index(
     from everest.prepare.index import index_folder, recipe_lines, write_index
     from everest.system.text import counted
 
-    result = index_folder(folder, annotations=annotations, layout=layout, split=split, task=task)
+    result = index_folder(folder, annotations=annotations, layout=layout, split=split)
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,6 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
-
-SHARES: Final = "70/15/15"  # of the videos in class folders; our choice: enough to test on in small sets
 
 
 def suggest(
@@ -198,7 +196,7 @@ class _DividedFolder:
         self._group = group
         self.clear()
         self._document = split_source(
-            root, shares=SHARES, group=group, root=root.absolute(), output=self._part, overwrite=False
+            root, group=group, root=root.absolute(), output=self._part, overwrite=False
         )
         self.lists = {
             name: str(self._part / f"{name}.csv")
@@ -214,7 +212,7 @@ class _DividedFolder:
 
     def move(self, *, quiet: bool) -> None:
         """Move the lists to their folder, and print their counts."""
-        from everest_cli.split_text import print_split
+        from everest_cli.prepare_split import print_split
 
         self._folder.mkdir(exist_ok=True)
         for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe

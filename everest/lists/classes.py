@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
+from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
 from everest.lists.labels import indices
@@ -112,19 +112,3 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
     if not empty:
         return None
     return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {first_names(empty)}"
-
-
-def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
-    """Returns a line about the multi-label classes that all samples have, which a model cannot learn."""
-    certain = []
-    for position, head in enumerate(classes.heads):
-        if head.task == MULTI_LABEL and samples:
-            common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
-            certain += [f"'{name}'" for name in classes.titles(head, sorted(common))]
-    if not certain:
-        return None
-    one = len(certain) == 1
-    return (
-        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a "
-        f"model cannot learn {'it' if one else 'them'}"
-    )

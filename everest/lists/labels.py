@@ -22,7 +22,7 @@ JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
 SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 ONE_CLASS: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
-SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
+SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +53,8 @@ class LabelRules:
         if self.task == MULTI_LABEL:
             return (_classes_in(text or "", self._index),)
         if text is None:
-            raise ValueError(f"no label in {quoted(row.text)}; {self._no_label(row)}")
-        return (self._number(text) if self.task == "regression" else self._index(text),)
-
-    def _number(self, text: str) -> float:
-        try:
-            return _number_in("label", text)
-        except ValueError as problem:
-            if self.of_model and not is_number_like(text):
-                raise ValueError(f"{problem}; the model predicts numbers (regression)") from None
-            raise
-
-    def _no_label(self, row: ListRow) -> str:
-        """Returns why a row has no label, or what helps."""
-        if row.header is None or "label" not in row.header.names:
-            return SEPARATED
-        if self.task == "single-label":
-            return "the column label is empty; videos without a class need data.task multi-label"
-        return "the column label is empty"
+            raise ValueError(f"no label in {quoted(row.text)}; {SEPARATED}")
+        return (_number_in("label", text) if self.task == "regression" else self._index(text),)
 
     def _index(self, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""
@@ -159,11 +143,8 @@ def _classes_in(text: str, index: Callable[[str], int]) -> tuple[int, ...]:
 def _number_in(column: str, text: str) -> float:
     """Returns the number of a regression cell."""
     number = as_number(text)
-    if number is None:
-        point = "; write decimals with a point" if "," in text else ""
-        raise ValueError(f"{column} '{shown(text)}' is no number{point}")
-    if not text.isascii():  # float() accepts the digits of every script
-        raise ValueError(f"{column} '{shown(text)}' is no number; write it with the digits 0 to 9")
+    if number is None or not text.isascii():  # float() accepts the digits of every script
+        raise ValueError(f"{column} '{shown(text)}' is no number; write it as 1.5")
     if not isfinite(number) or "_" in text:
         raise ValueError(f"{column} '{shown(text)}' is no finite number")
     if abs(number) > LARGEST_NUMBER:

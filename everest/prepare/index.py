@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.heads import MULTI_LABEL, Task
-from everest.errors import DataError, RecipeError
-from everest.lists.class_folders import deeper_folders_notice, folder_samples, join_copies
+from everest.errors import DataError, first_names
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, unlistable, write_lines, write_list
 from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
 from everest.prepare.layout_readers import READERS
 from everest.system.files import write_table
-from everest.video.folders import VIDEO_SUFFIXES, loose_videos_notice, videos_under
+from everest.video.folders import (
+    VIDEO_SUFFIXES,
+    loose_videos_notice,
+    split_folders,
+    videos_by_subfolder,
+    videos_under,
+)
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -39,7 +42,7 @@ class Index:
     missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
     unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
-    notice: str | None = None  # about folders inside class folders, and videos next to them
+    notice: str | None = None  # about videos next to class folders
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
@@ -53,29 +56,19 @@ class Index:
         }
 
 
-def index_folder(
-    folder: Path, *, annotations: Path | None, layout: str | None, split: int, task: Task | None = None
-) -> Index:
+def index_folder(folder: Path, *, annotations: Path | None, layout: str | None, split: int) -> Index:
     """Recognize the data set in a folder and find the videos of its lists.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
         layout: its name; None takes the layout that fits.
         split: the number of the official split, if there are several.
-        task: multi-label joins the classes of a video that is in several class folders.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
     known, sources = find_layout(annotations or folder, layout, split=split) or (None, {})
-    if known is not None and task not in (None, "single-label"):
-        raise RecipeError(f"--task {task}: goes with class folders, not with annotations of {known.title}")
-    if task == "regression":
-        raise RecipeError(
-            f"--task regression: the folders of {folder} give classes; `everest prepare split LIST` reads "
-            "numbers"
-        )
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
     settings: dict[str, Any] = {}
@@ -84,9 +77,7 @@ def index_folder(
         lists, names = folder_samples(root)
         if not lists:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
-        if names:
-            deeper = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
-            found = "\n".join(filter(None, (loose_videos_notice(root), deeper))) or None
+        found = loose_videos_notice(root) if names else None
     else:
         published = READERS[known.name](sources)
         names, settings = published.class_names, {**known.settings, **published.settings}
@@ -98,9 +89,6 @@ def index_folder(
                 f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
             )
     used = {sample.path for samples in lists.values() for sample in samples}
-    if task == MULTI_LABEL and names:
-        lists = {name: join_copies(samples) for name, samples in lists.items()}
-        settings["task"] = task
     refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
     return Index(
         layout=known.name if known else FOLDERS,
@@ -115,6 +103,36 @@ def index_folder(
         unlistable=sorted(refused.items()),
         notice=found,
     )
+
+
+def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+    """The samples of each list, and the sorted class names, which are empty without class folders.
+
+    `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
+    to them; class folders, or videos alone, give `all`, to be divided by `everest prepare split`.
+    """
+    splits = split_folders(root)
+    folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
+    by_list = {key: videos_by_subfolder(folder) for key, folder in folders.items()}
+    filled = {name for folders in by_list.values() for name, videos in folders.items() if videos}
+    if not filled:
+        samples = [Sample(path=str(video.absolute())) for video in videos_under(root)]
+        return ({"all": samples} if samples else {}), ()
+    names = sorted({name for folders in by_list.values() for name in folders})
+    empty = [f"'{name}'" for name in names if name not in filled]
+    if empty:
+        raise DataError(
+            f"{root}: no videos in the class folders {first_names(empty)}; remove them, or put the videos in"
+        )
+    lists = {
+        list_name: [
+            Sample(path=str(video.absolute()), labels=(names.index(name),))
+            for name, videos in folders.items()
+            for video in videos
+        ]
+        for list_name, folders in by_list.items()
+    }
+    return lists, tuple(names)
 
 
 def _listable(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +72,7 @@ LAYOUTS: Final = {
     layout.name: layout
     for layout in TypeAdapter(list[Layout]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 }
-FOLDERS: Final = "folders"  # no annotations: everest.lists.class_folders
+FOLDERS: Final = "folders"  # no annotations: everest.prepare.index.folder_samples
 EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects
     [
         *(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()),
@@ -218,9 +217,3 @@ def seconds_of(stamp: str) -> float:
         raise ValueError(f"'{stamp}' is no time as 00:01:02.34")
     whole = int(match["hours"]) * 3600 + int(match["minutes"]) * 60
     return round(whole + float(match["seconds"]), 6)
-
-
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names; a name of several labels gets the label appended. FineGym288 has three such pairs."""
-    count = Counter(names)
-    return tuple(f"{name} #{label}" if count[name] > 1 else name for label, name in enumerate(names))

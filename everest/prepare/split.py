@@ -1,11 +1,14 @@
 """Divide a data set into lists: whole groups of videos, each class in the same shares, reproducible by seed.
 
-everest.lists.groups forms the groups, everest.prepare.assignment chooses the list of each.
+Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
+the test measures memory; so a group stays in one list. everest.prepare.assignment chooses the list of each.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,49 +17,95 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.groups import GroupOf
 from everest.lists.labels import Label, indices, read_class_names
 from everest.lists.sample import Sample
 from everest.lists.writing import names_readable, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
+from everest.system.text import escape_bytes
 
 NAMES: Final = ("train", "val", "test")
 BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
+FOLDER: Final = "folder"
+PATH: Final = "path:"
+COLUMN: Final = "column:"
+
+
+def groups_of(samples: Sequence[Sample], text: str | None, *, root: Path) -> list[str]:
+    """The group of each sample, as a list holds it: bytes that are not UTF-8 as `\\xXX`.
+
+    Args:
+        text: of `--group`. None: each video is a group. `folder` takes its folder, `column:NAME` the group
+            that was read from this column, `path:REGEX` (or an expression with a `/`) a part of its path,
+            other expressions a part of its file name.
+        root: the folder that paths are taken relative to.
+    """
+    if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
+        return [os.path.realpath(x.video) if isinstance(x.video, Path) else x.path for x in samples]
+    paths = [Path(sample.path) for sample in samples]
+    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
+    if text == FOLDER:
+        return [escape_bytes(path.parent.as_posix()) for path in below]
+    if text.startswith(COLUMN):
+        for sample in samples:
+            if sample.group is None:
+                raise DataError(f"{sample.video_id}: --group {text}: the column is empty; fill it in")
+        return [str(sample.group) for sample in samples]
+    try:
+        pattern = re.compile(text.removeprefix(PATH))
+    except re.error as error:
+        raise RecipeError(
+            f"--group {text}: neither '{FOLDER}' nor a regular expression ({error}), nor '{COLUMN}NAME'"
+        ) from error
+    if pattern.groups != 1:
+        raise RecipeError(
+            f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
+        )
+    whole_path = text.startswith(PATH) or "/" in text
+    groups = []
+    for path in below:
+        match = pattern.search(path.as_posix() if whole_path else path.name)
+        if match is None or not match.group(1):
+            raise DataError(f"{path}: --group {text} does not fit it; '{PATH}REGEX' matches whole paths")
+        groups.append(escape_bytes(match.group(1)).strip())
+    return groups
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """The shares of `80/10/10` (train, val, test) or `80/20` (train, test), which add up to one."""
+    """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
     try:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
     is_finite = sum(numbers) < float("inf")
     if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
-        raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 80/10/10")
+        raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 70/15/15")
     names = NAMES if len(numbers) == 3 else ("train", "test")
     return {name: number / sum(numbers) for name, number in zip(names, numbers, strict=True)}
 
 
 def split_samples(
-    samples: Sequence[Sample], shares: Mapping[str, float], *, group_of: GroupOf, seed: int
+    samples: Sequence[Sample], shares: Mapping[str, float], *, groups: Sequence[str], seed: int
 ) -> dict[str, list[Sample]]:
     """Assign whole groups to lists, so that each list has its share of all samples and of every class.
 
     A sample counts for each of its classes. Samples of a multi-label list without a class count as a class,
     and numbers by the bin that they are in. The first of several labels is balanced. Samples keep their
     order. See `everest.prepare.assignment.assign`.
+
+    Args:
+        groups: of each sample.
     """
-    members: dict[str, list[int]] = {}
-    for number, sample in enumerate(samples):
-        members.setdefault(group_of(sample), []).append(number)
-    groups = [np.array(numbers) for numbers in members.values()]
+    by_group: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        by_group.setdefault(group, []).append(number)
+    members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
-    classes = _classes_to_balance(labels, most_bins=int(len(groups) * min(shares.values())))
-    chosen = assign(groups, classes, np.array(list(shares.values())), np.random.default_rng(seed))
+    classes = _classes_to_balance(labels, most_bins=int(len(members) * min(shares.values())))
+    chosen = assign(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
     lists = {}
     for number, name in enumerate(shares):
-        numbers = [groups[group] for group in np.flatnonzero(chosen == number)]
+        numbers = [members[group] for group in np.flatnonzero(chosen == number)]
         lists[name] = [samples[index] for index in sorted(itertools.chain(*numbers))]
     return lists
 

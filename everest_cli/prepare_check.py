@@ -143,7 +143,11 @@ def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) ->
 
     settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     known, root = settings.data, local_path(settings.data.root)
-    named = {key: path for key in ("train", "val", "test", "pretrain") if (path := getattr(known, key))}
+    named: dict[str, str] = {}
+    for key in ("train", "val", "test", "pretrain"):
+        path = getattr(known, key)
+        if path is not None and path not in named.values():  # data.test may be data.val
+            named[key] = path
     if not named:
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
     lists: dict[str, SampleList] = {}

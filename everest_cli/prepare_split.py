@@ -127,7 +127,7 @@ def split_source(
         pairs = zip(samples, groups, strict=True)
         samples = tuple(replace(sample, group=name) for sample, name in pairs)
     lists = split_samples(samples, parts, groups=groups, seed=seed)
-    heads = [head.name for head in data.heads]
+    heads = [head.name for head in data.heads if head.name]
     read = [source, *([classes] if classes else [])]
     folder = output or root
     written = write_split(lists, folder, root=root, names=names, heads=heads, read=read, overwrite=overwrite)

@@ -11,7 +11,7 @@ import numpy as np
 from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
-from everest.lists.labels import indices
+from everest.lists.labels import column_of, indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
@@ -70,7 +70,7 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
     mean, std = float(numbers.mean()), float(numbers.std())
-    name = f"label.{head.name}" if head.name else "label"
+    name = column_of(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
     if std < SMALLEST_STD * abs(mean):

@@ -49,7 +49,7 @@ def found_notice(source: object, task: Task) -> str | None:
 
 
 def open_heads(rows: Sequence[ListRow]) -> Heads:
-    """Return heads for the columns `label.NAME`, with the tasks of their labels and 0 for `outputs`."""
+    """Return heads for the columns `label.NAME`, with the tasks of their labels, of any number of classes."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     return tuple(
         Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)

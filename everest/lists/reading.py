@@ -15,15 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from everest.config.heads import MULTI_LABEL, Heads, Task
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, RecipeError, did_you_mean, first_names, shown
 from everest.lists.label_facts import find_task, found_notice, open_heads
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
     LabelRules,
-    columns_of,
-    missing_columns,
+    column_of,
     names_used,
 )
 from everest.lists.sample import Sample, sample_of_row
@@ -51,9 +50,13 @@ class SampleList:
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
-    task: Task = "single-label"  # of the first label
-    heads: Heads = ()  # if a sample has several labels
+    heads: Heads = ()  # one for each label of a sample; the only one has no name
     notice: str | None = None  # about columns that are ignored, or a task that the labels show
+
+    @property
+    def task(self) -> Task:
+        """Of the first label."""
+        return self.heads[0].task if self.heads else "single-label"
 
 
 def read_samples(
@@ -81,13 +84,8 @@ def read_samples(
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
     """
-    rules = LabelRules(
-        names=tuple(classes or ()),
-        num_classes=num_classes,
-        task=task,
-        heads=heads,
-        of_model=not names_classes,
-    )
+    heads = heads or (Head(task=task, outputs=num_classes or 0),)
+    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{no_list(source)}; set data.root, by --data DIR")
@@ -128,16 +126,16 @@ def read_labeled(
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
         labeled = any(videos_by_subfolder(source).values())
-        rules = LabelRules(names=tuple(classes or ()), task=task or "single-label")
+        rules = LabelRules(names=tuple(classes or ()), heads=(Head(task=task or "single-label", outputs=0),))
         return _samples_of(source, None, root, rules if labeled else None, may_miss=may_miss)
     rows = read_rows(source, class_column=class_column, group_column=group_column)
     found = task or find_task(rows, names=classes or ())
-    heads = heads or open_heads(rows)
+    heads = heads or open_heads(rows) or (Head(task=found, outputs=0),)
     header = rows[0].header
     labeled = header.has_classes if header else "label" in rows[0].values
-    rules = LabelRules(names=tuple(classes or ()), task=found, heads=heads)
+    rules = LabelRules(names=tuple(classes or ()), heads=heads)
     data = _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
-    notices = [data.notice, None if task or heads else found_notice(source, found)]
+    notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
     if header is not None and header.unassigned and not labeled:
         notices.append(f"{header.no_classes(source)}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
@@ -156,7 +154,7 @@ def _samples_of(
     if rows is not None:
         rules = rules and _rules_of_list(source, rows, rules)
         samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
-        names = rules.names if rules and rules.has_names else ()
+        names = rules.names if rules else ()
         header = rows[0].header
         notices = [header.notice() if header else None]
     elif rules is not None:
@@ -166,12 +164,11 @@ def _samples_of(
         samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
         if not samples:
             raise DataError(f"{source}: no videos in it")
-    if rules and rules.task == "single-label" and any(JOINED_BY in name for name in names):
+    if rules and rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
     return SampleList(
         samples=samples,
         class_names=names or None,
-        task=rules.heads[0].task if rules and rules.heads else rules.task if rules else "single-label",
         heads=rules.heads if rules else (),
         notice="\n".join(filter(None, notices)) or None,
     )
@@ -180,40 +177,32 @@ def _samples_of(
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
-    missing = missing_columns(rows, rules.heads)
+    columns = header.names if header else tuple(rows[0].values)
+    missing = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
     if missing and rows[0].member is None:  # the index of shards leaves out empty columns
-        columns = header.names if header else tuple(rows[0].values)
         raise DataError(
             f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
     if header and header.unassigned and not header.has_classes:
         raise DataError(header.no_classes(source))
-    if rules.has_names:
-        names = rules.names or names_used(rows, rules.task)
-        _check_names(source, names, rules)
-        rules = replace(rules, names=names)
+    names = (rules.names or names_used(rows, rules.heads[0].task)) if rules.may_name else ()
+    _check_names(source, names, rules)
+    rules = replace(rules, names=names)
     # A model that is not trained on the list may find no video with a class in it.
-    labels = (
-        [("label", rules.task)]
-        if not rules.heads
-        else zip(
-            columns_of(head.name for head in rules.heads), (head.task for head in rules.heads), strict=True
-        )
-    )
-    for column, task in labels:
-        if task == MULTI_LABEL and not rules.of_model and not any(column in row.values for row in rows):
-            raise DataError(
-                f"{source}: no video has a class in the column {column}; there is nothing to learn"
-            )
+    for head in rules.heads:
+        is_empty = not any(column_of(head) in row.values for row in rows)
+        if head.task == MULTI_LABEL and is_empty and not rules.of_model:
+            raise DataError(f"{source}: no video has a class in the column {column_of(head)}")
     return rules
 
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """The videos of the subfolders, and the names of the classes."""
-    if rules.heads or rules.task != "single-label":
+    (head, *others) = rules.heads
+    if others or head.name or head.task != "single-label":
         raise DataError(
-            f"{folder}: data.heads, or data.task {rules.task}, needs a list; a class folder gives one class "
+            f"{folder}: data.heads, or data.task {head.task}, needs a list; a class folder gives one class "
             "to a video"
         )
     by_class = videos_by_subfolder(folder)
@@ -248,18 +237,16 @@ def refuse_split_folders(folder: Location) -> None:
 
 def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
     """Raise DataError if these names, given or used in the source, cannot be the classes."""
-    first = first_names(names)
+    first, head = first_names(names), rules.heads[0]
     if names and rules.of_model and not rules.names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "
             "no class names; set data.classes or use numbers"
         )
-    if names and rules.num_classes not in (None, len(names)):
-        raise DataError(
-            f"{source}: data.num_classes is {rules.num_classes}, there are {len(names)} ({first})"
-        )
+    if names and head.outputs not in (0, len(names)):
+        raise DataError(f"{source}: data.num_classes is {head.outputs}, there are {len(names)} ({first})")
     for name in names:
-        if rules.task == MULTI_LABEL and JOINED_BY in name:
+        if head.task == MULTI_LABEL and JOINED_BY in name:
             raise DataError(
                 f"{source}: the class '{name}' has a '{JOINED_BY}' in its name, which joins classes; "
                 "rename it"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everest.errors import DataError, first_names
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, refuse_existing, unlistable, write_lines, write_list
+from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
 from everest.prepare.layout_readers import READERS
 from everest.system.files import write_table
@@ -41,7 +41,6 @@ class Index:
     sources: Sequence[Path] = ()  # the annotation files
     missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
-    unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
     notice: str | None = None  # about videos next to class folders
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,23 +51,21 @@ class Index:
             "classes": len(self.class_names) or None,
             "missing": len(self.missing),
             "extra": len(self.extra),
-            "unlistable": len(self.unlistable),
         }
 
 
-def index_folder(folder: Path, *, annotations: Path | None, layout: str | None, split: int) -> Index:
+def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
     """Recognize the data set in a folder and find the videos of its lists.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
-        layout: its name; None takes the layout that fits.
         split: the number of the official split, if there are several.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
-    known, sources = find_layout(annotations or folder, layout, split=split) or (None, {})
+    known, sources = find_layout(annotations or folder, split=split) or (None, {})
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
     settings: dict[str, Any] = {}
@@ -89,18 +86,21 @@ def index_folder(folder: Path, *, annotations: Path | None, layout: str | None, 
                 f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
             )
     used = {sample.path for samples in lists.values() for sample in samples}
-    refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
     return Index(
         layout=known.name if known else FOLDERS,
         root=root,
-        lists=_listable(lists, refused, is_annotated=known is not None),
+        lists={
+            # Without any label, they are for pre-training only, which their names show.
+            name if known is None or any(sample.labels for sample in samples) else name + UNLABELLED: samples
+            for name, samples in lists.items()
+            if samples
+        },
         class_names=names,
         heads=known.heads if known else {},
         settings=settings,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
-        unlistable=sorted(refused.items()),
         notice=found,
     )
 
@@ -133,25 +133,6 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         for list_name, folders in by_list.items()
     }
     return lists, tuple(names)
-
-
-def _listable(
-    lists: Mapping[str, Sequence[Sample]], refused: Mapping[str, str], *, is_annotated: bool
-) -> dict[str, list[Sample]]:
-    """The lists without the refused paths, by their names; lists without samples are left out.
-
-    Lists from annotations in which no sample has a label are for pre-training only, which their names show.
-    """
-    listed: dict[str, list[Sample]] = {}
-    for name, samples in lists.items():
-        kept = [sample for sample in samples if sample.path not in refused]
-        if kept:
-            unlabelled = is_annotated and not any(sample.labels for sample in kept)
-            listed[name + UNLABELLED if unlabelled else name] = kept
-    if not listed:
-        path, problem = min(refused.items())
-        raise DataError(f"{path!r}: {problem}, which no list can hold, as with all {len(refused)} videos")
-    return listed
 
 
 def match_files(
@@ -197,12 +178,12 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
     problems = [
         *(("missing", name, video) for name, video in index.missing),
         *(("extra", "", os.path.relpath(video, index.root)) for video in index.extra),
-        *((problem, "", path) for path, problem in index.unlistable),
     ]
     written = list(paths.values())
     written += [folder / CLASSES] if index.class_names else []
     written += [folder / REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=index.sources)
+    refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
     for name, samples in index.lists.items():
         write_list(
             paths[name],

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from everest.config.yaml import read_yaml
-from everest.errors import DataError, RecipeError, unknown_name
+from everest.errors import DataError, RecipeError
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_lines
 from everest.system.json_text import read_json
@@ -83,24 +83,18 @@ _SUFFIXES: Final = (".txt", ".csv", ".json")
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
 
 
-def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, Sources] | None:
+def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources] | None:
     """The layout of the annotations below a folder, and their files; None if there are no annotations.
 
     Args:
-        name: the expected layout; None takes the one that fits.
         split: of UCF101 and HMDB51, which have three.
     """
-    if name == FOLDERS:
-        return None
-    if name is not None and name not in LAYOUTS:
-        raise unknown_name("--layout", name, [*LAYOUTS, FOLDERS])
     files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         files += [Path(parent, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
-    candidates = [LAYOUTS[name]] if name else list(LAYOUTS.values())
     matches: list[tuple[Layout, Sources]] = []
-    for layout in candidates:
+    for layout in LAYOUTS.values():
         sources: dict[str, list[Path]] = {}
         for role, pattern in {**layout.needs, **layout.may_have}.items():
             fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
@@ -110,14 +104,11 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
             ]
         if all(sources[role] for role in layout.needs):
             matches.append((layout, sources))
-    if name and not matches:
-        raise DataError(
-            f"{folder}: not all of {LAYOUTS[name].title} (split {split}) is there; expected below it are "
-            f"{LAYOUTS[name].expects}"
-        )
     if len(matches) > 1:
         listed = ", ".join(layout.name for layout, _ in matches)
-        raise RecipeError(f"{folder}: annotations of {listed} are below it; choose one by --layout")
+        raise RecipeError(
+            f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
+        )
     return matches[0] if matches else None
 
 

@@ -174,5 +174,5 @@ def samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
     for sample in data.samples:
         for index in indices(sample.labels[0]) if sample.labels else ():
             by_class.setdefault(index, []).append(sample)
-    names = () if data.heads else data.class_names
+    names = data.class_names
     return {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}

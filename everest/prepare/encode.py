@@ -111,31 +111,20 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, 
 
 
 def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Path]:
-    """The target of each video: the same path below `output` as below its root, with the suffix .mp4.
-
-    Videos whose paths differ in the suffix only keep their suffix before .mp4.
-    """
-    sources_of: dict[PurePosixPath, list[str]] = {}
+    """The target of each video: the same path below `output` as below its root, with the suffix .mp4."""
+    targets: dict[str, Path] = {}
+    source_of: dict[Path, str] = {}
     for original in originals:
         for path in original.paths():
             # A path that stays inside a folder: no root, no protocol, no steps upward.
-            steps = PurePosixPath(path.split("://", 1)[-1]).parts
-            source = str(original.video(path))
+            source, steps = str(original.video(path)), PurePosixPath(path.split("://", 1)[-1]).parts
             inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
-            name = PurePosixPath(*inside).with_suffix("")  # of `.`, a folder of images, its own name
-            sources = sources_of.setdefault(name, [])
-            if source not in sources:
-                sources.append(source)
-    targets: dict[str, Path] = {}
-    source_of: dict[Path, str] = {}
-    for name, sources in sources_of.items():
-        for source in sources:
-            suffix = PurePosixPath(source).suffix if len(sources) > 1 else ""
-            target = targets[source] = output / f"{name}{suffix}.mp4"
+            target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
             first = source_of.setdefault(target, source)
             if first != source:
                 raise RecipeError(
-                    f"{first} and {source} would both become {target}; give --data, a folder above both"
+                    f"{first} and {source} would both become {target}; give --data, a folder above both, or "
+                    "rename one"
                 )
     return targets
 

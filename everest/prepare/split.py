@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -31,26 +32,32 @@ PATH: Final = "path:"
 COLUMN: Final = "column:"
 
 
-def groups_of(samples: Sequence[Sample], text: str | None, *, root: Path) -> list[str]:
-    """The group of each sample, as a list holds it: bytes that are not UTF-8 as `\\xXX`.
+def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
+    """The samples with their groups as a list holds them: bytes that are not UTF-8 as `\\xXX`.
 
     Args:
-        text: of `--group`. None: each video is a group. `folder` takes its folder, `column:NAME` the group
-            that was read from this column, `path:REGEX` (or an expression with a `/`) a part of its path,
-            other expressions a part of its file name.
+        text: of `--group`. `folder` takes the folder, `column:NAME` the group that was read from this column,
+            `path:REGEX` (or an expression with a `/`) a part of the path, another expression a part of the
+            file name.
         root: the folder that paths are taken relative to.
     """
-    if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
-        return [os.path.realpath(x.video) if isinstance(x.video, Path) else x.path for x in samples]
-    paths = [Path(sample.path) for sample in samples]
-    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
-    if text == FOLDER:
-        return [escape_bytes(path.parent.as_posix()) for path in below]
     if text.startswith(COLUMN):
         for sample in samples:
             if sample.group is None:
                 raise DataError(f"{sample.video_id}: --group {text}: the column is empty; fill it in")
-        return [str(sample.group) for sample in samples]
+        return list(samples)
+    paths = [Path(sample.path) for sample in samples]
+    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
+    if text == FOLDER:
+        groups = [path.parent.as_posix() for path in below]
+    else:
+        groups = [_matched(text, path) for path in below]
+    pairs = zip(samples, groups, strict=True)
+    return [replace(sample, group=escape_bytes(group).strip()) for sample, group in pairs]
+
+
+def _matched(text: str, path: Path) -> str:
+    """The part of a path, or of its name, that the parentheses of an expression mark."""
     try:
         pattern = re.compile(text.removeprefix(PATH))
     except re.error as error:
@@ -61,14 +68,17 @@ def groups_of(samples: Sequence[Sample], text: str | None, *, root: Path) -> lis
         raise RecipeError(
             f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
         )
-    whole_path = text.startswith(PATH) or "/" in text
-    groups = []
-    for path in below:
-        match = pattern.search(path.as_posix() if whole_path else path.name)
-        if match is None or not match.group(1):
-            raise DataError(f"{path}: --group {text} does not fit it; '{PATH}REGEX' matches whole paths")
-        groups.append(escape_bytes(match.group(1)).strip())
-    return groups
+    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+    if match is None or not match.group(1):
+        raise DataError(f"{path}: --group {text} does not fit it; '{PATH}REGEX' matches whole paths")
+    return match.group(1)
+
+
+def group_of(sample: Sample) -> str:
+    """The group of a sample, else its file, whatever links lead to it."""
+    if sample.group is not None:
+        return sample.group
+    return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
 
 
 def read_shares(text: str) -> dict[str, float]:
@@ -85,20 +95,17 @@ def read_shares(text: str) -> dict[str, float]:
 
 
 def split_samples(
-    samples: Sequence[Sample], shares: Mapping[str, float], *, groups: Sequence[str], seed: int
+    samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[Sample]]:
     """Assign whole groups to lists, so that each list has its share of all samples and of every class.
 
     A sample counts for each of its classes. Samples of a multi-label list without a class count as a class,
     and numbers by the bin that they are in. The first of several labels is balanced. Samples keep their
     order. See `everest.prepare.assignment.assign`.
-
-    Args:
-        groups: of each sample.
     """
     by_group: dict[str, list[int]] = {}
-    for number, group in enumerate(groups):
-        by_group.setdefault(group, []).append(number)
+    for number, sample in enumerate(samples):
+        by_group.setdefault(group_of(sample), []).append(number)
     members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
     classes = _classes_to_balance(labels, most_bins=int(len(members) * min(shares.values())))

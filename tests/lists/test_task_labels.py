@@ -48,7 +48,7 @@ def test_each_of_several_classes_of_a_video_meets_its_shares(shares, seed):
         for number in range(200)
     ]
     parts = read_shares(shares)
-    lists = split_samples(samples, parts, groups=[sample.path for sample in samples], seed=seed)
+    lists = split_samples(samples, parts, seed=seed)
     total = Counter(index for sample in samples for index in sample.labels[0])
     for name, share in parts.items():
         counts = Counter(index for sample in lists[name] for index in sample.labels[0])
@@ -78,9 +78,7 @@ def test_videos_without_a_class_are_divided_like_a_class():
 def test_numbers_are_divided_by_their_quantiles():
     def parts_of(numbers: list[float]) -> dict[str, list[float]]:
         samples = [Sample(path=f"/v/{i}.mp4", labels=(label,)) for i, label in enumerate(numbers)]
-        lists = split_samples(
-            samples, read_shares("80/10/10"), groups=[sample.path for sample in samples], seed=0
-        )
+        lists = split_samples(samples, read_shares("80/10/10"), seed=0)
         return {name: [sample.labels[0] for sample in part] for name, part in lists.items()}
 
     numbers = np.random.default_rng(0).lognormal(size=100).tolist()

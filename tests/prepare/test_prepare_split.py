@@ -12,7 +12,7 @@ from prepare_commands import everest, rows_of, split, touch
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.prepare.assignment import assign
-from everest.prepare.split import groups_of, read_shares, split_samples
+from everest.prepare.split import read_shares, split_samples, with_groups
 from everest.suggest.data_section import data_section
 
 
@@ -26,8 +26,8 @@ def samples_of(classes, group_size):
 
 
 def divided(samples, shares, seed=0, group=None):
-    groups = groups_of(samples, group, root=Path("/v"))
-    return split_samples(samples, read_shares(shares), groups=groups, seed=seed)
+    grouped = with_groups(samples, group, root=Path("/v")) if group else samples
+    return split_samples(grouped, read_shares(shares), seed=seed)
 
 
 SHARES = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
@@ -60,7 +60,7 @@ def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, 
 def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, shares, group_size, seed):
     samples = samples_of(classes, group_size)
     labels = np.array([sample.labels[0] for sample in samples])
-    names = groups_of(samples, r"(c\d+_g\d+)_", root=Path("/v"))
+    names = [sample.group for sample in with_groups(samples, r"(c\d+_g\d+)_", root=Path("/v"))]
     groups = [np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)]
     parts = np.array(list(read_shares(shares).values()))
     chosen = assign(groups, labels, parts, np.random.default_rng(seed))
@@ -156,7 +156,7 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     (name,) = groups["val"]
     assert told["lists"]["val"] == {
-        **{"videos": 6, "share": 0.2, "groups": [name], "classes": {"0": 3, "1": 3}, "numbers": None}
+        **{"videos": 6, "groups": [name], "classes": {"0": 3, "1": 3}, "numbers": None}
     }
     assert f"val: 6 videos (20.0%) of 1 group: {name}\n" in shown.stderr
 

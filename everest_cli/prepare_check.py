@@ -131,6 +131,7 @@ def _read_sources(
             classes=names if first is None else first.class_names,
             task=task if first is None else first.task,
             heads=() if first is None else first.heads,
+            names_classes=first is None or not first.heads,
             may_miss=True,
         )
     return _Chosen(lists=lists, paths=sources)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,11 +58,6 @@ class Classes:
         """The names of the classes of a head, or their indices."""
         return [self.name(label) for label in range(head.outputs)]
 
-    def titles(self, head: Head, labels: Iterable[int]) -> list[str]:
-        """The names of some classes of a head, after the name of the head if there are several."""
-        start = f"{head.name} " if head.name else ""
-        return [start + self.name(label) for label in labels]
-
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     """Returns a head of numbers with their mean and std; another head as it is."""
@@ -102,7 +97,7 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
-        empty += classes.titles(head, (label for label in range(count) if label not in used))
+        empty += [f"{head.name} {classes.name(x)}".strip() for x in range(count) if x not in used]
     return empty
 
 

@@ -103,6 +103,7 @@ def read_labeled(
     heads: Heads = (),
     class_column: str | None = None,
     group_column: str | None = None,
+    names_classes: bool = True,
     may_miss: bool = False,
 ) -> SampleList:
     """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
@@ -113,6 +114,7 @@ def read_labeled(
         heads: known from another list; empty: as the columns `label.NAME` show.
         class_column: the column of classes in a sheet; None finds it by its name.
         group_column: the column of groups in a sheet; None: `group`.
+        names_classes: see `read_samples`.
         may_miss: ignore missing videos, unless all of them are missing.
     """
     with as_data_error(source):
@@ -120,20 +122,20 @@ def read_labeled(
             raise DataError(f"{source}: no such list or folder")
         if find_index(source):
             raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
-        is_folder = source.is_dir()
-    if is_folder:
+        is_list = source.is_file()
+        rows = read_rows(source, class_column=class_column, group_column=group_column) if is_list else None
+    if rows is None:
         if class_column is not None or group_column is not None:
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
+        found, header = task or "single-label", None
         labeled = any(videos_by_subfolder(source).values())
-        rules = LabelRules(names=tuple(classes or ()), heads=(Head(task=task or "single-label", outputs=0),))
-        return _samples_of(source, None, root, rules if labeled else None, may_miss=may_miss)
-    rows = read_rows(source, class_column=class_column, group_column=group_column)
-    found = task or find_task(rows, names=classes or ())
-    heads = heads or open_heads(rows) or (Head(task=found, outputs=0),)
-    header = rows[0].header
-    labeled = header.has_classes if header else "label" in rows[0].values
-    rules = LabelRules(names=tuple(classes or ()), heads=heads)
+    else:
+        found, header = task or find_task(rows, names=classes or ()), rows[0].header
+        heads = heads or open_heads(rows)
+        labeled = header.has_classes if header else "label" in rows[0].values
+    heads = heads or (Head(task=found, outputs=0),)
+    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     data = _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
     notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
     if header is not None and header.unassigned and not labeled:
@@ -210,13 +212,13 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
     _check_names(folder, names, rules)
     if not by_class:
         raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
-    unknown = [name for name in by_class if name not in names]
+    unknown = [name for name, videos in by_class.items() if videos and name not in names]
     _refuse([f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in unknown])
     if not any(by_class.values()):
         raise DataError(f"{folder}: no videos in its {len(by_class)} subfolders")
     fix = "no videos in this class folder; remove it, or name the classes in data.classes"
-    empty = [f"{folder / name}: {fix}" for name, videos in by_class.items() if not videos]
-    _refuse([] if rules.names else empty)
+    empty = [name for name, videos in by_class.items() if not videos and name not in rules.names]
+    _refuse([f"{folder / name}: {fix}" for name in empty])
     samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
         for label, name in enumerate(names)
@@ -282,10 +284,6 @@ def _samples_of_list(
     absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
     causes = [_cause(file, row, root, files[sample.path]) for row, sample in absent[:SHOWN]]
     if files and len(missing) == len(files):
-        if not root.is_dir():
-            raise DataError(
-                f"{root}: no such folder; the paths in {file} are relative to it; set it by --data DIR"
-            )
         raise DataError(
             f"{file}: none of its {len(files)} videos exists, first {absent[0][1].path}{causes[0]}; paths "
             f"are relative to {root}; name their folder by --data DIR"

@@ -5,7 +5,6 @@ S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 NO_CLASS: Final = -1  # the class of samples without one
 NOWHERE: Final = -1  # a group that is in no list yet
-ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
+ROUNDING: Final = 1e-14  # of squared numbers of samples: a move that gains less gains nothing
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,7 +28,7 @@ def assign(
     """The list of every group (G,).
 
     Large groups are placed first, each where it leaves the least squared distance from the shares. Then
-    single groups are moved, and pairs swapped, as long as that helps. A class of at least S groups that is
+    single groups are moved as long as that helps. A class of at least S groups that is
     missing in a list counts more than any distance. Groups of one class can always avoid that; of several
     classes, some assignments that do are not found, or there is none.
 
@@ -51,7 +50,7 @@ def assign(
     )
     for group in order:
         state.place(group)
-    while state.move(order) or state.swap():  # ends, as the distance falls every time
+    while state.move(order):  # ends, as the distance falls every time
         pass
     return state.chosen
 
@@ -95,43 +94,24 @@ class _Assignment:
 
     def move(self, order: Ints) -> bool:
         """Move each group to another list if that helps; returns whether any moved."""
-        _, _, costs = self._changes(0, len(self.chosen))
+        costs = self._costs(0, len(self.chosen))
         moved = False
         for group in order[costs[order].min(axis=1) < -self._least]:
-            _, _, (cost,) = self._changes(group, group + 1)  # after the moves before it
+            (cost,) = self._costs(group, group + 1)  # after the moves before it
             if cost.min() < -self._least:
                 self._put(group, int(cost.argmin()))
                 moved = True
         return moved
-
-    def swap(self) -> bool:
-        """For each two lists, move the cheapest group to the other and the cheapest back, if both help.
-
-        For assignments that no single move improves: most often, each of two classes has one sample too many
-        where the other lacks one. Returns whether any swap helped.
-        """
-        swapped = False
-        for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
-            saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
-            sent, lost = self._send_cheapest(here, there)
-            returned, lost_again = self._send_cheapest(there, here)
-            missing = lost + lost_again
-            if missing < 0 or (missing == 0 and sent + returned < -self._least):
-                swapped = True
-            else:
-                self._lacking, self._present, self.chosen = saved
-        return swapped
 
     def _entries(self, group: int) -> tuple[Ints, Ints]:
         """The rows and counts of one group."""
         entries = slice(self._first[group], self._first[group + 1])
         return self._rows[entries], self._counts[entries]
 
-    def _changes(self, start: int, stop: int) -> tuple[Floats, Ints, Floats]:
-        """(G, S) what moving each group to each list adds to the distance, and to the missing classes.
+    def _costs(self, start: int, stop: int) -> Floats:
+        """(G, S) what moving groups to each list adds to the distance, and to the worth of missing classes.
 
-        The third is both together, in which a missing class is worth more than any distance. It is positive
-        for the list that the group is in.
+        It is positive for the list that a group is in.
         """
         first = self._first[start : stop + 1]
         entries = slice(first[0], first[-1])
@@ -143,7 +123,7 @@ class _Assignment:
         missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[rows][:, None]
         begins = first[:-1] - first[0]
         changes, missing = np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
-        return changes, missing, changes + self._worth * missing
+        return changes + self._worth * missing
 
     def _put(self, group: int, target: int) -> None:
         """Move a group from its list, if it is in one, to another."""
@@ -153,16 +133,3 @@ class _Assignment:
                 self._lacking[rows, place] += sign * counts
                 self._present[rows, place] -= sign
         self.chosen[group] = target
-
-    def _send_cheapest(self, here: int, there: int) -> tuple[float, int]:
-        """Move the group that costs least; returns what it adds to the distance, and to the missing classes.
-
-        The distance is infinite without any group.
-        """
-        changes, missing, costs = self._changes(0, len(self.chosen))
-        costs = np.where(self.chosen == here, costs[:, there], np.inf)  # (G,)
-        best = int(costs.argmin())
-        if costs[best] == np.inf:
-            return np.inf, 0
-        self._put(best, there)
-        return float(changes[best, there]), int(missing[best, there])

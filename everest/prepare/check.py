@@ -45,7 +45,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for an interrupted and an uninterrupted check."""
         good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
-        lengths = [inspection.length for inspection in good if inspection.length is not None]
+        lengths = [inspection.seconds for inspection in good if inspection.seconds is not None]
         classes = _class_counts(self.lists)
         training = next(iter(self.lists))
         rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
@@ -142,13 +142,13 @@ def check_lists(
     for sample in samples:
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result.frames, result.length)
-            if result.length is None and (sample.start, sample.end) != (None, None):
+            frames = num_frames(sample, result.frames, result.seconds)
+            if result.seconds is None and (sample.start, sample.end) != (None, None):
                 bad[sample.video_id] = NO_SECONDS
             elif frames <= 0:
-                has = f"{result.frames} frames" + (f" in {result.length:.2f} s" if result.length else "")
+                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := num_frames(sample, result.frames, result.length, fps)) < span:
+            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
                 short[sample.video_id] = counted
     return Check(
         lists=lists,

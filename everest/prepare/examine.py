@@ -34,16 +34,10 @@ class Inspection:
     size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
     frames: NonNegativeInt = 0
-    seconds: FiniteFloat | None = None  # at the nominal frame rate; None: a folder of images
-    duration: FiniteFloat | None = None  # seconds until the last frame ends; None: unknown, or no video
+    seconds: FiniteFloat | None = None  # until the last frame ends; None: a folder of images, or no video
     content: str | None = None  # hash of the bytes
     reason: InstanceOf[str] | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
-
-    @property
-    def length(self) -> float | None:
-        """Seconds, by the times of the frames if known, else at the nominal rate; None: images."""
-        return self.seconds if self.duration is None else self.duration
 
     def is_current(self) -> bool:
         """Whether the file is still the one that was decoded, and the result still holds."""
@@ -75,15 +69,14 @@ def examine(path: str) -> Inspection:
 def _video(path: Path, blank: Inspection) -> Inspection:
     with as_video_error(path), path.open("rb") as file:
         content = hashlib.file_digest(file, _digest).hexdigest()
-    opening = inspect_video(path)
+    inspect_video(path)  # names what is no video
     losses: list[Loss] = []
     with closing(decode_frames(path, losses=losses)) as frames:
         count = sum(1 for _ in frames)
     return replace(
         blank,
         frames=count,
-        seconds=round(count / (opening.info.fps or 1), 3),
-        duration=round(Timeline.of(path).end, 6),
+        seconds=round(Timeline.of(path).end, 6),
         content=content,
         reason=damage(path, frames=count, losses=losses),
     )

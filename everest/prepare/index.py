@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import DataError, first_names
+from everest.errors import DataError
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
@@ -71,9 +72,9 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     settings: dict[str, Any] = {}
     found = None
     if known is None:
-        lists, names = folder_samples(root)
-        if not lists:
+        if not videos:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
+        lists, names = folder_samples(root)
         found = loose_videos_notice(root) if names else None
     else:
         published = READERS[known.name](sources)
@@ -105,7 +106,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     )
 
 
-def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[str, ...]]:
     """The samples of each list, and the sorted class names, which are empty without class folders.
 
     `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
@@ -113,31 +114,16 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
     """
     splits = split_folders(root)
     folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
-    by_list = {key: videos_by_subfolder(folder) for key, folder in folders.items()}
-    filled = {name for folders in by_list.values() for name, videos in folders.items() if videos}
-    if not filled:
-        samples = [Sample(path=str(video.absolute())) for video in videos_under(root)]
-        return ({"all": samples} if samples else {}), ()
-    names = sorted({name for folders in by_list.values() for name in folders})
-    empty = [f"'{name}'" for name in names if name not in filled]
-    if empty:
-        raise DataError(
-            f"{root}: no videos in the class folders {first_names(empty)}; remove them, or put the videos in"
-        )
-    lists = {
-        list_name: [
-            Sample(path=str(video.absolute()), labels=(names.index(name),))
-            for name, videos in folders.items()
-            for video in videos
-        ]
-        for list_name, folders in by_list.items()
-    }
-    return lists, tuple(names)
+    by_list = [videos_by_subfolder(folder) for folder in folders.values()]
+    names = tuple(sorted({name for by_class in by_list for name, videos in by_class.items() if videos}))
+    if not names:
+        return {"all": read_samples(root, root=root, labeled=False).samples}, ()
+    return {key: read_samples(each, root=root, classes=names).samples for key, each in folders.items()}, names
 
 
 def match_files(
     lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
-) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
+) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
     """Find the file of each annotated sample by its name, at any depth and whatever its suffix.
 
     Among files of one name, the file in the most of the sample's folders is taken.

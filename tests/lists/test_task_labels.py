@@ -115,22 +115,6 @@ def test_decimals_are_found_to_be_numbers_and_kept(tmp_path: Path):
     assert sorted(found) == [number / 8 for number in range(20)]
 
 
-@pytest.mark.parametrize(
-    ("labels", "task", "kept"),
-    [
-        (["a|b", "c"] * 10, "single-label", ["a|b", "c"]),
-        (["1", "5", "3", "3"] * 5, "regression", None),
-        (["run", "walk"] * 10, "multi-label", ["run", "walk"]),
-    ],
-)
-def test_the_task_can_be_given(tmp_path: Path, labels: list[str], task: str, kept: list[str] | None):
-    document, shown = split(write(tmp_path, labels), "--task", task)
-    assert document["task"] == task
-    assert "labels contain" not in shown
-    names = tmp_path / "classes.txt"
-    assert (names.read_text().split() if names.exists() else None) == kept
-
-
 def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_path: Path):
     assert split(write(tmp_path / "a", ["0", "1"] * 10))[0]["task"] == "single-label"
     rows = ["0,0|1,0.5", "1,2,1"] * 10
@@ -199,6 +183,7 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
     ("lists", "options", "problem"),
     [
         ({"train": ["a|b", "b", "c"], "val": ["d|a"]}, [], "val.csv:2: unknown class 'd'; known: a, b, c"),
+        ({"train": ["0", "1"], "val": ["a"]}, [], "val.csv: its labels are names (a), and the checkpoint or"),
         ({"train": ["", ""]}, ["--task", "multi-label"], "train.csv: no video has a class in the column la"),
         ({"train": ["0", "run", "1", "walk"]}, [], "train.csv:3: unknown class 'run'; other labels are nu"),
         ({"train": ["0.5", "run"]}, ["--task", "regression"], "train.csv:3: label 'run' is no number"),

@@ -352,11 +352,3 @@ def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, mon
     found = examine(str(clip_files / "clip0.mp4"))
     assert found.reason == "cannot be read: Permission denied"
     assert not found.lasting
-
-
-def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path):
-    put(clip_files, tmp_path / "set" / "run")
-    names = ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"]
-    for name in names:
-        (tmp_path / "set" / "run" / name).touch()
-    assert bad(check(tmp_path / "set", output=tmp_path, code=4)) == dict.fromkeys(names, "empty file")

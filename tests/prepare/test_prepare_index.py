@@ -9,8 +9,7 @@ from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
 from everest.lists.reading import read_samples
-from everest.lists.text import read_rows
-from everest.prepare.layout import LAYOUTS, seconds_of
+from everest.prepare.layout import LAYOUTS
 
 # Every row of every list: data set, list, file, labels, its segment.
 TABLE = """
@@ -187,19 +186,10 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
     assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
 
 
-def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
-    touch(tmp_path, "10/a.mp4", "2/b.mp4")
-    data = yaml.safe_load(index(tmp_path).stdout)["data"]
-    assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
-    names = (tmp_path / data["classes"]).read_text().split()
-    found = read_samples(tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2)
-    assert [sample.labels for sample in found.samples] == [(0,), (1,)]
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
+        (["run/a.mp4", "walk/notes.txt"], "walk: no videos in this class folder; remove it"),
         (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
     ],
 )
@@ -273,11 +263,6 @@ def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     ARCHIVES[layout](tmp_path)
     (tmp_path / file).write_text(text)
     assert message in index(tmp_path, code=4).stderr
-
-
-def test_times_in_seconds():
-    stamps = {"00:00:00.14": 0.14, "01:02:04.370": 3724.37, "10:00:00": 36000}
-    assert {stamp: seconds_of(stamp) for stamp in stamps} == stamps
 
 
 def test_folders_that_are_missing_or_cannot_be_written(tmp_path):

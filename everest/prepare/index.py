@@ -69,7 +69,6 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     known, sources = find_layout(annotations or folder, split=split) or (None, {})
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
-    settings: dict[str, Any] = {}
     found = None
     if known is None:
         if not videos:
@@ -78,7 +77,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         found = loose_videos_notice(root) if names else None
     else:
         published = READERS[known.name](sources)
-        names, settings = published.class_names, {**known.settings, **published.settings}
+        names = published.class_names
         lists, missing = match_files(published.lists, videos)
         if not any(lists.values()):
             wanted = next((name for _, name in missing), "any video")
@@ -98,7 +97,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         },
         class_names=names,
         heads=known.heads if known else {},
-        settings=settings,
+        settings=known.settings if known else {},
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],

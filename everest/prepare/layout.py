@@ -50,7 +50,6 @@ class Annotations:
 
     lists: Mapping[str, Sequence[AnnotatedSample]]  # by the list's name: train, val, test
     class_names: tuple[str, ...] = ()  # in the order of their labels
-    settings: Mapping[str, Any] = field(default_factory=dict)  # which replace the ones of the layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from everest.annotations.scored import are_outside
 from everest.errors import RecipeError
 from everest.footage.activity import why_none, window_activity
 from everest.inference.journal import open_journal
-from everest.inference.predictions import check_seconds
+from everest.inference.windows import check_seconds
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.packet_sizes import PacketSizes, packet_sizes

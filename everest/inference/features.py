@@ -21,9 +21,9 @@ from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
-from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.window_features import DAMAGED, INDEX, add_window_rows, write_arrays
+from everest.inference.windows import check_seconds
 from everest.lists.inputs import refuse_same_stems
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice

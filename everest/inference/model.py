@@ -20,7 +20,6 @@ from everest.config.settings import Recipe
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
-from everest.inference.top_classes import check_options
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
@@ -165,8 +164,11 @@ class OpenedModel:
     def classes(self) -> Classes:
         """The classes of the classifier."""
         module = self.classifier
-        check_options(module.heads, calibrated=self.calibrated)
-        heads = calibrated_heads(module.heads, source=self.source) if self.calibrated else module.heads
+        heads = module.heads
+        if self.calibrated:
+            if all(head.task == "regression" for head in heads):
+                raise RecipeError("--calibrated: goes with classes, and this model predicts numbers")
+            heads = calibrated_heads(heads, source=self.source)
         return Classes(heads=heads, names=module.class_names)
 
     @property

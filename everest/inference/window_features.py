@@ -1,6 +1,6 @@
 """Features of windows that slide over long footage; a killed call resumes inside a video.
 
-The windows are the same as of `everest predict --timeline`. Each is one row of a `RowStore`, in the order of
+The windows are the same as of `everest timeline`. Each is one row of a `RowStore`, in the order of
 the videos and of time. A window with a damaged frame has no row.
 
 V views, C channels, T frames, H W pixels, D width.
@@ -21,11 +21,10 @@ from torch import Tensor
 
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.inference.bouts import Window
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values
-from everest.inference.predictions import damage_of, window_clips, windows_of
 from everest.inference.row_store import RowStore, SampleEntry
+from everest.inference.windows import Window, damage_of, window_clips, windows_of
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, unfinished_folder, write_text

@@ -149,7 +149,7 @@ def test_annotations_state_unscored_time_and_convert_it(tmp_path: Path, clip_fil
 
 def test_unscored_time_does_not_count_in_scores(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video, truth = clip_files / "clip0.mp4", tmp_path / "truth.csv"
-    command = ["predict", video, "-c", classifier_run, "--timeline", "--window", 0.5, "--truth", truth]
+    command = ["timeline", video, "-c", classifier_run, "--window", 0.5, "--truth", truth]
     label = json_of(*command[:-2], "-q")[0]["bouts"][0]["label"]
     truth.write_text(
         f"video,start,end,label\nclip0,0,0.5,{label}\nclip0,1,1.5,{label}\nclip0,1.5,2,unscored\n"

@@ -132,9 +132,7 @@ def test_what_reads_and_writes_files_leaves_nothing(classifier_run: Path, clip_f
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [features.name, "here.safetensors"]
     imitated("eval", "-c", classifier_run, "-q", "--report", tmp_path / "report", "--json")
-    imitated(
-        "predict", clip_files / "clip0.mp4", "-c", classifier_run, "--timeline", "-o", tmp_path / "t.csv"
-    )
+    imitated("timeline", clip_files / "clip0.mp4", "-c", classifier_run, "-o", tmp_path / "t.csv")
     imitated("prepare", "check", clip_files, "-q")
     imitated("prepare", "encode", clip_files / "train.csv", "-o", tmp_path / "encoded", "-q")
     imitated("prepare", "windows", clip_files, "--seconds", 1, "-o", tmp_path / "windows.csv", "-q")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -13,17 +13,12 @@ from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display
-from everest_cli.timeline_options import RuleOptions
+from everest_cli.timeline_options import FileKind, RuleOptions, kind_of
 
 if TYPE_CHECKING:
     from everest.inference.bouts import Rows
     from everest.inference.timelines import Timelines
 
-FileKind = Literal["csv", "boris", "elan", "srt", "vtt", "json"]
-ENDINGS: dict[str, FileKind] = {
-    **{f".{kind}": kind for kind in get_args(FileKind)},
-    ".eaf": "elan",
-}
 SAVED = ".safetensors"
 
 
@@ -96,7 +91,7 @@ def timeline(
     from everest.lists.inputs import named_samples
     from everest.system.json_text import json_text
 
-    kind = _kind_of(output, to)
+    kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     inputs: list[object] = [*videos, *model.inputs, *([truth] if truth else [])]
     timelines = samples = opened = None
@@ -153,20 +148,8 @@ def timeline(
         raise typer.Exit(4)
 
 
-def _kind_of(output: Path | None, to: FileKind | None) -> FileKind | None:
-    """The kind of the file to write, None without --output."""
-    if output is None:
-        if to is not None:
-            raise RecipeError(f"--to {to}: needs --output, the file to write")
-        return None
-    kind = to or ENDINGS.get(output.suffix.lower())
-    if kind is None:
-        raise RecipeError(f"--output {output}: end its name in {', '.join(ENDINGS)}, or add --to")
-    return kind
-
-
 def _output_files(
-    output: Path | None, kind: FileKind | None, names: Sequence[str]
+    output: Path | None, kind: str | None, names: Sequence[str]
 ) -> Mapping[Path, Sequence[str]]:
     """The files of --output, each with the paths of its videos."""
     from everest.annotations.formats import files_of
@@ -196,7 +179,7 @@ def _check_targets(
 
 def _write(
     files: Mapping[Path, Sequence[str]],
-    kind: FileKind | None,
+    kind: str | None,
     timelines: Timelines,
     bouts: Sequence[dict[str, Rows]],
     text: str,

@@ -1,9 +1,10 @@
-"""The options of bouts, which `everest timeline` and `everest budget` share."""
+"""Options that the commands for bouts share: how bouts follow from probabilities, and kinds of files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -12,6 +13,30 @@ from everest_cli.option_values import read_numbers
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
+
+AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
+FileKind = Literal[AnnotationKind, "json"]
+ENDINGS: Final = {
+    ".csv": "csv",
+    ".boris": "boris",
+    ".eaf": "elan",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".json": "json",
+}
+
+
+def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+    """The kind of the file of --output, by --to or its ending; None without --output."""
+    if output is None:
+        if to is not None:
+            raise RecipeError(f"--to {to}: needs --output, the file to write")
+        return None
+    kind = to or ENDINGS.get(output.suffix.lower())
+    if kind not in kinds:
+        known = ", ".join(ending for ending, kind in ENDINGS.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,21 +15,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, get_args
 
-from everest.annotations.boris import observation_names
 from everest.annotations.boris_events import (
     FIX_UNPAIRED,
-    NO_SUBJECT,
     Event,
     Observation,
     Status,
-    events_of,
     paired,
-    point_labels,
 )
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
-from everest.annotations.matching import VideoNames, media_path
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoNames
 from everest.errors import shown
 
 ID: Final = "Observation id"
@@ -40,33 +35,26 @@ UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
 FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
-# The columns that are written, as in version 8.
-_ABOUT: Final = (ID, "Observation date", "Description", "Observation type", "Source", "Time offset (s)")
-_SHARED: Final = (*_ABOUT, "Media duration (s)", "FPS", "Subject", "Behavior", "Behavioral category")
-_IMAGES: Final = ("Image index start", "Image index stop", "Image file path start", "Image file path stop")
-_EVENT: Final = ("Behavior type", "Time", MEDIA[0], "Image index", "Image file path", "Comment")
-_SPAN: Final = ("Behavior type", START, "Stop (s)", "Duration (s)", MEDIA[0])
 
 Row = dict[str, str]
 
 
-def is_header(fields: Sequence[str]) -> str | None:
-    """The kind of table that a line begins: `boris-aggregated`, `boris-events`, or None."""
+def has_columns(fields: Sequence[str]) -> bool:
+    """Whether a line names the columns of one of both tables."""
     names = set(fields)
-    if {"Behavior", START, "Stop (s)"} <= names:
-        return "boris-aggregated"
-    is_events = {"Behavior", "Time"} <= names and names & {"Status", "Behavior type"}
-    return "boris-events" if is_events else None
+    return {"Behavior", START, "Stop (s)"} <= names or (
+        {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
+    )
 
 
-def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     text = path.read_text(encoding="utf-8-sig")
-    found = ((line, separator_of(line, is_header)) for line in text.split("\n"))
-    separator = next((each for line, each in found if is_header(fields_of(line, each))), ",")
+    found = ((line, separator_of(line, has_columns)) for line in text.split("\n"))
+    separator = next((each for line, each in found if has_columns(fields_of(line, each))), ",")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     lines = [(reader.line_num, fields) for fields in reader if any(fields)]
-    begin = next((place for place, (_, fields) in enumerate(lines) if is_header(fields)), None)
+    begin = next((place for place, (_, fields) in enumerate(lines) if has_columns(fields)), None)
     if begin is None:
         raise ValueError("no line with the names of the columns")
     about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
@@ -173,43 +161,3 @@ def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Even
         else:
             events.append(event)
     yield from paired(events, where)
-
-
-def events_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Tabular events with the columns of version 8, but for the duration of the observation."""
-    points = point_labels(bout for each in bouts.values() for bout in each)
-    rows: list[Sequence[str]] = [[*_SHARED, *_EVENT]]
-    for name, video in observation_names(bouts).items():
-        about = _cells(name, video, times)
-        for event in events_of(bouts[video], points, name):
-            who = [event.subject or NO_SUBJECT, event.behavior, "", event.status]
-            where = [f"{event.time:.3f}", media_path(video), "NA", "NA", event.comment]
-            rows.append([*about, *who, *where])
-    return _tsv(rows)
-
-
-def aggregated_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Aggregated events with the columns of version 8, but for the durations of coding and subject."""
-    rows: list[Sequence[str]] = [[*_SHARED, *_SPAN, *_IMAGES, "Comment start", "Comment stop"]]
-    for name, video in observation_names(bouts).items():
-        about = _cells(name, video, times)
-        for bout in bouts[video]:
-            kind, length = ("STATE", f"{bout.seconds:.3f}") if bout.seconds else ("POINT", "NA")
-            who = [bout.subject or NO_SUBJECT, bout.label, "", kind]
-            span = [f"{bout.start:.3f}", f"{bout.end:.3f}", length, media_path(video)]
-            comment = "" if bout.origin == "manual" else bout.origin
-            rows.append([*about, *who, *span, *(["NA"] * len(_IMAGES)), comment, ""])
-    return _tsv(rows)
-
-
-def _cells(name: str, video: str, times: Mapping[str, VideoTimes]) -> list[str]:
-    """The cells that are equal in all rows of an observation."""
-    known = times.get(video)
-    facts = ["NA", "NA"] if known is None else [f"{known.seconds:.3f}", f"{known.fps:.3f}"]
-    return [name, "", "", "Media file(s)", f"player #1:{media_path(video)}", "0.0", *facts]
-
-
-def _tsv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
-    return text.getvalue()

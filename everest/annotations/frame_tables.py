@@ -11,8 +11,7 @@ F frames, C classes.
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,13 +36,14 @@ END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end th
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
 
-def is_header(fields: Sequence[str]) -> bool:
+def has_columns(fields: Sequence[str]) -> bool:
     """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
     is_simba = {suffix for name in fields for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
-    return fields[:1] in ([""], ["frame"]) and len(fields) > 1 and (BACKGROUND in fields or is_simba)
+    is_unnamed = fields[:1] == [""] and (BACKGROUND in fields or is_simba)
+    return len(fields) > 1 and (is_unnamed or fields[0] == "frame")
 
 
-def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
@@ -87,7 +87,7 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
     may have 500 columns.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        separator = separator_of(file.readline(), is_header)
+        separator = separator_of(file.readline(), has_columns)
         file.seek(0)
         rows = csv.reader(file, delimiter=separator)
         header = next(rows, [])
@@ -136,26 +136,3 @@ def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
     if not is_rising or frames[0] < 0 or not frames[-1] < MOST_FRAMES:
         return np.arange(len(numbers))
     return frames.astype(np.int64)
-
-
-def frame_table_text(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
-) -> str:
-    """DeepEthogram's labels of one video, -1 where it is unscored. A point event lasts one frame."""
-    ((video, of_video),) = bouts.items()
-    labels = sorted({*classes, *(bout.label for bout in of_video)} - {BACKGROUND, UNSCORED})
-    values = np.zeros((times[video].frames, 1 + len(labels)), np.int8)  # (F, C), background first
-    for bout in of_video:
-        if bout.label in labels:
-            first, after = times[video].span(bout)
-            values[first:after, 1 + labels.index(bout.label)] = 1
-    values[:, 0] = ~values.any(axis=1)
-    for bout in of_video:
-        if bout.label == UNSCORED:
-            first, after = times[video].span(bout)
-            values[first:after] = -1
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["", BACKGROUND, *labels])
-    writer.writerows([number, *row] for number, row in enumerate(values.tolist()))
-    return text.getvalue()

@@ -8,21 +8,26 @@ Source: labelstud.io/tags/video and /tags/timelinelabels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import Bout, Origin
-from everest.annotations.matching import VideoNames, media_path
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoNames
 from everest.errors import DataError, shown
-from everest.system.json_text import json_text, read_json
+from everest.system.json_text import read_json
 
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
-_NAMES: Final = {"from_name": "timelineLabels", "to_name": "video", "type": "timelinelabels"}
 
 
-def read_label_studio(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def has_keys(document: Any) -> bool:
+    """Whether a JSON document, or the first of its tasks, is of this kind."""
+    return isinstance(document, dict) and bool(
+        {"annotations", "predictions", "video", "data"} & set(document)
+    )
+
+
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of all tasks.
 
     Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
@@ -75,25 +80,3 @@ def _stated_rate(result: Mapping[str, Any]) -> float:
     value = result.get("value", result)
     frames, seconds = value.get("framesCount"), value.get("duration")
     return frames / seconds if frames and seconds else 0.0
-
-
-def label_studio_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Tasks to import: predictions if all bouts of a video are automated, else one annotation.
-
-    A point event lasts one frame. The labeling interface takes the rate from the task by `frameRate="$fps"`.
-    """
-    tasks = []
-    for number, (video, of_video) in enumerate(bouts.items(), start=1):
-        fps = times[video].fps
-        results = []
-        for place, bout in enumerate(of_video):
-            first, end = round(bout.start * fps), round(bout.end * fps)
-            origin = {"automated": "prediction", "curated": "prediction-changed"}.get(bout.origin, "manual")
-            span = {"start": first + 1, "end": max(end, first + 1)}
-            value = {"ranges": [span], "timelinelabels": [bout.label]}
-            results.append({"id": f"{number}-{place}", **_NAMES, "origin": origin, "value": value})
-        is_predicted = all(bout.origin == "automated" for bout in of_video)
-        state, other = ("predictions", "annotations") if is_predicted else ("annotations", "predictions")
-        data = {"video": media_path(video), "fps": fps}
-        tasks.append({"id": number, "data": data, state: [{"result": results}] if results else [], other: []})
-    return json_text(tasks, indent=1)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout, Origin, origin_in
+from everest.annotations.bout import Bout, origin_in
 from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
@@ -26,7 +25,6 @@ _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
 _IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
-_PERCENT: Final = re.compile(r" \d{1,3}%$")  # after the labels that `everest predict --format srt` writes
 _VOICE: Final = re.compile(r"^<v(?:\.[^ >]*)? ([^>]*)>")
 _CLASS: Final = re.compile(r"<c\.([^>]*)>")
 _TAG: Final = re.compile(r"</?[^>]*>")
@@ -34,65 +32,62 @@ _TAG: Final = re.compile(r"</?[^>]*>")
 Row = tuple[int, str]  # a line and its number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cue:
-    """Lines of text that are shown for some time."""
-
-    start: int  # milliseconds
-    end: int
-    lines: tuple[str, ...]
-
-
-def srt_text(cues: Iterable[Cue]) -> str:
-    """The SubRip file of some cues."""
-    return "\n".join(
-        "\n".join([str(number), f"{_stamp(cue.start, ',')} --> {_stamp(cue.end, ',')}", *cue.lines, ""])
-        for number, cue in enumerate(cues, start=1)
-    )
-
-
-def bouts_srt_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def write_srt(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
+) -> str:
     """The SubRip file of the bouts of one video."""
     ((_, of_video),) = bouts.items()
-    spans = [(*milliseconds(bout), bout.label) for bout in of_video]
-    return srt_text(Cue(start=start, end=end, lines=(label,)) for start, end, label in spans)
+    blocks = [
+        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n" for number, bout in enumerate(of_video, start=1)
+    ]
+    return "\n".join(blocks)
 
 
-def bouts_vtt_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def write_vtt(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
+) -> str:
     """The WebVTT file of the bouts of one video."""
     ((_, of_video),) = bouts.items()
     blocks = ["WEBVTT\n"]
     for bout in of_video:
-        start, end = milliseconds(bout)
         voice = f"<v {html.escape(bout.subject, quote=False)}>" if bout.subject else ""
         text = f"{voice}<c.{bout.origin}>{html.escape(bout.label, quote=False)}</c>"
-        blocks.append(f"{_stamp(start, '.')} --> {_stamp(end, '.')}\n{text}\n")
+        blocks.append(f"{_span_text(bout, '.')}\n{text}\n")
     return "\n".join(blocks)
 
 
-def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read a bout for each line of each cue; the video has the name of the file.
+def _span_text(bout: Bout, point: str) -> str:
+    """The times of a bout as hours:minutes:seconds.milliseconds."""
+    stamps = []
+    for time in milliseconds(bout):
+        seconds, thousandths = divmod(time, 1000)
+        minutes, second = divmod(seconds, 60)
+        stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
+    return " --> ".join(stamps)
 
-    If each line ends with a percentage, a model wrote it; it is removed, and the bouts are automated.
-    """
+
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read a bout for each line of each cue; the video has the name of the file."""
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
     cues = [cue for block in _blocks(text) for cue in _cue(block, is_vtt=is_vtt)]
-    lines = [(times, number, row) for times, rows in cues for number, row in rows]
-    has_percent = bool(lines) and all(_PERCENT.search(row) for _, _, row in lines)
     bouts = []
-    for times, number, line in lines:
-        label, subject = _PERCENT.sub("", line) if has_percent else line, ""
-        origin: Origin = "automated" if has_percent else "manual"
+    for times, number, label in ((times, *row) for times, rows in cues for row in rows):
+        voice = _VOICE.search(label) if is_vtt else None
+        origin = _CLASS.search(label) if is_vtt else None
         if is_vtt:
-            voice, known = _VOICE.search(label), _CLASS.search(label)
-            subject = html.unescape(voice[1]) if voice else ""
-            origin = origin_in(known[1] if known else "", origin)
             label = html.unescape(_TAG.sub("", label)).strip()
         with in_line(number):
             start, end = from_milliseconds(*times)
             bouts.append(
-                Bout(video=path.stem, start=start, end=end, label=label, origin=origin, subject=subject)
+                Bout(
+                    video=path.stem,
+                    start=start,
+                    end=end,
+                    label=label,
+                    origin=origin_in(origin and origin[1]),
+                    subject=html.unescape(voice[1]) if voice else "",
+                )
             )
     return bouts
 
@@ -132,10 +127,3 @@ def _span(line: str) -> tuple[int, int]:
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])
     )
     return start, end
-
-
-def _stamp(time: int, point: str) -> str:
-    """Format milliseconds as hours:minutes:seconds.milliseconds."""
-    seconds, thousandths = divmod(time, 1000)
-    minutes, second = divmod(seconds, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}"

@@ -121,7 +121,7 @@ def project(**changes: Any) -> dict[str, Any]:
 
 def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Path, clip_files: Path):
     file = written(tmp_path, AGGREGATED_7)
-    assert recognize(file) == "boris-aggregated"
+    assert recognize(file) == "boris-table"
     with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
         read_annotations(file)
     for name in ("cage1.mp4", "cage2.mp4"):
@@ -136,7 +136,7 @@ def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Pat
 
 def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
     file = written(tmp_path, EVENTS_7)
-    assert recognize(file) == "boris-events"
+    assert recognize(file) == "boris-table"
     assert spans(read_annotations(file)) == [
         ("C:\\videos\\cage1.mp4", 0.5, 1.25, "groom", ""),
         ("C:\\videos\\cage1.mp4", 1.0, 1.5, "groom", "female"),
@@ -146,7 +146,7 @@ def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
 
 def test_times_of_version_8_run_on_over_the_media_and_contain_the_offset(tmp_path: Path):
     file = written(tmp_path, EVENTS_8, "export.csv")
-    assert recognize(file) == "boris-events"
+    assert recognize(file) == "boris-table"
     bouts = read_annotations(file)
     assert sorted(spans(bouts), key=str) == sorted(
         [
@@ -194,7 +194,7 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ({"events": [[float("nan"), "", "peck", "", "", "NA"]]}, "cages.boris: an event has the time NaN"),
         ({"events": [[10**400, "", "peck", "", ""]]}, "cannot be read as boris: a number is too large"),
         ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
-        ({"events": None}, "cannot be read as boris: its values are not structured as a project of BORIS"),
+        ({"events": None}, "cannot be read as boris: its values are not structured as in files of this kind"),
     ],
 )
 def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):

@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 from damage import with_hole
+from frame_spans import frame_span
 from PIL import Image
 from small_runs import called, json_of, refused, run
 
@@ -86,7 +87,7 @@ def test_a_saved_timeline_is_read_without_model_and_videos(saved: Path, classifi
     gone.save(tmp_path / "gone.safetensors")
     run("timeline", tmp_path / "gone.safetensors", "-q", "-o", tmp_path / "gone.boris")
     frames = VideoTimes.at_rate(16, 32)
-    found = [(each.label, *frames.span(each)) for each in read_annotations(tmp_path / "gone.boris")]
+    found = [(each.label, *frame_span(frames, each)) for each in read_annotations(tmp_path / "gone.boris")]
     bouts = computed[0]["bouts"]
     assert sorted(found) == sorted((bout["label"], bout["start_frame"], bout["end_frame"]) for bout in bouts)
 
@@ -133,7 +134,7 @@ def test_improbable_windows_are_background(saved: Path, tmp_path: Path):
         (first, *_) = run("timeline", saved, "--background", 1, "--to", kind, "-o", output).splitlines()
         text = (output / "clip0.eaf" if kind == "elan" else output).read_text()
         assert all(named.replace("CLASS", name) in text for name in ("0", "1"))
-        assert read_annotations(Path(first), kind=kind) == []
+        assert read_annotations(Path(first)) == []
 
 
 @pytest.mark.parametrize("kind", ["csv", "elan", "srt", "vtt", "boris"])
@@ -148,7 +149,7 @@ def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, k
         for row in json_of("timeline", saved)
         for bout in row["bouts"]
     ]
-    frames = [(Path(each.video).stem, each.label, *times.span(each)) for each in found]
+    frames = [(Path(each.video).stem, each.label, *frame_span(times, each)) for each in found]
     assert sorted(frames) == sorted(expected)
     if kind != "srt":
         assert {each.origin for each in found} == {"automated"}

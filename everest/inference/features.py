@@ -22,12 +22,11 @@ from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.window_features import DAMAGED, INDEX, add_window_rows, write_arrays
+from everest.inference.window_features import DAMAGED, add_window_rows
 from everest.inference.windows import check_seconds
-from everest.lists.inputs import refuse_same_stems
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import atomic_file, check_new_file, check_new_folder, refuse_inputs
+from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -54,7 +53,6 @@ def extract(
     report: Report,
     window: float | None = None,
     step: float | None = None,
-    per_video: bool = False,
 ) -> list[tuple[str, str]]:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
@@ -68,13 +66,18 @@ def extract(
         window: seconds; a row for each window that slides over a video, with its start and end. None: a row
             for each video.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        per_video: write a folder with an array for each video, see `write_arrays`.
     Returns:
         The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
         the intact windows.
     """
     check_batch(batch)
-    _check(samples, out, level=level, window=window, step=step, per_video=per_video)
+    if level not in LEVELS:
+        raise unknown_name("--features", level, LEVELS)
+    if window is None and step is not None:
+        raise RecipeError("--step: belongs to --window; set the seconds of a window")
+    check_seconds(window=window, step=step)
+    if out.suffix not in SUFFIXES:
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
@@ -91,11 +94,7 @@ def extract(
     }
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
-    if per_video:
-        is_array = lambda name: name.endswith(".npy")  # noqa: E731
-        check_new_folder(out, INDEX, option="--output", overwrite=overwrite or replaces_own, is_own=is_array)
-    else:
-        check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
+    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.samples and window is None:
@@ -113,37 +112,12 @@ def extract(
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
         if window is not None:
             header |= {"window": window, "step": step}
-        if names and per_video:
-            write_arrays(out, samples, names, store.arrays(), header=header)
-        elif names:
+        if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
-
-
-def _check(
-    samples: Sequence[Sample],
-    out: Path,
-    *,
-    level: str,
-    window: float | None,
-    step: float | None,
-    per_video: bool,
-) -> None:
-    """Raise RecipeError for options that do not go together, see `extract`."""
-    if level not in LEVELS:
-        raise unknown_name("--features", level, LEVELS)
-    if window is None and (step is not None or per_video):
-        raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
-    check_seconds(window=window, step=step)
-    if per_video:
-        if level != "video":
-            raise RecipeError(f"--features {level}: an array for each video has one row for each window")
-        refuse_same_stems([Path(sample.path) for sample in samples], kind="arrays")
-    elif out.suffix not in SUFFIXES:
-        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:

@@ -8,15 +8,11 @@ V views, C channels, T frames, H W pixels, D width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, islice
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.data.views import EvalViews
@@ -27,11 +23,9 @@ from everest.inference.row_store import RowStore, SampleEntry
 from everest.inference.windows import Window, damage_of, window_clips, windows_of
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import atomic_file, unfinished_folder, write_text
-from everest.video.reader import VideoError, probe, repairs
+from everest.video.reader import VideoError, repairs
 
 DAMAGED: Final = "a damaged window"
-INDEX: Final = "features.json"  # of a folder with an array for each video
 
 # A window with its views (V, C, T, H, W) uint8, or why the rest of a video is unreadable.
 Item = tuple[Sample, tuple[Window, Tensor] | str]
@@ -126,42 +120,3 @@ def window_items(
 
 def _changed(video: str) -> RecipeError:
     return RecipeError(f"{video}: has changed since the interrupted call; start again with --overwrite")
-
-
-def write_arrays(
-    folder: Path,
-    samples: Sequence[Sample],
-    names: Sequence[str],
-    arrays: dict[str, NDArray[Any]],
-    *,
-    header: dict[str, Any],
-) -> None:
-    """Write the features of each video as `STEM.npy`, float32 (windows, D), and last `features.json`.
-
-    Args:
-        names: the video of each row, in the order of the samples.
-        arrays: `features` (rows, D), `starts` and `ends` (rows,) in seconds.
-        header: the first keys of `features.json`; `videos` has the times of the windows of each array.
-    """
-    videos: dict[str, dict[str, Any]] = {}
-    rows_of: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows_of.setdefault(name, []).append(row)
-    with unfinished_folder(folder, INDEX):
-        for sample in samples:
-            rows = rows_of.get(sample.video_id)
-            if rows is None:
-                continue
-            part, stem = slice(rows[0], rows[-1] + 1), Path(sample.path).stem
-            with atomic_file(folder / f"{stem}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, arrays["features"][part].astype(np.float32, copy=False), allow_pickle=False)
-            videos[stem] = {
-                "video": sample.video_id,
-                "fps": probe(sample.video).fps,
-                "frames": probe(sample.video).frames,
-                **{
-                    name: [round(float(time), 3) for time in arrays[name][part]]
-                    for name in ("starts", "ends")
-                },
-            }
-        write_text(folder / INDEX, json.dumps({**header, "videos": videos}, indent=1))

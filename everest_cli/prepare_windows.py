@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from everest.annotations.bout import BACKGROUND
 from everest_cli import options as o
 from everest_cli.option_values import Task
 from everest_cli.output import Display, print_json, say
@@ -53,9 +52,6 @@ def windows(
     task: Annotated[
         Task | None, typer.Option("--task", help="Of the labels [multi-label if classes overlap].")
     ] = None,
-    background: Annotated[
-        str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")
-    ] = BACKGROUND,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
@@ -80,8 +76,8 @@ def windows(
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
     if hours is not None and not hours <= MOST_HOURS:
         raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
-    if not labels and (fps or task or background != BACKGROUND):
-        raise RecipeError("--fps, --task and --background belong to --labels")
+    if not labels and (fps or task):
+        raise RecipeError("--fps and --task belong to --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,
@@ -92,7 +88,7 @@ def windows(
     )
     labeling = None
     if labels:
-        labeling = Labeling(files=tuple(labels), fps=fps, task=task, background=background)
+        labeling = Labeling(files=tuple(labels), fps=fps, task=task)
     samples = named_samples(sources, root=data)
     refuse_inputs(
         output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"

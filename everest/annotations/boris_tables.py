@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -29,20 +29,25 @@ from everest.errors import shown
 
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
+STOP: Final = "Stop (s)"
+OFFSET: Final = "Time offset (s)"
 PLAYER: Final = "Player #1"  # other players show the same time from another camera
 MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
 UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
-FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
+FIRST: Final = (ID, "Source", "Media duration (s)", OFFSET, "Media file path", "Media file")
 
-Row = dict[str, str]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+Cells = dict[str, str]  # of a row, by the names of the columns
+Row = tuple[Cells, Event, float]  # with its stop, of an aggregated event
 
 
 def has_columns(fields: Sequence[str]) -> bool:
     """Whether a line names the columns of one of both tables."""
     names = set(fields)
-    return {"Behavior", START, "Stop (s)"} <= names or (
+    return {"Behavior", START, STOP} <= names or (
         {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
     )
 
@@ -58,70 +63,72 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     if begin is None:
         raise ValueError("no line with the names of the columns")
     about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
+    general = {key: value for key, value, *_ in about if key in (ID, OFFSET)}
     names = lines[begin][1]
     places = {name: names.index(name) for name in names if name in FIRST}
     places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
-    rows = []
+    by_observation: dict[str, list[Row]] = defaultdict(list)
     for number, fields in lines[begin + 1 :]:
         with in_line(number):
-            rows.append(_row(fields, places, len(names)))
-    general = {fields[0]: fields[1] for fields in about}
-    queue = tuple(fields[1] for fields in about if fields[0] == PLAYER)
+            if len(fields) < len(names):
+                raise ValueError(f"it has {len(fields)} fields, and the header {len(names)}")
+            cells = general | {name: fields[at] for name, at in places.items()}
+            by_observation[cells.get(ID, "")].append((cells, *_event(cells)))
+    queue = tuple(name for key, name, *_ in about if key == PLAYER)
     bouts: list[Bout] = []
-    for row in rows:
-        row[ID] = row.get(ID) or general.get(ID, "")
-    for name, group in groupby(sorted(rows, key=lambda row: row[ID]), key=lambda row: row[ID]):
-        found = list(group)
+    for name, rows in by_observation.items():
         where = f"{path}, observation '{name}'"
-        observation = _observation(found, queue, general.get("Time offset (s)", ""), where)
-        for start, end, event in _bouts(found, where):
-            bouts += observation.bouts(start, end, event, videos)
+        observation = _observation(rows, queue or (name,), where)
+        if START in names:
+            spans = ((event.time, stop, event) for _, event, stop in rows)
+        else:
+            spans = paired((event for _, event, _ in rows), where)
+        for start, stop, event in spans:
+            bouts += observation.bouts(start, stop, event, videos)
     return bouts
 
 
-def _row(fields: Sequence[str], places: Mapping[str, int], count: int) -> Row:
-    """The cells of a line; ValueError if one is missing, or if its times or its status are none."""
-    if len(fields) < count:
-        raise ValueError(f"it has {len(fields)} fields, and the header {count}")
-    row = {name: fields[at] for name, at in places.items()}
-    if UNPAIRED in (row.get(START), row.get("Stop (s)")):
-        raise ValueError(f"'{shown(row['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
-    start = _time(row)
-    end = number_in(row["Stop (s)"]) if START in row else start
-    if end < start:
-        raise ValueError(f"its stop, {end:g} s, is before its start, {start:g} s; fix it in BORIS")
-    if end > LONGEST:
-        raise ValueError(f"the time {end:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
-    _status(row)
-    return row
+def _event(cells: Cells) -> tuple[Event, float]:
+    """The event of a row, and its stop, which is its start in a table of events."""
+    if UNPAIRED in (cells.get(START), cells.get(STOP)):
+        raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
+    start = number_in(cells[START if START in cells else "Time"])  # a variable of the user may be called Time
+    stop = number_in(cells.get(STOP, str(start)))
+    if stop < start:
+        raise ValueError(f"its stop, {stop:g} s, is before its start, {start:g} s; fix it in BORIS")
+    if stop > LONGEST:
+        raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
+    written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
+    status = next((each for each in STATUSES if each in written), "POINT")
+    if START not in cells and written and status not in written:
+        raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
+    event = Event(
+        time=start,
+        status=status,
+        behavior=cells["Behavior"],
+        subject=cells.get("Subject", ""),
+        modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),
+        comment=cells.get("Comment", cells.get("Comment start", "")),
+    )
+    return event, stop
 
 
-def _observation(rows: Sequence[Row], queue: tuple[str, ...], offset: str, where: str) -> Observation:
-    """The media of an observation: stated in each row or before the table, else those that rows name."""
-    first = rows[0]
-    media, lengths = queue, ()
+def _observation(rows: Sequence[Row], queue: tuple[str, ...], where: str) -> Observation:
+    """The media of an observation: stated in each row, else those that rows name, else the `queue`."""
+    first = rows[0][0]
+    media, lengths = (), ()
     if "Source" in first:  # `player #1:a.mp4;b.mp4|player #2:c.mp4`, and `12.000;10.000|22.000`
-        source = first["Source"].split("|")[0].removeprefix("player #1:")
-        media = tuple(name for name in source.split(";") if name not in NO_MEDIA)
+        media = tuple(first["Source"].split("|")[0].removeprefix("player #1:").split(";"))
         lengths = tuple(map(_number, first.get("Media duration (s)", "").split("|")[0].split(";")))
-    named = [name for row in sorted(rows, key=_time) for name in [_media(row)] if name not in NO_MEDIA]
-    media = media or tuple(dict.fromkeys(named)) or (rows[0][ID],)
-    if len(lengths) != len(media):
-        lengths = (None,) * len(media)
+    column = next((name for name in MEDIA if name in first), "")
+    named = [cells.get(column, "") for cells, event, _ in sorted(rows, key=lambda row: row[1].time)]
+    media = tuple(name for name in media or dict.fromkeys(named) if name not in NO_MEDIA) or queue
     return Observation(
         where=where,
         media=media,
-        seconds=lengths,
-        offset=_number(first.get("Time offset (s)", offset)) or 0.0,
+        seconds=lengths if len(lengths) == len(media) else (None,) * len(media),
+        offset=_number(first.get(OFFSET, "")) or 0.0,
     )
-
-
-def _media(row: Row) -> str:
-    return next((row[name] for name in MEDIA if name in row), "")
-
-
-def _time(row: Row) -> float:
-    return number_in(row[START if START in row else "Time"])  # a variable of the user may be called Time
 
 
 def _number(text: str) -> float | None:
@@ -130,34 +137,3 @@ def _number(text: str) -> float | None:
         return number_in(text)
     except ValueError:
         return None
-
-
-def _status(row: Row) -> Status:
-    """Whether an event starts a state, stops it, or is a point, as a row of aggregated events is."""
-    written = [row[name] for name in ("Behavior type", "Status") if row.get(name)]
-    if START in row or not written:
-        return "POINT"
-    for status in get_args(Status):
-        if status in written:
-            return status
-    raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(get_args(Status))}")
-
-
-def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Event]]:
-    """Yield start, end and first event of each bout."""
-    events = []
-    for row in rows:
-        modifiers = "|".join(value for name, value in row.items() if name.startswith("Modifier"))
-        event = Event(
-            time=_time(row),
-            status=_status(row),
-            behavior=row["Behavior"],
-            subject=row.get("Subject", ""),
-            modifiers=modifiers,
-            comment=row.get("Comment", row.get("Comment start", "")),
-        )
-        if START in row:
-            yield event.time, number_in(row["Stop (s)"]), event
-        else:
-            events.append(event)
-    yield from paired(events, where)

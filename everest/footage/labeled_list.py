@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, Bout
+from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations
-from everest.annotations.labeled import labeled_samples, unlistable_class
+from everest.annotations.labeled import labeled_samples
 from everest.annotations.matching import VideoNames, match_videos, stem
 from everest.annotations.scored import join_files
 from everest.config.heads import Task
@@ -29,13 +29,10 @@ class Labeling:
     files: tuple[Path, ...]  # of any kinds
     fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
     task: Task | None = None  # see `labeled_samples`
-    background: str = BACKGROUND
 
     def __post_init__(self) -> None:
         if self.task == "regression":
             raise RecipeError("--task regression: bouts have classes")
-        if (why := unlistable_class(self.background)) is not None:
-            raise RecipeError(f"--background {self.background!r}: the name {why}; choose another one")
 
     def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
         """Read the bouts of videos, by the paths of these."""
@@ -70,7 +67,7 @@ class Labeling:
             `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
         """
         ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
-        samples, classes, task = labeled_samples(ordered, bouts, task=self.task, background=self.background)
+        samples, classes, task = labeled_samples(ordered, bouts, task=self.task)
         names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
         if names_file is not None:
             check_new_file(names_file, option="--output", overwrite=overwrite)

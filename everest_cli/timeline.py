@@ -29,7 +29,11 @@ class TimelineModel(ModelOptions):
     checkpoint: Annotated[
         str,
         typer.Option(
-            "--checkpoint", "-c", metavar="C", help=f"{o.CHECKPOINT_HELP} Not for SAVED.", show_default=False
+            "--checkpoint",
+            "-c",
+            metavar="C",
+            help=f"{o.CHECKPOINT_HELP} Not with a saved file.",
+            show_default=False,
         ),
     ] = ""
 
@@ -41,7 +45,7 @@ def timeline(
     videos: Annotated[
         list[Path],
         typer.Argument(
-            metavar="VIDEO…", help="Videos, folders of videos, or lists; or one file of --save instead."
+            metavar="VIDEO…", help="Videos, folders of videos, or lists; or one saved file instead."
         ),
     ],
     window: Annotated[
@@ -79,9 +83,9 @@ def timeline(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Predict classes over time: a window slides over each video; neighbors of one class are a bout.
+    """Predict classes over time: a window slides over each video; equal neighbors are a bout.
 
-    The probabilities are computed once and saved; scores, files and figures of SAVED need no model.
+    The probabilities are saved. Given the saved file instead of videos, the command opens no model.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """

@@ -99,12 +99,12 @@ def _event(cells: Cells) -> tuple[Event, float]:
     if stop > LONGEST:
         raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
     written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
-    status = next((each for each in STATUSES if each in written), "POINT")
-    if START not in cells and written and status not in written:
+    found = [each for each in STATUSES if written.count(each)]
+    if START not in cells and written and not found:
         raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
     event = Event(
         time=start,
-        status=status,
+        status=found[0] if found else "POINT",
         behavior=cells["Behavior"],
         subject=cells.get("Subject", ""),
         modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),

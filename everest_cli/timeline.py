@@ -113,6 +113,8 @@ def timeline(
         names = [sample.path for sample in samples]
         inputs += [*all_weights(opened.file), *(sample.video for sample in samples)]
         save = save or (output.with_suffix(SAVED) if output else None)
+        if save is not None and save.suffix != SAVED:
+            raise RecipeError(f"--save {save}: end its name in {SAVED}")
     bout_rules.check(classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
         raise RecipeError(f"--to {kind}: goes with classes, and this model predicts numbers; use json")

@@ -99,7 +99,7 @@ def _event(cells: Cells) -> tuple[Event, float]:
     if stop > LONGEST:
         raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
     written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
-    found = [each for each in STATUSES if written.count(each)]
+    found: list[Status] = [each for each in STATUSES if each in written]
     if START not in cells and written and not found:
         raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
     event = Event(

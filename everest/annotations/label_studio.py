@@ -9,12 +9,13 @@ Source: labelstud.io/tags/video and /tags/timelinelabels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import Bout, Origin
 from everest.annotations.matching import VideoNames
-from everest.errors import DataError, shown
+from everest.errors import DataError
 from everest.system.json_text import read_json
 
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
@@ -40,22 +41,21 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
         video = next((value for key, value in data.items() if _is_video(key, value)), None)
         if video is None:
             raise ValueError(f"task {number} names no video (data.video)")
-        results = [result for result in _results(task) if result.get("value", result).get("timelinelabels")]
-        for labels in (result.get("value", result)["timelinelabels"] for result in results):
-            if not isinstance(labels, list):
-                raise ValueError(f"task {number}: timelinelabels is '{shown(labels)}' and no list of classes")
-        rate = float(fps or data.get("fps") or max(map(_stated_rate, _results(task)), default=0))
-        if results and not rate:
+        values = [(result.get("value", result), result.get("origin", "")) for result in _results(task)]
+        labeled = [(value, origin) for value, origin in values if value.get("timelinelabels")]
+        rate = float(fps or data.get("fps") or 0)
+        if labeled and not rate:
             raise DataError(
                 f"{path}: its times are frames, and it does not state their rate; set --fps to the frameRate "
                 "of the labeling interface (24 if it has none)"
             )
-        for result in results:
-            value, origin = result.get("value", result), _ORIGINS.get(result.get("origin", ""), "manual")
-            for span in value["ranges"]:
+        for value, origin in labeled:
+            if not isinstance(value["timelinelabels"], list):
+                raise ValueError(f"task {number}: timelinelabels is no list of classes")
+            for span, label in product(value["ranges"], value["timelinelabels"]):
                 start, end = (span["start"] - 1) / rate, span["end"] / rate
-                for label in value["timelinelabels"]:
-                    bouts.append(Bout(video=video, start=start, end=end, label=label, origin=origin))
+                of_person = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=of_person))
     return bouts
 
 
@@ -73,10 +73,3 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from finished[-1]["result"]
     elif task.get("predictions"):
         yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
-
-
-def _stated_rate(result: Mapping[str, Any]) -> float:
-    """The frame rate, which a rectangle (`videorectangle`) states by its frames and seconds; else 0."""
-    value = result.get("value", result)
-    frames, seconds = value.get("framesCount"), value.get("duration")
-    return frames / seconds if frames and seconds else 0.0

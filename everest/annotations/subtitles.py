@@ -1,7 +1,6 @@
 """Subtitles: SubRip, `.srt`, and WebVTT, `.vtt`; a line of a cue is the class of a bout.
 
-SubRip has no field for the origin and the subject of a bout. WebVTT has them as a class and a voice:
-`<v SUBJECT><c.automated>LABEL</c>`, which players do not show.
+They have no field for the origin and the subject of a bout.
 
 Source: w3.org/TR/webvtt1.
 """
@@ -15,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout, origin_in
+from everest.annotations.bout import Bout
 from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
@@ -25,8 +24,6 @@ _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
 _IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
-_VOICE: Final = re.compile(r"^<v(?:\.[^ >]*)? ([^>]*)>")
-_CLASS: Final = re.compile(r"<c\.([^>]*)>")
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 Row = tuple[int, str]  # a line and its number
@@ -37,10 +34,9 @@ def write_srt(
 ) -> str:
     """The SubRip file of the bouts of one video."""
     ((_, of_video),) = bouts.items()
-    blocks = [
+    return "\n".join(
         f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n" for number, bout in enumerate(of_video, start=1)
-    ]
-    return "\n".join(blocks)
+    )
 
 
 def write_vtt(
@@ -48,12 +44,8 @@ def write_vtt(
 ) -> str:
     """The WebVTT file of the bouts of one video."""
     ((_, of_video),) = bouts.items()
-    blocks = ["WEBVTT\n"]
-    for bout in of_video:
-        voice = f"<v {html.escape(bout.subject, quote=False)}>" if bout.subject else ""
-        text = f"{voice}<c.{bout.origin}>{html.escape(bout.label, quote=False)}</c>"
-        blocks.append(f"{_span_text(bout, '.')}\n{text}\n")
-    return "\n".join(blocks)
+    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in of_video]
+    return "\n".join(["WEBVTT\n", *cues])
 
 
 def _span_text(bout: Bout, point: str) -> str:
@@ -70,25 +62,13 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read a bout for each line of each cue; the video has the name of the file."""
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
-    cues = [cue for block in _blocks(text) for cue in _cue(block, is_vtt=is_vtt)]
     bouts = []
-    for times, number, label in ((times, *row) for times, rows in cues for row in rows):
-        voice = _VOICE.search(label) if is_vtt else None
-        origin = _CLASS.search(label) if is_vtt else None
-        if is_vtt:
-            label = html.unescape(_TAG.sub("", label)).strip()
-        with in_line(number):
-            start, end = from_milliseconds(*times)
-            bouts.append(
-                Bout(
-                    video=path.stem,
-                    start=start,
-                    end=end,
-                    label=label,
-                    origin=origin_in(origin and origin[1]),
-                    subject=html.unescape(voice[1]) if voice else "",
-                )
-            )
+    for block in _blocks(text):
+        for (start, end), rows in _cue(block, is_vtt=is_vtt):
+            for number, row in rows:
+                label = html.unescape(_TAG.sub("", row)).strip() if is_vtt else row
+                with in_line(number):
+                    bouts.append(Bout(video=path.stem, start=start, end=end, label=label))
     return bouts
 
 
@@ -100,7 +80,7 @@ def _blocks(text: str) -> Iterator[list[Row]]:
             yield list(block)
 
 
-def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], list[Row]]]:
+def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[float, float], list[Row]]]:
     """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times."""
     rows = block[1:] if is_vtt and block[0][0] == 1 else block  # after the line WEBVTT
     place = next((place for place, (_, row) in enumerate(rows[:2]) if "-->" in row), None)
@@ -116,8 +96,8 @@ def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], l
         yield _span(line), texts
 
 
-def _span(line: str) -> tuple[int, int]:
-    """Start and end of a cue in milliseconds; ValueError if the line has none."""
+def _span(line: str) -> tuple[float, float]:
+    """Start and end of a cue in seconds; ValueError if the line has none."""
     found = _TIMES.match(line)
     if found is None:
         raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
@@ -126,4 +106,4 @@ def _span(line: str) -> tuple[int, int]:
         ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])
     )
-    return start, end
+    return from_milliseconds(start, end)

@@ -151,7 +151,7 @@ def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, k
     ]
     frames = [(Path(each.video).stem, each.label, *frame_span(times, each)) for each in found]
     assert sorted(frames) == sorted(expected)
-    if kind != "srt":
+    if kind not in ("srt", "vtt"):
         assert {each.origin for each in found} == {"automated"}
 
 
@@ -194,6 +194,7 @@ def test_options_that_do_not_go_together_are_named(saved, classifier_run, clip_f
         (video[:1], "--checkpoint: name the model"),
         ([*video, "-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
         ([*video, "-o", tmp_path / "t.png"], "end its name in .csv, .boris"),
+        ([*video, "--save", tmp_path / "t.json"], "end its name in .safetensors"),
         ([*video, "--plot", tmp_path / "t.pdf"], "end its name in .png"),
         ([saved, "-c", classifier_run], "belong to videos, not a saved file"),
         ([saved, "--to", "csv"], "--to csv: needs --output"),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,7 @@ from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.window_features import DAMAGED, add_window_rows
-from everest.inference.windows import check_seconds
+from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -156,6 +156,43 @@ def add_rows(
     for pairs in encoded:
         for sample, values in pairs:  # values: of its views, or why it cannot be read
             store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
+
+
+def add_window_rows(
+    store: RowStore,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    row_of: RowOf,
+    *,
+    window: float,
+    step: float,
+    batch: int,
+    report: Report,
+) -> None:
+    """Add the rows of the windows that a store does not have yet, with their `starts` and `ends` in seconds.
+
+    Args:
+        batch: windows in one forward pass, also of several videos.
+    """
+    items = window_items(
+        samples, model.views, window=window, step=step, done=list(store.samples), report=report
+    )
+    while part := list(islice(items, batch)):
+        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        rows: Iterator[dict[str, Tensor]] = iter(())
+        if clips:
+            values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
+            by_window = {name: of.unflatten(0, (len(clips), -1)) for name, of in values.items()}  # (W, V, …)
+            rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
+        for sample, result in part:
+            if isinstance(result, str):
+                if result != DAMAGED:
+                    report(notice(f"{sample.video_id}: {result}"))
+                store.add(sample.video_id, result)
+            else:
+                times = {"starts": result[0].start, "ends": result[0].end}
+                seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
+                store.add(sample.video_id, {**next(rows), **seconds})
 
 
 def _write_features(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,20 +26,17 @@ from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bou
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import check_batch
 from everest.inference.predictions import answers_of
-from everest.inference.windows import Window, check_windows, damage_of, window_clips, windows_of
+from everest.inference.windows import DAMAGED, Window, check_windows, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.json_text import parse_json, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import open_safetensors
-from everest.video.reader import VideoError, repairs
 
 FORMAT: Final = "everest-timelines"
 SUFFIX: Final = ".safetensors"
 ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
-
-WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -209,25 +207,19 @@ def _compute(
 ) -> VideoTimeline:
     windows: list[Window] = []  # the intact ones
     outputs = [torch.zeros(0, model.classes.count)]
-    frames, error = (0, 0), None
-    times = VideoTimes(borders=np.zeros(1), fps=1.0)
-    try:
-        times = VideoTimes.of(sample.video)
-        for text in repairs(sample.video):
-            report(notice(text))
-        planned = windows_of(sample, model.views, window=window, step=step)
-        frames = planned[0].first, planned[-1].first + planned[-1].length
-        clips = window_clips(sample.video, planned, model.views)
-        intact = ((at, clip) for at, clip in zip(planned, clips, strict=True) if clip is not None)
-        for part in _batches(intact, batch):
-            outputs.append(_mean_answers(model, torch.stack([views for _, views in part])))
-            windows += [current for current, _ in part]
-            report({"event": "window", "done": len(windows), "windows": len(planned)})
-        if (problem := damage_of(sample, planned, set(planned).difference(windows))) is not None:
-            raise VideoError(sample.video, problem)
-    except VideoError as found:
-        error = found.reason
-        report(notice(str(found)))
+    error = None
+    items = window_items([sample], model.views, window=window, step=step, report=report)
+    while part := list(islice(items, batch)):
+        intact = [result for _, result in part if not isinstance(result, str)]
+        if intact:
+            clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
+            answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+            outputs.append(model.mean_answers(answers))
+            windows += [current for current, _ in intact]
+        for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
+            error = reason
+            report(notice(f"{sample.video_id}: {reason}"))
+    times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
     return VideoTimeline(
         video=sample.video_id,
         path=sample.path,
@@ -235,30 +227,7 @@ def _compute(
         starts=np.array([one.start for one in windows]),
         ends=np.array([one.end for one in windows]),
         borders=times.borders,
-        frames=frames,
+        frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
         fps=times.fps,
         error=error,
     )
-
-
-def _mean_answers(model: OpenedModel, views: Tensor) -> Tensor:
-    """The answers (W, O) for the views (W, V, C, T, H, W) of windows."""
-    return model.mean_answers(model.answers(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
-
-
-def _batches(pairs: Iterator[WindowViews], size: int) -> Iterator[list[WindowViews]]:
-    """Yield `size` windows at a time; windows before an undecodable frame are yielded before its error."""
-    held: list[WindowViews] = []
-    problem: VideoError | None = None
-    try:
-        for pair in pairs:
-            held.append(pair)
-            if len(held) == size:
-                yield held
-                held = []
-    except VideoError as error:
-        problem = error
-    if held:
-        yield held
-    if problem is not None:
-        raise problem

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -21,10 +22,24 @@ from everest.data.footage import footages, segment
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
-from everest.video.reader import TOLERANCE, frame_range, frame_times, intact_frames, known_damage, probe
+from everest.system.events import Report, notice
+from everest.video.reader import (
+    TOLERANCE,
+    VideoError,
+    frame_range,
+    frame_times,
+    intact_frames,
+    known_damage,
+    probe,
+    repairs,
+)
 from everest.video.source import Video
 
 SHORTEST: Final = 0.001  # seconds of a window or a step
+DAMAGED: Final = "a damaged window"
+
+# A window with its views (V, C, T, H, W) uint8, or why it, or the rest of a video, is unreadable.
+Item = tuple[Sample, tuple["Window", Tensor] | str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +115,57 @@ def damage_of(sample: Sample, windows: Sequence[Window], skipped: Iterable[Windo
     is_open = sample.end is None and sample.end_frame is None
     within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
     return known_damage(sample.video, [(window.start, window.end) for window in skipped], within=within)
+
+
+def window_items(
+    samples: Sequence[Sample],
+    views: EvalViews,
+    *,
+    window: float | None,
+    step: float | None,
+    report: Report,
+    done: Sequence[tuple[str, str | None]] = (),
+) -> Iterator[Item]:
+    """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
+
+    A window with a damaged frame is DAMAGED.
+
+    Args:
+        done: the first items, which are skipped: the video of each, and the reason if it is one.
+    """
+    at = 0  # number of items passed
+    passed: set[str] = set()  # videos
+    for sample in samples:
+        try:
+            windows = windows_of(sample, views, window=window, step=step)
+            for text in repairs(sample.video):
+                report(notice(text))
+            own = done[at : at + len(windows)]
+            other = next((video for video, _ in own if video != sample.video_id), None)
+            if other is not None:
+                raise _changed(other if other in passed else sample.video_id)
+            at += len(own)
+            is_damaged = [reason is not None for _, reason in own]
+            remaining = windows[len(own) :]
+            clips = window_clips(sample.video, remaining, views) if remaining else iter(())
+            for current, clip in zip(remaining, clips, strict=True):
+                yield sample, DAMAGED if clip is None else (current, clip)
+                is_damaged.append(clip is None)
+                report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
+                at += 1
+            problem = damage_of(sample, windows, compress(windows, is_damaged))
+            if problem is not None:
+                raise VideoError(sample.video, problem)
+        except VideoError as error:
+            if at >= len(done):
+                yield sample, error.reason
+            elif done[at][1] is None:  # it could be read before
+                raise _changed(done[at][0] if done[at][0] in passed else sample.video_id) from error
+            at += 1
+        passed.add(sample.video_id)
+    if at < len(done):
+        raise _changed(done[at][0])
+
+
+def _changed(video: str) -> RecipeError:
+    return RecipeError(f"{video}: has changed since the interrupted call; start again with --overwrite")

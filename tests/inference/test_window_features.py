@@ -14,7 +14,7 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import SampleEntry
-from everest.inference.window_features import window_items
+from everest.inference.windows import window_items
 from everest.lists.sample import Sample
 from everest.system.events import silent
 

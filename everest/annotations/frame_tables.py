@@ -30,8 +30,12 @@ NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame num
 PROBABILITY: Final = "Probability_"
 COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
-CLASS_VALUES: Final = frozenset({"0", "1", "0.0", "1.0"})
-NOT_LABELED: Final = frozenset({"-1", "-1.0", "", "nan", "NaN", "NA"})
+NO_LABEL: Final = -1
+OTHER: Final = -2  # a number of a feature
+CODES: Final = {
+    **{"0": 0, "0.0": 0, "1": 1, "1.0": 1},
+    **dict.fromkeys(("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL),
+}
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
@@ -83,45 +87,41 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
 def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
     """The names of the classes, whether a model found them, and whether each frame has each: (F, C).
 
-    The classes are the last columns of 0 and 1; `unscored` follows them. The file is read twice, because it
-    may have 500 columns.
+    The classes are the last columns of 0 and 1; `unscored` follows them.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         separator = separator_of(file.readline(), has_columns)
         file.seek(0)
-        rows = csv.reader(file, delimiter=separator)
-        header = next(rows, [])
-        predicted = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
-        skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
-        places = {place for place, name in enumerate(header) if name not in NUMBERS} - skipped
-        numbers = []
-        for row in filter(None, rows):
+        table = csv.reader(file, delimiter=separator)
+        header = next(table, [])
+        rows, numbers = [], []
+        for row in filter(None, table):
             if len(row) < len(header):
-                raise ValueError(f"line {rows.line_num} has {len(row)} fields, and the header {len(header)}")
-            places = {place for place in places if row[place] in CLASS_VALUES | NOT_LABELED}
+                raise ValueError(f"line {table.line_num} has {len(row)} fields, and the header {len(header)}")
+            rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
             numbers.append(row[0])
-    end = len(header)
-    while end - 1 in places | skipped:
-        end -= 1
-    chosen = sorted(
+    if not rows:
+        raise ValueError("it has no row of a frame")
+    codes = np.stack(rows)  # (rows, columns)
+    predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
+    is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
+    is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])
+    first = np.flatnonzero(is_other & ~is_skipped).max(initial=-1) + 1
+    places = np.flatnonzero(~is_other & ~is_skipped).tolist()
+    background = [place for place in places if header[place] == BACKGROUND]
+    chosen = [
         place
         for place in places
-        if header[place] != BACKGROUND and (header[place] in predicted if predicted else place >= end)
-    )
-    if not chosen and header[-1:] != [BACKGROUND]:
+        if place not in background and (header[place] in predicted if predicted else place >= first)
+    ]
+    if not chosen and header[-1] != BACKGROUND:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
-    if not numbers:
-        raise ValueError("it has no row of a frame")
     frames = _frames_of(numbers) if header[0] in NUMBERS else np.arange(len(numbers))
+    is_labeled = (codes[:, chosen + background] != NO_LABEL).all(axis=1)
     values = np.zeros((frames[-1] + 1, len(chosen) + 1), np.int8)
     values[:, -1] = 1  # no row
-    scored = [*chosen, *(place for place in places if header[place] == BACKGROUND)]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=separator)
-        next(rows)
-        for frame, row in zip(frames, filter(None, rows), strict=True):
-            if not any(row[place] in NOT_LABELED for place in scored):
-                values[frame] = [*(float(row[place]) == 1 for place in chosen), 0]
+    values[frames[is_labeled], -1] = 0
+    values[frames[is_labeled], :-1] = codes[is_labeled][:, chosen]
     return [*(header[place] for place in chosen), UNSCORED], bool(predicted), values
 
 

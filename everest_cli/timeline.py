@@ -140,7 +140,7 @@ def timeline(
         from everest.figures.timeline import draw_timelines
 
         draw_timelines(plot, timelines, bouts, of_person)
-    rows = timelines.rows(bouts)
+    rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
     text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
     if as_json:
         typer.echo(text, nl=False)

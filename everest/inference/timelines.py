@@ -35,7 +35,6 @@ from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import open_safetensors
 
 FORMAT: Final = "everest-timelines"
-SUFFIX: Final = ".safetensors"
 ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
 
 
@@ -47,7 +46,7 @@ class Recording:
     path: InstanceOf[str]  # of the file
     frames: tuple[int, int] = (0, 0)  # first frame, and the one after the last, of the segment
     fps: float = 1.0  # mean of the file
-    error: str | None = None  # why it is unreadable, or what is damaged; such windows are left out
+    error: InstanceOf[str] | None = None  # why it is unreadable, or what is damaged; such windows are left out
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,11 +76,7 @@ class Timelines:
     videos: list[VideoTimeline]
 
     def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
-        """Return the bouts of each recording by head; a single head may have the empty name.
-
-        Raises:
-            RecipeError: a rule is out of range, or goes with no head.
-        """
+        """Return the bouts of each recording by head; a single head may have the empty name."""
         rules.check(self.classes.heads)
         return [
             {
@@ -136,11 +131,7 @@ class Timelines:
 
     @classmethod
     def load(cls, path: str | Path) -> Timelines:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: the file is none of this kind, or damaged.
-        """
+        """Read what `save` wrote; DataError if the file is of another kind, or damaged."""
         path = Path(path)
         try:
             with open_safetensors(path) as file:

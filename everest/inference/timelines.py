@@ -46,7 +46,7 @@ class Recording:
     path: InstanceOf[str]  # of the file
     frames: tuple[int, int] = (0, 0)  # first frame, and the one after the last, of the segment
     fps: float = 1.0  # mean of the file
-    error: InstanceOf[str] | None = None  # why it is unreadable, or what is damaged; such windows are left out
+    error: InstanceOf[str] | None = None  # why it is unreadable, or what is damaged and left out
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

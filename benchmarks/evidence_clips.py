@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md on real clips, with a column for each labeled set."""
+"""The tables of benchmarks/evidence/tables.md on real clips, with a column for each labeled set."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 A: ceilings, checks, attention, importance, eager steps, a profile. B: compiled steps. C: videos,
 the loader, training runs. Every row is written at once to FOLDER/PART.jsonl, so a part
 that is stopped loses nothing; an item that fails is a row with its error. `gpu_page.py` makes the tables
-of docs/performance.md from these files.
+of benchmarks/performance.md from these files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md about a GPU, from the rows that gpu_first.py has measured.
+"""The tables of benchmarks/performance.md about a GPU, from the rows that gpu_first.py has measured.
 
     python benchmarks/gpu_page.py FILE …
 

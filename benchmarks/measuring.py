@@ -30,7 +30,7 @@ from everest.sweep.statistics import Paired
 from everest.video.reader import read_frames
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = HERE / "performance.md"
 SHARED = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
 REAL = SHARED / "videos" / "odd" / "mae_demo_853x480.avi"  # 300 frames of a real scene, MPEG-4
 FRAMES = 300

@@ -147,7 +147,7 @@ def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path)
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
     command = ["pretrain", "--recipe", recipe, "-o", folder]
-    assert "is no run folder" in refused(*command, code=2)
+    assert "is not a run folder" in refused(*command, code=2)
     called(*command, "--overwrite")
     assert (folder / "thesis.txt").read_text() == "precious"
     other = refused(*command, "--seed", 5, code=2)
@@ -233,11 +233,7 @@ LONG = "x" * 50_000
         (["recipes", "show", LONG], 2),
         (["recipes", "show", f"{LONG}.yaml"], 2),
         (["recipes", "show", f"{'x/' * 3000}a.yaml"], 2),
-        ([LONG], 2),
-        ([f"--{LONG}"], 2),
-        (["predict", "a.mp4", f"--{LONG}"], 2),
         (["predict", "a.mp4", "-c", "x", "--top", LONG], 2),
-        (["predict", "a.mp4", "-c", "x", "--format", LONG], 2),
         (["predict", "a.mp4", "-c", LONG], 4),
         (["predict", LONG, "-c", "x"], 6),
         (["runs", LONG], 2),

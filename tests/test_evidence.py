@@ -1,4 +1,4 @@
-"""docs/evidence.md has the numbers of the committed results, and no others."""
+"""benchmarks/evidence/tables.md has the numbers of the committed results, and no others."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from run_evidence import CLIPS, FILES, LABELED, PARTS, of_every_set, sweep_of
 from everest.config.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "evidence.md"
+PAGE = ROOT / "benchmarks" / "evidence" / "tables.md"
 
 
 def test_the_page_is_what_the_results_give():
@@ -88,3 +88,14 @@ def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
     for image in draw_figures(results, tmp_path):
         assert image.stat().st_size > 10_000
     assert results["methods"]["videos"]["unlabeled"] == 64
+
+
+def test_the_findings_have_the_intervals_of_the_tables():
+    tables = re.findall(r"([+-]?\d+\.\d) to ([+-]?\d+\.\d)", PAGE.read_text())
+    known = {(float(low), float(high)) for low, high in tables}
+    known |= {(-high, -low) for low, high in known}  # of the other arm
+    findings = re.findall(
+        r"\(([+-]?\d+\.\d) to ([+-]?\d+\.\d)\)", (ROOT / "docs" / "evidence.md").read_text()
+    )
+    assert len(findings) >= 12
+    assert [pair for pair in findings if (float(pair[0]), float(pair[1])) not in known] == []

@@ -222,7 +222,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
         options |= {"init": encoder, "output": tmp_path / "run3"}
         assert same_run(thread.submit(everest.finetune, recipe, **options).result(), run)
 
-    with pytest.raises(RecipeError, match=r"other settings: --init \(\".*\", now null\)"):
+    with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
     with pytest.raises(RecipeError, match="holds a run; leave out `--resume never`"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)

@@ -92,8 +92,8 @@ def cells(line: str) -> list[str]:
 
 
 def evidence(part: str) -> list[list[str]]:
-    """The rows of a table of docs/evidence.md, which is compared with the results elsewhere."""
-    text = (ROOT / "docs" / "evidence.md").read_text()
+    """The rows of a table of benchmarks/evidence/tables.md, which is compared with the results elsewhere."""
+    text = (ROOT / "benchmarks" / "evidence" / "tables.md").read_text()
     table = text.partition(f"<!-- evidence: {part} -->")[2].partition("<!-- end of")[0]
     return [cells(line) for line in table.splitlines() if line.startswith("| ")]
 

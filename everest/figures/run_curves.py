@@ -19,7 +19,7 @@ from everest.engine.listing import metric_of_run, read_run
 from everest.errors import RecipeError
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
-from everest.probes.probe_advice import ACCURACIES, probe_rows
+from everest.probes.collapse import ACCURACIES, probe_rows
 from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS
 from everest.system.weights_header import read_header
 

@@ -136,7 +136,7 @@ def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: fl
             f"{side} on its short side"
         )
     if recipe.data.cache == "none":
-        yield "data.cache=disk (or memory): for sets whose decoded frames fit"
+        yield "data.cache=disk: for sets whose decoded frames fit"
 
 
 def _first_readable(clips: VideoClips) -> VideoInfo | None:

@@ -30,8 +30,8 @@ PASS_SECONDS: Final = (
 WORTH_HOURS: Final = 0.25  # our choice: that faster reading has to save to be suggested
 USUAL_WORKERS: Final = 8  # our choice: cores for one GPU, if the recipe leaves the number of workers open
 MOST_WORKERS: Final = 64  # our choice: more are not suggested
-# CPU milliseconds of a clip of 16 frames, from docs/performance.md: H.264, 320 x 240, a keyframe every 12
-# frames; a further view of a decoded video; handing a clip over to the training process.
+# CPU milliseconds (benchmarks/performance.md): a clip of 16 frames of H.264, 320 x 240, keyframes every 12;
+# a further view of a decoded video; handing a clip over to the training process.
 DECODE_MS, VIEW_MS, HAND_OVER_MS = 13.0, 1.9, 0.1
 MS_FRAMES: Final = 16
 

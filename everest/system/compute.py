@@ -64,7 +64,7 @@ def configure_cpu() -> None:
     """Set up this process to compute on a CPU: faster matrix products, and freed memory is kept.
 
     By default torch computes float32 products with MKL, which reaches less than half of oneDNN's speed on an
-    AMD EPYC, but more than oneDNN's speed on an Intel Xeon (docs/performance.md). On AMD processors
+    AMD EPYC, but more than oneDNN's speed on an Intel Xeon (benchmarks/performance.md). On AMD processors
     `torch.set_float32_matmul_precision("medium")` is therefore set, which makes torch choose oneDNN. That
     setting also permits a lower precision, which oneDNN uses on processors with units for it (AMX): if a
     product shows this, the setting is restored. The default also remains on other processors, and if there
@@ -94,7 +94,7 @@ def keep_freed_memory(limit: int) -> None:
 
     By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
     time of a clip (measured on an AMD EPYC) and 2 to 7 % of a step (on an Intel Xeon, where nothing else is
-    set: docs/performance.md, on equal terms). Other allocators are left unchanged.
+    set: benchmarks/performance.md, on equal terms). Other allocators are left unchanged.
 
     Args:
         limit: bytes, READER_KEEPS or TRAINER_KEEPS; each thread may keep that many.

@@ -231,8 +231,9 @@ def make_targets(
         width: of a teacher's features.
     """
     match settings:
-        case PixelTargetSettings(normalize=normalize, frames=frames):
-            return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)
+        case PixelTargetSettings():  # its other settings are the fields of PixelTargets
+            choices = {key: value for key, value in vars(settings).items() if key not in ("kind", "cache")}
+            return PixelTargets(tubelet=tubelet, statistics=pixels, **choices)
         case TokenTargetSettings(space=space):
             assert frozen is not None
             return TokenTargets(frozen=frozen, space=space)

@@ -111,7 +111,7 @@ def test_one_changed_bit_of_a_weight_or_moment_is_noticed(command, run: Path, au
         tensors[f"model/{WEIGHT}"].view(torch.int32)[0, 0] ^= 1
 
     rewrite(state, flip, checksum=True)
-    assert "do not have the checksum" in called(*command).stderr
+    assert "checksum mismatch" in called(*command).stderr
     assert equal(weights(run), weights(autoencoder_run))
 
 
@@ -131,7 +131,7 @@ def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path)
     shown = refused(*command, code=6)
     assert "all saved states are damaged" in shown
     assert "no finite number" in shown
-    assert "put back a copy of one, or start the run again with --overwrite" in shown
+    assert "restore a copy of one, or start over with --overwrite" in shown
     assert contents(run) == before
 
 

@@ -220,7 +220,7 @@ def test_probes_notice_that_a_cache_is_of_other_weights(recipe, own, student, tm
     probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
     target = taught_by(own, f"pretrain.target.cache={folder}")
     shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
-    assert f"{folder}: its features come from other weights than those of {own}" in shown
+    assert f"{folder}: its features were made with other weights than {own} has now" in shown
 
 
 def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):
@@ -243,7 +243,7 @@ def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: 
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
     message = refused(*command, *taught_by(other, cached), code=6)
     assert (
-        f"made with the teacher {teacher}, not {other / 'model.safetensors'}; set pretrain.target.teacher"
+        f"made with the teacher {teacher / 'model.safetensors'}, not {other / 'model.safetensors'}; set pretrain.target.teacher"
         in message
     )
     clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)

@@ -19,7 +19,7 @@ from everest.figures.run_curves import Curve, RunCurves
 from everest.figures.timeline import draw_timeline
 from everest.methods.strategies import RedundancyRobust
 
-NOTICE = "figures show boxes for letters that no font has; install one, such as fonts-noto-cjk"
+NOTICE = "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
 BOUT = {"start": 0.0, "end": 1.0, "start_frame": 0, "end_frame": 9}
 BOUT |= {"index": 0, "label": NAME, "probability": 0.9}

@@ -198,7 +198,7 @@ def test_only_a_png_is_overwritten(tmp_path: Path):
     for out, message in (
         (notes, "is not a PNG"),
         (tmp_path / "c.pdf", ".png"),
-        (tmp_path / "folder.png", "way"),
+        (tmp_path / "folder.png", "is a folder"),
     ):
         assert message in plot(run, "--out", out, code=2).stderr
     assert "is not a PNG" in plot(run, "--out", notes, "--overwrite", code=2).stderr

@@ -123,7 +123,7 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
     memory = memory_of(of_32_clips())
     if told is EnvironmentProblem:
         with pytest.raises(
-            EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory are free"
+            EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
         ):
             memory.check_on_a_cpu(state_bytes=state * GIB, processes=processes)
         return

@@ -5,13 +5,10 @@ import pytest
 import torch
 from small_runs import called, json_of
 
-import everest
 from everest.evaluation.metric_text import nearest_texts, useless_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
-from everest.probes.list_probe import class_and_group, cross_validated, leave_one_out, precision_of_nearest
-from everest.probes.probe_advice import probe_rows
-from everest.system.run_folder import RunFolder
+from everest.probes.measures import class_and_group, precision_of_nearest
 
 
 def features(*angles: float) -> np.ndarray:
@@ -69,14 +66,14 @@ def test_a_difference_image_shows_where_something_moves():
     assert image.sum() == image[: SIDE // 2, : SIDE // 2].sum()
 
 
-def test_the_random_encoder_has_the_shape_and_other_weights(autoencoder_run: Path):
+def test_the_random_encoder_has_the_width_and_other_features(autoencoder_run: Path, clip_files: Path):
     opened = OpenedModel.open(autoencoder_run / "model.safetensors", cpu=True)
-    first, again = (random_encoder(opened).module.state_dict() for _ in range(2))
-    own = opened.module.state_dict()
-    assert {name: x.shape for name, x in first.items()} == {name: x.shape for name, x in own.items()}
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], own["encoder.blocks.0.attn.qkv.weight"])
-    assert everest.load_model(autoencoder_run).spec == opened.module.spec
+    clips = opened.module.clip.read(clip_files / "clip0.mp4")[None]
+    first, again = (random_encoder(opened)(clips) for _ in range(2))
+    own = opened.encode(clips).pooled
+    assert first.shape == own.shape
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, own)
 
 
 def test_probe_names_the_baselines(autoencoder_run: Path):
@@ -119,31 +116,11 @@ def test_the_shares_of_class_and_group_are_shown_if_groups_have_several_classes(
     assert list(nearest_texts({"": {"retrieval": {**found, "by_group": None}}})) == [nothing]
 
 
-def test_pre_training_is_probed_beside_the_difference_image(recipe: Path, tmp_path: Path, clip_files: Path):
-    settings = "{every: 1, list: train.csv, metric: linear}"
-    probe = ["--set", f"pretrain.probe={settings}", "--set", "data.fps=null"]
-    shown = called("pretrain", "--recipe", recipe, *probe, "-o", tmp_path / "run").stderr
-    rows = probe_rows(RunFolder(tmp_path / "run").rows())
-    run = OpenedModel.of(everest.load_model(tmp_path / "run"), clips=1, crops=1)
-    clips = torch.stack([run.module.clip.read(clip_files / f"clip{i}.mp4") for i in range(4)])
-    labels = np.array([int(line.split()[1]) for line in (clip_files / "train.csv").read_text().splitlines()])
-    one, sources = difference_image(clips).numpy(), np.arange(4)
-    by_image = precision_of_nearest(one, labels, sources, one, labels, sources)
-    own = run.encode(clips).pooled.numpy()
-    assert {row["difference_retrieval"] for row in rows} == {by_image}
-    assert rows[-1]["probe_retrieval"] == precision_of_nearest(own, labels, sources, own, labels, sources)
-    assert {row["difference_knn"] for row in rows} == {leave_one_out(one, labels, sources, 2)}
-    by_linear = {cross_validated(one, labels, sources, 2, seed=0)}
-    assert {row["difference_linear"] for row in rows} == by_linear != {None}
-    for name in ("knn", "linear"):
-        assert f"difference image {rows[0][f'difference_{name}']:.1f} %" in shown
-
-
 def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, clip_files: Path):
     probe = ("probe --probes knn", "-c", autoencoder_run, "--data", clip_files)
     same = called(*probe, "--set", "data.test=train.csv").stderr
     assert "warning: 4 of 4 test videos are also training videos" in same
-    assert "clip0.mp4: the accuracies are too high" in same
+    assert "clip0.mp4: the accuracies are too high;" in same
 
 
 def test_groups_that_both_lists_have_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
@@ -152,11 +129,8 @@ def test_groups_that_both_lists_have_are_named(autoencoder_run: Path, clip_files
         rows = [f"{clip_files}/clip{n}.mp4,{n % 2},{group}" for n, group in zip(numbers, groups, strict=True)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
         lists[name] = f"--set=data.{name}={tmp_path}/{name}.csv"
-    probe = ("-c", autoencoder_run)
-    shown = called("probe --probes knn", *probe, *lists.values()).stderr
-    assert "warning: 1 of 2 test videos are of groups or files of training videos, such as b: the" in shown
-    without_groups = json_of("probe -q --probes knn", *probe, lists["train"])
-    assert without_groups["retrieval"]["by_group"] is None
+    shown = called("probe --probes knn", "-c", autoencoder_run, *lists.values()).stderr
+    assert "warning: 1 of 2 test videos are also training videos, or of the same groups" in shown
 
 
 def test_eval_warns_of_the_list_that_chose_the_weights(classifier_run: Path):

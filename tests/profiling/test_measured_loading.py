@@ -35,7 +35,7 @@ def test_a_step_faster_than_the_loader_waits_and_remedies_are_listed(clip_files:
 
 
 def test_settings_in_use_are_not_advised(clip_files: Path):
-    recipe = recipe_on(clip_files, "pretrain.views_per_decode=4", "data.cache=memory")
+    recipe = recipe_on(clip_files, "pretrain.views_per_decode=4", "data.cache=disk")
     found = measure_loading(recipe, "pretrain", batch=4, step_clips_per_second=1e6)
     assert [text.partition("=")[0] for text in found["helps"]] == ["train.workers"]
 

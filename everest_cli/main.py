@@ -41,6 +41,7 @@ from everest_cli import (
     search,
     select_frames,
     sweep,
+    train,
     train_tokenizer,
     visualize_mask,
     weights,
@@ -151,6 +152,7 @@ app = typer.Typer(
 # By subject, each with the line that `everest --help` shows: up to 59 characters, so that it fits 80 columns.
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
+        "train": (train.train, "Train and test a model of your videos: start here."),
         "demo": (demo.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,6 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
-
-SHARES: Final = "70/15/15"  # of the videos in class folders; our choice: enough to test on in small sets
 
 
 def suggest(
@@ -61,14 +59,11 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.config.recipe import load_recipe
-    from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
-    from everest.suggest.data_facts import examine_data
     from everest.suggest.data_section import data_section, has_class_folders, with_task
-    from everest.suggest.devices import DEVICES, measure_speeds, stage_times, this_device
+    from everest.suggest.devices import DEVICES, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.suggest import choose_values, recipe_text
+    from everest.suggest.suggestion import suggest_recipe
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -97,34 +92,20 @@ def suggest(
             section, found = with_task(section, task)
             if found is not None:
                 say(found)
-        settings = DataSettings(**section)
         if pretrain is not None or unlabeled:
-            _check_held_out(pretrain, settings, data, divided=divided is not None)
-        facts = examine_data(settings, labeled=not unlabeled)
-        if facts.pretrain is not None and facts.pretrain.samples == 1:
-            raise RecipeError(f"--pretrain {pretrain}: one video; pre-training compares several: name more")
-        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
-        choices, speeds = choose_values(facts, device, purpose=purpose), {}
-        if is_here and not (quiet and hours is None and not as_json):
-            text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
-            trial = load_recipe(RecipeFile(name=output.stem, label=str(output), text=text, folder=None))
-            speeds = measure_speeds(trial, purpose, cpu=device == "cpu")
-        if hours is not None:
-            most = {
-                time.stage: int(hours * 3600 * speeds[time.stage] / time.batch_size)
-                for time in stage_times(choices, purpose, speeds)
-            }
-            choices = choose_values(facts, device, purpose=purpose, most_steps=most)
-        times = stage_times(choices, purpose, speeds)
-        if divided is not None:
-            section = divided.in_place(section)
-            choices = [choice._replace(value=divided.in_place(choice.value)) for choice in choices]
-        text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
-        load_recipe(
-            RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say
+            _check_held_out(pretrain, DataSettings(**section), data, divided=divided is not None)
+        suggestion = suggest_recipe(
+            section,
+            device,
+            purpose="pretrain" if unlabeled else "finetune" if pretrain else "scratch",
+            output=output,
+            hours=hours,
+            measured=is_here and not (quiet and hours is None and not as_json),
+            notify=say,
         )
+        text = suggestion.text
         if divided is not None:
-            divided.move(quiet=quiet)
+            text = divided.move(text, quiet=quiet)
         write_text(output, text)
     finally:
         if divided is not None:
@@ -139,11 +120,11 @@ def suggest(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
     if not quiet:
-        for time in times:
+        for time in suggestion.times:
             say(str(time))
         say("\n  ".join(["next:", *commands]))
     if as_json:
-        stages = [time._asdict() for time in times]
+        stages = [time._asdict() for time in suggestion.times]
         print_json({"recipe": str(output), "stages": stages, "next": commands})
     else:
         typer.echo(output)
@@ -180,8 +161,8 @@ class _DividedFolder:
     """The lists of class folders, made in a folder of their own and moved next to the recipe at the end."""
 
     def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
+        from everest.suggest.division import LabeledVideos
         from everest.system.storage import parse_location
-        from everest_cli.prepare_split import split_source
 
         root = parse_location(data)
         if not isinstance(root, Path):
@@ -195,34 +176,24 @@ class _DividedFolder:
         if self._folder.exists() and not overwrite:
             raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")
         self._part = self._folder.with_name(f"{self._folder.name}.part")
-        self._group = group
         self.clear()
-        self._document = split_source(
-            root, shares=SHARES, group=group, root=root.absolute(), output=self._part, overwrite=False
-        )
-        self.lists = {
-            name: str(self._part / f"{name}.csv")
-            for name, row in self._document["lists"].items()
-            if row["videos"]
-        }
+        self._videos = LabeledVideos.read(root, root=root.absolute(), group=group)
+        self._lists = self._videos.split()
+        self.lists = self._videos.write(self._lists, self._part)
 
-    def in_place(self, value: Any) -> Any:
-        """A value or a section of the recipe, with the paths that the lists have after `move`."""
-        if isinstance(value, dict):
-            return {key: self.in_place(item) for key, item in value.items()}
-        return value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
-
-    def move(self, *, quiet: bool) -> None:
-        """Move the lists to their folder, and print their counts."""
-        from everest_cli.split_text import print_split
+    def move(self, recipe: str, *, quiet: bool) -> str:
+        """Move the lists to their folder, and print their sizes; returns the recipe with their new paths."""
+        from everest.lists.sample import ListSize
 
         self._folder.mkdir(exist_ok=True)
         for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe
             (self._folder / name).unlink(missing_ok=True)
         for file in self._part.iterdir():
             file.replace(self._folder / file.name)
-        if not quiet:
-            print_split(self._document | {"folder": self._folder}, group=self._group)
+        sizes = [f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items()]
+        for text in () if quiet else (*self._videos.notices, *sizes, f"lists: {self._folder}"):
+            say(text)
+        return recipe.replace(str(self._part), str(self._folder))
 
     def clear(self) -> None:
         """Remove the lists that were not moved."""

@@ -74,7 +74,8 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
     Args:
         tolerance: seconds between the starts, and between the ends, of matching events.
     Returns:
-        `frame_accuracy`, `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`,
+        `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
+        `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`,
         `f1@25`, `f1@50`, `map@0.3`, `map@0.5`, `map@0.7`, `event_f1`, the `tolerance`, the number of `videos`
         and `frames`, and for each of the `classes`, by name: `f1` of its frames, `ap@0.5`, `event_f1`, and
         `bouts` and `seconds` of the truth and as predicted.
@@ -88,6 +89,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
     events = [event_counts(videos, name, tolerance=tolerance) for name in names]
     document: dict[str, Any] = {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
+        "mean_class_accuracy": _percent(_recalls(truth, predicted).mean()),
         "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{
@@ -116,6 +118,13 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
         for index, name in enumerate(names)
     ]
     return document
+
+
+def _recalls(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Floats:
+    """The share of right frames of each class that the truth has, from (F, C) classes; background is one."""
+    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))
+    occurs = t.any(axis=0)
+    return (t & p).sum(axis=0)[occurs] / t.sum(axis=0)[occurs]
 
 
 def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:

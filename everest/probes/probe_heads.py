@@ -24,6 +24,7 @@ from everest.config.heads import Head
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]  # (N,)
+Mask = NDArray[np.bool_]  # (N,)
 Output = tuple[Floats, dict[str, Any]]  # (M, C) answers about the test videos; settings for the report
 
 NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
@@ -65,7 +66,9 @@ def held_out(labels: Labels, seed: int) -> NDArray[np.bool_]:
     return held
 
 
-def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: int) -> Output:
+def linear(
+    features: Floats, labels: Labels, test: Floats, head: Head, *, seed: int, chosen_on: Mask | None = None
+) -> Output:
     """Fit a logistic regression of standardized features.
 
     Its strength is the best one on a held-out part of the training set, the smallest of equal ones. The
@@ -73,13 +76,14 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
 
     Args:
         seed: of the draw of the held-out part.
+        chosen_on: the held-out part, (N,); None: it is drawn.
     """
 
     def fit(rows: NDArray[np.bool_], strength: float) -> tuple[Pipeline, bool]:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MOST_STEPS))
         return model, _converges(model, features[rows], labels[rows])
 
-    held = held_out(labels, seed)
+    held = held_out(labels, seed) if chosen_on is None else chosen_on
     best = USUAL
     if held.any():
         best = max(STRENGTHS, key=lambda c: fit(~held, c)[0].score(features[held], labels[held]))
@@ -90,7 +94,13 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
 
 
 def one_vs_rest(
-    features: Floats, labels: NDArray[np.bool_], test: Floats, head: Head, *, seed: int
+    features: Floats,
+    labels: NDArray[np.bool_],
+    test: Floats,
+    head: Head,
+    *,
+    seed: int,
+    chosen_on: Mask | None = None,
 ) -> Output:
     """Fit a logistic regression of standardized features for each of several classes, see `linear`.
 
@@ -116,14 +126,22 @@ def one_vs_rest(
         each = [average_precision_score(labels[held][:, c], found[:, c]) for c in np.flatnonzero(used)]
         return float(np.mean(each))
 
-    held = held_out(np.zeros(len(features), dtype=np.int64), seed)
+    held = held_out(np.zeros(len(features), dtype=np.int64), seed) if chosen_on is None else chosen_on
     used = labels[held].any(axis=0)
     best = max(STRENGTHS, key=precision) if used.any() else USUAL
     probabilities, converged = fit(np.ones_like(held), test, best)
     return probabilities, {"strength": best, "held_out": int(held.sum()), "converged": converged}
 
 
-def ridge(features: Floats, numbers: NDArray[np.float64], test: Floats, head: Head, *, seed: int) -> Output:
+def ridge(
+    features: Floats,
+    numbers: NDArray[np.float64],
+    test: Floats,
+    head: Head,
+    *,
+    seed: int,
+    chosen_on: Mask | None = None,
+) -> Output:
     """Fit a ridge regression of standardized features, with the weight decay 1 / strength; see `linear`.
 
     Its strength has the least mean absolute error.
@@ -137,7 +155,7 @@ def ridge(features: Floats, numbers: NDArray[np.float64], test: Floats, head: He
     def error(strength: float) -> float:
         return float(np.abs(fit(~held, features[held], strength) - numbers[held]).mean())
 
-    held = held_out(np.zeros(len(features), dtype=np.int64), seed)
+    held = held_out(np.zeros(len(features), dtype=np.int64), seed) if chosen_on is None else chosen_on
     best = min(STRENGTHS, key=error) if held.any() else USUAL
     found = fit(np.ones_like(held), test, best)
     return found.reshape(-1, head.outputs), {"strength": best, "held_out": int(held.sum())}

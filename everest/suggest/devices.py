@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from everest.config.settings import Recipe
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
-from everest.suggest.choices import Choice, Purpose
+from everest.suggest.choices import Purpose
 from everest.system.cores import num_cores
 
 
@@ -69,17 +69,16 @@ class StageTime(NamedTuple):
         return f"{text}, about {time} at {self.clips_per_second:.0f} clips/s (measured)"
 
 
-def stage_times(
-    choices: Sequence[Choice], purpose: Purpose, speeds: Mapping[TrainingStage, float]
-) -> list[StageTime]:
-    """The time of each stage that a recipe of these choices is for.
+def stage_times(recipe: Recipe, purpose: Purpose, speeds: Mapping[TrainingStage, float]) -> list[StageTime]:
+    """The time of each stage of a suggested recipe.
 
     Args:
         speeds: of `measure_speeds`; empty if they were not measured.
     """
-    values, times = {choice.key: choice.value for choice in choices}, []
+    times = []
     for stage in STAGES[purpose]:
-        steps, batch, speed = values[f"{stage}.steps"], values[f"{stage}.batch_size"], speeds.get(stage)
+        settings, speed = getattr(recipe, stage), speeds.get(stage)
+        steps, batch = settings.steps, settings.batch_size
         seconds = None if speed is None else round(steps * batch / speed)
         times.append(StageTime(stage, steps, batch, speed, seconds))
     return times

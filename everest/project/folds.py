@@ -1,0 +1,96 @@
+"""The accuracy over all folds together: each group is tested by a model that has not seen it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everest.inference.truth import read_truth, score_timelines
+from everest.lists.reading import read_samples
+from everest.lists.sample import Sample
+from everest.metrics.intervals import bootstrap_intervals
+from everest.project.measure import PREDICTIONS, measure_model
+from everest.project.recordings import SCORES, score_recordings
+from everest.project.request import FINETUNE, RESULT, Request, write_document
+from everest.suggest.division import group_of
+from everest.system.events import Report, notice
+from everest.system.files import read_table
+from everest.system.json_text import read_json
+
+
+def measure_folds(
+    request: Request,
+    project: dict[str, Any],
+    folder: Path,
+    finetune: Callable[..., Path],
+    report: Report,
+) -> dict[str, Any]:
+    """Train and measure each fold that is not measured yet; returns the measures of all together.
+
+    Args:
+        finetune: takes `output` and `overrides`.
+    """
+    rows = []
+    for number, lists in enumerate(project["folds"], start=1):
+        own = folder / str(number)
+        if not (own / RESULT).exists():
+            report(notice(f"fold {number} of {len(project['folds'])}"))
+            of_lists = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
+            run = finetune(output=own / FINETUNE, overrides=[*request.overrides, *of_lists])
+            measured = measure_model(run, own, report)
+            if request.annotations is not None:
+                measured |= score_recordings(
+                    run, own, request.annotations, project["window"], report, draw=False
+                )
+            write_document(own / RESULT, measured)
+        rows.append(read_json(own / RESULT))
+    pooled = _pooled(rows, project)
+    if request.annotations is not None:
+        pooled |= _pooled_timelines(request.annotations, rows, report)
+    return {**pooled, "report": None, "folds": rows}
+
+
+def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy over the test videos of all folds, with its interval over their groups."""
+    labels: list[str] = []
+    groups: list[str] = []
+    correct: list[bool] = []
+    for row, lists in zip(rows, project["folds"], strict=True):
+        samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
+        group = {sample.video_id: group_of(sample) for sample in samples}
+        header, *predictions = read_table(Path(row["report"]).with_name(PREDICTIONS))
+        video, label, right = (header.index(name) for name in ("video", "label", "correct"))
+        labels += [row[label] for row in predictions]
+        groups += [group[row[video]] for row in predictions]
+        correct += [row[right] == "1" for row in predictions]
+    right, numbers = np.array(correct), np.unique(labels, return_inverse=True)[1]
+    intervals = bootstrap_intervals({"top1": right}, right, numbers, groups=groups)
+    ((frequent, most),) = Counter(labels).most_common(1)
+    linear = [row["linear_pixels"] for row in rows]
+    weights = [row["videos"] for row in rows]
+    return {
+        "top1": round(100 * float(right.mean()), 4),
+        "metric": "top1",
+        "interval": intervals["top1"],
+        "chance": rows[0]["chance"],
+        "majority": round(100 * most / len(labels), 4),
+        "majority_class": frequent,
+        "linear_pixels": None if None in linear else round(float(np.average(linear, weights=weights)), 4),
+        "videos": len(labels),
+        "groups": len(set(groups)),
+        "skipped": sum(row["skipped"] for row in rows),
+    }
+
+
+def _pooled_timelines(annotations: str, folds: Sequence[dict[str, Any]], report: Report) -> dict[str, Any]:
+    """The scores of the timelines of all recordings, each by the model that has not seen it."""
+    rows = [row for fold in folds for row in read_json(Path(fold["timeline"]))["timelines"]]
+    samples = [Sample(path=row["video"]) for row in rows]
+    truth, _ = read_truth(Path(annotations), [sample.path for sample in samples])
+    found = score_timelines(samples, rows, truth, report=report)
+    return {key: found[key] for key in SCORES}

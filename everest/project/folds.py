@@ -16,19 +16,25 @@ from everest.lists.sample import Sample
 from everest.metrics.intervals import bootstrap_intervals
 from everest.project.measure import PREDICTIONS, measure_model
 from everest.project.recordings import SCORES, score_recordings
-from everest.project.request import FINETUNE, RESULT, Request, write_document
+from everest.project.request import FINETUNE, REPORT, RESULT, Request, write_document
 from everest.suggest.division import group_of
 from everest.system.events import Report, notice
 from everest.system.files import read_table
 from everest.system.json_text import read_json
 
 
+def measure_run(
+    run: Path, folder: Path, request: Request, window: float | None, report: Report
+) -> dict[str, Any]:
+    """Measure a run on its test list, and on the recordings in it if there are annotations."""
+    measured = measure_model(run, folder, report)
+    if request.annotations is not None and window is not None:
+        measured |= score_recordings(run, folder / REPORT, request.annotations, window, report)
+    return measured
+
+
 def measure_folds(
-    request: Request,
-    project: dict[str, Any],
-    folder: Path,
-    finetune: Callable[..., Path],
-    report: Report,
+    request: Request, project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
 ) -> dict[str, Any]:
     """Train and measure each fold that is not measured yet; returns the measures of all together.
 
@@ -42,12 +48,7 @@ def measure_folds(
             report(notice(f"fold {number} of {len(project['folds'])}"))
             of_lists = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
             run = finetune(output=own / FINETUNE, overrides=[*request.overrides, *of_lists])
-            measured = measure_model(run, own, report)
-            if request.annotations is not None:
-                measured |= score_recordings(
-                    run, own, request.annotations, project["window"], report, draw=False
-                )
-            write_document(own / RESULT, measured)
+            write_document(own / RESULT, measure_run(run, own, request, project["window"], report))
         rows.append(read_json(own / RESULT))
     pooled = _pooled(rows, project)
     if request.annotations is not None:

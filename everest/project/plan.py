@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +9,13 @@ from typing import Any, Final
 from everest.project.lists import ProjectLists, make_lists
 from everest.project.request import LISTS, RECIPE, Request
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.devices import StageTime, this_device
-from everest.suggest.suggestion import suggest_recipe
+from everest.suggest.devices import this_device
+from everest.suggest.suggestion import Suggestion, suggest_recipe
 from everest.system.events import Report, notice
 from everest.system.text import counted
 
-TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and the test
-# Pre-training gained something with up to five labels a class (docs/tutorials/few-labels.md).
-MOST_LABELS: Final = 5  # of a class
+TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
+MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/tutorials/few-labels.md)
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 
 
@@ -26,46 +24,35 @@ class Plan:
     """What will be done."""
 
     lists: ProjectLists
-    text: str  # of the recipe
-    times: Sequence[StageTime]
-    trainings: int  # of fine-tuning
+    suggestion: Suggestion
 
-    @property
-    def minutes(self) -> float:
-        """Of all stages, without validations and tests."""
-        seconds = {time.stage: time.seconds or 0 for time in self.times}
-        return (seconds.get("pretrain", 0) + self.trainings * seconds.get("finetune", 0)) / 60
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `--dry-run --json`; `minutes` are of all training."""
+        times, trainings = self.suggestion.times, 1 + len(self.lists.folds)
+        seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
+        return {
+            "lists": self.lists.sizes(),
+            "window": self.lists.window,
+            "stages": [time._asdict() for time in times],
+            "trainings": trainings,
+            "minutes": round(sum(seconds) / 60, 1),
+        }
 
     def lines(self) -> list[str]:
         """The lists and the times, for people."""
-        lists = [f"{name}: {size}" for name, size in self.lists.sizes.items()]
-        times = [str(time) for time in self.times]
-        if self.trainings > 1:
-            times.append(f"finetune: {self.trainings} times, once for each fold and once on all videos")
-        return [*lists, *times, f"about {self.minutes:.0f} min of training in all"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document of `--dry-run --json`."""
-        return {
-            "lists": self.lists.sizes,
-            "window": self.lists.window,
-            "stages": [time._asdict() for time in self.times],
-            "trainings": self.trainings,
-            "minutes": round(self.minutes, 1),
-            "lines": self.lines(),
-        }
-
-    def document(self, request: Request) -> dict[str, Any]:
-        """The document of project.json."""
-        kept = {"root": self.lists.section["root"], "folds": list(map(dict, self.lists.folds))}
-        return {"request": request.values(), **kept, "window": self.lists.window}
+        plan = self.to_dict()
+        folds = f", of {counted(plan['trainings'], 'fine-tuning')}" if self.lists.folds else ""
+        return [
+            *(f"{name}: {size}" for name, size in plan["lists"].items()),
+            *map(str, self.suggestion.times),
+            f"all training: about {plan['minutes']:.0f} min{folds}",
+        ]
 
 
 def make_plan(request: Request, folder: Path, report: Report) -> Plan:
     """Write the lists into a folder, and suggest a recipe, which is not written."""
     lists = make_lists(request, folder / LISTS, report)
-    trainings = 1 + len(lists.folds)
-    stages = trainings + (request.unlabeled is not None)
+    stages = 1 + len(lists.folds) + (request.unlabeled is not None)
     suggestion = suggest_recipe(
         lists.section,
         this_device(),
@@ -77,7 +64,7 @@ def make_plan(request: Request, folder: Path, report: Report) -> Plan:
     )
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
         report(notice(doubt))
-    return Plan(lists=lists, text=suggestion.text, times=suggestion.times, trainings=trainings)
+    return Plan(lists=lists, suggestion=suggestion)
 
 
 def doubt_about_pretraining(facts: DataFacts) -> str | None:

@@ -12,10 +12,8 @@ from typing import Any
 from everest import stages
 from everest.config.heads import Task
 from everest.errors import UserError
-from everest.project.folds import measure_folds
-from everest.project.measure import measure_model
+from everest.project.folds import measure_folds, measure_run
 from everest.project.plan import make_plan
-from everest.project.recordings import score_recordings
 from everest.project.request import (
     FINETUNE,
     FOLDS,
@@ -24,7 +22,8 @@ from everest.project.request import (
     RECIPE,
     RESULT,
     Request,
-    open_project,
+    clear,
+    find_project,
     write_document,
 )
 from everest.project.verdict import judge, next_commands
@@ -85,49 +84,66 @@ def train(
         overrides=tuple(overrides),
     )
     if dry_run:
-        with TemporaryDirectory(prefix="everest-train-") as folder:
-            return make_plan(request, Path(folder), report).to_dict()
-    folder = Path(output) if output is not None else Path("runs") / "train" / Path(request.videos).stem
-    request.check_folder(folder)
+        request.check(None)
+        with TemporaryDirectory(prefix="everest-train-") as trial:
+            plan = make_plan(request, Path(trial), report)
+            return {**plan.to_dict(), "lines": plan.lines()}
+    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    request.check(folder)
     is_new = not folder.exists()
     try:
         with sole_writer(folder / PROJECT):
-            return _train(request, folder, overwrite=overwrite, report=report)
-    except UserError:
-        if is_new:
-            with suppress(OSError):  # it holds files already
-                folder.rmdir()
-        raise
+            project = find_project(folder, request, overwrite=overwrite)
+            if project is None:
+                project = _start(request, folder, report)
+            return _train(request, project, folder, report)
+    finally:
+        with suppress(OSError):  # it holds files, as after a success
+            folder.rmdir() if is_new else None
 
 
 def _absolute(path: str | Path) -> str:
     return str(Path(path).absolute())
 
 
-def _train(request: Request, folder: Path, *, overwrite: bool, report: Report) -> dict[str, Any]:
-    project = open_project(folder, request, overwrite=overwrite)
-    if project is None:
-        project = _start(request, folder, report)
-    result = folder / RESULT
-    if result.exists():
+def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
+    """Make the plan, and write it, the request last. After an error nothing of it is left."""
+    if (folder / PROJECT).exists():  # which is removed only if its successor can be made
+        with TemporaryDirectory(prefix="everest-train-") as trial:
+            make_plan(request, Path(trial), silent)
+    try:
+        with unfinished_folder(folder, PROJECT):
+            clear(folder, marked=True)
+            plan = make_plan(request, folder, report)
+            for line in plan.lines():
+                report(notice(line))
+            write_text(folder / RECIPE, plan.suggestion.text)
+            lists = plan.lists
+            kept = {"root": lists.section["root"], "folds": list(lists.folds), "window": lists.window}
+            document = {"request": request.values(), **kept}
+            write_document(folder / PROJECT, document)
+    except UserError:
+        clear(folder, marked=False)
+        raise
+    return document
+
+
+def _train(request: Request, project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+    """Run the stages that are not finished; each resumes its own run."""
+    if (folder / RESULT).exists():
         report(notice(f"{folder}: is finished; --overwrite trains again"))
-        return read_json(result)
+        return read_json(folder / RESULT)
     recipe, overrides, init = folder / RECIPE, list(request.overrides), None
     if request.unlabeled is not None:
         report(notice("pre-training"))
         init = stages.pretrain(recipe, output=folder / PRETRAIN, overrides=overrides, report=report)
     finetune = partial(stages.finetune, recipe, init=init, report=report)
-    measured = None
+    pooled = None
     if project["folds"]:
-        measured = measure_folds(request, project, folder / FOLDS, finetune, report)
-    report(notice("fine-tuning" if measured is None else "fine-tuning on all videos"))
+        pooled = measure_folds(request, project, folder / FOLDS, finetune, report)
+    report(notice("fine-tuning" if pooled is None else "fine-tuning on all videos"))
     run = finetune(output=folder / FINETUNE, overrides=overrides)
-    if measured is None:
-        measured = measure_model(run, folder, report)
-        if request.annotations is not None:
-            measured |= score_recordings(
-                run, folder, request.annotations, project["window"], report, draw=True
-            )
+    measured = pooled or measure_run(run, folder, request, project["window"], report)
     weights = RunFolder(run)
     document = {
         **measured,
@@ -135,23 +151,5 @@ def _train(request: Request, folder: Path, *, overwrite: bool, report: Report) -
         "judgment": judge(measured),
         "next": next_commands(run, measured, window=project["window"]),
     }
-    write_document(result, document)
-    return document
-
-
-def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
-    """Make the plan, and write it; the request is written last. After an error, nothing of it is left."""
-    try:
-        with unfinished_folder(folder, PROJECT):
-            plan = make_plan(request, folder, report)
-            for line in plan.lines():
-                report(notice(line))
-            write_text(folder / RECIPE, plan.text)
-            document = plan.document(request)
-            write_document(folder / PROJECT, document)
-    except UserError:
-        open_project(folder, request, overwrite=False)  # removes what was written
-        for file in folder.glob(".folder.part"):
-            file.unlink()
-        raise
+    write_document(folder / RESULT, document)
     return document

@@ -69,16 +69,20 @@ class StageTime(NamedTuple):
         return f"{text}, about {time} at {self.clips_per_second:.0f} clips/s (measured)"
 
 
-def stage_times(recipe: Recipe, purpose: Purpose, speeds: Mapping[TrainingStage, float]) -> list[StageTime]:
+def stage_times(
+    recipe: Recipe, purpose: Purpose, speeds: Mapping[TrainingStage, float], samples: Mapping[str, int]
+) -> list[StageTime]:
     """The time of each stage of a suggested recipe.
 
     Args:
         speeds: of `measure_speeds`; empty if they were not measured.
+        samples: of each stage, for epochs.
     """
     times = []
     for stage in STAGES[purpose]:
         settings, speed = getattr(recipe, stage), speeds.get(stage)
-        steps, batch = settings.steps, settings.batch_size
+        batch = settings.batch_size
+        steps = settings.steps or max(1, settings.epochs * samples[stage] // batch)
         seconds = None if speed is None else round(steps * batch / speed)
         times.append(StageTime(stage, steps, batch, speed, seconds))
     return times

@@ -61,9 +61,10 @@ def suggest_recipe(
     file = suggested()
     recipe = load_recipe(file, overrides=overrides, notify=notify)
     speeds = measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
+    samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
     if hours is not None:
         seconds = 3600 * hours
         most = {stage: int(seconds * of / getattr(recipe, stage).batch_size) for stage, of in speeds.items()}
         file = suggested({str(stage): steps for stage, steps in most.items()})
         recipe = load_recipe(file, overrides=overrides)
-    return Suggestion(file.text, recipe, facts, stage_times(recipe, purpose, speeds))
+    return Suggestion(file.text, recipe, facts, stage_times(recipe, purpose, speeds, samples))

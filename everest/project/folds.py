@@ -6,53 +6,47 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from everest.inference.truth import read_truth, score_timelines
 from everest.lists.reading import read_samples
-from everest.lists.sample import Sample
 from everest.metrics.intervals import bootstrap_intervals
-from everest.project.measure import PREDICTIONS, measure_model
-from everest.project.recordings import SCORES, score_recordings
-from everest.project.request import FINETUNE, REPORT, RESULT, Request, write_document
+from everest.project.measure import PREDICTIONS, measure_run
+from everest.project.recordings import SCORES, score
+from everest.project.request import FINETUNE, RESULT, write_document
 from everest.suggest.division import group_of
 from everest.system.events import Report, notice
 from everest.system.files import read_table
 from everest.system.json_text import read_json
 
 
-def measure_run(
-    run: Path, folder: Path, request: Request, window: float | None, report: Report
-) -> dict[str, Any]:
-    """Measure a run on its test list, and on the recordings in it if there are annotations."""
-    measured = measure_model(run, folder, report)
-    if request.annotations is not None and window is not None:
-        measured |= score_recordings(run, folder / REPORT, request.annotations, window, report)
-    return measured
-
-
 def measure_folds(
-    request: Request, project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
+    project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
 ) -> dict[str, Any]:
     """Train and measure each fold that is not measured yet; returns the measures of all together.
 
     Args:
+        project: the document of project.json.
         finetune: takes `output` and `overrides`.
     """
-    rows = []
+    rows, annotations = [], project["request"]["annotations"]
     for number, lists in enumerate(project["folds"], start=1):
         own = folder / str(number)
         if not (own / RESULT).exists():
             report(notice(f"fold {number} of {len(project['folds'])}"))
             of_lists = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
-            run = finetune(output=own / FINETUNE, overrides=[*request.overrides, *of_lists])
-            write_document(own / RESULT, measure_run(run, own, request, project["window"], report))
+            run = finetune(output=own / FINETUNE, overrides=[*project["request"]["overrides"], *of_lists])
+            window = project["window"]
+            measured = measure_run(run, own, annotations=annotations, window=window, report=report)
+            write_document(own / RESULT, measured)
         rows.append(read_json(own / RESULT))
     pooled = _pooled(rows, project)
-    if request.annotations is not None:
-        pooled |= _pooled_timelines(request.annotations, rows, report)
+    if annotations is not None:
+        timelines = [row for fold in rows for row in read_json(Path(fold["timeline"]))["timelines"]]
+        scores, _ = score(timelines, annotations, report)
+        pooled |= {key: scores[key] for key in SCORES} | {"smooth": median(fold["smooth"] for fold in rows)}
     return {**pooled, "report": None, "folds": rows}
 
 
@@ -86,12 +80,3 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
         "groups": len(set(groups)),
         "skipped": sum(row["skipped"] for row in rows),
     }
-
-
-def _pooled_timelines(annotations: str, folds: Sequence[dict[str, Any]], report: Report) -> dict[str, Any]:
-    """The scores of the timelines of all recordings, each by the model that has not seen it."""
-    rows = [row for fold in folds for row in read_json(Path(fold["timeline"]))["timelines"]]
-    samples = [Sample(path=row["video"]) for row in rows]
-    truth, _ = read_truth(Path(annotations), [sample.path for sample in samples])
-    found = score_timelines(samples, rows, truth, report=report)
-    return {key: found[key] for key in SCORES}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -17,11 +18,11 @@ from everest.footage.measures import WindowSettings
 from everest.footage.windows import write_windows
 from everest.inference.truth import read_truth
 from everest.lists.inputs import named_samples
-from everest.lists.sample import ListSize, Sample
+from everest.lists.sample import ListSize
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.project.request import Request
 from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.division import SHARES, LabeledVideos, group_of
+from everest.suggest.division import LabeledVideos
 from everest.suggest.next_commands import shared_videos
 from everest.system.events import Report, notice
 from everest.system.text import counted
@@ -29,6 +30,7 @@ from everest.video.folders import split_folders
 
 # Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
+HELD: Final = 0.15  # share of the validation list and of the test list
 STEP: Final = 0.5  # of a window, from one to the next
 
 
@@ -99,19 +101,24 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         report(notice(text))
     lists, folds = {"train": list(videos.samples)}, []
     if request.folds is None:
-        lists = _three_lists(videos)
+        lists = videos.split(_shares(len(videos.groups)))
     else:
         parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
-        if not all(parts):
-            raise DataError(f"--folds {request.folds}: a fold would be empty; use fewer")
         for fold, test in enumerate(parts):
             val, *others = [*parts[fold + 1 :], *parts[:fold]]
-            train = [sample for part in others for sample in part]
-            of_fold = {"train": train, "val": val, "test": test}
+            of_fold = {"train": list(chain(*others)), "val": val, "test": test}
             folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
+    if not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
+        raise DataError(f"{request.videos}: too few groups for each list to have one; label more")
     written: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(root), **written, pretrain=request.unlabeled)
     return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
+
+
+def _shares(groups: int) -> dict[str, float]:
+    """70/15/15 percent, but at least a group for each list; two groups are for training and the test."""
+    held = max(HELD, 1 / groups)
+    return {"train": 1 - 2 * held, "val": held, "test": held} if groups > 2 else {"train": held, "test": held}
 
 
 def _write_windows(
@@ -149,20 +156,7 @@ def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:
         raise DataError(f"{request.videos}: {what}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
         raise RecipeError(f"--folds: goes with one class for each video, not with {videos.task} labels")
-    groups, fewest = len(set(map(group_of, videos.samples))), request.folds or 2
+    groups, fewest = len(videos.groups), request.folds or 2
     if groups < fewest:
         unit = "recording" if request.annotations else "group"
         raise DataError(f"{request.videos}: {counted(groups, unit)}, and {fewest} are needed; label more")
-
-
-def _three_lists(videos: LabeledVideos) -> dict[str, list[Sample]]:
-    """Lists of 70/15/15 percent, with at least one group each; two groups are for training and the test."""
-    groups = Counter(map(group_of, videos.samples))
-    lists = videos.split(SHARES if len(groups) > 2 else {"train": 0.7, "test": 0.3})
-    for name, own in lists.items():
-        if not own:  # it gets the smallest group of the list with the most
-            longest = max(lists.values(), key=lambda samples: len(set(map(group_of, samples))))
-            moved = min(map(group_of, longest), key=lambda group: groups[group])
-            lists[name] = [sample for sample in longest if group_of(sample) == moved]
-            longest[:] = [sample for sample in longest if group_of(sample) != moved]
-    return lists

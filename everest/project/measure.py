@@ -1,6 +1,6 @@
-"""The accuracy of a trained model beside chance, the most frequent class, and a linear model of small images.
+"""The accuracy of a model beside what needs none: chance, the most frequent class, small images.
 
-N videos, C channels, T frames, H W pixels, P places of an image.
+N videos, B clips, C channels, T frames, H W pixels, P places of an image.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from everest import functions
 from everest.checkpoints.describe import load_model
 from everest.config.best import MEASURED_BY
 from everest.data.clip_format import ClipFormat
 from everest.data.stages import labeled_samples
-from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.lists.stage import read_stage
 from everest.metrics.metrics import measure
@@ -29,54 +27,50 @@ from everest.metrics.predicted import Predictions, label_array
 from everest.models.classifier import VideoClassifier
 from everest.probes.baselines import difference_image
 from everest.probes.probe import LINEAR
+from everest.project.recordings import score_recordings
 from everest.project.request import REPORT
 from everest.system.events import Report, notice
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
-MOST_VIDEOS: Final = 4000  # our choice: of a list that the linear model reads, spread over it
 PREDICTIONS: Final = "predictions.csv"
 
 
-def measure_model(run: Path, folder: Path, report: Report) -> dict[str, Any]:
-    """Evaluate a run on its test list, and a linear model next to it; writes the page into `folder`.
+def measure_run(
+    run: Path, folder: Path, *, annotations: str | None, window: float | None, report: Report
+) -> dict[str, Any]:
+    """Evaluate a run on its test list, and a linear model next to it; writes a page into `folder`.
 
+    Args:
+        annotations: of the recordings of the list, whose timelines are measured, too.
+        window: seconds, of recordings.
     Returns:
         The metric of the task by its name, in percent unless it is an error of numbers: `interval` of 95 %,
         `chance`, `majority` (always the most frequent class of the test list, `majority_class`), and
         `linear_pixels`. None stands for what a task or a list does not have.
     """
-    model = open_classifier(run)
-    page = folder / REPORT
-    found = functions.evaluate(
-        model, page=page, predictions=page / PREDICTIONS, overwrite=True, report=report
-    )
-    if len(model.heads) != 1:
-        raise RecipeError(f"{run}: has several heads; `everest eval` measures them")
+    model, page = load_model(run), folder / REPORT
+    assert isinstance(model, VideoClassifier)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    predictions = page / PREDICTIONS
+    found = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
     metric = MEASURED_BY[model.heads[0].task]
-    frequent = max(found.get("per_class", ()), key=lambda row: row["videos"], default=None)
-    report(notice("logistic regression on small images, to compare with"))
-    return {
+    majority, interval = found.get("majority_top1"), found.get("intervals", {}).get(metric)
+    frequent = max(found.get("per_class", ()), key=lambda row: row["videos"], default={})
+    report(notice("a linear model of small images, to compare with"))
+    measured = {
         metric: found[metric],
         "metric": metric,
-        "interval": found.get("intervals", {}).get(metric),
-        "chance": found.get(METRICS[metric].chance or ""),
-        "majority": found.get("majority_top1"),
-        "majority_class": frequent["name"] if frequent and "majority_top1" in found else None,
+        "interval": None if interval is None or None in interval else interval,
+        "chance": found[METRICS[metric].chance or ""],
+        "majority": majority,
+        "majority_class": None if majority is None else frequent["name"],
         "linear_pixels": linear_pixels(model, metric, report),
-        "videos": found["videos"],
-        "groups": found["groups"],
-        "skipped": found["skipped"],
-        "report": found["report"],
-        "checkpoint": found["checkpoint"],
+        **{key: found[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
-
-
-def open_classifier(run: Path) -> VideoClassifier:
-    """The classifier of a run, on a GPU if there is one."""
-    model = load_model(run)
-    assert isinstance(model, VideoClassifier)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if annotations is not None and window is not None:
+        measured |= score_recordings(model, page, annotations, window, report)
+    return measured
 
 
 def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float | None:
@@ -90,19 +84,18 @@ def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float 
     val: Sequence[Sample] = ()
     if recipe.data.val is not None:
         val = read_stage(recipe.data, "val", labeled=True, classes=classes).samples
-    parts = [_images(samples, model.clip, report) for samples in (train, val, test)]
-    learned, tested = parts[0] | parts[1], parts[2]
+    learned, chosen_on, tested = (_images(samples, model.clip, report) for samples in (train, val, test))
+    learned |= chosen_on
     labels = label_array([sample.labels[0] for sample in learned], head)
     if not tested or len(np.unique(labels, axis=0)) < 2:
         return None
-    held = np.array([sample in parts[1] for sample in learned])
     outputs, _ = LINEAR[head.task](
         np.stack(list(learned.values())),
         labels,
         np.stack(list(tested.values())),
         head,
         seed=recipe.train.seed,
-        chosen_on=held if held.any() else None,
+        chosen_on=np.array([sample in chosen_on for sample in learned]) if chosen_on else None,
     )
     predictions = Predictions(
         videos=[sample.video_id for sample in tested],
@@ -116,19 +109,14 @@ def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float 
 
 def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict[Sample, NDArray[np.float32]]:
     """The images (2 P) of each readable video: its mean, and its mean change from frame to frame."""
-    chosen = samples[:: -(-len(samples) // MOST_VIDEOS) or 1]
     images = {}
-    for number, sample in enumerate(chosen, start=1):
+    for number, sample in enumerate(samples, start=1):
         try:
-            frames = clip.read(sample)[None]  # (1, C, T, H, W)
+            frames = clip.read(sample)[None]  # (1, C, T, H, W) uint8
         except VideoError as error:
             report(notice(f"skipped {error}"))
             continue
-        images[sample] = torch.cat([mean_image(frames), difference_image(frames, SIDE)], dim=1)[0].numpy()
-        report({"event": "video", "done": number, "videos": len(chosen)})
+        mean = F.adaptive_avg_pool2d(frames.float().mean(dim=(1, 2)), SIDE).flatten(1)
+        images[sample] = torch.cat([mean, difference_image(frames, SIDE)], dim=1)[0].numpy()
+        report({"event": "video", "done": number, "videos": len(samples)})
     return images
-
-
-def mean_image(clips: Tensor) -> Tensor:
-    """The mean over the frames of clips (B, C, T, H, W) uint8, as small gray images (B, P)."""
-    return F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), SIDE).flatten(1)

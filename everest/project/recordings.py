@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from everest import functions
+from everest.annotations.bout import Bout
 from everest.config.heads import MULTI_LABEL
 from everest.figures.timeline import draw_task_timeline, draw_timeline
-from everest.inference.truth import Bouts, drawn_bouts, read_truth, score_timelines
+from everest.inference.truth import drawn_bouts, read_truth, score_timelines
 from everest.lists.sample import Sample
 from everest.lists.stage import read_stage
 from everest.models.classifier import VideoClassifier
-from everest.project.measure import open_classifier
 from everest.project.request import write_document
 from everest.system.events import Report, notice
 
@@ -26,7 +26,7 @@ MOST_FIGURES: Final = 20
 
 
 def score_recordings(
-    run: Path, folder: Path, annotations: str, window: float, report: Report
+    model: VideoClassifier, folder: Path, annotations: str, window: float, report: Report
 ) -> dict[str, Any]:
     """Predict the recordings of the test list, and score them; writes timelines and figures into a folder.
 
@@ -35,21 +35,17 @@ def score_recordings(
     Returns:
         The `SCORES`; `smooth`, the seconds over which probabilities are averaged; and `timeline`, the file.
     """
-    model, smooth = open_classifier(run), window
-
-    def scored(key: str, smooth: float) -> tuple[dict[str, Any], list[dict[str, Any]], Bouts]:
-        samples = read_stage(model.recipe.data, key, labeled=False).samples
-        paths = list(dict.fromkeys(sample.path for sample in samples))
-        truth, _ = read_truth(Path(annotations), paths)
-        rows = timelines(model, paths, window, smooth, report)
-        return score_timelines([Sample(path=path) for path in paths], rows, truth, report=report), rows, truth
-
+    smooth = window
     if model.recipe.data.val is not None:
         report(notice("timelines of the validation recordings, to choose how much to smooth"))
-        tried = {window * of: scored("val", window * of)[0]["frame_accuracy"] for of in SMOOTHED}
+        tried = {}
+        for seconds in (window * windows for windows in SMOOTHED):
+            rows = timelines(model, "val", window, seconds, report)
+            tried[seconds] = score(rows, annotations, report)[0]["frame_accuracy"]
         smooth = max(tried, key=lambda seconds: tried[seconds])
     report(notice(f"timelines of the test recordings, smoothed over {smooth:g} s"))
-    scores, rows, truth = scored("test", smooth)
+    rows = timelines(model, "test", window, smooth, report)
+    scores, truth = score(rows, annotations, report)
     write_document(folder / TIMELINE, {**scores, "timelines": rows})
     for row in rows[:MOST_FIGURES]:
         if row["windows"] and row["video"] in truth:
@@ -58,14 +54,24 @@ def score_recordings(
 
 
 def timelines(
-    model: VideoClassifier, paths: list[str], window: float, smooth: float, report: Report
+    model: VideoClassifier, key: str, window: float, smooth: float, report: Report
 ) -> list[dict[str, Any]]:
-    """The windows and bouts of recordings; all that this room knows of timelines."""
-    step = STEP * window
+    """The windows and bouts of the recordings of a list; all that this room knows of timelines."""
+    samples = read_stage(model.recipe.data, key, labeled=False).samples
+    paths, step = list(dict.fromkeys(sample.path for sample in samples)), STEP * window
     return functions.predict_timeline(model, paths, window=window, step=step, smooth=smooth, report=report)
 
 
-def _draw(path: Path, row: dict[str, Any], model: VideoClassifier, truth: Sequence[Any]) -> None:
+def score(
+    rows: Sequence[dict[str, Any]], annotations: str, report: Report
+) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
+    """The metrics of timelines, and the bouts of a person for each recording."""
+    samples = [Sample(path=row["video"]) for row in rows]
+    truth, _ = read_truth(Path(annotations), [sample.path for sample in samples])
+    return score_timelines(samples, rows, truth, report=report), truth
+
+
+def _draw(path: Path, row: dict[str, Any], model: VideoClassifier, truth: Sequence[Bout]) -> None:
     """Draw the bouts of a person above those of the model."""
     begin, end = row["windows"][0]["start"], row["windows"][-1]["end"]
     bouts = {

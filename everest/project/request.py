@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,8 @@ from everest.system.locks import refuse_trained
 
 PROJECT, RECIPE, RESULT = "project.json", "recipe.yaml", "result.json"
 LISTS, PRETRAIN, FINETUNE, REPORT, FOLDS = "lists", "pretrain", "finetune", "report", "folds"
-OWN: Final = (PROJECT, RECIPE, RESULT, LISTS, PRETRAIN, FINETUNE, REPORT, FOLDS)
+# In the order of their removal: a folder without a request is empty, or marked as unfinished.
+OWN: Final = (RESULT, REPORT, FOLDS, FINETUNE, PRETRAIN, LISTS, RECIPE, PROJECT, MARKER)
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 
@@ -31,33 +31,24 @@ class Request:
     task: Task | None = None
     folds: int | None = None
     hours: float | None = None
-    overrides: Sequence[str] = ()
+    overrides: list[str] = field(default_factory=list)
 
-    @property
-    def inputs(self) -> dict[str, Path]:
-        """The files and folders that are read, by their option."""
-        named = {"": self.videos, "--annotations ": self.annotations, "--unlabeled ": self.unlabeled}
-        return {option: Path(path) for option, path in named.items() if path is not None}
-
-    def check(self, folder: Path | None) -> None:
+    def check(self, folder: Path) -> None:
         """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
-        for option, path in self.inputs.items():
+        named = (("", self.videos), ("--annotations ", self.annotations), ("--unlabeled ", self.unlabeled))
+        inputs = [(option, Path(path)) for option, path in named if path is not None]
+        for option, path in inputs:
             if not path.exists():
                 raise DataError(f"{option}{path}: no such file or folder")
-            if folder is not None and path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {folder}: is inside of {path}, which is read; name another")
-        if folder is not None:
-            refuse_inputs(folder, self.inputs.values(), option="--output")
+        refuse_inputs(folder, [path for _, path in inputs], option="--output")
         if self.annotations is not None and not Path(self.videos).is_dir():
             raise RecipeError(f"{self.videos}: no folder; --annotations needs that of the recordings")
         if self.folds is not None and self.folds < FEWEST_FOLDS:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
-
-    def values(self) -> dict[str, Any]:
-        """The request as project.json has it."""
-        return asdict(self) | {"overrides": list(self.overrides)}
 
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:
@@ -76,7 +67,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
         return None
     try:
         document = read_json(path)
-        differences = differing(document["request"], request.values())
+        differences = differing(document["request"], asdict(request))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path}: damaged ({error}); {FIX}") from error
     if differences:
@@ -84,9 +75,9 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
     return document
 
 
-def clear(folder: Path, *, marked: bool) -> None:
-    """Remove the files of a project; `marked`: the mark of an unfinished folder stays."""
-    for name in OWN if marked else (*OWN, MARKER):
+def clear(folder: Path) -> None:
+    """Remove the files of a project."""
+    for name in OWN:
         target = folder / name
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 

@@ -1,101 +1,99 @@
-"""A few lines about a project for people: how good the model is, compared with what, and what to do next."""
+"""Lines for people: what will be done, how good the model is and compared with what, and what to do next."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from everest.metrics.names import METRICS
+from everest.metrics.names import METRICS, value_text
+from everest.suggest.data_facts import DataFacts
+from everest.suggest.devices import StageTime
 from everest.system.text import counted
 
-LABEL_MORE = "label videos of more groups (persons, animals, places), the rarest classes first"
+MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/tutorials/few-labels.md)
+TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
+LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
+
+
+def plan_lines(plan: Mapping[str, Any], times: Sequence[StageTime]) -> list[str]:
+    """The lists and the times of a plan."""
+    trainings = f", of {counted(plan['trainings'], 'fine-tuning')}" if plan["trainings"] > 1 else ""
+    lists = [f"{name}: {size}" for name, size in plan["lists"].items()]
+    return [*lists, *map(str, times), f"all training: about {plan['minutes']:.0f} min{trainings}"]
+
+
+def doubt_about_pretraining(facts: DataFacts) -> str | None:
+    """Why pre-training on the unlabeled videos may not be worth its time; None if it may."""
+    if facts.pretrain is None or not facts.classes:
+        return None
+    labels = facts.train.samples / facts.classes
+    if labels <= MOST_LABELS and facts.pretrain.samples >= TIMES_AS_MANY * facts.train.samples:
+        return None
+    return (
+        f"--unlabeled: {counted(facts.pretrain.samples, 'video')} may not be worth the time with "
+        f"{labels:.3g} labels a class: it gained with up to {MOST_LABELS} labels a class and several times "
+        "as many unlabeled videos (docs/tutorials/few-labels.md)"
+    )
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """The lines of `everest train`."""
-    metric = METRICS[result["metric"]]
-    interval = result["interval"]
+    name, interval = result["metric"], result["interval"]
+    answers = [
+        f"{title} {value_text(name, value)}"
+        for title, value in (
+            ("chance", result["chance"]),
+            (f"always '{result['majority_class']}'", result["majority"]),
+            ("a linear model of small images", result["linear_pixels"]),
+        )
+        if value is not None
+    ]
     spread = "" if interval is None else f" (95 %: {interval[0]:.3g} to {interval[1]:.3g})"
-    of = counted(result["videos"], "test video" if "frame_accuracy" not in result else "test window")
-    groups = f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
-    tested = f", by {counted(len(result['folds']), 'fold')}" if "folds" in result else ""
-    references = {
-        "chance": result["chance"],
-        f"always {_named(result)}": result["majority"],
-        "a linear model of small images": result["linear_pixels"],
-    }
-    shown = [f"{name} {_text(result, value)}" for name, value in references.items() if value is not None]
+    of = f"{counted(result['videos'], 'test sample')} of {counted(result['groups'], 'group')}"
     lines = [
-        f"{metric.title} {_text(result, result[result['metric']])}{spread} on {of}{groups}{tested}",
-        f"compare: {', '.join(shown)}",
+        f"{METRICS[name].title} {value_text(name, result[name])}{spread} on {of}",
+        f"compare: {', '.join(answers)}",
     ]
     if "frame_accuracy" in result:
         lines.append(
             f"timelines: right frames {result['frame_accuracy']:.1f} % (always the most frequent class "
             f"{result['majority_accuracy']:.1f} %), mean over classes {result['mean_class_accuracy']:.1f} %, "
-            f"F1@50 {_percent(result['f1@50'])}"
+            f"F1@50 {result['f1@50'] or 0:.1f} %"
         )
-    if result["judgment"]:
-        lines.append(result["judgment"])
-    pages = [row["report"] for row in result["folds"]] if "folds" in result else [result["report"]]
-    lines += [f"page: {page}" for page in pages]
-    return [*lines, f"model: {result['checkpoint']}", "\n  ".join(["next:", *result["next"]])]
+    lines += [result["judgment"]] if result["judgment"] else []
+    lines += [f"page: {of['report']}" for of in result.get("folds", [result])]
+    return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
 def judge(result: Mapping[str, Any]) -> str | None:
     """One sentence if the model is not clearly better than an answer that needs no training; else None."""
-    name, interval = result["metric"], result["interval"]
+    name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
     sign = 1 if METRICS[name].higher else -1
-    value = result[name]
-    simple = result["chance"] if result["majority"] is None else result["majority"]
-    answer = f"always predicting {_named(result)}" if result["majority"] is not None else "guessing"
+    simple, answer = result["chance"], "guessing"
+    if result["majority"] is not None:
+        simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
+    answer = f"{answer} ({value_text(name, simple)})"
+    if simple is not None and sign * result[name] <= sign * simple:
+        return f"no better than {answer}: {LABEL_MORE}"
     if "frame_accuracy" in result and result["frame_accuracy"] <= result["majority_accuracy"]:
         share = f"{result['majority_accuracy']:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
-    if simple is not None and sign * value <= sign * simple:
-        return f"no better than {answer} ({_text(result, simple)}): {LABEL_MORE}"
-    linear = result["linear_pixels"]
-    if linear is not None and sign * value <= sign * linear:
-        return (
-            f"no better than a linear model of small images ({_text(result, linear)}): it has learned "
-            f"little; {LABEL_MORE}"
-        )
-    if interval is None or None in interval:
-        return (
-            "the test videos are of one group, so it is not known how good the model is on others: add groups"
-        )
-    near = interval[0] if sign > 0 else interval[1]
-    if simple is not None and sign * near <= sign * simple:
-        return (
-            f"the interval includes {answer} ({_text(result, simple)}): more test groups are needed to tell"
-        )
+    if linear is not None and sign * result[name] <= sign * linear:
+        small = f"a linear model of small images ({value_text(name, linear)})"
+        return f"no better than {small}, so it has learned little about motion: {LABEL_MORE}"
+    if interval is None:
+        return "the test has one group, so it is not known how good the model is on others: label more groups"
+    if simple is not None and sign * interval[sign < 0] <= sign * simple:
+        return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
     return None
 
 
 def next_commands(run: Path, result: Mapping[str, Any], *, window: float | None) -> list[str]:
-    """The commands that use the model.
-
-    Args:
-        window: seconds, of a model of recordings.
-    """
-    checkpoint = f"--checkpoint {shlex.quote(str(run))}"
+    """The command that uses the model; `window`: seconds, of a model of recordings."""
+    command = f"everest predict VIDEO --checkpoint {shlex.quote(str(run))}"
     if window is None:
-        return [f"everest predict VIDEO {checkpoint}"]
-    smooth = result.get("smooth", window)
-    rules = f"--window {window:g} --step {window / 4:g} --smooth {smooth:g} --bouts"
-    return [f"everest predict VIDEO {checkpoint} --timeline {rules}"]
-
-
-def _named(result: Mapping[str, Any]) -> str:
-    name = result["majority_class"]
-    return "the most frequent class" if name is None else f"'{name}'"
-
-
-def _text(result: Mapping[str, Any], value: float) -> str:
-    return _percent(value) if METRICS[result["metric"]].percent else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f} %"
+        return [command]
+    rules = f"--window {window:g} --step {window / 4:g} --smooth {result['smooth']:g} --bouts"
+    return [f"{command} --timeline {rules}"]

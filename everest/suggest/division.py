@@ -69,6 +69,11 @@ class LabeledVideos:
             notices=[text for text in notices if text is not None],
         )
 
+    @property
+    def groups(self) -> set[str]:
+        """The names of the groups."""
+        return set(map(group_of, self.samples))
+
     def split(self, shares: Mapping[str, float] = SHARES) -> dict[str, list[Sample]]:
         """Whole groups in lists that have these shares of each class; see `split_samples`."""
         return split_samples(self.samples, shares, group_of=group_of, seed=0)

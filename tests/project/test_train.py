@@ -249,8 +249,8 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     assert "always predicting 'run' (60.0 %)" in str(judge(RESULT | {"top1": 60.0}))
     assert "a linear model of small images (70.0 %)" in str(judge(RESULT | {"top1": 70.0}))
     assert "the interval includes" in str(judge(RESULT | {"interval": [59.0, 99.0]}))
-    assert "of one group" in str(judge(RESULT | {"interval": None}))
+    assert "the test has one group" in str(judge(RESULT | {"interval": None}))
     numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
     numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5]}
     assert judge(numbers) is None
-    assert "no better than guessing (2)" in str(judge(numbers | {"mae": 2.0}))
+    assert "no better than guessing (2): label" in str(judge(numbers | {"mae": 2.0}))

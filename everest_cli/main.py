@@ -217,7 +217,7 @@ def everest(
 ) -> None:
     """Efficient masked video autoencoders: pretrain, fine-tune and evaluate a video encoder.
 
-    Example: everest pretrain --recipe ucf101 --data /data/ucf101
+    Example: everest train VIDEOS --output runs/mine
     """
     for module in imports or ():
         from everest.methods.external import import_code

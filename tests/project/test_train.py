@@ -14,6 +14,7 @@ import everest
 from everest.annotations.bout import Bout
 from everest.config.recipe import load_recipe
 from everest.lists.reading import read_samples
+from everest.metrics.names import METRICS
 from everest.project.lists import window_seconds
 from everest.project.verdict import judge
 from everest.video.writer import write_video
@@ -210,6 +211,27 @@ def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Pa
     options[1] = class_folders
     shutil.rmtree(tmp_path / "project")
     assert "of the validation or test list" in refused("train", class_folders, *options, code=2)
+
+
+@pytest.mark.parametrize(("task", "metric"), [("multi-label", "map"), ("regression", "mae")])
+def test_other_tasks_are_measured_by_their_metric(
+    class_folders: Path, tmp_path: Path, task: str, metric: str
+):
+    root = shutil.copytree(class_folders, tmp_path / "mine")
+    labels = (
+        {"down": "down|both", "right": "right|both"} if task == "multi-label" else {"down": 1, "right": 2}
+    )
+    rows = [f"{path.relative_to(root)},{labels[path.parent.name]}" for path in sorted(root.rglob("*.mp4"))]
+    (root / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    options = ["--task", task, "-o", tmp_path / "project", *FEW]
+    document = json_of("train", root / "all.csv", *options)
+    assert document["metric"] == metric
+    assert document[metric] >= 0
+    assert document["linear_pixels"] >= 0
+    assert document["majority"] is None
+    assert METRICS[metric].title in called("train", root / "all.csv", *options).stdout
+    message = refused("train", root / "all.csv", *options, "--dry-run", "--folds", "3", code=2)
+    assert f"goes with one class for each video, not with {task} labels" in message
 
 
 @pytest.mark.slow

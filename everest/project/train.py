@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -37,6 +38,7 @@ from everest.system.files import unfinished_folder, write_text
 from everest.system.json_text import read_json
 from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 
@@ -98,6 +100,9 @@ def train(
         with sole_writer(folder / PROJECT):
             project = find_project(folder, request, overwrite=overwrite)
             return _train(project or _start(request, folder, report), folder, report)
+    except Stopped as stopped:  # whose message names the folder of a stage
+        name = signal.Signals(stopped.number).name
+        raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
     finally:
         with suppress(OSError):  # it holds files, as after a success
             folder.rmdir() if is_new else None

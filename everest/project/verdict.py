@@ -51,7 +51,8 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         if value is not None
     ]
     spread = "" if interval is None else f" (95 %: {interval[0]:.3g} to {interval[1]:.3g})"
-    of = f"{counted(result['videos'], 'test sample')} of {counted(result['groups'], 'group')}"
+    of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
+    of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     lines = [
         f"{METRICS[name].title} {value_text(name, result[name])}{spread} on {of}",
         f"compare: {', '.join(answers)}",
@@ -84,7 +85,7 @@ def judge(result: Mapping[str, Any]) -> str | None:
         small = f"a linear model of small images ({value_text(name, linear)})"
         return f"no better than {small}, so it has learned little about motion: {LABEL_MORE}"
     if interval is None:
-        return "the test has one group, so it is not known how good the model is on others: label more groups"
+        return "the test has one group, so nothing is known of others: use --folds, or label more groups"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
     return None

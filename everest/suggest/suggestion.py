@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
+from everest.suggest.auto import BASE, OF_CLIPS
 from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import DataFacts, examine_data
 from everest.suggest.devices import DEVICES, StageTime, measure_speeds, stage_times
@@ -46,7 +48,9 @@ def suggest_recipe(
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    settings = DataSettings(**section)
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
+    given = load_recipe(BASE, overrides=of_data).data if of_data else DataSettings()
+    settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
         raise RecipeError(

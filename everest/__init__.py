@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everest.methods import strategies as strategies
     from everest.methods import targets as targets
     from everest.methods.grid import TokenSelection as TokenSelection
+    from everest.project.train import train as train
     from everest.stages import finetune as finetune
     from everest.stages import pretrain as pretrain
     from everest.video.pixels import normalize as normalize
@@ -36,6 +37,7 @@ _NAMES = {
     "everest.engine.network": ("parameter_groups",),
     "everest.functions": ("evaluate", "extract", "predict", "timeline"),
     "everest.methods.grid": ("TokenSelection",),
+    "everest.project.train": ("train",),
     "everest.stages": ("finetune", "pretrain"),
     "everest.video.pixels": ("normalize",),
     "everest.video.reader": ("read_frames",),

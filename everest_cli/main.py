@@ -40,6 +40,7 @@ from everest_cli import (
     select_frames,
     sweep,
     timeline,
+    train,
     train_tokenizer,
     visualize_mask,
     weights,
@@ -135,6 +136,7 @@ app = typer.Typer(
 # By subject, each with the line that `everest --help` shows: up to 59 characters, so that it fits 80 columns.
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
+        "train": (train.train, "Train and test a model of your videos: start here."),
         "demo": (demo.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
@@ -200,7 +202,7 @@ def everest(
 ) -> None:
     """Efficient masked video autoencoders: pretrain, fine-tune and evaluate a video encoder.
 
-    Example: everest pretrain --recipe ucf101 --data /data/ucf101
+    Example: everest train VIDEOS --output runs/mine
     """
     for module in imports or ():
         from everest.methods.external import import_code

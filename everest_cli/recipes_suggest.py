@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,14 +59,11 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.config.recipe import load_recipe
-    from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
-    from everest.suggest.data_facts import examine_data
     from everest.suggest.data_section import data_section, has_class_folders, with_task
-    from everest.suggest.devices import DEVICES, measure_speeds, stage_times, this_device
+    from everest.suggest.devices import DEVICES, this_device
     from everest.suggest.next_commands import training_commands
-    from everest.suggest.suggest import choose_values, recipe_text
+    from everest.suggest.suggestion import suggest_recipe
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -95,34 +92,20 @@ def suggest(
             section, found = with_task(section, task)
             if found is not None:
                 say(found)
-        settings = DataSettings(**section)
         if pretrain is not None or unlabeled:
-            _check_held_out(pretrain, settings, data, divided=divided is not None)
-        facts = examine_data(settings, labeled=not unlabeled)
-        if facts.pretrain is not None and facts.pretrain.samples == 1:
-            raise RecipeError(f"--pretrain {pretrain}: one video; pre-training compares several: name more")
-        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
-        choices, speeds = choose_values(facts, device, purpose=purpose), {}
-        if is_here and not (quiet and hours is None and not as_json):
-            text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
-            trial = load_recipe(RecipeFile(name=output.stem, label=str(output), text=text, folder=None))
-            speeds = measure_speeds(trial, purpose, cpu=device == "cpu")
-        if hours is not None:
-            most = {
-                time.stage: int(hours * 3600 * speeds[time.stage] / time.batch_size)
-                for time in stage_times(choices, purpose, speeds)
-            }
-            choices = choose_values(facts, device, purpose=purpose, most_steps=most)
-        times = stage_times(choices, purpose, speeds)
-        if divided is not None:
-            section = divided.in_place(section)
-            choices = [choice._replace(value=divided.in_place(choice.value)) for choice in choices]
-        text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
-        load_recipe(
-            RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say
+            _check_held_out(pretrain, DataSettings(**section), data, divided=divided is not None)
+        suggestion = suggest_recipe(
+            section,
+            device,
+            purpose="pretrain" if unlabeled else "finetune" if pretrain else "scratch",
+            output=output,
+            hours=hours,
+            measured=is_here and not (quiet and hours is None and not as_json),
+            notify=say,
         )
+        text = suggestion.text
         if divided is not None:
-            divided.move(quiet=quiet)
+            text = divided.move(text, quiet=quiet)
         write_text(output, text)
     finally:
         if divided is not None:
@@ -137,11 +120,11 @@ def suggest(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
     if not quiet:
-        for time in times:
+        for time in suggestion.times:
             say(str(time))
         say("\n  ".join(["next:", *commands]))
     if as_json:
-        stages = [time._asdict() for time in times]
+        stages = [time._asdict() for time in suggestion.times]
         print_json({"recipe": str(output), "stages": stages, "next": commands})
     else:
         typer.echo(output)
@@ -198,14 +181,8 @@ class _DividedFolder:
         self._lists = self._videos.split()
         self.lists = self._videos.write(self._lists, self._part)
 
-    def in_place(self, value: Any) -> Any:
-        """A value or a section of the recipe, with the paths that the lists have after `move`."""
-        if isinstance(value, dict):
-            return {key: self.in_place(item) for key, item in value.items()}
-        return value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
-
-    def move(self, *, quiet: bool) -> None:
-        """Move the lists to their folder, and print their sizes."""
+    def move(self, recipe: str, *, quiet: bool) -> str:
+        """Move the lists to their folder, and print their sizes; returns the recipe with their new paths."""
         from everest.lists.sample import ListSize
 
         self._folder.mkdir(exist_ok=True)
@@ -216,6 +193,7 @@ class _DividedFolder:
         sizes = [f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items()]
         for text in () if quiet else (*self._videos.notices, *sizes, f"lists: {self._folder}"):
             say(text)
+        return recipe.replace(str(self._part), str(self._folder))
 
     def clear(self) -> None:
         """Remove the lists that were not moved."""

@@ -138,7 +138,7 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def run(arguments: list[str]) -> None:
     if arguments[0] == "demo":  # minutes; tests/demo runs it on fewer videos
         return
-    if arguments[0] in STAGES or arguments[:2] == TOKENS:
+    if arguments[0] in (*STAGES, "train") or arguments[:2] == TOKENS:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
         if set(DATA_SETS.values()) & set(arguments):  # imitations, which have few of the classes
             small = [*small, "data.num_classes=null"]

@@ -47,6 +47,7 @@ SUBJECTS = {
         "everest/train_tokenizer.py",
         "everest/stages.py",
         "everest/sweep",
+        "everest/project",
         "everest_demo",
     ),
     "Evaluation, prediction, features and search": (

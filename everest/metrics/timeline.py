@@ -68,9 +68,9 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     """Return all metrics of some videos.
 
     Returns:
-        `frame_accuracy`, `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`,
-        `f1@25`, `f1@50`, `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by
-        name: `f1` of its frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
+        `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
+        `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`,
+        `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
     """
     labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
     names = sorted(labels)
@@ -80,6 +80,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     precisions = [average_precision(videos, name, tiou=TIOU) for name in names]
     document: dict[str, Any] = {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
+        "mean_class_accuracy": _percent(_recalls(truth, predicted).mean()),
         "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{
@@ -105,6 +106,13 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
         for index, name in enumerate(names)
     ]
     return document
+
+
+def _recalls(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Floats:
+    """The share of right frames of each class that the truth has, from (F, C) classes; background is one."""
+    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))
+    occurs = t.any(axis=0)
+    return (t & p).sum(axis=0)[occurs] / t.sum(axis=0)[occurs]
 
 
 def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:

@@ -21,14 +21,14 @@ SIDE: Final = 32  # our choice: rows and columns of a difference image
 Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
 
 
-def difference_image(clips: Tensor) -> Tensor:
+def difference_image(clips: Tensor, side: int = SIDE) -> Tensor:
     """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P).
 
     It is zero for clips of one frame.
     """
     luma = clips.float().mean(dim=1)  # (B, T, H, W)
     change = luma.diff(dim=1).abs().sum(dim=1) / max(luma.size(1) - 1, 1)  # (B, H, W)
-    return F.adaptive_avg_pool2d(change, SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(change, side).flatten(1)
 
 
 def random_encoder(model: OpenedModel) -> Features:

@@ -70,7 +70,15 @@ def nearest_neighbors(
     return means.astype(np.float32)
 
 
-def linear(features: Floats, labels: NDArray[Any], test: Floats, head: Head, *, seed: int) -> Floats:
+def linear(
+    features: Floats,
+    labels: NDArray[Any],
+    test: Floats,
+    head: Head,
+    *,
+    seed: int,
+    chosen_on: NDArray[np.bool_] | None = None,
+) -> Floats:
     """Fit a linear model of standardized features: logistic regression, or ridge regression of numbers.
 
     Its strength is the best one on a held-out part of the training videos, the smallest of equal ones: by
@@ -78,9 +86,10 @@ def linear(features: Floats, labels: NDArray[Any], test: Floats, head: Head, *, 
 
     Args:
         seed: of the draw of the held-out part.
+        chosen_on: the held-out part, (N,); None: it is drawn.
     """
     strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
-    held = held_out(strata, seed)
+    held = held_out(strata, seed) if chosen_on is None else chosen_on
 
     def score(strength: float) -> float:
         outputs, known = _fit(features[~held], labels[~held], features[held], head, strength), labels[held]

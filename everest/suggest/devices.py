@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from everest.config.settings import Recipe
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
-from everest.suggest.choices import Choice, Purpose
+from everest.suggest.choices import Purpose
 from everest.system.cores import num_cores
 
 
@@ -70,16 +70,19 @@ class StageTime(NamedTuple):
 
 
 def stage_times(
-    choices: Sequence[Choice], purpose: Purpose, speeds: Mapping[TrainingStage, float]
+    recipe: Recipe, purpose: Purpose, speeds: Mapping[TrainingStage, float], samples: Mapping[str, int]
 ) -> list[StageTime]:
-    """The time of each stage that a recipe of these choices is for.
+    """The time of each stage of a suggested recipe.
 
     Args:
         speeds: of `measure_speeds`; empty if they were not measured.
+        samples: of each stage, for epochs.
     """
-    values, times = {choice.key: choice.value for choice in choices}, []
+    times = []
     for stage in STAGES[purpose]:
-        steps, batch, speed = values[f"{stage}.steps"], values[f"{stage}.batch_size"], speeds.get(stage)
+        settings, speed = getattr(recipe, stage), speeds.get(stage)
+        batch = settings.batch_size
+        steps = settings.steps or max(1, settings.epochs * samples[stage] // batch)
         seconds = None if speed is None else round(steps * batch / speed)
         times.append(StageTime(stage, steps, batch, speed, seconds))
     return times

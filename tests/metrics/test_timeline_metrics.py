@@ -54,6 +54,7 @@ def test_metrics_computed_by_hand():
     case = video({"a": [(0, 10)], "b": [(10, 16)]}, {"a": [(0, 8)], "b": [(8, 16), (18, 20)]}, frames=20)
     scores = timeline_metrics([case])
     assert scores["frame_accuracy"] == 80  # 16 of 20: frames 8, 9, 18, 19 are wrong
+    assert scores["mean_class_accuracy"] == pytest.approx(76.6667)  # a 8 of 10, b 6 of 6, background 2 of 4
     assert scores["edit"] == pytest.approx(66.6667)  # a b against a b b: one insertion, 1 - 1 / 3
     # tIoU: a 8 / 10, b 6 / 8, the short b 0.
     for key in ("f1@10", "f1@25", "f1@50"):

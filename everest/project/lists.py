@@ -1,0 +1,161 @@
+"""The lists of a project: from class folders, lists, or recordings with annotations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.config.settings import DataSettings
+from everest.errors import DataError, RecipeError
+from everest.footage.labeled_list import Labeling
+from everest.footage.windows import WindowSettings, write_windows
+from everest.inference.scores import read_truth
+from everest.lists.inputs import named_samples
+from everest.lists.sample import ListSize
+from everest.lists.stage import LIST_FILES, read_stage
+from everest.project.request import Request
+from everest.suggest.data_section import data_section, has_class_folders, with_task
+from everest.suggest.division import LabeledVideos
+from everest.suggest.next_commands import shared_videos
+from everest.system.events import Report, notice
+from everest.system.text import counted
+from everest.video.folders import split_folders
+
+# Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
+SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
+HELD: Final = 0.15  # share of the validation list and of the test list
+STEP: Final = 0.5  # of a window, from one to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectLists:
+    """The lists that a project trains and is tested on."""
+
+    section: dict[str, Any]  # of the recipe
+    folds: Sequence[dict[str, str]] = ()  # train, val and test of each
+    window: float | None = None  # seconds, of recordings
+
+    def sizes(self) -> dict[str, str]:
+        """The size of each list, as text."""
+        data = DataSettings(**self.section)
+        named = [key for key in LIST_FILES if key in self.section and getattr(data, key) is not None]
+        return {key: str(ListSize.of(read_stage(data, key, labeled=False).samples)) for key in named}
+
+
+def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+    """Find the lists of a request, or write them into a folder."""
+    lists = _ready_lists(request) or _new_lists(request, folder, report)
+    if request.unlabeled is not None:
+        data = DataSettings(**lists.section)
+        held = [name for fold in lists.folds for name in fold.values()]
+        shared = shared_videos(data, "pretrain", [*held, *filter(None, (data.val, data.test))])
+        if shared:
+            raise RecipeError(
+                f"--unlabeled {request.unlabeled}: has {counted(len(shared), 'video')} of the validation or "
+                f"test list, such as {shared[0]}; name a folder or list without them"
+            )
+    return lists
+
+
+def _ready_lists(request: Request) -> ProjectLists | None:
+    """Lists that are divided already; None if the videos have to be divided."""
+    source = Path(request.videos)
+    if request.annotations is not None or (source.is_dir() and has_class_folders(str(source))):
+        return None
+    if source.is_file() and not source.name.endswith(LIST_FILES["train"]):
+        return None
+    root, train = (source, None) if source.is_dir() else (source.parent, source.name)
+    if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
+        raise DataError(
+            f"{source}: no folders of two classes or more with videos, and no train.csv; make a folder for "
+            "each class, name a list, or name the bouts of recordings by --annotations"
+        )
+    section = data_section(str(root), train=train, pretrain=request.unlabeled)
+    if section.get("test") is None:
+        if train is not None:
+            return None
+        raise DataError(f"{source}: no test list; `everest train {source / 'train.csv'}` divides one list")
+    for option, given in (("--group", request.group), ("--folds", request.folds)):
+        if given is not None:
+            raise RecipeError(f"{option}: {source} is divided already; name one list, which is divided")
+    return ProjectLists(section=with_task(section, request.task)[0])
+
+
+def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+    """Write lists of class folders, of a list, or of the windows of recordings."""
+    source, window, names = Path(request.videos), None, None
+    root = source if source.is_dir() else source.parent
+    if request.annotations is not None:
+        root, source = folder, folder / "windows.csv"
+        window, names = _write_windows(request, Path(request.annotations), source, report)
+    videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=names)
+    _refuse_unusable(videos, request)
+    for text in videos.notices:
+        report(notice(text))
+    lists, folds = {"train": list(videos.samples)}, []
+    if request.folds is None:
+        lists = videos.split(_shares(len(videos.groups)))
+    else:
+        parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
+        for fold, test in enumerate(parts):
+            val, *others = [*parts[fold + 1 :], *parts[:fold]]
+            of_fold = {"train": list(chain(*others)), "val": val, "test": test}
+            folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
+    if not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
+        raise DataError(f"{request.videos}: too few groups for each list to have one; label more")
+    written: dict[str, Any] = videos.write(lists, folder)
+    section = data_section(str(root), **written, pretrain=request.unlabeled)
+    return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
+
+
+def _shares(groups: int) -> dict[str, float]:
+    """70/15/15 percent, but at least a group for each list; two groups are for training and the test."""
+    held = max(HELD, 1 / groups)
+    return {"train": 1 - 2 * held, "val": held, "test": held} if groups > 2 else {"train": held, "test": held}
+
+
+def _write_windows(
+    request: Request, annotations: Path, output: Path, report: Report
+) -> tuple[float, Path | None]:
+    """Write the windows of annotated recordings; returns their seconds, and the file of classes if needed."""
+    recordings = named_samples([Path(request.videos)], root=None)
+    bouts, _ = read_truth(annotations, [sample.path for sample in recordings])
+    seconds = window_seconds(bout for of_video in bouts.values() for bout in of_video)
+    settings = WindowSettings(seconds=seconds, step=STEP * seconds)
+    labeling = Labeling(files=(annotations,), task=request.task)
+    found = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
+    report(notice(f"{counted(found.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
+    classes = (found.labeled or {})["classes"]
+    return seconds, None if classes is None else Path(classes)
+
+
+def window_seconds(bouts: Iterable[Bout]) -> float:
+    """The length of windows for some bouts: of the median bout of the class with the shortest ones."""
+    by_class: dict[str, list[float]] = defaultdict(list)
+    for bout in bouts:
+        if bout.label not in (BACKGROUND, UNSCORED) and bout.seconds > 0:
+            by_class[bout.label].append(bout.seconds)
+    shortest = min(map(median, by_class.values()), default=1.0)
+    return min(LONGEST_WINDOW, max(SHORTEST_WINDOW, round(4 * shortest) / 4))
+
+
+def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:
+    """Raise an error for labels that a project cannot measure, and for too few classes or groups."""
+    if videos.heads:
+        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
+    labels = {label for sample in videos.samples for label in sample.labels}
+    if len(labels) < 2:
+        what = "all labels are the same" if labels else "has no labels"
+        raise DataError(f"{request.videos}: {what}; two classes or more are needed")
+    if request.folds is not None and videos.task != "single-label":
+        raise RecipeError(f"--folds: goes with one class for each video, not with {videos.task} labels")
+    groups, fewest = len(videos.groups), request.folds or 2
+    if groups < fewest:
+        unit = "recording" if request.annotations else "group"
+        raise DataError(f"{request.videos}: {counted(groups, unit)}, and {fewest} are needed; label more")

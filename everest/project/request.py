@@ -1,0 +1,88 @@
+"""What `everest train` was asked for, and the folder that keeps it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from everest.config.heads import Task
+from everest.errors import DataError, RecipeError, differing
+from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
+from everest.system.json_text import json_text, read_json
+from everest.system.locks import refuse_trained
+
+PROJECT, RECIPE, RESULT = "project.json", "recipe.yaml", "result.json"
+LISTS, PRETRAIN, FINETUNE, REPORT, FOLDS = "lists", "pretrain", "finetune", "report", "folds"
+# In the order of their removal: a folder without a request has none of the others.
+OWN: Final = (RESULT, REPORT, FOLDS, FINETUNE, PRETRAIN, LISTS, RECIPE, PROJECT)
+PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
+FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; paths are absolute."""
+
+    videos: str
+    annotations: str | None = None
+    unlabeled: str | None = None
+    group: str | None = None
+    task: Task | None = None
+    folds: int | None = None
+    hours: float | None = None
+    overrides: list[str] = field(default_factory=list)
+
+    def check(self, folder: Path) -> None:
+        """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
+        named = (("", self.videos), ("--annotations ", self.annotations), ("--unlabeled ", self.unlabeled))
+        inputs = [(option, Path(path)) for option, path in named if path is not None]
+        for option, path in inputs:
+            if not path.exists():
+                raise DataError(f"{option}{path}: no such file or folder")
+            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+                raise RecipeError(f"--output {folder}: is inside of {path}, which is read; name another")
+        refuse_inputs(folder, [path for _, path in inputs], option="--output")
+        if self.annotations is not None and not Path(self.videos).is_dir():
+            raise RecipeError(f"{self.videos}: no folder; --annotations needs that of the recordings")
+        if self.folds is not None and self.folds < FEWEST_FOLDS:
+            raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
+        if self.hours is not None and not 0 < self.hours < float("inf"):
+            raise RecipeError(f"--hours {self.hours}: must be a number above 0")
+
+
+def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:
+    """The document of the project of this request in a folder; None: it is started there, perhaps again.
+
+    Args:
+        overwrite: another project may be there, which will be replaced; other files may not.
+    """
+    path = folder / PROJECT
+    if not path.exists():
+        check_new_folder(folder)
+        return None
+    if overwrite:
+        for recipe in folder.rglob(RECIPE):
+            refuse_trained(recipe.parent)
+        return None
+    try:
+        document = read_json(path)
+        differences = differing(document["request"], asdict(request))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{path}: damaged ({error}); {FIX}") from error
+    if differences:
+        raise RecipeError(f"--output {folder}: holds another project: {'; '.join(differences)}; {FIX}")
+    return document if PLANNED in document else None
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of a project."""
+    for name in OWN:
+        target = folder / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write project.json or result.json."""
+    write_text(path, json_text(document, indent=2) + "\n")

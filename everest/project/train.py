@@ -1,0 +1,194 @@
+"""`everest train`: plan, pre-training, fine-tuning and the test of one project."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from everest import stages
+from everest.config.heads import Task
+from everest.errors import UserError
+from everest.project.folds import measure_folds
+from everest.project.lists import ProjectLists, make_lists
+from everest.project.measure import measure_run
+from everest.project.request import (
+    FINETUNE,
+    FOLDS,
+    LISTS,
+    PLANNED,
+    PRETRAIN,
+    PROJECT,
+    RECIPE,
+    RESULT,
+    Request,
+    clear,
+    find_project,
+    write_document,
+)
+from everest.project.verdict import doubt_about_pretraining, judge, next_commands, plan_lines
+from everest.suggest.devices import this_device
+from everest.suggest.suggestion import suggest_recipe
+from everest.system.events import Report, notice, silent
+from everest.system.files import write_text
+from everest.system.json_text import read_json
+from everest.system.locks import sole_writer
+from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
+
+TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
+
+
+def train(
+    videos: str | Path,
+    *,
+    annotations: str | Path | None = None,
+    unlabeled: str | Path | None = None,
+    output: str | Path | None = None,
+    group: str | None = None,
+    task: Task | None = None,
+    folds: int | None = None,
+    hours: float | None = None,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Train and test a model of your videos in one folder, as `everest train`.
+
+    A call that was stopped or killed goes on where it was when it is repeated.
+
+    Args:
+        videos: a folder with a folder of videos for each class, a folder of the lists train.csv, val.csv and
+            test.csv, a list, or with `annotations` a folder of recordings.
+        annotations: bouts in the recordings, in a file of any kind that `everest prepare annotations` reads.
+        unlabeled: a folder or list of videos to pre-train on first.
+        output: the folder of the project; None: `runs/train/NAME`.
+        group: what keeps videos in one list, as `everest prepare split --group`; None: the column `group`
+            of a list, the recording of a window, else each video alone.
+        task: single-label, multi-label or regression; None: as the labels show.
+        folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
+        hours: at most for all training, by the speed measured on this machine.
+        overrides: `section.key=value` texts, which win over the suggested recipe.
+        overwrite: replace the project in `output`.
+        dry_run: only make the plan, and write nothing.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        The document of `everest train --json`, with `dry_run` the plan.
+    Raises:
+        UserError: the videos, the labels or the environment do not allow it; see everest.errors.
+    """
+    named = {"videos": videos, "annotations": annotations, "unlabeled": unlabeled}
+    request = Request(
+        **{name: str(Path(path).absolute()) for name, path in named.items() if path is not None},
+        group=group,
+        task=task,
+        folds=folds,
+        hours=hours,
+        overrides=list(overrides),
+    )
+    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    request.check(folder)
+    if dry_run:
+        return _try_plan(request, report)
+    is_new = not folder.exists()
+    try:
+        with sole_writer(folder / PROJECT):
+            project = find_project(folder, request, overwrite=overwrite)
+            return _train(project or _start(request, folder, report), folder, report)
+    except Stopped as stopped:  # whose message names the folder of a stage
+        name = signal.Signals(stopped.number).name
+        raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
+    finally:
+        with suppress(OSError):  # it holds files, as after a success
+            folder.rmdir() if is_new else None
+
+
+def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectLists, str, dict[str, Any]]:
+    """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
+    lists = make_lists(request, folder / LISTS, report)
+    trainings = 1 + len(lists.folds)
+    hours = None
+    if request.hours is not None:
+        hours = TRAINED * request.hours / (trainings + (request.unlabeled is not None))
+    suggestion = suggest_recipe(
+        lists.section,
+        this_device(),
+        purpose="scratch" if request.unlabeled is None else "finetune",
+        output=folder / RECIPE,
+        hours=hours,
+        overrides=request.overrides,
+        notify=lambda text: report(notice(text)),
+    )
+    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
+        report(notice(doubt))
+    times = suggestion.times
+    seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
+    plan = {
+        "lists": lists.sizes(),
+        "window": lists.window,
+        "stages": [time._asdict() for time in times],
+        "trainings": trainings,
+        "minutes": round(sum(seconds) / 60, 1),
+    }
+    return lists, suggestion.text, {**plan, "lines": plan_lines(plan, times)}
+
+
+def _try_plan(request: Request, report: Report) -> dict[str, Any]:
+    """The plan; nothing is kept of it."""
+    with TemporaryDirectory(prefix="everest-train-") as trial:
+        return _make_plan(request, Path(trial), report)[2]
+
+
+def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
+    """Make the plan, and write it, project.json last. After an error nothing of it is left."""
+    if (folder / PROJECT).exists():  # which is removed only if its successor can be made
+        _try_plan(request, silent)
+    clear(folder)
+    try:
+        write_document(
+            folder / PROJECT, {"request": asdict(request)}
+        )  # first: the folder is ours from now on
+        lists, recipe, plan = _make_plan(request, folder, report)
+        for line in plan["lines"]:
+            report(notice(line))
+        write_text(folder / RECIPE, recipe)
+        kept = {PLANNED: lists.section["root"], "folds": list(lists.folds), "window": lists.window}
+        document = {"request": asdict(request), **kept}
+        write_document(folder / PROJECT, document)
+    except UserError:
+        clear(folder)
+        raise
+    return document
+
+
+def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+    """Run the stages of a document of project.json; each resumes its own run."""
+    if (folder / RESULT).exists():
+        report(notice(f"{folder}: is finished; --overwrite trains again"))
+        return read_json(folder / RESULT)
+    request, window, init = project["request"], project["window"], None
+    recipe, overrides = folder / RECIPE, request["overrides"]
+    if request["unlabeled"] is not None:
+        report(notice("pre-training"))
+        init = stages.pretrain(recipe, output=folder / PRETRAIN, overrides=overrides, report=report)
+    finetune = partial(stages.finetune, recipe, init=init, report=report)
+    pooled = measure_folds(project, folder / FOLDS, finetune, report) if project["folds"] else None
+    report(notice("fine-tuning" if pooled is None else "fine-tuning on all videos"))
+    run = finetune(output=folder / FINETUNE, overrides=overrides)
+    annotations = request["annotations"]
+    measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)
+    weights = RunFolder(run)
+    document = {
+        **measured,
+        "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
+        "judgment": judge(measured),
+        "next": next_commands(run, measured, window=window),
+    }
+    write_document(folder / RESULT, document)
+    return document

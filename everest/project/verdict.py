@@ -1,0 +1,100 @@
+"""Lines for people: what will be done, how good the model is and compared with what, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from everest.metrics.names import METRICS, value_text
+from everest.suggest.data_facts import DataFacts
+from everest.suggest.devices import StageTime
+from everest.system.text import counted
+
+MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/tutorials/few-labels.md)
+TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
+LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
+
+
+def plan_lines(plan: Mapping[str, Any], times: Sequence[StageTime]) -> list[str]:
+    """The lists and the times of a plan."""
+    trainings = f", of {counted(plan['trainings'], 'fine-tuning')}" if plan["trainings"] > 1 else ""
+    lists = [f"{name}: {size}" for name, size in plan["lists"].items()]
+    return [*lists, *map(str, times), f"all training: about {plan['minutes']:.0f} min{trainings}"]
+
+
+def doubt_about_pretraining(facts: DataFacts) -> str | None:
+    """Why pre-training on the unlabeled videos may not be worth its time; None if it may."""
+    if facts.pretrain is None or not facts.classes:
+        return None
+    labels = facts.train.samples / facts.classes
+    if labels <= MOST_LABELS and facts.pretrain.samples >= TIMES_AS_MANY * facts.train.samples:
+        return None
+    return (
+        f"--unlabeled: {counted(facts.pretrain.samples, 'video')} may not be worth the time with "
+        f"{labels:.3g} labels a class: it gained with up to {MOST_LABELS} labels a class and several times "
+        "as many unlabeled videos (docs/tutorials/few-labels.md)"
+    )
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """The lines of `everest train`."""
+    name, interval = result["metric"], result["interval"]
+    answers = [
+        f"{title} {value_text(name, value)}"
+        for title, value in (
+            ("chance", result["chance"]),
+            (f"always '{result['majority_class']}'", result["majority"]),
+            ("a linear model of small images", result["linear_pixels"]),
+        )
+        if value is not None
+    ]
+    spread = "" if interval is None else f" (95 %: {interval[0]:.3g} to {interval[1]:.3g})"
+    of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
+    of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
+    lines = [
+        f"{METRICS[name].title} {value_text(name, result[name])}{spread} on {of}",
+        f"compare: {', '.join(answers)}",
+    ]
+    if "frame_accuracy" in result:
+        lines.append(
+            f"timelines: right frames {result['frame_accuracy']:.1f} % (always the most frequent class "
+            f"{result['majority_accuracy']:.1f} %), mean over classes {result['mean_class_accuracy']:.1f} %, "
+            f"F1@50 {result['f1@50'] or 0:.1f} %"
+        )
+    lines += [result["judgment"]] if result["judgment"] else []
+    lines += [f"page: {of['report']}" for of in result.get("folds", [result])]
+    return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
+
+
+def judge(result: Mapping[str, Any]) -> str | None:
+    """One sentence if the model is not clearly better than an answer that needs no training; else None."""
+    name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
+    sign = 1 if METRICS[name].higher else -1
+    simple, answer = result["chance"], "guessing"
+    if result["majority"] is not None:
+        simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
+    answer = f"{answer} ({value_text(name, simple)})"
+    if simple is not None and sign * result[name] <= sign * simple:
+        return f"no better than {answer}: {LABEL_MORE}"
+    if "frame_accuracy" in result and result["frame_accuracy"] <= result["majority_accuracy"]:
+        share = f"{result['majority_accuracy']:.1f} %"
+        return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
+    if linear is not None and sign * result[name] <= sign * linear:
+        small = f"a linear model of small images ({value_text(name, linear)})"
+        return f"no better than {small}, so it has learned little about motion: {LABEL_MORE}"
+    if interval is None:
+        return "the test has one group, so nothing is known of others: use --folds, or label more groups"
+    if simple is not None and sign * interval[sign < 0] <= sign * simple:
+        return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
+    return None
+
+
+def next_commands(run: Path, result: Mapping[str, Any], *, window: float | None) -> list[str]:
+    """The command that uses the model; `window`: seconds, of a model of recordings."""
+    checkpoint = f"--checkpoint {shlex.quote(str(run))}"
+    if window is None:
+        return [f"everest predict VIDEO {checkpoint}"]
+    rules = f"--window {window:g} --step {window / 4:g} --smooth {result['smooth']:g}"
+    return [f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"]

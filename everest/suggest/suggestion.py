@@ -1,0 +1,74 @@
+"""A suggested recipe for a section of lists, with the time of its stages on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from everest.config.recipe import load_recipe
+from everest.config.recipe_files import RecipeFile
+from everest.config.settings import DataSettings, Recipe
+from everest.errors import RecipeError
+from everest.suggest.auto import BASE, OF_CLIPS
+from everest.suggest.choices import Purpose
+from everest.suggest.data_facts import DataFacts, examine_data
+from everest.suggest.devices import DEVICES, StageTime, measure_speeds, stage_times
+from everest.suggest.suggest import choose_values, recipe_text
+
+
+class Suggestion(NamedTuple):
+    """The YAML of a recipe, and the steps and the time of each stage that it is for."""
+
+    text: str
+    recipe: Recipe
+    facts: DataFacts
+    times: Sequence[StageTime]
+
+
+def suggest_recipe(
+    section: Mapping[str, Any],
+    device: str,
+    *,
+    purpose: Purpose,
+    output: Path,
+    hours: float | None = None,
+    measured: bool = True,
+    overrides: Sequence[str] = (),
+    notify: Callable[[str], None],
+) -> Suggestion:
+    """Choose the values of a recipe for these data and a device, and measure how long its stages take.
+
+    Args:
+        section: the data section: folder and lists.
+        device: one of `DEVICES`.
+        output: where the recipe will be written, for messages and its name.
+        hours: at most for each stage, by the measured speed.
+        measured: whether the speed is measured; it is that of this machine.
+        overrides: `section.key=value` texts, which the stages will be given, too.
+    """
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
+    given = load_recipe(BASE, overrides=of_data).data if of_data else DataSettings()
+    settings = replace(given, **section)
+    facts = examine_data(settings, labeled=purpose != "pretrain")
+    if facts.pretrain is not None and facts.pretrain.samples == 1:
+        raise RecipeError(
+            f"--pretrain {settings.pretrain}: one video; pre-training compares several: name more"
+        )
+
+    def suggested(most_steps: Mapping[str, int] | None = None) -> RecipeFile:
+        choices = choose_values(facts, device, purpose=purpose, most_steps=most_steps)
+        text = recipe_text(choices, dict(section), base=DEVICES[device].base, facts=facts)
+        return RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
+
+    file = suggested()
+    recipe = load_recipe(file, overrides=overrides, notify=notify)
+    speeds = measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
+    samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
+    if hours is not None:
+        seconds = 3600 * hours
+        most = {stage: int(seconds * of / getattr(recipe, stage).batch_size) for stage, of in speeds.items()}
+        file = suggested({str(stage): steps for stage, steps in most.items()})
+        recipe = load_recipe(file, overrides=overrides)
+    return Suggestion(file.text, recipe, facts, stage_times(recipe, purpose, speeds, samples))

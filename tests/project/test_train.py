@@ -1,0 +1,278 @@
+"""`everest train`: from videos of one's own to a verdict, in one folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kill_at_change import ran_until
+from small_runs import called, json_of, refused, sets
+
+import everest
+from everest.annotations.bout import Bout
+from everest.config.recipe import load_recipe
+from everest.lists.reading import read_samples
+from everest.metrics.names import METRICS
+from everest.project.lists import window_seconds
+from everest.project.verdict import judge
+from everest.video.writer import write_video
+
+FEW = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
+RESULT: dict[str, Any] = {
+    "metric": "top1",
+    "top1": 90.0,
+    "interval": [80.0, 97.0],
+    "chance": 50.0,
+    "majority": 60.0,
+    "majority_class": "run",
+    "linear_pixels": 70.0,
+}
+
+
+def moving(path: Path, steps: list[tuple[int, int]], seed: int) -> None:
+    """Write a video of a picture that moves so many (rows, columns) in each frame."""
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
+    picture, row, column, frames = picture.repeat_interleave(8, 0).repeat_interleave(8, 1), 0, 0, []
+    for down, right in steps:
+        row, column = row + down, column + right
+        frames.append(picture.roll((row, column), dims=(0, 1)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, torch.stack(frames), fps=10)
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of eight videos each, of four persons."""
+    folder = tmp_path_factory.mktemp("train") / "mine"
+    for number in range(8):
+        for name, step in (("down", (2, 0)), ("right", (0, 2))):
+            moving(folder / name / f"p{number % 4}_{number}.mp4", 16 * [step], number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four recordings of 6 s, and `bouts.csv` next to their folder."""
+    folder, rows = tmp_path_factory.mktemp("train") / "recordings", ["video,start,end,label"]
+    steps = {"down": (2, 0), "right": (0, 2), "still": (0, 0)}
+    for number in range(4):
+        kinds = [("down", "right", "still")[(number + part) % 3] for part in range(6)]
+        moving(folder / f"r{number}.mp4", [steps[kind] for kind in kinds for _ in range(10)], number)
+        rows += [f"r{number}.mp4,{at},{at + 1},{kind}" for at, kind in enumerate(kinds) if kind != "still"]
+    folder.with_name("bouts.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished project of the class folders."""
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    called("train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW)
+    return folder
+
+
+def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders: Path, trained: Path):
+    shown = called("train", class_folders, "-o", trained, "--group", r"(p\d)_", *FEW)
+    document = json_of("train", class_folders, "-o", trained, "--group", r"(p\d)_", *FEW)
+    assert "is finished; --overwrite trains again" in shown.stderr
+    assert shown.stdout.startswith(f"top-1 {document['top1']:.1f}")
+    assert document["report"] == str(trained / "report" / "index.html")
+    assert document["checkpoint"] == str(trained / "finetune" / "best.safetensors")
+    assert Path(document["report"]).exists()
+    assert document["chance"] == document["majority"] == 50
+    assert 0 <= document["linear_pixels"] <= 100
+    assert f"everest predict VIDEO --checkpoint {trained / 'finetune'}" in shown.stdout
+    assert everest.load_model(document["checkpoint"]).classes == ("down", "right")
+    data = load_recipe(trained / "recipe.yaml").data
+    lists = {name: read_samples(Path(getattr(data, name)), root=class_folders).samples for name in LISTS}
+    groups = {name: {sample.group for sample in samples} for name, samples in lists.items()}
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 4
+    assert all(groups.values())
+    assert sum(map(len, lists.values())) == 16
+
+
+LISTS = ("train", "val", "test")
+
+
+def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_folders: Path, trained: Path):
+    before = (trained / "result.json").read_bytes()
+    message = refused("train", class_folders, "-o", trained, *FEW, code=2)
+    assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
+    wrong = ["--group", "(x)", "--overwrite", *FEW]
+    assert "does not fit its name" in refused("train", class_folders, "-o", trained, *wrong, code=4)
+    assert (trained / "result.json").read_bytes() == before
+    copy = shutil.copytree(trained, trained.with_name("copy"))
+    called("train", class_folders, "-o", copy, "--overwrite", *FEW)
+    assert json.loads((copy / "project.json").read_text())["request"]["group"] is None
+
+
+def test_a_dry_run_prints_minutes_and_writes_nothing(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
+    assert "all training: about 0 min, of 5 fine-tunings" in shown.stdout
+    plan = json_of("train", class_folders, "--dry-run", "--hours", "0.01")
+    (stage,) = plan["stages"]
+    assert 0 < stage["steps"] * stage["batch_size"] / stage["clips_per_second"] <= 36
+    assert plan["lists"]["test"].startswith("2 videos")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: Path, tmp_path: Path):
+    one = tmp_path / "one"
+    shutil.copytree(class_folders / "down", one / "down")
+    (tmp_path / "empty").mkdir()
+    output = ["-o", tmp_path / "project"]
+    for source in (one, tmp_path / "empty"):
+        assert "no folders of two classes" in refused("train", source, *output, code=4)
+    assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
+    assert "1 group, and 2 are needed" in refused("train", class_folders, *output, "--group", "(p)", code=4)
+    assert "1 group, and 3" in refused(
+        "train", class_folders, *output, "--group", "(p)", "--folds", 3, code=4
+    )
+    (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
+    assert "all labels are the same" in refused("train", one / "list.csv", *output, code=4)
+    message = refused("train", class_folders, "-o", class_folders / "project", code=2)
+    assert "is inside of" in message
+    assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for more in ([], ["--overwrite"]):
+        assert "is not empty" in refused("train", class_folders, "-o", tmp_path / "notes", *more, code=2)
+
+
+def test_lists_that_are_divided_are_used_and_a_single_list_is_divided(class_folders: Path, tmp_path: Path):
+    root = shutil.copytree(class_folders, tmp_path / "mine")
+    rows = [f"{path.relative_to(root)} {path.parent.name}" for path in sorted(root.rglob("*.mp4"))]
+    (root / "all.csv").write_text("\n".join(rows) + "\n")
+    plan = json_of("train", root / "all.csv", "--dry-run", *FEW)
+    assert [plan["lists"][name].split()[0] for name in LISTS] == ["12", "2", "2"]
+    (root / "train.csv").write_text("\n".join(rows[2:]) + "\n")
+    assert "train.csv` divides one list" in refused("train", root, "--dry-run", code=4)
+    (root / "test.csv").write_text("\n".join([rows[0], rows[-1]]) + "\n")
+    plan = json_of("train", root, "--dry-run", *FEW)
+    assert plan["lists"] == {"train": "14 videos", "test": "2 videos"}
+    assert "--folds: " in refused("train", root, "--dry-run", "--folds", "3", code=2)
+
+
+def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
+    annotations = ["--annotations", recordings.with_name("bouts.csv")]
+    document = json_of("train", recordings, *annotations, "-o", tmp_path / "project", *FEW)
+    assert 0 <= document["mean_class_accuracy"] <= 100
+    assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
+    timeline = json.loads(Path(document["timeline"]).read_text())
+    (row,) = timeline["timelines"]
+    assert timeline["frame_accuracy"] == document["frame_accuracy"]
+    assert (tmp_path / "project" / "report" / f"{Path(row['video']).stem}.png").exists()
+    data = load_recipe(tmp_path / "project" / "recipe.yaml").data
+    samples = [read_samples(Path(getattr(data, name)), root=Path(data.root)).samples for name in LISTS]
+    assert [len({sample.path for sample in of_list}) for of_list in samples] == [2, 1, 1]
+    assert all((sample.end or 0) - (sample.start or 0) <= 1 for sample in samples[0])
+    other = tmp_path / "other.csv"
+    other.write_text("video,start,end,label\nz.mp4,0,1,down\n")
+    message = refused("train", recordings, "--annotations", other, "-o", tmp_path / "other", code=4)
+    assert "has no bout of these videos; it names z.mp4" in message
+    assert not (tmp_path / "other").exists()
+
+
+def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):
+    annotations = ["--annotations", recordings.with_name("bouts.csv")]
+    output = tmp_path / "project"
+    document = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)
+    assert len(document["folds"]) == document["groups"] == 4
+    assert document["videos"] == sum(fold["videos"] for fold in document["folds"]) == 44
+    mean = sum(fold["top1"] * fold["videos"] for fold in document["folds"]) / 44
+    assert document["top1"] == pytest.approx(mean, abs=1e-3)
+    low, high = document["interval"]
+    assert low <= document["top1"] <= high
+    frames = sum(fold["frame_accuracy"] for fold in document["folds"]) / 4  # of recordings of equal length
+    assert document["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
+    data = load_recipe(output / "recipe.yaml").data
+    assert len(read_samples(Path(data.train), root=Path(data.root)).samples) == 44
+    assert (data.val, data.test) == (None, None)
+    assert document["checkpoint"] == str(output / "finetune" / "model.safetensors")
+
+
+def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Path):
+    unlabeled = tmp_path / "unlabeled"
+    for number in range(4):
+        moving(unlabeled / f"{number}.mp4", 16 * [(1, 1)], 20 + number)
+    few = [*FEW, *sets("pretrain.steps=2", "pretrain.warmup_steps=1", "pretrain.batch_size=4")]
+    options = ["--unlabeled", unlabeled, "-o", tmp_path / "project", *few]
+    shown = called("train", class_folders, *options)
+    assert "--unlabeled: 4 videos may not be worth the time with 6 labels a class" in shown.stderr
+    start = json.loads((tmp_path / "project" / "finetune" / "env.json").read_text())["init"]
+    assert start == str(tmp_path / "project" / "pretrain" / "model.safetensors")
+    options[1] = class_folders
+    shutil.rmtree(tmp_path / "project")
+    assert "of the validation or test list" in refused("train", class_folders, *options, code=2)
+
+
+@pytest.mark.parametrize(("task", "metric"), [("multi-label", "map"), ("regression", "mae")])
+def test_other_tasks_are_measured_by_their_metric(
+    class_folders: Path, tmp_path: Path, task: str, metric: str
+):
+    root = shutil.copytree(class_folders, tmp_path / "mine")
+    labels = (
+        {"down": "down|both", "right": "right|both"} if task == "multi-label" else {"down": 1, "right": 2}
+    )
+    rows = [f"{path.relative_to(root)},{labels[path.parent.name]}" for path in sorted(root.rglob("*.mp4"))]
+    (root / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    options = ["--task", task, "-o", tmp_path / "project", *FEW]
+    document = json_of("train", root / "all.csv", *options)
+    assert document["metric"] == metric
+    assert document[metric] >= 0
+    assert document["linear_pixels"] >= 0
+    assert document["majority"] is None
+    assert METRICS[metric].title in called("train", root / "all.csv", *options).stdout
+    message = refused("train", root / "all.csv", *options, "--dry-run", "--folds", "3", code=2)
+    assert f"goes with one class for each video, not with {task} labels" in message
+
+
+@pytest.mark.slow
+def test_a_killed_call_goes_on_where_it_was(class_folders: Path, trained: Path, tmp_path: Path):
+    whole = json.loads((trained / "result.json").read_text())
+    for change in (2, 7, 12, 20, 40, 60, 90):
+        folder = tmp_path / str(change)
+        command = ["train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW]
+        if ran_until(change, command, folder):
+            break
+        called(*command)
+        document = json.loads((folder / "result.json").read_text())
+        assert document["top1"] == whole["top1"], change
+        assert document["linear_pixels"] == whole["linear_pixels"]
+        torch.testing.assert_close(
+            everest.load_model(folder / "finetune").state_dict(),
+            everest.load_model(trained / "finetune").state_dict(),
+        )
+
+
+def test_a_full_disk_ends_a_call_which_can_be_repeated(class_folders: Path, small_disk: Path):
+    command = ["train", class_folders, "-o", small_disk / "project", *FEW]
+    assert "disk is full" in refused(*command, code=5)
+    assert (small_disk / "project" / "project.json").exists()
+
+
+def test_the_windows_are_as_long_as_the_shortest_usual_bout():
+    def seconds(*lengths: float) -> float:
+        bouts = [Bout(video="a", start=0.0, end=length, label=str(length)) for length in lengths]
+        return window_seconds(bouts)
+
+    assert [seconds(1.1, 7), seconds(0.1), seconds(9, 30), seconds()] == [1, 0.5, 2, 1]
+
+
+def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
+    assert judge(RESULT) is None
+    assert "always predicting 'run' (60.0 %)" in str(judge(RESULT | {"top1": 60.0}))
+    assert "a linear model of small images (70.0 %)" in str(judge(RESULT | {"top1": 70.0}))
+    assert "the interval includes" in str(judge(RESULT | {"interval": [59.0, 99.0]}))
+    assert "the test has one group" in str(judge(RESULT | {"interval": None}))
+    numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
+    numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5]}
+    assert judge(numbers) is None
+    assert "no better than guessing (2): label" in str(judge(numbers | {"mae": 2.0}))

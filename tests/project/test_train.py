@@ -19,6 +19,7 @@ from everest.project.lists import window_seconds
 from everest.project.verdict import judge
 from everest.video.writer import write_video
 
+LISTS = ("train", "val", "test")
 FEW = sets("finetune.steps=3", "finetune.warmup_steps=1", "train.workers=0", "finetune.batch_size=4")
 RESULT: dict[str, Any] = {
     "metric": "top1",
@@ -92,9 +93,6 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 4
     assert all(groups.values())
     assert sum(map(len, lists.values())) == 16
-
-
-LISTS = ("train", "val", "test")
 
 
 def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_folders: Path, trained: Path):
@@ -193,7 +191,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     frames = sum(fold["frame_accuracy"] for fold in document["folds"]) / 4  # of recordings of equal length
     assert document["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
     data = load_recipe(output / "recipe.yaml").data
-    assert len(read_samples(Path(data.train), root=Path(data.root)).samples) == 44
+    assert len(read_samples(Path(str(data.train)), root=Path(data.root)).samples) == 44
     assert (data.val, data.test) == (None, None)
     assert document["checkpoint"] == str(output / "finetune" / "model.safetensors")
 

@@ -70,7 +70,8 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     Returns:
         `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
         `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`,
-        `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
+        `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
+        frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
     """
     labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
     names = sorted(labels)

@@ -58,9 +58,8 @@ def score(
 
 def _accuracy(timelines: Timelines, smooth: float, annotations: str) -> float:
     """The share of right frames in percent."""
-    return score(timelines, timelines.bouts(BoutRules(smooth=smooth)), annotations, silent)[0][
-        "frame_accuracy"
-    ]
+    bouts = timelines.bouts(BoutRules(smooth=smooth))
+    return score(timelines, bouts, annotations, silent)[0]["frame_accuracy"]
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

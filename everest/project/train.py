@@ -151,9 +151,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
         _try_plan(request, silent)
     clear(folder)
     try:
-        write_document(
-            folder / PROJECT, {"request": asdict(request)}
-        )  # first: the folder is ours from now on
+        write_document(folder / PROJECT, {"request": asdict(request)})  # first: it marks the folder as ours
         lists, recipe, plan = _make_plan(request, folder, report)
         for line in plan["lines"]:
             report(notice(line))

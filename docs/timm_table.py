@@ -1,8 +1,8 @@
 """The image models of timm that everest reads: python docs/timm_table.py [--check]
 
 It creates every architecture of timm that has weights, on the meta device, and converts it. The result is the
-table of `everest weights list`, everest/checkpoints/timm_families.yaml, and its summary in docs/starting.md.
-With --check nothing is written: the exit code is 1 if one of them is stale. It takes a few minutes.
+table of `everest weights list --timm`, everest/checkpoints/timm_families.yaml. With --check nothing is
+written: the exit code is 1 if it is stale. It takes a few minutes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from everest.checkpoints.public_weights import TIMM_TABLE, TimmFamily
 from everest.foreign.timm_images import foreign_parts, image_weights
 from everest.models.spec import ModelSpec
 
-PAGE = Path(__file__).with_name("starting.md")
-BEGIN, END = "<!-- docs/timm_table.py -->\n", "<!-- end of timm_table -->"
 GRAY = (0.5, 0.5, 0.5)
 NOT_VIT = "all others"
 NOT_ON_THE_HUB = "no weights on the hub"
@@ -134,31 +132,12 @@ def as_yaml(table: list[TimmFamily]) -> str:
     return f"{HEAD}\n{''.join(lines)}"
 
 
-def as_page(table: list[TimmFamily]) -> str:
-    """docs/starting.md with the table between its two marks."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    loading, names = (sum(row.names for row in table if not (some and row.because)) for some in (True, False))
-    rows = [f"| {row.family} | `{row.pattern}` | {row.names} | {row.because or 'yes'} |" for row in table]
-    text = "\n".join(
-        [
-            f"Of timm {timm.__version__}, {loading} of {names} names with weights load.",
-            "",
-            "| family | names | number | loads, or what an encoder of everest has not |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    )
-    return f"{before}{BEGIN}\n{text}\n\n{END}{rest.partition(END)[2]}"
-
-
 def main() -> None:
-    table = families()
-    wanted = {TIMM_TABLE: as_yaml(table), PAGE: as_page(table)}
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
-    if stale and "--check" in sys.argv[1:]:
-        sys.exit(f"stale: {', '.join(path.name for path in stale)}; run python docs/timm_table.py")
-    for path in stale:
-        path.write_text(wanted[path])
+    wanted = as_yaml(families())
+    if not TIMM_TABLE.is_file() or TIMM_TABLE.read_text() != wanted:
+        if "--check" in sys.argv[1:]:
+            sys.exit(f"stale: {TIMM_TABLE.name}; run python docs/timm_table.py")
+        TIMM_TABLE.write_text(wanted)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def first_line(error: Exception | Warning | str) -> str:
 def check_system() -> Iterator[CheckResult]:
     """Check the system, shared memory, the disk of the working folder, and the limit of open files."""
     found = platform.platform(terse=True)
-    fix = "read about Windows in docs/running.md; WSL has no such limits"
+    fix = "read about Windows in docs/hardware.md; WSL has no such limits"
     yield at_least("system", found if IS_POSIX else f"{found}: runs of one process", IS_POSIX, fix)
     with suppress(Exception):  # of a broken torch, which has a check of its own
         yield from _check_shared_memory()

@@ -19,7 +19,7 @@ POLL_SECONDS = 0.0003  # a save of a small state takes a few milliseconds
 PATIENCE_SECONDS = 180.0  # for a moment, and for processes to end
 START_SECONDS = 6.0  # imports take about this long
 MOMENTS = {"start": 2, "first files": 4, "row": 4, "save": 10}  # and how often each is drawn
-SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGHUP: 1}
+SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Call:
             case "start":
                 return self._sleep(delay * START_SECONDS)
             case "first files":
-                happened, number = _changes(lambda: _stamp(self.run / "running.json")), 1
+                happened, number = _changes(lambda: _stamp(self.run / "env.json")), 1
                 delay *= rng.choice((1, 10))
             case "row":
                 happened = _changes(lambda: _stamp(self.run / "metrics.jsonl"))

@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py --kills 100 --seed 0 --processes 1,2
 
-Tiny runs of `pretrain` and `finetune` on rendered clips are killed (SIGKILL, sometimes SIGTERM or SIGHUP)
+Tiny runs of `pretrain` and `finetune` on rendered clips are killed (SIGKILL, sometimes SIGTERM)
 while they start, in steps and in saves, and the same command is repeated until the run ends. The final
 weights must be equal to the bit, and the logged losses as well. The script ends with code 1 if they are not,
 or if a run cannot be resumed.

@@ -115,10 +115,7 @@ def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, ui
             raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
-        own = {"model.safetensors", "preprocessor_config.json", "README.md"}
-        check_new_folder(
-            out, "config.json", option="--output", overwrite=overwrite, is_own=lambda name: name in own
-        )
+        check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:
         raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")

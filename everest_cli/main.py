@@ -9,9 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +47,6 @@ from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
-UsageError: Any = typer.BadParameter.__mro__[1]  # of options and arguments; typer does not export it
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
 
@@ -65,15 +62,10 @@ class Commands(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl([(f"{name:<{widest}}", line) for name, (_, line) in commands.items()])
 
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _shortened_usage_errors():
-            return super().make_context(*arguments, **options)
-
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         keep_bytes_of_names()
         try:
-            with _shortened_usage_errors():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
@@ -93,15 +85,6 @@ class Commands(TyperGroup):
             else:
                 say(f"error: {shorten(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
-
-
-@contextmanager
-def _shortened_usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except UsageError as error:
-        error.message = shorten(error.message.removeprefix("Value error, "))  # of typer, for a wrong choice
-        raise
 
 
 def as_user_error(error: Exception) -> UserError | None:
@@ -229,11 +212,6 @@ def run_app() -> None:
     end_with_parent()
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        say("error: the working directory has been removed; change to another folder")
-        sys.exit(EnvironmentProblem.exit_code)
     try:
         app()
     except KeyboardInterrupt:

@@ -15,7 +15,6 @@ import typer
 
 from everest.system.json_text import json_text
 from everest.system.processes import is_main
-from everest.system.signals import writing_to_terminal
 from everest.system.text import escape_bytes
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def say(text: str, *, everywhere: bool = False) -> None:
     """Print a line on stderr; of several processes only the first one does, unless `everywhere`."""
     if not (everywhere or is_main()):  # torchrun and Slurm show the output of all
         return
-    with writing_to_terminal():
-        typer.echo(escape_bytes(text), err=True)
+    typer.echo(escape_bytes(text), err=True)
 
 
 def keep_bytes_of_names() -> None:
@@ -163,8 +161,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress is not None:
-            with writing_to_terminal():
-                self._progress.stop()
+            self._progress.stop()
 
     def report(self, event: dict[str, Any]) -> None:
         """Show one event; the loops call this."""
@@ -192,10 +189,7 @@ class Display:
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
-            with writing_to_terminal():
-                self._progress.console.print(
-                    escape_bytes(text), markup=False, highlight=False, soft_wrap=True
-                )
+            self._progress.console.print(escape_bytes(text), markup=False, highlight=False, soft_wrap=True)
         else:
             say(text)
 
@@ -207,8 +201,7 @@ class Display:
             self._began = (now, done)
         self._done = done
         if self._progress is not None:
-            with writing_to_terminal():
-                self._progress.update(self._task, completed=done, total=total, description=text)
+            self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
             since, before = self._began

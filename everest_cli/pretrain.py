@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from everest.errors import RecipeError, UserError
+from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli.option_groups import grouped
 from everest_cli.output import say
 from everest_cli.train_tokenizer import run_stage
 from everest_cli.training_command import DecoderMode, InitName, TrainOptions, finish, print_trial
-
-if TYPE_CHECKING:
-    from everest.config.settings import Recipe
 
 
 @grouped
@@ -51,27 +46,13 @@ def pretrain(
             pretrain(stage)
     finish(training)
     if is_main() and not options.quiet:
-        say("\n  ".join(["next:", *_next_commands(recipe, options, settings, training.run.path)]))
+        say("\n  ".join(["next:", *_next_commands(recipe, options, training.run.path)]))
 
 
-def _next_commands(recipe: str, options: TrainOptions, settings: Recipe, run: Path) -> list[str]:
-    """The commands that use the encoder of a run; without labels of its data, LABELED is to be filled in."""
-    from everest.lists.stage import find_source, read_stage
-
-    labeled = tested = False
-    with suppress(UserError):
-        read_stage(settings.data, "train", labeled=True, may_miss=True)
-        labeled = True
-        find_source(settings.data, "test", labeled=True)
-        tested = True
-    data = options.data if labeled else "LABELED"
-    words = ["everest", "finetune", "--recipe", recipe, *([] if data is None else ["--data", data])]
-    others = [
-        text for text in options.overrides or [] if not text.startswith(("pretrain.", "data.pretrain="))
-    ]
-    words += [word for text in others for word in ("--set", text)]
-    name = str(run)
-    output = name.removesuffix("-pretrain") if name.endswith("-pretrain") else f"{name}-finetune"
-    words += ["--init", name, "--output", output]
-    probe = ["everest", "probe", "--checkpoint", str(run)]
-    return [shlex.join(words), *([shlex.join(probe)] if tested else [])]
+def _next_commands(recipe: str, options: TrainOptions, run: Path) -> list[str]:
+    """The commands that use the encoder of a run."""
+    words = ["everest", "finetune", "--recipe", recipe, "--init", str(run), "--output", f"{run}-finetune"]
+    words += [] if options.data is None else ["--data", options.data]
+    for text in options.overrides or []:
+        words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
+    return [shlex.join(words), shlex.join(["everest", "probe", "--checkpoint", str(run)])]

@@ -97,8 +97,6 @@ def copy(
             file.write(recipe.text)
     except FileExistsError as error:
         raise RecipeError(f"{path}: exists already; name another file") from error
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
         raise write_error(path, error) from error
     if recipe.name in TEMPLATES:

@@ -53,32 +53,14 @@ def run_stage(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> Trai
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
-    """Format the report as a table, followed by its warnings."""
-    psnr, change, overlap, codebook = (report[key] for key in ("psnr", "change", "overlap", "codebook"))
+    """The main figures of the report, which report.json has in full, followed by its warnings."""
+    psnr, overlap, codebook = report["psnr"], report["overlap"], report["codebook"]
     where = "held-out" if report["held_out"] else "training"
-    ratios = [f"{change[name]['ratio']:.2f}" for name in ("scorer", "untrained", "frame_difference")]
-    ranks = [f"{change[name]['rank_correlation']:.2f}" for name in ("scorer", "untrained")]
-    rows = [
-        ("PSNR from the kept tokens", f"{psnr['own']:.2f} dB"),
-        ("  from as many random tokens", f"{psnr['random']:.2f} dB"),
-        ("  from all tokens", f"{psnr['all']:.2f} dB"),
-        (
-            "change in the top 10 %, times the mean",
-            f"{ratios[0]} (untrained {ratios[1]}, change {ratios[2]})",
-        ),
-        ("rank correlation with change", f"{ranks[0]} (untrained {ranks[1]})"),
-        (
-            "overlap of different clips' choices",
-            f"{overlap['scorer']:.2f} ({overlap['frame_difference']:.2f})",
-        ),
-        (
-            "largest share in a slice",
-            f"{max(report['slice_shares']):.2f} (even {1 / len(report['slice_shares']):.2f})",
-        ),
-        ("entropy of the scores", f"{report['score_entropy']:.3f}"),
-        ("perplexity of kept codes", f"{codebook['perplexity']:.0f} of {codebook['tokens']} tokens"),
+    return [
+        f"{report['clips']} {where} clips, {report['kept']} of {report['ranked']} ranked tokens kept",
+        f"PSNR from the kept tokens {psnr['own']:.2f} dB, from as many random ones {psnr['random']:.2f} dB, "
+        f"from all {psnr['all']:.2f} dB",
+        f"overlap of different clips' choices {overlap['scorer']:.2f}",
+        f"perplexity of kept codes {codebook['perplexity']:.0f} of {codebook['tokens']} tokens",
+        *(f"warning: {text}" for text in report["warnings"]),
     ]
-    title = f"{report['clips']} {where} clips, {report['kept']} of {report['ranked']} ranked tokens kept"
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return [title, *lines, *(f"warning: {text}" for text in report["warnings"])]

@@ -1,6 +1,4 @@
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -109,12 +107,3 @@ def test_a_tokenizer_that_is_none_is_reported_before_the_data(tmp_path: Path):
         assert str(file) in refused("pretrain", *command, code=6), name
         assert str(file) in refused("prepare", "tokens", *command, code=6), name
     assert not (tmp_path / "run").exists()
-
-
-def test_a_removed_working_directory_is_named(tmp_path: Path):
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    command = f"cd {gone} && rmdir {gone} && {sys.executable} -P -m everest_cli prepare index ."
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert ended.returncode == 5
-    assert ended.stderr == "error: the working directory has been removed; change to another folder\n"

@@ -47,7 +47,7 @@ def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
     assert recipes("copy", "ucf101", tmp_path).stderr == ""
     assert recipes("copy", "custom", tmp_path).stdout.strip() == str(tmp_path / "custom.yaml")
     assert "exists already" in wrong("copy", "custom", path, code=2)
-    assert "there is no folder" in wrong("copy", "custom", tmp_path / "no" / "mine.yaml", code=2)
+    assert "cannot write" in wrong("copy", "custom", tmp_path / "no" / "mine.yaml", code=5)
 
 
 def test_show_names_all_problems(tmp_path):

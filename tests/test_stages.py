@@ -17,6 +17,7 @@ from small_runs import called, equal, metrics, refused, run, same_run, weights
 from torch._dynamo.utils import counters
 
 import everest
+from everest.system.locks import is_running
 from everest.system.run_folder import RunFolder
 
 
@@ -61,18 +62,6 @@ def test_pretraining_ends_with_commands_that_run(recipe: Path, clip_files: Path,
         called(*shlex.split(command)[1:], "--gpus", "cpu")
     assert (tmp_path / "a run-finetune" / "best.safetensors").is_file()
     assert "next:" not in called("pretrain", *small, "-o", out, "-q").stderr
-
-
-def test_pretraining_without_labels_asks_for_them(recipe: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    shutil.copy(clip_files / "clip0.mp4", tmp_path / "videos")
-    own = ("data.pretrain=videos", "data.val=null", "data.fps=null", "pretrain.batch_size=1")
-    options, run = [f"--set={value}" for value in own], tmp_path / "run"
-    shown = called("pretrain", "--recipe", recipe, *options, "--data", tmp_path, "-o", run).stderr
-    start, finetune = shown.splitlines()[-2:]
-    assert start == "next:"
-    used = f"--recipe {recipe} --data LABELED --set data.val=null --set data.fps=null --init {run}"
-    assert finetune == f"  everest finetune {used} --output {run}-finetune"
 
 
 def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
@@ -196,7 +185,7 @@ def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: 
     folder = tmp_path / "run"
     assert stop_after(recipe, command, folder, how, rows=5, group=True) == 128 + how
     assert list((folder / "state").glob("*.safetensors"))
-    assert not (folder / "running.json").exists()
+    assert not is_running(folder)
 
 
 @pytest.mark.slow

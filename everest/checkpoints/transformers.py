@@ -33,7 +33,7 @@ from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
-from everest.system.files import unfinished_folder, write_text
+from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, write_tensors
 from everest.video.pixels import IMAGENET
@@ -95,10 +95,10 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     texts = {} if card is None else {CARD: card}
     for name, values in ((PREPROCESSOR, processing), (CONFIG, config)):
         texts[name] = json.dumps(values, indent=2) + "\n"
-    with unfinished_folder(folder, CONFIG):
-        write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
-        for name, text in texts.items():
-            write_text(folder / name, text)
+    (folder / CONFIG).unlink(missing_ok=True)  # written last; it must not be next to other weights
+    write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
+    for name, text in texts.items():
+        write_text(folder / name, text)
     files = [folder / name for name in (WEIGHTS, *texts)]
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 

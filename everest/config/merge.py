@@ -2,16 +2,14 @@
 
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
 `--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. When a layer
-makes a different choice, settings that lower files wrote for the old choice are dropped. Any other setting
-without effect is an error, unless it equals its default.
+makes a different choice, settings that lower files wrote for the old choice are dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from everest.config.recipe_files import RecipeFile, with_bases
@@ -91,33 +89,13 @@ def known_keys(section: KeyPath) -> set[str]:
     return keys.union(further.get(section, ()))
 
 
-def _of_other_variants(classes: Mapping[str, type], name: object) -> Collection[str]:
-    if not isinstance(name, str) or name not in classes:
-        return ()
-    own = {each.name for each in fields(classes[name])}
-    return {each.name for cls in classes.values() for each in fields(cls)} - own
-
-
-# By the key of a choice: the keys of its section that have no effect with a value of it.
-CHOICES: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
-    **{
-        (*section, variants.tag): partial(_of_other_variants, variants.classes)
-        for section, variants in VARIANTS.items()
-    },
+# By the key of a choice: keys that have no effect with a value of it, and are not inherited.
+IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
     HEADS: lambda heads: ("task", "num_classes") if heads else (),
-    ("pretrain", "probe", "every"): lambda epochs: () if epochs else ("list", "metric"),
-    **{
-        (stage, "lora", "rank"): lambda rank: () if rank else ("alpha", "dropout", "layers")
-        for stage in STAGES
-    },
-    ("tokenizer", "loss", "gan"): lambda weight: () if weight else ("r1", "discriminator_lr"),
-    ("tokenizer", "loss", "perceptual"): lambda weight: () if weight else ("perceptual_weights",),
     **{(stage, "steps"): lambda steps: ("warmup_epochs",) if steps else () for stage in TRAINED},
     **{(stage, "epochs"): lambda epochs: ("warmup_steps",) if epochs else () for stage in TRAINED},
 }
-
-
 # Choices by a name, which may have underscores in place of hyphens.
 NAMED: Final = {(*section, variants.tag) for section, variants in VARIANTS.items()} | {("data", "task")}
 
@@ -193,7 +171,7 @@ class Merged:
             self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
 
     def choose(self) -> None:
-        """Drop settings that have no effect; report those that are neither inherited nor defaults."""
+        """Drop what lower files wrote for other choices. What is left over is an error of the validation."""
         self._draw_views()
         for section, variants in VARIANTS.items():
             tag = (*section, variants.tag)
@@ -202,39 +180,29 @@ class Merged:
             self._drop_unfit(section, self.at(tag), variants)
         for stage in TRAINED:
             steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
-            if steps.value is None or epochs.value is None:
-                continue
-            if epochs.layer == steps.layer:
-                text = "a stage has epochs or steps, not both; remove one of them"
-                self.problems.append(f"{self.place((stage, 'steps'))}: {text}")
-            earlier = (stage, "epochs" if epochs.layer < steps.layer else "steps")
-            self.written.pop(earlier, None)
-            self._write_default(earlier, None)
-        for tag, idle in CHOICES.items():
+            if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
+                earlier = "epochs" if epochs.layer < steps.layer else "steps"
+                self.written[stage, earlier] = Written(None)
+        for tag, idle in IDLE.items():
             chosen = self.at(tag)
-            named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
-            section = tag[:-1]
-            for key in [each for name in idle(chosen.value) for each in self.inside((*section, name))]:
-                written = self.written[key]
-                is_default = written.label != SET and written.value == _USUAL.get(key)
-                sets_nothing = is_default or written.value in (None, {})
-                if not (sets_nothing or written.is_below(chosen) or written.layer < 0):
-                    text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
-                    self.problems.append(f"{self.place(key)}: {text}")
-                del self.written[key]
-                if not self.inside(section):  # it exists, with its defaults
-                    self.written[section] = written._replace(value={}, key=written.key[:-1])
+            for name in idle(chosen.value):
+                if self.at((*tag[:-1], name)).is_below(chosen):
+                    self.written.pop((*tag[:-1], name), None)
 
     def _drop_unfit(self, section: KeyPath, chosen: Written, variants: Variants) -> None:
-        """Drop what a section inherits that the chosen variant cannot take."""
+        """Drop what a section inherits that the chosen variant does not have or cannot take."""
         cls = variants.classes.get(chosen.value) if isinstance(chosen.value, str) else None
-        types: dict[KeyPath, str] = {}
-        if cls is not None:
-            types = {(*section, each.name): str(each.type) for each in fields(cls)}
+        types = {} if cls is None else {each.name: str(each.type) for each in fields(cls)}
         for key, written in self.inside(section).items():
-            is_null = written.value is None and "None" not in types.get(key, "None")
-            unfit = is_null or is_import_path(chosen.value) or (chosen.value, key[-1]) in OWN_SHARES
-            if unfit and written.is_below(chosen):
+            if key == section:
+                continue
+            name, *inner = key[len(section) :]
+            is_unfit = cls is not None and name not in types
+            is_null = written.value is None and not inner and "None" not in types.get(name, "None")
+            is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
+            is_default = written.label != SET and written.value == _USUAL.get(key)
+            sets_nothing = is_default or written.value in (None, {})  # a file may list all variants
+            if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):
                 del self.written[key]
 
     def _draw_views(self) -> None:

@@ -59,7 +59,10 @@ def explain_validation(error: ValidationError, section: KeyPath = ()) -> list[tu
                 cls: Any = named_class(variant, object)
                 known |= {each.name for each in fields(cls)}
             text = f"unknown key{did_you_mean(key[-1], known)}"
-            if "; known: " in text:
+            if key[-1] in known:
+                tag = ".".join((*key[:-1], VARIANTS[key[:-1]].tag))
+                text = f"has no effect with {tag}={shown(variant)}; leave it out"
+            elif "; known: " in text:
                 text = "unknown key" if key[:-1] in listed else text
                 listed.add(key[:-1])
         elif kind == "literal_error":
@@ -80,7 +83,7 @@ def _place(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, 
     key, parts, variant = section, iter(map(str, location)), ""
     while True:
         if key in VARIANTS:
-            variant = next(parts, "")
+            variant = next(parts, variant)
         part = next(parts, None)
         if part is None:
             return key, variant

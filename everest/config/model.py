@@ -77,8 +77,6 @@ class ModelSettings:
             yield "heads", text
         if self.rotary != "none" and self.positions == "rotary":
             yield "rotary", "turns by places, and so does model.positions=rotary; set one of them"
-        if self.mlp != "plain" and self.gelu != "exact":
-            yield "gelu", f"{self.gelu} has no effect: model.mlp={self.mlp} has no GELU"
         if self.embedding_layers > 1 and any(side % 4 for side in self.tubelet[1:]):
             text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
             yield "embedding_layers", text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +15,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.yaml import MOST_BYTES, read_yaml
+from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, similar, unknown_name
 
 AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.auto makes
 SUFFIXES: Final = (".yaml", ".yml")
-MOST_BASES: Final = 16  # our choice: of one recipe, each the base of the one before
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
 
@@ -95,7 +93,9 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         return shipped_recipe(str(name_or_path), folder=folder)
     path = folder / name_or_path
     try:
-        text = _read_file(path)
+        if path.exists() and not path.is_file():  # which may have no end
+            raise ValueError("not a file; the recipe of a run is its recipe.yaml")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or no UTF-8
         near = _similar_recipe(path) if isinstance(error, FileNotFoundError) else ""
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
@@ -103,20 +103,6 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         raise RecipeError(f"{place}: cannot be read: {reason}{near}") from error
     name = os.fsencode(path.stem).decode("utf-8", errors="replace")
     return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
-
-
-def _read_file(path: Path) -> str:
-    """The text of a recipe; ValueError if it is none, such as a device without an end."""
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise ValueError("a folder; the recipe of a run is its recipe.yaml")
-    if not stat.S_ISREG(mode):
-        raise ValueError("not a regular file; save the recipe to one")
-    with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES // 1024} KiB, which is no recipe")
-    return content.decode("utf-8")
 
 
 def _similar_recipe(path: Path) -> str:
@@ -143,10 +129,6 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
             return chain[::-1]
         if not isinstance(base, str):
             raise RecipeError(f"{file.label}: base: must be the name or path of a recipe, not {shown(base)}")
-        if len(chain) > MOST_BASES:
-            raise RecipeError(
-                f"{chain[0][0].label}: base: more than {MOST_BASES} recipes, each based on the next"
-            )
         try:
             file = find_recipe(base, folder=file.folder or Path())
         except RecipeError as error:

@@ -34,7 +34,7 @@ from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, froze
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, free_memory
-from everest.system.cores import BusyCores, crowded_cores, num_readers, num_trainers
+from everest.system.cores import num_readers
 from everest.system.files import FIX
 from everest.system.processes import local_processes
 from everest.system.run_folder import RunFolder
@@ -73,7 +73,6 @@ def set_up_training(
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
-    busy = BusyCores()
     if start is None:
         require_start(stage)
     if not context.resumed:
@@ -98,10 +97,8 @@ def set_up_training(
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])
     if not context.one_batch:
-        shares_cores = num_trainers() != local_processes()  # as the jobs of a sweep do
-        crowded = None if shares_cores else crowded_cores(*busy.measure())
         advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
-        context.notices(text and f"warning: {text}" for text in (*advice, crowded, scarce))
+        context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
 
 

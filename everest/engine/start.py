@@ -30,7 +30,7 @@ from everest.system.accelerator import (
 )
 from everest.system.events import Report
 from everest.system.files import FIX, UNFINISHED, is_unfinished
-from everest.system.locks import RUNNING, claimed, refuse_trained
+from everest.system.locks import claimed, refuse_trained
 from everest.system.run_folder import (
     DECODER,
     ENVIRONMENT,
@@ -136,7 +136,7 @@ def start_run(training: Training, recipe: Recipe) -> None:
 
 def _remove_leftovers(run: RunFolder) -> None:
     """Remove the unfinished files of killed processes from a run that this process has claimed."""
-    own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
+    own = {f".{name}{UNFINISHED}" for name in OWN_FILES}
     leftovers = [file for file in run.path.iterdir() if file.name in own]
     if run.state.is_dir():
         leftovers += [file for file in run.state.iterdir() if _STATE.fullmatch(file.name)]
@@ -209,7 +209,7 @@ def has_not_started(folder: Path) -> bool:
     The tokenizer's run inside the folder may be at any step, because it is trained first.
     """
     run = RunFolder(folder)
-    names = {file.name for file in folder.iterdir() if not is_unfinished(file.name)} - {TOKENIZER, RUNNING}
+    names = {file.name for file in folder.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
     if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
         names.discard(STATE)
     if run.read_env(PLAN) is not None:  # otherwise another program has written it

@@ -27,7 +27,7 @@ from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.storage import parse_location
 
 
@@ -62,11 +62,7 @@ class EvaluationOptions:
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
-            # Imported here: with a page comes matplotlib, which takes half a second to import.
-            from everest.evaluation.report import PAGE
-            from everest.evaluation.sections import is_plot
-
-            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_plot)
+            check_new_folder(self.page, option="--report", overwrite=self.overwrite)
 
     def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
         """Raise RecipeError if an output is a list or video of the evaluation, or a folder that has one."""
@@ -175,8 +171,8 @@ def evaluate_classifier(
     if accelerator.is_main_process and options.page is not None:
         from everest.evaluation.report import PAGE, write_report
 
-        with unfinished_folder(options.page, PAGE):
-            result["report"] = str(write_report(options.page, result, predictions, classes, clips))
+        (options.page / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
+        result["report"] = str(write_report(options.page, result, predictions, classes, clips))
     if accelerator.is_main_process and options.predictions is not None:
         write_predictions(options.predictions, predictions, classes)
     return result

@@ -26,7 +26,6 @@ CONFUSION: Final = "confusion"  # with a head's name, and .png
 CURVES: Final = "precision-recall"
 SCATTER: Final = "scatter"
 RELIABILITY: Final = "reliability"
-PLOTS: Final = (CONFUSION, CURVES, SCATTER, RELIABILITY)
 MISTAKES: Final = 12  # shown per head
 CONFUSIONS: Final = 20  # listed per head
 
@@ -82,11 +81,6 @@ class NumberError(NamedTuple):
     label: float
     predicted: float
     error: float
-
-
-def is_plot(name: str) -> bool:
-    """Whether the name is that of a plot of a head."""
-    return name.startswith(PLOTS) and name.endswith(".png")
 
 
 def make_section(

@@ -23,7 +23,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
 from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.window_features import DAMAGED, INDEX, add_window_rows, write_arrays
+from everest.inference.window_features import DAMAGED, add_window_rows, write_arrays
 from everest.lists.inputs import refuse_same_stems
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -92,8 +92,7 @@ def extract(
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
     if per_video:
-        is_array = lambda name: name.endswith(".npy")  # noqa: E731
-        check_new_folder(out, INDEX, option="--output", overwrite=overwrite or replaces_own, is_own=is_array)
+        check_new_folder(out, overwrite=overwrite or replaces_own)
     else:
         check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]

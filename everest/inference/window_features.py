@@ -28,7 +28,7 @@ from everest.inference.predictions import damage_of, window_clips, windows_of
 from everest.inference.row_store import RowStore, SampleEntry
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import atomic_file, unfinished_folder, write_text
+from everest.system.files import atomic_file, write_text
 from everest.video.reader import VideoError, probe, repairs
 
 DAMAGED: Final = "a damaged window"
@@ -148,21 +148,18 @@ def write_arrays(
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows_of.setdefault(name, []).append(row)
-    with unfinished_folder(folder, INDEX):
-        for sample in samples:
-            rows = rows_of.get(sample.video_id)
-            if rows is None:
-                continue
-            part, stem = slice(rows[0], rows[-1] + 1), Path(sample.path).stem
-            with atomic_file(folder / f"{stem}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, arrays["features"][part].astype(np.float32, copy=False), allow_pickle=False)
-            videos[stem] = {
-                "video": sample.video_id,
-                "fps": probe(sample.video).fps,
-                "frames": probe(sample.video).frames,
-                **{
-                    name: [round(float(time), 3) for time in arrays[name][part]]
-                    for name in ("starts", "ends")
-                },
-            }
-        write_text(folder / INDEX, json.dumps({**header, "videos": videos}, indent=1))
+    (folder / INDEX).unlink(missing_ok=True)  # it must not be next to arrays of other videos
+    for sample in samples:
+        rows = rows_of.get(sample.video_id)
+        if rows is None:
+            continue
+        part, stem = slice(rows[0], rows[-1] + 1), Path(sample.path).stem
+        with atomic_file(folder / f"{stem}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, arrays["features"][part].astype(np.float32, copy=False), allow_pickle=False)
+        videos[stem] = {
+            "video": sample.video_id,
+            "fps": probe(sample.video).fps,
+            "frames": probe(sample.video).frames,
+            **{name: [round(float(time), 3) for time in arrays[name][part]] for name in ("starts", "ends")},
+        }
+    write_text(folder / INDEX, json.dumps({**header, "videos": videos}, indent=1))

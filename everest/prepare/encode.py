@@ -22,8 +22,8 @@ from everest.lists.sample import Sample
 from everest.prepare.encode_settings import EncodeSettings, JobShare
 from everest.prepare.encoding import EncodedFile, encode_video
 from everest.system.events import Report, notice
-from everest.system.files import refuse_inputs, write_table, write_text
-from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.files import check_new_folder, refuse_inputs, write_table, write_text
+from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.video.file_processes import Failure, map_apart
 from everest.video.stream import VideoError
@@ -138,8 +138,7 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, o
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
-    if not overwrite:
-        refuse_foreign(output, lambda name: name.startswith(MARK))
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(MARK))
     for file in output.glob(f"{MARK}*"):
         if file.name.startswith(mark):
             continue

@@ -25,9 +25,9 @@ from everest.lists.inputs import SourceList
 from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.system.events import Report
-from everest.system.files import atomic_file, refuse_inputs, write_text
+from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.json_text import parse_json
-from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.locks import sole_writer
 from everest.system.storage import Location
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
 from everest.video.reader import image_folder
@@ -135,8 +135,8 @@ def write_shards(
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
     videos = (entry.video for part in plan.parts for entry in part)
     refuse_inputs(output, [source.location, *videos], option="--output", fix="choose a folder of its own")
-    if not overwrite:
-        refuse_foreign(output, lambda name: name.endswith((INDEX_SUFFIX, PLAN_SUFFIX)))
+    own = (INDEX_SUFFIX, PLAN_SUFFIX)
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(own))
     with sole_writer(plan.index):
         saved = None  # fingerprint of the plan that an earlier call finished or started
         for file in (plan.index, plan.progress):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
+import resource
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from everest.system.cores import num_readers
-from everest.system.posix import IS_POSIX, most_open_files
 from everest.system.text import counted
 
 GIB: Final = 2**30
@@ -73,9 +72,7 @@ def first_line(error: Exception | Warning | str) -> str:
 
 def check_system() -> Iterator[CheckResult]:
     """Check the system, shared memory, the disk of the working folder, and the limit of open files."""
-    found = platform.platform(terse=True)
-    fix = "read about Windows in docs/hardware.md; WSL has no such limits"
-    yield at_least("system", found if IS_POSIX else f"{found}: runs of one process", IS_POSIX, fix)
+    yield CheckResult("system", "ok", platform.platform(terse=True))
     with suppress(Exception):  # of a broken torch, which has a check of its own
         yield from _check_shared_memory()
     here = Path.cwd()
@@ -85,10 +82,11 @@ def check_system() -> Iterator[CheckResult]:
         yield at_least("disk", f"{free / GIB:.1f} GiB free at {here}", free >= ENOUGH_DISK, fix)
     else:
         yield CheckResult("disk", "warning", f"{here} cannot be written", "name another --output")
-    limit = most_open_files()
-    if limit is not None:
-        found = f"{limit:.0f}" if math.isfinite(limit) else "no limit"
-        yield at_least("open files", found, limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    is_unlimited = limit == resource.RLIM_INFINITY
+    found = "no limit" if is_unlimited else str(limit)
+    enough = is_unlimited or limit >= ENOUGH_FILES
+    yield at_least("open files", found, enough, "run `ulimit -n 4096` first")
 
 
 def _check_shared_memory() -> Iterator[CheckResult]:

@@ -10,8 +10,7 @@ from everest.errors import RecipeError, differing, first_names
 from everest.sweep.choices import StageName
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import stage_settings
-from everest.system.files import write_text
-from everest.system.locks import refuse_foreign
+from everest.system.files import check_new_folder, write_text
 
 PLAN_FILE: Final = "sweep.yaml"
 SHOWN: Final = 3  # settings that differ, in a message
@@ -26,7 +25,7 @@ def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
     Returns:
         The names of arms that an earlier plan had and this one has not.
     """
-    refuse_foreign(folder, lambda name: name == PLAN_FILE, fix="choose another folder")
+    check_new_folder(folder, is_own=lambda name: name == PLAN_FILE, fix="choose another folder")
     if not (folder / PLAN_FILE).is_file():
         return []
     before = _read(folder / PLAN_FILE)

@@ -18,7 +18,7 @@ from everest.sweep.works import RUNS, Work
 from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.json_text import json_text, parse_json
-from everest.system.locks import sole_writer, trainer_of
+from everest.system.locks import is_running, sole_writer
 from everest.system.run_folder import TOKENIZER
 from everest.system.text import counted
 
@@ -54,11 +54,11 @@ class _Sweep:
         work = self.works[job.name]
         run = work.run(self.folder)
         folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
-        trainers = [trainer for folder in folders if (trainer := trainer_of(folder)) is not None]
-        if trainers and work.name not in self.waits:
+        is_trained = any(map(is_running, folders))
+        if is_trained and work.name not in self.waits:
             self.waits.add(work.name)
-            self.report(notice(f"{run}: {trainers[0]} is training this run; the job starts when that ends"))
-        return not trainers
+            self.report(notice(f"{run}: another process trains this run; the job starts when that ends"))
+        return not is_trained
 
     def on_end(self, ended: Ended) -> bool:
         """Record and report the end of a job; returns whether its work is finished."""

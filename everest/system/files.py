@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,14 +12,10 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
-from everest.system.posix import IS_POSIX
 
 UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
-MARKER: Final = f".folder{UNFINISHED}"  # in a folder whose files are being written
 FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
 LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
-REPLACE_SECONDS: Final = 2.0  # our choice: how long another program may hold a file that is replaced
-IN_USE: Final = (5, 32)  # Windows: access denied, sharing violation
 
 
 def write_error(path: Path, error: OSError) -> UserError:
@@ -28,9 +23,7 @@ def write_error(path: Path, error: OSError) -> UserError:
     if error.errno == errno.EISDIR:
         return RecipeError(f"{path}: a folder is in the way; remove it")
     reason = error.strerror or str(error)
-    if getattr(error, "winerror", None) in IN_USE:
-        reason = "another program has it open; close it and run again"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason = "the disk is full; free some space and run again"
     return EnvironmentProblem(f"cannot write {path}: {reason}")
 
@@ -43,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
-        _replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
@@ -54,26 +47,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Write a file, or the entries of a folder, through to the disk."""
-    if not IS_POSIX and path.is_dir():  # cannot be opened; its entries are journaled
-        return
-    descriptor = os.open(path, os.O_RDONLY if IS_POSIX else os.O_RDWR)  # only a writer can flush
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Rename a file. Windows refuses it while a reader or a virus scanner has the target open."""
-    deadline = time.monotonic() + REPLACE_SECONDS
-    while True:
-        try:
-            source.replace(target)
-            return
-        except PermissionError:
-            if IS_POSIX or time.monotonic() >= deadline:
-                raise
-            time.sleep(REPLACE_SECONDS / 20)
 
 
 def is_unfinished(name: str) -> bool:
@@ -133,46 +111,23 @@ def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
 
 def check_new_folder(
     path: Path,
-    last: str,
     *,
-    option: str,
-    overwrite: bool,
+    option: str = "--output",
+    overwrite: bool = False,
     is_own: Callable[[str], bool] = lambda name: False,
+    fix: str = FIX,
 ) -> None:
-    """Refuse a folder in which a file cannot be written, or that holds other files.
+    """Refuse a folder in which no file can be written, or that holds files of others.
 
     Args:
-        last: the file that the command writes last. A folder that `unfinished_folder` has marked is that of
-            an interrupted call if it holds nothing but files of the command, and may be used.
-        is_own: whether the command writes files of this name.
+        is_own: whether a file name shows that the same command wrote the folder, and may continue there.
     """
     if path.exists() and not path.is_dir():
-        raise RecipeError(f"{option} {path}: a file is in the way; name a folder")
-    if path.is_dir() and not overwrite:
-        names = [file.name for file in path.iterdir() if not is_unfinished(file.name)]
-        interrupted = (path / MARKER).is_file() and all(name == last or is_own(name) for name in names)
-        if names and not interrupted:
-            raise RecipeError(f"{option} {path}: is not empty; {FIX}")
-    check_writable(path / last)
-
-
-@contextmanager
-def unfinished_folder(path: Path, last: str) -> Iterator[None]:
-    """Mark a folder while a command writes its files; after an error or a kill the mark is still there.
-
-    Args:
-        last: the file that the command writes last. An earlier one is removed first: it would be next to
-            files that it does not belong to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / MARKER).touch()
-        _flush(path)
-        (path / last).unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
-    yield
-    (path / MARKER).unlink(missing_ok=True)
+        raise RecipeError(f"{option} {path}: a file is in the way; choose another folder")
+    check_writable(path / "file")
+    names = [file.name for file in path.iterdir() if not is_unfinished(file.name)] if path.is_dir() else []
+    if names and not overwrite and not any(map(is_own, names)):
+        raise RecipeError(f"{option} {path}: holds other files ({names[0]}); {fix}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,16 +52,11 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         info = HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
         if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
             patterns = _PICKLED
-    except errors.GatedRepoError as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise CheckpointError(
-            f"{name}: accept its terms at https://huggingface.co/{repository}, then `hf auth login`"
+            f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
+            f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
         ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{name}: no such repository, or a private one: check the name, or `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{name}: has no revision '{revision}'") from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
         no_answer = _first_line(error)
     try:

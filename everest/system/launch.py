@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.posix import IS_POSIX
 from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
 
 LOST = 69  # exit code of a process that exits because another one has
@@ -38,16 +37,8 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
     """Parse `auto`, a number of GPUs, `cpu` or `mps`."""
     if gpus != "cpu" and processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
-    devices = Devices(kind="cpu", processes=processes or 1) if gpus == "cpu" else _find_gpus(gpus)
-    if devices.processes > 1 and not IS_POSIX:
-        option = "--processes 1" if devices.kind == "cpu" else "--gpus 1"
-        raise EnvironmentProblem(
-            f"a run of {devices.processes} processes needs Linux or macOS; give {option}"
-        )
-    return devices
-
-
-def _find_gpus(gpus: str) -> Devices:
+    if gpus == "cpu":
+        return Devices(kind="cpu", processes=processes or 1)
     if gpus not in ("auto", "mps") and (not gpus.isdecimal() or not int(gpus)):
         raise RecipeError(
             f"--gpus {gpus}: give auto, a number from 1, cpu or mps; CUDA_VISIBLE_DEVICES names certain GPUs"

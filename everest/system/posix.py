@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
-IS_POSIX: Final = hasattr(os, "fork")
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
 # Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
@@ -28,11 +22,6 @@ MEMORY_FILES_V1: Final = (
 
 def peak_resident_bytes() -> int:
     """The largest memory that this process had."""
-    if resource is None:
-        from psutil import Process
-
-        windows: Any = Process().memory_info()
-        return windows.peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
@@ -81,16 +70,3 @@ def _numbers(file: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {name: int(number) for name, number in re.findall("^(?:(.+) )?([0-9]+)$", text, re.MULTILINE)}
-
-
-def most_open_files() -> float | None:
-    """The limit of open files of this process, inf for none; None on a system without such limits."""
-    if resource is None:
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return float("inf") if limit == resource.RLIM_INFINITY else limit
-
-
-def usable_cores() -> int:
-    """The cores that this process may use; on a system that assigns none all cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,33 +1,24 @@
-"""Stop requests: a signal, the end of the parent process, or a closed terminal."""
+"""Stop requests: a signal, or the end of the parent process."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
 from everest.errors import UserError
-from everest.system.posix import IS_POSIX
 from everest.system.processes import is_main
 
-# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; of Windows: Ctrl-Break.
-STOP_SIGNALS: Final = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
-    if hasattr(signal, name)
-)
-HANGUP: Final = getattr(signal, "SIGHUP", None)  # a closed terminal
+# Ctrl-C, kill, Slurm's warning before the time limit.
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
 GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
-_NEW_GROUP: Final = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # of Windows
 
 
 class Stopped(UserError):
@@ -43,7 +34,8 @@ class StopSignal:
     """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
 
     def __init__(self) -> None:
-        self._received, self._at = 0, 0.0  # also read by a dry run, which catches no signals
+        self.number = 0  # of the signal that requests the stop; 0: none
+        self._at = 0.0
 
     def __enter__(self) -> StopSignal:
         self._before = _catch_stop_signals(self._record)
@@ -53,25 +45,17 @@ class StopSignal:
         _restore(self._before)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
-        self._received, self._at = number, time.monotonic()
+        self.number = number
+        self._at = time.monotonic()
         signal.signal(number, self._before[number])
-        if number == HANGUP:
-            leave_closed_terminal()
-        elif is_main() and os.isatty(2):
+        if is_main() and os.isatty(2):
             # Not by print, which may be what the signal has interrupted.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
     @property
-    def number(self) -> int:
-        """The signal that requests the stop, 0 for none. The end of the parent process counts as SIGTERM."""
-        if not self._received and PARENT in os.environ and _is_orphan(int(os.environ[PARENT])):
-            return signal.SIGTERM
-        return self._received
-
-    @property
     def seconds(self) -> float:
-        """Seconds since the signal; unlimited after the end of the parent process."""
+        """Seconds since the signal."""
         return time.monotonic() - self._at
 
 
@@ -92,7 +76,7 @@ class SignalForwarder:
 
     def __exit__(self, *exception: object) -> None:
         for process in self._processes:  # those that still run after an error of this process
-            _send(process, signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         for process in self._processes:
             try:
@@ -108,37 +92,28 @@ class SignalForwarder:
         Args:
             options: those of subprocess.Popen.
         """
-        options |= {"start_new_session": True} if IS_POSIX else {"creationflags": _NEW_GROUP}
-        process = subprocess.Popen(command, env={**env, PARENT: str(os.getpid())}, **options)
+        environment = {**env, PARENT: str(os.getpid())}
+        process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
         self._processes.append(process)
         if self.received and process.pid not in self._signaled:
-            _send(process, self.received[-1])
+            process.send_signal(self.received[-1])
         return process
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
-        if number == HANGUP:
-            leave_closed_terminal()
         for process in self._processes:
             self._signaled.add(process.pid)
-            _send(process, number)
-
-
-def _send(process: subprocess.Popen[Any], number: int) -> None:
-    """Windows has only one stop signal that another process can receive: Ctrl-Break."""
-    process.send_signal(number if IS_POSIX else getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
+            process.send_signal(number)
 
 
 def _catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Install a handler for STOP_SIGNALS; returns those before, by signal.
 
-    Only the main thread receives signals: in another thread, such as one of a notebook, none is installed. A
-    SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
+    Only the main thread receives signals: in another thread, such as one of a notebook, none is installed.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    caught = [n for n in STOP_SIGNALS if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in caught}
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
 
 
 def _restore(handlers: dict[int, Any]) -> None:
@@ -152,59 +127,13 @@ def signal_name(code: int | None) -> str | None:
 
 
 def end_with_parent() -> None:
-    """Send this process a SIGTERM when the process named by PARENT is gone; a training then saves its state.
-
-    For commands that a sweep starts, which may read videos for minutes before their first step.
-    """
+    """Send this process a SIGTERM when the process named by PARENT is gone, so that a training is saved."""
 
     def watch(parent: int) -> None:
-        while not _is_orphan(parent):
+        while os.getppid() == parent:
             time.sleep(PARENT_SECONDS)
-        if IS_POSIX:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:  # os.kill would end it at once
-            signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     parent = os.environ.get(PARENT, "")
-    if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
+    if parent.isdecimal():
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
-
-
-def _is_orphan(parent: int) -> bool:
-    """Whether the process `parent`, which has started this one, is gone."""
-    if IS_POSIX:
-        return os.getppid() != parent
-    # Windows gives an orphan no other parent. A launcher of a virtual environment may be between the two.
-    from psutil import pid_exists
-
-    return not pid_exists(parent)
-
-
-def leave_closed_terminal() -> None:
-    """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.get_terminal_size(descriptor)
-        except OSError as error:  # ENOTTY of anything but a terminal; Windows ends the processes of one
-            if error.errno == errno.EIO:
-                _lead_nowhere(descriptor)
-
-
-def _lead_nowhere(descriptor: int) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-@contextmanager
-def writing_to_terminal() -> Iterator[None]:
-    """Around messages on stderr: if no one can read them any more, they are lost, and that is no error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EIO:
-            leave_closed_terminal()
-        elif error.errno in (errno.EPIPE, errno.ENOSPC):  # the reader of a pipe has ended; a full disk
-            _lead_nowhere(2)
-        else:
-            raise

@@ -27,8 +27,8 @@ from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import FIX, refuse_inputs, write_table
-from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
+from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import INDEX, MOST_VARIANTS, PARTS, CachePart, TokenIndex, clip_facts, open_part
@@ -77,8 +77,7 @@ def write_tokens(
     clips = pretrain_clips(recipe, replace_bad=False)
     inputs = [*maker.files, *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
-    if not overwrite:
-        refuse_foreign(output, lambda name: name == INDEX)
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):

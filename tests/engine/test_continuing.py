@@ -1,10 +1,7 @@
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ from small_runs import RECIPE, called, contents, equal, sets, weights
 
 from everest import pretrain
 from everest.errors import DataError, RecipeError
-from everest.system.locks import Trainer, claim, sole_writer, trainer_of
+from everest.system.locks import is_running, sole_writer
 from everest.system.run_folder import RunFolder, default_folder
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -101,7 +98,7 @@ def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path
     probe = ["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"]
     with pytest.raises(DataError, match="broken"):
         pretrain(recipe, data=data, overrides=probe, output=tmp_path / "run")
-    assert trainer_of(tmp_path / "run") is None
+    assert not is_running(tmp_path / "run")
 
 
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
@@ -168,48 +165,6 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
     shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
     assert "pip install wandb" in shown
     assert contents(finished) == before
-
-
-def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
-    other = Trainer(1, "elsewhere")
-    monkeypatch.setattr(
-        "everest.system.locks.trainer_of", lambda run: other if (run / "running.json").exists() else None
-    )
-    refused: list[RecipeError] = []
-    begin = threading.Barrier(8)
-
-    def start() -> None:
-        begin.wait()
-        try:
-            claim(tmp_path / "run")
-        except RecipeError as error:
-            refused.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(refused) == 7
-
-
-def test_a_claim_that_another_process_makes_at_this_moment_is_left_alone(tmp_path: Path):
-    marker = tmp_path / "running.json"
-    with sole_writer(marker):
-        marker.write_text("being written")
-        with pytest.raises(RecipeError, match="another process trains it now"):
-            claim(tmp_path)
-    assert marker.read_text() == "being written"
-    claim(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
-
-
-def test_further_keys_of_a_running_process_are_not_damage(tmp_path: Path):
-    text = json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "since": 0})
-    (tmp_path / "running.json").write_text(text)
-    with pytest.raises(RecipeError, match=f"process {os.getppid()} trains it now"):
-        claim(tmp_path)
 
 
 def test_a_killed_process_loses_the_lock(tmp_path: Path):

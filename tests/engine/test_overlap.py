@@ -19,7 +19,6 @@ from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretrain, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
-from everest.system.locks import claim
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 
@@ -38,7 +37,7 @@ def started(
         overlaps=overlaps,
     )
     stage = set_up_pretraining(settings, context)
-    claim(folder)
+    folder.mkdir(exist_ok=True)
     start_run(stage.training, settings)
     return stage
 

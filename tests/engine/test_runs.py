@@ -1,9 +1,7 @@
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,9 @@ from small_runs import called, refused
 from typer.testing import Result
 
 from everest.errors import RecipeError
-from everest.system import locks as run_lock
+from everest.system.locks import claimed
 from everest.system.run_folder import WEIGHTS, RunFolder
 from everest.system.weights import Weights
-
-
-def mark_running(run: Path, pid: int, host: str | None = None) -> None:
-    (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
 
 
 def listed(*arguments: object, code: int = 0) -> Result:
@@ -90,45 +84,13 @@ def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best
     assert shown in listed(run).stdout
 
 
-def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
+def test_a_run_is_running_while_a_process_claims_it(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
-    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    mark_running(run, process.pid)
-    assert summary(run)["state"] == "running"
-    process.kill()
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
-        pass
-    assert summary(run)["state"] == "resumable"  # dead, and not yet buried by its parent
-    process.communicate()
+    with claimed(run):
+        assert summary(run)["state"] == "running"
+        with pytest.raises(RecipeError, match="another process trains it now"), claimed(run):
+            pass
     assert summary(run)["state"] == "resumable"
-    mark_running(run, os.getpid())
-    os.utime(run / "running.json", (1e9, 1e9))  # older than this process
-    assert summary(run)["state"] == "resumable"
-
-
-def test_on_another_host_a_run_must_have_given_a_sign_of_life(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=3, saved=2)
-    mark_running(run, os.getpid(), host="elsewhere")  # a process of that number runs here
-    assert summary(run)["state"] == "running"
-    with pytest.raises(RecipeError, match=f"process {os.getpid()} of host elsewhere trains it now"):
-        run_lock.claim(run)
-    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
-    for path in run.iterdir():
-        os.utime(path, (long_ago, long_ago))
-    assert summary(run)["state"] == "resumable"
-    assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
-    run_lock.claim(run)
-    assert run_lock.trainer_of(run) == run_lock.Trainer(os.getpid(), socket.gethostname())
-
-
-def test_a_run_gives_signs_of_life_while_it_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
-    marker = tmp_path / "running.json"
-    with run_lock.claimed(tmp_path):
-        os.utime(marker, (0, 0))
-        while marker.stat().st_mtime == 0:  # until the sign
-            time.sleep(0.01)
-    assert not marker.exists()
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
@@ -194,11 +156,8 @@ JUNK = {
     "deep object": b'{"a":' * 3_000,
     "list": b"[]",
     "number": b"1e999",
-    "huge": b'{"pid": 1e999, "host": "HOST", "step": ' + b"9" * 4000 + b"}",
-    "huge pid": b'{"pid": 99999999999999999999, "host": "HOST"}',
-    "negative pid": b'{"pid": -1, "host": "HOST"}',
-    "pid of text": b'{"pid": "1", "host": "HOST"}',
-    "values of other types": b'{"plan": 3, "command": 5, "name": {"a": 1}, "step": [], "pid": {}, "host": 1}',
+    "huge": b'{"plan": 1e999, "step": ' + b"9" * 4000 + b"}",
+    "values of other types": b'{"plan": 3, "command": 5, "name": {"a": 1}, "step": []}',
     "other plan": b'{"plan": {"steps": {}}, "command": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
     "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
 }
@@ -212,7 +171,7 @@ def test_the_command_of_a_run_is_not_a_module_that_it_imports(tmp_path: Path):
         assert (found["command"], found["state"]) == ("finetune", "resumable")  # not yet validated
 
 
-@pytest.mark.parametrize("name", ["running.json", "env.json", "metrics.jsonl", "recipe.yaml"])
+@pytest.mark.parametrize("name", ["env.json", "metrics.jsonl", "recipe.yaml"])
 def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
     make_run(tmp_path / "good", logged=3)
     for content in (*JUNK, "named pipe", "folder", "dangling link"):
@@ -225,7 +184,7 @@ def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
         elif content == "dangling link":
             file.symlink_to(tmp_path / "nowhere")
         else:
-            file.write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()) + b"\n")
+            file.write_bytes(JUNK[content] + b"\n")
     assert len(listed(tmp_path).stdout.splitlines()) == len(JUNK) + 5
     runs = {Path(run["path"]).name: run for run in json.loads(listed(tmp_path, "--json").stdout)}
     assert len(runs) == len(JUNK) + 4
@@ -233,10 +192,3 @@ def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
     for content in ("named pipe", "folder", "binary", "not UTF-8", "deep"):
         assert runs[content]["state"] == "damaged", content
         assert name in runs[content]["problem"]
-
-
-@pytest.mark.parametrize("content", ["nothing", "deep", "list", "huge", "huge pid", "negative pid"])
-def test_a_run_with_a_damaged_claim_can_be_claimed(tmp_path: Path, content: str):
-    (tmp_path / "running.json").write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()))
-    run_lock.claim(tmp_path)
-    assert run_lock.is_running(tmp_path)

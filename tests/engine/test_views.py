@@ -205,11 +205,11 @@ def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkey
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ("pretrain.batch_size=3", "3 clips are fewer than two videos of 2 views"),
+        ("pretrain.batch_size=3", "3 clips are not two or more videos of 2 views"),
         ("pretrain.selection.strategy=learned-importance", "pretrain.selection: needs a tokenizer"),
         (
             "pretrain.frame_selection.alpha=2",
-            "pretrain.frame_selection.alpha: has no effect with pretrain.objective=views",
+            "pretrain.frame_selection: has no effect with pretrain.objective=views",
         ),
         ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
         ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
@@ -217,9 +217,9 @@ def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkey
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
         (
             "pretrain.target={kind: features, teacher: runs/x, cache: stored}",
-            "pretrain.target.cache: has no effect with pretrain.objective=views",
+            "pretrain.target: has no effect with pretrain.objective=views",
         ),
-        ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips do not divide into videos of 5 views"),
+        ("pretrain={batch_size: 16, views: {number: 5}}", "16 clips are not two or more videos of 5 views"),
     ],
 )
 def test_settings_that_do_not_go_with_views_are_refused(recipe, tmp_path, settings, text):

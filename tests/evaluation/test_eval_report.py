@@ -179,7 +179,7 @@ def test_nothing_is_replaced_by_default(classifier_run: Path, tmp_path: Path):
     page.mkdir()
     (page / "thesis.txt").write_text("precious")
     table.write_text("precious")
-    assert "is not empty" in refused("eval", "-c", classifier_run, "-q", "--report", page, code=2)
+    assert "holds other files" in refused("eval", "-c", classifier_run, "-q", "--report", page, code=2)
     assert "exists" in refused("eval", "-c", classifier_run, "-q", "--predictions", table, code=2)
     assert table.read_text() == "precious"
     run("eval", "-c", classifier_run, "-q", "--report", page, "--predictions", table, "--overwrite")

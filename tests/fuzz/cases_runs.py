@@ -13,7 +13,7 @@ from .safetensors_file import METADATA, damage_file, damage_metadata, join_file,
 
 STATE_CODES = frozenset({6})
 RUN_CODES = frozenset({2, 4, 6})
-RUN_FILES = ("env.json", "metrics.jsonl", "recipe.yaml", "running.json", "bad_videos.csv", "nonfinite.json")
+RUN_FILES = ("env.json", "metrics.jsonl", "recipe.yaml", "bad_videos.csv", "nonfinite.json")
 RESUME = "pretrain -r recipe.yaml -o stopped --gpus cpu -q"
 
 

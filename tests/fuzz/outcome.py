@@ -7,8 +7,6 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everest.system.locks import RUNNING
-
 from .case import Case, CaseId
 
 LONGEST_MESSAGE = 2000  # characters on stderr of a command that fails
@@ -110,7 +108,7 @@ def _problems_of_files(case: Case, code: int | None, before: Snapshot, after: Sn
     for path, content in before.items():
         if not case.is_output(path) and after.get(path) != content:
             problems.append(f"input {'removed' if path not in after else 'changed'}: {_shape(path)}")
-        elif path not in after and code in (2, 5, 6) and Path(path).name != RUNNING:  # of a killed process
+        elif path not in after and code in (2, 5, 6):
             problems.append(f"a failed command removed {_shape(path)}")
     for path in after.keys() - before.keys():
         name = Path(path).name

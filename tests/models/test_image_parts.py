@@ -121,7 +121,6 @@ def test_the_norm_before_the_blocks_belongs_to_the_embedding():
         ({"rotary": "eva02"}, "model.rotary: must be none, dinov3, rope-vit, eva02:N or pe:N"),
         ({"rotary": "dinov3", "width": 36, "heads": 6}, "model.heads: 6 heads of 6 channels; rotary needs"),
         ({"rotary": "dinov3", "positions": "rotary"}, "model.rotary: turns by places, and so does"),
-        ({"mlp": "swiglu", "gelu": "quick"}, "model.gelu: quick has no effect: model.mlp=swiglu has no GELU"),
     ],
 )
 def test_what_contradicts_is_refused(changes: dict[str, object], message: str):

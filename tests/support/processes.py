@@ -10,6 +10,7 @@ from pathlib import Path
 
 from small_runs import called, logged, same_run
 
+from everest.system.locks import is_running
 from everest.system.run_folder import RunFolder
 
 
@@ -86,7 +87,7 @@ def killed_run_of_two(command: list[object], folder: Path, *, rows: int) -> tupl
     os.killpg(process.pid, signal.SIGKILL)  # the watching process; the two notice that it is gone
     process.wait(timeout=60)
     deadline = time.monotonic() + 60
-    while (parts / "running.json").exists():
+    while is_running(parts):
         assert time.monotonic() < deadline, "a process outlived the one that watched it"
         time.sleep(0.05)
     everest(*command, *TWO, "-o", parts)

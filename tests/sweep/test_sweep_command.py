@@ -14,7 +14,7 @@ from processes import everest, start
 from small_runs import called, json_of, refused
 
 from everest.system.files import is_unfinished
-from everest.system.locks import trainer_of
+from everest.system.locks import is_running
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_a_job_ends_with_its_sweep(tmp_path: Path):
 
 def jobs_in(folder: Path) -> list[Path]:
     """The runs that a process trains."""
-    return [run for run in folder.glob("*/*") if run.is_dir() and trainer_of(run) is not None]
+    return [run for run in folder.glob("*/*") if run.is_dir() and is_running(run)]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from everest.system.compute import (
     is_eager_on_cpu,
     matmul_stays_float32,
 )
-from everest.system.cores import JOBS, crowded_cores, num_cores, num_readers
+from everest.system.cores import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
 
@@ -99,18 +99,6 @@ import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from everest.system.cores import num_cores, num_readers
 print(num_cores(), num_readers())
-"""
-
-
-CROWDED_BY_OTHERS = """
-import time
-from everest.system.cores import BusyCores, crowded_cores
-for _ in range(20):  # the tests that run at the same time come and go
-    others = BusyCores()
-    time.sleep(0.5)
-    if crowded := crowded_cores(*others.measure()):
-        break
-print(crowded)
 """
 
 
@@ -193,23 +181,6 @@ def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypa
         if jobs is not None:
             monkeypatch.setenv(JOBS, jobs)
         assert num_readers() == readers
-
-
-def test_a_run_is_warned_of_processes_that_use_the_cores():
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num_cores())]
-    try:
-        outside = printed_by(CROWDED_BY_OTHERS)
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-    assert f"of the {num_cores()} cores of this machine; runs that share cores" in outside
-
-
-def test_only_a_machine_without_free_cores_gives_a_warning():
-    assert crowded_cores(0, num_cores() / 2) is None
-    assert crowded_cores(num_cores(), num_cores() / 4) is None
-    assert crowded_cores(num_cores() / 2, num_cores() / 2) is not None  # shared evenly
 
 
 def test_a_recipe_leaves_the_number_open_or_sets_it():

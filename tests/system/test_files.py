@@ -26,9 +26,8 @@ from everest.inference.journal import open_journal
 from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
-from everest.system.files import atomic_file, check_new_file, check_new_folder, unfinished_folder
+from everest.system.files import atomic_file, check_new_file, check_new_folder
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
-from everest.system.locks import trainer_of
 from everest.system.run_folder import RunFolder
 from everest_cli.output import print_json
 from everest_cli.prediction_text import as_json
@@ -80,42 +79,15 @@ def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
     empty.mkdir()
     with pytest.raises(RecipeError, match=r"--out .*exists"):
         check_new_file(there, option="--out", overwrite=False)
-    with pytest.raises(RecipeError, match=r"--out .*is not empty"):
-        check_new_folder(full, "first", option="--out", overwrite=False)
+    with pytest.raises(RecipeError, match=r"--out .*holds other files \(file.txt\)"):
+        check_new_folder(full, option="--out")
     with pytest.raises(RecipeError, match="a file is in the way"):
-        check_new_folder(there, "first", option="--out", overwrite=True)
+        check_new_folder(there, overwrite=True)
     check_new_file(there, option="--out", overwrite=True)
-    check_new_folder(full, "first", option="--out", overwrite=True)
-    check_new_folder(empty, "first", option="--out", overwrite=False)
+    check_new_folder(full, overwrite=True)
+    check_new_folder(full, is_own=lambda name: name == "file.txt")
+    check_new_folder(empty)
     assert [path.name for path in full.iterdir()] == ["file.txt"]
-
-
-def test_a_folder_is_that_of_an_interrupted_call_only_if_the_call_marked_it(tmp_path: Path):
-    folder = tmp_path / "folder"
-
-    def check() -> None:
-        check_new_folder(folder, "last", option="--out", overwrite=False, is_own=lambda name: name == "first")
-
-    folder.mkdir()
-    (folder / "first").write_text("of a user")
-    with pytest.raises(RecipeError, match="is not empty"):
-        check()
-    (folder / "last").write_text("before")
-    with pytest.raises(KeyboardInterrupt), unfinished_folder(folder, "last"):
-        raise KeyboardInterrupt
-    assert not (folder / "last").exists()
-    check()
-    (folder / "last").write_text("complete, but for the mark")
-    check()
-    (folder / "other").write_text("of a user")
-    with pytest.raises(RecipeError, match="is not empty"):
-        check()
-    (folder / "other").unlink()
-    with unfinished_folder(folder, "last"):
-        (folder / "last").write_text("complete")
-    assert sorted(path.name for path in folder.iterdir()) == ["first", "last"]
-    with pytest.raises(RecipeError, match="is not empty"):
-        check()
 
 
 @pytest.fixture
@@ -218,10 +190,6 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     rows = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
     (tmp_path / "metrics.jsonl").write_bytes(data.draw(damaged_bytes(rows)) + b"\n")
     assert all(isinstance(row["step"], int) for row in run.rows())
-    marker = {"pid": os.getpid(), "host": os.uname().nodename}
-    (tmp_path / "running.json").write_bytes(data.draw(damaged_json(marker)))
-    trainer = trainer_of(tmp_path)
-    assert trainer is None or trainer.pid > 0
 
 
 def test_a_run_with_a_damaged_list_of_unreadable_videos_says_how_to_resume(recipe, autoencoder_run, tmp_path):

@@ -17,7 +17,7 @@ from everest.sweep.figure import draw_report
 from everest.sweep.report import make_report
 from everest.system.files import atomic_file
 
-BY_COST: Final = ("methods", "keep-ratios")  # the parts that are drawn by their GMACs
+ARMS: Final = ("methods", "keep-ratios")  # the parts whose arms are drawn
 BUDGETS: Final = "steps"  # the part that is drawn by each budget
 STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -25,7 +25,7 @@ STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.rig
 def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> Sequence[Path]:
     """Draw the figures of the parts that have run."""
     drawn = []
-    for part in (*BY_COST, BUDGETS):
+    for part in (*ARMS, BUDGETS):
         if part in results:
             drawn.append(folder / f"evidence-{part}.png")
             draw = draw_budgets if part == BUDGETS else draw_report

@@ -36,8 +36,8 @@ from view_tables import (
     pairs_table,
 )
 
-from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report, table_columns, table_rows
+from everest.sweep.results import PROBE
 from everest_demo.events import event_set
 
 HERE: Final = Path(__file__).resolve().parent
@@ -68,7 +68,6 @@ def lvmae_results() -> dict[str, Any]:
         "stages": ["pretrain", "finetune", "eval"],
         "metric": "top1",
         "against": "random",
-        "equal": "steps",
         "jobs": {"all": len(document["rows"]), "finished": len(document["rows"])},
         "arms": [{"arm": arm, "overrides": {}, "seeds": rows} for arm, rows in arms.items()],
         "failures": [],
@@ -153,8 +152,7 @@ def part_table(document: dict[str, Any]) -> str:
 
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     columns = list(table_columns(report))
-    left_out = ("p", "95 % interval (bootstrap)", *without)
-    places = [number for number, name in enumerate(columns) if not name.startswith(left_out)]
+    places = [number for number, name in enumerate(columns) if not name.startswith(("p", *without))]
     rows = [[row[place] for place in places] for row in table_rows(report)]
     return markdown([columns[place] for place in places], rows)
 

@@ -27,7 +27,7 @@ from everest.models.classifier import VideoClassifier, soft_targets, supervised_
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
-from everest.probes.probe_heads import linear, nearest_neighbors
+from everest.probes.classifiers import linear, nearest_neighbors
 from everest.system.accelerator import make_accelerator
 
 IMAGE: Final = "difference image"  # a baseline of the probes, without an encoder
@@ -149,7 +149,7 @@ def _probe(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     views = torch.cat([crops(center_views(job.recipe, frames.sizes, part)) for part in _parts(numbers)])
     features = _features(job, views).float().cpu().numpy()  # (N, D)
     fitted = (features[known], labels[known], features[~known], Head(outputs=int(labels.max()) + 1))
-    logits = {"linear": linear(*fitted, seed=job.recipe.train.seed)[0], "knn": nearest_neighbors(*fitted)[0]}
+    logits = {"linear": linear(*fitted, seed=job.recipe.train.seed), "knn": nearest_neighbors(*fitted)}
     return {
         f"{kind}_right": (of_kind.argmax(axis=1) == labels[~known]).astype(int).tolist()
         for kind, of_kind in logits.items()

@@ -55,7 +55,7 @@ def run(folder: Path, root: Path, lists: dict[str, Path], overrides: Sequence[st
     saved = folder / "eval.json"
     if not saved.is_file():
         given = [f"data.{name}={path}" for name, path in lists.items()]
-        always = ("train.workers=0", "data.cache=memory", f"data.root={root}", f"train.seed={seed}")
+        always = ("train.workers=0", "data.cache=disk", f"data.root={root}", f"train.seed={seed}")
         settings = [*always, *given, *overrides]
         options = [option for setting in settings for option in ("--set", setting)]
         command = ("finetune", "--recipe", "small", "--init", "none", "-o", folder, "--overwrite", "-q")

@@ -35,7 +35,9 @@ FILES: Final = HERE / "evidence"
 SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a frame
 QUICK: Final = ("pretrain.steps=8", "pretrain.warmup_steps=0", "finetune.steps=4", "finetune.warmup_steps=1")
 QUICK_FACTOR: Final = 320  # by which the steps of arms with steps of their own are divided
-STEPS: Final = ("pretrain.steps", "finetune.steps")  # those that arms set
+STEPS: Final = tuple(
+    f"{stage}.{name}" for stage in ("pretrain", "finetune") for name in ("steps", "warmup_steps")
+)
 QUICK_SIZES: Final = {"pretrain": 64, "test_per_class": 2}
 QUICK_TOKENIZER: Final = ("tokenizer.steps=8", "tokenizer.warmup_steps=0")
 LABELED: Final = {  # sets of real clips, with their number of classes
@@ -167,7 +169,8 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool =
 
 def shortened(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of an arm with fewer steps, if it has steps of its own."""
-    return settings | {name: settings[name] // QUICK_FACTOR for name in STEPS if name in settings}
+    least = {name: int(name.endswith(".steps")) for name in STEPS if name in settings}
+    return settings | {name: max(settings[name] // QUICK_FACTOR, few) for name, few in least.items()}
 
 
 def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:

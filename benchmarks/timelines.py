@@ -124,7 +124,7 @@ def score(run: Path, part: Path, recordings: dict[Path, Segments], fps: int, *op
         predicted += line_of(found, frames, fps)
     counts = Counter(truth)
     hits = Counter(a for a, b in zip(truth, predicted, strict=True) if a == b)
-    keys = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5", "event_f1")
+    keys = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5")
     return {key: document[key] for key in keys} | {
         "mean_class_accuracy": round(100 * float(np.mean([hits[name] / counts[name] for name in counts])), 2),
         "always_the_most_frequent": round(100 * max(counts.values()) / len(truth), 2),

@@ -35,15 +35,14 @@ from everest.config.recipe import load_recipe
 from everest.inference.model import encode
 from everest.models.of_recipe import pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.attentive import attentive
 from everest.probes.baselines import difference_image
-from everest.probes.list_probe import numbered, precision_of_nearest
-from everest.probes.probe_heads import linear, nearest_neighbors
+from everest.probes.classifiers import attentive, linear, nearest_neighbors
+from everest.probes.measures import numbered, precision_of_nearest
 
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
 BASE: Final = (
-    *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]", "data.cache=memory"),
+    *("data.size=64", "data.channels=1", "data.mean=[0.45]", "data.std=[0.225]", "data.cache=disk"),
     *("model.tubelet=[4,8,8]", "model.positions=separable", "model.input=differences"),
     *("train.precision=fp32", "train.workers=1", "pretrain.stride=2", "finetune.stride=2"),
     *("pretrain.steps=600", "pretrain.warmup_steps=60", "pretrain.batch_size=48", "pretrain.base_lr=0.0053"),
@@ -142,9 +141,9 @@ def measured(
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {
-        "linear": linear(*of_known, seed=seed)[0],
-        "knn": nearest_neighbors(*of_known)[0],
-        "nearest": nearest_neighbors(*of_known, neighbors=1)[0],  # in no table: most arms are without it
+        "linear": linear(*of_known, seed=seed),
+        "knn": nearest_neighbors(*of_known),
+        "nearest": nearest_neighbors(*of_known, neighbors=1),  # in no table: most arms are without it
     }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = precision_of_nearest(
@@ -154,7 +153,7 @@ def measured(
     assert near is not None
     few = []
     for drawn in few_of_each(np.flatnonzero(known), labels, seed):
-        answer, _ = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
+        answer = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
         few.append(accuracy(answer, labels[held_out]))
     return {**found, "retrieval": near, "few": float(np.mean(few))}
 
@@ -178,7 +177,7 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
         tokens = tokens_of(model, pixels)  # (N, K, D)
         result[name] = measured(tokens.mean(axis=1), rows, held_out, unit)
         labels = np.array([label for _, label, _ in rows])
-        answers, _ = attentive(
+        answers = attentive(
             *(tokens[~held_out], labels[~held_out], tokens[held_out], Head(outputs=int(labels.max()) + 1)),
             heads=model.encoder.num_heads,
             seed=unit,

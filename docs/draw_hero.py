@@ -13,9 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from everest.figures.legend import legend_of, view_title
 from everest.figures.masks import view_masks
-from everest.figures.pictures import draw_rows, rows_of
+from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8
@@ -121,13 +120,8 @@ def main() -> None:
     views = view_masks(street_clip(), [(selector.strategy, selector)], model=None, seed=0)
     frames, kept, importance = rows_of(views)
     path = Path(__file__).with_name("hero.png")
-    draw_rows(
-        path,
-        [frames, importance, kept],
-        slices=views[0].grid.t,
-        title=view_title(views[0]),
-        legend=legend_of(views, numbered=False),
-    )
+    rows = [frames, importance, kept]
+    draw_rows(path, rows, slices=views[0].grid.t, title=view_title(views[0]))
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

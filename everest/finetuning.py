@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -28,8 +28,7 @@ from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.sample import ListSize
-from everest.metrics.calibration import calibrate
-from everest.metrics.metrics import chance_of, loss_of_guessing, majority_top1, mean_loss, measure
+from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -154,7 +153,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
     """Measure one center view of every validation video, log it, and keep new best weights."""
     training, model = stage.training, stage.model
     plan, step = training.plan, training.steps_done
-    (predictions,) = evaluate_views(
+    predictions = evaluate_views(
         model, clips, training.accelerator, settings=training.settings, report=silent
     )
     training.model.train()
@@ -168,8 +167,8 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
         )
     row = {"step": step, **_validation_row(predictions)}
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
-        chosen = {name: asdict(calibration) for name, calibration in calibrate(predictions).items()}
-        settings = {"calibration": chosen} if chosen else {}
+        thresholds = thresholds_of(predictions)
+        settings = {"thresholds": thresholds} if thresholds else {}
         training.state.save_weights(training.run.best, step, settings)
     training.log(row)
     event = {
@@ -180,7 +179,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
         "train_loss": validations.train_loss,
         "metric": validations.metric,
         "chance": chance_of(validations.metric, model.heads, predictions.labels),
-        "majority": majority_top1(model.heads, predictions.labels),
+        "majority": chance_of("majority_top1", model.heads, predictions.labels),
         "best": validations.best_value,
         "best_step": (validations.best or row)["step"],
     }
@@ -234,7 +233,7 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
     metric, labels = METRICS[validations.metric], [sample.labels for sample in clips.samples]
     size = ListSize.of(clips.samples)
     chance, reference = chance_of(validations.metric, heads, labels), "chance"
-    majority = majority_top1(heads, labels)
+    majority = chance_of("majority_top1", heads, labels)
     if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
         chance, reference = majority, "most frequent class"
     shown = "" if chance is None else f"; {reference} {as_text(metric, chance)}"

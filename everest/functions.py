@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import DataError, unknown_name
-from everest.evaluation.evaluation import EvaluationOptions, evaluate_classifier
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference import predictions, timeline
 from everest.inference.bouts import BoutRules
 from everest.inference.features import LEVELS
@@ -46,7 +46,6 @@ def predict(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
-    calibrated: bool = False,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
@@ -60,7 +59,6 @@ def predict(
         batch: videos in one forward pass.
         workers: processes that read videos.
         precision: auto, fp32, bf16 or fp16; None: as trained.
-        calibrated: divide the logits by the temperature that fine-tuning chose on data.val.
         report: receives the progress and notices (everest.system.events).
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
@@ -72,9 +70,7 @@ def predict(
         RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only;
             `top` or `batch` is below 1.
     """
-    opened = OpenedModel.of(
-        model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
-    )
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     return predictions.predict(
         opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
     )
@@ -205,7 +201,6 @@ def evaluate(
     test: str | None = None,
     clips: int | None = None,
     crops: int | None = None,
-    keep: Sequence[float] = (),
     predictions: str | Path | None = None,
     page: str | Path | None = None,
     overwrite: bool = False,
@@ -219,7 +214,6 @@ def evaluate(
         data: the folder of the list and the videos; None: that of the model's recipe.
         test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
         clips, crops: views of a video; None: as in the recipe.
-        keep: further keep ratios to evaluate with; the result has a row for each under `sweep`.
         predictions: a CSV file to write, one row a video.
         page: a folder to write a page with figures to.
         overwrite: replace these files.
@@ -230,7 +224,7 @@ def evaluate(
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
-        RecipeError: a keep ratio that leaves no token, or an output file exists already.
+        RecipeError: an output file exists already.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
     model, recipe = opened.classifier, opened.recipe
@@ -241,15 +235,14 @@ def evaluate(
         train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
     )
     spec = classifier_spec(recipe, model.heads)
-    options = EvaluationOptions(
+    files = EvaluationFiles(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
-        keeps=tuple(keep),
         overwrite=overwrite,
     )
     if opened.accelerator.is_main_process:
-        options.check(model.file)
-    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, options=options)
+        files.check(model.file)
+    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, files=files)
 
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:

@@ -27,7 +27,7 @@ from everest.system.run_folder import Row
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, frozen
 # networks, and figures.
 if TYPE_CHECKING:
-    from everest.probes.probing import Prober
+    from everest.probes.during_training import Prober
 
 # Our choice: as many steps in a row with projections that spread less (everest.models.views).
 COLLAPSED_STEPS: Final = 50
@@ -76,7 +76,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if not probes:
         return Pretraining(training=training, prober=None)
 
-    from everest.probes.probing import Prober
+    from everest.probes.during_training import Prober
 
     return Pretraining(training=training, prober=Prober(training, recipe, spec))
 
@@ -147,9 +147,6 @@ def pretrain(stage: Pretraining) -> None:
             training.save_if_due()
             training.stop_if_asked()
     _summarize(stage)
-    probed = None if prober is None else prober.summary()
-    if probed is not None:
-        training.notice(probed)
 
 
 def _summarize(stage: Pretraining) -> None:

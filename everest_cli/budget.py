@@ -10,7 +10,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json
 
 if TYPE_CHECKING:
     from everest.metrics.budget import Bouts
@@ -53,7 +53,7 @@ def budget(
 
     from everest.errors import DataError, first_names
     from everest.inference.truth import read_drawn_length, read_timelines, read_truth
-    from everest.metrics.budget import counted_bouts, time_budget
+    from everest.metrics.budget import time_budget
     from everest_cli.prediction_text import budget_text
 
     if draw is None and checked is None:
@@ -67,10 +67,9 @@ def budget(
         if unknown:
             names = f"{first_names(unknown)}; use the names that --draw wrote"
             raise DataError(f"{checked}: not in the timeline: {names}")
-        named = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
-        of_person, notices = counted_bouts(extents, named)
-        for text in notices:
-            say(text)
+        of_person = {
+            video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents
+        }
         seconds = read_drawn_length(checked)
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,7 +13,12 @@ from everest_cli import options as o
 from everest_cli.option_values import read_size
 from everest_cli.output import print_json, say
 
-MOST_NAMES = 20  # of classes that a report lists
+MOST_NAMES: Final = 20  # of classes that a report lists
+FATES: Final = {
+    "missing": "not in the file, starting fresh",
+    "unexpected": "left out, not part of the model",
+    "without_effect": "left out, without effect",
+}
 
 
 def convert(
@@ -87,14 +92,15 @@ def convert(
     foreign = read_foreign(path)
     if inspect or out is None:
         document = describe(foreign, identify(foreign, hints))
-        print_json(document) if as_json else _print_lines(document)
+        print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
         return
     names = None if classes is None else read_class_names(classes)
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(foreign, conversion.identity), "written": str(out)}
     if not quiet:
-        _report(document)
+        for line in _lines(document):
+            say(line)
     print_json(document) if as_json else typer.echo(out)
 
 
@@ -141,49 +147,26 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
         "step": weights.step,
         "origin": weights.origin,
     }
-    print_json(document) if as_json else _print_lines(document)
+    print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
     return True
 
 
-def _print_lines(document: dict[str, Any]) -> None:
-    """Print a line per known property; long lists of names by group."""
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    """Yield a line per known property; long lists of names by group."""
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
-        if value is None or value == []:
+        if name == "licence":
+            yield f"license: {value or 'not stated; see its source'}"
+        elif value is None or value == []:
             continue
-        if name in ("missing", "unexpected", "without_effect"):
-            value = f"{len(value)} ({', '.join(grouped(value))})"
+        elif name in FATES:
+            yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
-            value = first_names(value, MOST_NAMES)
-        elif name == "origin":  # the file, and the files that it started from
-            value = " from ".join(_files(value))
+            yield f"classes: {first_names(value, MOST_NAMES)}"
         elif isinstance(value, dict):
-            value = ", ".join(f"{key} {part}" for key, part in value.items())
+            yield f"{name}: {', '.join(f'{key} {part}' for key, part in value.items())}"
         elif isinstance(value, list):
-            value = "; ".join(value) if name == "notes" else " x ".join(map(str, value))
-        typer.echo(f"{name.replace('_', ' ')}: {value}")
-
-
-def _files(origin: dict[str, Any] | None) -> Iterator[str]:
-    """Yield the weights that weights started from, then the ones that these started from, and so on."""
-    while isinstance(origin, dict):
-        yield str(origin.get("file") or origin.get("family", "unknown"))
-        origin = origin.get("origin")
-
-
-def _report(document: dict[str, Any]) -> None:
-    """Print to stderr which tensors were used."""
-    from everest.foreign.convert import grouped
-
-    say(f"{document['family']} {document['stage']}, {document['backbone']}: {document['used']} tensors used")
-    for name, fate in (
-        ("without_effect", "left out, without effect"),
-        ("missing", "not in the file, starting fresh"),
-        ("unexpected", "left out, not part of the model"),
-    ):
-        if document[name]:
-            say(f"{len(document[name])} {fate}: {', '.join(grouped(document[name]))}")
-    for note in document["notes"]:
-        say(note)
-    say(f"license: {document['licence'] or 'not stated; see its source'}")
+            yield f"{name}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
+        else:
+            yield f"{name.replace('_', ' ')}: {value}"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import print_json
-
-if TYPE_CHECKING:
-    from everest.profiling.machine_checks import CheckResult
 
 
 def doctor(as_json: o.AsJson = False) -> None:
@@ -19,8 +15,7 @@ def doctor(as_json: o.AsJson = False) -> None:
 
     Example: everest doctor
     """
-    from everest.profiling.doctor import run_checks
-    from everest.profiling.machine_checks import verdict
+    from everest.profiling.doctor import run_checks, verdict
 
     results = run_checks()
     healthy = all(result.state != "broken" for result in results)
@@ -28,16 +23,11 @@ def doctor(as_json: o.AsJson = False) -> None:
         findings = [asdict(result) for result in results]
         print_json({"healthy": healthy, "verdict": verdict(results), "findings": findings})
     else:
-        _print_table(results)
+        widest = max(len(result.name) for result in results)
+        for result in results:
+            typer.echo(f"{result.state:<8} {result.name:<{widest}} {result.found}")
+            if result.fix is not None:
+                typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")
         typer.echo(verdict(results))
     if not healthy:
         raise typer.Exit(5)
-
-
-def _print_table(results: list[CheckResult]) -> None:
-    """Print a line per check, and below it the fix."""
-    widest = max(len(result.name) for result in results)
-    for result in results:
-        typer.echo(f"{result.state:<8} {result.name:<{widest}} {result.found}")
-        if result.fix is not None:
-            typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")

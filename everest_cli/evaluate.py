@@ -12,7 +12,6 @@ from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli import training_command
 from everest_cli.option_groups import LabeledListOptions, grouped
-from everest_cli.option_values import read_shares
 from everest_cli.output import Display, print_json
 
 
@@ -25,15 +24,6 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into a folder.")
     ] = None,
-    keep: Annotated[
-        str | None, typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well.")
-    ] = None,
-    interval: Annotated[
-        bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
-    ] = True,
-    retrieval: Annotated[
-        bool, typer.Option("--retrieval", help="Compare each video with the nearest ones of other groups.")
-    ] = False,
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
@@ -48,7 +38,6 @@ def evaluate(
     from everest.config.merge import read_overrides
     from everest.system.run_folder import RECIPE
 
-    keeps = read_shares(keep) if keep is not None else ()
     weights, recipe = run.find()
     selects = any(
         key[:2] == ("finetune", "selection")
@@ -58,8 +47,6 @@ def evaluate(
 
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
-            "--keep": keeps,
-            "--retrieval": retrieval,
             "--set finetune.selection": selects,
             "--precision": run.precision is not None,
             "--which": run.which is not None,
@@ -73,17 +60,10 @@ def evaluate(
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)
 
-    from everest.evaluation.evaluation import EvaluationOptions, evaluate
+    from everest.evaluation.evaluation import EvaluationFiles, evaluate
     from everest.system.accelerator import make_accelerator
 
-    options = EvaluationOptions(
-        predictions=predictions,
-        page=report,
-        keeps=keeps,
-        overwrite=overwrite,
-        intervals=interval,
-        retrieval=retrieval,
-    )
+    files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
     with Display(quiet=run.quiet or not is_main()) as display:
         result = evaluate(
@@ -91,7 +71,7 @@ def evaluate(
             weights,
             accelerator,
             report=display.report,
-            options=options,
+            files=files,
             saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
         )
     accelerator.end_training()
@@ -103,24 +83,14 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.evaluation.metric_text import (
-        fact_rows,
-        metric_rows,
-        nearest_texts,
-        sweep_table,
-        views_text,
-    )
+    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 
-    tables = [
+    console = Console(soft_wrap=True)
+    for columns, rows in (
         ((views_text(result), "value", "95 % interval", "chance"), metric_rows(result)),
         (("", ""), fact_rows(result)),
-        *([sweep_table(result["sweep"])] if "sweep" in result else []),
-    ]
-    console = Console(soft_wrap=True)
-    for columns, rows in tables:
+    ):
         table = Table(*columns, show_header=any(columns))
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False, highlight=False)
-    for text in nearest_texts(result.get("nearest", {"": result})):
-        typer.echo(text)

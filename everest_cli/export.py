@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from everest.checkpoints.graph import Graph
-    from everest.checkpoints.load import LoadedModel
 
 
 Format = Literal["hf", "onnx", "torch"]  # the program that reads the export
@@ -50,7 +49,6 @@ def export(
         typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
     ] = False,
     evaluation: o.Evaluation = None,
-    license_name: o.License = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -60,8 +58,7 @@ def export(
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
-    _check_precision(to, precision, calibrate)
+    _check(out, to, keep=keep, uint8=uint8, precision=precision, calibrate=calibrate, overwrite=overwrite)
     if data is not None and calibrate is None:
         raise RecipeError("--data: has no effect without --calibrate LIST, whose videos it has")
 
@@ -77,24 +74,22 @@ def export(
         from everest.checkpoints.transformers import write_folder
         from everest.system.run_folder import WEIGHTS
 
-        card = model_card(opened, evaluation=measured, license_name=license_name, file=WEIGHTS)
+        card = model_card(opened, evaluation=measured, file=WEIGHTS)
         written = write_folder(out, opened, card=card)
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}
     else:
         from everest.checkpoints.graph import exportable
+        from everest.checkpoints.graph_files import calibration_clips
+        from everest.lists.inputs import named_samples
 
         clips = []
         if calibrate is not None:
-            from everest.checkpoints.graph_files import calibration_clips
-            from everest.lists.inputs import named_samples
-
             samples = named_samples([calibrate], root=data)
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
         exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
-        of_graph = replace(opened, spec=exported.spec)
-        card = model_card(of_graph, evaluation=measured, license_name=license_name, file=out.name)
-        document = _write_graph(opened, out, clips, exported, to=to, keep=keep)
+        card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
+        document = _write_graph(out, exported, clips, to)
         write_text(_card_of(out), card)
     if not quiet:
         on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
@@ -104,17 +99,32 @@ def export(
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
 
 
-def _check_out(out: Path, to: Format, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
-    """Check early that the output can be written at the end."""
+def _check(
+    out: Path,
+    to: Format,
+    *,
+    keep: float | None,
+    uint8: bool,
+    precision: GraphPrecision,
+    calibrate: Path | None,
+    overwrite: bool,
+) -> None:
+    """Check early that the options fit, and that the output can be written at the end."""
     from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
         read_shares(str(keep))
+    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
+        raise RecipeError(
+            "--precision int8 needs --to onnx and --calibrate LIST, with typical videos; "
+            "without it, leave --calibrate out"
+        )
     if to == "hf":
-        if uint8:
-            raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
-        if keep not in (None, 1):
-            raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
+        if uint8 or keep not in (None, 1):
+            raise RecipeError(
+                "--to hf: transformers normalizes frames itself and encodes all tokens; use --uint8 and "
+                "--keep with --to onnx or --to torch"
+            )
         check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:
@@ -128,45 +138,21 @@ def _card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.CARD.md")
 
 
-def _check_precision(to: Format, precision: GraphPrecision, calibrate: Path | None) -> None:
-    if precision == "int8" and to != "onnx":
-        raise RecipeError("--precision int8: needs ONNX; add --to onnx")
-    if precision == "int8" and calibrate is None:
-        raise RecipeError(
-            "--precision int8: needs the range of each value; name typical videos with --calibrate LIST, "
-            "such as the list of training"
-        )
-    if precision == "fp32" and calibrate is not None:
-        raise RecipeError("--calibrate: has no effect with --precision fp32; use int8")
-
-
-def _write_graph(
-    opened: LoadedModel,
-    out: Path,
-    clips: list[Tensor],
-    exported: Graph,
-    *,
-    to: Format,
-    keep: float | None,
-) -> dict[str, Any]:
+def _write_graph(out: Path, exported: Graph, clips: list[Tensor], to: Format) -> dict[str, Any]:
     """Write an ONNX file or a program of torch; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph_files import write_onnx, write_program
 
-    precision = exported.precision
-    outputs = ", ".join(exported.outputs)
-    notes = [f"frames ({exported.layout}) to {outputs}"]
+    notes = [f"frames ({exported.layout}) to {', '.join(exported.outputs)}"]
     document: dict[str, Any] = {"written": [str(out), str(_card_of(out))]}
     if to == "onnx":
-        inputs = [exported.input(pixels) for pixels in clips]
-        found = write_onnx(out, exported, calibration=inputs)
-        document |= {"precision": precision, "difference": found.largest}
-        if precision == "int8":
+        found = write_onnx(out, exported, calibration=[exported.input(pixels) for pixels in clips])
+        document |= {"precision": exported.precision, "difference": found.largest}
+        if exported.precision == "int8":
             document["relative_difference"] = found.relative
             notes.append(
-                f"int8: the same tokens are kept; the outputs differ by {100 * found.relative:.2g} % "
-                "of their standard deviation over the clips (root mean square); everest eval measures the "
-                "accuracy"
+                f"int8: the outputs differ by {100 * found.relative:.2g} % of their standard deviation; "
+                "everest eval measures the accuracy"
             )
     else:
         document["difference"] = write_program(out, exported)

@@ -93,12 +93,11 @@ class ModelOptions:
         """The files that an output must not replace."""
         return [Path(self.recipe)] if self.recipe else []
 
-    def open(self, *, views: int | None = None, calibrated: bool = False) -> OpenedModel:
+    def open(self, *, views: int | None = None) -> OpenedModel:
         """Open the model on its device.
 
         Args:
             views: clips and crops of a video, if the options leave them out; None: as in the evaluation.
-            calibrated: divide logits by the temperature that fine-tuning chose.
         """
         from everest.checkpoints.load import find_weights
         from everest.inference.model import OpenedModel
@@ -111,7 +110,6 @@ class ModelOptions:
             keep=self.keep,
             precision=self.precision,
             cpu=is_on_cpu(self.gpus),
-            calibrated=calibrated,
             notify=say,
         )
 

@@ -148,10 +148,6 @@ Evaluation = Annotated[
     Path | None,
     typer.Option("--evaluation", metavar="F", help="Output of everest eval --json, for the model card."),
 ]
-License = Annotated[
-    str | None,
-    typer.Option("--license", metavar="NAME", help="License of the weights, as the hub names it: cc-by-4.0."),
-]
 Clips = Annotated[
     int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's evaluation].")
 ]

@@ -45,7 +45,7 @@ def print_json(document: Any) -> None:
 
 
 def print_rich(renderable: RenderableType) -> None:
-    """Print a table or a tree on stdout; without a terminal, rows stay on one line."""
+    """Print a table on stdout; without a terminal, rows stay on one line."""
     from rich.console import Console
 
     console = Console()
@@ -123,13 +123,12 @@ def probe_line(event: dict[str, Any]) -> str:
 
 
 def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
-    """A probe with its first value and that of the difference image; None if it is not measured."""
+    """A probe with its first value; None if it is not measured."""
     value = event[f"probe_{key}"]
     if value is None:
         return None
-    others = {"at the start": event["first"][f"probe_{key}"], "difference image": event[f"difference_{key}"]}
-    text = ", ".join(f"{name} {other:.1f} %" for name, other in others.items() if other is not None)
-    return f"{title} {value:.1f} %{f' ({text})' if text else ''}"
+    first = event["first"][f"probe_{key}"]
+    return f"{title} {value:.1f} %{'' if first is None else f' (at the start {first:.1f} %)'}"
 
 
 class Display:

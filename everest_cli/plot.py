@@ -25,9 +25,8 @@ def plot(
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """
-    from everest.figures.curves import draw_curves
+    from everest.figures.curves import draw_curves, read_curves
     from everest.figures.drawing import check_target
-    from everest.figures.run_curves import read_curves
 
     check_target(out, option="--output", overwrite=overwrite)
     draw_curves(out, read_curves(runs, x=x), x=x)

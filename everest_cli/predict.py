@@ -30,9 +30,6 @@ def predict(
     ] = None,
     output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
-    calibrated: Annotated[
-        bool, typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose.")
-    ] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Predict the most likely classes or the numbers of videos, or of every window of long ones.
@@ -58,7 +55,7 @@ def predict(
     from everest.inference.truth import check_classes, check_scored, read_truth, score_timelines
 
     rules = of_timeline.rules()
-    opened = model.open(views=1 if timeline else None, calibrated=calibrated)
+    opened = model.open(views=1 if timeline else None)
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     check_options(
         classes.heads,
@@ -94,9 +91,7 @@ def predict(
                 opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
             )
         if truth is not None:
-            scores = score_timelines(
-                samples, rows, true_bouts, tolerance=of_timeline.tolerance, report=display.report
-            )
+            scores = score_timelines(samples, rows, true_bouts, report=display.report)
     for row in rows:
         found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
         if found and rules.background is not None and all(bout["label"] is None for bout in found):

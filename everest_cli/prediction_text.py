@@ -60,12 +60,11 @@ def as_table(rows: Rows) -> str:
 
 def scores_text(scores: dict[str, Any]) -> str:
     """The metrics of timelines in percent, and a line per class."""
-    collar = f"event F1 ({scores['tolerance']:g} s)"
     titles = {
         **{"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"},
         "edit": "edit score",
         **{f"f1@{k}": f"F1@{k}" for k in (10, 25, 50)},
-        **{"map@0.5": "mAP@0.5", "event_f1": collar},
+        "map@0.5": "mAP@0.5",
     }
     lines = [
         "",
@@ -73,11 +72,11 @@ def scores_text(scores: dict[str, Any]) -> str:
         *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items()),
     ]
     width = max([len(entry["name"]) for entry in scores["classes"]] + [5])
-    columns = ("frame F1", "AP@0.5", "event F1", "true bouts", "predicted", "true s", "predicted s")
+    columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
     lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
     for entry in scores["classes"]:
         amounts = [entry[of][what] for what in ("bouts", "seconds") for of in ("truth", "predicted")]
-        cells = [*(_cell(entry[key]) for key in ("f1", "ap@0.5", "event_f1")), *(f"{n:g}" for n in amounts)]
+        cells = [*(_cell(entry[key]) for key in ("f1", "ap@0.5")), *(f"{n:g}" for n in amounts)]
         lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from everest.annotations.bout import BACKGROUND
 from everest_cli import options as o
 from everest_cli.option_values import Task
 from everest_cli.output import Display, print_json, say
@@ -34,15 +34,6 @@ def windows(
         Literal["uniform", "activity"],
         typer.Option("--by", help="Spread evenly, or mostly where the video's packets are large."),
     ] = "uniform",
-    per_video: Annotated[
-        int | None,
-        typer.Option(
-            "--per-video",
-            metavar="N",
-            min=1,
-            help="Most windows of a video [by activity: twice its even share].",
-        ),
-    ] = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(
@@ -53,9 +44,6 @@ def windows(
     task: Annotated[
         Task | None, typer.Option("--task", help="Of the labels [multi-label if classes overlap].")
     ] = None,
-    background: Annotated[
-        str, typer.Option("--background", metavar="NAME", help="The class of windows without any.")
-    ] = BACKGROUND,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
@@ -64,51 +52,48 @@ def windows(
 ) -> None:
     """Write a list of windows of long videos, which every stage reads; intact files are not decoded.
 
-    A killed call resumes when the same command is repeated.
-
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.errors import RecipeError
     from everest.footage.labeled_list import Labeling
-    from everest.footage.measures import WindowSettings
-    from everest.footage.windows import write_windows
+    from everest.footage.windows import WindowSettings, write_windows
     from everest.lists.inputs import named_samples
-    from everest.system.files import check_writable, refuse_inputs
+    from everest.system.files import refuse_inputs
     from everest.system.text import counted
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both state the number of windows; use one of them")
     if hours is not None and not hours <= MOST_HOURS:
         raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
-    if not labels and (fps or task or background != BACKGROUND):
-        raise RecipeError("--fps, --task and --background belong to --labels")
+    if not labels and (fps or task):
+        raise RecipeError("--fps and --task belong to --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,
         by=by,
         count=count if hours is None else int(hours * 3600 / seconds),
-        cap=per_video,
         seed=seed,
     )
     labeling = None
     if labels:
-        labeling = Labeling(files=tuple(labels), fps=fps, task=task, background=background)
+        labeling = Labeling(files=tuple(labels), fps=fps, task=task)
     samples = named_samples(sources, root=data)
     refuse_inputs(
         output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"
     )
-    check_writable(output)  # first: a folder has no journal next to it
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
         )
-    print_json(result.to_dict()) if as_json else typer.echo(output)
+    document = asdict(result)
+    document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
+    print_json(document) if as_json else typer.echo(output)
     if not quiet:
         numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
         say(f"{numbers}, {result.hours:.2f} hours")
         if result.labeled is not None:
             _show_labels(output, result.labeled)
-    if result.problems.failed or result.problems.damaged:
+    if result.failed or result.damaged:
         raise typer.Exit(4)
 
 

@@ -45,7 +45,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.evaluation.metric_text import as_text, nearest_texts, useless_texts
+    from everest.evaluation.metric_text import as_text, nearest_texts
     from everest.metrics.names import METRICS
 
     console, tables = Console(soft_wrap=True), {}
@@ -62,7 +62,7 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(f"{head} {name}".strip(), *(as_text(METRICS[m], row.get(m)) for m in metrics))
     for table in tables.values():
         console.print(table, markup=False, highlight=False)
-    for text in (*useless_texts(by_head), *nearest_texts(by_head)):
+    for text in nearest_texts(by_head):
         typer.echo(text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, unknown_name
 from everest_cli import options as o
 from everest_cli.option_groups import is_on_cpu
 from everest_cli.option_values import read_size
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json
+from everest_cli.profile_latency import print_latency
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -78,28 +80,14 @@ def profile(
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
-    other_options = (
-        *(backbone, method, recipe, frames, size, keep, overrides),
-        *(data, comparing, measured, videos, epochs, gpu),
-    )
     if (checkpoint is None) == latency:
         raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
-    notices = {
-        "with --latency only --checkpoint, --data, --gpus and --json have an effect": latency
-        and (paper or batch or any(value for value in other_options if value is not data)),
-        "with --paper no other option but --json has an effect": paper and any(other_options),
-        "--recipe has no effect on --compare, which shows the methods' own": recipe and comparing,
-        "--batch has no effect without --measure or --data": batch and not (measured or data or latency),
-        "--gpus has no effect without --measure, --data or --latency": gpus != "auto"
-        and not (measured or data or latency),
-    }
-    for text in (text for text, holds in notices.items() if holds):
-        say(text)
-
+    if method is not None and recipe is not None:
+        raise RecipeError("--method and --recipe both name a recipe: leave one out")
+    if gpu is None and (videos is not None or epochs is not None):
+        raise RecipeError("--videos and --epochs plan a run on a GPU: add --gpu")
     if checkpoint is not None:
-        from everest_cli.profile_latency import print_latency
-
-        print_latency(checkpoint, data, gpus=gpus, as_json=as_json, quiet=quiet)
+        print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json, quiet=quiet)
         return
     if recipe is not None:
         from everest.config.recipe_files import find_recipe, with_bases
@@ -115,67 +103,56 @@ def profile(
         print_json(rows) if as_json else print_paper(rows)
         return
 
-    from everest.profiling.planner import gpu_to_plan, plan_pretraining
+    from everest.profiling.planner import plan_pretraining
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
 
-    planned = gpu_to_plan(gpu, videos=videos, epochs=epochs)
-
-    from everest.profiling.choices import ProfileOverrides, compare, recipe_of_method
-    from everest.profiling.profile import profile
-
-    if method is not None and recipe is not None:
-        raise RecipeError("--method and --recipe both name a recipe: leave one out")
+    method = (method or "everest").replace("_", "-")
+    if method not in METHODS:
+        raise unknown_name("--method", method, METHODS)
+    overrides = overrides or []
     if data is not None:
-        overrides = [*(overrides or ()), f"data.root={json.dumps(str(data.resolve()))}"]
-    changes = ProfileOverrides(
+        overrides = [*overrides, f"data.root={json.dumps(str(data.resolve()))}"]
+    changed = partial(
+        changed_recipe,
         backbone=backbone,
         frames=frames,
         size=None if size is None else read_size(size),
         keep=keep,
-        others=tuple(overrides or ()),
+        overrides=overrides,
     )
-    profiled = changes.applied(recipe or recipe_of_method(method or "everest"))
+    profiled = changed(recipe or METHODS[method])
+    if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
+        raise RecipeError(f"--keep: {profiled.pretrain.selection.strategy} keeps no tokens by importance")
     if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
         from everest.engine.tokenizer_first import with_absolute_paths
 
         profiled = with_absolute_paths(profiled)
-    unused = changes.unused(profiled)
-    if unused is not None:
-        say(unused)
-    loaded: list[TrainingStage] = []  # found before anything is measured
-    if data is not None:
-        from everest.profiling.loading import readable_stages
-
-        loaded = readable_stages(profiled, notify=say)
-    document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
-    if planned is not None and videos is not None:
-        document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
-    on_cpu = is_on_cpu(gpus)
+    document: dict[str, Any] = {**profile(profiled), "compare": []}
+    if comparing:
+        document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
+    if gpu is not None:
+        document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
-        _add_measurements(document, profiled, batch, loaded, on_cpu=on_cpu, quiet=quiet)
+        _add_measurements(document, profiled, batch, loads=data is not None, cpu=is_on_cpu(gpus))
     print_json(document) if as_json else print_profile(document)
 
 
 def _add_measurements(
-    document: dict[str, Any],
-    recipe: Recipe,
-    batch: int | None,
-    loaded: list[TrainingStage],
-    *,
-    on_cpu: bool,
-    quiet: bool,
+    document: dict[str, Any], recipe: Recipe, batch: int | None, *, loads: bool, cpu: bool
 ) -> None:
-    """Measure the steps of all stages, and the loader of the stages in `loaded`."""
-    from everest.profiling.loading import measure_loading
+    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos."""
+    from everest.profiling.loading import measure_loading, stage_clips
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
 
+    loading: tuple[TrainingStage, ...] = ()
+    if loads:
+        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+    for stage in loading:  # missing videos are reported before anything is measured
+        stage_clips(recipe, stage)
     for stage in STAGES:
-        if not quiet:
-            say(f"measuring {stage}")
-        document["stages"][stage]["measured"] = measure(recipe, stage, batch=batch, cpu=on_cpu)
-    for stage in loaded:
-        if not quiet:
-            say(f"measuring the videos of {stage}")
+        document["stages"][stage]["measured"] = measure(recipe, stage, batch=batch, cpu=cpu)
+    for stage in loading:
         step = document["stages"][stage]["measured"]
         document["stages"][stage]["loading"] = measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]

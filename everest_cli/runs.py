@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich, print_table, say
+from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from everest.engine.listing import Ancestor, RunSummary
+    from everest.engine.listing import RunSummary
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
@@ -22,9 +20,6 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look, at any depth.")] = Path(
         "runs"
     ),
-    tree: Annotated[
-        bool, typer.Option("--tree", help="Under the weights that each run started from.")
-    ] = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.")] = False,
 ) -> None:
@@ -46,49 +41,8 @@ def runs(
         print_json([asdict(run) for run in summaries])
     elif quiet:
         typer.echo("".join(f"{run.path}\n" for run in summaries), nl=False)
-    elif tree:
-        _print_tree(summaries)
     elif summaries:
         _print_table(summaries)
-
-
-def _print_tree(summaries: list[RunSummary]) -> None:
-    """Print every run under the weights that it started from, and so on up to the first."""
-    from rich.text import Text
-    from rich.tree import Tree
-
-    listed = {str(Path(run.path).resolve()): run for run in summaries}
-    root = Tree("")
-    nodes: dict[str, Tree] = {}  # by run folder, or by the file of weights of no listed run
-
-    def node(file: str, label: str, ancestors: Sequence[Ancestor], below: frozenset[str]) -> Tree:
-        key = _key(file, listed)
-        if key in listed:  # its own files are newer than the files of runs that started from it
-            label, ancestors = _in_a_line(listed[key]), listed[key].origins
-        if key not in nodes:
-            parent, below = root, below | {key}
-            if ancestors and _key(ancestors[0].file, listed) not in below:  # not a circle
-                parent = node(ancestors[0].file, _weights_line(ancestors[0]), ancestors[1:], below)
-            nodes[key] = parent.add(Text(label))
-        return nodes[key]
-
-    for path, run in listed.items():
-        node(str(Path(path) / WEIGHTS), "", run.origins, frozenset())
-    for tree in root.children:
-        print_rich(tree)
-
-
-def _key(file: str, listed: Mapping[str, RunSummary]) -> str:
-    """The run folder that the weights `file` is in, if it is listed, else the file."""
-    run = str(Path(file).parent)
-    return run if run in listed else file
-
-
-def _in_a_line(run: RunSummary) -> str:
-    step = "" if run.step is None else f", step {run.step}/{'?' if run.steps is None else run.steps}"
-    validated = _best(run)
-    accuracy = f", val {validated}" if validated else ""
-    return f"{run.path}: {run.command or '?'} {run.recipe or '?'}, {run.state}{step}{accuracy}"
 
 
 def _best(run: RunSummary) -> str:
@@ -100,11 +54,6 @@ def _best(run: RunSummary) -> str:
         return ""
     metric = METRICS[run.best_metric]
     return f"{metric.short or metric.title} {as_text(metric, run.best_value)}"
-
-
-def _weights_line(weights: Ancestor) -> str:
-    made_by = "" if weights.recipe is None else f": {weights.recipe}"
-    return f"{weights.file}{made_by}{'' if weights.step is None else f', step {weights.step}'}"
 
 
 def _print_table(summaries: list[RunSummary]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.option_groups import WriterOptions, grouped
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json
 
 
 @grouped
@@ -19,11 +19,10 @@ def search(
         typer.Argument(metavar="QUERY…", help="A video, a moment (video.mp4@12.5), or a name in F."),
     ],
     features: Annotated[
-        Path, typer.Option("--features", metavar="F", help="A file of everest extract --features video.")
+        Path, typer.Option("--features", metavar="F", help="A .safetensors file of everest extract.")
     ],
     writer: WriterOptions,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
-    own: Annotated[bool, typer.Option("--own", help="Also search in the query's video.")] = False,
     page: Annotated[
         Path | None,
         typer.Option("--page", metavar="F", help="Also write a page with the clips of the results."),
@@ -38,17 +37,17 @@ def search(
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, similarity_texts, to_dict
+    from everest.search.neighbors import nearest, to_dict
     from everest.search.queries import read_query
     from everest.system.files import check_new_file, refuse_inputs
 
     file = read_feature_file(features)
     if page is not None:
-        refuse_inputs(page, [features, *map(Path, queries), *file.files], option="--page")
+        refuse_inputs(page, [features, *map(Path, queries), *map(Path, file.files)], option="--page")
         check_new_file(page, option="--page", overwrite=overwrite)
     model = writer.open(views=None if file.window is None else 1)
-    starts = [read_query(text, file, model) for text in queries]
-    results = [(query, nearest(file, query, top=top, own=own)) for query in starts]
+    found = [read_query(text, file, model) for text in queries]
+    results = [(query, nearest(file, query, top=top)) for query in found]
     if page is not None:
         from everest.search.results import write_page
 
@@ -58,10 +57,5 @@ def search(
     else:
         for query, neighbors in results:
             typer.echo(query.name)
-            for neighbor, similarity in zip(neighbors, similarity_texts(neighbors), strict=True):
-                typer.echo(f"  {similarity:>6}  {file.name(neighbor.row)}")
-    damaged = [query for query in starts if query.damage is not None]
-    for query in damaged:
-        say(f"{query.name}: {query.damage}")
-    if damaged:
-        raise typer.Exit(4)
+            for neighbor in neighbors:
+                typer.echo(f"  {neighbor.similarity:6.3f}  {file.name(neighbor.row)}")

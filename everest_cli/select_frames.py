@@ -42,10 +42,11 @@ def select_frames(
     from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
     from everest.errors import DataError, RecipeError
-    from everest.figures.frame_selection import FrameDraw, write_figure
+    from everest.figures.frame_selection import FrameDraw, draw_selection
     from everest.figures.masks import TUBELET
     from everest.lists.inputs import named_videos, refuse_same_stems
     from everest.methods.strategies import RedundancyRobust
+    from everest.system.files import check_new_file, refuse_inputs
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
@@ -70,6 +71,8 @@ def select_frames(
     paths = named_videos(videos)
     if picture is not None:
         refuse_same_stems(paths)
+        image_folders = [path for path in paths if path.resolve() == picture.resolve()]
+        refuse_inputs(picture, image_folders, option="--picture")
     rows: list[dict[str, Any]] = []
     failed = False
     for video in paths:
@@ -81,13 +84,13 @@ def select_frames(
             continue
         row = view.to_dict()
         if picture is not None:
-            figure = write_figure(view, picture, read=paths, overwrite=overwrite)
+            figure = picture / f"{video.stem}-frames.png"
+            check_new_file(figure, option="--picture", overwrite=overwrite)
+            draw_selection(figure, view)
             row["picture"] = str(figure)
         rows.append(row)
         if not as_json:
             typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
-            if picture is not None:
-                say(f"figure: {row['picture']}")
     if as_json:
         print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
     if failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -69,10 +69,6 @@ def sweep(
     against: Annotated[
         str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the first]")
     ] = None,
-    equal: Annotated[
-        Literal["steps", "gmacs"] | None,
-        typer.Option("--equal", help="The budget of all arms; gmacs: scale their steps. [steps]"),
-    ] = None,
     data: o.DataRoot = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Jobs at once.")] = 1,
     gpus: o.Gpus = "auto",
@@ -97,17 +93,14 @@ def sweep(
         stages=stages,
         init=init,
         against=against,
-        equal=equal,
     )
 
-    from everest.sweep.jobs import Processes
     from everest.sweep.plan import make_plan
-    from everest.sweep.plan_file import check_folder
-    from everest.sweep.run import JOB_FAILED, run_sweep
+    from everest.sweep.run import JOB_FAILED, Processes, check_folder, run_sweep
 
     plan = make_plan(request, data=data, notify=say)
+    check_folder(output)
     if dry_run:
-        check_folder(output, plan)
         for work in plan.works().values():
             typer.echo(f"{work.name}  {', '.join(plan.users(work))}, seed {work.seed}")
         return
@@ -118,7 +111,7 @@ def sweep(
         results = run_sweep(plan, output, processes, silent if quiet else display.report)
     typer.echo(output)
     for failure in results["failures"]:
-        say(f"failed: {_failure_line(failure)}")
+        say(_failure_line(failure))
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
     if not quiet:
@@ -126,7 +119,7 @@ def sweep(
 
 
 def _failure_line(failure: dict[str, Any]) -> str:
-    return f"{', '.join(failure['arms'])}, seed {failure['seed']}: {failure['job']}: {failure['error']}"
+    return f"{', '.join(failure['arms'])}, seed {failure['seed']}: {failure['job']}, {failure['error']}"
 
 
 @app.command()
@@ -166,5 +159,5 @@ def _print_report(document: dict[str, Any]) -> None:
     for line in notes(document):
         typer.echo(line)
     for failure in document["failures"]:
-        typer.echo(f"failed: {_failure_line(failure)}")
+        typer.echo(_failure_line(failure))
     typer.echo(document["figure"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,10 +77,6 @@ class TimelineOptions:
         Path | None,
         typer.Option("--truth", metavar="F", help="Annotations of a person, of any kind: print scores."),
     ] = None
-    tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", min=0, metavar="SECONDS", help="Collar of the event F1 of --truth."),
-    ] = 1.0
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -100,10 +95,6 @@ class TimelineOptions:
         if not self.timeline and self.given:
             verb = "belongs" if len(self.given) == 1 else "belong"
             raise RecipeError(f"{', '.join(sorted(self.given))} {verb} to --timeline; add it")
-        if "--tolerance" in self.given and self.truth is None:
-            raise RecipeError("--tolerance: needs --truth, whose scores it is for; add it")
-        if not math.isfinite(self.tolerance):
-            raise RecipeError(f"--tolerance: must be a number of seconds from 0 on, not {self.tolerance}")
 
     def check_rules(self, *, as_json: bool) -> None:
         """Raise RecipeError for rules of bouts if the command shows none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,70 +11,37 @@ from everest_cli import options as o
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from everest.checkpoints.public_weights import PublicWeights, TimmFamily
+    from everest.checkpoints.public_weights import PublicWeights
 
-NOT_DOWNLOADED = (
+NOTES = (
     "The project has downloaded none of these weights. The tests convert random weights of their names and "
-    "shapes."
-)
-TIMM = (
-    "`--init timm:NAME` takes every name of a family that loads; `timm.list_pretrained(PATTERN)` lists them."
+    "shapes. Image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
 app = typer.Typer(help="Public weights: list, show.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
 
 
 @app.command("list", epilog="Example: everest weights list")
-def list_weights(
-    as_json: o.AsJson = False,
-    quiet: o.OnlyNames = False,
-    only_timm: Annotated[
-        bool, typer.Option("--timm", help="Only the image models of timm, by family.")
-    ] = False,
-) -> None:
-    """Print the public weights that everest reads: method, backbone, data, license, what they give.
+def list_weights(as_json: o.AsJson = False, quiet: o.OnlyNames = False) -> None:
+    """Print the public weights that everest reads: method, backbone, data, license, what they give."""
+    from rich.table import Column
 
-    Then the families of timm's image models: the names, their number, and why a family does not load.
-    """
-    from everest.checkpoints.public_weights import public_weights, timm_families
+    from everest.checkpoints.public_weights import public_weights
 
-    table, families = public_weights(), timm_families()
-    if only_timm and as_json:
-        print_json([{**asdict(family), "loads": family.loads} for family in families])
-    elif only_timm:
-        _print_families(families, quiet=quiet)
-    elif as_json:
+    table = public_weights()
+    if as_json:
         print_json([_document(weights) for weights in table])
     elif quiet:
         typer.echo("\n".join(weights.name for weights in table))
     else:
         rows = [(row.name, row.method, row.backbone, row.data, row.license, row.gives) for row in table]
-        _print_table(("weights", "method", "backbone", "trained on", "license", "gives"), rows)
-        say(NOT_DOWNLOADED)
-        typer.echo()
-        _print_families(families)
+        titles = ("weights", "method", "backbone", "trained on", "license", "gives")
+        print_table([Column(title, overflow="fold") for title in titles], rows, box=None)
+        say(NOTES)
 
 
 def _document(weights: PublicWeights) -> dict[str, Any]:
     return {**asdict(weights), "commands": weights.commands, "downloaded": False}
-
-
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.table import Column
-
-    print_table([Column(name, overflow="fold") for name in columns], rows, box=None)
-
-
-def _print_families(families: list[TimmFamily], *, quiet: bool = False) -> None:
-    if quiet:
-        typer.echo("\n".join(family.pattern for family in families if family.loads))
-        return
-    rows = [
-        (row.family, row.pattern, str(row.names), "yes" if row.because is None else f"no: {row.because}")
-        for row in families
-    ]
-    _print_table(("images (timm)", "names", "number", "loads"), rows)
-    say(TIMM)
 
 
 @app.command(epilog="Example: everest weights show videomae-base")

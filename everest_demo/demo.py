@@ -8,9 +8,8 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
-from everest.figures.legend import view_title
 from everest.figures.masks import view_model
-from everest.figures.pictures import draw_views
+from everest.figures.pictures import draw_views, view_title
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import Report
 from everest_demo.motions import CLASSES, DEMO_SET

@@ -148,9 +148,9 @@ def test_features_are_those_of_the_command(
 
 def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path: Path):
     written = [tmp_path / "command.csv", tmp_path / "function.csv"]
-    given = ["--keep", "0.5,1", "--predictions", written[0]]
+    given = ["--predictions", written[0]]
     expected = json_of("eval --gpus cpu", "-c", classifier.file, *given)
-    found = everest.evaluate(classifier, keep=(0.5, 1), predictions=written[1])
+    found = everest.evaluate(classifier, predictions=written[1])
     assert found | UNTIMED == expected | UNTIMED
     assert written[1].read_bytes() == written[0].read_bytes()
     with pytest.raises(RecipeError, match=r"function\.csv: exists"):

@@ -25,7 +25,7 @@ def commands(run: Path, videos: Path) -> dict[str, list[object]]:
     """Commands whose output is an input, or a folder that contains one."""
     video, table, weights = videos / "clip0.mp4", videos / "train.csv", run / "model.safetensors"
     named = shutil.copy(video, videos / "clip.npz")
-    png = shutil.copy(video, videos / "clip0-mask.mp4")
+    png = shutil.copy(video, videos / "clip0-mask.png")
     extract, predict = ["extract", "-c", run, OVERWRITE, "-o"], ["predict", "-c", run, OVERWRITE, "-o"]
     evaluate = ["eval", "-c", run, OVERWRITE]
     return {
@@ -42,7 +42,7 @@ def commands(run: Path, videos: Path) -> dict[str, list[object]]:
         "encode: the list's folder": ["prepare", "encode", table, OVERWRITE, "-o", videos],
         "shard: the list's folder": ["prepare", "shard", table, OVERWRITE, "-o", videos],
         "check: the list": ["prepare", "check", shutil.copy(table, videos / "bad_videos.csv"), OVERWRITE],
-        "visualize-mask: a video": ["visualize-mask", video, png, "--format", "mp4", OVERWRITE, "-o", videos],
+        "visualize-mask: a picture": ["visualize-mask", video, png, OVERWRITE, "-o", png.parent],
     }
 
 

@@ -70,7 +70,6 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     measured = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1"}
     assert set(result["intervals"]) == measured
     accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals", "per_class"}
-    accuracies |= {"ece", "ece_calibrated", "temperature"}
     facts = {"videos", "groups", "views", "skipped", "seconds", "checkpoint", "recipe"}
     facts |= {"keep", "tokens", "gmacs"}
     assert set(result) == accuracies | facts

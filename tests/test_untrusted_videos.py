@@ -148,17 +148,11 @@ def test_features_and_predictions_name_the_file(odd_names: Path, classifier_run:
     assert all(name in table for name in BYTES)
 
 
-@pytest.mark.parametrize("kind", ["png", "gif", "mp4", "html"])
-def test_figures_escape_the_bytes_of_names(odd_names: Path, tmp_path: Path, kind: str):
+def test_figures_escape_the_bytes_and_dollars_of_names(odd_names: Path, tmp_path: Path):
     video = odd_names / NAMES[0]
-    called("visualize-mask", video, "--frames", 4, "--size", 32, "--format", kind, "-o", tmp_path)
-    if kind == "html":
-        (page,) = tmp_path.iterdir()
-        assert "<title>caf\\xe90.mp4: " in page.read_text(encoding="utf-8")
-    if kind == "png":  # dollars are no formula
-        video = Path(shutil.copy(video, tmp_path / r"$\frac$.mp4"))
-        called("visualize-mask", video, "--frames", 4, "--size", 32, "-o", tmp_path)
-        called("select-frames", video, "--frames", 4, "--size", 32, "--picture", tmp_path)
+    for named in (video, Path(shutil.copy(video, tmp_path / r"$\frac$.mp4"))):
+        called("visualize-mask", named, "--frames", 4, "--size", 32, "-o", tmp_path)
+        called("select-frames", named, "--frames", 4, "--size", 32, "--picture", tmp_path)
 
 
 def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):

@@ -164,8 +164,6 @@ def _head(head: Head) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
     if head.task == "regression":
         return {**facts, "mean": head.mean, "std": head.std}
-    if head.calibration is not None:
-        facts["temperature"] = head.calibration.temperature
     return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 
@@ -228,13 +226,8 @@ class ExportedClassifier(nn.Module):
         if self.clip.sampling not in SAMPLINGS:
             raise ValueError(f"no sampling '{self.clip.sampling}'")
 
-    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
-        """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU.
-
-        Args:
-            keep: must be None: the file encodes the tokens that it was exported for.
-        """
-        assert keep is None, "an exported file has one keep ratio"
+    def forward(self, frames: Tensor) -> Tensor:
+        """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU."""
         frames = frames.cpu()
         clips = frames.permute(0, 2, 3, 4, 1) if self.takes_bytes else self.spec.pixels.normalize(frames)
         outputs, _ = self._session.run(None, {INPUT: clips.contiguous().numpy()})

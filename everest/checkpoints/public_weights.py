@@ -1,4 +1,4 @@
-"""Public weights that everest reads, and the families of timm: the tables of `everest weights`."""
+"""Public weights that everest reads: the table of `everest weights`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
-TIMM_TABLE: Final = Path(__file__).with_name("timm_families.yaml")
 USE: Final = {
     "autoencoder": "encoder and decoder, for --init of pretrain and finetune, extract and probe",
     "encoder": "the encoder, for --init of pretrain and finetune",
@@ -55,31 +54,9 @@ class PublicWeights:
         return [*convert, training, training.replace("pretrain", "finetune", 1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimmFamily:
-    """Names of timm with weights; the table itself explains its keys."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    family: str
-    pattern: str
-    names: int
-    because: str | None = None
-
-    @property
-    def loads(self) -> bool:
-        """Whether `--init timm:NAME` reads its names."""
-        return self.because is None
-
-
 def public_weights() -> list[PublicWeights]:
     """The weights that were published for video models."""
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
-
-
-def timm_families() -> list[TimmFamily]:
-    """The families of timm's image models; docs/timm_table.py makes this table."""
-    rows = read_yaml(TIMM_TABLE.read_text("utf-8"), str(TIMM_TABLE))
-    return TypeAdapter(list[TimmFamily]).validate_python(rows)
 
 
 def find_public_weights(name: str) -> PublicWeights:

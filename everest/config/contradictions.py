@@ -50,19 +50,18 @@ def _of_clips(recipe: Recipe) -> Problems:
     if data.channels == 1 and pixels and isinstance(pixels.target, Target):
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
-    if stage.camera_motion and data.frames < 2:
-        yield "pretrain.camera_motion", "needs clips of at least two frames (data.frames)"
-    if recipe.model.input != "differences":
-        return
-    if data.frames < 2:
-        yield "model.input", "differences need clips of at least two frames (data.frames)"
-    if stage.needs_tokenizer:
-        yield "model.input", "must be frames, from which a tokenizer makes scores and targets"
-    if pixels and pixels.frame_selection.alpha > 1:
-        yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
-    for name, settings in recipe.stages:
-        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
-            yield "model.input", f"must be frames with {name}.selection.align or cuts, which compare frames"
+    differences = recipe.model.input == "differences"
+    for key, is_used in (("pretrain.camera_motion", stage.camera_motion), ("model.input", differences)):
+        if is_used and data.frames < 2:
+            yield key, "needs clips of at least two frames (data.frames)"
+    selections = [settings.selection for _, settings in recipe.stages]
+    if differences and (
+        stage.needs_tokenizer
+        or (pixels and pixels.frame_selection.alpha > 1)
+        or any(isinstance(each, ByChange) and each.sees_camera for each in selections)
+    ):
+        text = "must be frames with a tokenizer, frame_selection.alpha, or selection.align or cuts"
+        yield "model.input", text
 
 
 def _of_labels(recipe: Recipe) -> Problems:

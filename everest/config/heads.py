@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from everest.config.values import MOST_CLASSES, HeadName, NumClasses, Positive, Share, must_be, with_hyphens
+from everest.config.values import MOST_CLASSES, HeadName, NumClasses, must_be, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
@@ -35,15 +35,6 @@ HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How the probabilities of a head are read, chosen on data.val (everest.metrics.calibration)."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    temperature: Positive = 1.0  # logits are divided by it, where calibrated probabilities are wanted
-    thresholds: tuple[Share, ...] = ()  # multi-label: a class is predicted from its own on
-
-
-@dataclass(frozen=True, kw_only=True)
 class Head:
     """One question about a video.
 
@@ -56,13 +47,12 @@ class Head:
     outputs: int  # classes; 1: a number
     mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
     std: float = 1.0
-    calibration: Calibration | None = None  # None: nothing was chosen
+    chosen_thresholds: tuple[float, ...] = ()  # of multi-label classes, on data.val
 
     @property
     def thresholds(self) -> tuple[float, ...]:
         """The probability from which each class of a multi-label head is predicted."""
-        chosen = self.calibration.thresholds if self.calibration else ()
-        return chosen or (THRESHOLD,) * self.outputs
+        return self.chosen_thresholds or (THRESHOLD,) * self.outputs
 
     @property
     def label_width(self) -> int:

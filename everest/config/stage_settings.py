@@ -95,7 +95,7 @@ class LoraSettings:
 
 @settings
 class ProbeSettings:
-    """Measurements of the encoder during pre-training (everest.probes.probing); they change no weights."""
+    """Measurements of the encoder during pre-training, which change no weights."""
 
     every: v.CountOrZero = 0  # epochs from one probe to the next; 0: none
     list: str | None = None  # of labeled videos, relative to data.root; None: measures without labels

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice, repeat
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from everest.video.reader import VideoError
 
 NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
+Item = TypeVar("Item")
 
 
 class Clip(NamedTuple):
@@ -246,3 +247,9 @@ def tries(batch: Clip) -> list[list[tuple[str, str]]]:
 def failures(batch: Clip) -> list[list[tuple[str, str]]]:
     """Returns the path and reason of each failed try, for every sample of a batch that had one."""
     return [failed for failed in tries(batch) if failed]
+
+
+def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+    """At most `most` items at equal distances, in their order."""
+    positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return tuple(items[position] for position in positions)

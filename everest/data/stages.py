@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import numpy as np
 
 from everest.config.best import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.footage import segment_bytes
+from everest.data.footage import footage_of, segment, segment_bytes
 from everest.data.views import (
     EvalViews,
     FinetuneViews,
@@ -28,16 +31,22 @@ from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes, certain_classes_notice
 from everest.lists.labels import indices
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import read_stage, unused_validation
 from everest.methods.camera_task import NUMBERS
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
-from everest.system.storage import Location
+from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
 from everest.video.file import keep_indexes
+from everest.video.reader import probe
+from everest.video.source import Member
+from everest.video.stream import VideoError
 
 OF_CLASSES: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
+CLIP_SECONDS: Final = 10.0  # of video for each clip of clips_per_video: auto; the length of Kinetics' videos
+MOST_EXAMINED: Final = 64  # our choice: videos whose length is read before a run
+EXAMINED_SECONDS: Final = 3.0  # our choice: for reading them; some formats have to be decoded to be counted
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 
@@ -211,8 +220,7 @@ def clips_of(
     distinct = {sample.video_id: sample for sample in samples.samples}
     repeated, notices = samples.samples, ()
     if training and data.clips_per_video != 1:
-        from everest.data.clips_per_video import repeat_samples
-
+        # Choices about a sample follow from its place in the list: each repetition shows another window.
         repeated = repeat_samples(samples.samples, data.clips_per_video)
         notices = (
             f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
@@ -224,10 +232,65 @@ def clips_of(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(
-            data.cache if cached else "none",
-            list(distinct.values()),
-            partial(segment_bytes, channels=data.channels),
-        ),
+        cache=open_cache(list(distinct.values()), partial(segment_bytes, channels=data.channels))
+        if cached and data.cache == "disk"
+        else None,
         notices=notices,
+    )
+
+
+def repeat_samples(samples: Sequence[Sample], clips: int | Literal["auto"]) -> tuple[Sample, ...]:
+    """Returns each sample as often as it gives clips in an epoch.
+
+    Args:
+        clips: of each sample; auto: one for every ten seconds, rounded, at least one.
+    """
+    return tuple(sample for sample in samples for _ in range(num_clips(sample) if clips == "auto" else clips))
+
+
+def num_clips(sample: Sample) -> int:
+    """Returns the clips of a sample by its duration; one if it is unreadable, or has no frame rate."""
+    try:
+        if sample.start is not None and sample.end is not None:
+            seconds = sample.end - sample.start
+        else:
+            seconds = segment(sample)[1] / (probe(sample.video).fps or float("inf"))
+    except VideoError:  # reported when it is read
+        return 1
+    return max(round(seconds / CLIP_SECONDS), 1)
+
+
+def padding_notice(clips: VideoClips) -> str | None:
+    """Returns a line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+
+    Some videos of the list are examined, not those of a storage. DataError if none of them can be read.
+    """
+    views, samples = clips.make_views, clips.samples
+    stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
+    lengths: list[int] = []
+    failed: list[VideoError] = []
+    end = time.monotonic() + EXAMINED_SECONDS
+    chosen = np.random.default_rng(0).permutation(len(samples))[:MOST_EXAMINED].tolist()
+    for index in chosen:
+        video = samples[index].video
+        if isinstance(video.shard if isinstance(video, Member) else video, RemotePath):
+            continue
+        try:
+            lengths.append(footage_of(samples[index], views.fps).num_frames)
+        except VideoError as error:
+            failed.append(error)  # training names them, if others can be read
+        if time.monotonic() > end:
+            break
+    unit = ListSize.of(samples).unit
+    if failed and len(failed) == len(chosen):
+        first = f"{failed[0].path}: {failed[0].reason}"
+        raise DataError(f"none of the {len(failed)} {unit}s examined can be read, first {first}")
+    short = sum(length < views.frames * stride for length in lengths)
+    if not short:
+        return None
+    rate = "" if views.fps is None else f" at {views.fps:g} frames per second"
+    return (
+        f"{short} of {len(lengths)} {unit}s ({short / len(lengths):.0%}) are shorter than a clip of "
+        f"{views.frames} frames at stride {stride}{rate}: frames are repeated; `everest prepare stats` "
+        "prints the strides that fit"
     )

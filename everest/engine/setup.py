@@ -16,14 +16,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FinetuneSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
-from everest.data.short_videos import padding_notice
-from everest.data.stages import fingerprint
+from everest.data.stages import fingerprint, padding_notice
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
@@ -76,8 +74,7 @@ def set_up_training(
     if start is None:
         require_start(stage)
     if not context.resumed:
-        section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
-        context.notices((*clips.notices, padding_notice(clips, section)))
+        context.notices((*clips.notices, padding_notice(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes)

@@ -8,52 +8,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+from huggingface_hub import ModelCard, ModelCardData
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
-from everest.metrics.names import METRICS
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.system.json_text import read_json
 from everest.system.run_folder import RECIPE
 
-TASK: Final = "video-classification"  # of the hub
-NOT_STATED: Final = "not stated: set it before you publish the weights (`--license`)"
-HUB_NAMES: Final = {
-    "top1": "accuracy",
-    "top5": "top_5_accuracy",
-    "macro_f1": "f1",
-    "mae": "mae",
-    "rmse": "rmse",
-}
+READ: Final = {"videos", "groups", "skipped", "views", "checkpoint", "recipe"}  # keys of an evaluation
 NO_EVALUATION: Final = (
     "None was given: write one with `everest eval --json > eval.json`, and name it with `--evaluation`."
 )
-
-
-class EvaluatedViews(TypedDict):
-    clips: int
-    crops: int
-
-
-class Evaluation(TypedDict):
-    """The keys of an evaluation that each card reads."""
-
-    videos: int
-    groups: int
-    skipped: int
-    views: EvaluatedViews
-    checkpoint: str
-    recipe: str
-
-
-_EVALUATION: Final = TypeAdapter(Evaluation)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -63,82 +33,42 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"--evaluation {path}: {reason}") from error
-    try:
-        _EVALUATION.validate_python(document, strict=True)
-    except ValidationError as error:
+    if (
+        not isinstance(document, dict)
+        or not document.keys() >= READ
+        or not isinstance(document.get("views"), dict)
+    ):
         raise RecipeError(
             f"--evaluation {path}: no document of an evaluation; write one with "
             f"everest eval --json > {shlex.quote(str(path))}"
-        ) from error
+        )
     return document
 
 
-def model_card(
-    opened: LoadedModel,
-    *,
-    evaluation: Mapping[str, Any] | None,
-    license_name: str | None,
-    file: str,
-) -> str:
+def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, file: str) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
-        license_name: as the hub abbreviates it, such as `cc-by-4.0`; None: the card states that none is set.
         file: the name of the exported file next to the card.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
-    if license_name is not None and not (license_name.strip() and license_name.isprintable()):
-        raise RecipeError("--license: must be a name such as cc-by-4.0, on one line")
-    if evaluation is not None:
-        _require_same_heads(evaluation, opened, spec)
     name = opened.file.parent.name or opened.file.stem
     data = ModelCardData(
-        license=license_name,
         library_name="everest",
-        pipeline_tag=TASK if weights.kind == "classifier" else None,
+        pipeline_tag="video-classification" if weights.kind == "classifier" else None,
         tags=["video", "everest", weights.kind],
         model_name=name,
-        eval_results=_hub_results(evaluation) if evaluation else None,
     )
     sections = {
         "Model": _model_lines(opened, spec),
         "Data": _data_lines(opened),
         "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
-        "License": _license_lines(weights.origin, license_name),
         "Use": _use_lines(opened, file),
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
-
-
-def _require_same_heads(evaluation: Mapping[str, Any], opened: LoadedModel, spec: ModelSpec) -> None:
-    """Raise RecipeError if an evaluation is of a model with other heads or classes."""
-    own = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
-    measured = set(evaluation.get("heads", {"": None}))
-    names = [row["name"] for row in evaluation.get("per_class", ())]
-    if own != measured or (names and opened.weights.classes and names != list(opened.weights.classes)):
-        raise RecipeError(
-            f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
-            f"{opened.file}"
-        )
-
-
-def _hub_results(evaluation: Mapping[str, Any]) -> list[EvalResult]:
-    """The metrics that the hub has a name for; its model index has no intervals."""
-    return [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=str(evaluation["recipe"]),
-            dataset_name=f"data.test of {evaluation['recipe']}, {evaluation['videos']} videos",
-            metric_type=metric_type,
-            metric_name=METRICS[key].title,
-            metric_value=round(evaluation[key] / (100 if METRICS[key].percent else 1), 6),
-        )
-        for key, metric_type in HUB_NAMES.items()
-        if evaluation.get(key) is not None
-    ]
 
 
 def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
@@ -165,11 +95,12 @@ def _data_lines(opened: LoadedModel) -> Iterator[str]:
         yield from (f"- {title} `{name}`" for title, name in lists.items() if name)
     origin: Mapping[str, Any] | None = opened.weights.origin
     while origin:
-        yield f"- started from `{Path(str(origin.get('file'))).name}` ({origin.get('kind', 'weights')})"
+        license_name = origin.get("licence") or "not stated"
+        yield f"- started from `{Path(str(origin.get('file'))).name}`, license: {license_name}"
         origin = origin.get("origin")
     if opened.weights.classes:
         yield f"- classes: {', '.join(opened.weights.classes)}"
-    yield "- source, consent and license of the videos: state them before you publish the weights"
+    yield "- before you publish the weights, add their license, and source and consent of the videos"
 
 
 def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -182,15 +113,6 @@ def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     videos = f"{document['videos']} videos{groups}, {document['skipped']} unreadable"
     file = Path(document["checkpoint"]).name
     yield f"Measured with `{file}` and recipe `{document['recipe']}` on {videos}."
-
-
-def _license_lines(origin: Mapping[str, Any] | None, license_name: str | None) -> Iterator[str]:
-    yield f"- of these weights: {license_name or NOT_STATED}"
-    while origin:
-        name, of_origin = Path(str(origin.get("file"))).name, origin.get("licence")
-        if of_origin:
-            yield f"- of `{name}`, from which they were trained: {of_origin}"
-        origin = origin.get("origin")
 
 
 def _use_lines(opened: LoadedModel, file: str) -> Iterator[str]:

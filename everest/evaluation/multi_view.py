@@ -1,12 +1,8 @@
-"""Runs a classifier over the views of videos, shared among the processes of an evaluation.
-
-R keep ratios.
-"""
+"""Runs a classifier over the views of videos, shared among the processes of an evaluation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -35,7 +31,7 @@ class VideoScore(NamedTuple):
     number: int  # in the list
     video: str
     problem: str | None  # why the video is unreadable
-    outputs: list[NDArray[np.float32]]  # R of (views, outputs); without meaning if there is a problem
+    outputs: NDArray[np.float32]  # (views, outputs); without meaning if there is a problem
 
 
 class _Pass(NamedTuple):
@@ -44,12 +40,11 @@ class _Pass(NamedTuple):
     numbers: range
     videos: list[str]
     problems: list[str | None]
-    outputs: HostCopy  # R of (videos, views, outputs), by their number
+    outputs: HostCopy  # "outputs": (videos, views, outputs)
 
     def read(self) -> list[VideoScore]:
-        by_ratio = [tensor.numpy() for tensor in self.outputs.read().values()]
-        by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
-        parts = (self.numbers, self.videos, self.problems, by_video)
+        outputs = self.outputs.read()["outputs"].numpy()
+        parts = (self.numbers, self.videos, self.problems, outputs)
         return [VideoScore(*video) for video in zip(*parts, strict=True)]
 
 
@@ -61,19 +56,13 @@ def evaluate_views(
     *,
     settings: TrainSettings,
     report: Report,
-    keeps: Sequence[float | None] = (None,),
-) -> list[Predictions]:
-    """Run a classifier over all views of all videos, once for each keep ratio.
+) -> Predictions:
+    """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
-    A video is decoded once for all ratios. Videos are divided into the same passes whatever the number of
-    processes, so the predictions are equal to the bit. All processes run the same number of passes, as a
-    sharded model needs; a video that several processes ran counts once. Unreadable videos are not replaced:
-    they are in `skipped`. A GPU computes the next pass while the host reads the results of the last.
-
-    Args:
-        keeps: ratios of the tokens to encode; None: as trained.
-    Returns:
-        The predictions for each of `keeps`, with the videos in the order of the list.
+    Videos are divided into the same passes whatever the number of processes, so the predictions are equal to
+    the bit. All processes run the same number of passes, as a sharded model needs; a video that several
+    processes ran counts once. Unreadable videos are not replaced: they are in `skipped`. A GPU computes the
+    next pass while the host reads the results of the last.
     """
     model.eval()
     size = max(1, CLIPS // clips.make_views.num_views)
@@ -87,11 +76,9 @@ def evaluate_views(
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
-        outputs = {}
-        for i, keep in enumerate(keeps):
-            with accelerator.autocast():
-                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, outputs)
-            outputs[str(i)] = model.answers(logits).unflatten(0, frames.shape[:2])
+        with accelerator.autocast():
+            logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
+        outputs = {"outputs": model.answers(logits).unflatten(0, frames.shape[:2])}
         rows += unread.read() if unread else []
         problems = [failed[0][1] if failed else None for failed in tries(clip)]
         unread = _Pass(numbers, list(clip.video_id), problems, HostCopy(outputs))
@@ -103,14 +90,11 @@ def evaluate_views(
     readable = [row for row in ordered if row.problem is None]
     samples = [clips.samples[row.number] for row in readable]
     nothing = np.zeros((0, 1, model.num_classes), np.float32)
-    return [
-        Predictions(
-            videos=[row.video for row in readable],
-            labels=[sample.labels for sample in samples],
-            outputs=np.stack([row.outputs[i] for row in readable]) if readable else nothing,
-            skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
-            heads=model.heads,
-            groups=[sample.source for sample in samples],
-        )
-        for i in range(len(keeps))
-    ]
+    return Predictions(
+        videos=[row.video for row in readable],
+        labels=[sample.labels for sample in samples],
+        outputs=np.stack([row.outputs for row in readable]) if readable else nothing,
+        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
+        heads=model.heads,
+        groups=[sample.source for sample in samples],
+    )

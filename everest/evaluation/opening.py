@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from everest.checkpoints.describe import as_trained, describe
 from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, open_model
-from everest.config.heads import MULTI_LABEL, HeadSetting
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier
@@ -73,19 +72,16 @@ def open_classifier(
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    tubelet, heads, num_classes = recipe.model.tubelet, recipe.data.heads, recipe.data.num_classes
-    unnamed = heads is None and spec.heads is None
-    if spec.model.tubelet != tubelet:
-        problem = f"trained with tubelets of {spec.model.tubelet}, the recipe has {tubelet}"
-    elif heads is not None and list(heads.items()) != list((spec.heads or {}).items()):
-        problem = f"its heads are {_list_heads(spec.heads)}, the recipe has {_list_heads(heads)}"
-    elif unnamed and recipe.data.task != spec.task:
-        problem = f"trained for data.task {spec.task}, the recipe has {recipe.data.task}"
-    elif unnamed and num_classes not in (None, spec.num_classes):
-        problem = f"distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
-    else:
-        return
-    raise CheckpointError(f"{source}: {problem}")
+    data, heads = recipe.data, list((spec.heads or {}).items())
+    pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
+    if data.heads is not None:
+        pairs["data.heads"] = (heads, list(data.heads.items()))
+    elif not heads:
+        pairs["data.task"] = (spec.task, data.task)
+        pairs["data.num_classes"] = (spec.num_classes, data.num_classes or spec.num_classes)
+    for key, (own, other) in pairs.items():
+        if own != other:
+            raise CheckpointError(f"{source}: trained with {key} {own}, the recipe has {other}")
 
 
 def _check_clips(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
@@ -101,13 +97,3 @@ def _check_clips(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
 
 def _settings(selection: Strategy) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
-
-
-def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:
-    if not heads:
-        return "one without a name"
-    shown = {
-        name: f"multi-label: {setting[MULTI_LABEL]}" if isinstance(setting, dict) else setting
-        for name, setting in heads.items()
-    }
-    return ", ".join(f"{name} ({setting})" for name, setting in shown.items())

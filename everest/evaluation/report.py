@@ -1,36 +1,59 @@
 """The report of an evaluation: a folder with one HTML page that loads no other file, and its plots as files.
 
-C channels, T frames, H W pixels.
+V videos, C classes; C channels, T frames, H W pixels of clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
-from everest.evaluation.metric_text import (
-    fact_rows,
-    metric_rows,
-    nearest_texts,
-    percent,
-    sweep_table,
-    views_text,
-)
-from everest.evaluation.plots import LONGEST_NAME, NUMBERED
-from everest.evaluation.sections import Section, make_section
-from everest.figures.drawing import jpeg_uri, render
+from everest.evaluation.metric_text import fact_rows, metric_rows, percent, views_text
+from everest.evaluation.plots import LONGEST_NAME, NUMBERED, draw_confusion, draw_scatter
+from everest.figures.drawing import data_uri, jpeg_uri, write_page
 from everest.lists.classes import Classes
-from everest.metrics.intervals import FEW_GROUPS, FEW_OF_CLASS
-from everest.metrics.predicted import Predictions
-from everest.system.files import write_text
-from everest.system.text import escape_bytes
+from everest.metrics.intervals import FEW_GROUPS
+from everest.metrics.metrics import FEW_OF_CLASS, per_class
+from everest.metrics.predicted import HeadPredictions, Predictions
 
 PAGE: Final = "index.html"
+PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
+LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
 STRIP: Final = 480  # pixels, the width of a video's three frames
+MISTAKES: Final = 12  # shown per head
+CONFUSIONS: Final = 20  # listed per head
+
+Names = Sequence[str]  # of videos or classes
+
+
+class Confusion(NamedTuple):
+    """Videos of one class that were predicted as another."""
+
+    label: str
+    predicted: str
+    videos: int
+    support: int  # videos of the class
+
+
+class Mistake(NamedTuple):
+    """A video with a wrong output."""
+
+    number: int  # in the predictions
+    label: str
+    predicted: str
+
+
+def is_plot(name: str) -> bool:
+    """Whether the name is that of a plot of a head."""
+    return name.startswith(tuple(PLOTS.values())) and name.endswith(".png")
 
 
 def write_report(
@@ -51,33 +74,12 @@ def write_report(
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
         return jpeg_uri(frames, longest=STRIP)
 
-    sections = [
-        make_section(
-            folder, head, videos=predictions.videos, names=classes.of_head(head.head), frames_of=frames_of
-        )
+    heads = [
+        _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of)
         for head in predictions.by_head().values()
     ]
-    sweep = None
-    if "sweep" in result:
-        columns, rows = sweep_table(result["sweep"])
-        sweep = {"columns": columns, "rows": rows}
-    write_text(folder / PAGE, escape_bytes(render_page(result, sections, predictions, sweep)))
-    return folder / PAGE
-
-
-def render_page(
-    result: dict[str, Any],
-    sections: Sequence[Section],
-    predictions: Predictions,
-    sweep: Mapping[str, Any] | None,
-) -> str:
-    """Return the HTML of a report.
-
-    Args:
-        sections: of the heads.
-        sweep: the table of several keep ratios.
-    """
-    return render(
+    write_page(
+        folder / PAGE,
         "evaluation",
         "page.html",
         title=f"Evaluation of {result['checkpoint']}",
@@ -87,13 +89,73 @@ def render_page(
         drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
         few_groups=FEW_GROUPS,
         few_of_class=FEW_OF_CLASS,
-        tasks={head.task for head in predictions.heads},
         facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
-        nearest=list(nearest_texts(result.get("nearest", {"": result}))),
-        sweep=sweep,
-        heads=sections,
+        heads=heads,
         skipped=predictions.skipped,
         few_classes=NUMBERED,
         longest_name=LONGEST_NAME,
         percent=percent,
     )
+    return folder / PAGE
+
+
+def _section(
+    folder: Path, head: HeadPredictions, videos: Names, names: Names, frames_of: Callable[[str], str]
+) -> Mapping[str, Any]:
+    """Write the plot of a head, and return the values of its part of the page."""
+    task, name, image = head.head.task, head.head.name, None
+    suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
+    confusions: list[Confusion] = []
+    if task in PLOTS:
+        plot = folder / f"{PLOTS[task]}{suffix}.png"
+        if task == "regression":
+            draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64))
+        else:
+            counts = count_confusions(head)
+            draw_confusion(plot, counts, names)
+            confusions = most_frequent_confusions(counts, names)
+        image = data_uri("image/png", plot.read_bytes())
+    rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
+    rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
+    mistakes = [
+        (videos[each.number], each, frames_of(videos[each.number])) for each in worst_videos(head, names)
+    ]
+    shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
+    return {**shown, "mistakes": mistakes}
+
+
+def count_confusions(head: HeadPredictions) -> NDArray[np.int64]:
+    """Count videos, (C, C): rows are the true classes, columns the predicted ones."""
+    counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)
+    np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
+    return counts
+
+
+def most_frequent_confusions(
+    counts: NDArray[np.int64], names: Names, *, most: int = CONFUSIONS
+) -> list[Confusion]:
+    """Return up to `most` pairs of (C, C) confusions, those with most videos first, then by their share."""
+    support = counts.sum(axis=1)  # (C,)
+    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+    return [Confusion(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:most]]
+
+
+def worst_videos(head: HeadPredictions, names: Names, *, most: int = MISTAKES) -> list[Mistake]:
+    """Return up to `most` mistakes, the largest error of numbers or the highest loss of classes first."""
+    means = head.means.astype(np.float64)  # (V, C)
+    if head.head.task == "regression":
+        errors = np.abs(means[:, 0] - head.labels)  # (V,)
+        order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:most]
+        return [Mistake(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
+    labels, chosen = head.class_flags()  # (V, C) each
+    right = np.where(labels, means, 1 - means if head.head.task == MULTI_LABEL else 1.0)
+    losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
+    wrong = (labels != chosen).any(axis=1)
+    order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:most]
+
+    def named(i: int, flags: NDArray[np.bool_]) -> str:
+        texts = [f"{names[c]} ({percent(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
+        return ", ".join(texts) or "no class"
+
+    return [Mistake(i, named(i, labels), named(i, chosen)) for i in order]

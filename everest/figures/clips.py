@@ -21,38 +21,28 @@ from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import write_timed_frames
 
 FPS: Final = 12.0  # our choice: frames per second of a clip on a page, at most
-MOST: Final = 96  # our choice: frames of a clip; of a longer one, the middle
-MOST_WHOLE: Final = 600  # our choice: frames of a clip that is shown as a whole, at a lower rate if needed
+MOST: Final = 360  # our choice: frames of a clip; longer ones have a lower rate
 SIDE: Final = 240  # our choice: pixels of the longer side
 QUALITY: Final = 26  # x264's crf
 
 
-def clip_card(sample: Sample, *, whole: bool = False) -> dict[str, Any]:
-    """A clip as a data URI, or why the video is unreadable; its file, and its times.
-
-    Args:
-        whole: of a longer sample, take up to MOST_WHOLE frames at a lower rate, not the MOST of its middle.
-    """
+def clip_card(sample: Sample) -> dict[str, Any]:
+    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
     times = "" if sample.start is None else f"{sample.start:.2f} s"
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        return card | {"uri": data_uri("video/mp4", _small_video(sample, whole=whole))}
+        return card | {"uri": data_uri("video/mp4", _small_video(sample))}
     except VideoError as error:
         return card | {"problem": error.reason}
 
 
-def _small_video(sample: Sample, *, whole: bool) -> bytes:
+def _small_video(sample: Sample) -> bytes:
     """The content of an MP4 of a sample, of even height and width."""
     info, footage = probe(sample.video), footage_of(sample, None)
     rate = info.fps or FPS
-    most = MOST_WHOLE if whole else MOST
-    stride = max(round(rate / FPS), 1)
-    if whole:
-        stride = max(stride, -(-footage.num_frames // most))
-    ids = np.arange(footage.num_frames)[::stride]
-    first = max((len(ids) - most) // 2, 0)
-    numbers = footage.numbers(ids[first : first + most])
+    stride = max(round(rate / FPS), -(-footage.num_frames // MOST), 1)
+    numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
     scale = min(SIDE / max(info.height, info.width), 1.0)
     size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)
     shown = Fraction(rate).limit_denominator(1001) / stride
@@ -73,7 +63,5 @@ def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, l
     Args:
         lines: of the list, one for each window.
     """
-    cards = [
-        clip_card(window, whole=True) | {"line": line} for window, line in zip(windows, lines, strict=True)
-    ]
+    cards = [clip_card(window) | {"line": line} for window, line in zip(windows, lines, strict=True)]
     write_page(path, "figures", "check_page.html", list_file=list_file, cards=cards)

@@ -1,10 +1,15 @@
-"""The figure of `everest plot`: curves of runs against steps, hours or computation."""
+"""`everest plot`: losses, validations, probes and learning rates of runs by steps, hours or computation.
+
+R rows of metrics.jsonl.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,210 +17,249 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from everest.engine.listing import metric_of_run, read_run
+from everest.errors import RecipeError
 from everest.figures.drawing import COLORS, LINES, plain, png_figure, shorten
-from everest.figures.run_curves import AxisName, Curve, RunCurves
 from everest.metrics.names import METRICS
+from everest.models.cost import count_macs
+from everest.models.spec import ModelSpec
+from everest.probes.collapse import ACCURACIES, probe_rows
+from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS, Row
+from everest.system.weights_header import read_header
 
-LABELS: dict[AxisName, str] = {
+AxisName = Literal["steps", "hours", "gflops"]
+LABELS: Final[dict[AxisName, str]] = {
     "steps": "steps (updates of the weights)",
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
+SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
-USUAL: Final = 0.9  # our choice: the quantile of a curve that sets the scale if the largest is a spike
-DECADES: Final = 100  # our choice: the ratio of losses from which the scale is logarithmic
-EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged
-TRAINING: Any = {"linewidth": 2, "markersize": 4}
-VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
-OF_MEAN: Any = {"linewidth": 1.5, "linestyle": ":"}
-HELD_OUT: Any = {"linewidth": 1, "marker": "s", "markersize": 5, "linestyle": "--"}
-LEVEL: Any = {"color": "black", "linestyle": ":", "linewidth": 1.5}
-TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
-KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
-LEGEND_LETTERS: Final = 150  # letters that fit in a row above the panels
+USUAL: Final = 0.9  # our choice: the quantile of the losses that sets the scale if the largest is a spike
 LONGEST_NAME: Final = 64  # letters
+LEGEND_LETTERS: Final = 150  # letters that fit in a row above the panels
 FEW_POINTS: Final = 30  # of a curve: each has a marker
+TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
+# The names of losses in metrics.jsonl, with their markers and their names in the legend.
+LOSSES: Final = {
+    "loss": ("", "training, mean of nearby steps"),
+    "val_loss": ("o", "validation"),
+    "heldout_loss": ("s", "held-out videos"),
+    "heldout_mean_loss": ("x", "held-out videos, predicting their mean"),
+}
+SMOOTHED: Final = ("loss", "view_top1")  # logged at each step
 
-Styled = Sequence[tuple[RunCurves, dict[str, Any]]]  # runs with the color and style of their lines
+
+class Curve(NamedTuple):
+    """Points in the order they were logged, float64; NaN is a gap in the line."""
+
+    x: NDArray[np.float64]  # (R,)
+    y: NDArray[np.float64]  # (R,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCurves:
+    """The curves of one run.
+
+    Attributes:
+        curves: by the names of their values in metrics.jsonl, such as `val_loss`; only those with values.
+        metric: of everest.metrics.names, that chooses the best weights, unless that is the loss.
+        chance: of the metric, in percent; None before weights are saved, or if it is not known.
+        probe: the name of the linear probe if there is one, else of k-NN.
+        probe_chance: percent, of the most frequent class.
+    """
+
+    name: str
+    curves: Mapping[str, Curve]
+    metric: str | None = None
+    chance: float | None = None
+    probe: str | None = None
+    probe_chance: float | None = None
+
+
+def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
+    """Read the curves of several runs, each run once, named by their folders."""
+    once = list({run.resolve(): run for run in runs}.values())
+    names = [run.resolve().name for run in once]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in once]
+    return [_read_run(run, name, x) for run, name in zip(once, names, strict=True)]
+
+
+def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
+    environment, rows = read_run(run)
+    steps = [row for row in rows if "loss" in row]
+    if not steps:
+        raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
+    positions = _positions(run, environment, steps, x)
+    x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
+    x_of_step[0] = 0.0  # of the probe before the first step
+    logged = [row for row in rows if row["step"] in x_of_step]
+    validations = [row for row in logged if any(key.startswith("val_") for key in row)]
+    probes = probe_rows(logged)
+    metric = metric_of_run(run, validations)
+    probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
+    curves = {key: _curve(x_of_step, steps, key) for key in ("loss", "lr", "view_top1")}
+    curves |= {key: _curve(x_of_step, validations, key) for key in ("val_loss", f"val_{metric}")}
+    wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
+    curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
+    return RunCurves(
+        name=name,
+        curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
+        metric=None if metric == "loss" else metric,
+        chance=chance_of_run(run, metric),
+        probe=probe,
+        probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
+    )
+
+
+def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
+    """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
+    values = {row["step"]: row[key] for row in rows if isinstance(row.get(key, ""), float | int | None)}
+    points = [(x_of_step[step], value) for step, value in values.items()]
+    both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
+    return Curve(both[:, 0], both[:, 1])
+
+
+def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) -> list[float]:
+    """Return the position of each step's row on the x axis."""
+    if x == "steps":
+        return [row["step"] for row in rows]
+    plan = environment.get("plan")
+    batch_size = plan.get("batch_size") if isinstance(plan, dict) else None
+    speeds = [row.get("clips_per_second") for row in rows]
+    # bool is a subclass of int
+    if type(batch_size) is not int or batch_size < 1 or (x == "hours" and None in speeds):
+        raise RecipeError(
+            f"{run}: {ENVIRONMENT} lacks plan.batch_size, or a step of {METRICS_FILE} its clips_per_second; "
+            "only --x steps works"
+        )
+    if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
+        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), SLOWEST)  # (R,)
+        return (np.cumsum(seconds) / 3600).tolist()
+    spec = _spec(run)
+    if spec is None:
+        raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
+    gmacs_of_step = batch_size * count_macs(spec).total / 1e9
+    return [row["step"] * gmacs_of_step for row in rows]
+
+
+def _spec(run: Path) -> ModelSpec | None:
+    """Return the transformer of a run; None before its weights are saved."""
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        return None
+    header = read_header(weights)
+    if header.kind == "tokenizer":
+        raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
+    return ModelSpec.from_settings(header.settings, source=weights)
+
+
+def chance_of_run(run: Path, metric: str | None) -> float | None:
+    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
+    if metric not in ("top1", "mean_class_accuracy"):
+        return None
+    spec = _spec(run)
+    if spec is None or spec.num_classes is None:
+        return None
+    return 100 / math.prod(head.outputs for head in spec.answered)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return running means (R,) over a 50th of the values on either side.
+    """Return running means (R,) of the finite values, over a 50th of the values on either side.
 
     The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
-    hide it. Values that are not finite (of skipped steps) are ignored.
+    hide it.
     """
-    finite = np.isfinite(values)
     index = np.arange(len(values))
-    before = np.minimum(len(values) // SMOOTHED_SHARE, index)  # (R,)
-    after = np.minimum(before, index[::-1])  # (R,)
-    first, last = index - before, index + after + 1
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])  # (R + 1,)
-    counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
+    reach = np.minimum(len(values) // SMOOTHED_SHARE, np.minimum(index, index[::-1]))  # (R,)
+    finite = np.isfinite(values)
+    sums, counts = (
+        np.concatenate([[0.0], np.cumsum(summed)])  # (R + 1,)
+        for summed in (np.where(finite, values, 0.0), finite)
+    )
+    first, last = index - reach, index + reach + 1
     with np.errstate(invalid="ignore"):  # 0 / 0, a gap, if no value nearby is finite
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def without_spikes(values: NDArray[np.float64]) -> float:
-    """The largest of finite values (R,), unless it is a spike: more than twice 90 % of the values."""
-    usual, most = float(np.quantile(values, USUAL)), float(values.max())
-    return most if usual <= 0 or most <= 2 * usual else 1.2 * usual
-
-
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
-    """Draw a PNG of 1200 x 800 pixels: losses, metrics of validation and probes (if any), learning rate.
-
-    There is a panel for each metric that chooses the best weights of a run, and for each kind of probe.
-    """
-    drawn: Styled = [
-        (run, {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]})
-        for i, run in enumerate(runs)
+    """Draw a PNG with a panel of the losses, one of the learning rate, and one of each further value."""
+    metrics = {f"val_{run.metric}": METRICS[run.metric] for run in runs if run.metric is not None}
+    probes = dict.fromkeys(run.probe for run in runs if run.probe is not None)
+    further = [*metrics, *probes, "view_top1", "rank_me"]
+    names = ["loss", *(key for key in further if any(key in run.curves for run in runs)), "lr"]
+    styles = [
+        {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)], "linewidth": 2}
+        for i in range(len(runs))
     ]
-    parts: list[tuple[float, Callable[[Axes, Styled], None], Styled]] = [(3, _draw_losses, drawn)]
-    for metric in dict.fromkeys(run.metric for run in runs if run.metric is not None):
-        parts.append((2, _draw_metric, [(run, style) for run, style in drawn if run.metric == metric]))
-    for height, draw, name in (
-        (2, _draw_probes, "probe"),
-        (1.5, _draw_ratios, "loss_ratio"),
-        (1.5, _draw_view_top1, "view_top1"),
-        (1.5, _draw_ranks, "rank_me"),
-    ):
-        if any(_is_drawn(getattr(run, name)) for run in runs):
-            parts.append((height, draw, drawn))
-    parts.append((1.3, _draw_rates, drawn))
-    heights = [height for height, _, _ in parts]
+    heights = [2.0, *[1.0] * (len(names) - 1)]
     with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
-        panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
-        for panel, (_, draw, shown) in zip(panels, parts, strict=True):
-            draw(panel, shown)
+        panels = figure.subplots(len(names), sharex=True, height_ratios=heights)
+        for panel, name in zip(panels, names, strict=True):
+            for run, style in zip(runs, styles, strict=True):
+                for key in LOSSES if name == "loss" else [name]:
+                    if key in run.curves:
+                        _draw_curve(panel, key, run.curves[key], style)
             panel.grid(alpha=0.3)
             panel.margins(x=0.01)
+            if name == "loss":
+                _finish_losses(panel, runs)
+            elif name in probes:
+                _finish_accuracy(panel, f"{name} (%)", (run.probe_chance for run in runs))
+            elif name in metrics and metrics[name].percent:
+                chances = (run.chance for run in runs if f"val_{run.metric}" == name)
+                _finish_accuracy(panel, f"{metrics[name].title} on the validation videos (%)", chances)
+            else:
+                panel.set_title(metrics[name].title if name in metrics else name, **TITLE)
+                panel.set_ylim(bottom=None if name in metrics else 0)
         panels[-1].set_xlabel(LABELS[x])
-        panels[-1].ticklabel_format(axis="x", scilimits=(-4, 6), useMathText=True)
-        panels[-1].xaxis.get_major_locator().set_params(integer=x == "steps")
-        names = [plain(shorten(run.name, LONGEST_NAME)) for run in runs]
-        columns = max(1, LEGEND_LETTERS // (max(map(len, names)) + 8))  # 8: the line before a name
-        figure.legend(
-            handles=[Line2D([], [], marker=_marker(run.loss), **TRAINING, **style) for run, style in drawn],
-            labels=names,
-            loc="outside upper center",
-            ncols=min(columns, len(names)),
-            frameon=False,
-            fontsize="small",
-        )
+        labels = [plain(shorten(run.name, LONGEST_NAME)) for run in runs]
+        columns = max(1, LEGEND_LETTERS // (max(map(len, labels)) + 8))  # 8: the line before a name
+        lines = [Line2D([], [], **style) for style in styles]
+        figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
-def _draw_losses(panel: Axes, runs: Styled) -> None:
-    """Draw the losses of training, validation and probes.
+def _draw_curve(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
+    """Draw a curve; one that is logged at each step as running means, with the values faint behind."""
+    marker = "o" if len(curve.x) <= FEW_POINTS else ""
+    if key in LOSSES and key != "loss":
+        marker, _ = LOSSES[key]
+    if key in SMOOTHED:
+        panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
+        curve = Curve(curve.x, smooth(curve.y))
+    elif key in LOSSES:  # thinner than the training loss
+        style = {**style, "linewidth": 1}
+    panel.plot(*curve, marker=marker, **style)
 
-    The training loss is smoothed; the logged values are faint behind it. The limits are 0 and the highest
-    smoothed loss, or that of other videos after the first step, without spikes. If the losses span decades,
-    the scale is logarithmic.
+
+def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
+    """Set limits from 0, or the lowest loss below, to the highest one that is no spike; name the markers.
+
+    A model before its first step does not count: its losses may be far above.
     """
-    shown: list[NDArray[np.float64]] = []
-    for run, style in runs:
-        smoothed = smooth(run.loss.y)
-        panel.plot(*run.loss, **EACH_STEP, color=style["color"])
-        panel.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
-        panel.plot(*run.validation_loss, **VALIDATION, **style)
-        panel.plot(*run.mean_loss, **OF_MEAN, color=style["color"])
-        panel.plot(*run.held_out_loss, **HELD_OUT, color=style["color"])
-        trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
-        shown += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
-    panel.set_ylabel("loss")
-    curves = [finite for values in shown if (finite := values[np.isfinite(values)]).size]
-    if any(curve.any() for curve in curves):  # else matplotlib's limits
-        low = min(float(curve.min()) for curve in curves)
-        high, most = (max(map(of, curves)) for of in (without_spikes, np.max))
-        typical = min(float(np.quantile(curve, 1 - USUAL)) for curve in curves)
-        if low > 0 and high > DECADES * typical:
-            panel.set_yscale("log")
-            panel.set_ylim(0.9 * low, 1.1 * most)
-        else:  # from 0, or from the lowest negative loss
-            panel.set_ylim(min(0.0, 1.05 * low), max(0.0, 1.05 * high))
-            if most > high:
-                panel.set_title(f"values up to {most:.3g}", **TITLE)
-    kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
-    for label, kind, name in (
-        ("validation", VALIDATION, "validation_loss"),
-        ("held-out videos", HELD_OUT, "held_out_loss"),
-        ("predicting their mean", OF_MEAN, "mean_loss"),
-    ):
-        if any(_is_drawn(getattr(run, name)) for run, _ in runs):
-            kinds[label] = kind
-    samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
-    panel.legend(handles=samples, **KINDS, ncols=len(samples))
+    lows, highs = [0.0], [0.0]
+    for run in runs:
+        for key in LOSSES:
+            if key in run.curves:
+                curve = run.curves[key]
+                values = smooth(curve.y) if key in SMOOTHED else curve.y
+                values = values[np.isfinite(values) & (curve.x > 0)]
+                lows += values.tolist()
+                highs += [min(values.max(), 2 * np.quantile(values, USUAL))] if values.size else []
+    if max(highs) > min(lows):
+        panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
+    shown = [key for key in LOSSES if any(key in run.curves for run in runs)]
+    samples = [Line2D([], [], color="black", marker=LOSSES[key][0], label=LOSSES[key][1]) for key in shown]
+    panel.legend(handles=samples, frameon=False, fontsize="small", loc="upper right")
 
 
-def _draw_metric(panel: Axes, runs: Styled) -> None:
-    """Draw the metric that the runs share."""
-    for run, style in runs:
-        panel.plot(*run.validation, **VALIDATION, **style)
-    assert runs[0][0].metric is not None
-    _finish(panel, runs[0][0].metric, "on the validation videos", [run.chance for run, _ in runs])
-
-
-def _draw_probes(panel: Axes, runs: Styled) -> None:
-    for run, style in runs:
-        panel.plot(*run.probe, **VALIDATION, **style)
-    _finish(panel, "top1", "of simple classifiers of the features", [run.probe_chance for run, _ in runs])
-
-
-def _finish(panel: Axes, metric: str, of_what: str, chances: Sequence[float | None]) -> None:
-    """Add the levels of chance, the title and the limits to the panel of a metric."""
-    shown, levels = METRICS[metric], sorted({chance for chance in chances if chance is not None})
+def _finish_accuracy(panel: Axes, title: str, chances: Iterable[float | None]) -> None:
+    """Set limits from 0 to 100 %, and draw the levels of chance."""
+    levels = sorted({chance for chance in chances if chance is not None})
     for level in levels:
-        panel.axhline(level, **LEVEL)
+        panel.axhline(level, color="black", linestyle=":", linewidth=1.5)
     dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
-    panel.set_title(f"{shown.title} {of_what}{dotted}", **TITLE)
-    panel.set_ylabel(f"{shown.short or shown.title} (%)" if shown.percent else shown.title)
-    panel.set_ylim(0, 100 if shown.percent else None)
-
-
-def _draw_ratios(panel: Axes, runs: Styled) -> None:
-    """Draw the ratios of the held-out losses. The limits are of the probes after the first step."""
-    for run, style in runs:
-        panel.plot(*run.loss_ratio, **VALIDATION, **style)
-    ratios = np.concatenate([run.loss_ratio.y for run, _ in runs])
-    later = np.concatenate([run.loss_ratio.y[run.loss_ratio.x > 0] for run, _ in runs])
-    limited = np.append(later if np.isfinite(later).any() else ratios, 1.0)
-    finite = limited[np.isfinite(limited)]
-    low, high = finite.min(), without_spikes(finite)
-    panel.axhline(1, **LEVEL)
-    title = "held-out loss over that of predicting the mean (dotted): above 1, nothing is learned"
-    panel.set_title(title, **TITLE)
-    panel.set_ylabel("ratio")
-    panel.set_ylim(low - 0.2 * (high - low) - 0.02, high + 0.2 * (high - low) + 0.02)
-
-
-def _draw_view_top1(panel: Axes, runs: Styled) -> None:
-    for run, style in runs:
-        panel.plot(run.view_top1.x, smooth(run.view_top1.y), **TRAINING, **style)
-    panel.set_title("clips that retrieve their own video (view_top1)", **TITLE)
-    panel.set(ylabel="found (%)", ylim=(0, 100))
-
-
-def _draw_ranks(panel: Axes, runs: Styled) -> None:
-    for run, style in runs:
-        panel.plot(*run.rank_me, **VALIDATION, **style)
-    panel.set_title("effective dimensions of the features (RankMe); a fall to 1 is a collapse", **TITLE)
-    panel.set_ylabel("RankMe")
-    panel.margins(y=0.2)
-    panel.set_ylim(bottom=0)
-
-
-def _draw_rates(panel: Axes, runs: Styled) -> None:
-    for run, style in runs:
-        panel.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
-    panel.set_title("learning rate", **TITLE)
-    panel.set_ylim(bottom=0)
-    panel.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-
-
-def _is_drawn(curve: Curve) -> bool:
-    return bool(np.isfinite(curve.y).any())
-
-
-def _marker(curve: Curve) -> str | None:
-    return "o" if len(curve.x) <= FEW_POINTS else None
+    panel.set_title(title + dotted, **TITLE)
+    panel.set_ylim(0, 100)

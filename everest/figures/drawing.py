@@ -34,12 +34,11 @@ FALLBACK: Final = (
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
     *("SimHei", "MS Gothic", "Arial Unicode MS"),
 )
-PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
-    """Check that a PNG can be written to `path`, and replaces another PNG only with --overwrite.
+    """Check that a PNG can be written to `path`, and replaces a file only with --overwrite.
 
     Args:
         option: the option that names the path, for messages.
@@ -48,10 +47,6 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
     if path.is_dir():
         raise RecipeError(f"{option} {path}: is a folder; name a file")
-    if path.exists():
-        with path.open("rb") as file:
-            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise RecipeError(f"{option} {path}: exists and is not a PNG; choose another name")
     check_new_file(path, option=option, overwrite=overwrite)
 
 
@@ -66,7 +61,9 @@ def png_figure(
     tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure, written as a PNG at the end of the block; its text may be in any script.
+    """A figure, written as a PNG at the end of the block.
+
+    Letters that matplotlib's font lacks are drawn with an installed font; else as boxes, with a notice.
 
     Args:
         size: inches, width and height.
@@ -74,22 +71,15 @@ def png_figure(
         framed: whether panels have a line at the top and at the right, too.
         tight: cut the margins, and show what is outside of the figure; else the image has `size`.
     """
+    installed = {font.name for font in font_manager.fontManager.ttflist}
     style: Any = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
-    with any_script(), mpl.rc_context(style):
+    style["font.family"] = [*mpl.rcParams["font.family"], *(name for name in FALLBACK if name in installed)]
+    with warnings.catch_warnings(record=True) as caught, mpl.rc_context(style):
+        warnings.simplefilter("default")
         figure = Figure(figsize=size, dpi=dpi, layout=layout)
         yield figure
         with atomic_file(path) as part:
             figure.savefig(part, format="png", bbox_inches="tight" if tight else None)
-
-
-@contextmanager
-def any_script() -> Iterator[None]:
-    """Draw letters that matplotlib's font lacks with an installed font; else as boxes, with a notice."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    families = [*mpl.rcParams["font.family"], *(name for name in FALLBACK if name in installed)]
-    with warnings.catch_warnings(record=True) as caught, mpl.rc_context({"font.family": families}):
-        warnings.simplefilter("default")
-        yield
     for warning in caught:
         if _MISSING.match(str(warning.message)):
             notice_boxes()

@@ -11,17 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from everest.config.values import Input
 from everest.errors import RecipeError
-from everest.figures.camera import CameraView, view_camera
 from everest.figures.drawing import in_colors
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels, ScoredEmbedding
-from everest.methods.learned import LearnedImportance
-from everest.methods.ranked import ByChange, ByEmbedding, Drawn
+from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
 from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
@@ -34,9 +31,7 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 
 AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
-RED: Final = (0.9, 0.15, 0.1)
-TINT: Final = 0.55  # how far a predicted token is faded to red
-GRAY: Final = 0.55  # of omitted tokens: neither black nor white, which videos contain
+GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +81,6 @@ class MaskView:
     importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
-    with_truth: bool = False  # whether `predicted` has the mean and std of the true tubelets
-    camera: CameraView | None = None  # of a strategy that looks at the camera
-    rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
-
-    @property
-    def tubelet(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of pixels of a token."""
-        length, height, width = self.frames.shape[:3]
-        return length // self.grid.t, height // self.grid.h, width // self.grid.w
 
     @property
     def hides(self) -> bool:
@@ -102,22 +88,16 @@ class MaskView:
         return 0 < len(self.visible) < len(self.kept)
 
     @property
-    def order(self) -> Tensor:
-        """(N,) token ids, the first to keep in front, of a strategy that measures."""
-        assert self.importance is not None
-        return self.selector.ranked(self.importance[None])[0]
-
-    @property
     def no_change(self) -> float:
         """The importance of a token that did not change."""
         return NO_CHANGE[self.selector.distance] if isinstance(self.selector, ByEmbedding) else 0.0
 
-    def pixels_of(self, tokens: Tensor, *, tinted: Tensor | None = None) -> Tensor:
-        """The frames with `tokens` (K,) unchanged, `tinted` ones reddish, and all others gray."""
-        patches = patchify(self.frames.movedim(-1, 0)[None], self.tubelet)[0]  # (N, 3, t, p, q)
+    def pixels_of(self, tokens: Tensor) -> Tensor:
+        """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
+        length, height, width = self.frames.shape[:3]
+        tubelet = length // self.grid.t, height // self.grid.h, width // self.grid.w
+        patches = patchify(self.frames.movedim(-1, 0)[None], tubelet)[0]  # (N, 3, t, p, q)
         shown = torch.full_like(patches, GRAY)
-        if tinted is not None:
-            shown[tinted] = (1 - TINT) * patches[tinted] + TINT * torch.tensor(RED).view(3, 1, 1, 1)
         shown[tokens] = patches[tokens]
         return to_frames(unpatchify(shown[None], self.grid))
 
@@ -139,7 +119,6 @@ class MaskView:
             "kept_per_slice": self.kept_per_slice(),
             "kept": self.kept.tolist(),
             "visible": self.visible.tolist(),
-            **({} if self.camera is None else {"camera": self.camera.to_dict()}),
         }
 
 
@@ -157,43 +136,32 @@ def view_masks(
     """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
 
     Args:
-        model: its embedding measures change; an autoencoder also predicts. A tokenizer scores tokens, and
-            rebuilds the clip from the kept tokens and the first slice of each window. None: raw pixels
-            measure change.
+        model: its embedding measures change; an autoencoder also predicts, a tokenizer scores tokens. None:
+            raw pixels measure change.
         tubelet, pixels, input_kind: of the raw pixels; a model has its own.
     """
     embed = embedding_of(model, tubelet, pixels)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
     seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, embed.pixels)
-    generator = np.random.default_rng(seed)
-    noise = generator.random((1, grid.num_tokens), dtype=np.float32)
+    noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     views: list[MaskView] = []
     for title, selector in selectors:
-        if any(selector is view.selector for view in views):  # another view draws other tokens
-            noise = generator.random((1, grid.num_tokens), dtype=np.float32)
         importance = selector.importance(seen, embed)
-        selection = selector(grid, importance=importance, noise=torch.from_numpy(noise))
+        selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        others: dict[str, Any] = {}
-        if isinstance(model, MaskedAutoencoder):
-            scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
-            if not num_visible and not scores_only:
-                raise RecipeError(
-                    f"--keep: {selector.strategy} lets the model see none of the tokens; keep more"
-                )
-            # Features have no pixels.
-            if num_visible and num_targets and not isinstance(model.targets, FeatureTargets):
-                prediction = model(x, selection=selection).prediction
-                others = _predicted(model, x, selection, prediction)
-        elif isinstance(model, AdaptiveTokenizer):
-            others = {"rebuilt": _rebuild(model, x, selection)}
-        if isinstance(selector, ByChange) and selector.sees_camera:
-            length = embed.tubelet[0]
-            others["camera"] = view_camera(clip, selector, tubelet_frames=length, pixels=embed.pixels)
-        views.append(_view(title, selector, x, selection, importance, embed, **others))
+        predicted = None
+        if (
+            isinstance(model, MaskedAutoencoder)
+            and not isinstance(model.targets, FeatureTargets)  # features have no pixels
+            and num_visible
+            and num_targets
+        ):
+            prediction = model(x, selection=selection).prediction
+            predicted = _predicted(model, x, selection, prediction)
+        views.append(_view(title, selector, x, selection, importance, embed, predicted))
     return views
 
 
@@ -209,9 +177,8 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = selector.importance(model.to_input(out.frames), model.measure)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
-    return _view(
-        selector.strategy, selector, out.frames, out.selection, importance, model.measure, **predicted
-    )
+    strategy, measure = selector.strategy, model.measure
+    return _view(strategy, selector, out.frames, out.selection, importance, measure, predicted)
 
 
 def embedding_of(
@@ -223,11 +190,6 @@ def embedding_of(
     if isinstance(model, AdaptiveTokenizer):
         return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
     return RawPixels(tubelet, pixels) if model is None else model.measure
-
-
-def draws_evenly(selector: Selector) -> bool:
-    """Whether a strategy draws all tokens with the same probability, whatever their importance."""
-    return isinstance(selector, Drawn) and selector.uniform == 1
 
 
 def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
@@ -249,44 +211,28 @@ def _view(
     selection: TokenSelection,
     importance: Tensor | None,
     embed: Embedding,
-    **others: Any,
+    predicted: Tensor | None,
 ) -> MaskView:
     """View a normalized clip (1, C, T, H, W) and a selection of its tokens."""
+    if isinstance(selector, Drawn) and selector.uniform == 1:  # draws without regard to importance
+        importance = None
     return MaskView(
         title=title,
         selector=selector,
         grid=TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet),
         kept=torch.cat([selection.visible[0], selection.target[0]]).unique().cpu(),
         visible=selection.visible[0].cpu(),
-        importance=None if importance is None or draws_evenly(selector) else importance[0].cpu(),
+        importance=None if importance is None else importance[0].cpu(),
         frames=to_frames(embed.pixels.unnormalize(x)),
-        **others,
+        predicted=predicted,
     )
 
 
-def _predicted(
-    model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor
-) -> dict[str, Any]:
-    """The fields of a view for the tokens that a model predicts."""
+def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
+    """The frames (T, H, W, 3) with the visible tokens as they are and the target as a model predicts it."""
     seen = model.to_input(x)
     patches = patchify(model.pixels.unnormalize(seen), model.measure.tubelet)[0]  # (N, C, t, p, q)
     shown = torch.full_like(patches, GRAY)
     shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]
-    predicted = to_frames(unpatchify(shown[None], model.encoder.grid))
-    return {"predicted": predicted, "with_truth": model.targets.needs_truth}
-
-
-def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, selection: TokenSelection) -> Tensor:
-    """Rebuild a normalized clip (1, 3, T, H, W) from its selected tokens: (T, H, W, 3) in [0, 1].
-
-    As in training, the first slice of each window is kept completely.
-    """
-    clip = IMAGENET.unnormalize(x)
-    grid = tokenizer.grid(clip)
-    mask = torch.zeros(grid.num_tokens)
-    mask[torch.cat([selection.visible[0], selection.target[0]])] = 1.0
-    mask = mask.view(1, grid.t, grid.h, grid.w)
-    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
-    # The tokenizer may rebuild smaller frames.
-    return to_frames(F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:]))
+    return to_frames(unpatchify(shown[None], model.encoder.grid))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, Bout
+from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations
-from everest.annotations.labeled import labeled_samples, unlistable_class
+from everest.annotations.labeled import labeled_samples
 from everest.annotations.matching import VideoNames, match_videos, stem
 from everest.annotations.scored import join_files
 from everest.config.heads import Task
@@ -29,13 +29,10 @@ class Labeling:
     files: tuple[Path, ...]  # of any kinds
     fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
     task: Task | None = None  # see `labeled_samples`
-    background: str = BACKGROUND
 
     def __post_init__(self) -> None:
         if self.task == "regression":
             raise RecipeError("--task regression: bouts have classes")
-        if (why := unlistable_class(self.background)) is not None:
-            raise RecipeError(f"--background {self.background!r}: the name {why}; choose another one")
 
     def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
         """Read the bouts of videos, by the paths of these."""
@@ -48,14 +45,14 @@ class Labeling:
         if not matched:
             named = first_names(unknown) or "no video"
             raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
-        if predicted:
-            names_of = first_names(sorted(map(str, predicted)))
-            report(notice(f"left out, predicted bouts of videos that a person has labeled: {names_of}"))
-        if unknown:
-            report(notice(f"left out, no such video: {first_names(unknown, 10)}"))
-        without = len(by_path) - len(matched)
-        if without:
-            report(notice(f"left out, without a bout in the annotations: {without} of {len(by_path)} videos"))
+        without = [str(path) for path in by_path if path not in matched]
+        for what, names_of in (
+            ("predicted bouts of videos that a person has labeled", sorted(map(str, predicted))),
+            ("no such video", unknown),
+            (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
+        ):
+            if names_of:
+                report(notice(f"left out, {what}: {first_names(names_of)}"))
         return {by_path[video]: of_video for video, of_video in matched.items()}
 
     def write(
@@ -70,7 +67,7 @@ class Labeling:
             `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
         """
         ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
-        samples, classes, task = labeled_samples(ordered, bouts, task=self.task, background=self.background)
+        samples, classes, task = labeled_samples(ordered, bouts, task=self.task)
         names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
         if names_file is not None:
             check_new_file(names_file, option="--output", overwrite=overwrite)
@@ -87,24 +84,22 @@ class Labeling:
 
 def without_predictions(
     files: Sequence[Mapping[Path, Sequence[Bout]]],
-) -> tuple[dict[Path, list[Bout]], set[Path]]:
-    """Join the bouts of several files; predicted bouts of a video that a person has labeled are left out.
+) -> tuple[dict[Path, list[Bout]], list[Path]]:
+    """Join the bouts of several files; files of predictions give way to those of a person.
 
     Args:
         files: the bouts of each file, by their video.
     Returns:
         The bouts of each video, and the videos of which predicted bouts are left out.
     """
-    by_person = [
-        {video for video, bouts in of_file.items() if any(bout.origin != "automated" for bout in bouts)}
-        for of_file in files
-    ]
-    kept: dict[Path, list[Sequence[Bout]]] = {}
-    left_out: set[Path] = set()
-    for of_file, of_person in zip(files, by_person, strict=True):
+    by_video: dict[Path, list[Sequence[Bout]]] = defaultdict(list)
+    for of_file in files:
         for video, bouts in of_file.items():
-            if video not in of_person and any(video in others for others in by_person):
-                left_out.add(video)
-            else:
-                kept.setdefault(video, []).append(bouts)
-    return {video: join_files(of_files) for video, of_files in kept.items()}, left_out
+            by_video[video].append(bouts)
+    joined, left_out = {}, []
+    for video, lists in by_video.items():
+        of_person = [bouts for bouts in lists if any(bout.origin != "automated" for bout in bouts)]
+        joined[video] = join_files(of_person or lists)
+        if of_person and len(of_person) < len(lists):
+            left_out.append(video)
+    return joined, left_out

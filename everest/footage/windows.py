@@ -1,80 +1,92 @@
 """Lists of windows of long videos: `prepare windows`.
 
-A window is a sample: a video with a start and an end in seconds. A killed call resumes from a journal next to
-the list, which has the measures of each finished video.
+A window is a sample: a video with a start and an end in seconds. N candidates: all windows of a video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.annotations.bout import Bout
 from everest.annotations.matching import late_notices
-from everest.annotations.scored import are_scored
+from everest.annotations.scored import are_outside, are_scored
 from everest.errors import DataError, RecipeError
+from everest.footage.activity import why_none, window_activity
 from everest.footage.labeled_list import Labeling
-from everest.footage.measures import (
-    TOLERANCE,
-    Problems,
-    WindowSettings,
-    candidate_starts,
-    journal_of,
-    measure_all,
-    was_killed_after_list,
-)
 from everest.footage.selection import choose_windows
+from everest.inference.predictions import check_seconds
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_list
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import counted
+from everest.video.packet_sizes import PacketSizes, packet_sizes
+from everest.video.reader import damage_text
+from everest.video.stream import VideoError
+
+TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded
+
+FATES: Final = {
+    "failed": "no windows",
+    "damaged": "no windows there",
+    "unranked": "its windows are spread evenly",
+}
+
+Problems = list[dict[str, str]]  # path and reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSettings:
+    """Which windows are listed."""
+
+    seconds: float
+    step: float  # seconds from a candidate to the next
+    by: Literal["uniform", "activity"] = "uniform"
+    count: int | None = None  # windows in all; None: all candidates
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seconds(seconds=self.seconds, step=self.step)
+        if self.by == "activity" and self.count is None:
+            raise RecipeError("--by activity chooses among windows; state how many by --hours H or --count N")
+        if self.count == 0:
+            raise RecipeError("--hours is less than one window; use more hours or fewer --seconds")
 
 
 @dataclass(slots=True)
 class WindowList:
     """The windows that were listed, and the videos with a problem."""
 
-    file: Path
-    settings: WindowSettings
+    file: str
+    by: str
     windows: int = 0
     hours: float = 0.0  # of all windows, overlaps counted twice
     videos: int = 0  # that have a window
-    problems: Problems = field(default_factory=Problems)
+    failed: Problems = field(default_factory=list)
+    damaged: Problems = field(default_factory=list)
+    unranked: Problems = field(default_factory=list)  # by activity: without scores
     labeled: dict[str, Any] | None = None  # `Labeling.write`, and `unscored`: the windows left out
 
-    def to_dict(self) -> dict[str, object]:
-        """The document of `--json`."""
-        problems = {
-            name: [{"path": path, "reason": reason} for path, reason in getattr(self.problems, name)]
-            for name in ("failed", "damaged", "unranked")
-        }
-        return {
-            "list": str(self.file),
-            "by": self.settings.by,
-            "windows": self.windows,
-            "hours": self.hours,
-            "videos": self.videos,
-            **(self.labeled or {}),
-            **problems,
-        }
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """All windows of a video or a segment."""
 
-def windows_of(
-    sample: Sample, starts: NDArray[np.float64], end: float, settings: WindowSettings
-) -> list[Sample]:
-    """Returns the windows of a video that begin at `starts`, none after `end`; its group is kept."""
-    ends = np.minimum(starts + settings.seconds, end).round(6)
-    span = {"start_frame": None, "end_frame": None}
-    return [
-        replace(sample, start=begin, end=stop, **span)
-        for begin, stop in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
+    sample: Sample
+    starts: NDArray[np.float64]  # (N,) seconds
+    ends: NDArray[np.float64]  # (N,) seconds
+    scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
+    unscored: int  # further windows, which touch time that no one has labeled
+    end: float | None  # seconds: of a whole video without damage
 
 
 def write_windows(
@@ -92,65 +104,112 @@ def write_windows(
         labeling: labels of the windows; videos without a bout are left out, because no one may have looked
             at them.
     """
-    overwrite = overwrite or was_killed_after_list(out)
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
     if any(sample.member is not None for sample in samples):
         raise RecipeError("videos in shards have no windows; name the list or folder they were made from")
-    result = WindowList(out, settings)
+    result = WindowList(str(out), settings.by)
     bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    measured = measure_all(samples, out, settings, result.problems, report)
-    whole = [(sample.path, of) for sample, of in measured if sample.video_id == sample.path]
-    ends = {path: of.end for path, of in whole if of.damage is None}
+    found = _all_candidates(samples, settings, bouts, result, report)
+    ends = {each.sample.path: each.end for each in found if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    if not measured:
-        journal_of(out).unlink(missing_ok=True)
-        path, reason = result.problems.failed[0]
-        raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    starts = [candidate_starts(of.start, of.end, settings, of.missing) for _, of in measured]
-    scores = None
-    if settings.by == "activity":
-        scores = [None if of.scores is None else np.array(of.scores) for _, of in measured]
-    candidates = sum(map(len, starts))
-    scored = [
-        are_scored(begins, np.minimum(begins + settings.seconds, of.end), bouts.get(sample.path, ()))
-        for (sample, of), begins in zip(measured, starts, strict=True)
-    ]
-    starts = [begins[inside] for begins, inside in zip(starts, scored, strict=True)]
-    if scores is not None:
-        scores = [None if each is None else each[inside] for each, inside in zip(scores, scored, strict=True)]
-    total = sum(map(len, starts))
+    total, unscored = sum(len(each.starts) for each in found), sum(each.unscored for each in found)
     if not total:
-        raise DataError(f"all {counted(candidates, 'window')} touch time that no one has labeled (unscored)")
-    if total < candidates:
-        report(
-            notice(f"left out, touch unscored time: {candidates - total} of {counted(candidates, 'window')}")
-        )
+        raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
+    if unscored:
+        report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        list(map(len, starts)),
-        scores,
+        [len(each.starts) for each in found],
+        [each.scores for each in found] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
-        cap=settings.cap,
         seed=settings.seed,
     )
-    windows: list[Sample] = []
-    for (sample, of), begins, numbers in zip(measured, starts, chosen, strict=True):
-        windows += windows_of(sample, begins[numbers], of.end, settings)
+    windows = [
+        replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
+        for each, numbers in zip(found, chosen, strict=True)
+        for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
+    ]
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
     result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
     if settings.count is not None and len(windows) < settings.count:
-        limit = "" if total < settings.count else "; --per-video is the limit of each video"
-        report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested{limit}"))
+        report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
     if labeling is None:
         write_list(out, windows, root=out.parent.absolute())
     else:
         labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
-        result.labeled = {**labeled, "unscored": candidates - total}
-    journal_of(out).unlink(missing_ok=True)
+        result.labeled = {**labeled, "unscored": unscored}
     return result
+
+
+def _all_candidates(
+    samples: Sequence[Sample],
+    settings: WindowSettings,
+    bouts: Mapping[str, Sequence[Bout]],
+    result: WindowList,
+    report: Report,
+) -> list[Candidates]:
+    """The windows of each readable video; problems are added to the result."""
+    found = []
+    read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
+    for done, sample in enumerate(samples, start=1):
+        try:
+            each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            found.append(each)
+        except (VideoError, OSError) as error:
+            why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
+            problems = {"failed": why}
+        for problem, reason in problems.items():
+            getattr(result, problem).append({"path": sample.path, "reason": reason})
+            report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
+        report({"event": "video", "done": done, "videos": len(samples)})
+    if not found:
+        path, reason = result.failed[0].values()
+        raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
+    return found
+
+
+def _candidates(
+    sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
+) -> tuple[Candidates, dict[str, str]]:
+    """The windows of a video by its packets, and its problems; a video shorter than a window has one."""
+    start, end = sample.start or 0.0, packets.end if sample.end is None else min(sample.end, packets.end)
+    times = np.append(packets.seconds, packets.end)
+    if sample.start_frame is not None:
+        start = float(times[min(sample.start_frame, len(times) - 1)])
+    if sample.end_frame is not None:
+        end = float(times[min(sample.end_frame, len(times) - 1)])
+    if start >= end - TOLERANCE:
+        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
+    number = max(int((end - start - settings.seconds + TOLERANCE) // settings.step) + 1, 1)
+    starts = (start + settings.step * np.arange(number, dtype=np.float64)).round(6)
+    missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
+    ends = np.minimum(starts + settings.seconds, end).round(6)
+    intact = are_outside(starts, ends, missing)
+    is_open = sample.end is None and sample.end_frame is None
+    damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
+    if not intact.any():
+        raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
+    problems = {} if damage is None else {"damaged": damage}
+    starts, ends = starts[intact], ends[intact]
+    scores = None
+    if settings.by == "activity":
+        if (reason := why_none(packets)) is None:
+            scores = window_activity(packets, starts, settings.seconds)
+        else:
+            problems["unranked"] = reason
+    scored = are_scored(starts, ends, bouts)
+    candidates = Candidates(
+        sample=sample,
+        starts=starts[scored],
+        ends=ends[scored],
+        scores=None if scores is None else scores[scored],
+        unscored=int((~scored).sum()),
+        end=end if damage is None and sample.video_id == sample.path else None,
+    )
+    return candidates, problems

@@ -20,12 +20,10 @@ from everest.config.settings import Recipe
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
-from everest.inference.top_classes import check_options
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
-from everest.metrics.calibration import calibrate_answers, calibrated_heads
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer
@@ -73,7 +71,6 @@ class OpenedModel:
     keep: float | None  # ratio of the tokens to encode; None: see `encode`
     accelerator: Accelerator
     written_by: str = ""  # name of the recipe in the header of the weights
-    calibrated: bool = False  # whether answers are calibrated probabilities
 
     @classmethod
     def open(
@@ -86,7 +83,6 @@ class OpenedModel:
         keep: float | None = None,
         precision: str | None = None,
         cpu: bool = False,
-        calibrated: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
         """Open a checkpoint.
@@ -96,7 +92,6 @@ class OpenedModel:
             clips, crops: views of a video; None: as in the evaluation of the recipe.
             precision: as `train.precision`; None: the recipe's.
             cpu: use the CPU even if there is a GPU.
-            calibrated: whether answers are calibrated probabilities.
             notify: receives a notice when there is no recipe next to the weights.
         """
         opened = open_model(
@@ -120,7 +115,6 @@ class OpenedModel:
             keep=keep,
             accelerator=accelerator,
             written_by=opened.weights.recipe,
-            calibrated=calibrated,
         )
 
     @classmethod
@@ -132,7 +126,6 @@ class OpenedModel:
         crops: int | None = None,
         keep: float | None = None,
         precision: str | None = None,
-        calibrated: bool = False,
     ) -> OpenedModel:
         """Use a model of `everest.load_model` or `create_model` as it is, in evaluation mode; see `open`."""
         if isinstance(module, AdaptiveTokenizer):
@@ -147,7 +140,6 @@ class OpenedModel:
             recipe=_with_views(module.recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
-            calibrated=calibrated,
         )
 
     @property
@@ -165,9 +157,7 @@ class OpenedModel:
     def classes(self) -> Classes:
         """The classes of the classifier."""
         module = self.classifier
-        check_options(module.heads, calibrated=self.calibrated)
-        heads = calibrated_heads(module.heads, source=self.source) if self.calibrated else module.heads
-        return Classes(heads=heads, names=module.class_names)
+        return Classes(heads=module.heads, names=module.class_names)
 
     @property
     def classifier(self) -> VideoClassifier:
@@ -192,9 +182,8 @@ class OpenedModel:
         return answers
 
     def mean_answers(self, answers: Tensor) -> Tensor:
-        """The mean over the views of answers (…, views, outputs), calibrated if that is requested."""
-        means = answers.mean(dim=-2)
-        return calibrate_answers(means, self.classifier.heads) if self.calibrated else means
+        """The mean over the views of answers (…, views, outputs)."""
+        return answers.mean(dim=-2)
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:

@@ -22,7 +22,6 @@ def check_options(
     rules: BoutRules = PLAIN,
     bouts: bool = False,
     annotations: bool = False,
-    calibrated: bool = False,
 ) -> None:
     """Raise RecipeError for an option that goes with no head, or that is out of range.
 
@@ -30,7 +29,6 @@ def check_options(
         rules: of the bouts of a timeline.
         bouts: whether bouts are requested in place of windows.
         annotations: whether bouts are requested as a file of annotations.
-        calibrated: whether calibrated probabilities are requested.
     """
     background, threshold = rules.background, rules.threshold
     if top is not None and top < 1:
@@ -45,7 +43,6 @@ def check_options(
             "--min-seconds": rules.min_seconds > 0,
             "--bouts": bouts,
             "--to": annotations,
-            "--calibrated": calibrated,
         }
         option = next((option for option, is_given in given.items() if is_given), None)
         if option is not None:

@@ -16,7 +16,7 @@ from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import automated_bouts
 from everest.lists.sample import Sample
-from everest.metrics.timeline import TOLERANCE, VideoTimelines, timeline_metrics
+from everest.metrics.timeline import VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.json_text import read_json
 from everest.system.text import counted
@@ -109,7 +109,6 @@ def score_timelines(
     rows: Sequence[Mapping[str, Any]],
     truth: Bouts,
     *,
-    tolerance: float = TOLERANCE,
     report: Report,
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video that the truth does not name is left out, with a notice.
@@ -141,7 +140,7 @@ def score_timelines(
         why = "all time of the videos is unscored" if unscored else "no video of the truth could be read"
         raise DataError(why)
     return {
-        **timeline_metrics(stretches, tolerance=tolerance),
+        **timeline_metrics(stretches),
         "videos": videos,
         "unscored": round(unscored, 3),
     }

@@ -39,7 +39,6 @@ class LearnedImportance(Selector):
     """
 
     may_be_zero: ClassVar[tuple[str, ...]] = ("random_ratio",)
-    words: ClassVar[str] = "keeps the tokens with the highest scores"
     strategy: Literal["learned-importance"] = "learned-importance"
     mask_ratio: float = 0.9  # LVMAE §4.1; the number of masked places is rounded down, as in `tube`
     keep_ratio: float = 0.10  # LVMAE §4.1

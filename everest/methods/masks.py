@@ -29,7 +29,6 @@ def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tens
 class Tube(Selector):
     """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
 
-    words: ClassVar[str] = "random places are visible, the same in every time slice"
     strategy: Literal["tube"] = "tube"
     mask_ratio: float = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
 
@@ -43,7 +42,6 @@ class RandomSpaceTime(Selector):
     """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
 
     share_setting: ClassVar[str] = "visible_ratio"
-    words: ClassVar[str] = "random tokens of the whole clip are visible"
     strategy: Literal["random"] = "random"
     visible_ratio: float = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
 
@@ -56,7 +54,6 @@ class RandomSpaceTime(Selector):
 class FrameWise(Selector):
     """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole slices are masked and predicted."""
 
-    words: ClassVar[str] = "random time slices are visible completely"
     strategy: Literal["frame"] = "frame"
     mask_ratio: float = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
 
@@ -81,7 +78,6 @@ class RunningCell(Selector):
     """
 
     cell: ClassVar[int] = 2
-    words: ClassVar[str] = "of each 2 x 2 tokens, the chosen ones move by one place in every time slice"
     strategy: Literal["running-cell"] = "running-cell"
     encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
     mask_ratio: float = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
@@ -123,7 +119,6 @@ def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) 
 class AllTokens(Selector):
     """Encodes all tokens and predicts none: ordinary fine-tuning."""
 
-    words: ClassVar[str] = "keeps all tokens"
     strategy: Literal["all"] = "all"
 
     @property
@@ -144,7 +139,6 @@ class TubeDropout(Selector):
     """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
 
     share_setting: ClassVar[str] = "keep_ratio"
-    words: ClassVar[str] = "random places are kept, the same in every time slice"
     strategy: Literal["tube-dropout"] = "tube-dropout"
     keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import torch
 from torch import Tensor
@@ -137,7 +137,6 @@ class ByEmbedding(ByChange):
 class RedundancyRobust(ByEmbedding):
     """EVEREST §4.1: keeps the tokens whose embeddings have changed most."""
 
-    words: ClassVar[str] = "keeps the tokens that changed {most} since the previous time slice"
     strategy: Literal["redundancy-robust"] = "redundancy-robust"
 
 
@@ -150,9 +149,6 @@ class Drawn(ByEmbedding):
     With `uniform` 1 the importance does not count, and training does not measure it.
     """
 
-    words: ClassVar[str] = (
-        "draws tokens, those that changed {most} since the previous slice with a higher probability"
-    )
     strategy: Literal["drawn"] = "drawn"
     uniform: float = 0.5  # our choice
 
@@ -198,7 +194,6 @@ class Drawn(ByEmbedding):
 class FrameDifference(ByChange):
     """A baseline: a token is important if its pixels differ from the frame before. It uses no embedding."""
 
-    words: ClassVar[str] = "keeps the tokens whose pixels differ {most} from the previous frame"
     strategy: Literal["frame-difference"] = "frame-difference"
 
     def lag(self, tubelet_frames: int) -> int:

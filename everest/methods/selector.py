@@ -32,7 +32,6 @@ class Selector(ABC):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     strategy: str = ""  # its name in a recipe; of another package: its import path
-    words: ClassVar[str] = ""  # how it chooses, in a figure; {most} is most or least
     cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # ratios that may be 0
     share_setting: ClassVar[str] = "mask_ratio"  # the setting that `keeping` changes

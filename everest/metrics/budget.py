@@ -14,7 +14,6 @@ W windows of the footage, N checked windows.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +24,6 @@ from scipy.stats import t
 
 from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout
 from everest.errors import DataError, RecipeError
-from everest.system.text import counted
 
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
@@ -106,25 +104,6 @@ def total_interval(
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
-def counted_bouts(extents: Mapping[str, tuple[float, float]], checked: Bouts) -> tuple[Bouts, list[str]]:
-    """Leave out rows of a person that repeat another, and bouts that begin after the end of their recording.
-
-    Returns:
-        The other bouts, and a sentence for each recording with such bouts.
-    """
-    kept, notices = {}, []
-    for video, (_, end) in extents.items():
-        bouts = list(dict.fromkeys(checked.get(video, ())))
-        kept[video] = [bout for bout in bouts if bout.start < end or bout.label in (CHECKED, DRAWN)]
-        if twice := len(checked.get(video, ())) - len(bouts):
-            notices.append(f"{video}: left out, {counted(twice, 'row')} that another row repeats")
-        if late := len(bouts) - len(kept[video]):
-            notices.append(
-                f"{video}: left out, {counted(late, 'bout')} after the end of the footage, {end:g} s"
-            )
-    return kept, notices
-
-
 def time_budget(
     extents: Mapping[str, tuple[float, float]],
     predicted: Bouts,
@@ -184,20 +163,20 @@ def _windows_of(
     length: float,
 ) -> dict[tuple[str, int], FootageWindow]:
     """The checked windows, by their recording and their number in it."""
-    of_video: dict[str, list[FootageWindow]] = defaultdict(list)
-    for window in windows:
-        of_video[window.video].append(window)
+
+    def place(part: Bout | FootageWindow) -> tuple[str, int]:
+        return part.video, round((part.start - extents[part.video][0]) / length)
+
+    by_place = {place(window): window for window in windows}
     drawn = {}
     for mark in marks:
-        those = of_video[mark.video]
-        number = round(min(max((mark.start - extents[mark.video][0]) / length, 0), len(those) - 1))
-        window = those[number]
-        if max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
+        window = by_place.get(place(mark))
+        if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
             where = f"{mark.video}, {mark.start:g} to {mark.end:g} s"
             raise DataError(
                 f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
             )
-        drawn[mark.video, number] = window
+        drawn[place(mark)] = window
     return drawn
 
 
@@ -214,7 +193,7 @@ def _amounts(
     Args:
         manual: bouts are of a person, and may be cut at the start of the window.
     """
-    inside = [bout for bout in bouts.get(window.video, ()) if bout.label == name]
+    inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
     is_first = window.start <= extents[window.video][0] + ROUNDED
     after = window.start + ROUNDED if manual and not is_first else window.start

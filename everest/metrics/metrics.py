@@ -1,48 +1,51 @@
-"""The metrics of an evaluation, and the answers as a file; `TASKS` has the functions of each task.
+"""The metrics of an evaluation, and its outputs as a file; `TASKS` has the functions of each task.
 
-All are scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
+Metrics of classes are in percent, errors of numbers in the unit of the labels.
 
 V videos, C classes.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import entropy
-from sklearn.metrics import average_precision_score
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
 from everest.metrics.head_metrics import (
-    Values,
-    mae_of_constant,
-    map_of_random_order,
+    average_precisions,
+    chances,
+    choose_thresholds,
     multi_label,
-    percent_of,
     regression,
     single_label,
 )
-from everest.metrics.intervals import bootstrap_intervals
+from everest.metrics.intervals import Metrics, bootstrap
+from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, label_array
-from everest.system.files import atomic_file
+from everest.system.files import write_table
 
+OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
+# Our choice: with fewer videos of a class than this, their number varies much from draw to draw, and many
+# draws have none of them. Means over classes then have no interval.
+FEW_OF_CLASS: Final = 5
+
+Values = dict[str, Any]
 Columns = Sequence[tuple[str, Sequence[str]]]  # their names, and a text for each video
 
 
 class TaskFunctions(NamedTuple):
-    """The functions of the answers of a head that differ from task to task."""
+    """The functions of the outputs of a head that differ from task to task."""
 
-    metrics: Callable[[HeadPredictions, Sequence[Any] | None], Values]  # intervals with groups of videos
-    loss: Callable[[HeadPredictions], float]  # of the mean answers
+    metrics: Callable[[HeadPredictions], Metrics]
+    loss: Callable[[HeadPredictions], float]  # of the mean outputs
     guessed: Callable[[Head, NDArray[Any]], float]  # the loss of guessing, from the labels
     columns: Callable[[HeadPredictions, Classes], Columns]  # of a file of predictions
 
@@ -120,34 +123,59 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
         intervals: adds `intervals`, the 95 % interval (low, high) of each measured value, by its name.
     """
     by_head = predictions.by_head()
-    groups = predictions.groups or range(len(predictions.videos))
-    measured = {
-        name: TASKS[head.head.task].metrics(head, groups if intervals else None)
-        for name, head in by_head.items()
-    }
+    groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
+    measured = {name: _measure_head(head, groups) for name, head in by_head.items()}
     if "" in measured:
         return measured[""]
     result: Values = {"heads": measured}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
     right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
-    chance = round(chance_top1(predictions.heads), 4)
-    result |= {"action_top1": percent_of(right.mean()), "chance_action_top1": chance}
-    if intervals:
-        labels = next(iter(by_head.values())).labels
-        found = bootstrap_intervals({"action_top1": right}, right, labels, groups=groups)
-        result["intervals"] = {"action_top1": found["action_top1"]}
+    of_action = _measured(
+        lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups
+    )
+    return {**result, **of_action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
+
+
+def _measure_head(head: HeadPredictions, groups: Sequence[Hashable] | None) -> Values:
+    """The metrics of a head, the values of chance, and with groups of videos the intervals."""
+    shares, metrics = head.head.task != "regression", TASKS[head.head.task].metrics(head)
+    result = _measured(metrics, len(head.labels), groups, shares=shares)
+    result |= {name: _rounded(value, shares) for name, value in chances(head.head, head.labels).items()}
+    if shares and groups is not None:
+        support = head.class_flags()[0].sum(axis=0)  # (C,)
+        if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
+            few = {name: [None, None] for name in OVER_CLASSES if name in result["intervals"]}
+            result["intervals"] |= few
     return result
 
 
+def _measured(
+    metrics: Metrics, videos: int, groups: Sequence[Hashable] | None, *, shares: bool = True
+) -> Values:
+    """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
+    result: Values = {name: _rounded(x, shares) for name, x in metrics(np.ones(videos)).items()}
+    if groups is not None:
+        ends = bootstrap(metrics, groups, shares=shares)
+        result["intervals"] = {name: [_rounded(end, shares) for end in ends[name]] for name in ends}
+    return result
+
+
+def _rounded(value: float, is_share: bool) -> float | None:
+    """Percent with four digits after the point, or a number with six digits; None instead of nan."""
+    if math.isnan(value):
+        return None
+    return round(100 * float(value), 4) if is_share else float(f"{value:.6g}")
+
+
 def mean_loss(predictions: Predictions) -> float:
-    """The loss of the mean answer of a video, over all videos and heads, without smoothing or weights."""
+    """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
     heads = predictions.by_head().values()
     return float(np.mean([TASKS[head.head.task].loss(head) for head in heads]))
 
 
 def loss_of_guessing(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float:
-    """The loss of answers that do not depend on the video, as `mean_loss`.
+    """The loss of outputs that do not depend on the video, as `mean_loss`.
 
     They are the same probability for each single-label class, the share of these videos for each multi-label
     class, and the mean of the training set for a number.
@@ -162,56 +190,53 @@ def chance_top1(heads: Heads) -> float:
     return 100 / math.prod(head.outputs for head in heads)
 
 
+def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
+    """The value of a metric for a model that has learned nothing about these videos; None if it has none.
+
+    Args:
+        metric: a name of METRICS; `majority_top1` is that of always predicting the most frequent class.
+    """
+    if metric in ("top1", "mean_class_accuracy"):
+        return chance_top1(heads)
+    head, *others = heads
+    if others:
+        return None
+    found = chances(head, label_array([row[0] for row in labels], head))
+    value = found.get(metric if metric in found else METRICS[metric].chance or "")
+    return None if value is None else _rounded(value, head.task != "regression")
+
+
+def thresholds_of(predictions: Predictions) -> dict[str, list[float]]:
+    """The thresholds of the classes of each multi-label head, by its name."""
+    heads = predictions.by_head().items()
+    return {
+        name: choose_thresholds(head.means, head.labels)
+        for name, head in heads
+        if head.head.task == MULTI_LABEL
+    }
+
+
 def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
     Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
     a video. Of several classes per video also the `threshold`, the least probability of a predicted class.
     """
-    several = head.head.task == MULTI_LABEL
-    if several:
-        truth, chosen = head.labels, head.chosen  # (V, C)
-    else:
-        classes = np.arange(head.head.outputs)
-        truth, chosen = head.labels[:, None] == classes, head.means.argmax(axis=1)[:, None] == classes
-    videos, answered, right = truth.sum(axis=0), chosen.sum(axis=0), (truth & chosen).sum(axis=0)  # (C,) each
-    precision, recall = right / np.maximum(answered, 1), right / np.maximum(videos, 1)
-    f1 = 2 * right / np.maximum(videos + answered, 1)
+    truth, chosen = head.class_flags()  # (V, C) each
+    videos, predicted, right = truth.sum(axis=0), chosen.sum(axis=0), (truth & chosen).sum(axis=0)  # (C,)
+    scores = {
+        "precision": right / np.maximum(predicted, 1),
+        "recall": right / np.maximum(videos, 1),
+        "f1": 2 * right / np.maximum(videos + predicted, 1),
+        "ap": average_precisions(truth, head.means)(np.ones(len(truth))),
+    }
+    if head.head.task == MULTI_LABEL:
+        scores["threshold"] = np.array(head.head.thresholds)
     return [
-        {
-            "name": name,
-            "videos": int(videos[i]),
-            "precision": percent_of(precision[i]),
-            "recall": percent_of(recall[i]),
-            "f1": percent_of(f1[i]),
-            "ap": percent_of(average_precision_score(truth[:, i], head.means[:, i])) if videos[i] else None,
-            **({"threshold": percent_of(head.head.thresholds[i])} if several else {}),
-        }
+        {"name": name, "videos": int(videos[i])}
+        | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
-
-
-def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
-    """The value of a metric for a model that has learned nothing about these videos; None if it has none."""
-    if metric in ("top1", "mean_class_accuracy"):
-        return chance_top1(heads)
-    head, *others = heads
-    if others:
-        return None
-    array = label_array([row[0] for row in labels], head)
-    if metric == "map":
-        return map_of_random_order(array)
-    return mae_of_constant(array) if metric == "mae" else None
-
-
-def majority_top1(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
-    """The top-1 accuracy of always predicting the most frequent class of these videos, in percent.
-
-    None unless the model has one single-label head.
-    """
-    if [head.task for head in heads] != ["single-label"]:
-        return None
-    return percent_of(max(Counter(label for (label,) in labels).values()) / len(labels))
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
@@ -224,10 +249,5 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     for name, head in predictions.by_head().items():
         of_head = TASKS[head.head.task].columns(head, classes)
         columns += [(f"{column}.{name}" if name else column, texts) for column, texts in of_head]
-    with (
-        atomic_file(path) as part,
-        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        rows = csv.writer(file)
-        rows.writerow(column for column, _ in columns)
-        rows.writerows(zip(*(texts for _, texts in columns), strict=True))
+    rows = zip(*(texts for _, texts in columns), strict=True)
+    write_table(path, [[column for column, _ in columns], *rows])

@@ -29,8 +29,6 @@ METRICS: Final[dict[str, Metric]] = {
     "exact_match": Metric(title="all classes of a video right"),
     "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
     "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
-    "ece": Metric(title="calibration error", higher=False),
-    "ece_calibrated": Metric(title="calibration error with --calibrated", higher=False),
     "mae": Metric(title="mean absolute error", chance="chance_mae", percent=False, higher=False),
     "rmse": Metric(title="root mean square error", percent=False, higher=False),
     "r2": Metric(title="R²", percent=False),

@@ -42,6 +42,13 @@ class HeadPredictions:
         """(V, C) whether each class of a multi-label head is predicted."""
         return self.means >= np.array(self.head.thresholds)
 
+    def class_flags(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each video has each class, and whether it is predicted, (V, C) each."""
+        if self.head.task == MULTI_LABEL:
+            return self.labels, self.chosen
+        classes = np.arange(self.head.outputs)
+        return self.labels[:, None] == classes, self.means.argmax(axis=1)[:, None] == classes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:

@@ -3,8 +3,7 @@
 Temporal segmentation: frame accuracy, edit score and F1@k of Lea et al. 2017 (Temporal Convolutional Networks
 for Action Segmentation and Detection), computed as in the released program of MS-TCN (Farha and Gall 2019).
 Temporal detection: mAP at a temporal intersection over union (tIoU), as in the program of ActivityNet (Caba
-Heilbron et al. 2015), which is also used for THUMOS14. Events: F1 with a collar on both ends (Mesaros et al.
-2016, Metrics for Polyphonic Sound Event Detection).
+Heilbron et al. 2015), which is also used for THUMOS14.
 
 Frames without a bout, and bouts of the class `background`, are background: its frames count in the frame
 accuracy, and nowhere else. Classes may overlap. Every share is in percent; None where there is nothing to
@@ -22,14 +21,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from everest.annotations.bout import BACKGROUND, Bout
 
 OVERLAPS: Final = (0.10, 0.25, 0.50)  # of F1@k
-TIOUS: Final = (0.3, 0.5, 0.7)  # of mAP; our choice of THUMOS14's 0.3 to 0.7
-TOLERANCE: Final = 1.0  # seconds, of event F1; our choice
+TIOU: Final = 0.5  # of mAP
 ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
 
 Floats = NDArray[np.float64]
@@ -68,24 +64,20 @@ class Counts(NamedTuple):
         return _percent(2 * self.right / total) if total else None
 
 
-def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOLERANCE) -> dict[str, Any]:
+def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     """Return all metrics of some videos.
 
-    Args:
-        tolerance: seconds between the starts, and between the ends, of matching events.
     Returns:
         `frame_accuracy`, `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`,
-        `f1@25`, `f1@50`, `map@0.3`, `map@0.5`, `map@0.7`, `event_f1`, the `tolerance`, the number of `videos`
-        and `frames`, and for each of the `classes`, by name: `f1` of its frames, `ap@0.5`, `event_f1`, and
-        `bouts` and `seconds` of the truth and as predicted.
+        `f1@25`, `f1@50`, `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by
+        name: `f1` of its frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
     """
     labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
     names = sorted(labels)
     frames = [tuple(frame_classes(video, of, names) for of in _both(video)) for video in videos]
     segments = [(segments_of(truth), segments_of(predicted)) for truth, predicted in frames]
     truth, predicted = (np.concatenate([pair[i] for pair in frames]) for i in (0, 1))  # (F, C) of all videos
-    precisions = {tiou: [average_precision(videos, name, tiou=tiou) for name in names] for tiou in TIOUS}
-    events = [event_counts(videos, name, tolerance=tolerance) for name in names]
+    precisions = [average_precision(videos, name, tiou=TIOU) for name in names]
     document: dict[str, Any] = {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
         "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
@@ -94,9 +86,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
             f"f1@{100 * overlap:.0f}": _summed([overlap_counts(*pair, overlap) for pair in segments]).f1
             for overlap in OVERLAPS
         },
-        **{f"map@{tiou}": _mean(values) for tiou, values in precisions.items()},
-        "event_f1": _summed(events).f1,
-        "tolerance": tolerance,
+        "map@0.5": _mean(precisions),
         "videos": len(videos),
         "frames": len(truth),
     }
@@ -108,8 +98,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines], *, tolerance: float = TOL
         {
             "name": name,
             "f1": of_frames[index].f1,
-            "ap@0.5": precisions[0.5][index],
-            "event_f1": events[index].f1,
+            "ap@0.5": precisions[index],
             "truth": _amount(bout for video in videos for bout in video.truth if bout.label == name),
             "predicted": _amount(bout for video in videos for bout in video.predicted if bout.label == name),
         }
@@ -206,26 +195,6 @@ def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: floa
     precision = right.cumsum() / np.arange(1, len(ranked) + 1)
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return _percent(float((right * highest).sum()) / total)
-
-
-def event_counts(videos: Sequence[VideoTimelines], name: str, *, tolerance: float) -> Counts:
-    """Count the events of a class. As many as possible are paired, one prediction with one true event.
-
-    The starts, and the ends, of a pair differ by at most `tolerance` seconds. A true point event is paired
-    with a prediction that contains it, or is at most that far away.
-    """
-    right = predictions = events = 0
-    for video in videos:
-        truth, predicted = ([bout for bout in of if bout.label == name] for of in _both(video))
-        events, predictions = events + len(truth), predictions + len(predicted)
-        if truth and predicted:
-            starts, ends = np.array([(bout.start, bout.end) for bout in truth]).T[..., None]  # (T, 1) each
-            first, last = np.array([(bout.start, bout.end) for bout in predicted]).T  # (P,) each
-            limit = tolerance + ROUNDING
-            near = (abs(starts - first) <= limit) & (abs(ends - last) <= limit)
-            near |= (starts == ends) & (first - limit <= starts) & (starts <= last + limit)
-            right += int((maximum_bipartite_matching(csr_array(near)) >= 0).sum())
-    return Counts(right, predictions - right, events - right)
 
 
 def _both(video: VideoTimelines) -> tuple[Sequence[Bout], Sequence[Bout]]:

@@ -180,13 +180,12 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     return Tokens(total=total, kept=visible + scored, visible=visible, target=target)
 
 
-def share_cost(spec: ModelSpec, keep: float | None) -> dict[str, Any]:
-    """Return the tokens that a keep ratio leaves, and the GMACs of one view (GFLOPs in the papers; Table 10).
-
-    Args:
-        keep: None: as trained.
-    """
-    spec = replace(spec, selection=spec.selection.at_evaluation(keep))
+def view_cost(spec: ModelSpec) -> dict[str, Any]:
+    """Return the tokens that a classifier keeps, and the GMACs of one view (the papers' GFLOPs; Table 10)."""
+    spec = replace(spec, selection=spec.selection.at_evaluation())
     tokens = count_tokens(spec)
-    share = round(tokens.visible / tokens.total, 4) if keep is None else keep
-    return {"keep": share, "tokens": tokens.visible, "gmacs": round(count_macs(spec).total / 1e9, 4)}
+    return {
+        "keep": round(tokens.visible / tokens.total, 4),
+        "tokens": tokens.visible,
+        "gmacs": round(count_macs(spec).total / 1e9, 4),
+    }

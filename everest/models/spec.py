@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
+from everest.config.heads import Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import (
     FeatureTargetSettings,
@@ -18,7 +18,7 @@ from everest.config.stage_settings import (
     TargetSettings,
     Views,
 )
-from everest.config.values import Count, NotNegative, Positive, ShareBelowOne, Side
+from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -61,7 +61,8 @@ class ModelSpec:
     heads: HeadSettings | None = None  # classifier: what each of several heads predicts
     # Classifier: mean and std of the numbers that a head learned, by its name; empty of the only head.
     scales: dict[str, tuple[float, Positive]] | None = None
-    calibration: dict[str, Calibration] | None = None  # classifier: of heads, by name
+    # Classifier: the probabilities from which the classes of a multi-label head are predicted, by its name.
+    thresholds: dict[str, tuple[Share, ...]] | None = None
     drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
@@ -143,7 +144,7 @@ class ModelSpec:
             if any(head.task == "regression" and head.outputs != 1 for head in heads):
                 yield "task: regression has one output"
             if any(len(head.thresholds) != head.outputs for head in heads):
-                yield "calibration: other thresholds than classes"
+                yield "thresholds: of other classes"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -163,8 +164,8 @@ class ModelSpec:
         scaled = []
         for head in heads:
             mean, std = (self.scales or {}).get(head.name, (head.mean, head.std))
-            calibration = (self.calibration or {}).get(head.name)
-            scaled.append(replace(head, mean=mean, std=std, calibration=calibration))
+            chosen = (self.thresholds or {}).get(head.name, ())
+            scaled.append(replace(head, mean=mean, std=std, chosen_thresholds=chosen))
         return tuple(scaled)
 
     @property

@@ -16,7 +16,6 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.footage import Timeline
-from everest.data.short_videos import largest_stride
 from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.lists.labels import indices
 from everest.lists.sample import Sample
@@ -31,6 +30,7 @@ from everest.video.stream import VideoError
 PLACES: Final = 8  # our choice: where a video is measured
 SIDE: Final = 160  # pixels of a thumbnail's longer side
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
+TOO_SHORT: Final = 0.05  # our choice: share of the videos that may be shorter than a clip of this stride
 MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]
@@ -232,3 +232,8 @@ def _by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[st
             by_class.setdefault(index, []).append(sample)
     named = {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
     return named or {"all": list(samples)}
+
+
+def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
+    """The largest stride at which nearly all videos fill a clip of `frames`; None if even 1 is too large."""
+    return sorted(lengths)[int(TOO_SHORT * len(lengths) + 1e-9)] // frames or None

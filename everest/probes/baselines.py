@@ -5,6 +5,7 @@ B clips, C channels, T frames, H W pixels, D width, P places of an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -16,9 +17,8 @@ from everest.checkpoints.describe import describe
 from everest.data.randomness import Purpose, seed_at
 from everest.inference.model import OpenedModel
 
-RANDOM: Final = "random_encoder"
-DIFFERENCES: Final = "difference_image"
 SIDE: Final = 32  # our choice: rows and columns of a difference image
+Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
 
 
 def difference_image(clips: Tensor) -> Tensor:
@@ -31,15 +31,17 @@ def difference_image(clips: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(change, SIDE).flatten(1)
 
 
-# Computed from the pixels of clips (B, C, T, H, W) uint8: (B, P) features.
-PIXEL_BASELINES: Final = {DIFFERENCES: difference_image}
-BASELINES: Final = (RANDOM, *PIXEL_BASELINES)
-
-
-def random_encoder(model: OpenedModel) -> OpenedModel:
-    """A model of the same shape with new weights, which take their seed from the recipe."""
+def random_encoder(model: OpenedModel) -> Features:
+    """The features of a model of the same shape with new weights, which take their seed from the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
         module = model.module.spec.without_files().build()
     describe(module, model.recipe, file=model.module.file)
-    return replace(model, module=module.eval().to(model.module.device))
+    untrained = replace(model, module=module.eval().to(model.module.device))
+    return lambda clips: untrained.encode(clips).pooled
+
+
+BASELINES: Final[dict[str, Callable[[OpenedModel], Features]]] = {
+    "random_encoder": random_encoder,
+    "difference_image": lambda model: difference_image,
+}

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
@@ -31,14 +31,12 @@ from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
-from everest.probes import list_probe
-from everest.probes.attentive import attentive
-from everest.probes.baselines import BASELINES, PIXEL_BASELINES, RANDOM, random_encoder
-from everest.probes.probe_heads import Floats, Labels, linear, nearest_neighbors, one_vs_rest, ridge
+from everest.probes import measures
+from everest.probes.baselines import BASELINES
+from everest.probes.classifiers import Floats, Labels, attentive, linear, nearest_neighbors
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
-LINEAR: Final = {"single-label": linear, MULTI_LABEL: one_vs_rest, "regression": ridge}  # by task
 SHOWN: Final = {  # metrics by task; the first has a chance level
     "single-label": ("top1", "top5", "mean_class_accuracy"),
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
@@ -53,7 +51,6 @@ class EncodedSet:
     videos: list[str]
     labels: list[tuple[Label, ...]]  # of each video, one per head
     sources: list[str]  # of each video: its group, or the file
-    has_groups: bool  # some of the sources are groups
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
     baselines: dict[str, NDArray[np.float32]]  # (N, …) features of the baselines, by name
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
@@ -65,7 +62,6 @@ def encode_set(
     samples: Sequence[Sample],
     folder: Path,
     *,
-    untrained: OpenedModel,
     with_tokens: bool,
     batch: int,
     report: Report,
@@ -73,7 +69,6 @@ def encode_set(
     """Encode the views of every video once, without augmentation, also by the baselines.
 
     Args:
-        untrained: a model of the same shape (everest.probes.baselines).
         folder: holds the rows as long as the set is used.
         with_tokens: keep each token, too.
         batch: videos in one forward pass.
@@ -90,13 +85,14 @@ def encode_set(
                 "attentive probe out: --probes knn,linear"
             )
 
+    baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
+
     def compute(clips: Tensor) -> Values:
-        of_pixels = {name: baseline(clips) for name, baseline in PIXEL_BASELINES.items()}
-        return model.encode(clips)._asdict() | {RANDOM: untrained.encode(clips).pooled} | of_pixels
+        return model.encode(clips)._asdict() | {name: of(clips) for name, of in baselines.items()}
 
     def row_of(views: Values) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
-        return {name: views[name].mean(dim=0) for name in ("pooled", *BASELINES)} | tokens
+        return {name: views[name].mean(dim=0) for name in ("pooled", *baselines)} | tokens
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
@@ -112,9 +108,8 @@ def encode_set(
         videos=[sample.video_id for sample in readable],
         labels=[sample.labels for sample in readable],
         sources=[sample.source for sample in readable],
-        has_groups=any(sample.group is not None for sample in readable),
         features=np.array(arrays["pooled"]),
-        baselines={name: np.array(arrays[name]) for name in BASELINES},
+        baselines={name: np.array(arrays[name]) for name in baselines},
         tokens=arrays.get("tokens"),
         num_skipped=len(skipped),
     )
@@ -131,13 +126,13 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
         answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share of the
         class among the ten nearest training videos of other groups, the same of the `baselines`, and
-        `by_class` and `by_group` (list_probe.class_and_group). Metrics of classes are in percent. Several
+        `by_class` and `by_group` (measures.class_and_group). Metrics of classes are in percent. Several
         heads have these under `heads`, by name.
     """
     for name in names:
         if name not in PROBES:
             raise unknown_name("--probes", name, PROBES)
-    started, untrained = time.monotonic(), random_encoder(model)
+    started = time.monotonic()
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels([sample.labels for sample in train_samples], position, head)
@@ -148,7 +143,6 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
                 model,
                 samples,
                 Path(folder) / part,
-                untrained=untrained,
                 with_tokens="attentive" in names,
                 batch=batch,
                 report=report,
@@ -175,16 +169,16 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
 
 def _report_shared(train: Sequence[Sample], test: Sequence[Sample], report: Report) -> None:
     """Warn of test videos that are training videos, or of the same groups or files."""
-    videos, sources = {sample.video_id for sample in train}, {sample.source for sample in train}
-    shared = [sample.path for sample in test if sample.video_id in videos]
+    known = {sample.video_id for sample in train} | {sample.source for sample in train}
+    shared = [sample.path for sample in test if known & {sample.video_id, sample.source}]
     if shared:
-        of = f"{len(shared)} of {len(test)} test videos are also training videos, such as {shared[0]}"
-        report(notice(f"warning: {of}: the accuracies are too high"))
-    same = [sample.source for sample in test if sample.source in sources and sample.video_id not in videos]
-    if same:
-        of = f"{len(same)} of {len(test)} test videos are of groups or files of training videos"
-        fix = "`everest prepare split --group` keeps them apart"
-        report(notice(f"warning: {of}, such as {same[0]}: the accuracies may be too high; {fix}"))
+        report(
+            notice(
+                f"warning: {len(shared)} of {len(test)} test videos are also training videos, or of the same "
+                f"groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
+                "--group` keeps them apart"
+            )
+        )
 
 
 def _probe_head(
@@ -202,14 +196,14 @@ def _probe_head(
 
     def measured(name: str, features: Floats, tested: Floats) -> dict[str, Any]:
         if name == "knn":
-            outputs, settings = nearest_neighbors(features, labels, tested, head)
+            outputs = nearest_neighbors(features, labels, tested, head)
         elif name == "linear":
-            outputs, settings = LINEAR[head.task](features, labels, tested, head, seed=seed)
+            outputs = linear(features, labels, tested, head, seed=seed)
         else:
             assert train.tokens is not None
             assert test.tokens is not None
             attention = {"heads": encoder.num_heads, "seed": seed, "device": model.module.device}
-            outputs, settings = attentive(train.tokens, labels, test.tokens, head, **attention)
+            outputs = attentive(train.tokens, labels, test.tokens, head, **attention)
         predictions = Predictions(
             videos=test.videos,
             labels=[(row[position],) for row in test.labels],
@@ -219,7 +213,7 @@ def _probe_head(
         )
         whole = measure(predictions)
         references.update({key: whole[key] for key in (chance, "majority_top1") if key in whole})
-        return {**{key: whole[key] for key in SHOWN[head.task]}, **settings}
+        return {key: whole[key] for key in SHOWN[head.task]}
 
     chance = METRICS[SHOWN[head.task][0]].chance
     assert chance is not None
@@ -237,32 +231,6 @@ def _probe_head(
     return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
 
 
-def retrieval(
-    model: OpenedModel, samples: Sequence[Sample], heads: Heads, *, report: Report
-) -> dict[str, dict[str, Any]]:
-    """Compare each video with the nearest ones of other groups in the same list, as `probe` does.
-
-    Returns:
-        `retrieval` for each single-label head, by its name.
-    """
-    with tempfile.TemporaryDirectory(prefix="everest-retrieval-") as folder:
-        found = encode_set(
-            model,
-            samples,
-            Path(folder) / "list",
-            untrained=random_encoder(model),
-            with_tokens=False,
-            batch=1,
-            report=report,
-        )
-    labels = {
-        head.name: label_array([row[position] for row in found.labels], head)
-        for position, head in enumerate(heads)
-        if head.task == "single-label"
-    }
-    return {name: _neighbors(found, of_head, found, of_head) for name, of_head in labels.items()}
-
-
 def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:
     """The labels of a head; raises DataError if there is nothing to learn.
 
@@ -271,32 +239,20 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
     """
     labels = label_array([row[position] for row in rows], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
-    if head.task == MULTI_LABEL:
-        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
-            raise DataError(f"{place}: each class is that of all videos or of none; a probe needs both")
-    elif len(np.unique(labels)) < 2:
-        same = "of one class" if head.task == "single-label" else "of one number"
-        raise DataError(f"{place}: its videos are {same}; a probe needs two or more")
+    if len(np.unique(labels, axis=0)) < 2:
+        raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
     return labels
 
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
-    """The result `retrieval`, about the nearest videos of each video."""
-    sources = list_probe.numbered([*train.sources, *test.sources])
+    """The result `retrieval`, about the nearest videos of each test video."""
+    sources = measures.numbered([*train.sources, *test.sources])
     of_train, of_test = sources[: len(train.sources)], sources[len(train.sources) :]
-    pairs = {"encoder": (train.features, test.features)}
-    pairs |= {name: (train.baselines[name], test.baselines[name]) for name in train.baselines}
-    precisions = {
-        name: list_probe.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)
-        for name, (gallery, queries) in pairs.items()
-    }
-    if train is test:
-        shares = list_probe.class_and_group(test.features, tested, of_test)
-    elif train.has_groups != test.has_groups:  # a file of one list may be of a group of the other one
-        shares = None
-    else:
-        both = np.concatenate([train.features, test.features]), np.concatenate([labels, tested])
-        shares = list_probe.class_and_group(*both, sources)
-    of_class, of_group = shares or (None, None)
-    encoder = {"precision@10": precisions.pop("encoder"), "by_class": of_class, "by_group": of_group}
-    return {"retrieval": encoder | {"baselines": precisions}}
+
+    def precision(gallery: Floats, queries: Floats) -> float | None:
+        return measures.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)
+
+    of_baselines = {name: precision(rows, test.baselines[name]) for name, rows in train.baselines.items()}
+    of_class, of_group = measures.class_and_group(test.features, tested, of_test) or (None, None)
+    of_encoder = {"precision@10": precision(train.features, test.features), "baselines": of_baselines}
+    return {"retrieval": of_encoder | {"by_class": of_class, "by_group": of_group}}

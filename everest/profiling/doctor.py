@@ -1,4 +1,4 @@
-"""Checks of a machine: packages, devices and decoders; everest.profiling.machine_checks has the others.
+"""`everest doctor`: checks of packages, devices, decoders, memory and disk.
 
 Nothing heavy is imported before its own check: a broken package is a result, not a crash.
 F frames, H W pixels.
@@ -7,24 +7,54 @@ F frames, H W pixels.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from everest.errors import EnvironmentProblem
-from everest.profiling.machine_checks import GIB, CheckResult, at_least, check_system, first_line
-from everest.system.cores import num_cores
+from everest.system.cores import num_cores, num_readers
 from everest.system.posix import free_host_memory, host_memory
+from everest.system.text import counted
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-    from torch import Tensor
-    from torch import device as Device
+
+PACKAGE: Final = "everest-video"
+EXTRAS: Final = ("export", "remote", "trackers")  # for users; the others are for developers
+GIB: Final = 2**30
+LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
+ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
+USUAL_CLIP: Final = 3 * 16 * 224 * 224  # bytes; most recipes
+USUAL_PASS: Final = 16  # clips; our choice: of a ViT-B on a CPU
+LARGE_PASS: Final = 512  # clips; our choice: of a ViT-B on a GPU of 140 GB
+DRIVER: Final = Path("/proc/driver/nvidia/version")
+REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
+FRAME_IDS: Final = (11, 0, 7)  # out of order
+CLOSE: Final = 4.0  # levels of a mean difference: compression; another frame differs by far more
+NEEDED: Final = "pyav"  # reads every file; the others are faster on some
+State = Literal["ok", "absent", "warning", "broken"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check.
+
+    Args:
+        state: absent: optional and not there. warning: works, but problems are likely. broken: needed.
+        fix: the remedy; None if the check passed.
+    """
+
+    name: str
+    state: State
+    found: str
+    fix: str | None = None
 
 
 def run_checks() -> list[CheckResult]:
@@ -39,10 +69,31 @@ def run_checks() -> list[CheckResult]:
     return results
 
 
-# --- packages -----------------------------------------------------------------------------------------------
+def verdict(results: Sequence[CheckResult]) -> str:
+    """The results of all checks in a sentence: whether everest works, on which device, and where to start."""
+    broken = [result.name for result in results if result.state == "broken"]
+    warned = [result.name for result in results if result.state == "warning"]
+    if broken:
+        return f"everest does not work on this machine: fix {', '.join(broken)} first."
+    gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
+    device = "the CPU: begin with `everest recipes suggest VIDEOS --output my.yaml`"
+    if gpus:
+        device = counted(gpus, "GPU")
+    elif any(result.name == "MPS" for result in results):
+        device = "the GPU of this Mac, by --gpus mps"
+    warning = f"; {counted(len(warned), 'warning')}: {', '.join(warned)}" if warned else ""
+    return f"everest works on this machine, on {device}{warning}."
 
-PACKAGE: Final = "everest-video"
-EXTRAS: Final = ("export", "remote", "trackers")  # for users; the others are for developers
+
+def first_line(error: Exception | Warning | str) -> str:
+    """The first line of an error's message, which may be pages long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def _checked(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State = "warning") -> CheckResult:
+    """A result with its fix unless it `is_ok`."""
+    return CheckResult(name, "ok", found) if is_ok else CheckResult(name, otherwise, found, fix)
 
 
 def check_packages() -> Iterator[CheckResult]:
@@ -57,27 +108,18 @@ def check_packages() -> Iterator[CheckResult]:
         return
     yield CheckResult(PACKAGE, "ok", about["Version"])
     python, required = platform.python_version(), about["Requires-Python"]
-    if SpecifierSet(required).contains(python, prereleases=True):
-        yield CheckResult("Python", "ok", python)
-    else:
-        yield CheckResult("Python", "broken", python, f"install Python {required}")
-    requirements = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
-    yield from (_check_package(needed) for needed in requirements if _applies(needed))
-    for extra in EXTRAS:
-        optional = (part for part in requirements if _applies(part, extra) and not _applies(part))
-        yield from (_check_package(requirement, extra) for requirement in optional)
+    is_supported = SpecifierSet(required).contains(python, prereleases=True)
+    yield _checked("Python", python, is_supported, f"install Python {required}", otherwise="broken")
+    for text in importlib.metadata.requires(PACKAGE) or []:
+        requirement = Requirement(text)
+        for extra in ("", *EXTRAS):  # "": everest always needs it
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                yield _check_package(requirement, extra)
+                break
 
 
-def _applies(requirement: Requirement, extra: str = "") -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-
-def _check_package(requirement: Requirement, extra: str = "") -> CheckResult:
-    """Check an installed version against the oldest that works and the newest that was tested.
-
-    Args:
-        extra: the extra that brings the package; empty if everest always needs it.
-    """
+def _check_package(requirement: Requirement, extra: str) -> CheckResult:
+    """Check an installed version against the oldest that works and the newest that was tested."""
     name, versions = requirement.name, requirement.specifier
     fix = f"run `pip install '{name}{versions}'`"
     try:
@@ -85,9 +127,8 @@ def _check_package(requirement: Requirement, extra: str = "") -> CheckResult:
     except importlib.metadata.PackageNotFoundError:
         if not extra:
             return CheckResult(name, "broken", "not installed", fix)
-        return CheckResult(
-            name, "absent", f"not installed ({extra})", f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
-        )
+        wanted = f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
+        return CheckResult(name, "absent", f"not installed ({extra})", wanted)
     if versions.contains(version, prereleases=True):
         return CheckResult(name, "ok", version)
     oldest = [part for part in versions if part.operator == ">="]
@@ -96,21 +137,13 @@ def _check_package(requirement: Requirement, extra: str = "") -> CheckResult:
     return CheckResult(name, "warning", f"{version}, newer than tested", f"in case of problems {fix}")
 
 
-# --- devices ------------------------------------------------------------------------------------------------
-
-DRIVER: Final = Path("/proc/driver/nvidia/version")
-REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
-LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
-
-
 def check_devices() -> Iterator[CheckResult]:
     """Check processor and memory, torch with torchvision, and the GPUs."""
     yield CheckResult("processor", "ok", f"{num_cores()} cores")
     free = free_host_memory()
+    found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield at_least(
-        "memory", f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free", free >= LITTLE_MEMORY, fix
-    )
+    yield _checked("memory", found, free >= LITTLE_MEMORY, fix)
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -124,87 +157,46 @@ def check_devices() -> Iterator[CheckResult]:
     except Exception as error:
         found = f"does not fit torch {torch.__version__}: {first_line(error)}"
         yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
-    yield from _check_cuda(torch)
-    if torch.backends.mps.is_available():
-        yield check_step("MPS", torch.device("mps"))
-
-
-def _check_cuda(torch: ModuleType) -> Iterator[CheckResult]:
     has_driver = DRIVER.is_file() or shutil.which("nvidia-smi") is not None
-    if torch.version.cuda is None and torch.version.hip is None:
-        if has_driver:
-            fix = "install a torch for CUDA: the selector on the front page of PyTorch gives the command"
-            yield CheckResult("CUDA", "warning", "an NVIDIA driver, but a torch without CUDA", fix)
-        else:
-            yield CheckResult("CUDA", "absent", "none; runs on the CPU")
-        return
-    built = f"torch is built for CUDA {torch.version.cuda or torch.version.hip}"
     with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
-    if not available and not has_driver:
-        yield CheckResult("CUDA", "absent", f"{built}; no driver, runs on the CPU")
-    elif not available:
-        reason = str(caught[0].message).splitlines()[0] if caught else "no GPU is visible"
-        fix = "update the NVIDIA driver, or look at CUDA_VISIBLE_DEVICES"
-        yield CheckResult("CUDA", "warning", f"{built}, but: {reason}", fix)
+    if available:
+        yield from (_check_gpu(number) for number in range(torch.cuda.device_count()))
+    elif has_driver:
+        reason = first_line(caught[0].message) if caught and isinstance(caught[0].message, Warning) else ""
+        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}) {reason}"
+        fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
+        yield CheckResult("CUDA", "warning", found.strip(), fix)
     else:
-        yield CheckResult("CUDA", "ok", built)
-        yield from (_check_gpu(torch, number) for number in range(torch.cuda.device_count()))
+        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
+    if torch.backends.mps.is_available():
+        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
 
 
-def check_step(name: str, device: Device) -> CheckResult:
-    """Pre-train a tiny model for a step on a device for which torch may lack functions."""
+def _check_gpu(number: int) -> CheckResult:
     import torch
 
-    from everest.config.recipe import load_recipe
-    from everest.models.of_recipe import pretrain_spec
+    from everest.system.compute import computes_bf16
 
-    tiny = ("data.size=32", "data.frames=4", "model.tubelet=[2,8,8]", "model.depth=1")
-    model = pretrain_spec(load_recipe("small", overrides=tiny), tokenizer=None).build()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            frames = torch.zeros(2, 3, 4, 32, 32, dtype=torch.uint8, device=device)
-            model.to(device)(frames).loss.backward()
-        except NotImplementedError as error:
-            fix = "set PYTORCH_ENABLE_MPS_FALLBACK=1, or use --gpus cpu"
-            return CheckResult(name, "warning", f"cannot train: {first_line(error)}", fix)
-        except (RuntimeError, TypeError) as error:
-            return CheckResult(name, "warning", f"cannot train: {first_line(error)}", "use --gpus cpu")
-    slow = [first_line(warning.message) for warning in caught if "fall back" in str(warning.message)]
-    found = f"trains with --gpus {device.type}"
-    return CheckResult(name, "ok", f"{found}; partly on the CPU: {slow[0]}" if slow else found)
-
-
-def _check_gpu(torch: ModuleType, number: int) -> CheckResult:
     about, name = torch.cuda.get_device_properties(number), f"GPU {number}"
     found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
     try:
         (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
     except RuntimeError as error:
-        fix = "install a torch built for this GPU, or exclude it by --gpus"
+        fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
         return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
-    from everest.system.compute import computes_bf16
-
     fast = computes_bf16(torch.device("cuda", number))
     return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: train.precision auto is fp16'}")
 
 
-# --- decoders -----------------------------------------------------------------------------------------------
-
-FRAME_IDS: Final = (11, 0, 7)  # out of order
-CLOSE: Final = 4.0  # levels of a mean difference: compression; another frame differs by far more
-NEEDED: Final = "pyav"  # reads every file; the others are faster on some
-REINSTALL_AV: Final = "run `pip install --force-reinstall av`"
-
-
 def check_decoders() -> Iterator[CheckResult]:
     """Check FFmpeg, and decode a rendered file by every back-end."""
+    reinstall = "run `pip install --force-reinstall av`"
     try:
         import av
     except Exception as error:  # whatever a broken package raises
-        yield CheckResult("PyAV", "broken", f"cannot be imported: {first_line(error)}", REINSTALL_AV)
+        yield CheckResult("PyAV", "broken", f"cannot be imported: {first_line(error)}", reinstall)
         return
     versions = sorted(av.library_versions.items())
     found = ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in versions)
@@ -213,11 +205,10 @@ def check_decoders() -> Iterator[CheckResult]:
         import torch
 
         from everest.video.backends import DECODERS
+        from everest.video.reader import VideoError, read_frames
         from everest.video.writer import write_video
     except Exception as error:
-        yield CheckResult(
-            "decoders", "broken", f"not tried: {first_line(error)}", "fix the packages above first"
-        )
+        yield CheckResult("decoders", "broken", f"not tried: {first_line(error)}", "fix the packages above")
         return
     frames = torch.full((16, 64, 96, 3), 40, dtype=torch.uint8)  # (F, H, W, 3): a bar that moves right
     for number in range(16):
@@ -225,33 +216,57 @@ def check_decoders() -> Iterator[CheckResult]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
-        yield from (_check_decoder(name, path, frames) for name in DECODERS if name != "auto")
+        for name in DECODERS:
+            if name == "auto":
+                continue
+            title = f"decoder {name}"
+            try:
+                decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
+                difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
+                problem = (
+                    None if difference <= CLOSE else f"returns other frames (difference {difference:.1f})"
+                )
+            except EnvironmentProblem as error:
+                yield CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
+                continue
+            except Exception as error:  # whatever a broken package raises
+                problem = error.reason if isinstance(error, VideoError) else first_line(error)
+            found = problem or f"reads the right {len(FRAME_IDS)} frames"
+            if name == NEEDED:
+                yield _checked(title, found, problem is None, reinstall, otherwise="broken")
+            else:
+                yield _checked(title, found, problem is None, "leave data.decoder at auto")
 
 
-def _check_decoder(name: str, path: Path, frames: Tensor) -> CheckResult:
-    from everest.video.reader import VideoError, read_frames
-
-    title = f"decoder {name}"
+def check_storage() -> Iterator[CheckResult]:
+    """Check the disk of the working folder, and the shared memory for the clips of a run on all GPUs."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    found = f"{free / GIB:.1f} GiB free at {here}"
+    is_ok = free >= ENOUGH_DISK and os.access(here, os.W_OK)
+    yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
     try:
-        decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
-        difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
-        if difference <= CLOSE:
-            return CheckResult(title, "ok", f"reads the right {len(FRAME_IDS)} frames")
-        problem = f"returns other frames than requested (mean difference {difference:.1f})"
-    except EnvironmentProblem as error:
-        return CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
-    except VideoError as error:
-        problem = error.reason
-    except Exception as error:  # whatever a broken package raises
-        problem = first_line(error)
-    if name == NEEDED:
-        return CheckResult(title, "broken", problem, REINSTALL_AV)
-    return CheckResult(title, "warning", problem, "leave data.decoder at auto")
+        import torch
+
+        from everest.data.ring import REMEDY, free_shared_memory
+        from everest.data.workers import divide
+    except Exception:  # of a broken package, which has a check of its own
+        return
+    shared = free_shared_memory()
+    if shared is None:
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    clips = LARGE_PASS if gpus else USUAL_PASS
+    workers = max(1, num_readers() // max(1, gpus))
+    slots = divide(batch=clips, views=1, workers=workers, batches=sys.maxsize).slots
+    needed = max(1, gpus) * slots * clips * USUAL_CLIP
+    found = f"{shared / GIB:.2f} GiB free; a run with a usual recipe uses {needed / GIB:.2f} GiB"
+    yield _checked("shared memory", found, shared >= needed, REMEDY)
 
 
 CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {
     "packages": check_packages,
     "devices": check_devices,
     "decoders": check_decoders,
-    "system": check_system,
+    "storage": check_storage,
 }

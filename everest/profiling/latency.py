@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,24 +26,9 @@ LEAST: Final = 30  # measured videos: fewer ones are repeated in turns
 MOST: Final = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds from a file to its answer. The three parts are medians, so they need not add up to p50."""
-
-    p50_ms: float
-    p95_ms: float
-    decode_ms: float  # open the file, decode the frames of the view
-    transform_ms: float  # resize and crop
-    network_ms: float  # normalize, encode, answer
-    videos: int  # different ones
-    measured: int
-    warmup: int
-    threads: int
-
-
 def measure_latency(
     answer: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
-) -> Latency:
+) -> dict[str, float | int]:
     """Measure the wall time of one view of one video after another, in this process.
 
     The index of a file is read again each time, as of a new file; its bytes are in the system's cache.
@@ -53,6 +37,11 @@ def measure_latency(
         answer: maps clips (B, C, T, H, W) uint8 to answers that the host can read.
         views: one clip and one crop of a video.
         samples: the videos, which take turns.
+
+    Returns:
+        `p50_ms` and `p95_ms` from a file to its answer, and the medians of its parts, which need not add up
+        to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
+        `measured`; `threads`.
     """
     count = min(max(len(samples), LEAST), MOST)
     rows = []
@@ -70,17 +59,15 @@ def measure_latency(
         times.append(time.perf_counter())
         rows.append([*np.diff(times), times[-1] - times[0]])
     decode, transform, network, total = 1000 * np.array(rows[WARMUP:]).T
-    return Latency(
-        p50_ms=round(float(np.percentile(total, 50)), 3),
-        p95_ms=round(float(np.percentile(total, 95)), 3),
-        decode_ms=round(float(np.median(decode)), 3),
-        transform_ms=round(float(np.median(transform)), 3),
-        network_ms=round(float(np.median(network)), 3),
-        videos=min(len(samples), count),
-        measured=count,
-        warmup=WARMUP,
-        threads=torch.get_num_threads(),
-    )
+    parts = {"decode_ms": decode, "transform_ms": transform, "network_ms": network}
+    return {
+        "p50_ms": round(float(np.percentile(total, 50)), 3),
+        "p95_ms": round(float(np.percentile(total, 95)), 3),
+        **{name: round(float(np.median(part)), 3) for name, part in parts.items()},
+        "videos": min(len(samples), count),
+        "measured": count,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def render_video(path: Path) -> None:

@@ -19,24 +19,13 @@ from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import StageName, stage_cost, training_settings
-from everest.system.accelerator import bytes_per_value, free_memory, make_accelerator, peak_memory
+from everest.profiling.profile import StageName, stage_spec, training_settings
+from everest.system.accelerator import make_accelerator, peak_memory
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
-LARGEST_BATCH: Final = {"cuda": 64, "cpu": 1, "mps": 8}  # our choice, unless the user gives a batch
-MEMORY_USED: Final = 0.9  # our choice: share of the free memory; estimates do not cover everything
+BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
-
-
-def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
-    """Estimate the largest number of clips in one pass; 0 if the model's state alone does not fit.
-
-    Args:
-        memory: free bytes of the device.
-        state: bytes of weights, gradients and moments, and of a frozen tokenizer.
-    """
-    return max(0, int(memory * MEMORY_USED) - state) // bytes_per_clip
 
 
 def measure(
@@ -52,47 +41,38 @@ def measure(
     forward pass.
 
     Args:
-        batch: clips in a step; None: as many as fit, at most LARGEST_BATCH.
+        batch: clips in a step; None: of BATCH.
         cpu: use the CPU even if there is a GPU.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    cost = stage_cost(recipe, stage, value_bytes=bytes_per_value(accelerator))
-    spec, device = cost.spec, accelerator.device
-    most = LARGEST_BATCH.get(device.type, 1)
-    if batch is None and most > 1:
-        state, clip = sum(cost.model_state.values()), cost.activation_bytes_per_clip
-        fitting = largest_batch(memory=free_memory(device), state=state, bytes_per_clip=clip)
-        most = max(1, min(fitting, most))
+    spec, device = stage_spec(recipe, stage), accelerator.device
     whole = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # to compare
-    clips = whole * -(-(batch or most) // whole)
+    clips = whole * -(-(batch or BATCH.get(device.type, 1)) // whole)
     torch.manual_seed(recipe.train.seed)
+    seconds: list[float] = []
     try:
-        begin = _step(recipe, spec, stage, clips, accelerator)
-
-        def step() -> None:
-            begin()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            elif device.type == "mps":
-                torch.mps.synchronize()
-
-        seconds = _timed(step, device)
+        step = _step(recipe, spec, stage, clips, accelerator)
+        for number in range(WARM_UP + STEPS):
+            if number == WARM_UP and device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            began = time.perf_counter()
+            step()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            seconds.append(time.perf_counter() - began)
     except torch.OutOfMemoryError as error:
         raise EnvironmentProblem(
             f"out of memory with {clips} clips of {stage}; try a smaller --batch"
         ) from error
+    del seconds[:WARM_UP]
     median = statistics.median(seconds)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         "batch": clips,
-        "warm_up_steps": WARM_UP,
-        "steps": STEPS,
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
-        "peak_memory_of": "allocations on the device" if device.type == "cuda" else "the whole process",
     }
 
 
@@ -114,41 +94,22 @@ def _step(
     frames = torch.randint(
         0, 256, (clips, spec.channels, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )
-    if settings is None:
-
-        @torch.no_grad()
-        def evaluate() -> None:
-            prepared(frames)
-
-        return evaluate
-    optimizer = stage_optimizer(model, settings)
-    for group in optimizer.param_groups:
+    optimizer = None if settings is None else stage_optimizer(model, settings)
+    for group in () if optimizer is None else optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
     if stage == "finetune" and spec.selection.draws:
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
-    def loss() -> Tensor:
+    def step() -> None:
+        if optimizer is None:
+            with torch.no_grad():
+                prepared(frames)
+            return
         out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-        return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
-
-    def train() -> None:
-        accelerator.backward(loss())
+        loss = out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
+        accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 
-    return train
-
-
-def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
-    """Return the seconds of each timed step; the device is idle when a step returns."""
-    for _ in range(WARM_UP):
-        step()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(STEPS):
-        began = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    return step

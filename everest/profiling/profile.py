@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Final, Literal
@@ -11,12 +12,13 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.methods.learned import LearnedImportance
+from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, PassCost, count_frozen_macs, count_pass, count_tokens
 from everest.models.memory import WeightCounts, count_weights, frozen_bytes, inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
-from everest.profiling.uncommon_costs import ST_MAE, camera_operations, released_macs
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -24,9 +26,10 @@ STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
 METHODS: Final = {
     "everest": "k400",
     "videomae": "videomae-k400",
-    "st-mae": ST_MAE,
+    "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
+RANKS: Final = (ByImportance, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -37,10 +40,9 @@ class StageCost:
     """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
 
     Attributes:
-        settings: the section of a stage that trains.
+        settings: the section of a stage that trains; None for `eval`.
         value_bytes: bytes of a value that is kept for the backward pass, by precision.
         views: clips and crops of `eval`.
-        is_released: the method's released program has another model (ST-MAE).
     """
 
     spec: ModelSpec
@@ -48,11 +50,16 @@ class StageCost:
     value_bytes: int
     tokens: dict[str, int]
     views: dict[str, int] | None
-    is_released: bool
 
     @property
     def macs(self) -> Macs:
+        """Of the forward pass of one clip."""
         return self._pass.macs
+
+    @property
+    def gmacs(self) -> float:
+        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
+        return self.macs.total * (self.views["clips"] * self.views["crops"] if self.views else 1) / 1e9
 
     @cached_property
     def frozen_macs(self) -> int | None:
@@ -76,16 +83,11 @@ class StageCost:
     @cached_property
     def model_state(self) -> dict[str, int]:
         """Bytes for any number of clips."""
-        training = self.settings is not None
-        state = self._weights.state_bytes(training=training, bytes_per_value=self.value_bytes)
+        state = self._weights.state_bytes(
+            training=self.settings is not None, bytes_per_value=self.value_bytes
+        )
         frozen = frozen_bytes(self.spec)
-        kind = "tokenizer" if self.spec.teacher is None else "teacher"
-        return state | ({kind: frozen} if frozen else {})
-
-    @property
-    def gmacs(self) -> float:
-        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
-        return self.macs.total * self._passes / 1e9
+        return state | ({self._frozen_kind: frozen} if frozen else {})
 
     @cached_property
     def _pass(self) -> PassCost:
@@ -96,36 +98,25 @@ class StageCost:
         return count_weights(self.spec, self.settings)
 
     @property
-    def _passes(self) -> int:
-        return self.views["clips"] * self.views["crops"] if self.views else 1
-
-    @property
     def _frozen_layers(self) -> int:
         return frozen_layers(self.settings, self.spec.model.backbone_size.depth)
 
-    def _forward_and_backward(self) -> float | None:
-        """10^9 operations of a training step; not known with adapters."""
-        if self.settings is None or self.settings.lora.rank:
-            return None
-        return 2 * self._pass.training(frozen_layers=self._frozen_layers) / 1e9
+    @property
+    def _frozen_kind(self) -> str:
+        return "tokenizer" if self.spec.teacher is None else "teacher"
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if self.settings is not None:
-            row["training_gflops"] = self._forward_and_backward()
+            macs = self._pass.training(frozen_layers=self._frozen_layers)
+            row["training_gflops"] = None if self.settings.lora.rank else 2 * macs / 1e9  # adapters: unknown
             row["trained_parameters"] = self.trained_parameters
-        frozen, camera = self.frozen_macs, camera_operations(self.spec)
-        if frozen is not None:
-            row["tokenizer_gmacs" if self.spec.teacher is None else "teacher_gmacs"] = frozen / 1e9
-        if camera:
-            row["camera_gflops"] = camera * self._passes / 1e9
-        if self.is_released:
-            row["released_gmacs"] = released_macs(self.spec).total * self._passes / 1e9
+        if self.frozen_macs is not None:
+            row[f"{self._frozen_kind}_gmacs"] = self.frozen_macs / 1e9
         if self.views:
-            row |= {"views": self.views, "gmacs_per_view": self.macs.total / 1e9}
+            row["views"] = self.views
         return row | {
-            "gmacs_by_kind": {kind: macs * self._passes / 1e9 for kind, macs in asdict(self.macs).items()},
             "parameters": self.parameters,
             "tokens": self.tokens,
             "activation_bytes_per_clip": self.activation_bytes_per_clip,
@@ -159,7 +150,6 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         value_bytes=value_bytes,
         tokens=asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept},
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if stage == "eval" else None,
-        is_released=recipe.name == ST_MAE,
     )
 
 
@@ -171,6 +161,27 @@ def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | Fi
 def precision_of(recipe: Recipe) -> str:
     """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+
+
+def changed_recipe(
+    name: str,
+    *,
+    backbone: str | None = None,
+    frames: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    keep: float | None = None,
+    overrides: Sequence[str] = (),
+) -> Recipe:
+    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
+    values = {
+        "model.backbone": backbone,
+        "data.frames": frames,
+        "data.size": list(size) if isinstance(size, tuple) else size,
+    }
+    if isinstance(load_recipe(name).pretrain.selection, RANKS):
+        values["pretrain.selection.keep_ratio"] = keep
+    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    return load_recipe(name, overrides=[*given, *overrides])
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:

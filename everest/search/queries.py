@@ -23,7 +23,7 @@ from everest.inference.predictions import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
 from everest.system.events import silent
-from everest.video.reader import VideoError, known_damage, probe
+from everest.video.reader import VideoError
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -37,7 +37,6 @@ class Query:
     sample: Sample  # what it shows
     vectors: Floats  # (Q, D) unit rows: of its windows, or of the one video
     rows: tuple[int, ...] = ()  # of the file; empty: of another video
-    damage: str | None = None  # what is missing from it
 
 
 def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query:
@@ -58,13 +57,14 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
             raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
         if not 0 <= moment < inf:
             raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
+        if file.window is None:
+            raise RecipeError(f"{text}: {file.path} has no windows; write them with everest extract --window")
         rows = file.rows_of(name)
-    if rows.size and (moment is None or file.starts is not None):
+    if rows.size:
         if moment is not None:
             rows = np.array([_row_at(moment, rows, file, text)])
         sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
-        vectors = file.units[rows].astype(np.float32)
-        return Query(name=text, sample=sample, vectors=vectors, rows=tuple(rows.tolist()))
+        return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
     if not Path(name).exists():
         raise DataError(f"{text}: neither a row of {file.path} nor a video")
     if model is None:
@@ -75,27 +75,21 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     except VideoError as error:
         raise DataError(str(error)) from error
     sample = parts[0] if len(parts) == 1 else Sample(path=name)
-    vectors, skipped = encode_samples(parts, model)
-    within = (sample.start or -inf, inf if sample.end is None else sample.end)
-    damage = known_damage(sample.video, skipped, within=within)
-    return Query(name=text, sample=sample, vectors=vectors, damage=damage)
+    return Query(name=text, sample=sample, vectors=encode_samples(parts, model))
 
 
-def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> tuple[Floats, list[tuple[float, float]]]:
-    """The features (samples, D) of the readable samples as unit rows, and the seconds of the others."""
-    rows, skipped = [], []
+def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> Floats:
+    """The features (samples, D) of samples as unit rows."""
     encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
+    rows = []
     for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
         for sample, values in pairs:
             if isinstance(values, str):
-                if len(rows) + len(skipped) + 1 == len(samples) and not rows:
-                    raise DataError(f"{sample.video_id}: {values}")
-                skipped.append((sample.start or 0.0, inf if sample.end is None else sample.end))
-                continue
+                raise DataError(f"{sample.video_id}: {values}")
             rows.append(LEVELS["video"](values)["features"].numpy())
     features = np.stack(rows).astype(np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny), skipped
+    return features / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
 def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:
@@ -120,10 +114,6 @@ def _parts(video: Sample, moment: float | None, file: FeatureFile, model: Opened
     end = Timeline.of(video.video).end
     if moment >= end:
         raise DataError(f"{path}{AT}{moment:g}: the video ends at {end:.2f} s")
-    if file.window is None and views.sampling != "dense":
-        raise RecipeError(
-            f"{path}{AT}{moment:g}: the clips of this model span a whole video; use everest extract --window"
-        )
-    seconds = file.window or views.seconds(probe(video.video).fps or 1)
-    start = max(min(moment - seconds / 2, end - seconds), 0.0)
-    return [Sample(path=path, start=start, end=min(start + seconds, end))]
+    assert file.window is not None
+    start = max(min(moment - file.window / 2, end - file.window), 0.0)
+    return [Sample(path=path, start=start, end=min(start + file.window, end))]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.engine.plan import steps_between_checkpoints
-from everest.probes.probe_advice import probed_steps
+from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]

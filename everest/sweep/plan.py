@@ -1,30 +1,94 @@
-"""The plan of a sweep: the resolved recipe of each arm, and the work of each arm and seed."""
+"""The plan of a sweep: the resolved recipe of each arm, and the work of each arm and seed.
+
+A work is a training run or an evaluation, identified by the settings that it depends on. Arms that differ
+only in later stages share the work of earlier ones, such as one pre-training for each seed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from everest.checkpoints.start import find_init
-from everest.checkpoints.teacher import absolute_teacher
 from everest.config.merge import SET
-from everest.config.recipe import recipe_for_run
+from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_key
+from everest.engine.start import MAY_CHANGE, flat
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage import find_source, read_stage
-from everest.sweep.budgets import Budgets, equalize
-from everest.sweep.choices import AFTER, NO_INIT, Arm, StageName
-from everest.sweep.metric_names import VALIDATION, headline
-from everest.sweep.request import Equal, SweepRequest
-from everest.sweep.works import Settings, Work, changed_settings, make_work
-from everest.system.storage import join_location, parse_location
+from everest.lists.stage import find_source
+from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
+from everest.system.files import write_text
 from everest.video.folders import no_list
 
 Notify = Callable[[str], None]
+
+KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
+RUNS: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
+_AFTER: Final[dict[StageName, StageName]] = {**NEEDS, "finetune": "pretrain"}  # what a stage starts from
+_LABELS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
+# The keys that a stage reads, by their beginnings, and those among them that it does not read.
+_READS: Final[dict[StageName, tuple[str, ...]]] = {
+    "pretrain": ("data.", "model.", "train.", "tokenizer", "pretrain."),
+    "finetune": ("data.", "model.", "train.", "finetune."),
+    "eval": ("data.", "train.", "eval."),
+    "probe": ("data.", "train.", "finetune.stride", "finetune.sampling", "finetune.selection"),
+}
+_IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
+    "pretrain": _LABELS,
+    "finetune": ("data.pretrain", "data.test"),
+    "eval": ("data.pretrain",),
+    "probe": ("data.pretrain", "data.val"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One training run, or one evaluation."""
+
+    stage: StageName
+    key: str  # its folder or file
+    seed: int
+    recipe: Recipe  # with the seed
+    needs: Work | None  # the stage before, whose weights it reads
+    init: str  # the weights of the first stage, or none
+
+    @property
+    def name(self) -> str:
+        """Its place in the folder of a sweep."""
+        return f"{self.stage}/{self.key}"
+
+    def file(self, folder: Path, ending: str) -> Path:
+        """A file next to the run: its recipe (yaml), messages (log), result of an evaluation (json)."""
+        return folder / self.stage / f"{self.key}.{ending}"
+
+    def command(self, folder: Path, *, gpus: str) -> list[str]:
+        """The command that does the work, without the program."""
+        start = self.init if self.needs is None else str(folder / self.needs.name)
+        shared = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
+        if self.stage not in RUNS:
+            return [self.stage, "--checkpoint", start, *shared, "--json", "--gpus", gpus]
+        init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
+        return [self.stage, *shared, *init, "--output", str(folder / self.name), "--gpus", gpus]
+
+    def write_recipe(self, folder: Path) -> None:
+        """Write the recipe of the command.
+
+        A run keeps its settings of other stages, which a resume compares; its folder of videos and its
+        section `train` may change.
+        """
+        path, recipe = self.file(folder, "yaml"), self.recipe
+        if self.stage in RUNS and path.is_file():
+            with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
+                before = load_recipe(path, imports=False)
+                data = replace(before.data, root=recipe.data.root)
+                recipe = replace(before, data=data, train=recipe.train)
+        write_text(path, dump_recipe(recipe))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +98,8 @@ class PlannedArm:
     name: str
     overrides: dict[str, str]  # by section.key, as they were written
     stages: tuple[StageName, ...]
-    init: str  # of the first stage: an absolute path, the name of public weights, or none
     recipe: Recipe  # with the seed of the recipe
     works: dict[int, tuple[Work, ...]]  # by seed, in the order of the stages
-    budgets: Budgets  # of arms with equal GMACs
-
-    @property
-    def settings(self) -> Settings:
-        """The settings that are not at their defaults."""
-        return changed_settings(self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +109,6 @@ class SweepPlan:
     request: SweepRequest
     arms: tuple[PlannedArm, ...]
 
-    @property
-    def header(self) -> dict[str, Any]:
-        """The first keys of `sweep.yaml` and `results.json`."""
-        return {
-            "recipe": self.request.recipe.name,
-            "summary": self.request.summary,
-            "stages": list(self.request.stages),
-            "seeds": list(self.request.seeds),
-            "against": self.request.against,
-            "equal": self.request.equal,
-        }
-
-    @cached_property
-    def headline(self) -> str:
-        """The metric that a report shows unless another is chosen: that of the arm `against`."""
-        arm = next(arm for arm in self.arms if arm.name == self.request.against)
-        key = "train" if {"finetune", "probe"} & set(arm.stages) else "test"
-        is_labeled = arm.stages != ("pretrain",)
-        names = read_stage(arm.recipe.data, key, labeled=True).class_names if is_labeled else None
-        return headline(arm.recipe, arm.stages, names)
-
     def works(self) -> dict[str, Work]:
         """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
         ordered = (work for seed in self.request.seeds for arm in self.arms for work in arm.works[seed])
@@ -80,9 +116,7 @@ class SweepPlan:
 
     def users(self, work: Work) -> list[str]:
         """The names of the arms that need a work."""
-        return [
-            arm.name for arm in self.arms if work.name in {own.name for own in arm.works.get(work.seed, ())}
-        ]
+        return [arm.name for arm in self.arms if work.name in {each.name for each in arm.works[work.seed]}]
 
 
 def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> SweepPlan:
@@ -90,46 +124,21 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
 
     Args:
         data: the folder of lists and videos (`data.root`).
-        notify: receives notices about the recipes, and the steps of each arm with equal GMACs.
+        notify: receives notices about the recipes.
     """
-    base = _resolve(request, None, data, {})
-    recipes = resolve_arms(request, data=data, notify=notify)
-    stages = {arm.name: arm.stages or request.stages for arm in request.arms}
-    with _named(request.label):
-        for name, recipe in recipes.items():
-            with _named(f"{name}: "):
-                _check_data(recipe, stages[name])
-        budgets: dict[str, Budgets] = {name: {} for name in recipes}
-        if request.equal == "gmacs":
-            recipes, budgets = equalize(recipes, stages, against=request.against, notify=notify)
-        arms = tuple(
-            _plan_arm(
-                request,
-                arm,
-                stages[arm.name],
-                recipes[arm.name],
-                own_root=recipes[arm.name].data.root != base.data.root,
-                budgets=budgets[arm.name],
+    recipes, arms = resolve_arms(request, data=data, notify=notify), []
+    for arm in request.arms:
+        with _named(f"{request.label}{arm.name}: "):
+            arms.append(_plan_arm(request, arm, recipes[arm.name]))
+    seen: dict[frozenset[str], str] = {}
+    for arm in arms:
+        other = seen.setdefault(frozenset(work.name for of in arm.works.values() for work in of), arm.name)
+        if other != arm.name:
+            raise RecipeError(
+                f"{request.label}the arms '{other}' and '{arm.name}' have the same jobs: none of the stages "
+                f"{', '.join(arm.stages)} depends on their difference; leave one out"
             )
-            for arm in request.arms
-        )
-        _refuse_same_jobs(arms, equal=request.equal)
-    plan = SweepPlan(request=request, arms=arms)
-    if plan.headline.startswith(VALIDATION) and any(arm.recipe.data.val is None for arm in arms):
-        notify(
-            f"the report compares {plan.headline}, which no job measures without data.val; set it, or add "
-            "the stage eval"
-        )
-    return plan
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Put the sweep file or the arm before the errors of the block."""
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(f"{place}{error}") from error
+    return SweepPlan(request=request, arms=tuple(arms))
 
 
 def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> dict[str, Recipe]:
@@ -137,10 +146,10 @@ def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> 
     notices: dict[str, None] = {}
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    _resolve(request, None, data, notices)  # problems of all arms, without the name of one
+    _resolve(request, {}, data, notices)  # problems of all arms, without the name of one
     for arm in request.arms:
         try:
-            recipes[arm.name] = _resolve(request, arm, data, notices)
+            recipes[arm.name] = _resolve(request, arm.overrides, data, notices)
         except RecipeError as error:
             lines = str(error).split("\n")
             problems += [f"{request.label}{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
@@ -151,85 +160,78 @@ def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> 
     return recipes
 
 
-def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: dict[str, None]) -> Recipe:
-    own = [f"{key}={text}" for key, text in ({} if arm is None else arm.overrides).items()]
-    if any(text.partition("=")[0].strip() == "train.seed" for text in (*request.overrides, *own)):
+def _resolve(
+    request: SweepRequest, overrides: dict[str, str], data: str | None, notices: dict[str, None]
+) -> Recipe:
+    changes = [*request.overrides, *(f"{key}={text}" for key, text in overrides.items())]
+    if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
         raise RecipeError("train.seed: a sweep sets it; give --seeds")
-    has_root = arm is not None and "data.root" in arm.overrides
     return recipe_for_run(
         request.recipe,
-        data=None if has_root else data,
-        overrides=[*request.overrides, *own],
+        data=None if "data.root" in overrides else data,
+        overrides=changes,
         notify=lambda text: notices.setdefault(text),
     )
 
 
-def _check_data(recipe: Recipe, stages: tuple[StageName, ...]) -> None:
-    """Raise DataError if a stage has no list or folder of videos, CheckpointError if it lacks its teacher."""
-    reads: dict[StageName, tuple[str, ...]] = {
-        "pretrain": (pretrain_key(recipe.data),),
-        "finetune": ("train",),
-        "eval": ("test",),
-        "probe": ("train", "test"),
-    }
-    further: dict[StageName, tuple[str | None, ...]] = {
-        "pretrain": (recipe.pretrain.probe.list if recipe.pretrain.probe.every else None,),
-        "finetune": (recipe.data.val, recipe.data.classes),
-    }
-    root = parse_location(recipe.data.root)
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Put the sweep file and the arm before the errors of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}{error}") from error
+
+
+def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
+    stages = arm.stages or request.stages
     for stage in stages:
-        if stage == "pretrain" and recipe.pretrain.teacher is not None:
-            absolute_teacher(recipe.pretrain.teacher)
-        for file in further.get(stage, ()):
-            if file is not None and not (location := join_location(root, file)).exists():
-                raise DataError(f"{no_list(location)}; {stage} reads it")
-        for key in reads[stage]:
-            location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
-            if not location.exists():
-                raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
-
-
-def _refuse_same_jobs(arms: tuple[PlannedArm, ...], *, equal: Equal) -> None:
-    """Raise RecipeError if two arms have the same jobs: their difference would be exactly 0."""
-    seen: dict[tuple[str, ...], str] = {}
-    for arm in arms:
-        names = tuple(work.name for works in arm.works.values() for work in works)
-        other = seen.setdefault(names, arm.name)
-        if other != arm.name:
-            scaled = " (equal: gmacs sets their steps)" if equal == "gmacs" else ""
-            raise RecipeError(
-                f"the arms '{other}' and '{arm.name}' have the same jobs: their settings are equal, or none "
-                f"of the stages {', '.join(arm.stages)} depends on the difference{scaled}; leave one out"
-            )
-
-
-def _plan_arm(
-    request: SweepRequest,
-    arm: Arm,
-    stages: tuple[StageName, ...],
-    recipe: Recipe,
-    *,
-    own_root: bool,
-    budgets: Budgets,
-) -> PlannedArm:
+        _check_lists(recipe, stage)
     init = request.init if arm.init is None else arm.init
-    if init != NO_INIT:
-        with _named(f"{arm.name}: "):
-            init = find_init(init, output=None, overwrite=False).name
+    if init != FROM_SCRATCH:
+        init = find_init(init, output=None, overwrite=False).name
     works: dict[int, tuple[Work, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
         made: dict[StageName, Work] = {}
         for stage in stages:
-            needs = made.get(AFTER[stage]) if stage in AFTER else None
-            made[stage] = make_work(stage, seeded, needs=needs, init=init, own_root=own_root)
+            needs = made.get(_AFTER[stage]) if stage in _AFTER else None
+            settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
+            identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
+            key = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_LETTERS]
+            made[stage] = Work(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
         works[seed] = tuple(made.values())
-    return PlannedArm(
-        name=arm.name,
-        overrides=arm.overrides,
-        stages=stages,
-        init=init,
-        recipe=recipe,
-        works=works,
-        budgets=budgets,
-    )
+    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, works=works)
+
+
+def _check_lists(recipe: Recipe, stage: StageName) -> None:
+    """Raise DataError if a list or folder of videos of a stage is missing: before hours of other stages."""
+    val = () if recipe.data.val is None else ("val",)
+    keys: dict[StageName, tuple[str, ...]] = {
+        "pretrain": (pretrain_key(recipe.data),),
+        "finetune": ("train", *val),
+        "eval": ("test",),
+        "probe": ("train", "test"),
+    }
+    for key in keys[stage]:
+        location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
+        if not location.exists():
+            raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
+
+
+def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
+    """The settings that the work of a stage depends on; the stages before it have their own.
+
+    Args:
+        own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
+    """
+    exempt = MAY_CHANGE - {"data.root"} if own_root else MAY_CHANGE
+    ignored = _IGNORES[stage]
+    if stage == "pretrain" and recipe.data.pretrain is not None:
+        ignored = (*ignored, "data.train")
+    sections = tuple(f"{section}." for section in ignored)
+    return {
+        key: value
+        for key, value in flat(recipe_values(recipe)).items()
+        if key.startswith(_READS[stage]) and key not in exempt and not f"{key}.".startswith(sections)
+    }

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from everest.errors import RecipeError, shown, unknown_name
+from everest.errors import RecipeError, unknown_name
 from everest.metrics.names import METRICS, metric_of, value_text
-from everest.sweep.budgets import Budget
-from everest.sweep.metric_names import metric_title
-from everest.sweep.statistics import DRAWS, LEVEL, Spread, paired, spread
+from everest.sweep.results import metric_title
+from everest.sweep.statistics import Spread, paired, spread
 
 LEVELS: Final = {"chance": "chance", "majority": "always the most frequent class"}  # keys of an arm, words
-FEW_SEEDS: Final = 5  # our choice: with fewer, the t quantile is above 3
 Row = dict[str, Any]
 
 
@@ -28,18 +26,13 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     reference = results["against"] if against is None else against
     if reference not in arms:
         raise unknown_name("--against", reference, arms)
-    name = results["metric"] if metric is None else metric
+    known = {key for arm in results["arms"] for row in arm["seeds"] for key in row["metrics"]}
+    if not known:
+        jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
+        raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
+    name = metric or results["metric"] or min(known)
     values = {arm: _values(rows["seeds"], name) for arm, rows in arms.items()}
     if not any(values.values()):
-        known = {key for arm in results["arms"] for row in arm["seeds"] for key in row["metrics"]}
-        done, every = results["jobs"]["finished"], results["jobs"]["all"]
-        if done < every and (metric is None or name in known or metric_of(name) is not None):
-            raise RecipeError(
-                f"no seed of any arm has {shown(name)} yet ({done} of {every} jobs have finished); repeat "
-                "the command of the sweep"
-            )
-        if not known:
-            raise RecipeError("no job has measured anything; add the stage eval or probe, or set data.val")
         raise unknown_name("--metric", name, known)
     kind = metric_of(name)
     return {
@@ -51,9 +44,6 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         "percent": kind is not None and kind.percent,
         "higher_is_better": kind is None or kind.higher,
         "against": reference,
-        "equal": results["equal"],
-        "level": LEVEL,
-        "bootstrap_draws": DRAWS,
         "jobs": results["jobs"],
         "arms": [
             _arm(arms[arm], name, values[arm], None if arm == reference else values[reference])
@@ -70,13 +60,13 @@ def _values(rows: Sequence[Row], metric: str) -> dict[int, float]:
 
 def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
-    found = spread(list(values.values())) if values else None
+    mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)
     kind = metric_of(metric)
+    known = next((key for key in METRICS if METRICS[key] is kind), "")
 
     def level(name: str | None) -> float | None:
         """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
-        known = next(key for key, each in METRICS.items() if each is kind) if name else ""
         place = f"{metric.removesuffix(known)}{name}"
         return _mean([value for row in measured if (value := row["metrics"].get(place)) is not None])
 
@@ -85,10 +75,9 @@ def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, f
         "overrides": arm["overrides"],
         "seeds": list(values),
         "values": list(values.values()),
-        **(dict.fromkeys(Spread._fields) if found is None else found._asdict()),
+        **mean,
         "chance": level(None if kind is None else kind.chance),
         "majority": level("majority_top1" if kind is METRICS["top1"] else None),
-        "budgets": arm.get("budgets", {}),  # of arms with equal GMACs
         "difference": None if difference is None else difference._asdict(),
         "gmacs": _mean([row["gmacs"] for row in measured]),
         "hours": _mean([row["hours"] for row in measured]),
@@ -101,33 +90,31 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def table_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The titles of the columns."""
-    minus = f"minus {document['against']}"
-    return (
-        *("arm", "seeds", f"{document['title']}, mean", "95 % interval"),
-        *(minus, "95 % interval (t)", "95 % interval (bootstrap)", "p", "GMACs of training", "hours"),
-    )
+    means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
+    return (*means, f"minus {document['against']}", "its 95 % interval", "p", "GMACs of training", "hours")
 
 
 def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The row of each arm."""
-    metric = document["metric"]
+    digits = ".1f" if document["percent"] else ".4g"
     for arm in document["arms"]:
-        difference = arm["difference"] or {}
-        drawn = difference.get("bootstrap")
-        if len(difference.get("seeds", ())) < FEW_SEEDS:
-            drawn = None  # too narrow
+        difference = arm["difference"] or dict.fromkeys(("mean", "interval", "p"))
         yield (
             arm["arm"],
             str(len(arm["seeds"])),
-            value_text(metric, arm["mean"]) if arm["seeds"] else "",
-            _interval(document, arm["interval"]),
-            _number(document, difference.get("mean"), signed=True),
-            _interval(document, difference.get("interval"), signed=True),
-            _interval(document, drawn, signed=True),
-            "" if difference.get("p") is None else f"{difference['p']:.2g}",
-            "" if arm["gmacs"] is None else f"{arm['gmacs']:.4g}",
-            "" if arm["hours"] is None else f"{arm['hours']:.3g}",
+            value_text(document["metric"], arm["mean"]) if arm["seeds"] else "",
+            _numbers(arm["interval"], digits),
+            _numbers([difference["mean"]], f"+{digits}"),
+            _numbers(difference["interval"], f"+{digits}"),
+            _numbers([difference["p"]], ".2g"),
+            _numbers([arm["gmacs"]], ".4g"),
+            _numbers([arm["hours"]], ".3g"),
         )
+
+
+def _numbers(values: Sequence[float | None] | None, form: str) -> str:
+    """A value, or the two ends of an interval; differences of percentages are in points."""
+    return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 
 
 def notes(document: Mapping[str, Any]) -> Iterator[str]:
@@ -135,45 +122,13 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
     jobs, arms = document["jobs"], document["arms"]
     if jobs["finished"] < jobs["all"]:
         yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
-    pairs = [arm["difference"]["seeds"] for arm in arms if arm["difference"] is not None]
-    fewest = min([len(seeds) for seeds in pairs] or [len(arm["seeds"]) for arm in arms if arm["seeds"]])
     if len({tuple(arm["seeds"]) for arm in arms if arm["seeds"]}) > 1:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
-    if fewest == 1:
+    if any(len(arm["seeds"]) == 1 for arm in arms):
         yield "one seed: no interval, and a difference may be the difference between any two runs"
-    elif fewest < FEW_SEEDS:
-        yield (
-            f"{fewest} seeds: with fewer than {FEW_SEEDS}, t intervals are wide, and bootstrap intervals are "
-            "too narrow, so they are in --json only"
-        )
-    for arm in arms:
-        if len(arm["values"]) > 1 and arm["interval"] is None:
-            yield f"{arm['arm']}: all seeds have the same value, which gives no interval"
-        difference = arm["difference"] or {"values": [], "interval": None}
-        if len(difference["values"]) > 1 and difference["interval"] is None:
-            yield f"{arm['arm']}: all differences are equal, which gives no interval"
     for key, words in LEVELS.items():
-        levels = {arm["arm"]: round(arm[key], 6) for arm in arms if arm[key] is not None}
-        for level in sorted(set(levels.values())):
-            names = ", ".join(name for name, each in levels.items() if each == level)
-            of_arms = "" if len(set(levels.values())) == 1 else f"{names}: "
-            yield f"{of_arms}{words}: {value_text(document['metric'], level)}"
-    for arm in arms:
-        for stage, budget in arm["budgets"].items():
-            yield f"{arm['arm']}: {stage} {Budget(**budget).text()}"
+        levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
+        if levels:
+            yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
     if not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
-
-
-def _interval(document: Mapping[str, Any], ends: Sequence[float] | None, *, signed: bool = False) -> str:
-    if ends is None:
-        return ""
-    return " to ".join(_number(document, end, signed=signed) for end in ends)
-
-
-def _number(document: Mapping[str, Any], value: float | None, *, signed: bool = False) -> str:
-    """A value without its unit; differences of percentages are in points."""
-    if value is None:
-        return ""
-    sign = "+" if signed else ""
-    return f"{value:{sign}.1f}" if document["percent"] else f"{value:{sign}.4g}"

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.errors import RecipeError, did_you_mean, shown, unknown_name
-from everest.sweep.choices import MOST_ARMS, NO_INIT, Arm, StageName, arms_of, read_seeds, read_stages
 
-Equal = Literal["steps", "gmacs"]
-FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "equal", "init", "summary")
+StageName = Literal["pretrain", "finetune", "eval", "probe"]
+STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
+NEEDS: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
+FROM_SCRATCH: Final = "none"  # in place of weights
+MOST_SEEDS: Final = 1000  # our choice
+MOST_ARMS: Final = 200  # our choice
+FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "init", "summary")
 OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the compared variants."""
+
+    name: str
+    overrides: dict[str, str] = field(default_factory=dict)  # YAML values by section.key
+    stages: tuple[StageName, ...] | None = None  # None: as the sweep
+    init: str | None = None  # None: as the sweep
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """A sweep as the user describes it; nothing is resolved yet."""
+    """A sweep as the user describes it; no recipe is resolved yet."""
 
     label: str = ""  # the sweep file and a colon, for messages
     recipe: RecipeFile
@@ -27,9 +42,8 @@ class SweepRequest:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     stages: tuple[StageName, ...]
-    init: str = NO_INIT  # of the first stage
+    init: str = FROM_SCRATCH  # weights of the first stage
     against: str  # the arm that the others are compared with
-    equal: Equal = "steps"
     summary: str = ""
 
 
@@ -39,15 +53,7 @@ def is_sweep(file: RecipeFile) -> bool:
 
 
 def read_request(
-    source: str,
-    *,
-    overrides: Sequence[str] = (),
-    over: Sequence[str] = (),
-    seeds: str | None = None,
-    stages: str | None = None,
-    init: str | None = None,
-    against: str | None = None,
-    equal: str | None = None,
+    source: str, *, overrides: Sequence[str] = (), over: Sequence[str] = (), **options: str | None
 ) -> SweepRequest:
     """Read a sweep file, or a recipe, with the options of the command, which win over the file.
 
@@ -55,106 +61,143 @@ def read_request(
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
         over: of --over; they replace the arms of a file.
+        options: `seeds`, `stages`, `init` and `against`; None: not given.
     """
     file = find_recipe(source)
     written: dict[str, Any] = file.values() if is_sweep(file) else {}
     for key in written:
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
-    recipe = file if not written else _recipe_of(file, written)
-    options = {"seeds": seeds, "stages": stages, "init": init, "against": against, "equal": equal}
-    given = {key: value for key, value in options.items() if value is not None}
-    usual = {"seeds": 1, "stages": ["pretrain", "finetune", "eval"], "init": NO_INIT, "equal": "steps"}
-    values = {**usual, **written, **given}
-
-    def origin(key: str) -> str:
-        return f"--{key}" if key in given else f"{file.label}: {key}"
-
-    shared = tuple(f"{key}={text}" for key, text in _settings(written.get("set"), origin("set")).items())
-    arms = arms_of(over) if over else _read_arms(written.get("arms"), file) or (Arm(name=recipe.name),)
+    recipe = _recipe_of(file, written) if written else file
+    of_file = written.get("arms", {recipe.name: {}})
+    arms = arms_of(over) if over else _read_arms(of_file, f"{file.label}: arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
-    reference = values.get("against", arms[0].name)
-    if over and against is None:  # the file's own names one of its own arms
-        reference = arms[0].name
-    if reference not in [arm.name for arm in arms]:
-        raise unknown_name(origin("against"), str(reference), [arm.name for arm in arms])
-    if values["equal"] not in get_args(Equal):
-        raise unknown_name(origin("equal"), str(values["equal"]), get_args(Equal))
+    if over:
+        written.pop("against", None)  # it names an arm of the file
+    given = {key: value for key, value in options.items() if value is not None}
+    usual = {"seeds": 1, "stages": ["pretrain", "finetune", "eval"], "init": FROM_SCRATCH, "summary": ""}
+    values = {**usual, "against": arms[0].name, **written, **given}
+    origins = {key: f"--{key}" if key in given else f"{file.label}: {key}" for key in values}
+    if values["against"] not in [arm.name for arm in arms]:
+        raise unknown_name(origins["against"], str(values["against"]), [arm.name for arm in arms])
+    shared = _settings(written.get("set", {}), f"{file.label}: set")
     return SweepRequest(
         label=f"{file.label}: " if written else "",
         recipe=recipe,
-        overrides=(*shared, *overrides),
+        overrides=(*(f"{key}={text}" for key, text in shared.items()), *overrides),
         arms=arms,
-        seeds=read_seeds(values["seeds"], origin("seeds")),
-        stages=read_stages(values["stages"], origin("stages")),
-        init=_text(values["init"], origin("init")),
-        against=reference,
-        equal=values["equal"],
-        summary=_text(written.get("summary", ""), origin("summary")),
+        seeds=read_seeds(values["seeds"], origins["seeds"]),
+        stages=read_stages(values["stages"], origins["stages"]),
+        init=str(values["init"]),
+        against=values["against"],
+        summary=str(values["summary"]),
     )
 
 
-def _recipe_of(file: RecipeFile, written: dict[str, Any]) -> RecipeFile:
-    named = written.get("recipe")
-    if not isinstance(named, str):
+def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
+    """The seeds 0 to 4 of `5`, or the seeds of `3,7,11` or `3,`."""
+    is_count = not isinstance(value, list) and "," not in str(value)
+    texts = [str(text).strip() for text in (value if isinstance(value, list) else str(value).split(","))]
+    seeds = [int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < 19]
+    is_valid = len(seeds) == len([text for text in texts if text]) > 0
+    if is_valid and is_count:
+        is_valid, seeds = seeds[0] <= MOST_SEEDS, list(range(min(seeds[0], MOST_SEEDS)))
+    if not is_valid or not 1 <= len(seeds) <= MOST_SEEDS or len(set(seeds)) < len(seeds):
         raise RecipeError(
-            f"{file.label}: recipe: give the name or the path of the recipe that all arms share"
+            f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
         )
+    return tuple(seeds)
+
+
+def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
+    """Stages in their order, as a list or as `pretrain,finetune,eval`."""
+    names = value if isinstance(value, list) else [name.strip() for name in str(value).split(",")]
+    for name in names:
+        if name not in STAGES:
+            raise unknown_name(origin, str(name), STAGES)
+    stages: tuple[StageName, ...] = tuple(stage for stage in STAGES if stage in names)
+    if not names or list(stages) != names:
+        raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(STAGES)}")
+    for stage, needed in NEEDS.items():
+        if stage in stages and needed not in stages:
+            raise RecipeError(f"{origin}: {stage} needs {needed}; add it")
+    return stages
+
+
+def arms_of(over: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms of the options --over: every combination of their values.
+
+    An arm's name has the last part of each key, or the key if two have the same, and the values:
+    `keep_ratio=0.3`.
+    """
+    choices: dict[str, list[str]] = {}
+    for option in over:
+        key, equals, text = option.partition("=")
+        key, values = key.strip(), split_values(text)
+        if not equals or "." not in key or not all(values):
+            raise RecipeError(f"--over {shown(option)}: give section.key=value,value")
+        if key in choices or len(set(values)) < len(values):
+            raise RecipeError(f"--over {shown(option)}: give each key and each of its values once")
+        choices[key] = values
+    names = [key.rpartition(".")[2] for key in choices]
+    if len(set(names)) < len(names):
+        names = list(choices)
+    arms = []
+    for values in itertools.islice(itertools.product(*choices.values()), MOST_ARMS + 1):
+        name = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        arms.append(Arm(name=name, overrides=dict(zip(choices, values, strict=True))))
+    return tuple(arms)
+
+
+def split_values(text: str) -> list[str]:
+    """Divide `a,[b,c],d` at the commas outside brackets."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "[{") - (char in "]}")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
+
+
+def _recipe_of(file: RecipeFile, written: Mapping[str, Any]) -> RecipeFile:
+    """The recipe of a sweep file."""
     try:
-        recipe = find_recipe(named, folder=file.folder or Path())
+        recipe = find_recipe(str(written.get("recipe", "")), folder=file.folder or Path())
     except RecipeError as error:
         raise RecipeError(f"{file.label}: recipe: {error}") from error
     if is_sweep(recipe):
-        raise RecipeError(f"{file.label}: recipe: {named} is a sweep file; give a recipe")
+        raise RecipeError(f"{file.label}: recipe: {recipe.label} is a sweep file; give a recipe")
     return recipe
 
 
-def _read_arms(values: Any, file: RecipeFile) -> tuple[Arm, ...]:
-    """The arms of a sweep file."""
-    label = f"{file.label}: arms"
-    if values is None:
-        return ()
+def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
+    """The arms of a sweep file, by their names."""
     if not isinstance(values, dict) or not values:
-        raise RecipeError(
-            f"{label}: must be a mapping of names to settings, such as {{few: {{finetune.steps: 9}}}}"
-        )
+        raise RecipeError(f"{origin}: give names with settings, such as {{few: {{finetune.steps: 9}}}}")
     arms = []
     for name, written in values.items():
-        settings = {} if written is None else written
-        if not name.strip() or not name.isprintable():
-            raise RecipeError(f"{label}: {shown(name)}: the name of an arm must be visible text in one line")
-        if not isinstance(settings, dict):
-            raise RecipeError(f"{label}: {shown(name)}: must be a mapping such as {{finetune.steps: 900}}")
-        own = {key: value for key, value in settings.items() if "." in key}
-        for key in (key for key in settings if key not in {*own, "stages", "init"}):
-            raise RecipeError(
-                f"{label}: {shown(name)}: {shown(key)}: give stages, init, or settings in one line such as "
-                "pretrain.steps: 900"
-            )
-        stages, init = settings.get("stages"), settings.get("init")
-        origin = f"{label}: {name}"
+        place = f"{origin}: {shown(name)}"
+        own = {} if written is None else written
+        if not isinstance(own, dict) or not str(name).isprintable():
+            raise RecipeError(f"{place}: give a visible name, and settings such as {{finetune.steps: 900}}")
+        stages, init = own.get("stages"), own.get("init")
+        settings = {key: value for key, value in own.items() if key not in ("stages", "init")}
         arms.append(
             Arm(
-                name=name,
-                overrides=_settings(own, origin),
-                stages=None if stages is None else read_stages(stages, f"{origin}: stages"),
-                init=None if init is None else _text(init, f"{origin}: init"),
+                name=str(name),
+                overrides=_settings(settings, place),
+                stages=None if stages is None else read_stages(stages, f"{place}: stages"),
+                init=None if init is None else str(init),
             )
         )
     return tuple(arms)
 
 
 def _settings(values: Any, origin: str) -> dict[str, str]:
-    """The texts of settings that a YAML file has, as --set takes them."""
-    if values is None:
-        return {}
+    """The settings that a YAML file has by section.key, as --set takes them."""
     if not isinstance(values, dict) or not all("." in key for key in values):
-        raise RecipeError(f"{origin}: must be a mapping of section.key to values")
+        raise RecipeError(f"{origin}: give settings in one line, such as pretrain.steps: 900")
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
-
-
-def _text(value: Any, origin: str) -> str:
-    if not isinstance(value, str):
-        raise RecipeError(f"{origin}: must be text, not {shown(value)}")
-    return value

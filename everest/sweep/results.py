@@ -1,33 +1,35 @@
-"""The numbers of every arm and seed, read from the finished work of a sweep, and the file `results.json`."""
+"""The numbers of every arm and seed, read from the finished work of a sweep, and the file `results.json`.
+
+The name of a metric is that of `everest eval --json`, after `HEAD.` if there are several heads. Metrics of
+probes have `probe.NAME.` before it, metrics of data.val `val_`; `pretrain_loss` is the mean of the last steps
+of a pre-training. The first metric of a work is the one that it is judged by.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
-
+from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.figures.run_curves import chance_of_run
-from everest.metrics.names import CHANCES, METRICS
+from everest.metrics.names import CHANCES, METRICS, metric_of
+from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
-from everest.sweep.budgets import macs_of_clip
-from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION
-from everest.sweep.plan import PlannedArm, SweepPlan
-from everest.sweep.works import RUNS, Work
+from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
 from everest.system.json_text import nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 RESULTS: Final = "results.json"
-LARGEST: Final = 1e100  # our choice: means and intervals of larger numbers may overflow
+PRETRAIN_LOSS: Final = "pretrain_loss"
+VALIDATION: Final = "val_"
+PROBE: Final = "probe"
+BY_WEIGHT: Final = ("eval", "probe", "finetune", "pretrain")  # whose metric judges an arm, the first it has
 Metrics = dict[str, float | None]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class WorkRow(NamedTuple):
@@ -45,30 +47,35 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
             document = read_json(work.file(folder, "json"))
         except (OSError, ValueError):
             return None
-        return WorkRow(_numbers(document), 0.0, 0.0) if isinstance(document, dict) else None
-    run = work.run(folder)
+        return WorkRow(_numbers(document), 0.0, 0.0)
+    run = folder / work.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
     environment, rows = read_run(run)
     steps = [row for row in rows if "loss" in row]
     batch = environment["plan"]["batch_size"]
     spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
-    gmacs = steps[-1]["step"] * batch * macs_of_clip(spec) / 1e9
+    macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
-    return WorkRow(metrics_of_run(work.stage, run, rows), gmacs, seconds / 3600)
+    metrics = metrics_of_run(work.stage, run, rows)
+    return WorkRow(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
 
 
 def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
     """The metrics of an evaluation, or of every probe, for each head."""
-    names = (*METRICS, *CHANCES)
-    found = {f"{place}{name}": document[name] for name in names if name in document}
-    for probe, values in document.get("probes", {}).items():
+    names = [*METRICS, *CHANCES]
+    if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
+        names.insert(0, OVER_BACKGROUND)
+    metrics = {f"{place}{name}": document[name] for name in names if name in document}
+    probes = document.get("probes", {})
+    for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
+        values = {**probes[probe], "majority_top1": document.get("majority")}
         first = next(METRICS[name] for name in METRICS if name in values)  # has the chance of the document
-        values = {**values, first.chance: document["chance"], "majority_top1": document.get("majority")}
-        found |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
+        values[first.chance] = document["chance"]
+        metrics |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
-        found |= _numbers(of_head, f"{head}.")
-    return found
+        metrics |= _numbers(of_head, f"{head}.")
+    return metrics
 
 
 def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
@@ -84,9 +91,16 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
     if chosen_by is None:
         return {}  # without data.val
     best = Validations(rows, chosen_by).best or {}
-    found = {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
-    chance = chance_of_run(run, chosen_by)
-    return found if chance is None else found | {f"{VALIDATION}{METRICS[chosen_by].chance}": chance}
+    names = sorted(best, key=lambda name: (name != f"{VALIDATION}{chosen_by}", name))
+    return {name: best[name] for name in names if name.startswith(VALIDATION)}
+
+
+def metric_title(name: str) -> str:
+    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+    metric = metric_of(name)
+    known = next((key for key in METRICS if METRICS[key] is metric), "")
+    place = name.removesuffix(known).replace(".", " ").replace("_", " ").strip()
+    return f"{place} {metric.title}".strip() if metric is not None else place
 
 
 def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]) -> dict[str, Any]:
@@ -96,13 +110,18 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
         rows: the numbers of finished work, by its name.
         failures: the errors of failed work, by its name.
     """
-    works = plan.works()
+    works, request = plan.works(), plan.request
+    arms = [_arm_rows(arm, rows) for arm in plan.arms]
     return nonfinite_as_null(
         {
-            **plan.header,
-            "metric": plan.headline,
+            "recipe": request.recipe.name,
+            "summary": request.summary,
+            "stages": list(request.stages),
+            "seeds": list(request.seeds),
+            "against": request.against,
+            "metric": next(_headline(arm["seeds"]) for arm in arms if arm["arm"] == request.against),
             "jobs": {"all": len(works), "finished": len(rows)},
-            "arms": [_arm(plan, arm, rows) for arm in plan.arms],
+            "arms": arms,
             "failures": [
                 {"arms": plan.users(work), "seed": work.seed, "job": name, "error": failures[name]}
                 for name, work in works.items()
@@ -112,73 +131,30 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
     )
 
 
-def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[str, Any]:
-    """The rows of an arm, one for each seed."""
-    rows = []
-    for seed in plan.request.seeds:
-        names = [work.name for work in arm.works[seed]]
-        done = [read[name] for name in names if name in read]
+def _headline(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The metric that judges the rows of an arm; None if no work has measured one yet."""
+    whole_first = sorted(rows, key=lambda row: not row["finished"])
+    return next((name for row in whole_first for name in row["metrics"]), None)
+
+
+def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:
+    """An arm with a row for each seed."""
+    seeds = []
+    for seed, works in arm.works.items():
+        done = {work.stage: rows[work.name] for work in works if work.name in rows}
         metrics: Metrics = {}
-        for row in done:
-            metrics |= row.metrics
+        for stage in BY_WEIGHT:
+            metrics |= done[stage].metrics if stage in done else {}
         row = {
             "seed": seed,
-            "finished": len(done) == len(names),
-            "gmacs": sum(row.gmacs for row in done),
-            "hours": sum(row.hours for row in done),
+            "finished": len(done) == len(works),
+            "gmacs": sum(row.gmacs for row in done.values()),
+            "hours": sum(row.hours for row in done.values()),
             "metrics": metrics,
-            "jobs": names,
+            "jobs": [work.name for work in works],
         }
-        rows.append(row)
-    return {
-        "arm": arm.name,
-        "overrides": arm.overrides,
-        "stages": list(arm.stages),
-        "budgets": {stage: budget._asdict() for stage, budget in arm.budgets.items()},
-        "seeds": rows,
-    }
-
-
-class Jobs(TypedDict):
-    all: int
-    finished: int
-
-
-class SeedRow(TypedDict):
-    seed: int
-    gmacs: Number
-    hours: Number
-    metrics: dict[str, Number | None]
-
-
-class ArmRows(TypedDict):
-    arm: str
-    overrides: dict[str, str]
-    seeds: list[SeedRow]
-
-
-class FailedJob(TypedDict):
-    arms: list[str]
-    seed: int
-    job: str
-    error: str
-
-
-class Results(TypedDict):
-    """The keys of a sweep's results that its report reads."""
-
-    recipe: str
-    summary: str
-    stages: list[str]
-    against: str
-    equal: str
-    metric: str
-    jobs: Jobs
-    arms: Annotated[list[ArmRows], Field(min_length=1)]
-    failures: list[FailedJob]
-
-
-_RESULTS: Final = TypeAdapter(Results)
+        seeds.append(row)
+    return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds}
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -186,15 +162,10 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     try:
         document = read_json(path)
-        _RESULTS.validate_python(document, strict=True)
+        if not document["arms"]:
+            raise ValueError("no arms")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RecipeError(
-            f"{path}: damaged ({place}: {first['msg']}); repeat the command of the sweep"
-        ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{path}: damaged ({error}); repeat the command of the sweep") from error
     return document

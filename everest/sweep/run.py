@@ -1,28 +1,76 @@
-"""Runs a plan: one process for each work that has not finished, as many at once as requested."""
+"""Runs a plan: one process for each work that has not finished, as many at once as requested.
+
+Each process has its share of the devices and cores, and a log in which its error is found.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from everest.config.yaml import write_yaml
 from everest.metrics.names import value_text
-from everest.sweep.jobs import Ended, Job, Processes, last_error, run_jobs
-from everest.sweep.metric_names import VALIDATION, metric_title
-from everest.sweep.plan import SweepPlan
-from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
-from everest.sweep.results import RESULTS, Metrics, WorkRow, collect, read_work
-from everest.sweep.works import RUNS, Work
+from everest.sweep.plan import RUNS, SweepPlan, Work
+from everest.sweep.results import RESULTS, WorkRow, collect, metric_title, read_work
+from everest.system.cores import JOBS, num_cores
 from everest.system.events import Report, notice
-from everest.system.files import write_text
+from everest.system.files import check_new_folder, write_error, write_text
 from everest.system.json_text import json_text, parse_json
+from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
 from everest.system.run_folder import TOKENIZER
-from everest.system.text import counted
+from everest.system.signals import SignalForwarder, Stopped, signal_name
 
+PLAN_FILE: Final = "sweep.yaml"
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
+POLL_SECONDS: Final = 0.05
+THREADS: Final = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """How the jobs of a sweep are started."""
+
+    program: Sequence[str]  # the words that start `everest`
+    devices: Devices
+    jobs: int = 1  # at once
+
+    @property
+    def gpus(self) -> str:
+        """The option --gpus of each job."""
+        if self.devices.kind != "cuda":
+            return self.devices.kind
+        return "auto" if self.jobs == 1 else "1"
+
+    @property
+    def environments(self) -> list[dict[str, str]]:
+        """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
+        if self.jobs == 1:
+            return [self.devices.environment]
+        shared = {JOBS: str(self.jobs)}
+        if self.devices.kind == "cuda":
+            return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.jobs)]
+        if THREADS not in os.environ:
+            shared[THREADS] = str(max(1, num_cores() // self.jobs))
+        return [shared] * self.jobs
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A running process."""
+
+    work: Work
+    process: subprocess.Popen[Any]
+    slot: int
+    output: Path  # stdout
+    log: Path  # stderr, appended
+    log_start: int  # bytes of the log that earlier calls wrote
 
 
 @dataclass(kw_only=True)
@@ -34,52 +82,37 @@ class _Sweep:
     processes: Processes
     report: Report
     rows: dict[str, WorkRow]  # the numbers of finished works, by their names
-    works: dict[str, Work]  # the others, by their names
-    done: int  # jobs that have ended
+    waiting: list[Work]
+    running: list[_Job] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)  # errors by the names of works
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # of finished jobs, by stage
-    waits: set[str] = field(default_factory=set)  # works that another process still trains
+    foreign: set[str] = field(default_factory=set)  # works that a process of an earlier call still trains
 
-    def job(self, work: Work) -> Job:
-        return Job(
-            name=work.name,
-            command=(*self.processes.program, *work.command(self.folder, gpus=self.processes.gpus)),
-            needs=None if work.needs is None else work.needs.name,
-            log=work.file(self.folder, "log"),
-            output=work.file(self.folder, "out"),
-        )
-
-    def can_start(self, job: Job) -> bool:
-        """Whether no process of an earlier call still trains the run or its tokenizer; it saves, and ends."""
-        work = self.works[job.name]
-        run = work.run(self.folder)
-        folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
-        is_trained = any(map(is_running, folders))
-        if is_trained and work.name not in self.waits:
-            self.waits.add(work.name)
-            self.report(notice(f"{run}: another process trains this run; the job starts when that ends"))
-        return not is_trained
-
-    def on_end(self, ended: Ended) -> bool:
-        """Record and report the end of a job; returns whether its work is finished."""
-        work = self.works.pop(ended.job.name)
-        error = self._error(work, ended)
-        self.done += 1
-        if error is None:
-            self.seconds.setdefault(work.stage, []).append(ended.seconds)
-            text = self._result(self.rows[work.name].metrics)
-        else:
-            self.failures[work.name] = error
-            text = error if ended.state == "skipped" else f"failed: {error}"
-        ended.job.output.unlink(missing_ok=True)
-        first, *others = self.plan.users(work)
-        more = f" and {counted(len(others), 'more arm')}" if others else ""
-        title = f"[{self.done}/{self.done + len(self.works)}] {first}{more}, seed {work.seed}: {work.stage}"
-        self.report(notice(f"{title}, {text}{self._remaining()}"))
-        if error is not None and ended.state == "failed":
-            self.report(notice(f"its messages: {ended.job.log}"))
-        self.write()
-        return error is None
+    def run(self) -> None:
+        """Run all works, the first that is possible first; a signal is forwarded to the running jobs."""
+        environments = self.processes.environments
+        with SignalForwarder() as signals:
+            while (self.waiting and not signals.received) or self.running:
+                for job in [job for job in self.running if job.process.poll() is not None]:
+                    self.running.remove(job)
+                    if not (signals.received and job.process.returncode):  # stopped with this process
+                        self._end(job.work, self._error(job))
+                    job.output.unlink(missing_ok=True)
+                for work in list(self.waiting):
+                    if work.needs and work.needs.name in self.failures:
+                        self.waiting.remove(work)
+                        self._end(work, f"skipped, because its {work.needs.stage} has failed")
+                busy = {job.slot for job in self.running}
+                slot = next((slot for slot in range(len(environments)) if slot not in busy), None)
+                may_start = slot is not None and not signals.received
+                work = next(filter(self._can_start, self.waiting), None) if may_start else None
+                if slot is None or work is None:
+                    time.sleep(POLL_SECONDS)
+                    continue
+                self.waiting.remove(work)
+                self.running.append(self._start(work, slot, environments[slot], signals))
+        if signals.received:
+            done = f"{len(self.rows)} of {len(self.plan.works())} jobs finished"
+            raise Stopped(signals.received[-1], f"stopped: {done}; the same command resumes")
 
     def write(self) -> dict[str, Any]:
         """Write `results.json`; returns its document."""
@@ -87,75 +120,114 @@ class _Sweep:
         write_text(self.folder / RESULTS, json_text(document, indent=2))
         return document
 
-    def _error(self, work: Work, ended: Ended) -> str | None:
-        if ended.state == "skipped":
-            assert work.needs is not None
-            return f"skipped, because its {work.needs.stage} has failed"
-        if ended.state == "failed":
-            if ended.code < 0:
-                return f"killed by signal {-ended.code}"
-            return last_error(ended.job.log, ended.log_start)
+    def _can_start(self, work: Work) -> bool:
+        """Whether its stage before has finished, and no process of an earlier call still saves the run."""
+        if work.needs is not None and work.needs.name not in self.rows:
+            return False
+        run = self.folder / work.name
+        folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
+        is_trained = any(map(is_running, folders))
+        if is_trained and work.name not in self.foreign:
+            self.foreign.add(work.name)
+            self.report(notice(f"{run}: another process trains this run; the job starts when that ends"))
+        return not is_trained
+
+    def _start(self, work: Work, slot: int, environment: Mapping[str, str], signals: SignalForwarder) -> _Job:
+        command = [*self.processes.program, *work.command(self.folder, gpus=self.processes.gpus)]
+        log_file, output_file = work.file(self.folder, "log"), work.file(self.folder, "out")
+        try:
+            output_file.unlink(missing_ok=True)  # a process of an earlier call may still write into it
+            with log_file.open("ab") as log, output_file.open("wb") as output:
+                log_start = log.tell()
+                process = signals.start(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=log,
+                    env={**os.environ, **environment},
+                )
+        except OSError as error:
+            raise write_error(log_file, error) from error
+        return _Job(
+            work=work, process=process, slot=slot, output=output_file, log=log_file, log_start=log_start
+        )
+
+    def _error(self, job: _Job) -> str | None:
+        """The error of a job that has ended; None, and its numbers are kept, if it has finished its work."""
+        code, work = job.process.returncode, job.work
+        if code:
+            error = last_error(job.log, job.log_start) if code > 0 else f"killed by {signal_name(code)}"
+            return f"failed: {error} (messages: {job.log})"
         if work.stage not in RUNS:
             try:
-                document = parse_json(ended.job.output.read_bytes())
+                document = parse_json(job.output.read_bytes())
             except (OSError, ValueError) as error:
-                return f"printed no JSON document ({error})"
+                return f"failed: printed no JSON document ({error})"
             write_text(work.file(self.folder, "json"), json.dumps(document, indent=2))
         row = read_work(work, self.folder)
         if row is None:
-            return "ended before its last step"
+            return "failed: ended before its last step"
         self.rows[work.name] = row
         return None
 
-    def _result(self, metrics: Metrics) -> str:
-        """The metric of the sweep, if the work has it, else another one."""
-        names = (self.plan.headline, f"{VALIDATION}{self.plan.headline}", *metrics)
-        name = next((name for name in names if metrics.get(name) is not None), None)
-        return "finished" if name is None else f"{metric_title(name)} {value_text(name, metrics[name])}"
-
-    def _remaining(self) -> str:
-        """The time that the other jobs need, once a job of each stage has finished."""
-        stages = [work.stage for work in self.works.values()]
-        if not stages or not set(stages) <= self.seconds.keys():
-            return ""
-        means = {stage: sum(seconds) / len(seconds) for stage, seconds in self.seconds.items()}
-        left = sum(means[stage] for stage in stages) / self.processes.jobs
-        return f"; about {timedelta(seconds=round(left))} left"
+    def _end(self, work: Work, error: str | None) -> None:
+        """Record and report the end of a work."""
+        if error is not None:
+            self.failures[work.name] = error
+        text = error or "finished"
+        if error is None and (metrics := self.rows[work.name].metrics):
+            name, value = next(iter(metrics.items()))
+            text = f"{metric_title(name)} {value_text(name, value)}"
+        first, *others = self.plan.users(work)
+        more = f" (and {len(others)} more)" if others else ""
+        done = f"[{len(self.rows) + len(self.failures)}/{len(self.plan.works())}]"
+        self.report(notice(f"{done} {first}{more}, seed {work.seed}: {work.stage}, {text}"))
+        self.write()
 
 
 def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Report) -> dict[str, Any]:
-    """Run the work of a plan that has not finished; returns the document of `results.json`."""
-    check_folder(folder, plan)
+    """Run the work of a plan that has not finished; returns the document of `results.json`.
+
+    The folder keeps all finished work, also that of arms which a later plan does not have.
+    """
+    check_folder(folder)
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, busy=busy):
-        for name in check_folder(folder, plan):
-            report(notice(f"the arm '{name}' of the earlier call is not compared any more; its runs stay"))
-        write_plan(folder, plan)
-        every = plan.works()
-        rows = {name: row for name, work in every.items() if (row := read_work(work, folder)) is not None}
+        write_text(folder / PLAN_FILE, _plan_text(plan))
+        works = plan.works()
+        rows = {name: row for name, work in works.items() if (row := read_work(work, folder)) is not None}
+        waiting = [work for name, work in works.items() if name not in rows]
         sweep = _Sweep(
-            plan=plan,
-            folder=folder,
-            processes=processes,
-            report=report,
-            rows=rows,
-            works={name: work for name, work in every.items() if name not in rows},
-            done=len(rows),
+            plan=plan, folder=folder, processes=processes, report=report, rows=rows, waiting=waiting
         )
-        if sweep.works and rows:
-            report(notice(f"{len(rows)} of {len(every)} jobs have finished before"))
-        for work in sweep.works.values():
+        for work in waiting:
             work.write_recipe(folder)
         sweep.write()
-        if sweep.works:
-            waiting = counted(len(sweep.works), "job")
-            report(notice(f"{waiting} to run; their messages are in {folder / '*' / '*.log'}"))
-        run_jobs(
-            [sweep.job(work) for work in sweep.works.values()],
-            environments=processes.environments,
-            can_start=sweep.can_start,
-            on_end=sweep.on_end,
-            resume="the same command resumes",
-            before=len(rows),
-        )
+        if waiting:
+            logs = folder / "*" / "*.log"
+            report(notice(f"{len(rows)} of {len(works)} jobs have finished; messages of the others: {logs}"))
+        sweep.run()
         return sweep.write()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds other files than those of a sweep."""
+    check_new_folder(folder, is_own=lambda name: name == PLAN_FILE, fix="choose another folder")
+
+
+def _plan_text(plan: SweepPlan) -> str:
+    """The plan as YAML, for the record; jobs are recognized by their settings."""
+    request = plan.request
+    arms = {
+        arm.name: {"stages": list(arm.stages), "init": arm.works[request.seeds[0]][0].init, **arm.overrides}
+        for arm in plan.arms
+    }
+    header = {"recipe": request.recipe.label, "set": list(request.overrides), "seeds": list(request.seeds)}
+    return write_yaml({**header, "against": request.against, "summary": request.summary, "arms": arms})
+
+
+def last_error(log: Path, start: int) -> str:
+    """The error in the messages of a failed command, in one line; those before byte `start` are older."""
+    lines = [line.strip() for line in log.read_bytes()[start:].decode(errors="replace").splitlines()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or [line for line in lines if line] or ["no message"])[-1]

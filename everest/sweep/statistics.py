@@ -15,9 +15,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL: Final = 0.95
-DRAWS: Final = 10_000
 ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
-SEED: Final = 0  # the same numbers have the same interval
 
 
 class Spread(NamedTuple):
@@ -28,23 +26,26 @@ class Spread(NamedTuple):
     interval: tuple[float, float] | None  # 95 %, of Student's t
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """The mean of one or more values, with the 95 % interval of the mean of a normal distribution."""
+def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
+    """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
+
+    Args:
+        scale: the size of the numbers that the values were computed from; None: of the values.
+    """
     array = np.asarray(values, dtype=np.float64)  # (N,)
     mean = float(array.mean())
     if len(array) < 2:
         return Spread(mean, None, None)
     std = float(array.std(ddof=1))
-    if std <= ROUNDING * float(np.abs(array).max()):
+    if std <= ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
         return Spread(mean, std, None)
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / len(array) ** 0.5
     return Spread(mean, std, (mean - reach, mean + reach))
 
 
 class Paired(NamedTuple):
-    """The differences of two arms on the same seeds.
+    """The differences of two arms on the same seeds; see `Spread`. p is None without an interval.
 
-    The intervals and p are None for a single seed, and if all differences are equal: these show no spread.
     `everest sweep report --json` has the same names.
     """
 
@@ -53,7 +54,6 @@ class Paired(NamedTuple):
     mean: float
     std: float | None
     interval: tuple[float, float] | None
-    bootstrap: tuple[float, float] | None  # 95 %, of the percentile bootstrap
     p: float | None  # of the paired t-test
 
 
@@ -63,19 +63,9 @@ def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
     if not seeds:
         return None
     differences = [values[seed] - others[seed] for seed in seeds]
-    found = spread(differences)
     largest = max(abs(value) for arm in (values, others) for value in arm.values())
-    if found.std is None or found.std <= ROUNDING * largest:
-        return Paired(seeds, differences, found.mean, found.std, None, None, None)
-    t = found.mean / (found.std / len(differences) ** 0.5)
-    p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
-    return Paired(seeds, differences, *found, bootstrap(differences), p)
-
-
-def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean by drawing the seeds with replacement."""
-    array = np.asarray(values, dtype=np.float64)  # (N,)
-    drawn = np.random.default_rng(SEED).integers(len(array), size=(DRAWS, len(array)))  # (draws, N)
-    outside = (1 - LEVEL) / 2
-    low, high = np.quantile(array[drawn].mean(axis=1), [outside, 1 - outside])
-    return float(low), float(high)
+    mean, std, interval = spread(differences, scale=largest)
+    p = None
+    if std is not None and interval is not None:
+        p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
+    return Paired(seeds, differences, mean, std, interval, p)

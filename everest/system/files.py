@@ -148,9 +148,3 @@ def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = Fal
         part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
-
-
-def read_table(path: Path) -> list[list[str]]:
-    """Read the rows of a CSV file as `write_table` writes it; csv.Error if it is damaged."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.reader(file, strict=True))

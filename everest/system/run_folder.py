@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.errors import DataError, RecipeError
-from everest.system.files import read_table, write_error, write_table, write_text
+from everest.errors import RecipeError
+from everest.system.files import write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
 
 RECIPE: Final = "recipe.yaml"
@@ -239,15 +239,8 @@ class RunFolder:
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        try:
-            rows = read_table(path)
-            if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
-                raise ValueError("not a table with the columns path and reason")
-            return dict(rows[1:])
-        except (ValueError, csv.Error) as error:
-            raise DataError(
-                f"{path}: damaged ({error}); remove it, and the run resumes without these reasons"
-            ) from error
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row[0]: row[1] for row in list(csv.reader(file))[1:] if len(row) == 2}
 
 
 def default_folder(command: str, recipe: str) -> Path:

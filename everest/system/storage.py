@@ -27,7 +27,7 @@ LOCAL: Final = "file://"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Values that storages report and that change with a file, the most reliable first.
 _CHANGING: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
-_CREDENTIALS: Final = "give them as the storage's own tools take them (S3: AWS_ACCESS_KEY_ID and \
+_REMEDY: Final = "check the address, the network and the credentials (S3: AWS_ACCESS_KEY_ID and \
 AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth login`)"
 
 
@@ -128,19 +128,8 @@ class RemotePath:
         except MemoryError:
             raise
         except Exception as error:  # every storage has errors of its own
-            raise DataError(f"{self.url}: {_problem(error)}") from error
-
-
-def _problem(error: Exception) -> str:
-    """What is wrong with a storage, and what to do."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "Credential" in type(error).__name__:
-        return f"no credentials for this storage ({reason}); {_CREDENTIALS}"
-    if isinstance(error, PermissionError):
-        return f"access denied ({reason}); check the name and the rights of these credentials"
-    if isinstance(error, ValueError) and "Protocol not known" in reason:
-        return "unknown protocol; known are file, s3, hf and others of fsspec"
-    return f"the storage does not answer ({reason}); check the address and the network, then run again"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.url}: {reason}; {_REMEDY}") from error
 
 
 Location = Path | RemotePath

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.dataset import Clip, VideoClips
+from everest.data.dataset import Clip, VideoClips, spaced
 from everest.data.loader import batches, choose_workers, make_loader
-from everest.data.probe_clips import spaced
 from everest.data.stages import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location

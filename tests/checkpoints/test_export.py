@@ -22,7 +22,6 @@ from everest.errors import CheckpointError, EnvironmentProblem
 from everest.methods.importance import DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import share_cost
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.weights import read_weights
@@ -300,7 +299,7 @@ def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips
     expected = everest.load_model(path).kept_tokens(clips, 0.5)
     kept = exportable(open_model(path), keep=0.5)(clips)[1]
     assert torch.equal(kept, expected)
-    assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
+    assert kept.size(1) == spec.grid.num_tokens // 2
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
@@ -379,7 +378,7 @@ def test_invalid_options_are_refused(tmp_path: Path):
     of_classes = saved(tmp_path / "model.safetensors", CLASSIFIER)
     autoencoder = saved(tmp_path / "mae.safetensors", AUTOENCODER)
     for checkpoint, options, code, message in (
-        (of_classes, "--to hf --keep 0.5", 2, "transformers encodes all tokens"),
+        (of_classes, "--to hf --keep 0.5", 2, "encodes all tokens"),
         (of_classes, "--to hf --uint8", 2, "transformers normalizes frames itself"),
         (of_classes, "--to torch --keep 0.001", 2, "none is left to encode"),
         (of_classes, "--to torch --keep 2", 2, "give keep ratios"),

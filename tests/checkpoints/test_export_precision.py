@@ -82,8 +82,8 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     ("options", "message"),
     [
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to torch --precision int8 -o m.pt2", "add --to onnx"),
-        ("--to onnx --calibrate list.csv -o m.onnx", "has no effect"),
+        ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
+        ("--to onnx --calibrate list.csv -o m.onnx", "leave --calibrate out"),
         ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
 )
@@ -92,13 +92,12 @@ def test_options_that_contradict_each_other_are_refused(classifier_run: Path, op
 
 
 def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):
-    recipe = ["--recipe", classifier_run / "recipe.yaml", "-q", "--no-interval"]
+    recipe = ["--recipe", classifier_run / "recipe.yaml", "-q"]
     rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]
     of_file = json_of("eval --checkpoint", onnx_file, *recipe, "--predictions", rows[0])
     expected = json_of("eval --checkpoint", classifier_run, *recipe, "--predictions", rows[1])
     same = ("top1", "clip_top1", "per_class", "videos", "views", "recipe")
     assert {key: of_file[key] for key in same} == {key: expected[key] for key in same}
-    assert of_file["ece"] == pytest.approx(expected["ece"], abs=1e-3)
     assert of_file["checkpoint"] == str(onnx_file)
     assert [len(path.read_text().splitlines()) for path in rows] == [5, 5]
 
@@ -107,19 +106,16 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classif
 def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
     run("export --to onnx -q", mixed_run, "-o", file)
-    recipe = ["--recipe", mixed_run / "recipe.yaml", "-q", "--no-interval"]
+    recipe = ["--recipe", mixed_run / "recipe.yaml", "-q"]
     of_file, expected = (json_of("eval --checkpoint", each, *recipe) for each in (file, mixed_run))
-    assert {row["head"] for row in expected["rows"]} == {"verb", "tags", "score"}
-    for found, row in zip(of_file["rows"], expected["rows"], strict=True):
-        assert found["value"] == pytest.approx(row["value"], rel=1e-3, abs=1e-3)
-        assert (found["head"], found["metric"]) == (row["head"], row["metric"])
+    for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
+        found, value = (document["heads"][head][metric] for document in (of_file, expected))
+        assert found == pytest.approx(value, rel=1e-3, abs=1e-3)
 
 
 def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
-        "--keep=0.5",
-        "--retrieval",
         "--precision=bf16",
         "--which=newest",
         "--set=finetune.selection.keep_ratio=0.5",

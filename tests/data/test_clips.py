@@ -8,7 +8,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FrameSelectionSettings, PixelPretrainSettings
 from everest.data import stages
 from everest.errors import DataError
-from everest.lists.classes import Classes, empty_classes
+from everest.lists.classes import Classes
 
 
 @pytest.fixture
@@ -107,16 +107,6 @@ def test_a_label_far_above_the_others_makes_no_classes(root, label):
             stages.finetune_clips(given)
         given = replace(given, data=replace(given.data, num_classes=label + 1))
     assert stages.finetune_clips(given)[1].count == label + 1
-
-
-def test_classes_without_a_clip_are_listed(root):
-    found, classes = stages.finetune_clips(recipe(root, train="a.mp4,0\nb.mp4,3\n", num_classes=5))
-    assert empty_classes(found.samples, classes) == ["1", "2", "4"]
-    (root / "classes.txt").write_text("run\njump\nswim\nwalk\n")
-    found, classes = stages.finetune_clips(recipe(root, train=NAMES, classes="classes.txt"))
-    assert empty_classes(found.samples, classes) == ["swim"]
-    found, classes = stages.finetune_clips(recipe(root, train="folders"))
-    assert empty_classes(found.samples, classes) == []
 
 
 def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_drawn(root):

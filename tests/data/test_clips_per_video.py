@@ -9,8 +9,13 @@ from small_runs import metrics, refused, sets
 from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
-from everest.data.clips_per_video import num_clips, repeat_samples
-from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
+from everest.data.stages import (
+    finetune_clips,
+    num_clips,
+    pretrain_clips,
+    repeat_samples,
+    validation_clips,
+)
 from everest.lists.sample import Sample
 
 

@@ -15,7 +15,7 @@ from everest.config.heads import named_heads
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
 from everest.data.views import Views
-from everest.data.workers import GROUP, MOST_AHEAD, SampleKey, divide
+from everest.data.workers import SampleKey
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError
@@ -137,25 +137,6 @@ def test_a_bug_in_a_worker_is_raised_with_its_kind_and_its_place(workers: int):
         list(batches(loader))
     notes = "".join(getattr(caught.value, "__notes__", ()))
     assert ("in __call__" in notes) == (workers > 0)
-
-
-@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 200), st.integers(1, 1000))
-def test_a_batch_is_divided_evenly_and_the_ring_has_a_slot_for_every_group_ahead(
-    batch: int, views: int, workers: int, number: int
-):
-    found = divide(batch=batch, views=views, workers=workers, batches=number)
-    (groups,) = found.groups([[(0, i) for i in range(batch)]])
-    assert [key for group in groups for key in group.keys] == [(0, i) for i in range(batch)]
-    assert [group.first for group in groups] == list(range(0, batch, found.samples))
-    assert found.samples * views <= GROUP or found.samples == 1
-    assert found.ahead <= MOST_AHEAD
-    if workers == 0:
-        assert found.slots == 1
-    else:
-        ahead = min(workers + max(len(groups), workers), workers * MOST_AHEAD)
-        assert workers * found.ahead >= ahead
-        assert found.slots == min(number, 1 + -(-ahead // len(groups)))
-        assert found.slots <= 3 or len(groups) < workers
 
 
 def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker():

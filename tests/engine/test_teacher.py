@@ -242,10 +242,8 @@ def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: 
     cached = f"pretrain.target.cache={cache}"
     command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
     message = refused(*command, *taught_by(other, cached), code=6)
-    assert (
-        f"made with the teacher {teacher / 'model.safetensors'}, not {other / 'model.safetensors'}; set pretrain.target.teacher"
-        in message
-    )
+    made = f"made with the teacher {teacher / 'model.safetensors'}, not {other / 'model.safetensors'}"
+    assert f"{made}; set pretrain.target.teacher" in message
     clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
     assert "has the tokens of other clips: train.seed" in clips
     luma = refused(*command, *taught_by(teacher, cached), "--set", "data.channels=1", code=6)

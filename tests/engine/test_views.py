@@ -14,7 +14,7 @@ from everest.errors import DivergedError
 from everest.models.of_recipe import pretrain_spec
 from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
-from everest.probes import probe_advice
+from everest.probes import collapse
 from everest.system.run_folder import RunFolder
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
@@ -70,11 +70,10 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
 
 
-def test_figures_show_the_tokens_of_each_view(views_run: Path, tmp_path: Path, clip_files: Path):
+def test_a_figure_shows_the_tokens_of_a_view(views_run: Path, tmp_path: Path, clip_files: Path):
     command = ["visualize-mask", clip_files / "clip0.mp4", "-c", views_run, "-o", tmp_path / "figures"]
-    first, second = json_of(*command)
-    assert len(first["visible"]) == len(second["visible"]) == 8
-    assert first["visible"] != second["visible"]
+    (view,) = json_of(*command)
+    assert len(view["visible"]) == 8
 
 
 @pytest.mark.slow
@@ -192,12 +191,12 @@ def test_the_length_of_projections_counts_only_for_sigreg():
 
 
 def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe_advice, "LEAST_STD", 10.0)  # what the features of every run fall below
-    monkeypatch.setattr(probe_advice, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(collapse, "LEAST_STD", 10.0)  # what the features of every run fall below
+    monkeypatch.setattr(collapse, "FEWEST_STEPS", 2)
     options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
     between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
     shown = refused("pretrain", *between_views, code=3)
-    assert "step 2: the features have collapsed: the feature std fell from" in shown
+    assert "step 2: the features have collapsed: RankMe was" in shown
     assert "the same command resumes the run" in shown
     called("pretrain", *between_views)
 

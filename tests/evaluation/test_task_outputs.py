@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
 from small_runs import called, json_of, refused, run
-from task_runs import COLUMNS, NAMES, SCORES, TAGS, write_list
+from task_runs import COLUMNS, NAMES, SCORES, write_list
 
 import everest
-from everest.config.heads import Calibration, Head, named_heads
+from everest.config.heads import Head, named_heads
 from everest.evaluation.metric_text import metric_rows
-from everest.evaluation.sections import largest_errors, wrong_classes
+from everest.evaluation.report import worst_videos
 from everest.figures.timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.top_classes import answers_of_head
@@ -31,52 +31,28 @@ TAGGED = Head(task="multi-label", outputs=3)
 SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
 
 
-def test_the_worst_videos_have_missing_and_wrong_classes():
-    found = wrong_classes(SEVERAL, list("abcd"), NAMES, most=9)
-    assert [row.video for row in found] == ["b", "a", "c"]  # all classes of d are right
-    assert [name for name, _ in found[0].wrong] == ["walk", "sit"]
-    assert [name for name, _ in found[1].missing] == ["sit"]
+def test_the_worst_videos_of_each_task_come_first():
+    found = worst_videos(SEVERAL, NAMES, most=9)
     losses = -np.log(np.where(FLAGS, SHARES, 1 - SHARES)).mean(axis=1)
-    assert [row.loss for row in found] == pytest.approx([losses[i] for i in (1, 0, 2)], rel=1e-5)
-    assert wrong_classes(SEVERAL, list("abcd"), NAMES, most=1) == found[:1]
-
-
-def test_the_largest_errors_come_first():
+    assert [row.number for row in found] == [i for i in np.argsort(-losses) if i != 3]  # all of d are right
+    shown = (found[0].label, found[0].predicted.replace("\N{NO-BREAK SPACE}", " "))
+    assert shown == ("no class", f"{NAMES[1]} (60.0 %), {NAMES[2]} (70.0 %)")
     outputs = np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32)
     number = Head(task="regression", outputs=1)
     head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
-    found = largest_errors(head, list("abc"), [], most=2)
-    assert [(row.video, row.error) for row in found] == [("b", -3), ("a", 0.5)]
-
-
-def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Path, tmp_path: Path):
-    page = tmp_path / "page"
-    result = json_of("eval -q", "-c", tags_run, "--report", page)
-    assert [(row["name"], row["videos"]) for row in result["per_class"]] == [(name, 2) for name in NAMES]
-    files = {"index.html", "precision-recall.png", "reliability.png"}
-    assert {path.name for path in page.iterdir()} == files
-    text = (page / "index.html").read_text()
-    assert "a random order of the videos" in text
-    assert "accuracy of random guesses" not in text
-    assert "Confusion" not in text
-    wrong = {f"clip{i}.mp4" for i, cell in enumerate(TAGS) if f"clip{i}.mp4</span>" in text}
-    assert text.count('class="mistake"') == len(wrong) >= 1
-    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert worst_videos(head, []) == [(1, "5", "2"), (0, "1", "1.5")]
 
 
 def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_path: Path):
     page = tmp_path / "page"
-    options = ["--report", page, "--keep", "0.3,1"]
-    result = json_of("eval -q", "-c", mixed_run, *options)
+    result = json_of("eval -q", "-c", mixed_run, "--report", page)
     listed = {name: "per_class" in head for name, head in result["heads"].items()}
     assert listed == {"verb": True, "tags": True, "score": False}
-    plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png"}
-    plots |= {"reliability-verb.png", "reliability-tags.png"}
+    plots = {"confusion-verb.png", "scatter-score.png"}
     assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
     text = (page / "index.html").read_text()
-    guesses = ("accuracy of random guesses", "a random order", "the median of these videos")
-    assert all(words in text for words in (*guesses, "Largest errors"))
-    assert text.split("Largest errors")[1].count("<td>") == len(SCORES)
+    assert text.split("<h2>score</h2>")[1].count('class="mistake"') == len(SCORES)
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
     table = run("eval", "-c", mixed_run, "-q")
     assert "value" in table
     assert "average precision" in table
@@ -91,7 +67,7 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_file
     assert notice in ended.stderr
     assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
     write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
-    ended = called("eval", "-c", scores_run, *options, "--overwrite", "--keep", "0.5", "--json")
+    ended = called("eval", "-c", scores_run, *options, "--overwrite", "--json")
     assert "all videos of data.test are of one group: the metrics have no intervals" in ended.stderr
     assert "intervals" not in json.loads(ended.stdout)
     page = (tmp_path / "page" / "index.html").read_text()
@@ -146,10 +122,8 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
 
 def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: Path, clip_files: Path):
     background = ["--timeline", "--background", 0.5, "--json"]
-    calibrated = "goes with classes, and this model predicts numbers; leave it out"
     for options, message in (
         (["--top", 2], "--top: goes with classes"),
-        (["--calibrated"], f"--calibrated: {calibrated}"),
         (["--timeline", "--bouts"], "--bouts: goes with classes"),
         (["--timeline", "--to", "csv", "-o", "bouts.csv"], "--to: goes with classes"),
         (background, "--background: goes with classes"),
@@ -159,7 +133,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     for run_folder, task in ((scores_run, "regression"), (tags_run, "multi-label")):
         other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
         text = refused("eval -q -c", run_folder, *other, code=6)
-        assert f"trained for data.task {task}, the recipe has single-label" in text
+        assert f"trained with data.task {task}, the recipe has single-label" in text
     text = refused("predict -q", clip_files / "clip0.mp4", "-c", tags_run, *background, code=2)
     assert "--background: is for models with one class per window" in text
 
@@ -204,7 +178,7 @@ def several(start: float, *flags: bool) -> dict:
 
 
 def test_every_class_that_is_present_is_among_the_predictions():
-    head = Head(task="multi-label", outputs=7, calibration=Calibration(thresholds=(0.1, *[0.9] * 6)))
+    head = Head(task="multi-label", outputs=7, chosen_thresholds=(0.1, *[0.9] * 6))
     answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     found = answers_of_head(answers, head, Classes(heads=(head,)), None)
     likely = [(index, False) for index in (6, 5, 4, 3, 2)]
@@ -223,32 +197,6 @@ def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
         options = ["--set", f"eval.clips={clips}", "--set", f"eval.crops={crops}"]
         header = run("eval", "-c", classifier_run, "-q", *options).splitlines()[1]
         assert header.split("┃")[1].strip() == f"views of a video: {views}"
-
-
-def test_a_sweep_has_a_row_for_each_metric_and_ratio_and_fits_a_terminal(mixed_run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = run("eval", "-c", mixed_run, "-q", "--keep", "0.25,1").splitlines()
-    assert max(map(len, lines)) <= 80
-    table = lines[[number for number, line in enumerate(lines) if "95 % interval" in line][1] :]
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if "│" in line]
-    assert [row[:2] for row in cells if row[1]] == [
-        *(["verb top-1", "0.25"], ["", "1"], ["tags mean average", "0.25"], ["", "1"]),
-        *(["score mean absolute", "0.25"], ["", "1"]),
-    ]
-    intervals = [row[-1] for row in cells if row[-1]]
-    assert len(intervals) == 4  # few videos of a class give none
-    assert all(re.fullmatch(r"-?[\d.]+ to [\d.]+(\s%)?", interval) for interval in intervals)
-
-
-def test_the_rows_of_several_heads_are_the_metrics_of_each(mixed_run: Path):
-    result = json.loads(run("eval", "-c", mixed_run, "-q", "--json", "--keep", "0.25"))
-    for document in (result, *result["sweep"]):
-        by_name = {(row["head"], row["metric"]): row for row in document["rows"]}
-        for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
-            of_head = document["heads"][head]
-            expected = (of_head[metric], of_head["intervals"][metric], of_head[f"chance_{metric}"])
-            row = by_name[head, metric]
-            assert (row["value"], row["interval"], row["chance"]) == expected
 
 
 def test_subtitles_show_the_present_classes_only():

@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import called, json_of, refused, run
+from small_runs import json_of, refused, run
 
 import everest
 from everest.errors import RecipeError
-from everest.figures.camera import view_camera
-from everest.figures.legend import camera_text, choice_text
-from everest.figures.masks import MaskView
-from everest.methods.grid import TokenGrid
-from everest.methods.ranked import ByChange, FrameDifference, RedundancyRobust
 from everest.video.pixels import IMAGENET
 from everest.video.writer import write_video
 
@@ -43,31 +38,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_path: Path):
-    options = [*OPTIONS, "--frames", "16", "--align", "affine", "--cuts", "detect", "-o", tmp_path]
-    plain, aligned = json_of("visualize-mask", video, *options)
-    assert "camera" not in plain
-    assert aligned["camera"] == {"moving": [2, 3, 4, 5, 6, 7], "scenes": [8]}
+def test_a_figure_ignores_the_cut_on_request(video: Path, tmp_path: Path):
+    shown = ["visualize-mask", video, *OPTIONS, "--frames", "16", "--overwrite", "-o", tmp_path]
+    (plain,) = json_of(*shown)
+    (aligned,) = json_of(*shown, "--align", "affine", "--cuts", "detect")
     assert plain["kept_per_slice"][4] > 2 * aligned["kept_per_slice"][4]
-    assert Path(aligned["written"][0]).stat().st_size > 10_000
-
-
-@pytest.mark.parametrize("kind", [pytest.param("gif", marks=pytest.mark.slow), "html"])
-def test_moving_figures_and_pages_are_written(video: Path, tmp_path: Path, kind: str):
-    called("visualize-mask", video, *OPTIONS, "--align", "shift", "--format", kind, "-o", tmp_path)
-    assert (tmp_path / f"pan-mask.{kind}").stat().st_size > 10_000
-
-
-def test_the_figure_does_not_claim_a_motion_that_was_not_measured():
-    clip = torch.zeros(3, 8, 32, 32, dtype=torch.uint8)
-    views = [
-        view_camera(clip, RedundancyRobust(align=align, cuts="detect"), tubelet_frames=2, pixels=IMAGENET)
-        for align in ("none", "shift")
-    ]
-    assert [camera_text(view) for view in views] == [
-        "cuts: 0;\nits motion is not measured",
-        "moves in 0 of 6\ncomparisons",
-    ]
 
 
 def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
@@ -77,34 +52,6 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
         everest.select_tokens(clip[0], align="shift")
     with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
-
-
-@pytest.mark.parametrize(
-    ("selector", "text"),
-    [
-        (RedundancyRobust(cuts="detect"), "time slice of a scene takes the values of the next"),
-        (RedundancyRobust(cuts="detect", first_slice="zero"), "time slice of a scene counts as unchanged"),
-        (FrameDifference(cuts="detect"), "frame of a scene takes the values of the next"),
-    ],
-)
-def test_the_legend_names_what_the_first_step_of_a_scene_takes(selector: ByChange, text: str):
-    grid = TokenGrid.of_clip(frames=4, size=(32, 32), tubelet=(2, 16, 16))
-    ids, frames = torch.arange(4), torch.zeros(4, 32, 32, 3)
-    shown = {"kept": ids, "visible": ids, "importance": None, "frames": frames, "predicted": None}
-    assert f"the first {text}" in choice_text(MaskView(title="", selector=selector, grid=grid, **shown))
-
-
-def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
-    clip = pan_and_cut().permute(3, 0, 1, 2)
-    options, known = {"align": "shift", "cuts": "detect"}, {"tubelet_frames": 2, "pixels": IMAGENET}
-    robust = view_camera(clip, RedundancyRobust(**options), **known)
-    assert (robust.lag, len(robust.moves)) == (2, 14)
-    assert robust.frames.shape == (16, 256, 256, 3)
-    red = torch.tensor([214, 39, 40]) / 255
-    has_border = [(torch.isclose(frame[0, 0], red, atol=0.01)).all().item() for frame in robust.frames]
-    assert [number for number, is_red in enumerate(has_border) if is_red] == [8, 9]
-    change = view_camera(clip, FrameDifference(**options), **known)
-    assert (change.lag, change.to_dict()) == (1, {"moving": [*range(1, 8)], "scenes": [8]})
 
 
 def test_select_frames_can_ignore_cuts_and_take_fewer_tokens_than_a_strategy_shows(video: Path):
@@ -125,22 +72,6 @@ def test_select_tokens_takes_the_settings(video: Path):
     aware = everest.select_tokens(clip, **settings, align="affine", cuts="detect").visible
     per_slice = 64
     assert (plain // per_slice == 4).sum() > 2 * (aware // per_slice == 4).sum()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--align", "zoom"], "Invalid value for '--align': 'zoom' is not one of"),
-        (["--cuts", "maybe"], "'maybe' is not one of"),
-        (["--slice-cap", "0"], "slice_cap: must be more than 0"),
-        (["--slice-cap", "0.5", "--format", "html"], "slice_cap: a page cannot show it"),
-        (["--slice-cap", "0.1"], "give at least 0.25"),
-        (["--strategy", "tube", "--align", "shift"], "--align: tube has no such setting"),
-        (["--compare", "--slice-cap", "0.5"], "--slice-cap: --compare shows each strategy as it is known"),
-    ],
-)
-def test_wrong_options_are_one_line(video: Path, tmp_path: Path, options: list[str], message: str):
-    assert message in refused("visualize-mask", video, *OPTIONS, *options, "-o", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(

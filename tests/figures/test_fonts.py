@@ -9,13 +9,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image, ImageChops
 
-from everest.figures.animation import draw_frames
-from everest.figures.curves import draw_curves
+from everest.figures.curves import Curve, RunCurves, draw_curves
 from everest.figures.drawing import notice_boxes
 from everest.figures.frame_selection import FrameDraw, FrameView, draw_selection
-from everest.figures.legend import ShownFrames
 from everest.figures.pictures import FigureRow, draw_rows
-from everest.figures.run_curves import Curve, RunCurves
 from everest.figures.timeline import draw_timeline
 from everest.methods.strategies import RedundancyRobust
 
@@ -41,40 +38,25 @@ def drawn(path: Path) -> Path:
 
 
 FRAMES = torch.zeros(2, 16, 16, 3)
-NO_CURVE = Curve(np.zeros(0), np.zeros(0))
-CURVE = Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))
-CURVES = ("loss", "lr", "validation_loss", "validation")
-NO_CURVES = ("probe", "held_out_loss", "mean_loss", "loss_ratio", "rank_me", "view_top1")
-RUN = RunCurves(
-    name=NAME,
-    **dict.fromkeys(("metric", "chance", "probe_chance")),
-    **dict.fromkeys(CURVES, CURVE),
-    **dict.fromkeys(NO_CURVES, NO_CURVE),
-)
+RUN = RunCurves(name=NAME, curves={"loss": Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))})
 DRAW = FrameDraw(
     **{"frames": 2, "stride": 1, "size": 16, "seed": 0, "model": None},
     **{"selector": RedundancyRobust(), "alpha": 1.0, "whole_video": True},
 )
 SELECTION = FrameView(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
-    **{"request": DRAW, "counts": torch.tensor([1]), "num_tokens": 1, "drawn": torch.tensor([0])},
+    **{"request": DRAW, "counts": torch.tensor([1]), "drawn": torch.tensor([0])},
 )
-
-
-def draw_animation(path: Path) -> None:
-    source = ShownFrames(video=NAME, numbers=(0, 1), total=2)
-    draw_frames([FigureRow("original", FRAMES)], title=str(source), legend={}, source=source)
 
 
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME, legend={}),
+        lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME),
         lambda path: draw_curves(path, [RUN], x="steps"),
         lambda path: draw_selection(path, SELECTION),
-        draw_animation,
     ],
-    ids=["masks", "curves", "selection", "animation"],
+    ids=["masks", "curves", "selection"],
 )
 def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
     with warnings.catch_warnings():

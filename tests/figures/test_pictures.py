@@ -1,18 +1,21 @@
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from small_runs import refused, run
 
 import everest
-from everest.config.recipe import load_recipe
-from everest.figures.masks import GRAY, view_masks, view_model
-from everest.figures.pictures import FigureRow, rows_of
+from everest.config.recipe import make_selector
+from everest.figures import pictures
+from everest.figures.masks import GRAY, MaskView, view_masks, view_model
+from everest.figures.pictures import FigureRow, draw_views, rows_of, view_title
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName
-from everest.methods.masks import Tube
 from everest.methods.strategies import FrameDifference, RedundancyRobust
-from everest.models.of_recipe import pretrain_spec
 from everest_demo.motions import CLASSES
 
 
@@ -37,14 +40,15 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     visible, target = chosen.visible[0], chosen.target[0]
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
-    torch.testing.assert_close(patches_of(shown.frames), true, atol=1e-6, rtol=0)
-    kept, seen = (shown.pixels_of(tokens) for tokens in (shown.kept, shown.visible))
-    torch.testing.assert_close(patches_of(kept)[~left_out], true[~left_out], atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(seen)[visible], true[visible], atol=1e-6, rtol=0)
-    for row in (kept, seen, shown.predicted):
-        assert (patches_of(row)[left_out] == GRAY).all()
-    assert (patches_of(seen)[target] == GRAY).all()
-    assert (patches_of(shown.predicted)[target] != GRAY).any(dim=1).all()
+    original, kept, seen, predicted, _ = rows_of([shown])
+    assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
+    torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(seen.frames)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (kept, seen, predicted):
+        assert (patches_of(row.frames)[left_out] == GRAY).all()
+    assert (patches_of(seen.frames)[target] == GRAY).all()
+    assert (patches_of(predicted.frames)[target] != GRAY).any(dim=1).all()
 
 
 def test_heat_is_the_importance_of_each_pixels_token(rows):
@@ -66,31 +70,6 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     assert view.predicted is None
 
 
-@pytest.mark.parametrize(("normalize", "label"), [(True, "predicted*"), (False, "predicted")])
-def test_only_normalised_predictions_are_marked(rows, normalize, label):
-    """The true mean and std are added back to normalized predictions only."""
-    clip, _, _ = rows
-    recipe = ["data.frames=8", "data.size=32", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]"]
-    settings = load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
-    model = pretrain_spec(settings, tokenizer=None).build()
-    view = view_model(model, clip, noise=torch.rand(64))
-    assert label in [row.label for row in rows_of([view])]
-
-
-def test_several_strategies_have_a_row_for_each_importance(rows):
-    robust, ascending = RedundancyRobust(), RedundancyRobust(order="ascending")
-    both = [("robust", robust), ("robust", ascending)]  # one measure, so one row
-    views = view_masks(rows[0], [*both, ("tube", Tube())], model=None, tubelet=(2, 8, 8), seed=0)
-    labels = [row.label for row in rows_of(views)]
-    assert labels == ["original", *(view.title for view in views), "importance"]
-    views += view_masks(rows[0], [("difference", FrameDifference())], model=None, tubelet=(2, 8, 8), seed=0)
-    *_, first, second = rows_of(views)
-    assert [first.label, second.label] == ["importance", "importance"]
-    assert [row.note.split(":")[0] for row in (first, second)] == ["robust", "difference"]
-    assert torch.equal(first.frames, views[0].heat())
-    assert torch.equal(second.frames, views[-1].heat())
-
-
 @pytest.mark.parametrize("distance", ["l2", "neg-cosine", "neg-cka"])
 def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceName):
     def importance_of(clip: torch.Tensor) -> FigureRow:
@@ -102,9 +81,77 @@ def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceNam
     scale = moving.scale
     assert (scale.vmin, scale.vmax) == (NO_CHANGE[distance], moving.frames.max())
     assert 0 < scale(float(moving.frames.median())) < 1
-    assert moving.note == "change since the previous time slice"
-    assert still.note.endswith("(there is none)")
     assert still.scale(NO_CHANGE[distance]) == 0
+
+
+def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[MaskView]:
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
+    selectors = [(name, make_selector(name, {})) for name in strategies]
+    return view_masks(clip, selectors, model=None, tubelet=(2, 8, 8), seed=0)
+
+
+def test_the_counts_are_the_numbers_of_tokens():
+    (view,) = views_of("redundancy-robust")
+    assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
+    kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
+    assert view_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
+    assert [row.note for row in rows_of([view])[1:3]] == [kept, seen]
+    assert [row.label for row in rows_of(views_of("tube"))] == ["original", "visible tokens"]
+    several = views_of("redundancy-robust", "tube")
+    several += view_masks(
+        torch.randint(0, 256, (3, 8, 48, 64), dtype=torch.uint8),
+        [("difference", FrameDifference())],
+        model=None,
+        tubelet=(2, 8, 8),
+        seed=0,
+    )
+    _, robust, tube, _, first, second = rows_of(several)
+    assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
+    assert torch.equal(first.frames, several[0].heat())
+    assert torch.equal(second.frames, several[-1].heat())
+    # Keep ratios share one measure, so one row.
+    assert len(rows_of(views_of("redundancy-robust", "redundancy-robust"))) == 4
+
+
+def test_uniform_draws_have_no_importance():
+    selector = make_selector("drawn", {"uniform": 1.0, "visible_ratio": None})
+    clip = torch.randint(0, 256, (3, 8, 48, 64), generator=torch.Generator().manual_seed(0)).byte()
+    views = view_masks(clip, [("drawn", selector)], model=None, tubelet=(2, 8, 8), seed=0)
+    assert [row.label for row in rows_of(views)] == ["original", "kept tokens"]
+
+
+@pytest.fixture
+def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Receives the figures that are drawn."""
+    drawn: list[Figure] = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *args, **kw: (drawn.append(f), savefig(f, *args, **kw)))
+    return drawn
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 32), (32, 128)])
+@pytest.mark.parametrize("frames", [4, 32])
+@pytest.mark.parametrize("strategies", [["redundancy-robust"], ["redundancy-robust", "tube", "running-cell"]])
+def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
+    views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
+    title = f"a name of a video that is rather long, as many are.mp4\n{view_title(views[0])}"
+    draw_views(tmp_path / "figure.png", views, title=title, numbers=numbers)
+    (drawn,) = figure
+    FigureCanvasAgg(drawn).draw()
+    texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent() for text in texts]
+    boxes += [panel.get_window_extent() for panel in drawn.axes if panel.images]
+    overlaps = [
+        (one, other)
+        for one, other in combinations(boxes, 2)
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > 1
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+    ]
+    assert overlaps == []
+    titles = [panel.get_title() for panel in drawn.axes if panel.get_title()]
+    assert titles[:2] == ["frames 100, 103", f"frames {100 + 3 * frames // len(titles)}, " + titles[1][-3:]]
+    assert len(titles) == min(frames // 2, pictures.COLUMNS)
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):

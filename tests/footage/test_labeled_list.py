@@ -33,7 +33,7 @@ def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: P
     output = tmp_path / "all windows.csv"
     shown = called(*windows, "--step", 0.5, "-o", output)
     assert "left out, no such video: clip9.mp4" in shown.stderr
-    assert "left out, without a bout in the annotations: 2 of 4 videos" in shown.stderr
+    assert "left out, without a bout in the annotations, 2 of 4 videos: " in shown.stderr
     assert "single-label: walk 3, run 2, background 1" in shown.stderr
     assert f"everest prepare split '{output}' --group column:group" in shown.stderr
     assert shown.stdout.strip() == str(output)
@@ -64,7 +64,7 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
     found = json_of(*windows, "-o", tmp_path / "w.csv", "-q", "--json")
     assert (found["task"], found["labels"]) == ("multi-label", {"walk": 2, "run": 2})
     single = [*windows, "-o", tmp_path / "s.csv", "-q", "--json", "--task", "single-label"]
-    assert json_of(*single, "--background", "rest")["labels"] == {"walk": 2, "run": 1, "rest": 1}
+    assert json_of(*single)["labels"] == {"walk": 2, "run": 1, "background": 1}
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,7 @@ def test_labels_that_cannot_be_used_are_named(windows, bouts, tmp_path, lines, o
 
 def test_options_of_labels_need_labels(clip_files: Path, tmp_path: Path):
     command = ["prepare windows", clip_files, "--seconds", 1, "-o", tmp_path / "w.csv"]
-    assert "--fps, --task and --background belong to" in refused(*command, "--fps", 10, code=2)
-    assert "belong to --labels" in refused(*command, "--background", "rest", code=2)
+    assert "--fps and --task belong to --labels" in refused(*command, "--fps", 10, code=2)
 
 
 def test_a_folder_is_no_list(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -125,10 +124,3 @@ def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, 
 def test_a_video_is_no_output(windows: list, clip_files: Path):
     message = refused(*windows, "-o", clip_files / "clip0.mp4", "--overwrite", code=2)
     assert "clip0.mp4: is an input of this command" in message
-
-
-@pytest.mark.parametrize("name", ["", "a|b", "a\nb", " a"])
-def test_a_name_of_the_background_that_no_list_can_hold_is_refused(windows: list, tmp_path: Path, name: str):
-    words = [*windows, "--background", name, "-o", tmp_path / "w.csv"]
-    assert f"--background {name!r}: the name" in refused(*words, code=2)
-    assert {file.name for file in tmp_path.iterdir()} == {"bouts.csv"}

@@ -100,7 +100,6 @@ def test_rules_that_go_with_no_head_or_are_no_numbers_are_refused(
         (tags_run, ["--threshold", "much"], "give HIGH,LOW or one number"),
         (scores_run, ["--smooth", "1"], "--smooth: goes with classes, and this model predicts numbers"),
         (classifier_run, ["--min-seconds", "inf"], "--min-seconds: must be a number of seconds from 0 on"),
-        (classifier_run, ["--tolerance", "3"], "needs --truth"),
     ):
         command = ("predict", clip_files / "clip0.mp4", "-c", run, "--timeline", "--bouts", *options)
         assert message in refused(*command, code=2)

@@ -6,7 +6,6 @@ import pytest
 from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
 from everest.errors import DataError, RecipeError
 from everest.metrics.budget import (
-    counted_bouts,
     draw_windows,
     footage_windows,
     time_budget,
@@ -36,7 +35,10 @@ def test_a_budget_computed_by_hand():
     predicted = by_video([bout("x", 2, 6), bout("x", 12, 14)])
     # The person saw 5 s in the first window, and 1 s in the second, of a bout that began before it.
     checked = by_video(
-        [bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 2, 7), bout("x", 10, 11)]
+        [
+            *(bout("x", 0, 10, CHECKED), bout("x", 10, 20, CHECKED), bout("x", 2, 7), bout("x", 10, 11)),
+            *(bout("x", 2, 7), bout("x", 50, 60)),  # a repeated row, and one after the end of the footage
+        ]
     )
     document = time_budget(extents, predicted, checked)
     assert (document["windows"], document["checked"], document["window"]) == (4, 2, 10)
@@ -80,15 +82,6 @@ def test_windows_of_another_draw_are_refused():
 def test_windows_that_cannot_be_counted_are_refused(end: float, seconds: float, error: type[Exception]):
     with pytest.raises(error, match=r"more than 10000000 windows|must be a positive number"):
         footage_windows({"x": (0, end)}, seconds)
-
-
-def test_repeated_and_late_bouts_are_left_out():
-    bouts = [bout("x", 1, 2), bout("x", 1, 2), bout("x", 9, 12), bout("x", 10, 12)]
-    kept, notices = counted_bouts({"x": (0.0, 10.0)}, {"x": bouts})
-    assert kept == {"x": [bouts[0], bouts[2]]}
-    assert [text.split(",")[1] for text in notices] == [
-        " 1 row that another row repeats", " 1 bout after the end of the footage",
-    ]  # fmt: skip
 
 
 def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:

@@ -1,56 +1,47 @@
-import random
-from statistics import quantiles
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_predictions import predictions_of
+from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from everest.config.heads import Head, named_heads
 from everest.evaluation.metric_text import percent
-from everest.metrics.intervals import bootstrap_intervals
+from everest.metrics.intervals import Metrics, bootstrap
 from everest.metrics.metrics import measure
+
+Right = NDArray[np.bool_]
+
+
+def share(right: NDArray[np.floating] | Right) -> Metrics:
+    return lambda weights: {"top1": float(weights @ right / weights.sum())}
+
+
+def interval(right: Right, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
+    return bootstrap(share(right), range(len(right)) if groups is None else groups)["top1"]
 
 
 @pytest.mark.parametrize(("right", "videos"), [(9, 50), (45, 50), (300, 400), (12, 3000)])
 def test_the_interval_of_a_share_is_that_of_the_binomial(right: int, videos: int):
     """The number of right answers among resampled videos has a binomial distribution."""
-    correct = np.arange(videos) < right
-    low, high = bootstrap_intervals({"top1": correct}, correct, np.zeros(videos, np.int64))["top1"]
+    low, high = interval(np.arange(videos) < right)
     spread = binom(videos, right / videos)
-    near = 100 * (1 + 0.1 * spread.std()) / videos  # a video, and the noise of 2000 draws
-    assert low == pytest.approx(100 * spread.ppf(0.025) / videos, abs=near)
-    assert high == pytest.approx(100 * spread.ppf(0.975) / videos, abs=near)
-    assert low < 100 * right / videos < high
+    near = (1 + 0.1 * spread.std()) / videos  # a video, and the noise of 2000 draws
+    assert low == pytest.approx(spread.ppf(0.025) / videos, abs=near)
+    assert high == pytest.approx(spread.ppf(0.975) / videos, abs=near)
+    assert low < right / videos < high
 
 
-def test_the_interval_of_the_mean_over_classes_is_that_of_a_plain_loop():
-    generator = random.Random(1)
-    labels = [0] * 40 + [1] * 15 + [2] * 3
-    correct = [generator.random() < (0.9, 0.5, 0.3)[label] for label in labels]
-    means = []
-    for _ in range(4000):
-        drawn = generator.choices(range(len(labels)), k=len(labels))
-        of_class = {label: [correct[i] for i in drawn if labels[i] == label] for label in range(3)}
-        means.append(np.mean([np.mean(rights) for rights in of_class.values() if rights]))
-    expected = quantiles(means, n=40)  # the first is at 2.5 %, the last at 97.5 %
-    found = bootstrap_intervals({}, np.array(correct), np.array(labels))["mean_class_accuracy"]
-    assert found == pytest.approx([100 * expected[0], 100 * expected[-1]], abs=1.5)
-
-
-@given(
-    rights=st.lists(st.booleans(), min_size=1, max_size=30), classes=st.integers(1, 4), seed=st.integers(0, 9)
-)
+@given(rights=st.lists(st.booleans(), min_size=1, max_size=30))
 @settings(max_examples=10, deadline=None)
-def test_an_interval_has_the_accuracy_inside_and_is_the_same_each_time(rights, classes, seed):
-    correct = np.array(rights)
-    labels = np.random.default_rng(seed).integers(classes, size=len(rights))
-    found = bootstrap_intervals({"top1": correct}, correct, labels)
-    assert found == bootstrap_intervals({"top1": correct}, correct, labels)
-    low, high = found["top1"]
-    assert 0 <= low <= 100 * correct.mean() <= high <= 100
+def test_an_interval_has_the_accuracy_inside_and_is_the_same_each_time(rights: list[bool]):
+    right = np.array(rights)
+    low, high = interval(right)
+    assert (low, high) == interval(right)
+    assert 0 <= low <= right.mean() <= high <= 1
     assert low < high
 
 
@@ -58,10 +49,82 @@ def test_an_interval_has_the_accuracy_inside_and_is_the_same_each_time(rights, c
 def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
     """Resampling cannot vary them, and would report ten of ten as exactly 100 %."""
     every = np.ones(videos, bool)
-    low, high = bootstrap_intervals({"top1": every}, every, np.zeros(videos, np.int64))["top1"]
-    assert (low, high) == (pytest.approx(100 * beta.ppf(0.025, videos, 1)), 100)  # Clopper and Pearson
-    none = bootstrap_intervals({"top1": ~every}, ~every, np.zeros(videos, np.int64))["top1"]
-    assert none == [0, pytest.approx(100 - low)]
+    low, high = interval(every)
+    assert (low, high) == (pytest.approx(beta.ppf(0.025, videos, 1)), 1)  # Clopper and Pearson
+    assert interval(~every) == (0, pytest.approx(1 - low))
+
+
+def test_the_exact_bound_counts_groups():
+    found = interval(np.ones(10, bool), ["a"] * 5 + ["b"] * 5)
+    assert found == (pytest.approx(beta.ppf(0.025, 2, 1)), 1)  # two of two
+
+
+def test_the_weights_of_a_draw_count_whole_groups():
+    groups = np.array([f"m{number}" for number in np.random.default_rng(5).integers(12, size=60)])
+    drawn: list[NDArray[np.float64]] = []
+
+    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
+        drawn.append(weights)
+        return {"first": weights[0]}
+
+    bootstrap(metrics, groups.tolist(), draws=50)
+    names = np.unique(groups)
+    for weights in drawn:
+        of_group = [np.unique(weights[groups == name]) for name in names]
+        assert [len(values) for values in of_group] == [1] * len(names)
+        assert sum(float(values[0]) for values in of_group) == len(names)
+    assert len(drawn) == 50
+
+
+def test_groups_of_one_video_have_the_numbers_of_videos_drawn_by_themselves():
+    right = np.random.default_rng(3).random(57) < 0.7
+    names = [f"v{number}" for number in reversed(range(57))]
+    generator = np.random.default_rng(0)
+    draws = [right[generator.integers(57, size=57)].mean() for _ in range(2000)]
+    expected = tuple(np.quantile(draws, [0.025, 0.975]))
+    assert interval(right, names) == interval(right) == pytest.approx(expected)
+    assert expected == pytest.approx((0.578947, 0.807018), abs=1e-6)
+
+
+def test_a_draw_without_a_value_is_left_out_of_that_metric_only():
+    """The mean of the last of three videos is missing in the draws without it, (2 / 3)^3 = 30 % of them."""
+    outcome = np.array([0.0, 1.0, 1.0])
+
+    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
+        mean = float(weights @ outcome / weights.sum())
+        return {"mean": mean, "last": np.nan if weights[2] == 0 else outcome[2], "never": np.nan}
+
+    found = bootstrap(metrics, ["a", "b", "c"], shares=False)
+    assert found["mean"] == (0, 1)
+    assert found["last"] == (1, 1)
+    assert np.isnan(found["never"]).all()
+
+
+def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 200) -> tuple[float, float]:
+    """Simulate groups of `size` videos, of which each group's share is right, on average a half.
+
+    Returns:
+        The share of intervals that contain a half, and their mean width.
+    """
+    rng = np.random.default_rng(0)
+    ends = np.empty((sets, 2))
+    for row in ends:
+        of_group = rng.beta(0.5, 0.5, size=len(groups) // size)  # videos of a group correlate by 0.5
+        right = (rng.random(len(groups)) < np.repeat(of_group, size)).astype(np.float64)
+        row[:] = bootstrap(share(right), groups, draws=draws)["top1"]
+    low, high = ends.T
+    return float(((low <= 0.5) & (high >= 0.5)).mean()), float((high - low).mean())
+
+
+def test_intervals_of_groups_contain_the_mean_and_those_of_single_videos_do_not():
+    """40 groups of 10 videos; the variance of the mean is 1 + 9 x 0.5 = 5.5 times that of single videos."""
+    sets = 300
+    grouped, wide = contained([number // 10 for number in range(400)], size=10, sets=sets)
+    single, narrow = contained(range(400), size=10, sets=sets)
+    low, high = binom(sets, 0.95).ppf([0.001, 0.999]) / sets
+    assert low <= grouped <= high
+    assert single < 0.75
+    assert wide == pytest.approx(narrow * np.sqrt(5.5), rel=0.05)
 
 
 def test_accuracies_have_intervals_on_request_by_head():
@@ -102,10 +165,3 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
     assert found["macro_f1"] == found["mean_class_accuracy"] == [None, None]
     assert None not in found["top1"]
     assert None not in intervals(20)["macro_f1"]  # one class that occurs
-
-
-def test_all_wrong_multi_label_videos_have_the_exact_bound():
-    outputs = np.tile([0.1, 0.9], (12, 1, 1))
-    wrong = predictions_of([(0,)] * 12, outputs, Head(task="multi-label", outputs=2))
-    low, high = measure(wrong, intervals=True)["intervals"]["exact_match"]
-    assert (low, high) == (0, pytest.approx(100 * beta.ppf(0.975, 1, 12), abs=1e-3))

@@ -1,5 +1,6 @@
+import math
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -7,14 +8,14 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_predictions import predictions_of
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, r2_score
 
-from everest.config.heads import Calibration, Head, named_heads
-from everest.metrics.head_metrics import map_of_random_order, weighted_multi_label
+from everest.config.heads import Head, named_heads
+from everest.metrics import head_metrics
+from everest.metrics.head_metrics import choose_thresholds, map_of_random_order
 from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
-from everest.metrics.weighted import average_precisions, rank_correlation, share_of_variance
 
 VIDEOS = 60
 
@@ -29,9 +30,9 @@ def multi_label(seed: int, classes: int = 4, thresholds: tuple[float, ...] = ())
     rng = np.random.default_rng(seed)
     present = rng.random((VIDEOS, classes)) < 0.3
     scores = np.round(rng.random((VIDEOS, 2, classes)), 1)  # with ties
-    calibration = Calibration(thresholds=thresholds) if thresholds else None
     labels = [tuple(np.flatnonzero(row).tolist()) for row in present]
-    return predictions_of(labels, scores, Head(task="multi-label", outputs=classes, calibration=calibration))
+    head = Head(task="multi-label", outputs=classes, chosen_thresholds=thresholds)
+    return predictions_of(labels, scores, head)
 
 
 def numbers(seed: int) -> Predictions:
@@ -81,7 +82,7 @@ def test_metrics_of_several_classes_are_those_of_scikit_learn(thresholds: tuple[
 def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed: int):
     head = only_head(multi_label(seed, thresholds=(0.3, 0.5, 0.5, 0.9)))
     weights = np.random.default_rng(seed).multinomial(VIDEOS, np.ones(VIDEOS) / VIDEOS).astype(np.float64)
-    found = weighted_multi_label(head)(weights)
+    found = head_metrics.multi_label(head)(weights)
     drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
     labels, means, chosen = head.labels[drawn], head.means[drawn], head.chosen[drawn]
     complete = labels.any(axis=0).all()  # else there is no mean over the classes
@@ -90,9 +91,23 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
             "map": sk.average_precision_score(labels, means) if complete else np.nan,
             "micro_f1": sk.f1_score(labels, chosen, average="micro"),
             "macro_f1": sk.f1_score(labels, chosen, average="macro", zero_division=0) if complete else np.nan,
+            "exact_match": sk.accuracy_score(labels, chosen),
         },
         nan_ok=True,
     )
+    one = only_head(single_label(seed))
+    found = head_metrics.single_label(one)(weights)
+    labels, predicted = one.labels[drawn], one.means.argmax(axis=1)[drawn]
+    assert found["top1"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    if len(np.unique(labels)) == 5:
+        assert found["mean_class_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
+        f1 = sk.f1_score(labels, predicted, labels=range(5), average="macro", zero_division=0)
+        assert found["macro_f1"] == pytest.approx(f1)
+    of_numbers = only_head(numbers(seed))
+    found = head_metrics.regression(of_numbers)(weights)
+    truth, value = of_numbers.labels[drawn], of_numbers.means[drawn, 0].astype(np.float64)
+    assert found["r2"] == pytest.approx(sk.r2_score(truth, value))
+    assert found["spearman"] == pytest.approx(spearmanr(truth, value)[0])
 
 
 def test_metrics_of_numbers_are_those_of_scikit_learn():
@@ -162,7 +177,7 @@ def test_the_chance_of_average_precision_is_the_mean_over_all_orders(positive: l
     labels = np.array(positive)[:, None]  # (V, one class)
     orders = permutations(np.arange(len(positive), dtype=float))
     of_orders = [sk.average_precision_score(positive, order) for order in orders]
-    assert map_of_random_order(labels) == pytest.approx(100 * np.mean(of_orders), abs=1e-3)
+    assert map_of_random_order(labels) == pytest.approx(np.mean(of_orders), abs=1e-5)
 
 
 @pytest.mark.parametrize("predictions", [single_label(0), multi_label(0), numbers(0)])
@@ -190,23 +205,34 @@ def test_mixed_heads_are_measured_each_on_its_own():
     assert set(found["heads"]["speed"]) == set(measure(value))
 
 
-@given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))
-@settings(max_examples=60)
-def test_weighted_videos_count_as_often_as_repeated_ones(seed: int, videos: int):
-    rng = np.random.default_rng(seed)
-    weights = rng.integers(0, 4, videos)
-    weights[0] += 1  # some video counts
-    repeated = np.repeat(np.arange(videos), weights)
-    as_floats = weights.astype(np.float64)
-    labels, scores = rng.random((videos, 4)) < 0.4, rng.integers(0, 6, (videos, 4)) / 5  # with ties
-    found = average_precisions(labels, scores)(as_floats)
-    for c in range(4):
-        truth = labels[repeated, c]
-        expected = average_precision_score(truth, scores[repeated, c]) if truth.any() else np.nan
-        assert found[c] == pytest.approx(expected, nan_ok=True)
-    truth, predicted = rng.integers(0, 5, (2, videos)).astype(np.float64)  # with ties
-    varies = [np.ptp(values[repeated]) > 0 for values in (truth, predicted)]
-    expected = spearmanr(truth[repeated], predicted[repeated]).statistic if all(varies) else np.nan
-    assert rank_correlation(truth, predicted)(as_floats) == pytest.approx(expected, nan_ok=True)
-    expected = r2_score(truth[repeated], predicted[repeated]) if varies[0] else np.nan
-    assert share_of_variance(truth, predicted, as_floats) == pytest.approx(expected, nan_ok=True)
+def best_threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Try all candidates of a class, with sklearn's F1."""
+    levels = [0.0, *sorted(set(scores.tolist()))]
+    candidates = [(a + b) / 2 for a, b in pairwise(levels)]
+    if not positive.any():
+        return 0.5
+    values = [sk.f1_score(positive, scores >= threshold) for threshold in candidates]
+    equal = [c for c, value in zip(candidates, values, strict=True) if math.isclose(value, max(values))]
+    return min(equal, key=lambda threshold: abs(threshold - 0.5))
+
+
+@pytest.mark.parametrize("decimals", [1, 6])  # 1: many equal scores
+def test_thresholds_are_those_of_a_search_over_all_middles(decimals: int):
+    rng = np.random.default_rng(decimals)
+    labels = rng.random((25, 12)) < np.linspace(0, 1, 12)  # of the first class never, of the last always
+    scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.3), 0.01, 0.99).round(decimals)
+    found = choose_thresholds(scores, labels)
+    expected = [best_threshold(scores[:, i], labels[:, i]) for i in range(12)]
+    assert found[0] == 0.5
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_thresholds_of_cases_computed_by_hand():
+    scores = np.array([[0.1, 0.2], [0.3, 0.9], [0.7, 0.9]], dtype=np.float32)
+    labels = np.array([[False, False], [True, False], [True, False]])
+    np.testing.assert_allclose(choose_thresholds(scores, labels), [0.2, 0.5])
+    equal = np.array([[0.9, 0.98], [0.6, 0.94], [0.5, 0.9], [0.2, 0.6]])  # F1 is 2 / 3 with the first or all
+    found = choose_thresholds(equal, np.array([[True, True], [False, False], [False, False], [True, True]]))
+    np.testing.assert_allclose(found, [0.75, 0.3])
+    neighbors = np.array([[0.5], [np.nextafter(0.5, 1)]])  # no float is between them
+    assert choose_thresholds(neighbors, np.array([[False], [True]])) == neighbors[1]

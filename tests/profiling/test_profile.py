@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from profiles import TINY, json_profile, profile_of
-from small_runs import called, refused
+from small_runs import refused
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,19 +15,21 @@ from everest.config.recipe import load_recipe
 from everest.models.block import Block
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
-from everest.profiling.measure import largest_batch, measure
+from everest.profiling.measure import measure
 from everest.profiling.paper_tables import paper_figures
-from everest.profiling.profile import METHODS, STAGES, StageName, cost_of, profile, stage_spec
-from everest.profiling.uncommon_costs import released_macs
-
-KINDS = ("embedding", "linear", "attention", "layer_norm")
+from everest.profiling.profile import METHODS, STAGES, cost_of, profile, stage_spec
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
-    computed = [row for row in (figure.dump() for figure in paper_figures()) if "every_digit" in row]
+    rows = [row for row in (figure.dump() for figure in paper_figures()) if row["ours"] is not None]
+    computed = [row for row in rows if row["unit"] != "GB"]
     assert {row["table"] for row in computed} == {1, 5, 10, 11, 12, 15}
     assert len(computed) == 52
-    assert [row["what"] for row in computed if not row["every_digit"]] == ["MAE (ST-MAE) pre-training"]
+    others = [row["what"] for row in computed if row["rounded"] != row["paper"]]
+    assert others == ["MAE (ST-MAE) pre-training"]
+    memory = [row for row in rows if row["unit"] == "GB"]
+    assert {row["table"] for row in memory} == {3, 4, 5}
+    assert all(row["ours"] < float(row["paper"]) for row in memory)
 
 
 def test_counts_are_those_of_fvcore_on_the_released_modules(golden: Callable[[str], Path]):
@@ -41,61 +43,11 @@ def test_counts_are_those_of_fvcore_on_the_released_modules(golden: Callable[[st
         assert (table, *macs) in ours or "ST-MAE" in entry, entry
 
 
-def st_mae_spec(stage: StageName, *overrides: str) -> ModelSpec:
-    return stage_spec(load_recipe("st-mae-k400", overrides=overrides), stage)
-
-
-def test_counts_of_st_mae_are_those_of_fvcore_on_the_released_modules(golden: Callable[[str], Path]):
-    told = {entry: macs for _, entry, *macs in json.loads(golden("paper_costs.json").read_text())["entries"]}
-    pretrain, finetune = st_mae_spec("pretrain"), st_mae_spec("finetune", "data.num_classes=101")
-    assert told["PT MAE (ST-MAE) B, public defaults"] == list(astuple(released_macs(pretrain)))
-    without = released_macs(pretrain, encoder_class=0, decoder_class=0)
-    assert told["PT MAE (ST-MAE) B, no class token"] == list(astuple(without))
-    assert told["FT MAE (ST-MAE) B"] == list(astuple(released_macs(finetune)))
-    # A class token in its decoder only is a guess, about which guesses differ.
-    guess = released_macs(pretrain, encoder_class=0)
-    assert sum(told["PT MAE (ST-MAE) B, class token only in decoder"]) == pytest.approx(guess.total, rel=1e-4)
-
-
-def test_st_mae_has_one_figure_in_every_table():
-    """That of its released program next to that of everest's model, with the same decoder."""
-    stages = json_profile("--backbone", "vit-b", "--method", "st-mae")["stages"]
-    assert stages["pretrain"]["released_gmacs"] == pytest.approx(46.194241, abs=1e-6)
-    assert stages["eval"]["released_gmacs"] == pytest.approx(6 * stages["finetune"]["released_gmacs"])
-    # everest's model has no class token, and predicts no visible token.
-    pretrain, tokens, width = st_mae_spec("pretrain"), 156, 512
-    without = released_macs(pretrain, encoder_class=0, decoder_class=0)
-    assert count_macs(pretrain).total == without.total - tokens * width * (768 + 5)
-    assert stages["pretrain"]["gmacs"] == pytest.approx(46.015852, abs=1e-6)
-
-    compared = json_profile("--backbone", "vit-b", "--compare")["compare"]
-    assert {entry["method"]: entry["stages"] for entry in compared}["st-mae"] == stages
-    released = [entry["method"] for entry in compared if "released_gmacs" in entry["stages"]["pretrain"]]
-    assert released == ["st-mae"]
-    row = {row["what"]: row for row in json_profile("--paper")}
-    paper = row["MAE (ST-MAE) pre-training"]
-    assert paper["ours"] == stages["pretrain"]["released_gmacs"]
-    assert "everest's model 46.02" in paper["note"]
-    for arguments in (["--method", "st-mae"], ["--recipe", "st-mae-k400"], ["--compare"]):
-        shown = profile_of(*arguments).stdout
-        assert "46.19" in shown
-        assert "46.02" in shown
-
-
 def test_parameters_of_deeper_embeddings(golden: Callable[[str], Path]):
     for told in json.loads(golden("paper_costs.json").read_text())["parameters"]:
         layers = (f"model.embedding_layers={told['layers']}",)
         assert cost_of("hmdb51", "pretrain", layers).parameters == told["pretrain"]
         assert cost_of("hmdb51", "finetune", layers).parameters == told["finetune"]
-
-
-def test_memory_of_the_paper_needs_a_gpu_and_unfused_attention_takes_more():
-    rows = [figure.dump() for figure in paper_figures() if figure.unit == "GB"]
-    assert {row["table"] for row in rows} == {3, 4, 5, 15}
-    assert all(row["needs_gpu"] for row in rows)
-    for row in rows:
-        if "ours_fused" in row:
-            assert row["ours_fused"] < row["ours_unfused"] < float(row["paper"])
 
 
 def counted_by_torch(spec: ModelSpec) -> int:
@@ -178,7 +130,6 @@ def test_json_has_the_documented_keys():
     assert pretrain["gmacs"] == pytest.approx(19.8072768)
     for stage in told["stages"].values():
         assert stage["gflops"] == 2 * stage["gmacs"]
-        assert sum(stage["gmacs_by_kind"].values()) == pytest.approx(stage["gmacs"])
     assert pretrain["parameters"] == 94_210_944
     assert pretrain["model_state_bytes"] == 16 * pretrain["parameters"]
     assert test["model_state_bytes"] == 4 * test["parameters"]
@@ -217,22 +168,22 @@ def test_paper_prints_every_table():
     shown = profile_of("--paper").stdout
     for table in (1, 3, 4, 5, 10, 11, 12, 15):
         assert re.search(rf"^Table {table}: \w+", shown, re.MULTILINE)  # with its subject
-    assert "with 0.3, as in Table 7 and the text, 19.81" in shown
+    assert "Table 7 and the text have 0.3" in shown
     assert "needs GPU" in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("--keep 0", "--keep: must be more than 0 and at most 1, not 0.0"),
-        ("--keep 0.05", "--keep: 0.05 is less than the encoder sees (0.1); lower"),
-        ("--frames 15", "--frames: 15 is no multiple of the tubelet's 2"),
-        (f"--frames {10**21}", "--frames: must be at most"),
-        ("--size 225", "--size: 225 is no multiple of the tubelet's 16"),
+        ("--keep 0.05", "k400.yaml: pretrain.selection.visible_ratio: 0.1 is more than keep_ratio (0.05)"),
+        ("--method videomae --keep 0.2", "--keep: tube keeps no tokens by importance"),
+        ("--frames 15", "--set: data.frames: 15 is no multiple of the tubelet's 2"),
+        (f"--frames {10**21}", "--set: data.frames: must be at most"),
+        ("--size 225", "--set: data.size: 225 is no multiple of the tubelet's 16"),
         ("--size 0", "--size: must be a number of pixels"),
         ("--size 224x", "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH"),
-        ("--size 224x225", "--size: 225 is no multiple of the tubelet's 16"),
-        ("--backbone vit-x", "--backbone: unknown value 'vit-x'; did you mean"),
+        ("--size 224x225", "--set: data.size: 225 is no multiple of the tubelet's 16"),
+        ("--backbone vit-x", "--set: model.backbone: unknown value 'vit-x'; did you mean"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both name a recipe"),
         (f"--set data.num_classes={10**18}", "--set: data.num_classes: must be at most"),
@@ -244,34 +195,12 @@ def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--method videomae --keep 0.2 --json", "--keep has no effect with tube"),
-        ("--recipe small --compare", "--recipe has no effect on --compare"),
-        ("--batch 2", "--batch has no effect without --measure"),
-    ],
-)
-def test_options_without_effect_are_reported(options: str, message: str):
-    assert message in called(f"profile {options}").stderr
-
-
-def test_a_batch_has_no_effect_on_the_latency_of_a_model(tmp_path: Path):
-    said = refused("profile --latency --batch 2 --data", tmp_path, "--checkpoint", tmp_path / "gone", code=6)
-    assert said.startswith("with --latency only --checkpoint, --data, --gpus and --json have an effect\n")
-
-
 def test_several_heads_count_as_their_outputs():
     recipe = load_recipe("k400", overrides=TINY)
     one = replace(recipe, data=replace(recipe.data, num_classes=30))
     two = replace(recipe, data=replace(recipe.data, heads={"verb": 10, "noun": 20}))
     told = [profile(chosen)["stages"]["finetune"] for chosen in (one, two)]
     assert told[0] == told[1]
-
-
-def test_the_largest_batch_fits_next_to_the_state():
-    assert largest_batch(memory=1000, state=500, bytes_per_clip=100) == 4  # nine tenths of the memory
-    assert largest_batch(memory=1000, state=2000, bytes_per_clip=100) == 0
 
 
 def test_a_measured_step_computes_the_tokens_that_are_counted():
@@ -317,13 +246,3 @@ def test_a_frozen_tokenizer_is_counted_separately():
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
     assert "tokenizer_gmacs" not in profile(load_recipe("k400"))["stages"]["pretrain"]
-
-
-def test_the_keep_ratio_of_learned_importance_has_an_effect():
-    assert "no effect" not in called("profile --recipe lvmae-128 --keep 0.2").stderr
-
-
-def test_a_clip_of_one_slice_has_no_camera_to_compensate():
-    changes = ["data.frames=2", "model.tubelet=[2,8,8]", "data.size=32", "pretrain.selection.align=shift"]
-    recipe = load_recipe("small", overrides=["model.input=frames", *changes])
-    assert "camera_gflops" not in profile(recipe)["stages"]["pretrain"]

@@ -18,7 +18,7 @@ from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
-from everest.probes.probe_advice import probed_steps
+from everest.probes.collapse import probed_steps
 from everest.suggest.choices import ProbeList, Purpose, choose_every, probe_list
 from everest.suggest.data_facts import DataFacts, _probed, examine_data
 from everest.suggest.data_section import data_section

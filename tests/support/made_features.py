@@ -27,5 +27,8 @@ def write_features(
         ids, starts, ends = zip(*windows, strict=True)
         seconds = {"starts": torch.tensor(starts).double(), "ends": torch.tensor(ends).double()}
         tensors |= {"video_ids": torch.tensor(ids), **seconds}
-    write_tensors(path, tensors, metadata={"videos": json.dumps(list(videos)), "encoding": "{}"})
+    texts = {"videos": json.dumps(list(videos)), "encoding": "{}"} | (
+        {"window": "2", "step": "1"} if windows else {}
+    )
+    write_tensors(path, tensors, metadata=texts)
     return path

@@ -180,7 +180,7 @@ def test_what_is_not_there_is_a_line(bucket: str, recipe: Path, tmp_path: Path):
         unlabelled(f"{bucket}/none.csv", bucket)
     with pytest.raises(VideoError, match="No such file or directory"):
         read_frames(f"{bucket}/none.mp4", [0])
-    with pytest.raises(DataError, match="xyz://a: unknown protocol"):
+    with pytest.raises(DataError, match="xyz://a: Protocol not known"):
         read_frames("xyz://a", [0])
     command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
     message = refused(*command, code=4)
@@ -192,13 +192,13 @@ def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, m
     for name, value in {**known, "ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(S3FileSystem, "retries", 1)
-    with pytest.raises(DataError, match=r"s3://lost/a\.mp4: the storage does not answer") as error:
+    with pytest.raises(DataError, match=r"s3://lost/a\.mp4: .*check the address, the network") as error:
         read_frames("s3://lost/a.mp4", [0])
     assert not isinstance(error.value, VideoError)
 
 
 def test_missing_credentials_are_told(nobody: None):
-    with pytest.raises(DataError, match=r"s3://private/a\.mp4: no credentials .* AWS_ACCESS_KEY_ID"):
+    with pytest.raises(DataError, match=r"s3://private/a\.mp4: .*redentials.* AWS_ACCESS_KEY_ID"):
         read_frames("s3://private/a.mp4", [0])
 
 

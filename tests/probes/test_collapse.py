@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.models.of_recipe import pretrain_spec
-from everest.probes.probe_advice import new_warnings, probe_rows, probed_steps, sentence, warnings
-from everest.probes.probing import LABELED, too_little_hidden
+from everest.probes.collapse import new_warnings, probe_rows, probed_steps, warnings
+from everest.probes.during_training import LABELED
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240
@@ -89,8 +88,6 @@ def test_features_that_are_and_stay_nearly_the_same_for_all_videos_are_named():
     rows.append(row(STEPS, [*same[:3], 0.5, 1.0]))
     assert set(new_warnings(rows, **RUN)) == {"same features"}
     assert "RankMe was 1.05 before the first step and is 1.05" in warnings(rows, **RUN)["same features"]
-    stayed = "RankMe stayed at 1.1 of 128: the features are nearly the same for all videos"
-    assert sentence(rows, steps=STEPS, videos=VIDEOS, rank_most=128).endswith(stayed)
     assert warnings(rows, **{**RUN, "videos": 1}) == {}
     assert warnings([rows[0], row(STEPS, good)], **RUN) == {}
     fell = [row(0, good), row(304, [10.0, 1.05, 0.2, 0.5, 1.0])]
@@ -113,26 +110,6 @@ def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     assert warnings(at_end, **{**RUN, "steps": 50})  # the end of a short run
 
 
-def test_the_sentence_at_the_end_is_of_the_numbers():
-    options = {"steps": STEPS, "videos": VIDEOS, "rank_most": 128}
-    rows = [row(step, [value, 60.0, 0.4, 1.0, 1.0]) for step, value in ((0, 21.0), (300, 30.0), (1500, 47.0))]
-    rows[-1] |= {"heldout_loss": 0.5, "rank_me": 61.0}
-    loss = "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
-    accuracy = "k-NN rose from 21 % to 47 % (chance 10 %)"
-    assert sentence(rows, **options) == f"{accuracy}; {loss} rose from 60 to 61 of 128"
-    rows[-1] |= {"rank_me": 3.0, "probe_knn": 21.0}
-    fell = f"{loss} fell from 60 to 3 of 128: the features collapsed"
-    assert sentence(rows, **options) == f"k-NN stayed at 21 % (chance 10 %); {fell}"
-    for values in rows:
-        values["probe_knn"] = None
-    assert sentence(rows, **options).startswith(loss)
-    rows[1]["heldout_loss"] = 0.45  # then it rose
-    assert (
-        "fell from 1 to 0.5 (predicting the mean gives 1), and was as low as 0.45 at step 300;"
-        in sentence(rows, **options)
-    )
-
-
 @given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
 def test_a_run_is_probed_as_soon_as_it_may_be_called_broken(steps: int, every: int, checkpoint: int):
     probed = probed_steps(steps, every=every, checkpoint_steps=checkpoint)
@@ -151,27 +128,14 @@ def test_weights_that_predicted_before_the_first_step_need_not_improve_by_much()
         assert warnings(rows, **RUN) == {}
 
 
-def test_a_mask_that_hides_little_is_named_before_the_first_step():
-    shown = "pretrain.selection.visible_ratio=0.97"
-    recipe = load_recipe("small", overrides=["pretrain.selection.keep_ratio=1.0", shown])
-    warning = too_little_hidden(pretrain_spec(recipe, tokenizer=None))
-    assert warning is not None
-    assert "sees 97% of the tokens" in warning
-    for name in ("small", "demo", "ucf101", "videomae-k400"):
-        assert too_little_hidden(pretrain_spec(load_recipe(name), tokenizer=None)) is None
-
-
 def test_the_line_of_a_probe_has_its_measures_and_the_start():
     rows = [{**row(0, [21.0, 60.0, 0.4, 1.2, 1.0]), "loss": None}, {"step": 3, "loss": 1.0}]
     first = probe_rows(rows)[0]
-    now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0, "difference_knn": 40.0}
+    now = row(8, [33.0, 61.0, 0.5, None, None]) | {"probe_retrieval": 25.0}
     event = {**now, "first": first, "epoch": 0, "epochs": 4, "steps": 32, "rank_most": 64}
     assert probe_line(event) == (
-        "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %, difference image 40.0 %), chance "
+        "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %), chance "
         "10.0 %, class of the 10 nearest 25.0 %, RankMe 61.0 of 64, feature std 0.500"
-    )
-    assert "k-NN rose from 21 % to 33 % (chance 10 %, difference image 40 %)" in sentence(
-        [first, now], steps=32, videos=VIDEOS, rank_most=64
     )
 
 

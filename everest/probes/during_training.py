@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,34 +22,38 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Clip, VideoClips, tries
+from everest.data.dataset import Clip, VideoClips, spaced, tries
 from everest.data.loader import batches, choose_workers, make_loader, on_device
-from everest.data.probe_clips import MOST_VIDEOS, probe_clips, spaced
 from everest.data.randomness import Purpose, seed_at
+from everest.data.stages import center_views, clips_of, unlabeled_clips
+from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
+from everest.lists.classes import Classes
+from everest.lists.reading import SampleList
+from everest.lists.stage import read_stage
 from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
-from everest.probes import list_probe
-from everest.probes.baselines import difference_image
-from everest.probes.probe_advice import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, sentence
+from everest.probes import measures
+from everest.probes.classifiers import Floats
+from everest.probes.collapse import (
+    FEWEST_HELD_OUT,
+    MOST_HELD_OUT,
+    MOST_VIDEOS,
+    new_warnings,
+    probe_rows,
+    probed_steps,
+)
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
-# Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
-# than half of an image is hidden, a linear classifier of the features is far less accurate.
-MOST_VISIBLE: Final = 0.5
-
-LABELED: Final = (  # of labeled videos; the same in every row: of the difference image
-    *("probe_knn", "probe_linear", "probe_retrieval", "probe_chance"),
-    *("difference_knn", "difference_linear", "difference_retrieval"),
-)
+LABELED: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
 Value = TypeVar("Value")
 TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
@@ -61,6 +66,33 @@ class _PassResult(NamedTuple):
     videos: list[int]  # the readable ones, by their place in the list
     value: Any  # of the readable videos; None without any
     failed: list[tuple[str, str]]  # path and reason of the others
+
+
+class ProbeClips(NamedTuple):
+    """The clips of the probes of a run, the same ones at every probe."""
+
+    features: VideoClips  # a center clip of each video that is encoded
+    classes: Classes | None  # of these videos; None: they have no labels
+    held_out: VideoClips | None  # with clips and masks as training draws them; None without data.val
+
+
+def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
+    """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training."""
+    views, classes, held_out = training.make_views, None, None
+    assert isinstance(views, PretrainViews)
+    if recipe.data.val is not None:
+        one = views if views.compared else replace(views, views_per_decode=1)
+        held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
+    if recipe.pretrain.probe.list is not None:
+        data = replace(recipe.data, train=recipe.pretrain.probe.list)
+        listed = read_stage(data, "train", labeled=True)
+        classes, samples = Classes.of(listed, data), listed.samples
+    else:
+        samples = spaced(list(dict.fromkeys((held_out or training).samples)), MOST_VIDEOS)
+    if held_out is not None:
+        held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+    chosen = SampleList(samples=tuple(samples), class_names=None)
+    return ProbeClips(clips_of(recipe, chosen, center_views(recipe), replace_bad=False), classes, held_out)
 
 
 class Prober:
@@ -84,8 +116,6 @@ class Prober:
         num_held_out = 0 if self.clips.held_out is None else len(self.clips.held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self.clips.features), "held_out": num_held_out}
         self._rank_most = min(MOST_VIDEOS, len(self.clips.features), spec.model.backbone_size.width)
-        if spec.is_autoencoder:
-            training.warn_once("mask", too_little_hidden(spec))
 
     @property
     def watches_loss(self) -> bool:
@@ -117,7 +147,7 @@ class Prober:
             "first": rows[0],
         }
         training.report({**event, **row})
-        found = self._impossible(row) | new_warnings(rows, **self._sizes)
+        found = new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
         ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = found.pop("collapse", None) if ends else None
@@ -126,47 +156,19 @@ class Prober:
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
-    def summary(self) -> str | None:
-        """The last sentence about the probes of a run, with their cost; None without probes."""
-        if not self.rows:
-            return None
-        seconds = sum(row["probe_seconds"] for row in self.rows)
-        batch = self._training.plan.batch_size
-        speeds = [row["clips_per_second"] for row in self._training.run.rows() if row.get("clips_per_second")]
-        whole = seconds + sum(batch / speed for speed in speeds)
-        steps, videos = self._sizes["steps"], self._sizes["videos"]
-        text = sentence(self.rows, steps=steps, videos=videos, rank_most=self._rank_most)
-        return f"{text}. {len(self.rows)} probes took {seconds:.0f} s, {seconds / whole:.1%} of the run"
-
-    def _impossible(self, row: Row) -> dict[str, str]:
-        """Warnings, by kind, of probes that the list does not allow."""
-        if self.clips.classes is None:
-            return {}
-        found = {}
-        if row["probe_knn"] is None:
-            found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
-        if self._metric == "linear" and row["probe_linear"] is None:
-            found["probe linear"] = (
-                "probe_linear: a class of pretrain.probe.list has a single video or source; it needs two"
-            )
-        return found
-
     def measure(self) -> Row:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         started = time.monotonic()
         with self._evaluating() as model:
 
-            def pooled(clip: Clip) -> tuple[list_probe.Floats, list_probe.Floats]:
-                """The mean (R, D) of all encoded tokens, and the difference images (R, P)."""
-                frames = clip.frames.flatten(0, 1)
-                features = encode(model, model.pixels.normalize(frames), None).pooled.float()
-                return features.cpu().numpy(), difference_image(frames).cpu().numpy()
+            def pooled(clip: Clip) -> Floats:
+                """The mean (R, D) of all encoded tokens."""
+                frames = model.pixels.normalize(clip.frames.flatten(0, 1))
+                return encode(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._over(self.clips.features, pooled)
             held_out = self._of_held_out(model)
-        features, images = (
-            np.concatenate([part.value[i] for part in encoded]) for i in range(2)
-        )  # (N, D), (N, P)
+        features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
@@ -175,9 +177,9 @@ class Prober:
 
         def of_features() -> Row:
             some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-            measures = {"rank_me": list_probe.rank_me(some), "feature_std": list_probe.feature_std(some)}
             places = [place for part in encoded for place in part.videos]
-            return self._accuracies(features, images, places) | measures
+            unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
+            return self._accuracies(features, places) | unlabeled
 
         row = decide_on_main(self._training.accelerator, of_features)
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
@@ -205,26 +207,20 @@ class Prober:
         of_mean = _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
         return {"heldout_loss": mean, "heldout_mean_loss": of_mean}
 
-    def _accuracies(self, features: list_probe.Floats, images: list_probe.Floats, places: list[int]) -> Row:
+    def _accuracies(self, features: Floats, places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
         classes, samples = self.clips.classes, self.clips.features.samples
         if classes is None:
             return dict.fromkeys(LABELED)
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
-        sources = list_probe.numbered([samples[place].source for place in places])
-        known, seed = (labels, sources, classes.count), self._training.settings.seed
-        linear = self._metric == "linear"
-        of_image = self.rows[0]["difference_linear"] if self.rows else None  # it stays, and takes long
-        if linear and not self.rows:
-            of_image = list_probe.cross_validated(images, *known, seed=seed)
+        sources = measures.numbered([samples[place].source for place in places])
+        known, seed = (features, labels, sources), self._training.settings.seed
+        is_linear = self._metric == "linear"
         return {
-            "probe_knn": list_probe.leave_one_out(features, *known),
-            "probe_linear": list_probe.cross_validated(features, *known, seed=seed) if linear else None,
-            "probe_retrieval": _retrieval(features, labels, sources),
-            "probe_chance": list_probe.chance(labels),
-            "difference_knn": list_probe.leave_one_out(images, *known),
-            "difference_linear": of_image,
-            "difference_retrieval": _retrieval(images, labels, sources),
+            "probe_knn": measures.leave_one_out(*known, classes.count),
+            "probe_linear": measures.cross_validated(*known, classes.count, seed=seed) if is_linear else None,
+            "probe_retrieval": measures.precision_of_nearest(*known, *known),
+            "probe_chance": measures.chance(labels),
         }
 
     def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
@@ -280,12 +276,6 @@ class Prober:
                     module.training = mode
 
 
-def _retrieval(
-    features: list_probe.Floats, labels: list_probe.Labels, sources: list_probe.Sources
-) -> float | None:
-    return list_probe.precision_of_nearest(features, labels, sources, features, labels, sources)
-
-
 def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
     """The loss of predicting the mean of all targets for each token; None without targets.
 
@@ -302,16 +292,3 @@ def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
         parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
     losses, counts = zip(*gather_object(parts), strict=True)
     return float(np.average(losses, weights=counts))
-
-
-def too_little_hidden(spec: ModelSpec) -> str | None:
-    """A warning if the encoder sees most of the tokens: the loss may fall then without useful features."""
-    grid = spec.grid
-    blank = torch.zeros(1, grid.num_tokens, device="meta")
-    share = spec.selection(grid, importance=blank, noise=blank).visible.size(1) / grid.num_tokens
-    if share <= MOST_VISIBLE:
-        return None
-    return (
-        f"the encoder sees {share:.0%} of the tokens, so the hidden ones can be predicted from their "
-        "neighbors; hide more of them (pretrain.selection)"
-    )

@@ -1,14 +1,13 @@
-"""Measures of features while pre-training runs: of one list of videos, with labels and without.
+"""Measures of features: neighbors and folds that keep sources apart, and signs of collapse.
 
-Without a second list, each video is classified by the videos of other sources. The measures without labels
-are of SimSiam (Chen & He 2021) and RankMe (Garrido et al. 2023): whether the features have collapsed.
+The measures without labels are of SimSiam (Chen & He 2021) and RankMe (Garrido et al. 2023).
 
 N videos, D width, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from everest.config.heads import Head
-from everest.probes.probe_heads import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
+from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
 
 FOLDS: Final = 5  # our choice
 RETRIEVED: Final = 10  # our choice: videos that a search shows
@@ -48,18 +47,13 @@ def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classe
     """
     if not any(len(np.unique(sources[labels == label])) > 1 for label in np.unique(labels)):
         return None
-    units, correct = unit_rows(features), 0
-    for first in range(0, len(units), ROWS):
-        rows = slice(first, first + ROWS)
-        similarity = units[rows] @ units.T  # (rows, N)
-        similarity[sources[rows, None] == sources] = -np.inf
+    correct = 0
+    for rows, similarity in _similarities(features, sources, features, sources):
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
         weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE)  # 0 if not allowed
-        votes = np.zeros((len(similarity), num_classes))
-        np.add.at(votes, (np.arange(len(similarity))[:, None], labels[nearest]), weights)
-        answered = votes.any(axis=1)
-        correct += int((answered & (votes.argmax(axis=1) == labels[rows])).sum())
-    return 100 * correct / len(units)
+        votes = (weights[..., None] * np.eye(num_classes)[labels[nearest]]).sum(axis=1)  # (rows, C)
+        correct += int((votes.any(axis=1) & (votes.argmax(axis=1) == labels[rows])).sum())
+    return 100 * correct / len(features)
 
 
 def precision_of_nearest(
@@ -78,16 +72,13 @@ def precision_of_nearest(
     Returns:
         The mean over the queries that have a video of their class and another source; None without any.
     """
-    units, others, shares = unit_rows(queries), unit_rows(gallery), []
-    for first in range(0, len(units), ROWS):
-        rows = slice(first, first + ROWS)
-        similarity = units[rows] @ others.T  # (rows, M)
-        similarity[sources[rows, None] == gallery_sources] = -np.inf
+    shares = []
+    for rows, similarity in _similarities(queries, sources, gallery, gallery_sources):
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
         allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (rows, RETRIEVED)
-        right = (gallery_labels[nearest] == labels[rows, None]) & allowed
-        others_of_class = (gallery_labels == labels[rows, None]) & (similarity > -np.inf)  # (rows, M)
-        tested = others_of_class.any(axis=1)  # the others have nothing to find
+        same = gallery_labels == labels[rows, None]  # (rows, M)
+        right = np.take_along_axis(same, nearest, axis=1) & allowed
+        tested = (same & (similarity > -np.inf)).any(axis=1)  # the others have nothing to find
         shares += list(right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested])
     return 100 * float(np.mean(shares)) if shares else None
 
@@ -108,14 +99,24 @@ def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple
 
 def _same_nearest(features: Floats, *, wanted: Sources, excluded: Sources) -> float | None:
     """How often (%) the nearest video with another `excluded` has the same `wanted`, where one could have."""
-    units, hits = unit_rows(features), []
+    hits = []
+    for rows, similarity in _similarities(features, excluded, features, excluded):
+        same = wanted[rows, None] == wanted  # (rows, N)
+        tested = (same & (similarity > -np.inf)).any(axis=1)
+        hits += list(same[np.arange(len(same)), similarity.argmax(axis=1)][tested])
+    return 100 * float(np.mean(hits)) if hits else None
+
+
+def _similarities(
+    queries: Floats, sources: Sources, gallery: Floats, gallery_sources: Sources
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Cosines (rows, M) of `ROWS` queries at a time with the gallery; -inf of the same source."""
+    units, others = unit_rows(queries), unit_rows(gallery)
     for first in range(0, len(units), ROWS):
         rows = slice(first, first + ROWS)
-        same, barred = wanted[rows, None] == wanted, excluded[rows, None] == excluded  # (rows, N)
-        nearest = np.where(barred, -np.inf, units[rows] @ units.T).argmax(axis=1)
-        tested = (same & ~barred).any(axis=1)
-        hits += list(same[np.arange(len(same)), nearest][tested])
-    return 100 * float(np.mean(hits)) if hits else None
+        similarity = units[rows] @ others.T
+        similarity[sources[rows, None] == gallery_sources] = -np.inf
+        yield rows, similarity
 
 
 def cross_validated(
@@ -129,21 +130,17 @@ def cross_validated(
     Returns:
         None if a class has a single source, or the videos for fitting have one class.
     """
-    if num_folds(labels, sources) < 2:
+    folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
+    if folds < 2:
         return None
-    splitter = StratifiedGroupKFold(num_folds(labels, sources), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     head, correct = Head(outputs=num_classes), 0
     for fitted, tested in splitter.split(np.zeros((len(labels), 1)), labels, sources):
         if len(np.unique(labels[fitted])) < 2:
             return None
-        probabilities, _ = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
+        probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
         correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
     return 100 * correct / len(labels)
-
-
-def num_folds(labels: Labels, sources: Sources) -> int:
-    """Five, or the number of sources of the class that has the fewest."""
-    return min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
 
 
 def rank_me(features: Floats) -> float:

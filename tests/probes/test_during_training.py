@@ -8,12 +8,11 @@ from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
 from everest.inference.model import OpenedModel
-from everest.probes.list_probe import (
+from everest.probes.measures import (
     chance,
     cross_validated,
     feature_std,
     leave_one_out,
-    num_folds,
     numbered,
     rank_me,
 )
@@ -86,12 +85,11 @@ def test_the_last_probe_measures_the_features_that_the_weights_give(recipe, tmp_
 
 
 def test_without_labels_and_held_out_videos_the_measures_are_of_the_training_videos(recipe, tmp_path):
-    shown = pretrain(recipe, tmp_path / "run", "pretrain.probe.every=2", "data.val=null")
+    pretrain(recipe, tmp_path / "run", "pretrain.probe.every=2", "data.val=null")
     rows = probes(tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 2, 3]
     assert all(row[key] is None for row in rows for key in ("probe_knn", "probe_linear", "heldout_loss"))
     assert all(1 <= row["rank_me"] <= 4 for row in rows)
-    assert "3 probes took" in shown
 
 
 def test_the_held_out_loss_is_of_the_same_clips_and_masks_at_every_probe(recipe, tmp_path):
@@ -124,8 +122,6 @@ def test_folds_divide_no_source_and_every_video_is_tested_once():
     rng = np.random.default_rng(0)
     labels, sources = np.repeat([0, 1], 30), numbered([f"{i // 3}" for i in range(60)])
     features = (rng.normal(size=(60, 4)) + 4 * labels[:, None]).astype(np.float32)
-    assert num_folds(labels, sources) == 5
-    assert cross_validated(features, labels, sources, 2, seed=0) == 100
     assert cross_validated(features, labels, sources, 2, seed=0) == 100
     few = np.where(labels == 1, 99, sources)
     assert cross_validated(features, labels, few, 2, seed=0) is None

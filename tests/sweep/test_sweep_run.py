@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,15 @@ import pytest
 from processes import everest, start
 from small_runs import called, json_of, refused
 
+from everest.sweep.plan import make_plan
+from everest.sweep.request import read_request
+from everest.sweep.run import Processes, run_sweep
+from everest.system.cores import num_cores
+from everest.system.events import silent
 from everest.system.files import is_unfinished
+from everest.system.launch import Devices
 from everest.system.locks import is_running
+from everest.system.signals import Stopped
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -42,10 +50,10 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert ended.stdout == f"{out}\n"
     lines = [line for line in ended.stderr.splitlines() if line.startswith("[")]
     assert len(lines) == 5
-    assert [line for line in lines if "one and 1 more arm, seed 3: finetune, validation top-1" in line]
+    assert [line for line in lines if "one (and 1 more), seed 3: finetune, val top-1" in line]
     assert [line for line in lines if "wrong, seed 3: finetune, failed: " in line and "wrong.csv:2" in line]
     assert [line for line in lines if "wrong, seed 3: eval, skipped, because its finetune has failed" in line]
-    assert "failed: wrong, seed 3: finetune/" in ended.stderr
+    assert "wrong, seed 3: finetune/" in ended.stderr
     document = results(out)
     assert document["jobs"] == {"all": 5, "finished": 3}
     assert [failure["arms"] for failure in document["failures"]] == [["wrong"], ["wrong"]]
@@ -62,7 +70,7 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert (out / "report.png").is_file()
     shown = called("sweep", "report", out, "--metric", "macro_f1").stdout
     assert "one seed: no interval" in shown
-    assert "failed: wrong, seed 3" in shown
+    assert "wrong, seed 3: eval/" in shown
 
     # The list is corrected: only the failed jobs run.
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/model.safetensors")}
@@ -75,7 +83,6 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert results(out)["jobs"] == {"all": 5, "finished": 5}
     sweep.write_text(sweep.read_text().partition("  wrong")[0])
     kept = called(*command)
-    assert "the arm 'wrong' of the earlier call is not compared any more" in kept.stderr
     assert "[" not in kept.stderr
     assert kept.stderr.endswith(f"next:\n  everest sweep report {out}\n")
     assert results(out)["failures"] == []
@@ -96,7 +103,6 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
         ("--gpus many", 2, "--gpus many: give auto"),
         ("--data gone", 4, "gone: no such folder"),
         ("--set data.test=gone.csv", 4, "gone.csv: no such list or folder"),
-        ("--equal gmacs --over pretrain.selection.keep_ratio=0.3,0.6", 2, "pretrain.epochs: arms of equal"),
     ):
         shown = refused("sweep", recipe, "-o", out, *options.split(), code=code)
         assert message in shown
@@ -107,8 +113,97 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
 def test_a_folder_that_is_no_sweep_is_refused(recipe: Path, tmp_path: Path, clip_files: Path):
     assert "holds other files" in refused("sweep", recipe, "-o", clip_files, code=2)
     assert "name the folder of `everest sweep`" in refused("sweep report", clip_files, code=2)
-    (tmp_path / "results.json").write_text('{"arms": 5}')
-    assert "results.json: damaged" in refused("sweep report", tmp_path, code=2)
+
+
+FAILS = "import os, sys; print('error: no list', file=sys.stderr); sys.exit(4)"
+# Stands in for a job that saves at a signal.
+SAVES = (
+    "import os, signal, time\n"
+    "def stop(*_): os.write(2, b'saved\\n'); os._exit(5)\n"  # print may be interrupted by itself
+    "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, stop)\n"
+    "os.write(2, b'ready\\n')\n"
+    "while True: time.sleep(0.05)"  # not once: a signal just before a sleep is handled after it
+)
+
+
+def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent) -> dict[str, Any]:
+    """Run a sweep of two seeds whose jobs are this Python code."""
+    plan = make_plan(read_request(str(recipe), seeds="2"), data=None, notify=silent)
+    devices = Devices(kind="cpu")
+    return run_sweep(
+        plan, folder, Processes(program=[sys.executable, "-c", code], devices=devices, jobs=jobs), report
+    )
+
+
+def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_last_call(recipe, tmp_path):
+    for code, error in ((FAILS, "no list"), ("import os; os._exit(3)", "no message")):
+        document = swept(recipe, tmp_path / "out", code)
+        errors = [failure["error"] for failure in document["failures"]]
+        assert [text.partition(" (messages")[0] for text in errors[:3]] == [
+            f"failed: {error}",
+            "skipped, because its pretrain has failed",
+            "skipped, because its finetune has failed",
+        ]
+        assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_jobs_at_once_and_starts_no_others(recipe, tmp_path, number: signal.Signals):
+    def stop() -> None:
+        while sum("ready" in log.read_text() for log in tmp_path.glob("out/pretrain/*.log")) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Stopped, match="stopped: 0 of 6 jobs finished; the same command resumes") as stopped:
+        swept(recipe, tmp_path / "out", SAVES, jobs=2)
+    thread.join()
+    assert stopped.value.exit_code == 128 + number
+    logs = list(tmp_path.glob("out/*/*.log"))
+    assert [log.read_text() for log in logs] == ["ready\nsaved\n"] * 2
+    assert signal.getsignal(number) == before
+
+
+def test_an_error_of_the_sweep_ends_its_jobs(recipe: Path, tmp_path: Path):
+    """One of two jobs at once fails, and its report cannot be written."""
+    code = (
+        "import os, sys, time\n"
+        f"try: os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL)\n"
+        "except FileExistsError: sys.exit(1)\n"
+        "print(os.getpid(), file=sys.stderr, flush=True); time.sleep(60)"
+    )
+
+    def fail(event: dict[str, Any]) -> None:
+        if "failed" in str(event):
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        swept(recipe, tmp_path / "out", code, jobs=2, report=fail)
+    pids = [int(text) for log in tmp_path.glob("out/*/*.log") if (text := log.read_text().strip())]
+    assert len(pids) == 1
+    assert not psutil.pid_exists(pids[0]) or psutil.Process(pids[0]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_each_job_at_once_has_its_device(monkeypatch: pytest.MonkeyPatch):
+    two, cpu = Devices(kind="cuda", processes=2), Devices(kind="cpu")
+    gpus = [{"EVEREST_JOBS": "3", "CUDA_VISIBLE_DEVICES": name} for name in ("0", "1", "0")]
+    halves = [{"EVEREST_JOBS": "2", "OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for devices, jobs, name, environments in (
+        (Devices(kind="cuda", processes=4), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]),
+        (two, 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1"}]),
+        (two, 3, "1", gpus),
+        (cpu, 1, "cpu", [{}]),
+        (cpu, 2, "cpu", halves),
+    ):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        processes = Processes(program=["everest"], devices=devices, jobs=jobs)
+        assert (processes.gpus, processes.environments) == (name, environments)
+        if devices is cpu:
+            monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's own choice
+            assert processes.environments == [{} if jobs == 1 else {"EVEREST_JOBS": str(jobs)}] * jobs
 
 
 def test_a_job_ends_with_its_sweep(tmp_path: Path):

@@ -1,0 +1,106 @@
+"""Detects a broken pre-training run from its probes.
+
+All functions take the rows of metrics.jsonl that probes have written, the oldest first. The first one is of
+the encoder before the first step. docs/pretraining-works.md has the measurements behind the thresholds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from everest.engine.plan import FEWEST_STEPS
+from everest.system.run_folder import Row
+
+MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
+MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
+ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
+CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
+LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse
+LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
+# Our choice: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
+SAME_RANK: Final = 1.5
+NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
+# Our choice. A healthy run on normalized targets may be near that loss for a third of its steps; RankMe is
+# then still above 0.7 times the first one; in most broken runs, RankMe is below 0.35 times the first one.
+PATIENT_UNTIL: Final = 0.5  # of the steps of a run
+PATIENT_RANK: Final = 0.5  # of the first RankMe
+LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
+FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
+
+
+def probe_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows of metrics.jsonl that probes have written."""
+    return [row for row in rows if "rank_me" in row]
+
+
+def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
+    """The steps after which a run is probed.
+
+    Before the first, after the last, at each `every`-th checkpoint, and at the first one at which a broken
+    run is noticed.
+
+    Args:
+        steps: of the whole run.
+        checkpoint_steps: from one checkpoint to the next.
+    """
+    checked = math.ceil(_checked_from(steps) / checkpoint_steps) * checkpoint_steps
+    return sorted({*range(0, steps, every * checkpoint_steps), min(checked, steps), steps})
+
+
+def _checked_from(steps: int) -> float:
+    """The first step at which a run of `steps` steps may be called broken."""
+    return max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps))
+
+
+def new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
+    """The warnings of the last probe that no probe before it gave, by their kind.
+
+    Args:
+        steps: of the whole run.
+        videos: whose features are measured.
+        held_out: videos whose loss is measured.
+    """
+    sizes = {"steps": steps, "videos": videos, "held_out": held_out}
+    known = {kind for number in range(1, len(rows)) for kind in warnings(rows[:number], **sizes)}
+    return {kind: text for kind, text in warnings(rows, **sizes).items() if kind not in known}
+
+
+def warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
+    """The signs of a broken run in the last probe, by their kind; none early in the run."""
+    first, last = rows[0], rows[-1]
+    if last["step"] < _checked_from(steps):
+        return {}
+    # A run whose features keep their rank may still begin to learn.
+    keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
+    patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
+    rank = f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
+    std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
+    texts = {}
+    has_collapsed = last["feature_std"] < LEAST_STD * first["feature_std"]
+    if has_collapsed or last["rank_me"] < LEAST_RANK * first["rank_me"]:
+        texts["collapse"] = f"the features have collapsed: {rank}, {std}; lower base_lr or warm up longer"
+    elif videos > 1 and not patient and last["rank_me"] < SAME_RANK:
+        texts["same features"] = (
+            f"the features of all videos are nearly the same: {rank}; unless the videos are, try another "
+            "base_lr or more steps"
+        )
+    if held_out >= FEWEST_HELD_OUT and not _predicts(first, last, patient=patient):
+        mean = last["heldout_mean_loss"]
+        of_mean = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
+        texts["held-out loss"] = (
+            f"nothing is predicted yet: the held-out loss was {first['heldout_loss']:.3g} before the first "
+            f"step and is {last['heldout_loss']:.3g}{of_mean}; try another base_lr or more steps, or check "
+            "the videos and the mask"
+        )
+    return {kind: f"step {last['step']}: {text}" for kind, text in texts.items()}
+
+
+def _predicts(first: Row, last: Row, *, patient: bool) -> bool:
+    """Whether the held-out loss is better than without learning; `patient`: than at the start."""
+    loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
+    # Weights that had learned before may have been as good as the mean before the first step.
+    if loss is None or (mean is not None and loss <= NEAR_MEAN * mean):
+        return True
+    return (mean is None or patient) and loss <= (1 - LEAST_FALL) * first["heldout_loss"]
